@@ -1,0 +1,48 @@
+# Two commands matter: `make demo` and `make test`. Both set up all they need, and are safe to repeat.
+
+PYTHON ?= python3
+BIN := .venv/bin
+LOCK_FLAGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+  --no-annotate --quiet --custom-compile-command "make lock"
+
+.PHONY: help env models demo test check lint types lock bench-lsp bench-keystrokes vsix clean
+
+help: ## Show what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+env: ## Make .venv: pinned packages, llama.cpp built from source once
+	@$(PYTHON) .ci/setup_env.py
+
+models: env ## Fetch and make the starter models
+	@$(BIN)/underkeel pull starter-moe
+
+demo: models ## See ghost text from a real mixture-of-experts model
+	@$(BIN)/underkeel demo
+
+test: models check ## Lint, type-check and run every test
+	@$(BIN)/python -m pytest
+
+check: lint types
+
+lint: env
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: env
+	@$(BIN)/mypy
+
+bench-lsp: models ## What the language server and daemon add to a request
+	@$(BIN)/python tests/benchmarks/lsp_overhead.py
+
+bench-keystrokes: models ## Typing, side by side with llama.vim's requests to llama-server
+	@$(BIN)/python tests/benchmarks/keystrokes/run.py
+
+vsix: ## Package the VS Code extension
+	@cd editors/vscode && npm ci --ignore-scripts && npm run package
+
+lock: env ## Pin the newest versions that the ranges in pyproject.toml allow
+	@$(BIN)/uv pip compile pyproject.toml --all-extras $(LOCK_FLAGS) -o requirements.lock
+	@$(BIN)/uv pip compile .ci/build.in --constraint requirements.lock $(LOCK_FLAGS) -o .ci/build.lock
+
+clean: ## Remove what was built here; models and settings stay
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,191 @@
+"""`underkeel complete`: ghost text for scripts, through the language server that editors use."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from assistant.cli.language_client import LanguageClient, Message, language_server
+from assistant.errors import EngineError, RequestError
+
+_LARGEST_BYTES = 16 << 20
+_BINARY_LOOK_BYTES = 8192
+_ERROR = 1  # LSP MessageType
+_LANGUAGE_IDS = {"bash": "shellscript", "tsx": "typescriptreact"}
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(complete)
+
+
+def complete(
+    place: Annotated[
+        str, typer.Argument(metavar="FILE:LINE:COL", help="Line and column count from 1.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    several: Annotated[
+        bool, typer.Option("--several", help="Ask for several candidates, best first.")
+    ] = False,
+) -> None:
+    """Print what would stand at a place in a file. The file is not changed.
+
+    A column is a character, and the one after the last is the end of the line. Prints nothing where
+    there is nothing to suggest.
+    """
+    cursor = read_place(place)
+    started = time.monotonic()
+    items = asyncio.run(_ask(cursor, several=several))
+    if as_json:
+        typer.echo(msgspec.json.encode(_picture(cursor, items, time.monotonic() - started)))
+    elif items:
+        typer.echo("\n".join(item["insertText"] for item in items))
+    else:
+        typer.echo("underkeel: nothing to suggest here", err=True)
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """A place in a file; line and column count from 1, columns in characters."""
+
+    path: Path
+    line: int
+    column: int
+    text: str
+
+
+def read_place(place: str) -> Cursor:
+    """Read the file that `FILE:LINE:COL` names.
+
+    Raises:
+        RequestError: the place is not written so, the file cannot be used, or it does not reach so
+            far.
+    """
+    match = re.fullmatch(r"(.+):(\d+):(\d+)", place, re.DOTALL)
+    if match is None:
+        raise RequestError(
+            "this does not name a place",
+            subject=place,
+            advice="Write FILE:LINE:COL, as in a.py:3:1",
+        )
+    path = Path(match[1])
+    text = _read(path)
+    lines = re.split("\r\n|\n|\r", text)
+    line, column = int(match[2]), int(match[3])
+    if not 1 <= line <= len(lines):
+        raise RequestError(
+            f"there is no line {line}", subject=str(path), advice=f"Name one from 1 to {len(lines)}"
+        )
+    last = len(lines[line - 1]) + 1
+    if not 1 <= column <= last:
+        raise RequestError(
+            f"line {line} has no column {column}",
+            subject=str(path),
+            advice=f"Name one from 1 to {last}",
+        )
+    return Cursor(path, line, column, text)
+
+
+def _read(path: Path) -> str:
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes > _LARGEST_BYTES:
+            raise RequestError(
+                f"the file is too large ({size_bytes >> 20} MiB)",
+                subject=str(path),
+                advice=f"Up to {_LARGEST_BYTES >> 20} MiB are read",
+            )
+        content = path.read_bytes()
+    except OSError as error:
+        raise RequestError(
+            f"the file cannot be read ({error.strerror})", subject=str(path), advice="Name another"
+        ) from error
+    try:
+        if b"\0" in content[:_BINARY_LOOK_BYTES]:
+            raise ValueError
+        return content.decode("utf-8")
+    except ValueError as error:
+        raise RequestError(
+            "the file is not text in UTF-8", subject=str(path), advice="Convert it, or name another"
+        ) from error
+
+
+async def _ask(cursor: Cursor, *, several: bool) -> list[Message]:
+    """Ask the language server.
+
+    Raises:
+        EngineError: it says what stands in the way.
+    """
+    teller = _Teller()
+    async with language_server(teller.take) as client:
+        # Columns are characters, so that is what positions count in.
+        await client.initialise(encodings=("utf-32",))
+        items = await _complete(client, cursor, several=several)
+    teller.end()
+    if teller.error and not items:
+        raise EngineError(teller.error.removeprefix("Underkeel: "))
+    return items
+
+
+async def _complete(client: LanguageClient, cursor: Cursor, *, several: bool) -> list[Message]:
+    from context.language import language_for
+
+    found = language_for(str(cursor.path), cursor.text)
+    name = found.name if found else "plaintext"
+    uri = cursor.path.absolute().as_uri()
+    client.open(uri, cursor.text, _LANGUAGE_IDS.get(name, name))
+    return await client.complete(uri, cursor.line - 1, cursor.column - 1, invoked=several)
+
+
+class _Teller:
+    """Shows on stderr what the language server tells while one waits.
+
+    Attributes:
+        error: the last error that it told.
+    """
+
+    def __init__(self) -> None:
+        self.error = ""
+        self._shown = ""
+
+    def take(self, method: str, params: Any) -> None:
+        """One notification."""
+        if method == "window/showMessage":
+            if params["type"] == _ERROR:
+                self.error = params["message"]
+            else:
+                self._say(params["message"])
+        elif method == "$/progress" and params["value"]["kind"] != "end":
+            value = params["value"]
+            self._show(f"{value.get('message', '')}  {value.get('percentage', 0)} %")
+
+    def end(self) -> None:
+        """Leave no half line behind."""
+        self._show("")
+
+    def _show(self, text: str) -> None:
+        if sys.stderr.isatty() and text != self._shown:
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()
+            self._shown = text
+
+    def _say(self, text: str) -> None:
+        self.end()
+        print(text, file=sys.stderr)
+
+
+def _picture(cursor: Cursor, items: list[Message], took_s: float) -> dict[str, Any]:
+    return {
+        "file": str(cursor.path),
+        "line": cursor.line,
+        "column": cursor.column,
+        "items": [{"text": item["insertText"]} for item in items],
+        "took_ms": round(took_s * 1000, 1),
+    }

@@ -1,0 +1,281 @@
+"""`underkeel demo`: real ghost text through the real language server, daemon and model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from assistant import paths
+from assistant.cli.language_client import LanguageClient, language_server
+from assistant.client import DaemonClient
+from assistant.engine.types import EngineStats, ModelInfo
+from assistant.errors import DaemonError
+from assistant.memory.census import take_census
+from assistant.memory.gguf import read_header
+from assistant.models.catalogue import resolve
+
+MARK = "‸"
+_LANGUAGES = {".py": "python", ".ts": "typescript", ".go": "go"}
+_STOP_LIMIT_S = 20.0
+_GHOST = "italic bright_black"
+_TAB = 4
+
+
+@dataclass(frozen=True)
+class Ghost:
+    """One suggestion in a finished file.
+
+    Attributes:
+        text: what was suggested; empty where nothing was.
+        start: where it stands, in characters of the finished text.
+        line: line of the cursor, from 1.
+        evaluated, cached, generated: tokens that this request cost.
+        wait_ms: from the request to the answer.
+    """
+
+    text: str
+    start: int
+    line: int
+    evaluated: int
+    cached: int
+    generated: int
+    wait_ms: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A sample file with every suggestion accepted."""
+
+    name: str
+    text: str
+    ghosts: list[Ghost]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(demo)
+
+
+def demo(
+    model: Annotated[str, typer.Option(help="Catalogue name or path of a GGUF.")] = "starter-moe",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answers as JSON.")] = False,
+) -> None:
+    """Complete a small sample project and show what it cost. Leaves nothing running."""
+    path = resolve(model)
+    # The picture is dropped, not skipped, so that both ways run the same steps.
+    console = Console(quiet=as_json, width=min(100, Console().width))
+    console.print()
+    console.print(_headline(path))
+    with _private_home(path) as home:
+        samples = _samples()
+        (home / "project").mkdir()
+        for name, marked in samples:
+            (home / "project" / name).write_text(marked.replace(MARK, ""), encoding="utf-8")
+        files = asyncio.run(_session(home, samples, console))
+    console.print(_costs(files))
+    console.print(
+        "[dim]Grey italics are the model's own words, asked for over LSP and accepted one after "
+        "the other.\nEverything ran on this machine; the demo's daemon has ended.[/dim]\n"
+    )
+    if as_json:
+        print(json.dumps([asdict(file) for file in files], indent=1, ensure_ascii=False))
+
+
+def _headline(path: Path) -> Panel:
+    counted = take_census(read_header(path))
+    total, active = counted.total.parameters / 1e9, counted.active.parameters / 1e9
+    text = Text.assemble(
+        ("Underkeel", "bold"),
+        "  knows what a model takes before it loads it\n\n",
+        (f"{path.name}", "bold cyan"),
+        f"\n{total:.2f} B parameters in all, ",
+        (f"{active:.2f} B active", "bold"),
+        " for each token: memory is spent on all of them, time on the active ones.",
+    )
+    return Panel(text, box=box.ROUNDED, padding=(1, 2))
+
+
+@contextmanager
+def _private_home(model: Path) -> Iterator[Path]:
+    """A home of the demo's own, so that the user's daemon and settings are left alone."""
+    home = Path(tempfile.mkdtemp(prefix="underkeel-demo-"))
+    before = {name: os.environ.get(name) for name in ("UNDERKEEL_HOME", "UNDERKEEL_MODELS")}
+    os.environ["UNDERKEEL_MODELS"] = str(paths.models_dir())
+    os.environ["UNDERKEEL_HOME"] = str(home)
+    log = (home / "daemon.out").open("wb")
+    command = [sys.executable, "-m", "assistant", "serve", "--model", str(model)]
+    daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        yield home
+    finally:
+        daemon.terminate()
+        try:
+            daemon.wait(_STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            daemon.kill()
+        log.close()
+        shutil.rmtree(home, ignore_errors=True)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+async def _session(home: Path, samples: list[tuple[str, str]], console: Console) -> list[Finished]:
+    client = DaemonClient()
+    files: list[Finished] = []
+    try:
+        info = await _loaded(client, console)
+        console.print(_memory(info))
+        async with language_server(stderr=subprocess.DEVNULL) as editor:
+            await editor.initialise()
+            for name, marked in samples:
+                path = home / "project" / name
+                files.append(await _complete(editor, client, path, marked))
+                console.print(_file(files[-1]))
+    finally:
+        await client.aclose()
+    return files
+
+
+async def _loaded(client: DaemonClient, console: Console) -> ModelInfo:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting the daemon", total=1.0)
+
+        def show(stage: str, share: float) -> None:
+            progress.update(task, description=stage, completed=share)
+
+        return await client.wait_ready(show)
+
+
+def _samples() -> list[tuple[str, str]]:
+    folder = resources.files("assistant.cli") / "sample"
+    names = sorted(item.name for item in folder.iterdir() if item.name.endswith(".marked"))
+    names.sort(key=lambda name: not name.startswith("stock"))
+    return [
+        (name.removesuffix(".marked"), (folder / name).read_text(encoding="utf-8"))
+        for name in names
+    ]
+
+
+async def _complete(
+    editor: LanguageClient, client: DaemonClient, path: Path, marked: str
+) -> Finished:
+    """Complete at each mark in turn, and accept."""
+    pieces = marked.split(MARK)
+    text, rest, ghosts = pieces[0], pieces[1:], list[Ghost]()
+    uri, version = path.as_uri(), 1
+    editor.open(uri, "".join(pieces), _LANGUAGES[path.suffix], version)
+    while rest:
+        after = "".join(rest)
+        line, column = text.count("\n"), len(text) - (text.rfind("\n") + 1)
+        before = await _stats(client)
+        started = time.monotonic()
+        items = await editor.complete(uri, line, column)
+        wait_ms = (time.monotonic() - started) * 1000
+        spent = await _stats(client)
+        added = _inserted(items, column)
+        ghosts.append(
+            Ghost(
+                text=added,
+                start=len(text),
+                line=line + 1,
+                evaluated=spent.evaluated_tokens - before.evaluated_tokens,
+                cached=spent.cached_tokens - before.cached_tokens,
+                generated=spent.generated_tokens - before.generated_tokens,
+                wait_ms=wait_ms,
+            )
+        )
+        version += 1
+        editor.notify(
+            "textDocument/didChange",
+            {
+                "textDocument": {"uri": uri, "version": version},
+                "contentChanges": [{"text": text + added + after}],
+            },
+        )
+        text += added + rest.pop(0)
+    return Finished(path.name, text, ghosts)
+
+
+def _inserted(items: list[dict[str, object]], column: int) -> str:
+    if not items:
+        return ""
+    text = items[0]["insertText"]
+    replaced = items[0].get("range")
+    if isinstance(text, dict):
+        text = text["value"]
+    start = replaced["start"]["character"] if isinstance(replaced, dict) else column
+    return str(text)[column - start :]
+
+
+async def _stats(client: DaemonClient) -> EngineStats:
+    status = await client.status()
+    if status.stats is None:
+        raise DaemonError("the daemon no longer serves a model", advice="Run the demo again")
+    return status.stats
+
+
+def _memory(info: ModelInfo) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD, title="In memory, as llama.cpp reports it", title_justify="left"
+    )
+    table.add_column("where")
+    for name in ("weights", "KV cache", "compute"):
+        table.add_column(name, justify="right")
+    for device in info.memory:
+        sizes = (device.weights_bytes, device.kv_bytes, device.compute_bytes)
+        table.add_row(device.buffer_type, *(f"{size / 2**20:,.0f} MiB" for size in sizes))
+    table.caption = f"{info.n_ctx:,} cells of context; loaded in {info.load_ms / 1000:.1f} s"
+    table.caption_justify = "left"
+    return table
+
+
+def _file(file: Finished) -> Panel:
+    lexer = _LANGUAGES[Path(file.name).suffix]
+    text = file.text.expandtabs(_TAB)
+    shown = Syntax(text, lexer, theme="ansi_dark", background_color="default").highlight(text)
+    for ghost in file.ghosts:
+        before, after = file.text[: ghost.start], file.text[: ghost.start] + ghost.text
+        shown.stylize(_GHOST, len(before.expandtabs(_TAB)), len(after.expandtabs(_TAB)))
+    shown.rstrip()
+    return Panel(shown, title=file.name, title_align="left", box=box.ROUNDED, padding=(1, 2))
+
+
+def _costs(files: list[Finished]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title="What each suggestion cost", title_justify="left")
+    table.add_column("cursor")
+    for column in ("prompt evaluated", "reused from KV", "generated", "time"):
+        table.add_column(column, justify="right")
+    for file in files:
+        for ghost in file.ghosts:
+            table.add_row(
+                f"{file.name}:{ghost.line}",
+                f"{ghost.evaluated} tokens",
+                f"{ghost.cached} tokens",
+                f"{ghost.generated} tokens",
+                f"{ghost.wait_ms:,.0f} ms",
+            )
+    return table

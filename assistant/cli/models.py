@@ -1,0 +1,242 @@
+"""`underkeel models`: list, pull, verify, remove and use models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from assistant import paths, settings
+from assistant.cli.plan import make
+from assistant.cli.plan_view import plan_picture
+from assistant.cli.pull import Bars
+from assistant.errors import GGUFError, ModelError, PlanError
+from assistant.memory.census import take_census
+from assistant.memory.gguf import Header, read_header
+from assistant.memory.machine import this_machine
+from assistant.memory.plan import Wishes
+from assistant.memory.reasons import billions
+from assistant.memory.remote import is_remote, read_remote_header
+from assistant.models import shelf
+from assistant.models.acquire import acquire
+from assistant.models.catalogue import catalogue, find, local_path, resolve
+from assistant.models.chosen import use_model
+from assistant.models.fetch import open_client
+from assistant.models.hub import Wanted, find_wanted
+from assistant.models.pull import Source, pull
+from assistant.models.shelf import LocalModel, State
+
+_MARKS = {State.WHOLE: "whole", State.WRONG: "WRONG", State.UNPROVED: "unproved"}
+_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def register(app: typer.Typer) -> None:
+    models = typer.Typer(help="List, pull, verify, remove and use models.", no_args_is_help=True)
+    models.command("list")(list_models)
+    models.command("pull")(pull_model)
+    models.command("verify")(verify_models)
+    models.command("remove")(remove_model)
+    models.command("use")(use)
+    app.add_typer(models, name="models")
+
+
+def list_models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what is here, what can be pulled by name, and which model is used."""
+    rows = [_row(model) for model in shelf.local_models()]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "Name", "Parameters", "Type", "On disk", "From"):
+        table.add_column(column, justify="right" if column == "On disk" else "left")
+    for row in rows:
+        table.add_row(
+            "▸" if row["used"] else " ",
+            str(row["name"]),
+            str(row["parameters"]),
+            str(row["type"]),
+            _size(int(str(row["size_bytes"]))) if row["here"] else "not here",
+            str(row["origin"]),
+        )
+    Console().print(table)
+
+
+def pull_model(
+    name: Annotated[
+        str, typer.Argument(help="A catalogue name, owner/repository[:Q4_K_M], or a URL.")
+    ],
+    yes: _Yes = False,
+    source: Annotated[
+        Source | None, typer.Option("--from", help="For catalogue names: take it from there only.")
+    ] = None,
+) -> None:
+    """Show what a model would take on this machine, ask, and fetch it."""
+    console = Console(stderr=True)
+    if name in catalogue():
+        entry = find(name)
+        if not local_path(entry).exists():
+            _agree(console, _catalogue_header(name), entry.size_bytes, yes)
+        with Bars(console) as bars:
+            typer.echo(pull(name, source, bars))
+        return
+    if not is_remote(name):
+        path = resolve(name)
+        console.print(f"{path} is here already", markup=False)
+        typer.echo(path)
+        return
+    with open_client() as client:
+        wanted = find_wanted(name, client)
+        header = _remote_header(wanted.url)
+        _show_files(console, wanted)
+        _agree(console, header, wanted.size_bytes, yes)
+        with Bars(console) as bars:
+            typer.echo(acquire(wanted, client, bars))
+
+
+def verify_models(
+    names: Annotated[list[str] | None, typer.Argument(help="Models; all that are here.")] = None,
+) -> None:
+    """Compare every byte with what it should be. Exit code 1 where something is wrong."""
+    chosen = [shelf.find_local(name) for name in names or []]
+    chosen = chosen or [model for model in shelf.local_models() if model.files]
+    with Bars(Console(stderr=True)) as bars:
+        verdicts = [shelf.verify(model, bars) for model in chosen]
+    for verdict in verdicts:
+        mark = _MARKS.get(verdict.state, verdict.state.value)
+        typer.echo(f"{verdict.model.name}: {mark}, {verdict.reason}")
+    if any(verdict.state in {State.WRONG, State.MISSING} for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+def remove_model(
+    name: Annotated[str, typer.Argument(help="A model that was pulled.")], yes: _Yes = False
+) -> None:
+    """Delete a model's files from the models folder. Files elsewhere are never touched."""
+    model = shelf.find_local(name)
+    if _used(model):
+        typer.echo(f"{model.name} is the model in use.", err=True)
+    if not yes:
+        _ask(f"Delete {model.name} ({_size(model.size_bytes)})?")
+    typer.echo(f"{_size(shelf.remove(model))} are free again")
+
+
+def use(
+    name: Annotated[str, typer.Argument(help="A model that is here, or the path of a GGUF.")],
+) -> None:
+    """Serve this model from now on, if it fits this machine."""
+    path = resolve(name)
+    wishes = _wishes()
+    here, _ = this_machine()
+    plan = make(read_header(path), here, wishes, here)  # refuses what does not fit
+    named = name if not Path(name).expanduser().is_file() else str(path)
+    file = use_model(named)
+    typer.echo(f"{named} is the model from now on ({file})")
+    typer.echo(f"It takes {_size(sum(usage.needed_bytes for usage in plan.usages))} of memory.")
+    if (paths.runtime_dir() / "daemon.sock").exists():
+        typer.echo("A running daemon takes it when it starts anew: underkeel stop", err=True)
+
+
+def _row(model: LocalModel) -> dict[str, object]:
+    parameters = kind = ""
+    if model.files:
+        try:
+            census = take_census(read_header(model.files[0]))
+        except GGUFError:
+            parameters = "unreadable"
+        else:
+            parameters = billions(census.total.parameters)
+            if census.moe:
+                parameters += f", {billions(census.active.parameters)} active"
+            kind = max(census.by_type.items(), key=lambda item: item[1].size_bytes)[0]
+    return {
+        "name": model.name,
+        "title": model.title,
+        "here": bool(model.files),
+        "used": _used(model),
+        "parameters": parameters,
+        "type": kind,
+        "size_bytes": model.size_bytes,
+        "origin": model.origin,
+        "files": [str(file) for file in model.files],
+    }
+
+
+def _used(model: LocalModel) -> bool:
+    name = settings.load()[0].model.name
+    return name == model.name or str(Path(name).expanduser()) in map(str, model.files)
+
+
+def _wishes() -> Wishes:
+    chosen = settings.load()[0].model
+    return Wishes(n_ctx=chosen.n_ctx, cache_type=chosen.cache_type, n_seq_max=chosen.n_seq_max)
+
+
+def _catalogue_header(name: str) -> Header | None:
+    """What a catalogue model is before it is here, as far as its source tells."""
+    entry = find(name)
+    if entry.upcycle:
+        origin = local_path(find(entry.upcycle.source))
+        return read_header(origin) if origin.exists() else _catalogue_header(entry.upcycle.source)
+    if entry.huggingface is None:
+        return None
+    return _remote_header(f"{entry.huggingface.repository}/{entry.huggingface.path}")
+
+
+def _remote_header(name: str) -> Header | None:
+    """None where the server does not serve ranges: the file can still be fetched."""
+    try:
+        return read_remote_header(name)
+    except ModelError:
+        return None
+
+
+def _show_files(console: Console, wanted: Wanted) -> None:
+    console.print(f"{wanted.name} from {wanted.origin}", markup=False, highlight=False)
+    for file in wanted.files:
+        proof = "" if file.sha256 else "  (its server tells no SHA-256)"
+        size = _size(file.remote.size_bytes)
+        console.print(f"  {file.file}  {size}{proof}", markup=False, highlight=False)
+
+
+def _agree(console: Console, header: Header | None, size_bytes: int, yes: bool) -> None:
+    """Show the plan and what it costs on disk; ask whether it is to be fetched."""
+    if header is not None:
+        machine, remarks = this_machine()
+        wishes = _wishes()
+        try:
+            plan = make(header, machine, wishes, machine)
+        except PlanError as error:
+            console.print(plan_picture(header, machine, wishes, None, remarks))
+            console.print(f"It does not fit this machine: {error}", markup=False)
+        else:
+            console.print(plan_picture(header, machine, wishes, plan, remarks))
+    else:
+        console.print("Its header cannot be read from here: no plan before it is fetched")
+    free = shutil.disk_usage(_existing(paths.models_dir())).free
+    console.print(f"{_size(size_bytes)} to fetch; {_size(free)} are free on the disk")
+    if not yes:
+        _ask("Fetch it?")
+
+
+def _ask(question: str) -> None:
+    """End the command, with exit code 1, unless the answer is yes."""
+    if not sys.stdin.isatty():
+        raise ModelError("nobody can be asked here", subject=question, advice="Add --yes")
+    if not typer.confirm(question, default=False, err=True):
+        raise typer.Exit(1)
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.parent)
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.2f} GB"

@@ -1,0 +1,164 @@
+"""`underkeel plan`: what a model would take, before a byte of it is read or fetched."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from assistant import settings
+from assistant.cli.plan_json import checkpoint_json, plan_json
+from assistant.cli.plan_view import checkpoint_picture, plan_picture
+from assistant.errors import PlanError, UnknownModelError
+from assistant.memory.checkpoints import (
+    Checkpoint,
+    is_checkpoint,
+    read_checkpoint,
+    read_remote_checkpoint,
+)
+from assistant.memory.gguf import Header, read_header
+from assistant.memory.known_models import known_header, known_models
+from assistant.memory.machine import imagined, parse_size, this_machine
+from assistant.memory.model import model_of
+from assistant.memory.plan import Machine, Plan, Wishes
+from assistant.memory.planner import make_plan
+from assistant.memory.planning import plan_and_measure
+from assistant.memory.remote import (
+    http_client,
+    is_remote,
+    list_files,
+    read_remote_header,
+    split_name,
+)
+from assistant.models.catalogue import catalogue, resolve
+
+_UNMEASURED = (
+    "compute buffers are estimated: llama.cpp cannot be asked about a machine that is not here"
+)
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(plan)
+
+
+def plan(  # noqa: PLR0917 (a command takes its options as arguments)
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A GGUF, a folder of safetensors, a Hugging Face repository, or a known name."
+        ),
+    ] = "",
+    ctx: Annotated[int, typer.Option(min=0, help="Tokens of context; 0 lets the plan choose.")] = 0,
+    cache_type: Annotated[str, typer.Option(help="Type of the KV cache: f16, q8_0, ...")] = "",
+    sequences: Annotated[int, typer.Option(min=1, max=256, help="Slots that share it.")] = 4,
+    quantisation: Annotated[
+        str, typer.Option("--quant", help="Of a known model: Q4_K_M, Q8_0, ...")
+    ] = "",
+    vram: Annotated[str, typer.Option(help="Plan for cards of this size: 24G, or 24G,12G.")] = "",
+    ram: Annotated[str, typer.Option(help="Plan for so much free host memory: 64G.")] = "",
+    gpus: Annotated[int, typer.Option(help="How many cards; 0 plans for the host alone.")] = -1,
+    margin: Annotated[str, typer.Option(help="Leave so much of each card free.")] = "256M",
+    experts_on_gpu: Annotated[
+        bool, typer.Option("--experts-on-gpu", help="Accept no expert on the host.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a model takes, what fits where, and what would change it."""
+    here, remarks = this_machine()
+    sizes = [parse_size(part) for part in vram.split(",") if part]
+    machine = imagined(here, sizes, parse_size(ram) if ram else 0, gpus)
+    wishes = Wishes(
+        n_ctx=ctx,
+        cache_type=cache_type,
+        n_seq_max=sequences,
+        margin_bytes=parse_size(margin),
+        experts_on_gpu=experts_on_gpu,
+    )
+    found = find_model(model or settings.load()[0].model.name, quantisation)
+    if isinstance(found, Checkpoint):
+        if as_json:
+            typer.echo(json.dumps(checkpoint_json(found, machine), indent=1))
+        else:
+            Console().print(checkpoint_picture(found, machine))
+        return
+    try:
+        made = make(found, machine, wishes, here)
+    except PlanError as error:
+        if not as_json:
+            Console().print(plan_picture(found, machine, wishes, None, remarks))
+            raise
+        typer.echo(json.dumps(_failure(error), indent=1))
+        raise typer.Exit(1) from error
+    if as_json:
+        typer.echo(json.dumps(plan_json(found, machine, wishes, made), indent=1))
+    else:
+        Console().print(plan_picture(found, machine, wishes, made, remarks))
+
+
+def make(header: Header, machine: Machine, wishes: Wishes, here: Machine) -> Plan:
+    """The plan, measured by llama.cpp where the machine's cards are really here.
+
+    Raises:
+        PlanError: nothing fits.
+    """
+    if {gpu.name for gpu in machine.gpus} <= {gpu.name for gpu in here.gpus}:
+        return plan_and_measure(header, machine, wishes)
+    estimated = make_plan(model_of(header), machine, wishes)
+    return replace(estimated, doubts=(*estimated.doubts, _UNMEASURED))
+
+
+def find_model(name: str, quantisation: str = "") -> Header | Checkpoint:
+    """What a name on the command line means: a file, a folder, a known name, or a repository.
+
+    Raises:
+        UnknownModelError: nothing of that name.
+        GGUFError, ModelError: it is there but cannot be read.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir() and is_checkpoint(path):
+        return read_checkpoint(path)
+    if path.is_file():
+        return read_header(path)
+    if name in known_models():
+        return known_header(name, quantisation)
+    if entry := catalogue().get(name):
+        try:
+            return read_header(resolve(name))
+        except UnknownModelError:
+            if entry.huggingface is None:
+                raise
+            source = entry.huggingface
+            return read_remote_header(f"{source.repository}/{source.path}")
+    if is_remote(name):
+        return _remote(name)
+    try:
+        return read_header(resolve(name))
+    except UnknownModelError as error:
+        known = ", ".join([*catalogue(), *known_models()])
+        raise UnknownModelError(
+            error.message, subject=error.subject, advice=f"Known are: {known}"
+        ) from error
+
+
+def _remote(name: str) -> Header | Checkpoint:
+    repository, file, _ = split_name(name)
+    if repository and not file:
+        with http_client() as client:
+            files = list_files(repository, client)
+        if not any(item.endswith(".gguf") for item in files):
+            return read_remote_checkpoint(repository)
+    return read_remote_header(name)
+
+
+def _failure(error: PlanError) -> dict[str, object]:
+    return {
+        "fits": False,
+        "message": error.message,
+        "subject": error.subject,
+        "shortfall_bytes": error.shortfall_bytes,
+        "alternatives": list(error.alternatives),
+    }

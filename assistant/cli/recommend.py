@@ -1,0 +1,160 @@
+"""`underkeel recommend`: which of the models we know fit this machine, best first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from assistant.errors import ModelError, PlanError
+from assistant.memory.gguf import Header, read_header
+from assistant.memory.known_models import known_header, known_models
+from assistant.memory.machine import imagined, parse_size, this_machine
+from assistant.memory.model import model_of
+from assistant.memory.outlook import decode_bound
+from assistant.memory.plan import HOST, Machine, Plan, Wishes
+from assistant.memory.planner import make_plan
+from assistant.memory.reasons import gib
+from assistant.models.catalogue import catalogue, local_path
+
+_USABLE_TOKENS_PER_S = 8.0  # slower than that, ghost text comes too late to be of use
+_PULLED_QUALITY = 5  # what lies here already is the demo's small models
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model that may be recommended. `quality` orders models; see `known_models.toml`."""
+
+    name: str
+    title: str
+    header: Header
+    quality: int
+    here: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A candidate and its plan, or why there is none."""
+
+    candidate: Candidate
+    plan: Plan | None
+    why_not: str = ""
+
+    @property
+    def tokens_per_s(self) -> float:
+        return decode_bound(self.plan).tokens_per_s if self.plan else 0.0
+
+    @property
+    def rank(self) -> tuple[bool, bool, float]:
+        """Usable before slow before impossible, then by quality."""
+        usable = self.tokens_per_s >= _USABLE_TOKENS_PER_S
+        return (self.plan is None, not usable, -self.candidate.quality)
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(recommend)
+
+
+def recommend(
+    ctx: Annotated[int, typer.Option(min=0, help="Tokens of context; 0 lets the plan choose.")] = 0,
+    vram: Annotated[str, typer.Option(help="Plan for cards of this size: 24G, or 24G,12G.")] = "",
+    ram: Annotated[str, typer.Option(help="Plan for so much free host memory: 64G.")] = "",
+    gpus: Annotated[int, typer.Option(help="How many cards; 0 plans for the host alone.")] = -1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the coding models that fit this machine, best first, with the plan in a line each."""
+    here, _ = this_machine()
+    sizes = [parse_size(part) for part in vram.split(",") if part]
+    machine = imagined(here, sizes, parse_size(ram) if ram else 0, gpus)
+    verdicts = judge(candidates(), machine, Wishes(n_ctx=ctx))
+    if as_json:
+        typer.echo(json.dumps([_json(verdict) for verdict in verdicts], indent=1))
+    else:
+        Console().print(_picture(verdicts))
+
+
+def candidates() -> Iterator[Candidate]:
+    """The catalogue's models that are here, then the coding models known by shape."""
+    for name, entry in catalogue().items():
+        path = local_path(entry)
+        if not path.is_file():
+            continue
+        try:
+            yield Candidate(name, entry.title, read_header(path), _PULLED_QUALITY, here=True)
+        except ModelError:
+            continue  # a half-fetched file is no candidate
+    for name, model in known_models().items():
+        if model.coding:
+            yield Candidate(name, model.title, known_header(name), model.quality, here=False)
+
+
+def judge(found: Iterator[Candidate], machine: Machine, wishes: Wishes) -> list[Verdict]:
+    """Plan each candidate and put them in order."""
+    verdicts = []
+    for candidate in found:
+        model = model_of(candidate.header)
+        try:
+            plan = make_plan(model, machine, wishes, search_alternatives=False)
+            verdicts.append(Verdict(candidate, plan))
+        except PlanError as error:
+            verdicts.append(Verdict(candidate, None, error.message))
+    return sorted(verdicts, key=lambda verdict: verdict.rank)
+
+
+def _picture(verdicts: list[Verdict]) -> RenderableType:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in ("model", "size", "the plan"):
+        table.add_column(name, no_wrap=name != "the plan")
+    for verdict in verdicts:
+        size = gib(model_of(verdict.candidate.header).census.total.size_bytes)
+        style = "" if verdict.plan else "dim"
+        table.add_row(verdict.candidate.name, size, _line(verdict), style=style)
+    note = Text(
+        "Ordered by our own rough view of their merit for coding. Sizes are of the usual "
+        "quantisation, speeds are bounds. The whole plan of one: underkeel plan NAME",
+        style="dim",
+    )
+    return Group(table, Text(), note)
+
+
+def _line(verdict: Verdict) -> str:
+    plan = verdict.plan
+    if plan is None:
+        return verdict.why_not
+    groups = sum(1 for device in plan.choice.experts if device)
+    on_cards = plan.expert_layers_on_gpu
+    if not plan.gpu_usages or plan.choice.output == HOST:
+        where = "in host memory"
+    elif HOST not in {*plan.choice.layers, *plan.choice.experts}:
+        where = "wholly on the card" if len(plan.gpu_usages) == 1 else "wholly on the cards"
+    elif HOST in plan.choice.layers:
+        on_host = plan.choice.layers.count(HOST)
+        where = f"{on_host} of {len(plan.choice.layers)} layers in host memory"
+    else:
+        where = f"experts of {on_cards} of {groups} layers on cards, the others in host memory"
+    slow = "" if verdict.tokens_per_s >= _USABLE_TOKENS_PER_S else ": too slow for ghost text"
+    return (
+        f"{where}; {plan.n_ctx:,} tokens, {plan.choice.cache.type_k} cache; "
+        f"at most {verdict.tokens_per_s:.0f} tokens/s{slow}"
+    )
+
+
+def _json(verdict: Verdict) -> dict[str, object]:
+    plan = verdict.plan
+    return {
+        "name": verdict.candidate.name,
+        "title": verdict.candidate.title,
+        "here": verdict.candidate.here,
+        "fits": plan is not None,
+        "plan": _line(verdict),
+        "n_ctx": plan.n_ctx if plan else 0,
+        "cache_type": plan.choice.cache.type_k if plan else "",
+        "expert_layers_on_gpu": plan.expert_layers_on_gpu if plan else 0,
+        "tokens_per_s": round(verdict.tokens_per_s, 1),
+    }

@@ -1,0 +1,143 @@
+"""`underkeel status`: how the daemon is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from assistant.cli.plot import bar
+from assistant.client import DaemonClient, DeviceNow, ServiceState, Status
+from assistant.errors import DaemonError
+
+_STYLE = {
+    ServiceState.READY: "green",
+    ServiceState.LOADING: "yellow",
+    ServiceState.RELEASED: "cyan",
+    ServiceState.FAILED: "red",
+    ServiceState.STOPPING: "yellow",
+}
+_NOT_RUNNING = 3  # as `systemctl status` and the LSB have it
+_REFRESH_S = 1.0
+_GIB = 1 << 30
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(status)
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on until interrupted.")] = False,
+) -> None:
+    """Show the daemon's state, model, memory and rates. Exits with 3 where none is running."""
+    if not watch:
+        raise typer.Exit(_once(as_json))
+    if as_json:
+        while True:
+            _once(as_json)
+            time.sleep(_REFRESH_S)
+    with Live(screen=False, auto_refresh=False) as live:
+        while True:
+            found = _fetch()
+            live.update(picture(found) if found else Text("no daemon is running"), refresh=True)
+            time.sleep(_REFRESH_S)
+
+
+def _once(as_json: bool) -> int:
+    found = _fetch()
+    if as_json:
+        typer.echo(msgspec.json.encode(found or {"state": "not running"}).decode())
+    elif found is None:
+        typer.echo("No daemon is running. Start one with: underkeel serve")
+    else:
+        Console().print(picture(found))
+    return 0 if found else _NOT_RUNNING
+
+
+def _fetch() -> Status | None:
+    async def ask() -> Status:
+        async with DaemonClient(autostart=False) as client:
+            return await client.status()
+
+    try:
+        return asyncio.run(ask())
+    except DaemonError:
+        return None
+
+
+def picture(found: Status) -> Group:
+    """The status as a person wants to see it."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    for name, value in _rows(found):
+        table.add_row(name, value)
+    parts: list[Text | Table] = [headline(found), table]
+    if found.error is not None:
+        parts.append(Text(str(found.error.rebuild()), style="red"))
+    return Group(*parts)
+
+
+def headline(found: Status) -> Text:
+    """The daemon's state in a line."""
+    style = _STYLE[found.state]
+    head = Text.assemble(("● ", style), ("underkeel ", "bold"), (found.state.value, style))
+    if found.state is ServiceState.LOADING:
+        head.append(f"  {found.stage} {found.progress:.0%}", style="dim")
+    if found.model is not None:
+        head.append(f"  {found.model.name}", style="dim")
+    return head
+
+
+def _rows(found: Status) -> list[tuple[str, str]]:
+    rows = []
+    if model := found.model:
+        rows += [
+            ("model", f"{model.name}  ({model.architecture}, {model.path})"),
+            ("context", f"{model.n_ctx} cells, {model.n_seq_max} slots"),
+        ]
+    if stats := found.stats:
+        seen = stats.cached_tokens + stats.evaluated_tokens
+        hits = stats.cached_tokens / seen if seen else 0.0
+        rows += [
+            ("KV cache", f"{stats.cells_used} of {stats.cells_total} cells used"),
+            ("reading", f"{stats.prefill_tokens_per_s:.0f} tokens/s"),
+            ("writing", f"{stats.decode_tokens_per_s:.0f} tokens/s"),
+            ("cache hits", f"{hits:.0%} of {seen} prompt tokens"),
+            ("requests", f"{stats.requests} answered, {stats.cancelled} of them cancelled"),
+            ("worker", f"{stats.rss_bytes / 2**20:.0f} MiB resident, {found.deaths} deaths"),
+        ]
+    rows += [(device.name, _memory(device)) for device in found.devices]
+    if rung := found.rung:
+        given = f", given up: {rung.says}" if rung.says else ""
+        why = f"  ({rung.reason})" if rung.index and rung.reason else ""
+        rows.append(("ladder", f"{rung.name}, {rung.index} of {rung.of - 1} down{given}{why}"))
+    rows += [("load" if number == 0 else "", line) for number, line in enumerate(found.load)]
+    if budget := found.budget:
+        reason = f"  ({budget.reason})" if budget.reason else ""
+        rows.append(("budget", f"{budget.tokens} prompt tokens, level {budget.level}{reason}"))
+    rows += [
+        ("queue", f"{found.in_flight} of {found.max_waiting}"),
+        ("daemon", f"{found.version}, process {found.pid}, up {found.uptime_s:.0f} s"),
+        ("socket", found.socket),
+        ("log", found.log),
+    ]
+    return rows
+
+
+def _memory(device: DeviceNow) -> str:
+    if device.lost:
+        return "lost: the driver does not see it any more"
+    used = 1 - device.free_bytes / device.total_bytes if device.total_bytes else 0.0
+    return (
+        f"{bar(used, width=20)} {device.free_bytes / _GIB:.2f} of "
+        f"{device.total_bytes / _GIB:.2f} GiB free, {device.ours_bytes / _GIB:.2f} ours"
+    )

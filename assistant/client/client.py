@@ -1,0 +1,274 @@
+"""Talks to the daemon over its private socket."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import msgspec
+
+from assistant import paths
+from assistant.client import events
+from assistant.client.starter import DaemonStarter
+from assistant.engine.types import ModelInfo, Priority, Timings
+from assistant.errors import DaemonError, LoadError
+from assistant.wire import (
+    ChatMessage,
+    CompletionChunk,
+    CompletionRequest,
+    ErrorNow,
+    Props,
+    ServiceState,
+    Status,
+)
+
+OnProgress = Callable[[str, float], None]
+"""Called with what is going on and the share that is done, 0 to 1."""
+
+# A cold Python on a slow disk; a model's load is not counted.
+_START_LIMIT_S = 30.0
+_FIRST_POLL_S = 0.02
+_SLOWEST_POLL_S = 0.25
+# Past this, nothing has come from the daemon, not even the error it sends at its own time limit.
+_SILENCE_LIMIT_S = 300.0
+
+
+class _Health(msgspec.Struct, kw_only=True):
+    status: str = ""
+    stage: str = ""
+    progress: float = 0.0
+    failure: ErrorNow | None = None
+
+
+class DaemonClient:
+    """An asynchronous client of the daemon, or of any llama-server on a Unix socket.
+
+    One client serves one event loop; close it with `aclose` or use it as a context manager. All
+    methods raise `DaemonError` where the daemon cannot be reached, and the daemon's own errors.
+    """
+
+    def __init__(self, *, autostart: bool = True, socket: Path | None = None) -> None:
+        """`autostart` starts a daemon where none answers; `socket` overrides where it listens."""
+        self._autostart = autostart
+        self._socket = socket
+        self._http: httpx.AsyncClient | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def wait_ready(self, on_progress: OnProgress | None = None) -> ModelInfo:
+        """Start the daemon if none answers, wait for its model, and say what is served.
+
+        A load that failed before this call is tried once more: its cause may have been mended.
+
+        Raises:
+            DaemonError: the daemon cannot be reached, started or trusted.
+            UnderkeelError: the model cannot be loaded; says why, and what to do.
+        """
+        starter = DaemonStarter()
+        deadline = time.monotonic() + _START_LIMIT_S
+        pause = _FIRST_POLL_S
+        asked_again = False
+        while True:
+            health = await self._health()
+            if health is None:
+                self._start_or_fail(starter, deadline)
+                _report(on_progress, "starting the daemon", 0.0)
+            else:
+                starter.forget()
+                if health.status in {"ok", ServiceState.READY}:
+                    return (await self.props()).model
+                if health.status == ServiceState.FAILED:
+                    if asked_again or starter.started:
+                        raise (
+                            health.failure.rebuild()
+                            if health.failure
+                            else LoadError(
+                                "the model could not be loaded", advice="Run: underkeel logs"
+                            )
+                        )
+                    asked_again = True
+                    await self._post("/underkeel/load", {})
+                elif health.status == ServiceState.RELEASED:
+                    await self._post("/underkeel/load", {})
+                _report(on_progress, health.stage or "loading the model", health.progress)
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, _SLOWEST_POLL_S)
+
+    async def props(self) -> Props:
+        """What is served and under which limits."""
+        return events.props_of((await self._get("/props")).content)
+
+    async def status(self) -> Status:
+        """Everything the daemon tells about itself; never starts one."""
+        return events.decode((await self._get("/underkeel/status")).content, Status)
+
+    async def metrics(self) -> str:
+        """Prometheus text."""
+        return (await self._get("/metrics")).text
+
+    async def stop(self) -> None:
+        """Ask the daemon to end. Requests in flight get a clear error."""
+        await self._post("/underkeel/stop", {})
+
+    async def complete(self, request: CompletionRequest) -> AsyncGenerator[CompletionChunk, None]:
+        """Stream an answer; the last chunk has `stop`. Closing the generator cancels the request.
+
+        Raises:
+            OverloadedError: too many requests wait.
+            ContextFullError: the prompt is over the budget of now.
+            WorkerDiedError: the engine ended in the middle.
+        """
+        body = msgspec.to_builtins(request) | {"stream": True}
+        async with aclosing(self._stream("/completion", body)) as stream:
+            async for data in stream:
+                yield events.completion_chunk(data)
+
+    async def warm(self, prompt: str | Sequence[int], document: str = "") -> Timings:
+        """Evaluate `prompt` into the KV cache and answer nothing; yields to all other requests."""
+        request = CompletionRequest(
+            prompt=prompt if isinstance(prompt, str) else tuple(prompt),
+            n_predict=0,
+            document=document,
+            priority=Priority.BACKGROUND,
+        )
+        timings = Timings()
+        async for chunk in self.complete(request):
+            timings = chunk.timings or timings
+        return timings
+
+    async def chat(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        max_tokens: int = 512,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+        document: str = "",
+        priority: Priority = Priority.EXPLAIN,
+    ) -> AsyncGenerator[CompletionChunk, None]:
+        """Stream the next turn of a conversation. Closing the generator cancels it."""
+        body = {
+            "messages": [msgspec.to_builtins(message) for message in messages],
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "stop": list(stop),
+            "document": document,
+            "priority": priority.value,
+            "stream": True,
+        }
+        async with aclosing(self._stream("/v1/chat/completions", body)) as stream:
+            async for data in stream:
+                yield events.chat_chunk(data)
+
+    async def tokenise(self, text: str) -> list[int]:
+        """Token ids of plain text, without BOS."""
+        answer = await self._post("/tokenize", {"content": text, "parse_special": False})
+        return events.decode(answer.content, dict[str, list[int]])["tokens"]
+
+    async def aclose(self) -> None:
+        """Close all connections; what they were streaming is cancelled. Safe to call twice."""
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    def _connection(self) -> httpx.AsyncClient:
+        if self._http is None:
+            socket = self._socket or paths.socket_path()
+            self._http = httpx.AsyncClient(
+                transport=httpx.AsyncHTTPTransport(uds=str(socket)),
+                base_url="http://underkeel",
+                timeout=httpx.Timeout(_SILENCE_LIMIT_S, connect=5.0, pool=None),
+            )
+        return self._http
+
+    async def _health(self) -> _Health | None:
+        """What /health says; None where nothing answers."""
+        try:
+            answer = await self._connection().get("/health", timeout=5.0)
+        except httpx.TransportError:
+            return None
+        return events.decode(answer.content, _Health)
+
+    def _start_or_fail(self, starter: DaemonStarter, deadline: float) -> None:
+        if not self._autostart:
+            raise _unreachable()
+        if not starter.started:
+            starter.start()
+        starter.check()
+        if time.monotonic() > deadline:
+            raise DaemonError(
+                f"the daemon did not answer within {_START_LIMIT_S:.0f} s of its start",
+                advice=f"Its log is {paths.log_file()}",
+            )
+
+    async def _get(self, path: str) -> httpx.Response:
+        with _transport_errors():
+            answer = await self._connection().get(path)
+        return _checked(answer)
+
+    async def _post(self, path: str, body: Any) -> httpx.Response:
+        with _transport_errors():
+            answer = await self._connection().post(path, content=msgspec.json.encode(body))
+        return _checked(answer)
+
+    async def _stream(self, path: str, body: Any) -> AsyncGenerator[bytes, None]:
+        """The data of each server-sent event, until the server's last."""
+        content = msgspec.json.encode(body)
+        with _transport_errors():
+            async with self._connection().stream("POST", path, content=content) as answer:
+                if answer.status_code != httpx.codes.OK:
+                    raise events.error_of(answer.status_code, await answer.aread())
+                splitter = events.EventSplitter()
+                async for part in answer.aiter_bytes():
+                    for data in splitter.feed(part):
+                        if data == b"[DONE]":
+                            return
+                        yield data
+
+
+def _checked(answer: httpx.Response) -> httpx.Response:
+    if answer.status_code != httpx.codes.OK:
+        raise events.error_of(answer.status_code, answer.content)
+    return answer
+
+
+def _report(on_progress: OnProgress | None, stage: str, share: float) -> None:
+    if on_progress is not None:
+        on_progress(stage, share)
+
+
+def _unreachable() -> DaemonError:
+    return DaemonError("no daemon is running", advice="Run: underkeel serve")
+
+
+@contextmanager
+def _transport_errors() -> Iterator[None]:
+    """Maps httpx's exceptions into our tree."""
+    try:
+        yield
+    except httpx.ConnectError as error:
+        raise _unreachable() from error
+    except httpx.TimeoutException as error:
+        raise DaemonError(
+            "the daemon does not answer", advice="Run: underkeel stop, and start again"
+        ) from error
+    except httpx.HTTPError as error:
+        raise DaemonError(
+            "the daemon ended the connection in the middle of an answer",
+            advice="Try again; its log says why: underkeel logs",
+        ) from error

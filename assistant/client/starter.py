@@ -1,0 +1,88 @@
+"""Starts a daemon that outlives its client, and tells why one could not start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import assistant
+from assistant import paths
+from assistant.errors import DaemonError
+
+
+class DaemonStarter:
+    """One attempt to start the daemon in the background.
+
+    Many clients may try at once: the daemon's own lock lets one of them through, and the others'
+    processes end quietly with code 0.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._errors = Path()
+
+    @property
+    def started(self) -> bool:
+        return self._process is not None
+
+    def start(self) -> None:
+        """Start it; its log goes to `paths.log_file()`, what it says before that to a file beside.
+
+        Raises:
+            DaemonError: the process cannot be made.
+        """
+        folder = paths.state_dir()
+        self._errors = folder / f"start-{os.getpid()}.err"
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self._errors.open("wb") as errors:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "assistant", "serve", "--detached"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=errors,
+                    stderr=errors,
+                    cwd="/",
+                    env=_environment(),
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise DaemonError(
+                f"the daemon cannot be started ({error.strerror})",
+                subject=str(error.filename or sys.executable),
+                advice="Mend that, or run: underkeel serve",
+            ) from error
+
+    def check(self) -> None:
+        """Raises DaemonError, with what the process said, if it ended with an error."""
+        if self._process is None or not self._process.poll():
+            return
+        said = self._errors.read_text(encoding="utf-8", errors="replace").strip()
+        self.forget()
+        raise DaemonError(
+            said.splitlines()[-1] if said else "the daemon ended as it started",
+            subject="",
+            advice="" if said else f"Its log is {paths.log_file()}",
+        )
+
+    def forget(self) -> None:
+        """The daemon answers: remove what the start left."""
+        if self._process is not None:
+            self._process.poll()
+            self._errors.unlink(missing_ok=True)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with this very package first: what lies in a working directory is never imported."""
+    ours = str(Path(assistant.__file__).resolve().parents[1])
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    others = [part for part in known if part and part != ours]
+    # Relative to our working directory, which is not the daemon's.
+    homes = {
+        name: str(Path(os.environ[name]).expanduser().absolute())
+        for name in ("UNDERKEEL_HOME", "UNDERKEEL_MODELS")
+        if os.environ.get(name)
+    }
+    imports = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join([ours, *others])}
+    return os.environ | homes | imports

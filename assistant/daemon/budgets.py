@@ -1,0 +1,55 @@
+"""The budgets of the moment, one for each way of using the context."""
+
+from __future__ import annotations
+
+from assistant.engine.types import EngineStats, Priority
+from assistant.memory.budget import BudgetNow, BudgetState, Gauges, Memory, Policy, decide
+
+
+class Budgets:
+    """Remembers the budget policy's state from look to look.
+
+    Ghost text and what is evaluated ahead for it share a small budget, so that answers are fast;
+    explanations may use the context.
+    """
+
+    def __init__(self, completion_tokens: int, answer_tokens: int) -> None:
+        """`completion_tokens`: what a completion's prompt may hold when nothing is scarce."""
+        self._completion_tokens = completion_tokens
+        self._answer_tokens = answer_tokens
+        self._states = {priority: BudgetState() for priority in Priority}
+        self._now: dict[Priority, BudgetNow] = {}
+
+    def look(
+        self,
+        n_ctx: int,
+        stats: EngineStats | None,
+        memories: tuple[Memory, ...],
+        now_s: float,
+        *,
+        refused: bool = False,
+    ) -> None:
+        """Decide anew; `refused`: an allocation was refused since the last look."""
+        gauges = Gauges(cells_free=_cells_free(n_ctx, stats), memories=memories, refused=refused)
+        for priority in Priority:
+            policy = self._policy(priority, n_ctx)
+            state, budget = decide(policy, self._states[priority], gauges, now_s)
+            self._states[priority], self._now[priority] = state, budget
+
+    def of(self, priority: Priority) -> BudgetNow | None:
+        """The budget of requests of that priority; None before the first look."""
+        return self._now.get(priority)
+
+    def _policy(self, priority: Priority, n_ctx: int) -> Policy:
+        whole = max(n_ctx - self._answer_tokens, 1)
+        full = whole if priority is Priority.EXPLAIN else min(self._completion_tokens, whole)
+        return Policy(full_tokens=full, answer_tokens=self._answer_tokens)
+
+
+def _cells_free(n_ctx: int, stats: EngineStats | None) -> int:
+    """Cells that are empty, or held by sequences that nobody uses now."""
+    if stats is None:
+        return n_ctx
+    return max(
+        (stats.cells_total or n_ctx) - sum(slot.tokens for slot in stats.slots if slot.busy), 0
+    )

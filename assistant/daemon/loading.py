@@ -1,0 +1,102 @@
+"""From settings to ways of loading the model: the seam between the daemon and the planner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from assistant.engine.types import ModelInfo
+from assistant.llama.spec import BackendDevice, LoadSpec
+from assistant.memory.devices import Device, ask_backend, merge
+from assistant.memory.gguf import read_header
+from assistant.memory.ladder import Rung
+from assistant.memory.machine import machine_of
+from assistant.memory.plan import Plan, Wishes
+from assistant.memory.planning import plan_and_measure
+from assistant.memory.report import LoadReport, compare, planned_memory
+from assistant.memory.rungs import build
+from assistant.memory.sampler import Sample
+from assistant.models import catalogue
+from assistant.settings import ModelSettings
+
+
+@dataclass(frozen=True)
+class Loadable:
+    """How a model can be loaded: the ladder, from the whole plan down to nothing.
+
+    Attributes:
+        plan: what the ladder was made from; None for an engine that is not planned for.
+        backend: the devices that ggml has.
+        margins: bytes that the plan wishes to stay free, by device.
+    """
+
+    ladder: tuple[Rung, ...]
+    plan: Plan | None = None
+    backend: tuple[BackendDevice, ...] = ()
+    margins: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def specs(self) -> list[LoadSpec]:
+        """How each rung is loaded, the last one (nothing) left out."""
+        return [rung.spec for rung in self.ladder if rung.spec is not None]
+
+    def report(self, info: ModelInfo, step: int) -> LoadReport | None:
+        """What the load took against the plan; None where there is no plan or another rung."""
+        if self.plan is None or self.ladder[step].holds != self.ladder[0].holds:
+            return None
+        return compare(planned_memory(self.plan), info.memory)
+
+    def devices(self, sample: Sample) -> tuple[Device, ...]:
+        """Our devices with what is free of them in `sample`."""
+        return merge(self.backend, sample.cards, sample.host, sample.lost)
+
+
+@dataclass
+class Planning:
+    """Makes plans for one model on this machine. Blocks: call it in a thread.
+
+    Attributes:
+        look: what is free now.
+    """
+
+    settings: ModelSettings
+    look: Callable[[], Sample]
+    _backend: tuple[BackendDevice, ...] = field(default=(), init=False)
+
+    def __call__(self) -> Loadable:
+        """The best plan for the memory that is free now, and the ladder under it.
+
+        Raises:
+            UnknownModelError: there is no such model here; says how to get it.
+            GGUFError: the file is not one that can be trusted.
+            PlanError: nothing fits; says what is missing and what would fit.
+            LoadError: llama.cpp cannot list its devices.
+        """
+        header = read_header(catalogue.resolve(self.settings.name))
+        # ggml's devices do not change while a driver stays loaded; asking costs a process.
+        self._backend = self._backend or ask_backend()
+        sample = self.look()
+        machine = machine_of(merge(self._backend, sample.cards, sample.host, sample.lost))
+        wishes = Wishes(
+            n_ctx=self.settings.n_ctx,
+            cache_type=self.settings.cache_type,
+            n_seq_max=self.settings.n_seq_max,
+        )
+        plan = plan_and_measure(header, machine, wishes)
+        ladder = tuple(self._as_set(rung) for rung in build(plan, wishes))
+        margins = {usage.device.name: usage.margin_bytes for usage in plan.usages}
+        return Loadable(ladder, plan, self._backend, margins)
+
+    def _as_set(self, rung: Rung) -> Rung:
+        """The rung with what the settings decide and no plan does."""
+        if rung.spec is None:
+            return rung
+        spec = replace(
+            rung.spec,
+            n_threads=self.settings.n_threads,
+            n_threads_batch=self.settings.n_threads,
+            use_mlock=self.settings.mlock,
+        )
+        return Rung(rung.name, rung.says, spec, rung.holds, rung.pause_s, rung.reload)

@@ -1,0 +1,220 @@
+"""What the daemon does for a request: admit it, encode it, have it answered, write the answer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+
+from assistant import __version__, paths
+from assistant.daemon.admission import Admission
+from assistant.daemon.answers import Answer, ChatShape, Json, NativeShape, Shape, TextShape
+from assistant.daemon.bodies import (
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    GenerateBody,
+    InfillBody,
+    TextCompletionBody,
+    TokenizeBody,
+    generate_request,
+)
+from assistant.daemon.budgets import Budgets
+from assistant.daemon.governor import Governor
+from assistant.daemon.host import ModelHost, Planner
+from assistant.daemon.metrics import Metrics
+from assistant.daemon.prompts import Encoded, Encoder
+from assistant.engine.interface import ElasticEngine
+from assistant.engine.types import Done, ModelInfo, Priority
+from assistant.errors import UnderkeelError
+from assistant.memory.budget import BudgetNow
+from assistant.memory.ladder import Rules
+from assistant.memory.sampler import Reader
+from assistant.settings import DaemonSettings, Settings
+from assistant.wire import Props, Status
+
+log = logging.getLogger(__name__)
+
+# Kept free for the answer where the request does not say how long it may be.
+_LEAST_ANSWER = 64
+
+Encode = Callable[[ModelInfo], Awaitable[Encoded]]
+"""Makes a request's prompt for the model that is served."""
+
+
+class Service:
+    """The daemon without its HTTP. One event loop; nothing here blocks it."""
+
+    def __init__(
+        self, engine: ElasticEngine, planner: Planner, settings: Settings, look: Reader
+    ) -> None:
+        """`look`: what memory is free now (`assistant.memory.sampler.Probes`)."""
+        self.settings = settings
+        self.host = ModelHost(engine, planner)
+        self.admission = Admission(settings.daemon.max_waiting)
+        self.metrics = Metrics()
+        self.budgets = Budgets(settings.completion.budget_tokens, settings.completion.max_tokens)
+        self.governor = Governor(
+            self.host,
+            look,
+            budgets=self.budgets,
+            rules=_rules(settings.daemon),
+            release_after_s=settings.daemon.release_after_s,
+            busy=lambda: self.admission.inside > 0,
+        )
+        self._encoder = Encoder(self.host)
+        self._started = time.monotonic()
+
+    def complete(self, body: CompletionBody) -> AsyncGenerator[Json, None]:
+        return self._answer(
+            body, NativeShape(), lambda model: self._encoder.text(body.prompt, model)
+        )
+
+    def infill(self, body: InfillBody) -> AsyncGenerator[Json, None]:
+        def encode(model: ModelInfo) -> Awaitable[Encoded]:
+            budget = self.budgets.of(Priority.EXPLAIN)
+            room = model.n_ctx - max(body.n_predict, _LEAST_ANSWER)
+            return self._encoder.infill(body, model, min(room, budget.tokens) if budget else room)
+
+        return self._answer(body, NativeShape(), encode)
+
+    def text_complete(self, body: TextCompletionBody) -> AsyncGenerator[Json, None]:
+        return self._answer(
+            body,
+            TextShape(),
+            lambda model: self._encoder.text(body.prompt, model),
+            with_usage=body.wants_usage(),
+        )
+
+    def chat(self, body: ChatBody) -> AsyncGenerator[Json, None]:
+        return self._answer(
+            body,
+            ChatShape(),
+            lambda model: self._encoder.chat(body, model),
+            with_usage=body.wants_usage(),
+        )
+
+    async def tokenise(self, body: TokenizeBody) -> Json:
+        """POST /tokenize."""
+        ids = await self._encoder.tokens(body, await self.host.usable())
+        if not body.with_pieces:
+            return {"tokens": ids}
+        pieces = [{"id": token, "piece": await self.host.detokenise([token])} for token in ids]
+        return {"tokens": pieces}
+
+    async def detokenise(self, body: DetokenizeBody) -> Json:
+        """POST /detokenize."""
+        await self.host.usable()
+        return {"content": await self.host.detokenise(body.tokens)}
+
+    async def props(self) -> Props:
+        model = await self.host.usable()
+        budget = self.budgets.of(Priority.INTERACTIVE)
+        return Props(model=model, n_slots=model.n_seq_max, budget=budget)
+
+    async def status(self) -> Status:
+        host = self.host
+        return Status(
+            version=__version__,
+            pid=os.getpid(),
+            uptime_s=time.monotonic() - self._started,
+            state=host.state,
+            stage=host.stage,
+            progress=host.progress,
+            error=host.error,
+            model=host.info,
+            stats=await host.stats(),
+            budget=self.budgets.of(Priority.INTERACTIVE),
+            in_flight=self.admission.inside,
+            max_waiting=self.admission.most,
+            deaths=host.deaths,
+            devices=self.governor.devices(),
+            rung=self.governor.rung(),
+            load=tuple(host.report.lines()) if host.report else (),
+            load_error_percent=host.report.error_percent if host.report else None,
+            socket=str(paths.socket_path()),
+            log=str(paths.log_file()),
+        )
+
+    async def exposition(self) -> bytes:
+        """GET /metrics."""
+        return self.metrics.render(await self.status())
+
+    async def _answer(
+        self, body: GenerateBody, shape: Shape, encode: Encode, *, with_usage: bool = False
+    ) -> AsyncGenerator[Json, None]:
+        """The events of a streamed answer, or the one object of a whole one."""
+        begun = time.monotonic()
+        with self._admitted():
+            model = await self.host.usable()
+            prompt = await encode(model)
+            limit_ms = int(self.settings.daemon.request_limit_s * 1000)
+            request = generate_request(
+                body,
+                prompt.ids,
+                model,
+                self._limit(body),
+                request_limit_ms=limit_ms,
+                stop_tokens=prompt.stop_tokens,
+            )
+            answer = Answer(
+                request=request,
+                model=model,
+                with_tokens=body.return_tokens,
+                with_usage=with_usage,
+            )
+            if body.stream:
+                for event in shape.opening(answer):
+                    yield event
+            async with aclosing(self.host.generate(request)) as items:
+                async for item in items:
+                    if isinstance(item, Done):
+                        seconds = time.monotonic() - begun
+                        self.metrics.answered(request, item.reason, item.timings, seconds)
+                        answer.budget = self.budgets.of(request.priority)
+                        for event in self._end(body, shape, answer, item):
+                            yield event
+                    else:
+                        answer.add(item)
+                        if body.stream:
+                            yield shape.piece(answer, item)
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        """A place in the queue; the governor looks closely as long as anyone has one."""
+        try:
+            with self.admission.admit():
+                self.governor.active()
+                yield
+        except UnderkeelError as error:
+            self.metrics.failed(error.code)
+            raise
+        finally:
+            self.governor.active()
+
+    def _limit(self, body: GenerateBody) -> BudgetNow | None:
+        """What the prompt may hold. Clients that follow the budgets are held to their own; others
+        only to the context, as long as nothing is scarce."""
+        if body.budget_tokens:
+            return self.budgets.of(body.priority)
+        budget = self.budgets.of(Priority.EXPLAIN)
+        return budget if budget is not None and budget.level else None
+
+    def _end(self, body: GenerateBody, shape: Shape, answer: Answer, done: Done) -> list[Json]:
+        timings = done.timings
+        log.debug(
+            "answered id=%s reason=%s prompt=%d cached=%d generated=%d ms=%.0f",
+            done.id,
+            done.reason.value,
+            timings.prompt_tokens,
+            timings.cached_tokens,
+            timings.generated_tokens,
+            timings.queue_ms + timings.prefill_ms + timings.decode_ms,
+        )
+        return shape.closing(answer, done) if body.stream else [shape.whole(answer, done)]
+
+
+def _rules(settings: DaemonSettings) -> Rules:
+    return Rules(forbidden=frozenset(settings.rungs_off), pinned=settings.rung)

@@ -1,0 +1,132 @@
+"""One request inside the worker: what it has evaluated, said, and still holds back."""
+
+from __future__ import annotations
+
+import codecs
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from assistant.engine.types import Done, GenerateRequest, StopReason, Timings
+from assistant.llama.sampling import Chain, Sampler, Tokens
+
+
+def chain_of(request: GenerateRequest) -> Chain:
+    """The sampler chain that a request asks for."""
+    wish = request.sampling
+    return Chain(
+        temperature=wish.temperature,
+        top_k=wish.top_k,
+        top_p=wish.top_p,
+        min_p=wish.min_p,
+        repeat_penalty=wish.repeat_penalty,
+        repeat_last_n=wish.repeat_last_n,
+        seed=wish.seed,
+    )
+
+
+class Said:
+    """Turns token bytes into text: whole characters only, stop texts held back until sure."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stops = [stop for stop in stops if stop]
+        self._held = ""
+
+    def add(self, piece: bytes) -> tuple[str, str]:
+        """The text that is sure now, and the stop text that ended the answer (or "")."""
+        self._held += self._decoder.decode(piece)
+        found = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if found:
+            at, stop = min(found)
+            text, self._held = self._held[:at], ""
+            return text, stop
+        keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
+        cut = len(self._held) - keep
+        text, self._held = self._held[:cut], self._held[cut:]
+        return text, ""
+
+    def rest(self) -> str:
+        """What was held back, once no stop text can follow; half a character is dropped."""
+        text, self._held = self._held, ""
+        return text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    most = min(len(text), len(stop) - 1)
+    return next((size for size in range(most, 0, -1) if text.endswith(stop[:size])), 0)
+
+
+class Pieces:
+    """The bytes of every token, to find the tokens that agree with a given text."""
+
+    def __init__(self, piece: Callable[[int], bytes], n_vocab: int) -> None:
+        self._piece = piece
+        self._n_vocab = n_vocab
+        self._by_byte: dict[int, list[tuple[int, bytes]]] | None = None
+
+    def agreeing(self, wanted: bytes) -> Tokens:
+        """Tokens that begin `wanted` or that it begins; empty where there are none."""
+        if self._by_byte is None:
+            self._by_byte = {}
+            for token in range(self._n_vocab):
+                text = self._piece(token)
+                if text:
+                    self._by_byte.setdefault(text[0], []).append((token, text))
+        near = self._by_byte.get(wanted[0], ())
+        fitting = [t for t, text in near if wanted.startswith(text) or text.startswith(wanted)]
+        return np.array(fitting, np.int32)
+
+
+@dataclass
+class Job:
+    """A request in progress.
+
+    Attributes:
+        slot: its sequence; -1 while it waits.
+        cached: prompt tokens found in the cache.
+        todo: tokens to evaluate next: the rest of the prompt, later the last sampled one.
+        wanted: bytes that the answer still has to begin with.
+    """
+
+    request: GenerateRequest
+    sampler: Sampler
+    said: Said
+    slot: int = -1
+    cached: int = 0
+    todo: list[int] = field(default_factory=list)
+    wanted: bytes = b""
+    generated: int = 0
+    evaluated: int = 0
+    cancelled: bool = False
+    came_s: float = field(default_factory=time.perf_counter)
+    began_s: float = 0.0
+    first_s: float = 0.0
+
+    @property
+    def late(self) -> bool:
+        """Whether its time is up, counted from its arrival."""
+        limit = self.request.time_limit_ms
+        return 0 < limit <= (time.perf_counter() - self.came_s) * 1000
+
+    def done(self, reason: StopReason, stop_text: str = "") -> Done:
+        """Its end, with what it cost."""
+        now = time.perf_counter()
+        began, first = self.began_s or now, self.first_s or now
+        return Done(
+            id=self.request.id,
+            reason=reason,
+            stop_text=stop_text,
+            timings=Timings(
+                prompt_tokens=len(self.request.prompt),
+                cached_tokens=self.cached,
+                evaluated_tokens=self.evaluated,
+                generated_tokens=self.generated,
+                queue_ms=(began - self.came_s) * 1000,
+                prefill_ms=(first - began) * 1000,
+                decode_ms=(now - first) * 1000,
+            ),
+        )

@@ -1,0 +1,338 @@
+"""The engine that runs llama.cpp in a worker process of its own, and outlives it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+
+from msgspec.structs import replace
+
+from assistant.engine import frames
+from assistant.engine.interface import Progress
+from assistant.engine.types import Delta, Done, EngineStats, GenerateRequest, LoadSpec, ModelInfo
+from assistant.errors import EngineError, FrameError, LoadError, UnderkeelError, WorkerDiedError
+
+HANG_S = 60.0
+"""A worker that owes an answer and says nothing for so long is taken for hung."""
+
+LOAD_HANG_S = 600.0
+_LOG_LINES = 20
+
+_ENVIRONMENT = {
+    # Threads that wait for each other in a loop take the processor from the one they wait for:
+    # with the cores busy elsewhere, a token took 3.5 s instead of 0.05 s.
+    "OMP_WAIT_POLICY": "passive",
+    "GGML_NO_BACKTRACE": "1",  # a crash needs no debugger attached to it
+}
+"""What the worker's libraries are told, unless the user's own environment says otherwise."""
+
+_CHECK_S = 1.0
+
+
+class _Process:
+    """One worker process: who waits for what, and when it last spoke."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.waiting: dict[str, asyncio.Queue[frames.Report | UnderkeelError]] = {}
+        self.progress: Progress | None = None
+        self.loading = False
+        self.log: deque[str] = deque(maxlen=_LOG_LINES)
+        self.heard_s = asyncio.get_running_loop().time()
+        self.dead: WorkerDiedError | None = None
+        self.killed_for = ""
+        self._tasks = [
+            asyncio.create_task(self._read()),
+            asyncio.create_task(self._read_log()),
+            asyncio.create_task(self._watch()),
+        ]
+
+    def send(self, command: frames.Command) -> None:
+        stdin = self.process.stdin
+        if self.dead is not None or stdin is None or stdin.is_closing():
+            raise self.dead or self._death()
+        stdin.write(frames.encode(command))
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has ended, known as soon as the system knows it."""
+        if self.dead is not None or self.process.returncode is not None:
+            return True
+        if sys.platform == "win32":
+            return False
+        with contextlib.suppress(ChildProcessError):
+            look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            return os.waitid(os.P_PID, self.process.pid, look) is not None
+        return True
+
+    async def end(self) -> None:
+        """Kill it and wait until its memory is back."""
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+        await self.process.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._tasks[0]), 5)
+        for task in self._tasks:
+            task.cancel()
+
+    async def _read(self) -> None:
+        stdout = self.process.stdout
+        assert stdout is not None
+        cutter = frames.Cutter()
+        try:
+            while data := await stdout.read(1 << 16):
+                self.heard_s = asyncio.get_running_loop().time()
+                for body in cutter.feed(data):
+                    self._take(frames.report(body))
+        except FrameError as error:
+            self.killed_for = str(error)
+            self.process.kill()
+        await self.process.wait()
+        await asyncio.sleep(0)  # let the log reader take the last lines
+        self.dead = self._death()
+        for queue in self.waiting.values():
+            queue.put_nowait(self.dead)
+
+    def _take(self, report: frames.Report) -> None:
+        if isinstance(report, frames.Progress):
+            if self.progress is not None:
+                self.progress(report.share)
+            return
+        queue = self.waiting.get(report.id)
+        if queue is not None:
+            queue.put_nowait(report.error() if isinstance(report, frames.Failed) else report)
+
+    async def _read_log(self) -> None:
+        stderr = self.process.stderr
+        assert stderr is not None
+        while line := await stderr.readline():
+            self.log.append(line.decode("utf-8", "replace").rstrip())
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_CHECK_S)
+            limit = LOAD_HANG_S if self.loading else HANG_S
+            if not self.waiting:
+                self.heard_s = max(self.heard_s, loop.time() - _CHECK_S)
+            elif loop.time() - self.heard_s > limit:
+                self.killed_for = f"it said nothing for {limit:.0f} s and was ended"
+                self.process.kill()
+                return
+
+    def _death(self) -> WorkerDiedError:
+        code = self.process.returncode
+        if self.killed_for:
+            how = self.killed_for
+        elif code is not None and code < 0:
+            how = f"killed by {signal.Signals(-code).name}"
+        else:
+            how = f"exit code {code}"
+        said = next((line for line in reversed(self.log) if line), "")
+        death = WorkerDiedError(
+            f"the engine's process ended ({how}{'; ' + said[:300] if said else ''})",
+            subject=f"worker {self.process.pid}",
+            advice="The next request starts it again",
+        )
+        death.exit_code, death.hung = code, bool(self.killed_for)
+        return death
+
+
+class LlamaEngine:
+    """Keeps the Engine contract over a worker that may die at any moment.
+
+    A request that was waiting when the worker died gets a WorkerDiedError; the next one starts
+    a new worker with the last spec.
+    """
+
+    def __init__(self) -> None:
+        self._worker: _Process | None = None
+        self._spec: LoadSpec | None = None
+        self._info: ModelInfo | None = None
+        self._ids = itertools.count(1)
+        self._lock = asyncio.Lock()
+        self._in_flight = 0
+        self._calm = asyncio.Event()
+        self._calm.set()
+        self._open = asyncio.Event()
+        self._open.set()
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process, or None while there is none."""
+        worker = self._worker
+        return worker.process.pid if worker is not None and worker.dead is None else None
+
+    async def load(self, spec: LoadSpec, progress: Progress | None = None) -> ModelInfo:
+        async with self._lock:
+            return await self._load(spec, progress)
+
+    async def _load(
+        self, spec: LoadSpec, progress: Progress | None = None, *, carry: bool = False
+    ) -> ModelInfo:
+        worker = await self._process()
+        self._info = None
+        worker.progress, worker.loading = progress, True
+        command = frames.Load(id=self._id(), spec=spec, carry=carry)
+        try:
+            report = await self._ask(worker, command)
+        except asyncio.CancelledError:
+            # A load may not be stoppable at once; a dead worker surely gives the memory back.
+            await self._end()
+            raise
+        finally:
+            worker.progress, worker.loading = None, False
+        assert isinstance(report, frames.Loaded)
+        self._spec, self._info = spec, report.info
+        return report.info
+
+    async def describe(self) -> ModelInfo:
+        if self._info is None:
+            raise LoadError("no model is loaded", advice="Load one first")
+        return self._info
+
+    async def tokenise(self, text: str, *, special: bool = False) -> list[int]:
+        worker = await self._loaded()
+        report = await self._ask(worker, frames.Tokenise(id=self._id(), text=text, special=special))
+        assert isinstance(report, frames.Tokens)
+        return list(report.tokens)
+
+    async def detokenise(self, tokens: Sequence[int]) -> str:
+        worker = await self._loaded()
+        report = await self._ask(worker, frames.Detokenise(id=self._id(), tokens=tuple(tokens)))
+        assert isinstance(report, frames.Text)
+        return report.text
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[Delta | Done]:
+        await self._open.wait()
+        worker = await self._loaded()
+        # The caller's id may come back while an old request still winds down; ours never does.
+        own = replace(request, id=self._id())
+        queue: asyncio.Queue[frames.Report | UnderkeelError] = asyncio.Queue()
+        worker.waiting[own.id] = queue
+        self._in_flight += 1
+        self._calm.clear()
+        finished = False
+        try:
+            worker.send(frames.Generate(id=own.id, request=own))
+            while not finished:
+                report = await queue.get()
+                if isinstance(report, UnderkeelError):
+                    finished = True
+                    raise report
+                assert isinstance(report, frames.Event)
+                finished = isinstance(report.event, Done)
+                if finished:
+                    self._left(worker, own.id)
+                yield replace(report.event, id=request.id)
+        finally:
+            if not finished and worker.dead is None:
+                with contextlib.suppress(EngineError):
+                    worker.send(frames.Cancel(id=own.id))
+            self._left(worker, own.id)
+
+    def _left(self, worker: _Process, request_id: str) -> None:
+        if worker.waiting.pop(request_id, None) is not None:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._calm.set()
+
+    async def prefill(self, request: GenerateRequest) -> Done:
+        done: Done | None = None
+        async for event in self.generate(replace(request, max_tokens=0)):
+            if isinstance(event, Done):
+                done = event
+        assert done is not None
+        return done
+
+    async def stats(self) -> EngineStats:
+        """Zeros where nothing is loaded. Raises WorkerDiedError where the worker has died."""
+        worker = self._worker
+        if worker is None or self._info is None:
+            return EngineStats()
+        if worker.dead is not None:
+            raise worker.dead
+        report = await self._ask(worker, frames.GetStats(id=self._id()))
+        assert isinstance(report, frames.Stats)
+        return report.stats
+
+    async def drop_idle(self) -> int:
+        worker = await self._loaded()
+        report = await self._ask(worker, frames.DropIdle(id=self._id()))
+        assert isinstance(report, frames.Dropped)
+        return report.cells
+
+    async def reshape(self, spec: LoadSpec, progress: Progress | None = None) -> ModelInfo:
+        """See `ElasticEngine`. New requests wait; those in flight are let finish first."""
+        self._open.clear()
+        try:
+            await self._calm.wait()
+            async with self._lock:
+                return await self._load(spec, progress, carry=True)
+        finally:
+            self._open.set()
+
+    async def unload(self) -> None:
+        async with self._lock:
+            self._info = None
+            await self._end()
+
+    async def close(self) -> None:
+        await self._end()
+        self._spec = self._info = None
+
+    # The process.
+
+    def _id(self) -> str:
+        return f"c{next(self._ids)}"
+
+    async def _process(self) -> _Process:
+        worker = self._worker
+        if worker is None or worker.gone:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "assistant.engine.worker",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+                env=_ENVIRONMENT | os.environ,
+            )
+            worker = self._worker = _Process(process)
+        return worker
+
+    async def _loaded(self) -> _Process:
+        async with self._lock:
+            worker = self._worker
+            if worker is None or worker.gone or self._info is None:
+                if self._spec is None:
+                    raise LoadError("no model is loaded", advice="Load one first")
+                await self._load(self._spec)
+                worker = self._worker
+            assert worker is not None
+            return worker
+
+    async def _ask(self, worker: _Process, command: frames.Command) -> frames.Report:
+        queue: asyncio.Queue[frames.Report | UnderkeelError] = asyncio.Queue()
+        worker.waiting[command.id] = queue
+        try:
+            worker.send(command)
+            report = await queue.get()
+        finally:
+            worker.waiting.pop(command.id, None)
+        if isinstance(report, UnderkeelError):
+            raise report
+        return report
+
+    async def _end(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            await worker.end()

@@ -1,0 +1,75 @@
+"""Decides which slot a prompt goes to and who works next. Pure: knows tokens, not llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from assistant.engine.prefix import shared_length
+from assistant.engine.types import Priority
+
+_ORDER = (Priority.INTERACTIVE, Priority.EXPLAIN, Priority.BACKGROUND)
+
+KEEP_SHARE = 0.5
+"""A slot that would lose more than this share of its tokens is left alone while one is empty."""
+
+
+@dataclass(frozen=True)
+class SlotView:
+    """A slot as the scheduler sees it. `used_at` counts requests; higher is more recent."""
+
+    number: int
+    tokens: Sequence[int]
+    busy: bool
+    used_at: int
+
+
+@dataclass(frozen=True)
+class Placing:
+    """Where a prompt goes.
+
+    Attributes:
+        slot: the slot to use.
+        kept: tokens of the prompt that the slot holds already; the rest of it is forgotten.
+        source: another slot to share the first `kept` tokens from; None where `slot` holds them.
+    """
+
+    slot: int
+    kept: int
+    source: int | None = None
+
+
+def place(slots: Sequence[SlotView], prompt: Sequence[int], *, partial: bool) -> Placing | None:
+    """The slot for a prompt, or None while all are busy.
+
+    The longest common start wins. At least one token is left to evaluate, since its logits are
+    needed. `partial` says whether a sequence can be cut anywhere; where not, only a sequence
+    that the prompt extends is of use, and nothing is shared.
+    """
+    free = [slot for slot in slots if not slot.busy]
+    if not free:
+        return None
+    most = len(prompt) - 1
+
+    def common(slot: SlotView) -> int:
+        shared = min(shared_length(slot.tokens, prompt), most)
+        return shared if partial or shared == len(slot.tokens) else 0
+
+    best = max(free, key=lambda slot: (common(slot), slot.used_at))
+    empty = next((slot for slot in free if not slot.tokens), None)
+    donor = max(slots, key=common) if partial else best
+    if common(best) and common(best) >= KEEP_SHARE * len(best.tokens):
+        if common(donor) <= common(best):
+            return Placing(best.number, common(best))
+        return Placing(best.number, common(donor), donor.number)
+    target = empty or min(free, key=lambda slot: slot.used_at)
+    if not common(donor):
+        return Placing(target.number, 0)
+    if donor.number == target.number:
+        return Placing(target.number, common(target))
+    return Placing(target.number, common(donor), donor.number)
+
+
+def working(priorities: Sequence[Priority]) -> Priority | None:
+    """The class that works in the next step: everything below it waits."""
+    return next((priority for priority in _ORDER if priority in priorities), None)

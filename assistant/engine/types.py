@@ -1,0 +1,192 @@
+"""What an engine is told and what it answers: plain frozen data, the same over the pipe.
+
+Tokens are ids of the model's own vocabulary. Times are milliseconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from assistant.llama.spec import DeviceMemory, LoadSpec, TensorOverride
+
+__all__ = [
+    "Delta",
+    "DeviceMemory",
+    "Done",
+    "EngineStats",
+    "GenerateRequest",
+    "LoadSpec",
+    "ModelInfo",
+    "Priority",
+    "Sampling",
+    "SlotState",
+    "StopReason",
+    "TensorOverride",
+    "Timings",
+]
+
+
+class Priority(StrEnum):
+    """Who goes first when several requests wait. An interactive request preempts the others."""
+
+    INTERACTIVE = "interactive"
+    EXPLAIN = "explain"
+    BACKGROUND = "background"
+
+
+class StopReason(StrEnum):
+    """Why a generation ended."""
+
+    EOS = "eos"
+    STOP_TEXT = "stop_text"
+    LENGTH = "length"
+    TIME = "time"
+    CANCELLED = "cancelled"
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How the next token is chosen. The default, temperature 0, is greedy."""
+
+    temperature: float = 0.0
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    seed: int = 0
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One completion to compute.
+
+    Attributes:
+        id: unique among the requests in flight.
+        prompt: token ids; what the client counted is what is evaluated.
+        max_tokens: most tokens to generate; 0 evaluates the prompt only (a warm-up).
+        stop: texts that end the generation; the stop text itself is not part of the answer.
+        stop_tokens: token ids that end it besides the model's own end-of-generation tokens.
+        document: where it comes from; a newer request of the same document cancels an older one.
+        must_start_with: UTF-8 text that the answer has to begin with (token healing); it is part
+            of the answer's text.
+        time_limit_ms: ends the generation with what there is; 0 means no limit.
+        cache: whether the sequence may be kept for reuse by later requests.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    max_tokens: int
+    sampling: Sampling = Sampling()
+    stop: tuple[str, ...] = ()
+    stop_tokens: tuple[int, ...] = ()
+    priority: Priority = Priority.INTERACTIVE
+    document: str = ""
+    must_start_with: str = ""
+    time_limit_ms: int = 0
+    cache: bool = True
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    """What one request cost.
+
+    Attributes:
+        prompt_tokens: length of the prompt.
+        cached_tokens: of these, how many were already in the KV cache.
+        evaluated_tokens: of these, how many were evaluated for this request.
+        generated_tokens: tokens sampled, the end-of-generation token included.
+        drafted_tokens, accepted_tokens: speculation; zero where none ran.
+        queue_ms, prefill_ms, decode_ms: where the time went.
+    """
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    evaluated_tokens: int = 0
+    generated_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    queue_ms: float = 0.0
+    prefill_ms: float = 0.0
+    decode_ms: float = 0.0
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta"):
+    """A piece of the answer: whole UTF-8 characters, never half of one."""
+
+    id: str
+    text: str
+    tokens: tuple[int, ...] = ()
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
+    """The end of an answer."""
+
+    id: str
+    reason: StopReason
+    timings: Timings = Timings()
+    stop_text: str = ""
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine serves.
+
+    Attributes:
+        name: `general.name`, or the file's stem.
+        path: the GGUF's path; empty for a remote engine.
+        architecture: `general.architecture`; empty where unknown.
+        n_ctx: cells of the context; n_ctx_train: the length the model was trained for.
+        reuse: how a cached prefix may be reused: "partial" (cut anywhere) or "append" (only
+            extended: recurrent and hybrid models).
+        load_ms: how long the load took.
+    """
+
+    name: str
+    path: str = ""
+    architecture: str = ""
+    n_vocab: int = 0
+    n_ctx: int = 0
+    n_ctx_train: int = 0
+    n_params: int = 0
+    size_bytes: int = 0
+    n_seq_max: int = 1
+    add_bos: bool = False
+    bos: int = -1
+    chat_template: str = ""
+    reuse: str = "partial"
+    load_ms: float = 0.0
+    memory: tuple[DeviceMemory, ...] = ()
+
+
+class SlotState(msgspec.Struct, frozen=True, kw_only=True):
+    """One sequence of the KV cache as seen from outside."""
+
+    id: int
+    tokens: int
+    busy: bool
+    document: str = ""
+
+
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters since the load, and gauges of now.
+
+    Attributes:
+        cells_used, cells_total: KV cells.
+        waiting, running: requests.
+        evaluated_tokens, cached_tokens, generated_tokens: totals since the load.
+        prefill_tokens_per_s, decode_tokens_per_s: moving averages; 0 before the first request.
+        rss_bytes: the engine process's resident memory; 0 for a remote engine.
+    """
+
+    cells_used: int = 0
+    cells_total: int = 0
+    waiting: int = 0
+    running: int = 0
+    requests: int = 0
+    cancelled: int = 0
+    evaluated_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    prefill_tokens_per_s: float = 0.0
+    decode_tokens_per_s: float = 0.0
+    rss_bytes: int = 0
+    slots: tuple[SlotState, ...] = ()

@@ -1,0 +1,181 @@
+"""Every error that Underkeel shows a person, as one tree.
+
+    UnderkeelError
+    ├── SettingsError        a setting is of the wrong type or value
+    ├── ModelError           a model cannot be found, fetched, read or made
+    │   ├── GGUFError            a file is not a GGUF that can be trusted
+    │   ├── UnknownModelError    no such name in the catalogue, no such path
+    │   ├── VocabularyError      its tokens cannot be counted outside the engine
+    │   └── DownloadError        a fetch failed, or its hash is wrong
+    ├── PlanError            nothing fits: carries the shortfall and what would fit
+    ├── EngineError          the engine refused or failed a request
+    │   ├── LoadError            a model could not be loaded
+    │   ├── WorkerDiedError      the worker process ended while it was needed
+    │   ├── ContextFullError     a prompt does not fit the context
+    │   ├── FrameError           what came through the worker's pipe cannot be read
+    │   ├── OverloadedError      the queue is full; try again later
+    │   └── RequestError         a request is malformed
+    │       ├── TooLargeError        a request is over the size limit
+    │       └── TooSlowError         a request did not come in time
+    └── DaemonError          the daemon cannot be reached, started or trusted
+        └── AlreadyRunningError  another daemon of this user is running
+
+Each says what happened, to what (`subject`), and what to do next (`advice`). Foreign exceptions are
+mapped into this tree where they enter. `code` is stable and goes over the wire.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class UnderkeelError(Exception):
+    """Base of all errors meant for a person.
+
+    Attributes:
+        message: what happened, one sentence without a full stop.
+        subject: the file, model, setting or process it happened to; may be empty.
+        advice: what to do next, as an imperative sentence; may be empty.
+    """
+
+    code: ClassVar[str] = "error"
+    http_status: ClassVar[int] = 500
+
+    def __init__(self, message: str, *, subject: str = "", advice: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.subject = subject
+        self.advice = advice
+
+    def __str__(self) -> str:
+        text = f"{self.subject}: {self.message}" if self.subject else self.message
+        return f"{text}. {self.advice}" if self.advice else text
+
+
+class SettingsError(UnderkeelError):
+    code = "settings"
+    http_status = 400
+
+
+class ModelError(UnderkeelError):
+    code = "model"
+    http_status = 400
+
+
+class GGUFError(ModelError):
+    code = "gguf"
+
+
+class UnknownModelError(ModelError):
+    code = "unknown_model"
+    http_status = 404
+
+
+class VocabularyError(ModelError):
+    code = "vocabulary"
+
+
+class DownloadError(ModelError):
+    code = "download"
+    http_status = 502
+
+
+class PlanError(UnderkeelError):
+    """Nothing fits.
+
+    Attributes:
+        shortfall_bytes: the least that is missing; 0 once it has crossed a wire.
+        alternatives: the nearest plans that do fit, one sentence each.
+    """
+
+    code = "plan"
+    http_status = 507
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        subject: str = "",
+        advice: str = "",
+        shortfall_bytes: int = 0,
+        alternatives: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, subject=subject, advice=advice)
+        self.shortfall_bytes = shortfall_bytes
+        self.alternatives = alternatives
+
+
+class EngineError(UnderkeelError):
+    code = "engine"
+    http_status = 500
+
+
+class LoadError(EngineError):
+    code = "load"
+    http_status = 503
+
+
+class WorkerDiedError(EngineError):
+    """`exit_code` is the process's, negative for a signal, None where it is not known; `hung`
+    says that it was ended because it did not answer. Neither goes over the wire."""
+
+    code = "worker_died"
+    http_status = 503
+    exit_code: int | None = None
+    hung: bool = False
+
+
+class ContextFullError(EngineError):
+    code = "context_full"
+    http_status = 400
+
+
+class FrameError(EngineError):
+    code = "frame"
+
+
+class OverloadedError(EngineError):
+    code = "overloaded"
+    http_status = 429
+
+
+class RequestError(EngineError):
+    code = "request"
+    http_status = 400
+
+
+class TooLargeError(RequestError):
+    code = "too_large"
+    http_status = 413
+
+
+class TooSlowError(RequestError):
+    code = "too_slow"
+    http_status = 408
+
+
+class DaemonError(UnderkeelError):
+    code = "daemon"
+    http_status = 503
+
+
+class AlreadyRunningError(DaemonError):
+    code = "already_running"
+
+
+def _tree(root: type[UnderkeelError]) -> dict[str, type[UnderkeelError]]:
+    found = {root.code: root}
+    for child in root.__subclasses__():
+        for code, kind in _tree(child).items():
+            if code in found:
+                raise TypeError(f"two errors share the code {code!r}")
+            found[code] = kind
+    return found
+
+
+BY_CODE: dict[str, type[UnderkeelError]] = _tree(UnderkeelError)
+
+
+def from_wire(code: str, message: str, subject: str = "", advice: str = "") -> UnderkeelError:
+    """Rebuild an error that crossed a pipe or a socket; an unknown code becomes the base class."""
+    return BY_CODE.get(code, UnderkeelError)(message, subject=subject, advice=advice)

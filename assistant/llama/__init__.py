@@ -1,0 +1,1 @@
+"""The one room that touches llama.cpp's C interface: loading, contexts, memory breakdown."""

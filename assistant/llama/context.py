@@ -1,0 +1,202 @@
+"""A llama.cpp context: it evaluates tokens of several sequences and keeps their KV cells."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from llama_cpp import llama_cpp
+
+from assistant.errors import EngineError, LoadError
+from assistant.llama import breakdown, log, params
+from assistant.llama.model import Model
+from assistant.llama.spec import DeviceMemory, LoadSpec
+
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens of one sequence to evaluate, the first one at `position`.
+
+    Logits are kept for the last `outputs` of them.
+    """
+
+    sequence: int
+    position: int
+    tokens: Sequence[int]
+    outputs: int = 0
+
+
+class Verdict(IntEnum):
+    """What llama_decode returns (llama.h). After anything but DONE ask `last` what is left."""
+
+    DONE = 0
+    NO_CELLS = 1
+    ABORTED = 2
+    INVALID = -1
+    NO_MEMORY = -2
+    FAILED = -3
+
+
+class AbortFlag:
+    """Stops a decode of another thread between two graph nodes, on a CPU or Metal.
+
+    llama.cpp asks `bool f(void *data)` thousands of times a second from its compute thread. A
+    Python callback would take the interpreter's lock each time, so the C library's strlen stands
+    in: of a text of no or one byte it says 0 or 1.
+    """
+
+    def __init__(self) -> None:
+        self._text = ctypes.create_string_buffer(2)
+        self.function = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
+        self.data = ctypes.cast(self._text, ctypes.c_void_p)
+
+    def set(self) -> None:
+        self._text[0] = b"\x01"
+
+    def clear(self) -> None:
+        self._text[0] = b"\x00"
+
+    def is_set(self) -> bool:
+        return self._text[0] != b"\x00"
+
+
+class Context:
+    """Owns a `llama_context *` of a model; `free` gives its memory back.
+
+    Raises:
+        LoadError: the cache types do not fit the model, or memory was refused.
+    """
+
+    def __init__(self, model: Model, spec: LoadSpec) -> None:
+        self.abort = AbortFlag()
+        wishes = params.context_params(spec)
+        wishes.abort_callback = self.abort.function
+        wishes.abort_callback_data = self.abort.data
+        log.clear()
+        self._handle: Any = llama_cpp.llama_init_from_model(model.handle, wishes)
+        if not self._handle:
+            raise LoadError(
+                f"llama.cpp cannot make the context: {log.reason('it does not say why')}",
+                subject=spec.path,
+                advice="Ask for fewer cells, or free memory",
+            )
+        self._memory = llama_cpp.llama_get_memory(self._handle)
+        self._n_vocab = model.facts.n_vocab
+        self.n_cells = int(llama_cpp.llama_n_ctx(self._handle))
+        self.n_cells_sequence = int(llama_cpp.llama_n_ctx_seq(self._handle))
+        self.n_batch = int(llama_cpp.llama_n_batch(self._handle))
+        self.n_sequences = int(llama_cpp.llama_n_seq_max(self._handle))
+        self.n_outputs = min(int(wishes.n_outputs_max) or self.n_batch, self.n_batch)
+        self._batch = _Batch(self.n_batch)
+
+    def free(self) -> None:
+        """Give the cells and buffers back. Safe to call twice."""
+        handle, self._handle = self._handle, None
+        if handle:
+            llama_cpp.llama_free(handle)
+
+    @property
+    def memory(self) -> tuple[DeviceMemory, ...]:
+        """llama.cpp's breakdown of what the model and this context take; empty if unreadable."""
+        try:
+            return breakdown.read(self._handle)
+        except EngineError:
+            return ()
+
+    def decode(self, spans: Sequence[Span]) -> Verdict:
+        """Evaluate the spans together. Returns when the results can be read.
+
+        At most `n_batch` tokens and `n_outputs` outputs; each span continues its sequence.
+        """
+        self._batch.fill(spans)
+        code = int(llama_cpp.llama_decode(self._handle, self._batch.struct))
+        if code == 0:
+            llama_cpp.llama_synchronize(self._handle)
+        return Verdict(code) if code in Verdict._value2member_map_ else Verdict.FAILED
+
+    def logits(self, row: int) -> Logits:
+        """Logits [n_vocab] after the batch's token number `row`; valid until the next decode."""
+        pointer = llama_cpp.llama_get_logits_ith(self._handle, row)
+        if not pointer:
+            raise EngineError(f"llama.cpp kept no logits for row {row}")
+        return np.ctypeslib.as_array(pointer, shape=(self._n_vocab,))
+
+    def first(self, sequence: int) -> int:
+        """Lowest position held; -1 where none. Above 0 only behind a sliding window."""
+        return int(llama_cpp.llama_memory_seq_pos_min(self._memory, sequence))
+
+    def last(self, sequence: int) -> int:
+        """Highest position held; -1 where none."""
+        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence))
+
+    def forget(self, sequence: int, start: int = 0) -> bool:
+        """Remove the sequence's positions from `start` on; False where only all can be removed."""
+        return bool(llama_cpp.llama_memory_seq_rm(self._memory, sequence, start, -1))
+
+    def share(self, source: int, target: int, stop: int = -1) -> None:
+        """Let `target` hold `source`'s positions before `stop` (-1: all) too.
+
+        In a unified cache no cell is copied; `target` must be empty.
+        """
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, stop)
+
+    def save(self, sequence: int) -> bytes:
+        """The sequence's cells, to be restored into a context of the same model and types."""
+        size = llama_cpp.llama_state_seq_get_size(self._handle, sequence)
+        room = (ctypes.c_uint8 * size)()
+        count = llama_cpp.llama_state_seq_get_data(self._handle, room, size, sequence)
+        return bytes(memoryview(room)[:count])
+
+    def restore(self, sequence: int, state: bytes) -> bool:
+        """Put saved cells back; False, with the sequence empty, where they do not fit."""
+        room = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        count = llama_cpp.llama_state_seq_set_data(self._handle, room, len(state), sequence)
+        if not count:
+            self.forget(sequence)
+        return bool(count)
+
+
+class _Batch:
+    """A `llama_batch` over arrays of our own, filled at C speed."""
+
+    def __init__(self, room: int) -> None:
+        self._tokens = np.zeros(room, np.int32)
+        self._positions = np.zeros(room, np.int32)
+        self._sequences = np.zeros(room, np.int32)
+        self._ones = np.ones(room, np.int32)
+        self._outputs = np.zeros(room, np.int8)
+        start, step = self._sequences.ctypes.data, self._sequences.itemsize
+        self._pointers = np.arange(start, start + room * step, step, dtype=np.uintp)
+        struct = llama_cpp.llama_batch()
+        struct.token = _pointer(self._tokens, llama_cpp.llama_token)
+        struct.pos = _pointer(self._positions, llama_cpp.llama_pos)
+        struct.n_seq_id = _pointer(self._ones, ctypes.c_int32)
+        struct.seq_id = ctypes.cast(
+            self._pointers.ctypes.data, ctypes.POINTER(ctypes.POINTER(llama_cpp.llama_seq_id))
+        )
+        struct.logits = _pointer(self._outputs, ctypes.c_int8)
+        self.struct = struct
+
+    def fill(self, spans: Sequence[Span]) -> None:
+        at = 0
+        for span in spans:
+            count = len(span.tokens)
+            rows = slice(at, at + count)
+            self._tokens[rows] = span.tokens
+            self._positions[rows] = np.arange(span.position, span.position + count)
+            self._sequences[rows] = span.sequence
+            self._outputs[rows] = 0
+            self._outputs[at + count - span.outputs : at + count] = 1
+            at += count
+        self.struct.n_tokens = at
+
+
+def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))

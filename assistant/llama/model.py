@@ -1,0 +1,167 @@
+"""A loaded model: its weights, its vocabulary, and the facts it states about itself."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama_cpp import llama_cpp
+
+from assistant.errors import EngineError, LoadError
+from assistant.llama import ggml, log, params
+from assistant.llama.spec import LoadSpec
+
+_MAGIC = b"GGUF"
+_MEANT_LENGTH = 64  # a token's text is seldom longer
+
+GoesOn = Callable[[float], bool]
+"""Called with the loaded share, 0 to 1; returning False cancels the load."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the GGUF says. `n_swa` is the sliding window in tokens, 0 where there is none."""
+
+    name: str
+    architecture: str
+    n_vocab: int
+    n_ctx_train: int
+    n_params: int
+    size_bytes: int
+    n_swa: int
+    recurrent: bool
+    add_bos: bool
+    bos: int
+    chat_template: str
+
+
+class Model:
+    """Owns a `llama_model *`; `free` gives its memory back.
+
+    Raises:
+        LoadError: no such file, not a GGUF, damaged, of an unknown architecture, cancelled, or
+            memory was refused.
+    """
+
+    def __init__(self, spec: LoadSpec, goes_on: GoesOn | None = None) -> None:
+        log.capture()
+        _check_file(spec.path)
+        ggml.initialise()
+        cancelled = False
+
+        @llama_cpp.llama_progress_callback  # type: ignore[untyped-decorator]
+        def progress(share: float, _: object) -> bool:
+            nonlocal cancelled
+            cancelled = cancelled or not (goes_on is None or goes_on(share))
+            return not cancelled
+
+        wishes = params.model_params(spec)
+        wishes.struct.progress_callback = progress
+        log.clear()
+        self._handle: Any = llama_cpp.llama_model_load_from_file(
+            os.fsencode(spec.path), wishes.struct
+        )
+        if not self._handle:
+            if cancelled:
+                raise LoadError("the load was cancelled", subject=spec.path)
+            raise LoadError(
+                f"llama.cpp cannot load the model: {log.reason('it does not say why')}",
+                subject=spec.path,
+                advice="Check that the file is whole and that memory is free, or pull it again",
+            )
+        self._vocab = llama_cpp.llama_model_get_vocab(self._handle)
+
+    @property
+    def handle(self) -> Any:
+        """The `llama_model *`."""
+        return self._handle
+
+    def free(self) -> None:
+        """Give the weights back, after all contexts of it. Safe to call twice."""
+        handle, self._handle = self._handle, None
+        if handle:
+            llama_cpp.llama_model_free(handle)
+
+    @functools.cached_property
+    def facts(self) -> ModelFacts:
+        model = self._handle
+        template = llama_cpp.llama_model_chat_template(model, None)
+        return ModelFacts(
+            name=self._meta("general.name"),
+            architecture=self._meta("general.architecture"),
+            n_vocab=llama_cpp.llama_vocab_n_tokens(self._vocab),
+            n_ctx_train=llama_cpp.llama_model_n_ctx_train(model),
+            n_params=llama_cpp.llama_model_n_params(model),
+            size_bytes=llama_cpp.llama_model_size(model),
+            n_swa=llama_cpp.llama_model_n_swa(model),
+            recurrent=llama_cpp.llama_model_is_recurrent(model)
+            or llama_cpp.llama_model_is_hybrid(model),
+            add_bos=llama_cpp.llama_vocab_get_add_bos(self._vocab),
+            bos=llama_cpp.llama_vocab_bos(self._vocab),
+            chat_template=(template or b"").decode("utf-8", "replace"),
+        )
+
+    def tokenise(self, text: str, *, special: bool = False) -> list[int]:
+        """Token ids of `text`, without BOS; `special` reads control tokens written in it."""
+        raw = text.encode("utf-8", "replace")
+        room = len(raw) + 8  # some vocabularies put a space in front
+        tokens = (llama_cpp.llama_token * room)()
+        count = llama_cpp.llama_tokenize(self._vocab, raw, len(raw), tokens, room, False, special)
+        if count < 0:
+            raise EngineError("llama.cpp cannot tokenise this text", advice="Send less of it")
+        return list(tokens[:count])
+
+    def detokenise(self, tokens: Sequence[int]) -> str:
+        """Text of `tokens`, control tokens rendered; invalid UTF-8 becomes U+FFFD."""
+        return b"".join(self.piece(token, special=True) for token in tokens).decode(
+            "utf-8", "replace"
+        )
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes of one token; a control token has none unless `special`."""
+        room = _MEANT_LENGTH
+        while True:
+            text = ctypes.create_string_buffer(room)
+            count = llama_cpp.llama_token_to_piece(self._vocab, token, text, room, 0, special)
+            if count >= 0:
+                return text.raw[:count]
+            room = -count
+
+    @functools.cached_property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end a generation (EOS, EOT, and the FIM tokens that mean an end)."""
+        is_end = llama_cpp.llama_vocab_is_eog
+        return frozenset(token for token in range(self.facts.n_vocab) if is_end(self._vocab, token))
+
+    def _meta(self, key: str) -> str:
+        room = 256
+        text = ctypes.create_string_buffer(room)
+        count = llama_cpp.llama_model_meta_val_str(self._handle, key.encode(), text, room)
+        return text.value.decode("utf-8", "replace") if count >= 0 else ""
+
+
+def _check_file(name: str) -> None:
+    """Say clearly what llama.cpp would say in passing."""
+    path = Path(name)
+    try:
+        with path.open("rb") as file:
+            opening = file.read(len(_MAGIC))
+    except FileNotFoundError as error:
+        raise LoadError(
+            "there is no such file", subject=name, advice="Pull the model, or mend the path"
+        ) from error
+    except OSError as error:
+        raise LoadError(
+            f"the file cannot be read ({error.strerror})",
+            subject=name,
+            advice="Mend its permissions, or name another file",
+        ) from error
+    if opening != _MAGIC:
+        raise LoadError(
+            "this is not a GGUF file", subject=name, advice="Name a .gguf file, or pull it again"
+        )

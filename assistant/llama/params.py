@@ -1,0 +1,159 @@
+"""A LoadSpec as llama.cpp's own parameter structs."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+from llama_cpp import llama_cpp
+
+from assistant.errors import LoadError
+from assistant.llama import ggml
+from assistant.llama.spec import LoadSpec, TensorOverride
+
+_MOST_OVERRIDES = 4096  # llama_max_tensor_buft_overrides() (src/llama.cpp)
+
+
+class _Override(ctypes.Structure):
+    """`struct llama_model_tensor_buft_override`."""
+
+    _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
+
+
+@dataclass(frozen=True)
+class ModelParams:
+    """`struct` points into `keep`: hold this object until the load has returned."""
+
+    struct: Any
+    keep: tuple[object, ...]
+
+
+def model_params(spec: LoadSpec, *, no_alloc: bool = False) -> ModelParams:
+    """The model's parameters. `no_alloc` makes it a dry run: nothing is read or allocated.
+
+    Raises:
+        LoadError: a device of the spec is not known, or there are too many overrides.
+    """
+    devices = _devices(spec.devices)
+    overrides = _overrides(spec.overrides)
+    split = _split(spec)
+    struct = llama_cpp.llama_model_default_params()
+    struct.devices = ctypes.cast(devices, ctypes.c_void_p)
+    struct.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
+    if split is not None:
+        struct.tensor_split = ctypes.cast(split, ctypes.POINTER(ctypes.c_float))
+    struct.n_gpu_layers = spec.n_gpu_layers
+    struct.split_mode = llama_cpp.LLAMA_SPLIT_MODE_LAYER
+    # a dry run with a mapped file aborts the process, so it always runs without
+    struct.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE if no_alloc else _load_mode(spec)
+    struct.use_extra_bufts = spec.use_extra_bufts
+    struct.check_tensors = spec.check_tensors
+    struct.no_alloc = no_alloc
+    return ModelParams(struct, (devices, overrides, split))
+
+
+def context_params(spec: LoadSpec) -> Any:
+    """The context's parameters (`llama_context_params`).
+
+    Raises:
+        LoadError: a cache type that ggml does not know, or fewer outputs than sequences.
+    """
+    if 0 < spec.n_outputs_max < spec.n_seq_max:
+        # llama.cpp reserves one output a sequence and aborts the process where they do not fit
+        raise LoadError(
+            f"{spec.n_outputs_max} outputs do not serve {spec.n_seq_max} sequences",
+            subject=spec.path,
+            advice="Give n_outputs_max at least n_seq_max, or 0",
+        )
+    struct = llama_cpp.llama_context_default_params()
+    struct.n_ctx = spec.n_ctx
+    struct.n_batch = spec.n_batch
+    struct.n_ubatch = spec.n_ubatch
+    struct.n_seq_max = spec.n_seq_max
+    # llama.cpp reserves a row a sequence in any case, and aborts the process if it may not
+    struct.n_outputs_max = spec.n_outputs_max and max(spec.n_outputs_max, spec.n_seq_max)
+    struct.n_threads = spec.n_threads or _physical_cores()
+    struct.n_threads_batch = spec.n_threads_batch or _physical_cores()
+    struct.type_k = ggml_type(spec.cache_type_k)
+    struct.type_v = ggml_type(spec.cache_type_v)
+    struct.flash_attn_type = (
+        llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        if spec.flash_attn
+        else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    )
+    struct.offload_kqv = spec.offload_kqv
+    struct.op_offload = spec.op_offload
+    struct.kv_unified = spec.kv_unified
+    struct.swa_full = spec.swa_full
+    struct.no_perf = True
+    return struct
+
+
+def ggml_type(name: str) -> int:
+    """Number of the ggml type called `name` ("f16", "q8_0").
+
+    Raises:
+        LoadError: no such type.
+    """
+    known = _types()
+    if name not in known:
+        raise LoadError(
+            "llama.cpp has no such cache type",
+            subject=name,
+            advice="Known are: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl",
+        )
+    return known[name]
+
+
+@functools.cache
+def _types() -> dict[str, int]:
+    name = ggml.function("ggml_type_name")
+    numbers = range(llama_cpp.GGML_TYPE_COUNT)
+    return {text.decode(): number for number in numbers if (text := name(number))}
+
+
+@functools.cache
+def _physical_cores() -> int:
+    return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+
+
+def _devices(names: tuple[str, ...]) -> ctypes.Array[ctypes.c_void_p]:
+    """An array ended by NULL; empty means the CPU alone (a NULL pointer would mean all)."""
+    handles = [ggml.device(name) for name in names]
+    return (ctypes.c_void_p * (len(handles) + 1))(*handles, None)
+
+
+def _overrides(wishes: tuple[TensorOverride, ...]) -> ctypes.Array[_Override]:
+    if len(wishes) >= _MOST_OVERRIDES:
+        raise LoadError(
+            f"the plan has {len(wishes)} tensor overrides, llama.cpp takes {_MOST_OVERRIDES - 1}",
+            advice="Report this: a plan should join its patterns",
+        )
+    rows = [_Override(wish.pattern.encode(), ggml.buffer_type(wish.device)) for wish in wishes]
+    return (_Override * (len(rows) + 1))(*rows, _Override(None, None))
+
+
+def _split(spec: LoadSpec) -> ctypes.Array[ctypes.c_float] | None:
+    if not spec.tensor_split:
+        return None
+    most = int(llama_cpp.llama_max_devices())
+    if len(spec.tensor_split) > most:
+        raise LoadError(
+            f"the plan splits over {len(spec.tensor_split)} devices, llama.cpp takes {most}",
+            subject=spec.path,
+            advice="Plan with fewer devices",
+        )
+    return (ctypes.c_float * most)(*spec.tensor_split)
+
+
+def _load_mode(spec: LoadSpec) -> int:
+    modes = {
+        (False, False): llama_cpp.LLAMA_LOAD_MODE_NONE,
+        (True, False): llama_cpp.LLAMA_LOAD_MODE_MMAP,
+        (False, True): llama_cpp.LLAMA_LOAD_MODE_MLOCK,
+        (True, True): llama_cpp.LLAMA_LOAD_MODE_MMAP_MLOCK,
+    }
+    return int(modes[spec.use_mmap, spec.use_mlock])

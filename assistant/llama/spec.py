@@ -1,0 +1,101 @@
+"""How a model is to be loaded, and what llama.cpp says it took: frozen data.
+
+Sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class DeviceKind(StrEnum):
+    """What sort of device ggml calls it."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+    IGPU = "igpu"
+    ACCELERATOR = "accelerator"
+    META = "meta"
+
+
+class BackendDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """A device as ggml reports it, in the process that asked.
+
+    `bus_id` is the PCI address ("0000:01:00.0") where the backend knows it.
+    """
+
+    name: str
+    description: str
+    kind: DeviceKind
+    total_bytes: int
+    free_bytes: int
+    bus_id: str = ""
+
+
+class TensorOverride(msgspec.Struct, frozen=True, kw_only=True):
+    """Tensors whose name matches `pattern` (ECMAScript regex, searched) stand on `device`.
+
+    `device` is a ggml device name ("CUDA0") or "CPU".
+    """
+
+    pattern: str
+    device: str
+
+
+class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What llama.cpp is told when a model is loaded. The planner fills it; nothing guesses later.
+
+    Attributes:
+        path: first file of the GGUF.
+        n_ctx: cells in all, shared by all sequences.
+        n_seq_max: sequences (slots).
+        devices: ggml device names to use, in order; empty means CPU only.
+        n_gpu_layers: layers (and the output) on `devices`; 0 on a CPU.
+        tensor_split: share of the layers for each device; empty lets llama.cpp decide.
+        overrides: where expert groups stand; first match wins.
+        cache_type_k, cache_type_v: ggml type names ("f16", "q8_0").
+        n_threads, n_threads_batch: 0 means the physical cores.
+        n_outputs_max: 0 leaves llama.cpp's default (n_batch); otherwise at least n_seq_max.
+        swa_full: full-length cache for sliding-window layers (needed to reuse a prefix there).
+    """
+
+    path: str
+    n_ctx: int = 8192
+    n_batch: int = 512
+    n_ubatch: int = 512
+    n_seq_max: int = 4
+    devices: tuple[str, ...] = ()
+    n_gpu_layers: int = 0
+    tensor_split: tuple[float, ...] = ()
+    overrides: tuple[TensorOverride, ...] = ()
+    cache_type_k: str = "f16"
+    cache_type_v: str = "f16"
+    flash_attn: bool = True
+    offload_kqv: bool = True
+    op_offload: bool = True
+    kv_unified: bool = True
+    swa_full: bool = True
+    n_outputs_max: int = 0
+    use_mmap: bool = True
+    use_mlock: bool = False
+    use_extra_bufts: bool = True
+    check_tensors: bool = False
+    n_threads: int = 0
+    n_threads_batch: int = 0
+
+
+class DeviceMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """llama.cpp's own breakdown for one buffer type, in bytes.
+
+    `device` is the ggml device whose memory it takes: "CPU" for everything in host memory, also
+    for pinned and repacked buffers (`is_host` then, too).
+    """
+
+    buffer_type: str
+    weights_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+    is_host: bool
+    device: str = ""

@@ -1,0 +1,1 @@
+"""Memory known before it is spent: GGUF headers, the census, KV sizes, devices, plan, budget."""

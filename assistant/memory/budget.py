@@ -1,0 +1,177 @@
+"""The context budget: how many tokens a prompt may have now, and why. Pure.
+
+The budget is one of a few steps, so that prompts keep their cut points and the cache its prefixes.
+It falls at once and climbs one step at a time, each after the memory has been well for a while.
+
+What decides the step is the scarcest of three:
+
+- *memories* (each card, the host): free bytes against the plan's margin, as a share of it. The
+  margin is there for what the plan cannot see (pools that grow, other programs), so a margin that
+  is being eaten is the sign to ask for less.
+- *cells* of the KV cache: a prompt is never promised more than fits together with its answer.
+- *the engine's own gauge*, for engines that know their cache better than we do.
+
+    step                     full    3/4    1/2    1/4    floor
+    falls below it at         75 %   50 %   30 %   15 %      of the margin free
+    climbs back onto it at    85 %   60 %   40 %   25 %
+
+The gap between falling and climbing is wider than the noise of what drivers report, so that noise
+alone never makes the budget swing. `tests/benchmarks/budget_plot.py` draws a run of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+
+class BudgetNow(msgspec.Struct, frozen=True, kw_only=True):
+    """The budget of this moment, as it rides along with every completion.
+
+    Attributes:
+        tokens: the most a prompt may have; its answer is already provided for.
+        level: 0 is the full budget; each higher level is one step down.
+        reason: why not more, in words for a person; empty at level 0.
+    """
+
+    tokens: int
+    level: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How the budget follows the headroom.
+
+    Attributes:
+        full_tokens: the prompt budget when nothing is scarce.
+        floor_tokens: what a useful completion needs; only a lack of cells goes below.
+        answer_tokens: cells kept for the answer beside the prompt.
+        steps: share of `full_tokens` at each level; the floor is one level more.
+        enter: share of the margin that must be free for each level of `steps`, falling.
+        gap: how much more than `enter` must be free to climb back onto a level.
+        hold_s: how long it must be so, without a break, for each level climbed.
+        engine_healthy_share: free share of the engine's own gauge that counts as a whole margin.
+    """
+
+    full_tokens: int
+    floor_tokens: int = 128
+    answer_tokens: int = 64
+    steps: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
+    enter: tuple[float, ...] = (0.75, 0.5, 0.3, 0.15)
+    gap: float = 0.1
+    hold_s: float = 5.0
+    engine_healthy_share: float = 0.2
+
+    @property
+    def floor_level(self) -> int:
+        return len(self.steps)
+
+    def tokens(self, level: int) -> int:
+        """Tokens of a level: never more at a deeper one, never below the floor."""
+        floor = min(self.floor_tokens, self.full_tokens)
+        if level >= self.floor_level:
+            return floor
+        return max(floor, int(self.full_tokens * self.steps[level]))
+
+    def recovery_s(self) -> float:
+        """The longest way back to the full budget once all is well."""
+        return self.floor_level * self.hold_s
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A card or the host: what is free, and what the plan wants to stay free."""
+
+    name: str
+    free_bytes: int
+    margin_bytes: int
+
+    @property
+    def share(self) -> float:
+        return self.free_bytes / self.margin_bytes if self.margin_bytes > 0 else float("inf")
+
+    def in_words(self) -> str:
+        free, margin = self.free_bytes >> 20, self.margin_bytes >> 20
+        return f"{self.name} has {free} MiB free of a {margin} MiB margin"
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What is free at one moment.
+
+    Attributes:
+        cells_free: cells that are empty or held by sequences nobody is using.
+        engine_free_share: the engine's own gauge, 0 (full) to 1.
+        refused: an allocation was refused since the last look.
+    """
+
+    cells_free: int
+    memories: tuple[Memory, ...] = ()
+    engine_free_share: float = 1.0
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetState:
+    """What is remembered from look to look.
+
+    `well_since_s` is when the next better level became affordable; None while it is not.
+    """
+
+    level: int = 0
+    well_since_s: float | None = None
+
+
+def decide(
+    policy: Policy, state: BudgetState, gauges: Gauges, now_s: float
+) -> tuple[BudgetState, BudgetNow]:
+    """The budget of now. The caller keeps the state and gives it back at the next look."""
+    share, why = _scarcest(policy, gauges)
+    room = max(0, gauges.cells_free - policy.answer_tokens)
+    by_memory, by_cells = _memory_level(policy, share), _cells_level(policy, room)
+    needed = max(by_memory, by_cells)
+    if needed >= state.level:
+        new = BudgetState(level=needed)
+    else:
+        new = _climb(policy, state, share, room, now_s)
+    tokens = min(policy.tokens(new.level), room)
+    if by_cells >= by_memory and (by_cells == new.level or tokens == room):
+        why = f"the cache has {gauges.cells_free} free cells"
+    elif by_memory < new.level:
+        why = "memory has just come back"
+    scarce = new.level > 0 or tokens < policy.full_tokens
+    return new, BudgetNow(tokens=tokens, level=new.level, reason=why if scarce else "")
+
+
+def _scarcest(policy: Policy, gauges: Gauges) -> tuple[float, str]:
+    """The smallest share of a margin, and what it is about."""
+    engine = gauges.engine_free_share / policy.engine_healthy_share
+    shares = [(engine, f"the engine's cache is {1 - gauges.engine_free_share:.0%} full")]
+    shares += [(memory.share, memory.in_words()) for memory in gauges.memories]
+    if gauges.refused:
+        shares.append((0.0, "an allocation was refused"))
+    return min(shares, key=lambda item: item[0])
+
+
+def _memory_level(policy: Policy, share: float) -> int:
+    return sum(1 for least in policy.enter if share < least)
+
+
+def _cells_level(policy: Policy, room: int) -> int:
+    """The first level that fits; the floor's where none does."""
+    fitting = (level for level in range(policy.floor_level + 1) if policy.tokens(level) <= room)
+    return next(fitting, policy.floor_level)
+
+
+def _climb(
+    policy: Policy, state: BudgetState, share: float, room: int, now_s: float
+) -> BudgetState:
+    better = state.level - 1
+    if share < policy.enter[better] + policy.gap or room < policy.tokens(better):
+        return BudgetState(level=state.level)
+    since = now_s if state.well_since_s is None else state.well_since_s
+    if now_s - since < policy.hold_s:
+        return BudgetState(level=state.level, well_since_s=since)
+    return BudgetState(level=better, well_since_s=now_s)

@@ -1,0 +1,168 @@
+"""The devices that hold a model: what they are and how much of them is free.
+
+The planner knows only `Device`. What fills it comes from two sides: ggml names the devices it can
+use (in a child process: asking a CUDA card costs a context on it), and the driver says at any
+moment, for almost nothing, how much of a card is free. `merge` joins them by bus address.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from assistant.errors import LoadError, from_wire
+from assistant.llama.spec import BackendDevice, DeviceKind
+
+__all__ = [
+    "Card",
+    "Device",
+    "DeviceKind",
+    "HostMemory",
+    "ProcessMemory",
+    "ask_backend",
+    "merge",
+    "normal_bus_id",
+]
+
+_ASK_LIMIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One place for tensors.
+
+    Attributes:
+        name: ggml's name of it: "CUDA0", "Vulkan0"; "CPU" for host memory.
+        free_bytes: what may be taken now, after all that other programs hold.
+    """
+
+    name: str
+    kind: DeviceKind
+    total_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMemory:
+    """What one process holds of a card; None where the driver does not tell."""
+
+    pid: int
+    used_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A graphics card, or a MIG instance of one, as its driver reports it at one moment.
+
+    Attributes:
+        name: the product, for people.
+        bus_id: PCI address in the kernel's form, "0000:01:00.0"; an instance has its card's.
+        driver: which probe saw it: "nvml" or "amdgpu".
+        processes: who holds it; empty where the driver was not asked or does not tell.
+        instance: number of the MIG instance; -1 for a whole card.
+    """
+
+    name: str
+    bus_id: str
+    driver: str
+    total_bytes: int
+    free_bytes: int
+    processes: tuple[ProcessMemory, ...] = ()
+    instance: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """Host memory at one moment.
+
+    Attributes:
+        total_bytes: of the machine, or of the control group where that is less.
+        available_bytes: what may be taken without swapping or being killed.
+        limited_by: the control group's path where it is what limits; empty otherwise.
+    """
+
+    total_bytes: int
+    available_bytes: int
+    limited_by: str = ""
+
+
+def ask_backend(environment: Mapping[str, str] | None = None) -> tuple[BackendDevice, ...]:
+    """ggml's devices, asked in a child process that ends at once and frees what it took.
+
+    Args:
+        environment: the child's environment; None means this process's own.
+
+    Raises:
+        LoadError: the child died or did not answer.
+    """
+    command = [sys.executable, "-m", "assistant.llama.list_devices"]
+    try:
+        answer = subprocess.run(
+            command,
+            capture_output=True,
+            timeout=_ASK_LIMIT_S,
+            env=dict(os.environ if environment is None else environment),
+            check=False,
+        )
+        if answer.returncode == 0:
+            return msgspec.json.decode(answer.stdout, type=tuple[BackendDevice, ...])
+        refusal = msgspec.json.decode(answer.stdout, type=dict[str, str])
+    except subprocess.TimeoutExpired as error:
+        raise _no_answer(f"it did not answer within {_ASK_LIMIT_S:.0f} s") from error
+    except msgspec.DecodeError as error:
+        raise _no_answer("it died") from error
+    raise from_wire(**refusal)
+
+
+def _no_answer(why: str) -> LoadError:
+    return LoadError(
+        f"llama.cpp cannot list its devices: {why}",
+        subject="llama-cpp-python",
+        advice="Run 'python -m assistant.llama.list_devices' to see what it says",
+    )
+
+
+def normal_bus_id(text: str) -> str:
+    """A PCI address as the kernel writes it; NVML writes the domain with eight digits."""
+    domain, colon, rest = text.lower().partition(":")
+    try:
+        return f"{int(domain, 16):04x}:{rest}" if colon and ":" in rest else text.lower()
+    except ValueError:
+        return text.lower()
+
+
+def merge(
+    backend: Sequence[BackendDevice],
+    cards: Sequence[Card],
+    host: HostMemory,
+    lost: Collection[str] = (),
+) -> tuple[Device, ...]:
+    """What the planner may use now: ggml's graphics devices, then the host.
+
+    A device takes its driver's figures where the driver knows it by bus address, and ggml's own
+    otherwise. Where a card is cut into MIG instances, ggml does not say which one it uses, so the
+    one with the least free memory is assumed.
+
+    Args:
+        lost: bus addresses that a driver knew and no longer shows; they have nothing free.
+    """
+    devices = []
+    for device in backend:
+        if device.kind not in {DeviceKind.GPU, DeviceKind.IGPU}:
+            continue
+        address = normal_bus_id(device.bus_id)
+        seen = [card for card in cards if address and card.bus_id == address]
+        total, free = device.total_bytes, device.free_bytes
+        if seen:
+            card = min(seen, key=lambda card: card.free_bytes)
+            total, free = card.total_bytes, card.free_bytes
+        elif address in lost:
+            free = 0
+        devices.append(Device(device.name, device.kind, total, free))
+    cpu = Device("CPU", DeviceKind.CPU, host.total_bytes, host.available_bytes)
+    return (*devices, cpu)

@@ -1,0 +1,216 @@
+"""The ladder: the planned ways to give memory back, what each frees and costs. Pure.
+
+Every rung is a whole shape of the service, made from the plan before it is needed, so that its
+bytes are known. Each gives up what the ones above it gave up, and more. One goes down to the first
+rung that suffices, never by way of others, and up again as far as the memory that is free then
+allows, once the editor is idle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from assistant.llama.spec import LoadSpec
+
+DROP = "drop"
+"""The rung that forgets idle sequences: it frees cells, not bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One shape of the service.
+
+    Attributes:
+        name: stable, for settings and statistics.
+        says: what is given up against the rung above, for a person.
+        spec: how it is loaded; None where nothing is.
+        holds: bytes on each device while standing here.
+        pause_s: how long going here from the rung above is expected to take.
+        reload: whether the weights are read again, not only the context made anew.
+    """
+
+    name: str
+    says: str
+    spec: LoadSpec | None
+    holds: Mapping[str, int]
+    pause_s: float = 0.0
+    reload: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """When to move.
+
+    Attributes:
+        act_share: go down where less than this share of a margin is free.
+        climb_share: after going up at least this share must be free; the distance between the two
+            is what keeps noise from moving anything.
+        idle_s: the editor must be quiet for so long before going up.
+        hold_s: ... and the last move so long ago; doubled for each fall soon after a climb.
+        forbidden: names of rungs never to stand on.
+        pinned: the name of the only rung to stand on; empty for none.
+    """
+
+    act_share: float = 0.5
+    climb_share: float = 0.9
+    idle_s: float = 10.0
+    hold_s: float = 30.0
+    most_hold_s: float = 600.0
+    forbidden: frozenset[str] = frozenset()
+    pinned: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What is so now.
+
+    Attributes:
+        free_bytes, margin_bytes: by device.
+        cells_short: KV cells wanted by waiting requests beyond those that are free.
+        idle_s: since the last request.
+    """
+
+    free_bytes: Mapping[str, int]
+    margin_bytes: Mapping[str, int]
+    cells_short: int = 0
+    idle_s: float = 0.0
+
+    def share(self, device: str, extra: int = 0) -> float:
+        margin = self.margin_bytes.get(device, 0)
+        left = self.free_bytes.get(device, 0) + extra
+        return left / margin if margin > 0 else (float("inf") if left >= 0 else -1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where one stands, and what is remembered of the moves.
+
+    `hold_s` is how long to wait before the next climb; it grows with falls after climbs.
+    """
+
+    rung: int = 0
+    since_s: float = float("-inf")
+    climbed: bool = False
+    hold_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Go to `rung`, because of `reason` (for a person)."""
+
+    rung: int
+    reason: str
+
+
+def choose(
+    ladder: Sequence[Rung],
+    standing: Standing,
+    situation: Situation,
+    now_s: float,
+    rules: Rules = Rules(),
+) -> Move | None:
+    """The next move; None to stay."""
+    allowed = tuple(i for i, rung in enumerate(ladder) if _allowed(rung, rules))
+    if not allowed:
+        return None
+    if rules.pinned or standing.rung not in allowed:
+        target = min(allowed, key=lambda i: (abs(i - standing.rung), -i))
+        return None if target == standing.rung else Move(target, "an operator wishes it")
+    view = _View(ladder, standing, situation, allowed, rules)
+    if short := [name for name in view.devices if situation.share(name) < rules.act_share]:
+        return _down(view, short)
+    if situation.cells_short > 0:
+        return _drop(view)
+    return _up(view, now_s)
+
+
+def moved(standing: Standing, move: Move, now_s: float, rules: Rules = Rules()) -> Standing:
+    """The standing after a move that was made."""
+    down = move.rung > standing.rung
+    hold = standing.hold_s or rules.hold_s
+    if down and standing.climbed:
+        hold = min(hold * 2, rules.most_hold_s)
+    elif not down and move.rung == 0 and now_s - standing.since_s > rules.most_hold_s:
+        hold = rules.hold_s
+    return Standing(rung=move.rung, since_s=now_s, climbed=not down, hold_s=hold)
+
+
+def safer(ladder: Sequence[Rung], rung: int, rules: Rules = Rules()) -> int | None:
+    """The next rung down that loads something else, as after a death; None where there is none."""
+    for index in range(rung + 1, len(ladder)):
+        spec = ladder[index].spec
+        if spec is not None and spec != ladder[rung].spec and _allowed(ladder[index], rules):
+            return index
+    return None
+
+
+def _allowed(rung: Rung, rules: Rules) -> bool:
+    return rung.name not in rules.forbidden and rules.pinned in {"", rung.name}
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """All that a move is decided on."""
+
+    ladder: Sequence[Rung]
+    standing: Standing
+    situation: Situation
+    allowed: tuple[int, ...]
+    rules: Rules
+
+    @property
+    def devices(self) -> list[str]:
+        return sorted({device for rung in self.ladder for device in rung.holds})
+
+    def gain(self, there: int, device: str) -> int:
+        """Bytes that come free on a device by going to a rung; negative if more is taken."""
+        here = self.ladder[self.standing.rung]
+        return here.holds.get(device, 0) - self.ladder[there].holds.get(device, 0)
+
+    def share_after(self, there: int, device: str) -> float:
+        return self.situation.share(device, self.gain(there, device))
+
+
+def _down(view: _View, short: Sequence[str]) -> Move | None:
+    """The first rung below that leaves what a climb would want; else the first that ends the need;
+    else the one that relieves most. Nothing is unloaded where another rung ends the need.
+    """
+    rules, situation = view.rules, view.situation
+    worst = min(short, key=situation.share)
+    reason = f"{worst} has {max(situation.free_bytes.get(worst, 0), 0) >> 20} MiB free"
+    below = [index for index in view.allowed if index > view.standing.rung]
+    serving = [index for index in below if view.ladder[index].spec is not None]
+    for wanted in (rules.climb_share, rules.act_share):
+        goals = {name: wanted if name in short else rules.act_share for name in view.devices}
+        for index in serving:
+            if all(view.share_after(index, name) >= goal for name, goal in goals.items()):
+                return Move(index, reason)
+    relieving = [index for index in below if view.gain(index, worst) > 0]
+    if not relieving:
+        return None
+    scarcest = {i: min(view.share_after(i, name) for name in view.devices) for i in relieving}
+    return Move(max(relieving, key=scarcest.__getitem__), reason)
+
+
+def _drop(view: _View) -> Move | None:
+    """Cells are short, not bytes: forgetting idle sequences is all that helps."""
+    wanted = [i for i in view.allowed if view.ladder[i].name == DROP and i > view.standing.rung]
+    reason = f"{view.situation.cells_short} more cells are wanted than are free"
+    return Move(wanted[0], reason) if wanted else None
+
+
+def _up(view: _View, now_s: float) -> Move | None:
+    """As far up as fits, once the editor is idle; at once where nothing is loaded at all."""
+    rules, standing = view.rules, view.standing
+    hold_s = standing.hold_s or rules.hold_s
+    serving = view.ladder[standing.rung].spec is not None
+    if (serving or hold_s > rules.hold_s) and now_s - standing.since_s < hold_s:
+        return None
+    if serving and view.situation.idle_s < rules.idle_s:
+        return None
+    for index in (i for i in view.allowed if i < standing.rung):
+        shares = [view.share_after(index, name) for name in view.devices]
+        if min(shares, default=1.0) >= rules.climb_share:
+            return Move(index, "the memory has come back")
+    return None

@@ -1,0 +1,1 @@
+"""Models: the catalogue, downloads, the starter model, vocabularies and families."""

@@ -1,0 +1,148 @@
+"""Which fill-in-the-middle layout a model wants, read from its vocabulary.
+
+The families are data (`families.toml`). The tokens in the vocabulary decide, because converters
+keep those while they lose names and change architectures.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import tomllib
+from collections.abc import Container
+from importlib import resources
+
+import msgspec
+
+from assistant.memory.gguf import Header, StringArray
+from assistant.models.vocabulary import Vocabulary
+from context.types import CursorKind, FimLayout, Part
+
+PLAIN = "plain"
+"""Family of models without fill-in-the-middle: the text before the cursor, continued."""
+
+
+class _Orders(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    line_start: tuple[Part, ...]
+    mid_line: tuple[Part, ...]
+
+
+class _Family(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: str
+    names: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ()
+    documented: bool = True
+    tokens: dict[Part, str]
+    line_start: tuple[Part, ...]
+    mid_line: tuple[Part, ...]
+    stop: tuple[str, ...]
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    encoders: frozenset[str]
+    plain: _Orders
+    family: tuple[_Family, ...]
+
+
+@functools.cache
+def _table() -> _Table:
+    text = resources.files("assistant.models").joinpath("families.toml").read_text("utf-8")
+    table = msgspec.convert(tomllib.loads(text), _Table)
+    names = [family.name for family in table.family]
+    if len(set(names)) < len(names) or PLAIN in names:
+        raise ValueError("families.toml names a family twice")
+    return table
+
+
+def layout_for(model: Header | Vocabulary) -> FimLayout | None:
+    """The layout for a model, or None where it cannot complete text (encoders, no vocabulary).
+
+    A model whose vocabulary has no family's tokens gets the layout of family `PLAIN`.
+    """
+    if model.architecture in _table().encoders:
+        return None
+    known = _special_texts(model)
+    if known is None:
+        return None
+    family = _best(known, model.name, model.architecture)
+    return _layout(family, known) if family else _plain(known)
+
+
+def layout_named(model_name: str) -> FimLayout:
+    """The layout by a model's name alone, for engines that tell nothing else.
+
+    A family's name gives exactly that family; a name that no family knows gives `PLAIN`.
+    """
+    table = _table()
+    exact = [family for family in table.family if family.name == model_name]
+    best = max(table.family, key=lambda family: _likeness(family, model_name))
+    if not exact and not _likeness(best, model_name):
+        return _plain(None)
+    return _layout(exact[0] if exact else best, None)
+
+
+def family_names() -> list[str]:
+    """Names of all families, `PLAIN` included."""
+    return [*(family.name for family in _table().family), PLAIN]
+
+
+def _best(known: Container[str], name: str, architecture: str) -> _Family | None:
+    fitting = [
+        family
+        for family in _table().family
+        if all(text in known for text in family.tokens.values())
+    ]
+    # max takes the first of equals: the table's order is the last tie-break.
+    return max(
+        fitting,
+        key=lambda family: (_likeness(family, name), architecture in family.architectures),
+        default=None,
+    )
+
+
+def _likeness(family: _Family, name: str) -> int:
+    """How many letters of the family's own are in the model's name; 0 where none of its names."""
+    squeezed = _squeeze(name)
+    names = (_squeeze(part) for part in family.names)
+    return max((len(part) for part in names if part in squeezed), default=0)
+
+
+def _squeeze(name: str) -> str:
+    """Names are spelt with dots, hyphens, underscores and spaces at will."""
+    return re.sub(r"[-_. ]", "", name.lower())
+
+
+def _layout(family: _Family, known: Container[str] | None) -> FimLayout:
+    return FimLayout(
+        family=family.name,
+        tokens=dict(family.tokens),
+        order={
+            CursorKind.LINE_START: family.line_start,
+            CursorKind.MID_LINE: family.mid_line,
+        },
+        stop=tuple(text for text in family.stop if known is None or text in known),
+    )
+
+
+def _plain(known: Container[str] | None) -> FimLayout:
+    plain = _table().plain
+    ends = dict.fromkeys(text for family in _table().family for text in family.stop)
+    return FimLayout(
+        family=PLAIN,
+        tokens={},
+        order={
+            CursorKind.LINE_START: plain.line_start,
+            CursorKind.MID_LINE: plain.mid_line,
+        },
+        stop=tuple(text for text in ends if known is not None and text in known),
+    )
+
+
+def _special_texts(model: Header | Vocabulary) -> Container[str] | None:
+    if isinstance(model, Vocabulary):
+        return model.special
+    tokens = model.metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, StringArray) or not len(tokens):
+        return None
+    # The FIM tokens stand in no other place than among the tokens, so any token's text will do.
+    return frozenset(tokens)

@@ -1,0 +1,237 @@
+"""Fetching one file over HTTP, into a partial file that a later try goes on with.
+
+The bytes are not trusted: what is fetched is never longer than it should be, and the caller
+compares the hash before the file gets its name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+
+from assistant.errors import DownloadError
+from assistant.memory.remote import endpoint
+from assistant.models.storage import Advance, disk_errors
+
+_CONNECT_SECONDS = 6.0
+_READ_SECONDS = 60.0
+_PARALLEL = 4
+_TRIES = 6  # without a single new byte in between
+_BUSY = {429, 500, 502, 503, 504}
+_Item = TypeVar("_Item")
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file to fetch. `size_bytes` 0 means unknown."""
+
+    url: str
+    size_bytes: int
+
+
+def open_client(
+    certificates: str | None = None, proxy: str | None = None, connect_s: float = _CONNECT_SECONDS
+) -> httpx.Client:
+    """A client that follows redirects and the environment's proxies and certificates.
+
+    `HF_TOKEN` goes to Hugging Face alone, not to the storage that it redirects to.
+
+    Raises:
+        DownloadError: the certificates or the proxy's address cannot be used.
+    """
+    try:
+        verify: ssl.SSLContext | bool = (
+            ssl.create_default_context(cafile=certificates) if certificates else True
+        )
+        return httpx.Client(
+            follow_redirects=True,
+            timeout=httpx.Timeout(_READ_SECONDS, connect=connect_s),
+            verify=verify,
+            proxy=proxy,
+            auth=_authorise,
+            headers={"User-Agent": "underkeel", "Accept-Encoding": "identity"},
+        )
+    except (OSError, ValueError, httpx.InvalidURL) as error:
+        raise DownloadError(
+            f"the certificates or the proxy cannot be used ({error})",
+            subject=certificates or proxy or "",
+            advice="Mend pip's or the environment's settings for them",
+        ) from error
+
+
+def _authorise(request: httpx.Request) -> httpx.Request:
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if token and str(request.url).startswith(endpoint() + "/"):
+        request.headers["Authorization"] = f"Bearer {token}"
+    return request
+
+
+class _BusyError(Exception):
+    """The server says that a later try may succeed."""
+
+
+class Cancelled(Exception):  # noqa: N818  # not an error: another part failed, this one stops
+    """A fetch was stopped through its event."""
+
+
+def fetch(
+    client: httpx.Client,
+    file: RemoteFile,
+    partial: Path,
+    advance: Advance,
+    stop: threading.Event | None = None,
+) -> None:
+    """Fetch `file` into `partial`, going on where an earlier try ended.
+
+    `advance` is told of bytes already there too, and of a negative number where the server made
+    the fetch begin anew.
+
+    Raises:
+        DownloadError: the server refuses, sends other sizes than promised, or stays silent.
+        Cancelled: `stop` was set.
+    """
+    have = _length(partial)
+    if file.size_bytes and have > file.size_bytes:
+        with disk_errors(partial):
+            partial.unlink()
+        have = 0
+    advance(have)
+    tries = 0
+    while not file.size_bytes or have < file.size_bytes:
+        before = have
+        try:
+            ended = _go_on(client, file, partial, advance, stop)
+            have = _length(partial)
+            if ended and have >= file.size_bytes:
+                return
+            reason = "the connection ended early"
+        except httpx.ConnectError as error:
+            raise _failed(file.url, f"no connection ({error})") from error
+        except httpx.ConnectTimeout as error:
+            raise _failed(file.url, "no answer to the attempt to connect") from error
+        except (httpx.TransportError, _BusyError) as error:
+            reason = str(error) or type(error).__name__
+            have = _length(partial)
+        except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
+            raise _failed(file.url, str(error)) from error
+        tries = 0 if have > before else tries + 1
+        if tries >= _TRIES:
+            raise _failed(file.url, f"gave up after {tries} tries ({reason})")
+        if tries and not (stop and stop.is_set()):
+            time.sleep(min(0.1 * 2**tries, 5.0))
+
+
+def _go_on(
+    client: httpx.Client,
+    file: RemoteFile,
+    partial: Path,
+    advance: Advance,
+    stop: threading.Event | None,
+) -> bool:
+    """One request. False where what lies here had to be thrown away first."""
+    have = _length(partial)
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    with client.stream("GET", file.url, headers=headers) as response:
+        if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and have:
+            with disk_errors(partial):  # what lies here is no part of that file
+                partial.unlink()
+            advance(-have)
+            return False
+        _check_status(file, response)
+        start = _start_of(file, response, have)
+        if start < have:
+            advance(start - have)
+        with disk_errors(partial), partial.open("r+b" if start else "wb") as out:
+            out.seek(start)
+            out.truncate()
+            length = start
+            for chunk in response.iter_raw():
+                if stop and stop.is_set():
+                    raise Cancelled
+                length += len(chunk)
+                if file.size_bytes and length > file.size_bytes:
+                    raise _failed(file.url, f"more came than the {file.size_bytes} bytes promised")
+                out.write(chunk)
+                advance(len(chunk))
+        return True
+
+
+def _length(partial: Path) -> int:
+    with disk_errors(partial):
+        return partial.stat().st_size if partial.exists() else 0
+
+
+def _start_of(file: RemoteFile, response: httpx.Response, have: int) -> int:
+    """Where the body begins in the file: at `have`, or at 0 where the server knows no ranges."""
+    if response.status_code != httpx.codes.PARTIAL_CONTENT:
+        return 0
+    match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    total = match and match[3]
+    if not match or int(match[1]) != have:
+        raise _failed(file.url, "the server answered with another range than was asked for")
+    if file.size_bytes and total not in {"*", str(file.size_bytes)}:
+        raise _failed(file.url, f"the file there has {total} bytes, not {file.size_bytes}")
+    return have
+
+
+def _check_status(file: RemoteFile, response: httpx.Response) -> None:
+    if response.is_success:
+        return
+    if response.status_code in _BUSY:
+        raise _BusyError(f"the server answers {response.status_code}")
+    advice = {
+        401: "Log in (HF_TOKEN for Hugging Face), or accept the model's terms there",
+        403: "Log in (HF_TOKEN for Hugging Face), or accept the model's terms there",
+        404: "Check the name, the revision and the file's path",
+    }.get(response.status_code, "Try again later, or another source with --from")
+    raise DownloadError(
+        f"the server answers {response.status_code} {response.reason_phrase}".rstrip(),
+        subject=shown(file.url),
+        advice=advice,
+    )
+
+
+def _failed(url: str, why: str) -> DownloadError:
+    return DownloadError(
+        f"the file could not be fetched: {why}",
+        subject=shown(url),
+        advice="What came is kept: pull again to go on, or from another source with --from",
+    )
+
+
+def shown(url: str) -> str:
+    """The URL without a password or a signature."""
+    try:
+        parts = httpx.URL(url)
+    except httpx.InvalidURL:
+        return url
+    return str(parts.copy_with(userinfo=b"", query=None, fragment=None))
+
+
+def side_by_side(
+    items: Sequence[_Item], get: Callable[[_Item, threading.Event], Path]
+) -> Iterator[tuple[_Item, Path]]:
+    """`get` for several items at once; yields them in order as they are done.
+
+    The first error stops the others, which keep what they have fetched, and is raised.
+    """
+    stop = threading.Event()
+    with ThreadPoolExecutor(_PARALLEL, thread_name_prefix="pull") as pool:
+        futures = [pool.submit(get, item, stop) for item in items]
+        try:
+            for item, future in zip(items, futures, strict=True):
+                yield item, future.result()
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,200 @@
+"""What a name outside the catalogue would bring: files on Hugging Face, or at any URL.
+
+Names are those of `assistant.memory.remote`: `owner/name`, `owner/name:Q4_K_M`,
+`owner/name/file.gguf`, `https://...`. A repository is pinned to its present commit before anything
+is fetched, and its own list of SHA-256 says what must come.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, unquote, urlsplit
+
+import httpx
+import msgspec
+
+from assistant.errors import DownloadError, ModelError
+from assistant.memory.remote import choose_file, endpoint, split_name
+from assistant.models.catalogue import SPLIT_NAME, model_name
+from assistant.models.fetch import RemoteFile, shown
+
+_MAX_LISTING_BYTES = 16 << 20
+_MAX_PARTS = 1000
+_PLAIN_NAME = re.compile(r"^[\w.+-]{1,200}\.gguf$")
+
+
+@dataclass(frozen=True)
+class WantedFile:
+    """One file to fetch, and its name in the models folder. `sha256` is empty where unknown.
+
+    `validator` is the server's ETag: it tells whether an unfinished file is still the same one.
+    """
+
+    remote: RemoteFile
+    file: str
+    sha256: str
+    validator: str = ""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A model to fetch.
+
+    Attributes:
+        name: what it will be called here.
+        origin: where it comes from, for a person: repository and commit, or URL.
+        url: its first file, whose header tells what the model is.
+    """
+
+    name: str
+    origin: str
+    url: str
+    files: tuple[WantedFile, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.remote.size_bytes for file in self.files)
+
+
+def find_wanted(name: str, client: httpx.Client) -> Wanted:
+    """What `name` means, asked of the server; nothing is fetched yet.
+
+    Raises:
+        ModelError: the repository has no such GGUF, or the file's name cannot be used here.
+        DownloadError: the server does not answer.
+    """
+    repository, path, quantisation = split_name(name)
+    if repository:
+        return _in_repository(repository, path, quantisation, client)
+    return _at_url(name, client)
+
+
+class _Blob(msgspec.Struct):
+    sha256: str = ""
+
+
+class _Sibling(msgspec.Struct):
+    rfilename: str
+    size: int = 0
+    lfs: _Blob | None = None
+
+
+class _Repository(msgspec.Struct):
+    """The part of Hugging Face's answer about a repository that is needed."""
+
+    sha: str
+    siblings: tuple[_Sibling, ...] = ()
+
+
+def _in_repository(repository: str, path: str, quantisation: str, client: httpx.Client) -> Wanted:
+    url = f"{endpoint()}/api/models/{quote(repository)}?blobs=true"
+    listing = _listing(client, url, repository)
+    known = {sibling.rfilename: sibling for sibling in listing.siblings}
+    first = path or choose_file(list(known), quantisation, repository)
+    siblings = []
+    for part in _parts(first):
+        if part not in known:
+            raise ModelError(
+                f"the repository has no {part}",
+                subject=repository,
+                advice="Its GGUFs: " + ", ".join(item for item in known if item.endswith(".gguf")),
+            )
+        siblings.append(known[part])
+    base = f"{endpoint()}/{repository}/resolve/{listing.sha}"
+    files = tuple(
+        WantedFile(
+            RemoteFile(f"{base}/{quote(item.rfilename)}", item.size),
+            local_name(item.rfilename),
+            item.lfs.sha256 if item.lfs else "",
+        )
+        for item in siblings
+    )
+    origin = f"{repository}@{listing.sha[:12]}"
+    return Wanted(model_name(files[0].file), origin, files[0].remote.url, files)
+
+
+def _listing(client: httpx.Client, url: str, repository: str) -> _Repository:
+    try:
+        with client.stream("GET", url) as response:
+            if not response.is_success:
+                raise DownloadError(
+                    f"the repository cannot be listed (status {response.status_code})",
+                    subject=repository,
+                    advice="Check its name; for a private one set HF_TOKEN",
+                )
+            body = bytearray()
+            for piece in response.iter_bytes():
+                body += piece
+                if len(body) > _MAX_LISTING_BYTES:
+                    raise DownloadError("the repository's listing is too long", subject=repository)
+        return msgspec.json.decode(bytes(body), type=_Repository)
+    except (httpx.HTTPError, httpx.InvalidURL, msgspec.DecodeError) as error:
+        raise DownloadError(
+            f"the repository cannot be listed ({str(error) or type(error).__name__})",
+            subject=repository,
+            advice="Check the connection, or name a file on this machine",
+        ) from error
+
+
+def _at_url(url: str, client: httpx.Client) -> Wanted:
+    files = []
+    for address in _parts(url):
+        name = local_name(unquote(urlsplit(address).path))
+        size, validator = _facts(client, address)
+        files.append(WantedFile(RemoteFile(address, size), name, "", validator))
+    return Wanted(model_name(files[0].file), shown(url), url, tuple(files))
+
+
+def _facts(client: httpx.Client, url: str) -> tuple[int, str]:
+    """Size and ETag of a file: the head of the answer to a plain request, which is then left."""
+    try:
+        with client.stream("GET", url) as response:
+            if not response.is_success:
+                raise DownloadError(
+                    f"the server answers {response.status_code}",
+                    subject=shown(url),
+                    advice="Check the address",
+                )
+            length = response.headers.get("Content-Length", "")
+            if not length.isdigit() or not int(length):
+                raise DownloadError(
+                    "the server does not say how long the file is",
+                    subject=shown(url),
+                    advice="Fetch it by other means, and name its path",
+                )
+            return int(length), response.headers.get("ETag", "")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise DownloadError(
+            f"the server cannot be reached ({str(error) or type(error).__name__})",
+            subject=shown(url),
+            advice="Check the address and the connection",
+        ) from error
+
+
+def _parts(first: str) -> list[str]:
+    """All files of a split model, from any one of them."""
+    address, mark, query = first.partition("?")
+    match = SPLIT_NAME.match(address)
+    if match is None:
+        return [first]
+    count = int(match["count"])
+    stem = match["stem"]
+    return [
+        f"{stem}-{part:05}-of-{count:05}.gguf{mark}{query}"
+        for part in range(1, min(count, 999) + 1)
+    ]
+
+
+def local_name(path: str) -> str:
+    """The file's name in the models folder.
+
+    Raises:
+        ModelError: it is no name of a GGUF, or one that could lead elsewhere.
+    """
+    name = path.rpartition("/")[2]
+    if not _PLAIN_NAME.match(name) or name.startswith("."):
+        raise ModelError(
+            "this is not the name of a GGUF file", subject=name or path, advice="Name a .gguf file"
+        )
+    return name

@@ -1,0 +1,106 @@
+"""Where Underkeel keeps things: settings, models, caches, logs, and the private socket.
+
+Every place follows the platform's conventions (platformdirs). `UNDERKEEL_HOME` moves all of them
+under one folder, which tests, demos and portable installations use.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import platformdirs
+
+from assistant.errors import DaemonError
+
+_APP = "underkeel"
+_SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 108 bytes on Linux and 104 on macOS
+
+
+def _home() -> Path | None:
+    home = os.environ.get("UNDERKEEL_HOME")
+    return Path(home).expanduser().absolute() if home else None
+
+
+def config_file() -> Path:
+    home = _home()
+    return (home or platformdirs.user_config_path(_APP)) / "config.toml"
+
+
+def models_dir() -> Path:
+    """Where pulled models lie. `UNDERKEEL_MODELS` moves only this folder."""
+    models = os.environ.get("UNDERKEEL_MODELS")
+    if models:
+        return Path(models).expanduser().absolute()
+    home = _home()
+    return (home or platformdirs.user_data_path(_APP)) / "models"
+
+
+def cache_dir() -> Path:
+    home = _home()
+    return home / "cache" if home else platformdirs.user_cache_path(_APP)
+
+
+def state_dir() -> Path:
+    home = _home()
+    return home / "state" if home else platformdirs.user_state_path(_APP)
+
+
+def log_file() -> Path:
+    return state_dir() / "daemon.log"
+
+
+def runtime_dir() -> Path:
+    """The private folder of the socket and the lock, made with mode 0700.
+
+    Raises:
+        DaemonError: it belongs to somebody else, others may enter it, or it is not a folder.
+    """
+    home = _home()
+    folder = home / "run" if home else platformdirs.user_runtime_path(_APP)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise DaemonError(
+            f"the socket folder cannot be made ({error.strerror})",
+            subject=str(folder),
+            advice="Set UNDERKEEL_HOME to a folder that you own",
+        ) from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise DaemonError(
+            "this is not a folder, so the socket cannot live in it",
+            subject=str(folder),
+            advice="Remove it, or set UNDERKEEL_HOME to a folder that you own",
+        )
+    if hasattr(os, "getuid"):
+        if status.st_uid != os.getuid():
+            raise DaemonError(
+                f"the socket folder belongs to user {status.st_uid}, not to you",
+                subject=str(folder),
+                advice="Do not trust it; set UNDERKEEL_HOME to a folder that you own",
+            )
+        if status.st_mode & 0o077:
+            raise DaemonError(
+                f"others may enter the socket folder (mode {stat.S_IMODE(status.st_mode):04o})",
+                subject=str(folder),
+                advice=f"Run: chmod 700 {folder}",
+            )
+    return folder
+
+
+def socket_path() -> Path:
+    """The daemon's Unix socket.
+
+    Raises:
+        DaemonError: the path is too long for a socket address, or its folder is not private.
+    """
+    path = runtime_dir() / "daemon.sock"
+    if len(os.fsencode(path)) > _SOCKET_PATH_LIMIT:
+        raise DaemonError(
+            f"the path is too long for a socket ({len(os.fsencode(path))} bytes)",
+            subject=str(path),
+            advice="Set UNDERKEEL_HOME to a shorter path",
+        )
+    return path

@@ -1,0 +1,183 @@
+"""What the daemon and its clients say to each other over HTTP: frozen data.
+
+The shapes are llama-server's where it has them; fields of our own stand beside them. Times are
+milliseconds, sizes bytes, token counts tokens.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from assistant.engine.types import EngineStats, ModelInfo, Priority, StopReason, Timings
+from assistant.errors import UnderkeelError, from_wire
+from assistant.memory.budget import BudgetNow
+
+__all__ = [
+    "BudgetNow",
+    "ChatMessage",
+    "CompletionChunk",
+    "CompletionRequest",
+    "DeviceNow",
+    "ErrorNow",
+    "Props",
+    "RungNow",
+    "ServiceState",
+    "Status",
+]
+
+
+class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of POST /completion as the client writes it.
+
+    Attributes:
+        prompt: token ids, or text. As in llama-server, control tokens written in a text are read
+            as such; so send what a person wrote as ids.
+        n_predict: most tokens to generate; 0 only evaluates the prompt.
+        document, priority, must_start_with: see `assistant.engine.types.GenerateRequest`.
+        t_max_predict_ms: ends the generation with what there is; 0 means no limit.
+        budget_tokens: the budget the prompt was built under; 0 where it is unknown.
+    """
+
+    prompt: str | tuple[int, ...]
+    n_predict: int
+    temperature: float = 0.0
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    document: str = ""
+    priority: Priority = Priority.INTERACTIVE
+    must_start_with: str = ""
+    t_max_predict_ms: int = 0
+    cache_prompt: bool = True
+    budget_tokens: int = 0
+
+
+class CompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of an answer; the last one has `stop` set, a reason, timings and the budget."""
+
+    content: str
+    stop: bool = False
+    stop_reason: StopReason | None = None
+    timings: Timings | None = None
+    budget: BudgetNow | None = None
+
+
+class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """One turn of a conversation; `role` is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+class ServiceState(StrEnum):
+    """Where the daemon stands with its model.
+
+    `loading` covers reloads; `released` gave its memory back and returns with the next request;
+    `failed` waits for the cause to be mended and a new load to be asked for.
+    """
+
+    LOADING = "loading"
+    READY = "ready"
+    RELEASED = "released"
+    FAILED = "failed"
+    STOPPING = "stopping"
+
+
+class ErrorNow(msgspec.Struct, frozen=True, kw_only=True):
+    """An `UnderkeelError` as it crosses the socket."""
+
+    code: str
+    message: str
+    subject: str = ""
+    advice: str = ""
+
+    @classmethod
+    def of(cls, error: UnderkeelError) -> ErrorNow:
+        return cls(
+            code=error.code, message=error.message, subject=error.subject, advice=error.advice
+        )
+
+    def rebuild(self) -> UnderkeelError:
+        return from_wire(self.code, self.message, self.subject, self.advice)
+
+
+class Props(msgspec.Struct, frozen=True, kw_only=True):
+    """What is served and under which limits."""
+
+    model: ModelInfo
+    n_slots: int = 1
+    budget: BudgetNow | None = None
+
+
+class DeviceNow(msgspec.Struct, frozen=True, kw_only=True):
+    """One device's memory at this moment.
+
+    Attributes:
+        name: ggml's name of it ("CUDA0"); "CPU" for host memory.
+        ours_bytes: what the served model holds of it, as llama.cpp counts; 0 where it is released.
+        margin_bytes: what the plan wishes to stay free.
+        lost: the driver has seen it and does not see it now.
+    """
+
+    name: str
+    total_bytes: int
+    free_bytes: int
+    ours_bytes: int = 0
+    margin_bytes: int = 0
+    lost: bool = False
+
+
+class RungNow(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the service stands on the ladder of giving memory back.
+
+    Attributes:
+        index: 0 is the whole plan; `of` rungs in all.
+        name, says: of the rung: its stable name, and what is given up there, for a person.
+        reason: why the last move was made.
+        moves: how many were made since the daemon started.
+    """
+
+    index: int
+    of: int
+    name: str
+    says: str = ""
+    reason: str = ""
+    moves: int = 0
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /underkeel/status: everything a person or an editor's status line may want.
+
+    Attributes:
+        state, stage, progress: where the service stands; `progress` is 0 to 1 while loading.
+        error: why the last load failed, or None.
+        in_flight: requests admitted and not yet answered; max_waiting: the most of them.
+        deaths: how often the worker ended by itself since the daemon started.
+        devices: those that the plan uses, host memory last.
+        load: what the last load took on each device against its plan, in words;
+            `load_error_percent` is positive where more was taken.
+    """
+
+    version: str
+    pid: int
+    uptime_s: float
+    state: ServiceState
+    stage: str = ""
+    progress: float = 0.0
+    error: ErrorNow | None = None
+    model: ModelInfo | None = None
+    stats: EngineStats | None = None
+    budget: BudgetNow | None = None
+    in_flight: int = 0
+    max_waiting: int = 0
+    deaths: int = 0
+    devices: tuple[DeviceNow, ...] = ()
+    rung: RungNow | None = None
+    load: tuple[str, ...] = ()
+    load_error_percent: float | None = None
+    socket: str = ""
+    log: str = ""

@@ -1,0 +1,41 @@
+"""Turns a document, a cursor, a workspace and a budget into the best prompt that fits. Pure."""
+
+from __future__ import annotations
+
+from context.document import Document
+from context.explain import Explanation, Passage, Topic
+from context.index import Index, Progress, Report
+from context.pack import Shares
+from context.types import (
+    Cursor,
+    CursorKind,
+    FimLayout,
+    Part,
+    Prompt,
+    Section,
+    TokenCounter,
+)
+from context.walk import Limits
+from context.window import window
+from context.workspace import Workspace
+
+__all__ = [
+    "Cursor",
+    "CursorKind",
+    "Document",
+    "Explanation",
+    "FimLayout",
+    "Index",
+    "Limits",
+    "Part",
+    "Passage",
+    "Progress",
+    "Prompt",
+    "Report",
+    "Section",
+    "Shares",
+    "TokenCounter",
+    "Topic",
+    "Workspace",
+    "window",
+]

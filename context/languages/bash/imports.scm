@@ -1,0 +1,2 @@
+((command name: (command_name (word) @source) argument: (_) @module) @import
+  (#any-of? @source "source" "."))

@@ -1,0 +1,3 @@
+(preproc_include path: (string_literal (string_content) @module)) @import
+(preproc_include path: (system_lib_string) @module) @import
+(using_declaration) @import

@@ -1,0 +1,4 @@
+((function_declaration name: (identifier) @name body: (block) @main) (#eq? @name "main"))
+(method_declaration
+  name: (field_identifier)
+  body: (block "{" . (statement_list . (return_statement (expression_list . (selector_expression) .)) .) . "}") @accessor)

@@ -1,0 +1,2 @@
+((comment) @doc (#match? @doc "^/\\*\\*"))
+((comment) @comment (#not-match? @comment "^/\\*\\*"))

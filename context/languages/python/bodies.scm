@@ -1,0 +1,3 @@
+(function_definition body: (block) @body)
+[(list) (dictionary) (set) (tuple)] @literal
+(string_content) @text

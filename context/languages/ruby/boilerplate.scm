@@ -1,0 +1,2 @@
+((if condition: (binary left: (_) @left) consequence: (then) @main) (#eq? @left "__FILE__"))
+(method body: (body_statement . (instance_variable) .) @accessor)

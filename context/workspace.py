@@ -1,0 +1,284 @@
+"""The workspace: open documents, the index of the others, and prompts for a cursor.
+
+How a language server uses it:
+
+    workspace = Workspace(roots, counter, layout, control, store=cache / "index.db")
+    threading.Thread(target=workspace.index.refresh, args=(report,)).start()   # or watch.keep
+    document = workspace.open(path, text)                  # didOpen
+    document.edit(start_byte, old_stop_byte, new_text)     # didChange, each range in turn
+    prompt = workspace.prompt(document, cursor_byte, budget_tokens)            # a keystroke
+    prompt = workspace.prompt(document, cursor_byte, budget_tokens, rest=True) # the cursor rests
+    workspace.visited(document, start_byte, stop_byte)     # the cursor left this region
+    workspace.saved(document)                              # didSave
+
+A keystroke that keeps the head costs a fraction of a millisecond; one that builds a new head costs
+tens of milliseconds in a large file (a parse of what changed, an outline, look-ups in the index).
+All calls come from one thread; the index may be refreshed in another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from context.document import Document
+from context.encoder import Encoder
+from context.explain import Explanation, explain
+from context.head import Builder, Head, Reason, room_for, verdict
+from context.index import Index
+from context.layout import assemble, control_ids, order_of
+from context.pack import Shares
+from context.recent import MAX_REGION_CHARS, Recent, Region
+from context.secrecy import is_secret, masked
+from context.text import byte_offset, char_offset, cursor_kind, line_end, line_start
+from context.types import CursorKind, FimLayout, Part, Prompt, Section, TokenCounter
+from context.walk import Limits
+from context.window import prefix_window, suffix_window, window
+
+
+@dataclass
+class _Session:
+    """What is remembered of one document between prompts."""
+
+    head: Head | None = None
+    jumped_at: int | None = None
+    cursor: int = 0
+    edited_chars: int = 0
+    reason: Reason = Reason.FIRST
+
+
+class Workspace:
+    """Builds prompts from open documents and the index of the workspace.
+
+    Args:
+        roots: the workspace's folders; may be none.
+        counter, layout, control: of the model, see `use_model`.
+        store: where the index is kept between sessions; None keeps it in memory.
+        excludes: the user's own patterns of files that are never read, in .gitignore's form.
+
+    Raises:
+        ValueError: `control` lacks a token of `layout`.
+    """
+
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        counter: TokenCounter,
+        layout: FimLayout,
+        control: Mapping[str, int],
+        *,
+        store: Path | None = None,
+        limits: Limits | None = None,
+        excludes: Sequence[str] = (),
+        shares: Shares | None = None,
+    ) -> None:
+        self.index = Index(roots, store, limits=limits, excludes=excludes)
+        self.shares = shares or Shares()
+        self.recent = Recent()
+        self.documents: dict[tuple[str, str], Document] = {}
+        self._sessions: dict[tuple[str, str], _Session] = {}
+        self.use_model(counter, layout, control)
+
+    def use_model(
+        self, counter: TokenCounter, layout: FimLayout, control: Mapping[str, int]
+    ) -> None:
+        """Build prompts for this model from now on; heads of another are forgotten.
+
+        Raises:
+            ValueError: `control` lacks a token of `layout`.
+        """
+        control_ids(layout, control)
+        self._encoder = Encoder(counter)
+        self._layout = layout
+        self._control = dict(control)
+        self._builder = Builder(self.index.store, self._encoder, layout, self.shares)
+        self._sessions.clear()
+
+    def open(self, path: Path, text: str) -> Document:
+        """An open document; opened again it takes the new text."""
+        place = self.index.place(path)
+        root, relative = (str(place[0]), place[1]) if place else ("", str(path))
+        known = self.documents.get((root, relative))
+        if known is not None:
+            known.replace(text)
+            return known
+        document = Document(root, relative, text)
+        self.documents[root, relative] = document
+        return document
+
+    def close(self, document: Document) -> None:
+        """Forget an open document; the index keeps the file as it is on disk."""
+        self.documents.pop((document.root, document.path), None)
+        self._sessions.pop((document.root, document.path), None)
+
+    def saved(self, document: Document) -> None:
+        """Bring the index up to date with a document that was written to disk."""
+        if document.root:
+            self.index.update(Path(document.root, document.path))
+
+    def visited(self, document: Document, start_byte: int, stop_byte: int) -> None:
+        """Note a region that was edited or read: it may be of use elsewhere. Whole lines count."""
+        if is_secret(document.path):
+            return
+        text = document.text
+        start = line_start(text, char_offset(text, start_byte))
+        stop = line_end(text, char_offset(text, max(start_byte, stop_byte)))
+        stop = min(stop, line_end(text, min(start + MAX_REGION_CHARS, len(text))))
+        shown = masked(text[start : min(stop, start + 2 * MAX_REGION_CHARS)])
+        self.recent.add(Region(document.root, document.path, start, shown))
+
+    def prompt(
+        self,
+        document: Document,
+        cursor_byte: int,
+        budget_tokens: int,
+        *,
+        max_answer_tokens: int = 0,
+        rest: bool = False,
+    ) -> Prompt:
+        """The best prompt for a cursor.
+
+        Args:
+            cursor_byte: UTF-8 byte offset in the document, clamped.
+            budget_tokens: most tokens that prompt and answer may take together.
+            max_answer_tokens: of these, kept for the answer; 0 where the budget is the prompt's.
+            rest: the cursor rests here, so a better head is worth its evaluation.
+
+        Returns:
+            A prompt within the budget; an empty one for a file on the list of secrets or where
+            not even control tokens fit, with the reason in `cut`.
+        """
+        text = document.text
+        cursor = char_offset(text, cursor_byte)
+        kind = cursor_kind(text, cursor)
+        if is_secret(document.path):
+            return Prompt(
+                (), (), self._layout, kind, budget_tokens, ("this file may hold secrets",)
+            )
+        room = room_for(self._layout, kind, budget_tokens, max_answer_tokens)
+        if room <= 0:
+            return self._plain(document, cursor, budget_tokens, max_answer_tokens)
+        head = self._head(document, cursor, kind, room, rest)
+        made = self._assembled(document, cursor, kind, head, budget_tokens)
+        if len(made.ids) + max(0, max_answer_tokens) > budget_tokens:
+            return self._plain(document, cursor, budget_tokens, max_answer_tokens)
+        return made
+
+    def head_reason(self, document: Document) -> Reason:
+        """Why the head of the document's last prompt was built or kept."""
+        return self._session(document).reason
+
+    def explain(
+        self,
+        document: Document,
+        start_byte: int,
+        stop_byte: int,
+        budget_tokens: int,
+        *,
+        diagnostic: str = "",
+    ) -> Explanation:
+        """What a model should see to explain a selection: see `context.explain`."""
+        return explain(
+            self.index.store,
+            document,
+            (start_byte, stop_byte),
+            self._encoder,
+            budget_tokens,
+            diagnostic=diagnostic,
+        )
+
+    def _plain(
+        self, document: Document, cursor: int, budget_tokens: int, max_answer_tokens: int
+    ) -> Prompt:
+        at = byte_offset(document.text, cursor)
+        return window(
+            document.text,
+            at,
+            self._layout,
+            self._encoder,
+            self._control,
+            budget_tokens,
+            max_answer_tokens,
+        )
+
+    def _session(self, document: Document) -> _Session:
+        return self._sessions.setdefault((document.root, document.path), _Session())
+
+    def _head(
+        self, document: Document, cursor: int, kind: CursorKind, room: int, rest: bool
+    ) -> Head:
+        session = self._session(document)
+        order = order_of(self._layout, kind)
+        reason = verdict(
+            session.head,
+            document,
+            cursor,
+            room_tokens=room,
+            order=order,
+            encoder=self._encoder,
+            rest=rest,
+            moved_chars=abs(cursor - session.cursor)
+            - (document.edited_chars - session.edited_chars),
+            jumped_at=session.jumped_at,
+        )
+        session.reason = reason
+        session.cursor, session.edited_chars = cursor, document.edited_chars
+        if reason is Reason.KEPT_OVER_JUMP and session.jumped_at is None:
+            session.jumped_at = document.edited_chars
+        if session.head is not None and reason in (Reason.KEPT, Reason.KEPT_OVER_JUMP):
+            return session.head
+        session.head = self._builder.build(
+            document,
+            cursor,
+            kind,
+            room,
+            recent=self.recent.newest(),
+            order=order,
+            reason=reason,
+        )
+        session.jumped_at = None
+        return session.head
+
+    def _assembled(
+        self, document: Document, cursor: int, kind: CursorKind, head: Head, budget_tokens: int
+    ) -> Prompt:
+        text, encoder = document.text, self._encoder
+        start = head.near_start
+        near_tokens = -1
+        if head.continues_to(text, cursor) and cursor - start <= head.rooms.near * 16:
+            near_tokens = encoder.text_count(text[start:cursor])
+        suffix_room = head.rooms.suffix
+        if not 0 <= near_tokens <= head.rooms.near:
+            start = prefix_window(text, cursor, encoder, head.rooms.near_over_jump).start
+            suffix_room = min(suffix_room, head.rooms.suffix_over_jump)
+        suffix = suffix_window(text, cursor, encoder, suffix_room)
+        sections = [*head.repo]
+        if head.far is not None:
+            sections.append(head.far)
+        sections.append(self._section(Part.SUFFIX, text[cursor : suffix.stop], "after the cursor"))
+        sections.append(self._section(Part.PREFIX, text[start:cursor], "before the cursor"))
+        cut = [*head.cut]
+        if suffix.stop < len(text):
+            cut.append(f"{text.count(chr(10), suffix.stop) + 1} lines later in this file")
+        if Part.FAR_PREFIX not in head.order:
+            sections = _merged(sections, encoder)
+        placed, ids = assemble(
+            [one for one in sections if one.text], self._layout, kind, self._control, encoder
+        )
+        return Prompt(placed, ids, self._layout, kind, budget_tokens, tuple(cut))
+
+    def _section(self, part: Part, text: str, reason: str) -> Section:
+        shown = masked(text)
+        return Section(part, shown, self._encoder.text_count(shown), reason)
+
+
+def _merged(sections: list[Section], encoder: Encoder) -> list[Section]:
+    """Far and near prefix as one section, for a layout that knows only one."""
+    far = "".join(one.text for one in sections if one.part is Part.FAR_PREFIX)
+    if not far:
+        return sections
+    near = "".join(one.text for one in sections if one.part is Part.PREFIX)
+    others = [one for one in sections if one.part not in (Part.FAR_PREFIX, Part.PREFIX)]
+    text = far + near
+    return [*others, Section(Part.PREFIX, text, encoder.text_count(text), "before the cursor")]

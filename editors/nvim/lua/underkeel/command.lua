@@ -1,0 +1,186 @@
+--- `:Underkeel`: a table of subcommands, with completion.
+local M = {}
+local H = {}
+
+--- Run `:Underkeel` with what the command line said.
+---
+---@param args table see |nvim_create_user_command()|
+function M.run(args)
+  local name = args.fargs[1] or 'status'
+  local subcommand = H.SUBCOMMANDS[name]
+  if not subcommand then
+    local message = "underkeel: there is no ':Underkeel %s'; known are %s"
+    return vim.notify(message:format(name, table.concat(H.names(), ', ')), vim.log.levels.ERROR)
+  end
+  subcommand.run(vim.list_slice(args.fargs, 2), args)
+end
+
+--- Candidates for the word that is being typed.
+function M.complete(lead, line)
+  local words = vim.split(vim.trim(line:gsub('^.-Underkeel!?', '', 1)), '%s+', { trimempty = true })
+  local first = words[1]
+  local choices = H.names()
+  if first and not (#words == 1 and lead ~= '') then
+    local subcommand = H.SUBCOMMANDS[first]
+    choices = subcommand and subcommand.choices and subcommand.choices() or {}
+  end
+  return vim.tbl_filter(function(choice)
+    return vim.startswith(choice, lead)
+  end, choices)
+end
+
+--- Each subcommand and what it does, for the help and the tests.
+---
+---@return { name: string, does: string }[]
+function M.list()
+  return vim.tbl_map(function(name)
+    return { name = name, does = H.SUBCOMMANDS[name].does }
+  end, H.names())
+end
+
+-- Helpers ---------------------------------------------------------------------------------------
+
+function H.names()
+  local names = vim.tbl_keys(H.SUBCOMMANDS)
+  table.sort(names)
+  return names
+end
+
+function H.filetypes()
+  return vim.fn.getcompletion('', 'filetype')
+end
+
+--- Show lines in a scratch split that q closes.
+function H.show(title, lines)
+  vim.cmd('botright new')
+  local buf = vim.api.nvim_get_current_buf()
+  vim.bo[buf].buftype, vim.bo[buf].bufhidden, vim.bo[buf].swapfile = 'nofile', 'wipe', false
+  vim.api.nvim_buf_set_lines(buf, 0, -1, false, lines)
+  vim.bo[buf].modifiable = false
+  pcall(vim.api.nvim_buf_set_name, buf, 'underkeel://' .. title)
+  vim.api.nvim_win_set_height(0, math.max(3, math.min(#lines, math.floor(vim.o.lines / 2))))
+  vim.keymap.set('n', 'q', '<Cmd>close<CR>', { buffer = buf, nowait = true, desc = 'Close' })
+end
+
+--- The program before `lsp` in config.cmd, so that both are the same installation.
+function H.program()
+  local cmd = vim.deepcopy(require('underkeel').config.cmd)
+  if cmd[#cmd] == 'lsp' then
+    table.remove(cmd)
+    return cmd
+  end
+  return { 'underkeel' }
+end
+
+--- Run a command of the command line and show what it prints.
+function H.cli(...)
+  local words = { ... }
+  local cmd = vim.list_extend(H.program(), words)
+  local options = { text = true, env = { NO_COLOR = '1', COLUMNS = tostring(vim.o.columns - 2) } }
+  local started, problem = pcall(vim.system, cmd, options, vim.schedule_wrap(function(done)
+    local output = vim.trim(vim.trim(done.stdout or '') .. '\n' .. vim.trim(done.stderr or ''))
+    H.show(table.concat(words, ' '), vim.split(output, '\n', { plain = true }))
+  end))
+  if not started then
+    vim.notify(('underkeel: %s does not start: %s'):format(cmd[1], problem), vim.log.levels.ERROR)
+  end
+end
+
+--- A subcommand that shows what the command line prints.
+function H.shows(command, does)
+  return {
+    does = does,
+    run = function(words)
+      H.cli(unpack(vim.list_extend(vim.split(command, ' '), words)))
+    end,
+  }
+end
+
+H.SUBCOMMANDS = {
+  enable = {
+    does = 'ghost text on: everywhere, or for one filetype',
+    choices = H.filetypes,
+    run = function(words)
+      require('underkeel').enable(words[1])
+    end,
+  },
+  disable = {
+    does = 'ghost text off: everywhere, or for one filetype',
+    choices = H.filetypes,
+    run = function(words)
+      require('underkeel').disable(words[1])
+    end,
+  },
+  toggle = {
+    does = 'ghost text on or off',
+    run = function()
+      vim.notify('underkeel: ghost text is ' .. (require('underkeel').toggle() and 'on' or 'off'))
+    end,
+  },
+  status = {
+    does = 'model, budget, memory, and why a prompt was cut',
+    run = function()
+      H.show('status', require('underkeel.status').lines())
+    end,
+  },
+  restart = {
+    does = 'stop the language server and start it again',
+    run = function()
+      require('underkeel').restart()
+    end,
+  },
+  explain = {
+    does = 'explain the range, or: symbol (default), file, diagnostic',
+    choices = function()
+      return { 'diagnostic', 'file', 'symbol' }
+    end,
+    run = function(words, args)
+      if args.range > 0 then
+        require('underkeel').explain({ kind = 'selection', first = args.line1, last = args.line2 })
+      else
+        require('underkeel').explain({ kind = words[1] or 'symbol' })
+      end
+    end,
+  },
+  ask = {
+    does = 'ask about the explanation in this window',
+    run = function(words)
+      require('underkeel.explain').follow_up(table.concat(words, ' '))
+    end,
+  },
+  cancel = {
+    does = 'stop the explanation that streams',
+    run = function()
+      require('underkeel.explain').cancel()
+    end,
+  },
+  edit = {
+    does = 'change the range or the line as an instruction says',
+    run = function(words, args)
+      require('underkeel.explain').edit_lines(args.line1, args.line2, table.concat(words, ' '))
+    end,
+  },
+  log = {
+    does = "the daemon's log",
+    run = function()
+      H.cli('logs')
+    end,
+  },
+  lsplog = {
+    does = "Neovim's log of language servers",
+    run = function()
+      vim.cmd.split(vim.fn.fnameescape(require('underkeel.server').log_path()))
+    end,
+  },
+  health = {
+    does = ':checkhealth underkeel',
+    run = function()
+      vim.cmd.checkhealth('underkeel')
+    end,
+  },
+  models = H.shows('models list', 'the models there are'),
+  plan = H.shows('plan', 'what stands where in memory, and why'),
+  stats = H.shows('stats', 'what was shown and accepted'),
+}
+
+return M

@@ -1,0 +1,285 @@
+--- Explanations that stream as Markdown into a window, and edits by instruction.
+local M = {}
+local H = {}
+
+local panel = require('underkeel.panel')
+local server = require('underkeel.server')
+
+---@class underkeel.Session one explanation and its follow-ups, in one buffer
+---@field buf integer
+---@field client table
+---@field id string of the answer that streams or streamed last
+---@field request integer? id of the open request
+---@field title string
+---@field stopped string? how the last answer ended: 'end', 'limit', 'cancelled', 'error'
+
+--- Ask for an explanation of something in the current buffer.
+---
+---@param what { kind: string, first: integer?, last: integer? } lines count from 1
+function M.explain(what)
+  local buf = vim.api.nvim_get_current_buf()
+  local client = H.client(buf)
+  if not client then
+    return
+  end
+  local argument = {
+    textDocument = vim.lsp.util.make_text_document_params(buf),
+    kind = what.kind,
+    range = H.range(client, buf, what),
+  }
+  if what.kind == 'diagnostic' then
+    argument.diagnostic = H.diagnostic(buf)
+    if not argument.diagnostic then
+      return H.say('there is no diagnostic on this line')
+    end
+    argument.range = argument.diagnostic.range
+  end
+  M.run(argument, { client_id = client.id, bufnr = buf })
+end
+
+--- Open a window and send `underkeel.explain`; also what a code action's command comes to.
+---
+---@param argument table of editors/PROTOCOL.md, without `id`
+---@param context { client_id: integer, bufnr: integer }
+function M.run(argument, context)
+  local client = vim.lsp.get_client_by_id(context.client_id)
+  if not client then
+    return
+  end
+  local session = { client = client, title = H.title(argument) }
+  session.buf = panel.open(session.title, H.KEYS, H.on_wipeout)
+  H.sessions[session.buf] = session
+  H.ask(session, argument)
+end
+
+--- Ask something about the explanation in the current buffer.
+---
+---@param question string? asked for where missing
+function M.follow_up(question)
+  local session = H.current()
+  if not session then
+    return
+  end
+  if not question or question == '' then
+    return vim.ui.input({ prompt = 'Ask about this: ' }, function(answer)
+      if answer and answer ~= '' then
+        M.follow_up(answer)
+      end
+    end)
+  end
+  panel.append(session.buf, ('\n\n---\n\n> %s\n\n'):format(question))
+  H.ask(session, { followUp = { of = session.id, question = question } })
+end
+
+--- Go on where the limit of length cut the explanation in the current buffer.
+function M.continue()
+  local session = H.current()
+  if session then
+    H.ask(session, { continue = session.id })
+  end
+end
+
+--- Stop the explanation in the current buffer, or else every one that streams.
+function M.cancel()
+  local one = H.sessions[vim.api.nvim_get_current_buf()]
+  for _, session in pairs(one and { one } or H.sessions) do
+    H.cancel(session)
+  end
+end
+
+--- Take an `underkeel/explanation` notification.
+function M.on_event(event)
+  local session = H.by_id(event.id)
+  if not session then
+    return
+  end
+  if event.kind == 'delta' then
+    panel.append(session.buf, event.text)
+  elseif event.kind == 'error' then
+    panel.append(session.buf, ('\n\n**%s**\n'):format(event.text))
+    H.finish(session, 'error')
+  else
+    H.finish(session, event.stopReason or 'end')
+  end
+end
+
+--- Change lines as an instruction says; the server sends the edit for review.
+---
+---@param argument table of editors/PROTOCOL.md
+---@param context { client_id: integer, bufnr: integer }
+function M.edit(argument, context)
+  local client = vim.lsp.get_client_by_id(context.client_id)
+  if not client then
+    return
+  end
+  local send = function(instruction)
+    if not instruction or instruction == '' then
+      return
+    end
+    argument.instruction = instruction
+    server.execute(client, 'underkeel.edit', { argument }, function(err, result)
+      if err then
+        H.say(err.message)
+      elseif type(result) == 'table' and result.message and result.message ~= '' then
+        H.say(result.message)
+      end
+    end, context.bufnr)
+  end
+  if argument.instruction then
+    send(argument.instruction)
+  else
+    vim.ui.input({ prompt = 'Change these lines so that: ' }, send)
+  end
+end
+
+--- `M.edit` for lines of the current buffer.
+function M.edit_lines(first, last, instruction)
+  local buf = vim.api.nvim_get_current_buf()
+  local client = H.client(buf)
+  if client then
+    M.edit({
+      textDocument = vim.lsp.util.make_text_document_params(buf),
+      range = H.range(client, buf, { kind = 'selection', first = first, last = last }),
+      instruction = instruction ~= '' and instruction or nil,
+    }, { client_id = client.id, bufnr = buf })
+  end
+end
+
+-- Sessions --------------------------------------------------------------------------------------
+
+---@type table<integer, underkeel.Session> by buffer
+H.sessions = {}
+H.count = 0
+
+function H.by_id(id)
+  for _, session in pairs(H.sessions) do
+    if session.id == id then
+      return session
+    end
+  end
+end
+
+function H.current()
+  local session = H.sessions[vim.api.nvim_get_current_buf()]
+  if not session then
+    H.say('this window holds no explanation')
+  elseif session.request then
+    H.say('wait for the answer, or cancel it')
+    return nil
+  end
+  return session
+end
+
+function H.ask(session, argument)
+  H.count = H.count + 1
+  session.id = ('%x-%d'):format(vim.uv.hrtime(), H.count)
+  session.stopped = nil
+  argument.id = session.id
+  local id = session.id
+  panel.note(session.buf, 'explaining, <C-c> cancels')
+  session.request = server.execute(session.client, 'underkeel.explain', { argument }, function(err, result)
+    if session.id ~= id or session.stopped then
+      return
+    end
+    if err then
+      panel.append(session.buf, ('\n\n**%s**\n'):format(err.message or 'the server refused'))
+      H.finish(session, 'error')
+    else
+      H.finish(session, type(result) == 'table' and result.stopReason or 'end')
+    end
+  end)
+  if not session.request then
+    panel.append(session.buf, '**The language server is gone.** Start it with `:Underkeel restart`.\n')
+    H.finish(session, 'error')
+  end
+end
+
+function H.cancel(session)
+  if session.request then
+    server.cancel(session.client, session.request)
+    H.finish(session, 'cancelled')
+  end
+end
+
+H.ENDINGS = {
+  ['end'] = 'a asks more, q closes',
+  limit = 'cut at the limit of length: c continues, a asks more, q closes',
+  cancelled = 'cancelled: a asks more, q closes',
+  error = 'q closes',
+}
+
+--- The window was closed: nobody reads on.
+function H.on_wipeout(buf)
+  local session = H.sessions[buf]
+  H.sessions[buf] = nil
+  if session and session.request then
+    server.cancel(session.client, session.request)
+  end
+end
+
+H.KEYS = {
+  a = { 'Ask about the explanation', function() M.follow_up() end },
+  c = { 'Continue the explanation', M.continue },
+  ['<C-c>'] = { 'Cancel the explanation', M.cancel },
+}
+
+function H.finish(session, how)
+  session.stopped, session.request = how, nil
+  panel.note(session.buf, H.ENDINGS[how] or H.ENDINGS['end'])
+end
+
+-- Helpers ---------------------------------------------------------------------------------------
+
+function H.say(message)
+  vim.notify('underkeel: ' .. message, vim.log.levels.WARN)
+end
+
+function H.client(buf)
+  local client = server.client(buf)
+  if not client then
+    H.say("no language server here; ':checkhealth underkeel' tells why")
+  end
+  return client
+end
+
+--- The LSP range of whole lines, or an empty one at the cursor.
+function H.range(client, buf, what)
+  if what.kind ~= 'selection' then
+    local position = vim.lsp.util.make_position_params(0, client.offset_encoding).position
+    return { start = position, ['end'] = position }
+  end
+  local last = math.min(what.last, vim.api.nvim_buf_line_count(buf))
+  return { start = { line = what.first - 1, character = 0 }, ['end'] = { line = last, character = 0 } }
+end
+
+--- The LSP form of the first diagnostic on the cursor's line.
+function H.diagnostic(buf)
+  local row = vim.api.nvim_win_get_cursor(0)[1] - 1
+  local found = vim.diagnostic.get(buf, { lnum = row })[1]
+  return found and (vim.tbl_get(found, 'user_data', 'lsp') or {
+    range = {
+      start = { line = found.lnum, character = found.col },
+      ['end'] = { line = found.end_lnum, character = found.end_col },
+    },
+    message = found.message,
+    severity = found.severity,
+    source = found.source,
+  })
+end
+
+function H.title(argument)
+  local name = argument.textDocument and vim.fs.basename(vim.uri_to_fname(argument.textDocument.uri))
+  local range = argument.range
+  if not name then
+    return 'Explanation'
+  elseif argument.kind == 'file' or not range then
+    return name
+  end
+  local first, last = range.start.line + 1, range['end'].line + 1
+  if range['end'].character == 0 and last > first then
+    last = last - 1
+  end
+  return first == last and ('%s:%d'):format(name, first) or ('%s:%d-%d'):format(name, first, last)
+end
+
+return M

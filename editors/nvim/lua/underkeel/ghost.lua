@@ -1,0 +1,375 @@
+--- Ghost text: ask as the user types, show one candidate, take it whole, by word or by line.
+---
+--- The one rule: what is shown was computed for exactly this text and this cursor. An answer that
+--- comes for another state is dropped; every key that changes the state removes what was shown,
+--- unless it typed the beginning of it.
+local M = {}
+local H = {}
+
+local draw = require('underkeel.draw')
+local keys = require('underkeel.keys')
+local server = require('underkeel.server')
+local text = require('underkeel.text')
+
+M.TRIGGER_INVOKED = 1
+M.TRIGGER_AUTOMATIC = 2
+
+--- Follow the cursor of all buffers. Called once by setup.
+function M.setup()
+  H.is_set_up = true
+  local group = vim.api.nvim_create_augroup('UnderkeelGhost', { clear = true })
+  local function on(events, desc, callback)
+    vim.api.nvim_create_autocmd(events, { group = group, desc = desc, callback = callback })
+  end
+  on({ 'CursorMovedI', 'TextChangedI', 'TextChangedP' }, 'Renew ghost text', M.update)
+  -- At these events the mode or the popup menu is still the old one.
+  on({ 'InsertEnter', 'CompleteChanged', 'CompleteDone' }, 'Renew ghost text', vim.schedule_wrap(M.update))
+  on({ 'InsertLeave', 'BufLeave', 'WinLeave' }, 'Remove ghost text', M.clear)
+  on('LspDetach', 'Remove ghost text when the server goes', function(args)
+    if H.shown and H.shown.client.id == args.data.client_id then
+      M.clear()
+    end
+  end)
+end
+
+--- Bring what is shown in line with the cursor: keep, follow, or remove and ask anew.
+function M.update()
+  local here = H.here()
+  if here and H.seen and H.same(here, H.seen) then
+    return
+  end
+  if here and H.follow(here) then
+    return
+  end
+  M.clear()
+  H.seen = here
+  if here and H.config().ghost.auto then
+    H.request(here, M.TRIGGER_AUTOMATIC)
+  end
+end
+
+--- Ask again where the model was not ready for the question before.
+function M.renew()
+  if H.is_set_up and not H.shown and not H.pending then
+    H.seen = nil
+    M.update()
+  end
+end
+
+--- Ask now, for several candidates, even where ghost text does not come by itself.
+function M.trigger()
+  local here = H.here({ force = true })
+  if here then
+    M.clear()
+    H.seen = here
+    H.request(here, M.TRIGGER_INVOKED)
+  end
+end
+
+--- Remove what is shown, forget what was asked.
+function M.clear()
+  if H.pending then
+    server.cancel(H.pending.client, H.pending.id)
+    H.pending = nil
+  end
+  H.generation = H.generation + 1
+  H.seen = nil
+  H.hide()
+end
+
+--- Remove what is shown and stay quiet until the text or the cursor changes.
+---
+---@return boolean dismissed
+function M.dismiss()
+  local was = H.shown ~= nil
+  local here = H.here({ force = true })
+  M.clear()
+  H.seen = here
+  return was
+end
+
+--- Is ghost text on the screen?
+function M.visible()
+  return H.shown ~= nil
+end
+
+--- Insert what is shown, or its first word or line.
+---
+---@param what 'all' | 'word' | 'line'
+---@return boolean accepted false where nothing valid is shown
+function M.accept(what)
+  local here = H.here({ force = true })
+  -- Keys that were typed ahead reach this before any event: catch up first.
+  if not here or not H.shown or not (H.same(here, H.shown.at) or H.follow(here)) then
+    return false
+  end
+  local shown = H.shown
+  local candidate = shown.candidates[shown.index]
+  local piece = candidate.text
+  if what ~= 'all' and candidate.replaced == 0 then
+    piece = text[what](candidate.text)
+  end
+  if piece ~= '' and piece ~= candidate.text then
+    H.accept_part(shown, candidate, piece)
+  else
+    H.accept_all(shown, candidate)
+  end
+  return true
+end
+
+--- Show another candidate; where only one is known, ask the server for more first.
+---
+---@param step integer 1 or -1
+---@return boolean
+function M.cycle(step)
+  local shown, here = H.shown, H.here({ force = true })
+  if not shown or not here or not H.same(here, shown.at) then
+    return false
+  end
+  if #shown.candidates > 1 or shown.asked_all then
+    local count = #shown.candidates
+    H.show(shown.client, here, shown.candidates, (shown.index - 1 + step) % count + 1, true)
+  else
+    H.request(here, M.TRIGGER_INVOKED, { keep = shown.candidates[1], step = step })
+  end
+  return true
+end
+
+-- State -----------------------------------------------------------------------------------------
+
+H.generation = 0
+H.is_set_up = false -- stays so where Neovim's own inline completion serves
+H.seen = nil -- the state that was last asked for or dismissed
+H.pending = nil -- { client, id } of the request under way
+H.shown = nil -- { at, line, candidates, index, client, asked_all, mappings }
+
+function H.config()
+  return require('underkeel').config
+end
+
+--- Where the cursor stands, or nil where there is to be no ghost text.
+function H.here(opts)
+  local buf = vim.api.nvim_get_current_buf()
+  if vim.api.nvim_get_mode().mode:sub(1, 1) ~= 'i' or vim.bo[buf].buftype ~= '' then
+    return nil
+  end
+  if not (opts and opts.force) then
+    if not require('underkeel').is_enabled(buf) then
+      return nil
+    end
+    if vim.fn.pumvisible() == 1 and not H.config().ghost.beside_menu then
+      return nil
+    end
+  end
+  local cursor = vim.api.nvim_win_get_cursor(0)
+  return {
+    buf = buf,
+    tick = vim.api.nvim_buf_get_changedtick(buf),
+    row = cursor[1] - 1,
+    col = cursor[2],
+  }
+end
+
+function H.same(a, b)
+  return a.buf == b.buf and a.tick == b.tick and a.row == b.row and a.col == b.col
+end
+
+function H.line(here)
+  return vim.api.nvim_buf_get_lines(here.buf, here.row, here.row + 1, false)[1] or ''
+end
+
+-- Asking ----------------------------------------------------------------------------------------
+
+---@param more? { keep: underkeel.Candidate, step: integer } show these candidates after that one
+function H.request(here, trigger, more)
+  local client = server.client(here.buf)
+  if not client or not client.server_capabilities.inlineCompletionProvider then
+    return
+  end
+  if H.pending then
+    server.cancel(H.pending.client, H.pending.id)
+  end
+  H.generation = H.generation + 1
+  local generation = H.generation
+  local params = vim.lsp.util.make_position_params(0, client.offset_encoding)
+  params.context = { triggerKind = trigger }
+  local id = server.request(client, 'textDocument/inlineCompletion', params, function(err, result)
+    if generation ~= H.generation then
+      return
+    end
+    H.pending = nil
+    local now = H.here({ force = true })
+    if err or not now or not H.same(now, here) then
+      return
+    end
+    H.on_answer(client, here, result, trigger, more)
+  end, here.buf)
+  H.pending = id and { client = client, id = id } or nil
+end
+
+function H.on_answer(client, here, result, trigger, more)
+  local candidates = H.candidates(client, here, result)
+  local index = 1
+  if more then
+    candidates = H.merge(more.keep, candidates)
+    index = (more.step % #candidates) + 1
+  end
+  if #candidates > 0 then
+    H.show(client, here, candidates, index, trigger == M.TRIGGER_INVOKED)
+  end
+end
+
+--- Candidates of an answer that can be drawn here, without duplicates, in the server's order.
+function H.candidates(client, here, result)
+  if type(result) ~= 'table' then
+    return {}
+  end
+  local line, found, known = H.line(here), {}, {}
+  for _, item in ipairs(result.items or result) do
+    local from, to = here.col, here.col
+    if item.range then
+      local start, finish = item.range.start, item.range['end']
+      if start.line ~= here.row or finish.line ~= here.row then
+        goto continue
+      end
+      from = server.byte_column(client, line, start.character)
+      to = server.byte_column(client, line, finish.character)
+    end
+    local candidate = text.candidate(item, line, here.col, from, to)
+    if candidate and not known[candidate.text] then
+      known[candidate.text] = true
+      found[#found + 1] = candidate
+    end
+    ::continue::
+  end
+  return found
+end
+
+--- The kept candidate first, then the others.
+function H.merge(keep, candidates)
+  local merged = { keep }
+  for _, candidate in ipairs(candidates) do
+    if candidate.text ~= keep.text then
+      merged[#merged + 1] = candidate
+    end
+  end
+  return merged
+end
+
+-- Showing ---------------------------------------------------------------------------------------
+
+function H.show(client, here, candidates, index, asked_all)
+  H.hide()
+  H.seen = here
+  local line = H.line(here)
+  H.shown = {
+    at = here,
+    line = line,
+    lines = vim.api.nvim_buf_line_count(here.buf),
+    candidates = candidates,
+    index = index,
+    client = client,
+    asked_all = asked_all,
+    mappings = keys.map(here.buf, H.config().mappings, H.ACTIONS),
+  }
+  draw.show(here, line, candidates[index], #candidates > 1 and (' %d/%d'):format(index, #candidates))
+  H.tell_shown(client, candidates[index])
+end
+
+function H.hide()
+  local shown = H.shown
+  H.shown = nil
+  if shown and vim.api.nvim_buf_is_valid(shown.at.buf) then
+    draw.clear(shown.at.buf)
+    keys.unmap(shown.at.buf, shown.mappings)
+  end
+end
+
+--- Keep showing the rest of a candidate whose beginning was just typed.
+---
+---@return boolean followed
+function H.follow(here)
+  local shown = H.shown
+  if not shown or shown.at.buf ~= here.buf or shown.at.row ~= here.row or here.col <= shown.at.col then
+    return false
+  end
+  local line, from = H.line(here), shown.at.col
+  local typed = line:sub(from + 1, here.col)
+  local untouched = shown.line:sub(1, from) .. typed .. shown.line:sub(from + 1) == line
+  if not untouched or vim.api.nvim_buf_line_count(here.buf) ~= shown.lines then
+    return false
+  end
+  local current = text.advance(shown.candidates[shown.index], typed)
+  if not current then
+    return false
+  end
+  local rest, index = {}, 1
+  for position, candidate in ipairs(shown.candidates) do
+    local left = text.advance(candidate, typed)
+    rest[#rest + 1] = left
+    index = position == shown.index and #rest or index
+  end
+  H.show(shown.client, here, rest, index, shown.asked_all)
+  return true
+end
+
+-- Accepting -------------------------------------------------------------------------------------
+
+--- Put text in at the cursor as an undo step of its own, and the cursor after it.
+function H.insert(at, piece, replaced, hop)
+  vim.cmd('let &g:undolevels = &g:undolevels') -- :help undo-break
+  local lines = vim.split(piece, '\n', { plain = true })
+  vim.api.nvim_buf_set_text(at.buf, at.row, at.col, at.row, at.col + replaced, lines)
+  local row = at.row + #lines - 1
+  local col = #lines[#lines] + hop + (#lines == 1 and at.col or 0)
+  vim.api.nvim_win_set_cursor(0, { row + 1, col })
+end
+
+function H.accept_all(shown, candidate)
+  M.clear()
+  H.insert(shown.at, candidate.text, candidate.replaced, candidate.hop)
+  local command = candidate.item.command
+  if command then
+    server.execute(shown.client, command.command, command.arguments, nil, shown.at.buf)
+  end
+end
+
+function H.accept_part(shown, candidate, piece)
+  H.hide()
+  H.insert(shown.at, piece, 0, 0)
+  local rest, index = {}, 1
+  for position, other in ipairs(shown.candidates) do
+    rest[#rest + 1] = text.advance(other, piece)
+    index = position == shown.index and #rest or index
+  end
+  H.show(shown.client, H.here({ force = true }), rest, index, shown.asked_all)
+  if server.speaks_protocol(shown.client) then
+    local taken = candidate.item.insertText:sub(1, candidate.taken + #piece)
+    server.notify(shown.client, 'textDocument/didPartiallyAcceptCompletion', {
+      item = candidate.item,
+      acceptedLength = vim.fn.strutf16len(taken),
+    })
+  end
+end
+
+--- Tell the server, once an item, that the user sees it.
+function H.tell_shown(client, candidate)
+  if server.speaks_protocol(client) and not H.told[candidate.item] then
+    H.told[candidate.item] = true
+    server.notify(client, 'textDocument/didShowCompletion', { item = candidate.item })
+  end
+end
+
+H.told = setmetatable({}, { __mode = 'k' })
+
+--- What the keys do; an action that returns false lets the key do what it does otherwise.
+H.ACTIONS = {
+  accept = { 'Accept ghost text', function() return M.accept('all') end },
+  accept_word = { 'Accept a word of ghost text', function() return M.accept('word') end },
+  accept_line = { 'Accept a line of ghost text', function() return M.accept('line') end },
+  next = { 'Next ghost text', function() return M.cycle(1) end },
+  previous = { 'Previous ghost text', function() return M.cycle(-1) end },
+  dismiss = { 'Dismiss ghost text', M.dismiss },
+}
+
+return M

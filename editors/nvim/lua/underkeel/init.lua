@@ -1,0 +1,301 @@
+--- *underkeel* Ghost text and explanations from a model on this machine.
+---
+--- Call `require('underkeel').setup()` once; `:help underkeel` tells the rest. This module is the
+--- public table: configuration, switches, ghost text, explanations, status. The work is done in
+--- ghost (or native on Neovim 0.12), explain, status and server.
+local Underkeel = {}
+local H = {}
+
+-- Setup -----------------------------------------------------------------------------------------
+
+--- Check the configuration, define highlights, keys and autocommands, start the server.
+---
+---@param config table? replaces parts of |underkeel.config|; a wrong value raises an error here
+function Underkeel.setup(config)
+  Underkeel.config = H.checked(config or {})
+  vim.api.nvim_create_augroup('Underkeel', { clear = true })
+  H.highlight()
+  vim.api.nvim_create_autocmd('ColorScheme', {
+    group = 'Underkeel',
+    desc = "Define Underkeel's highlight groups again",
+    callback = H.highlight,
+  })
+  H.engine().setup(Underkeel.config)
+  require('underkeel.status').setup()
+  H.map_trigger()
+  H.is_set_up = true
+  if Underkeel.config.enabled then
+    Underkeel.enable()
+  end
+end
+
+--- Defaults. Every field can be changed in setup.
+Underkeel.config = {
+  -- The language server's command. Only your own configuration can change it.
+  cmd = { 'underkeel', 'lsp' },
+
+  -- Start with ghost text on. `:Underkeel enable` and `disable` switch it later.
+  enabled = true,
+
+  -- Ghost text by filetype; a filetype that is not listed is on.
+  filetypes = { help = false, gitcommit = false },
+
+  -- A project is the nearest parent folder that holds one of these.
+  root_markers = { '.git', '.hg', 'pyproject.toml', 'package.json', 'go.mod', 'Cargo.toml' },
+
+  -- Sent to the server; tables of its config.toml, e.g. { completion = { max_tokens = 32 } }.
+  settings = {},
+
+  ghost = {
+    -- Ask as you type. Without it only the `trigger` key asks.
+    auto = true,
+    -- Show ghost text while the popup menu is open too.
+    beside_menu = false,
+    -- Use Neovim's own inline completion where it exists (0.12). It has no cancellation of
+    -- outdated requests and no typing along; set false for Underkeel's own.
+    native = true,
+  },
+
+  -- Keys of insert mode. All but `trigger` exist only while ghost text shows, and only in its
+  -- buffer. An empty string maps nothing.
+  mappings = {
+    accept = '<Tab>',
+    accept_word = '<M-Right>',
+    accept_line = '<M-Down>',
+    next = '<M-]>',
+    previous = '<M-[>',
+    dismiss = '<C-]>',
+    trigger = '<M-Bslash>',
+  },
+
+  explain = {
+    -- 'split' (on the right) or 'float'.
+    window = 'split',
+    -- Columns of the window; below 1 a share of the screen's.
+    width = 0.4,
+  },
+}
+
+-- Switches --------------------------------------------------------------------------------------
+
+--- Turn ghost text on, everywhere or for a filetype, and start the server if it does not run.
+---
+---@param filetype string?
+function Underkeel.enable(filetype)
+  if filetype then
+    Underkeel.config.filetypes[filetype] = true
+  else
+    H.is_on = true
+  end
+  if not H.is_started then
+    H.is_started = require('underkeel.server').enable(Underkeel.config)
+  end
+  H.refresh()
+end
+
+--- Turn ghost text off, everywhere or for a filetype. The server goes on: code actions stay.
+---
+---@param filetype string?
+function Underkeel.disable(filetype)
+  if filetype then
+    Underkeel.config.filetypes[filetype] = false
+  else
+    H.is_on = false
+  end
+  H.refresh()
+end
+
+--- Turn ghost text on or off everywhere.
+---
+---@return boolean enabled
+function Underkeel.toggle()
+  if H.is_on then
+    Underkeel.disable()
+  else
+    Underkeel.enable()
+  end
+  return H.is_on
+end
+
+--- Is ghost text on in this buffer? `vim.b.underkeel_disable = true` turns one buffer off.
+---
+---@param buf integer? default: the current one
+function Underkeel.is_enabled(buf)
+  buf = buf or vim.api.nvim_get_current_buf()
+  return H.is_on
+    and not vim.b[buf].underkeel_disable
+    and Underkeel.config.filetypes[vim.bo[buf].filetype] ~= false
+end
+
+--- Stop the language server and start it again.
+function Underkeel.restart()
+  require('underkeel.server').restart(Underkeel.config)
+end
+
+-- Ghost text ------------------------------------------------------------------------------------
+
+--- Accept what is shown: 'all' (default), 'word' or 'line'.
+---
+---@param what string?
+---@return boolean accepted
+function Underkeel.accept(what)
+  return H.engine().accept(what or 'all')
+end
+
+--- Show the next candidate.
+function Underkeel.next()
+  return H.engine().cycle(1)
+end
+
+--- Show the previous candidate.
+function Underkeel.previous()
+  return H.engine().cycle(-1)
+end
+
+--- Remove what is shown until the text changes.
+function Underkeel.dismiss()
+  return require('underkeel.ghost').dismiss()
+end
+
+--- Ask for ghost text now, for several candidates.
+function Underkeel.trigger()
+  if H.engine() == require('underkeel.ghost') then
+    require('underkeel.ghost').trigger()
+  else
+    vim.lsp.inline_completion.get()
+  end
+end
+
+--- Is ghost text of Underkeel's own drawing on the screen?
+function Underkeel.is_visible()
+  return require('underkeel.ghost').visible()
+end
+
+-- Explanations ----------------------------------------------------------------------------------
+
+--- Explain lines, the symbol under the cursor, or the whole file, in a window of its own.
+---
+---@param what { kind: 'selection'|'symbol'|'file'|'diagnostic', first: integer?, last: integer? }?
+---   lines count from 1
+function Underkeel.explain(what)
+  require('underkeel.explain').explain(what or { kind = 'symbol' })
+end
+
+-- Status ----------------------------------------------------------------------------------------
+
+--- What the server last said of itself: editors/PROTOCOL.md, `Status`.
+---
+---@return table
+function Underkeel.status()
+  return require('underkeel.status').get()
+end
+
+--- A short text for a statusline: `%{v:lua.require'underkeel'.statusline()}`.
+---
+---@return string
+function Underkeel.statusline()
+  return require('underkeel.status').line(H.is_on and Underkeel.is_enabled())
+end
+
+-- Helpers ---------------------------------------------------------------------------------------
+
+H.defaults = vim.deepcopy(Underkeel.config)
+H.is_set_up = false
+H.is_started = false
+H.is_on = false
+
+H.SHAPE = {
+  cmd = 'table',
+  enabled = 'boolean',
+  filetypes = 'table',
+  root_markers = 'table',
+  settings = 'table',
+  ghost = { auto = 'boolean', beside_menu = 'boolean', native = 'boolean' },
+  mappings = {
+    accept = 'string',
+    accept_word = 'string',
+    accept_line = 'string',
+    next = 'string',
+    previous = 'string',
+    dismiss = 'string',
+    trigger = 'string',
+  },
+  explain = { window = 'string', width = 'number' },
+}
+
+--- The defaults with the user's changes.
+function H.checked(config)
+  H.check('config', config, H.SHAPE)
+  local merged = vim.tbl_deep_extend('force', vim.deepcopy(H.defaults), config)
+  if type(merged.cmd[1]) ~= 'string' then
+    H.fail('config.cmd', 'a list of strings, the program first')
+  end
+  if merged.explain.window ~= 'split' and merged.explain.window ~= 'float' then
+    H.fail('config.explain.window', "'split' or 'float'")
+  end
+  return merged
+end
+
+function H.check(path, value, shape)
+  if type(shape) == 'string' then
+    return type(value) == shape or H.fail(path, 'a ' .. shape)
+  end
+  if type(value) ~= 'table' then
+    H.fail(path, 'a table')
+  end
+  for key, item in pairs(value) do
+    local at = ('%s.%s'):format(path, key)
+    if shape[key] == nil then
+      local known = vim.tbl_keys(shape)
+      table.sort(known)
+      error(('underkeel: there is no %s; known are %s'):format(at, table.concat(known, ', ')), 0)
+    end
+    H.check(at, item, shape[key])
+  end
+end
+
+function H.fail(path, expected)
+  error(('underkeel: %s must be %s'):format(path, expected), 0)
+end
+
+function H.highlight()
+  local links = {
+    UnderkeelGhost = 'NonText', -- the suggestion
+    UnderkeelMoved = 'Normal', -- text of the line, drawn where it would stand after it
+    UnderkeelCounter = 'MoreMsg', -- which candidate of how many
+    UnderkeelStreaming = 'Comment', -- state of an explanation
+  }
+  for group, link in pairs(links) do
+    vim.api.nvim_set_hl(0, group, { default = true, link = link })
+  end
+end
+
+--- Who asks and draws: this plugin, or Neovim itself.
+function H.engine()
+  local native = require('underkeel.native')
+  return Underkeel.config.ghost.native and native.available() and native or require('underkeel.ghost')
+end
+
+function H.map_trigger()
+  local lhs = Underkeel.config.mappings.trigger
+  if lhs ~= '' then
+    vim.keymap.set('i', lhs, Underkeel.trigger, { desc = 'Ask for ghost text (Underkeel)' })
+  end
+end
+
+--- Make what is shown agree with the switches.
+function H.refresh()
+  local engine = H.engine()
+  if engine.refresh then
+    for _, client in ipairs(vim.lsp.get_clients({ name = require('underkeel.server').NAME })) do
+      for buf in pairs(client.attached_buffers or {}) do
+        engine.refresh(buf)
+      end
+    end
+  else
+    engine.clear()
+    vim.schedule(engine.update)
+  end
+end
+
+return Underkeel

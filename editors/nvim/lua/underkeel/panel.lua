@@ -1,0 +1,80 @@
+--- A window with Markdown that grows at its end.
+local M = {}
+local H = {}
+
+--- Make the buffer and show it; the cursor stays where it was.
+---
+---@param title string
+---@param keys table<string, { [1]: string, [2]: fun() }> keys of normal mode: description, function
+---@param on_wipeout fun(buf: integer)
+---@return integer buf
+function M.open(title, keys, on_wipeout)
+  local buf = vim.api.nvim_create_buf(false, true)
+  vim.bo[buf].bufhidden = 'wipe'
+  local config, win = require('underkeel').config.explain, nil
+  local width = math.floor(config.width < 1 and config.width * vim.o.columns or config.width)
+  if config.window == 'float' then
+    local height = math.max(5, math.floor(vim.o.lines * 0.6))
+    win = vim.api.nvim_open_win(buf, false, {
+      relative = 'editor', anchor = 'NE', row = 1, col = vim.o.columns - 1,
+      width = width, height = height, border = 'rounded', title = ' ' .. title .. ' ', style = 'minimal',
+    })
+  else
+    win = vim.api.nvim_open_win(buf, false, { split = 'right', win = -1, width = width, style = 'minimal' })
+  end
+  vim.wo[win].wrap, vim.wo[win].linebreak, vim.wo[win].conceallevel = true, true, 2
+  vim.bo[buf].filetype = 'markdown'
+  pcall(vim.treesitter.start, buf, 'markdown')
+  vim.bo[buf].modifiable = false
+  M.append(buf, ('# %s\n\n'):format(title))
+  H.map(buf, keys)
+  vim.api.nvim_create_autocmd('BufWipeout', {
+    buffer = buf,
+    desc = 'Cancel the explanation whose window was closed',
+    callback = function()
+      on_wipeout(buf)
+    end,
+  })
+  return buf
+end
+
+--- Add text at the end; windows whose cursor is on the last line follow.
+function M.append(buf, addition)
+  if not vim.api.nvim_buf_is_valid(buf) then
+    return
+  end
+  local following = vim.tbl_filter(function(win)
+    return vim.api.nvim_win_get_cursor(win)[1] == vim.api.nvim_buf_line_count(buf)
+  end, vim.fn.win_findbuf(buf))
+  vim.bo[buf].modifiable = true
+  local lines = vim.split(addition:gsub('\r\n?', '\n'), '\n', { plain = true })
+  local row = vim.api.nvim_buf_line_count(buf) - 1
+  local last = vim.api.nvim_buf_get_lines(buf, row, row + 1, false)[1]
+  vim.api.nvim_buf_set_text(buf, row, #last, row, #last, lines)
+  vim.bo[buf].modifiable = false
+  vim.bo[buf].modified = false
+  for _, win in ipairs(following) do
+    vim.api.nvim_win_set_cursor(win, { vim.api.nvim_buf_line_count(buf), 0 })
+  end
+end
+
+--- Say above the text what state the explanation is in and which keys do something now.
+function M.note(buf, note)
+  for _, win in ipairs(vim.fn.win_findbuf(buf)) do
+    vim.wo[win].winbar = '%#UnderkeelStreaming#' .. note:gsub('%%', '%%%%')
+  end
+end
+
+-- Helpers ---------------------------------------------------------------------------------------
+
+function H.map(buf, keys)
+  local function map(lhs, run, desc)
+    vim.keymap.set('n', lhs, run, { buffer = buf, nowait = true, desc = desc })
+  end
+  map('q', '<Cmd>close<CR>', 'Close the explanation')
+  for lhs, action in pairs(keys) do
+    map(lhs, action[2], action[1])
+  end
+end
+
+return M

@@ -1,0 +1,123 @@
+--- What the server says of itself, kept for statuslines and `:Underkeel status`.
+local M = {}
+local H = {}
+
+--- Listen to work-done progress: it tells of loading even before `underkeel/status` does.
+function M.setup()
+  vim.api.nvim_create_autocmd('LspProgress', {
+    group = vim.api.nvim_create_augroup('UnderkeelStatus', { clear = true }),
+    desc = 'Show in the statusline how far the model is loaded',
+    callback = function(args)
+      local client = vim.lsp.get_client_by_id(args.data.client_id)
+      local value = (args.data.params or args.data.result or {}).value
+      if client and client.name == require('underkeel.server').NAME and type(value) == 'table' then
+        H.on_progress(value)
+      end
+    end,
+  })
+end
+
+--- Take a `Status`, and tell statuslines.
+function M.set(status)
+  local waited = H.status.state == 'loading' or H.status.state == 'starting'
+  H.status = H.without_null(status)
+  vim.schedule(function()
+    if waited and (H.status.state == 'ready' or H.status.state == 'busy') then
+      require('underkeel.ghost').renew()
+    end
+    vim.api.nvim_exec_autocmds('User', { pattern = 'UnderkeelStatus', modeline = false })
+    vim.cmd('redrawstatus!')
+  end)
+end
+
+---@return table `Status` of editors/PROTOCOL.md
+function M.get()
+  return vim.deepcopy(H.status)
+end
+
+function M.on_exit(code, signal)
+  local failed = code ~= 0 or signal ~= 0
+  M.set({
+    state = failed and 'error' or 'off',
+    message = failed and ('the language server ended (code %d, signal %d)'):format(code, signal) or '',
+  })
+end
+
+--- A few characters for a statusline.
+---
+---@param enabled boolean is ghost text on in the current buffer?
+function M.line(enabled)
+  local status = H.status
+  if status.state == 'error' then
+    return 'underkeel: error'
+  elseif status.state == 'loading' or status.state == 'starting' then
+    -- No per cent sign: statusline plugins would read it as the start of an item.
+    local part = status.progress and (' %d/100'):format(status.progress * 100) or ''
+    return 'underkeel: ' .. status.state .. part
+  elseif not enabled or status.state == 'off' then
+    return 'underkeel: off'
+  end
+  local budget = status.budget
+  if type(budget) == 'table' and budget.level > 0 then
+    return ('underkeel: %d tokens'):format(budget.tokens)
+  end
+  return 'underkeel'
+end
+
+--- The whole status as lines to read.
+---
+---@return string[]
+function M.lines()
+  local status = H.status
+  local lines = { 'state   ' .. status.state }
+  local function add(name, value, format, ...)
+    if value ~= nil and value ~= '' then
+      lines[#lines + 1] = ('%-7s '):format(name) .. format:format(...)
+    end
+  end
+  local gib = function(bytes)
+    return (bytes or 0) / 2 ^ 30
+  end
+  local budget, vram, kv = status.budget or {}, status.vram or {}, status.kv or {}
+  add('message', status.message, '%s', status.message)
+  add('model', status.model, '%s', status.model)
+  add('budget', status.budget, '%s tokens, level %s', budget.tokens, budget.level)
+  add('why', budget.reason, '%s', budget.reason)
+  add('VRAM', status.vram, '%.1f GiB used, %.1f GiB free', gib(vram.usedBytes), gib(vram.freeBytes))
+  add('KV', status.kv, '%s of %s tokens', kv.usedTokens, kv.totalTokens)
+  add('speed', status.tokensPerSecond, '%.1f tokens/s', status.tokensPerSecond)
+  return lines
+end
+
+-- Helpers ---------------------------------------------------------------------------------------
+
+H.status = { state = 'off', message = '' }
+
+--- JSON's null as an absent field, at any depth.
+function H.without_null(value)
+  if type(value) ~= 'table' then
+    return value ~= vim.NIL and value or nil
+  end
+  local out = {}
+  for key, item in pairs(value) do
+    out[key] = H.without_null(item)
+  end
+  return out
+end
+
+function H.on_progress(value)
+  local state = H.status.state
+  if value.kind == 'end' then
+    if state == 'loading' or state == 'starting' then
+      M.set(vim.tbl_extend('force', H.status, { state = 'ready', progress = vim.NIL, message = '' }))
+    end
+  elseif state ~= 'ready' and state ~= 'busy' then
+    M.set({
+      state = 'loading',
+      message = value.message or value.title or '',
+      progress = value.percentage and value.percentage / 100 or nil,
+    })
+  end
+end
+
+return M

@@ -1,0 +1,31 @@
+// Inside the panel: shows what the extension sends, and sends back what is pressed.
+(() => {
+  const vscode = acquireVsCodeApi();
+  const by = (id) => document.getElementById(id);
+  const notes = {
+    streaming: "explaining…",
+    end: "",
+    limit: "cut at the limit of length",
+    cancelled: "cancelled",
+    error: "",
+  };
+
+  window.addEventListener("message", ({ data }) => {
+    const atEnd = window.innerHeight + window.scrollY >= document.body.scrollHeight - 40;
+    by("text").innerHTML = data.html;
+    by("text").classList.toggle("streaming", data.state === "streaming");
+    by("note").textContent = notes[data.state];
+    by("cancel").hidden = data.state !== "streaming";
+    by("continue").hidden = data.state !== "limit";
+    by("ask").hidden = data.state === "streaming" || data.state === "error";
+    if (atEnd) window.scrollTo(0, document.body.scrollHeight);
+  });
+  by("cancel").addEventListener("click", () => vscode.postMessage({ kind: "cancel" }));
+  by("continue").addEventListener("click", () => vscode.postMessage({ kind: "continue" }));
+  by("ask").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const question = by("question").value.trim();
+    if (question !== "") vscode.postMessage({ kind: "ask", question });
+    by("question").value = "";
+  });
+})();

@@ -1,0 +1,153 @@
+/** The language client: started, stopped and restarted one at a time. */
+
+import { homedir } from "node:os";
+import { join } from "node:path";
+import * as vscode from "vscode";
+import type { ClientCapabilities, StaticFeature } from "vscode-languageclient/node";
+import { LanguageClient, RevealOutputChannelOn, State, TransportKind } from "vscode-languageclient/node";
+import { coalesced } from "./coalesce";
+import type { Ghost } from "./ghost";
+import { find, type Found } from "./program";
+import { type ExplanationEvent, Notification, OFFERED, type Status } from "./protocol";
+import { forServer, read } from "./settings";
+
+export interface Listeners {
+  onStatus: (status: Status) => void;
+  onExplanation: (event: ExplanationEvent) => void;
+  /** A server command that needs this extension; undefined where it does not. */
+  onCommand: (command: string, argument: unknown) => Promise<unknown> | undefined;
+}
+
+export class Client implements vscode.Disposable {
+  private client: LanguageClient | undefined;
+  private program: Found | undefined;
+  private toldMissing = false;
+  readonly restart = coalesced(() => this.restartNow());
+
+  constructor(
+    private readonly context: vscode.ExtensionContext,
+    private readonly log: vscode.LogOutputChannel,
+    private readonly ghost: Ghost,
+    private readonly listeners: Listeners,
+  ) {}
+
+  /** The running client, if it runs. */
+  get running(): LanguageClient | undefined {
+    return this.client?.isRunning() === true ? this.client : undefined;
+  }
+
+  /** Look for the program again. */
+  async find(): Promise<Found | undefined> {
+    const trusted = vscode.workspace.isTrusted;
+    this.program = await find({
+      setting: read().program,
+      path: process.env["PATH"] ?? "",
+      managed: this.managedEnvironment,
+      folders: trusted ? (vscode.workspace.workspaceFolders ?? []).map((folder) => folder.uri.fsPath) : [],
+    });
+    await vscode.commands.executeCommand("setContext", "underkeel.programFound", this.program !== undefined);
+    return this.program;
+  }
+
+  get managedEnvironment(): string {
+    return join(this.context.globalStorageUri.fsPath, "environment");
+  }
+
+  /** Tell the server the settings as they are now. */
+  async configure(): Promise<void> {
+    await this.running?.sendNotification("workspace/didChangeConfiguration", { settings: forServer(read()) });
+  }
+
+  private async restartNow(): Promise<void> {
+    await this.stop();
+    const program = await this.find();
+    if (program === undefined) {
+      this.listeners.onStatus({ state: "error", message: "The program `underkeel` was not found." });
+      void this.tellMissing();
+      return;
+    }
+    this.log.info(`starting ${program.path} (${program.from})`);
+    this.listeners.onStatus({ state: "starting", message: "" });
+    this.client = this.create(program.path);
+    try {
+      await this.client.start();
+    } catch (error) {
+      this.log.error(`the language server does not start: ${String(error)}`);
+      this.listeners.onStatus({ state: "error", message: `${program.path} does not start; see the log.` });
+    }
+  }
+
+  private create(program: string): LanguageClient {
+    const client = new LanguageClient(
+      "underkeel",
+      "Underkeel",
+      // Not in the workspace: nothing in there is to take part.
+      { command: program, args: ["lsp"], transport: TransportKind.stdio, options: { cwd: homedir() } },
+      {
+        documentSelector: [{ scheme: "file" }, { scheme: "untitled" }],
+        initializationOptions: forServer(read()),
+        outputChannel: this.log,
+        revealOutputChannelOn: RevealOutputChannelOn.Never,
+        middleware: {
+          provideInlineCompletionItems: this.ghost.middleware,
+          executeCommand: (command, args: unknown[], next) =>
+            this.listeners.onCommand(command, args[0]) ?? (next(command, args) as unknown),
+        },
+      },
+    );
+    client.registerFeature(new Offer());
+    client.onNotification(Notification.status, this.listeners.onStatus);
+    client.onNotification(Notification.explanation, this.listeners.onExplanation);
+    client.onDidChangeState(({ newState }) => {
+      if (newState === State.Stopped && this.client === client) {
+        this.listeners.onStatus({ state: "error", message: "The language server ended; see the log." });
+      }
+    });
+    return client;
+  }
+
+  private async tellMissing(): Promise<void> {
+    if (this.toldMissing) return;
+    this.toldMissing = true;
+    const choice = await vscode.window.showWarningMessage(
+      "Underkeel: the program `underkeel` is not on the PATH. Install it, or set underkeel.program.",
+      "Get Started",
+      "Open Setting",
+    );
+    if (choice === "Get Started") {
+      await vscode.commands.executeCommand("workbench.action.openWalkthrough", `${this.context.extension.id}#start`);
+    } else if (choice === "Open Setting") {
+      await vscode.commands.executeCommand("workbench.action.openSettings", "underkeel.program");
+    }
+  }
+
+  async stop(): Promise<void> {
+    const client = this.client;
+    this.client = undefined;
+    try {
+      await client?.dispose();
+    } catch (error) {
+      this.log.warn(`the language server did not stop well: ${String(error)}`);
+    }
+  }
+
+  dispose(): void {
+    void this.stop();
+  }
+}
+
+/** Says in `initialize` that this client speaks PROTOCOL.md. */
+class Offer implements StaticFeature {
+  fillClientCapabilities(capabilities: ClientCapabilities): void {
+    capabilities.experimental = { ...(capabilities.experimental as object | undefined), ...OFFERED };
+  }
+  getState(): { kind: "static" } {
+    return { kind: "static" };
+  }
+  initialize(): void {
+    /* nothing to set up */
+  }
+  clear(): void {
+    /* nothing to take down */
+  }
+}

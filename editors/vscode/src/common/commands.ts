@@ -1,0 +1,63 @@
+/** The commands of the palette, as one table. */
+
+import * as vscode from "vscode";
+import type { Client } from "./client";
+import { editActive } from "./edit";
+import type { Explanations } from "./explain";
+import { install } from "./install";
+import { pickModel, showPlan } from "./models";
+import type { ExplainArgument } from "./protocol";
+import { isEnabled, read, update } from "./settings";
+
+export interface Parts {
+  client: Client;
+  explanations: Explanations;
+  log: vscode.LogOutputChannel;
+}
+
+type Handler = (...args: never[]) => unknown;
+
+export function register({ client, explanations, log }: Parts): vscode.Disposable {
+  const withProgram = async (use: (program: string) => Promise<unknown>): Promise<void> => {
+    const program = await client.find();
+    if (program) await use(program.path);
+    else void vscode.window.showWarningMessage("Underkeel: the program `underkeel` was not found.");
+  };
+  const table: Record<string, Handler> = {
+    toggle: () => update("enable", !read().enable),
+    toggleLanguage: toggleLanguage,
+    explainSelection: () => explanations.explainActive("selection"),
+    explainFile: () => explanations.explainActive("file"),
+    explainArgument: (argument: ExplainArgument) => explanations.explain(argument),
+    editSelection: () => editActive(client.running),
+    restart: () => client.restart(),
+    showLog: () => { log.show(); },
+    showPlan: () => withProgram(showPlan),
+    pickModel: () =>
+      withProgram(async (program) => {
+        if (await pickModel(program)) await client.restart();
+      }),
+    findProgram: async () => {
+      const program = await client.find();
+      if (program) {
+        void vscode.window.showInformationMessage(`Underkeel: found ${program.path} (${program.from}).`);
+        if (!client.running) await client.restart();
+      } else await vscode.commands.executeCommand("workbench.action.openSettings", "underkeel.program");
+    },
+    installProgram: async () => {
+      if (await install(client.managedEnvironment)) await client.restart();
+    },
+  };
+  const registered = Object.entries(table).map(([name, handler]) =>
+    vscode.commands.registerCommand(`underkeel.${name}`, handler as (...args: unknown[]) => unknown),
+  );
+  return vscode.Disposable.from(...registered);
+}
+
+async function toggleLanguage(): Promise<void> {
+  const language = vscode.window.activeTextEditor?.document.languageId;
+  if (language === undefined) return;
+  const settings = read();
+  const on = !isEnabled({ ...settings, enable: true }, language);
+  await update("languages", { ...settings.languages, [language]: on });
+}

@@ -1,0 +1,70 @@
+/** Picks the model: what the command line lists, fetched where it is not here yet. */
+
+import * as vscode from "vscode";
+import { CliError, run } from "./cli";
+
+/** A row of `underkeel models list --json`, as far as it is shown. */
+interface Model {
+  name: string;
+  parameters: string;
+  type: string;
+  size_bytes: number;
+  here: boolean;
+  used: boolean;
+  title: string;
+}
+
+/** Let the user pick; true when another model is to be served from now on. */
+export async function pickModel(program: string): Promise<boolean> {
+  try {
+    const models = JSON.parse(await run(program, ["models", "list", "--json"])) as Model[];
+    const picked = await vscode.window.showQuickPick(models.map(row), {
+      title: "Underkeel: Pick a Model",
+      placeHolder: "A model that is not here yet is fetched first",
+      matchOnDescription: true,
+    });
+    if (!picked) return false;
+    if (!picked.model.here && !(await pull(program, picked.model.name))) return false;
+    await run(program, ["models", "use", picked.model.name]);
+    await vscode.commands.executeCommand("setContext", "underkeel.modelReady", true);
+    return true;
+  } catch (error) {
+    tell(error);
+    return false;
+  }
+}
+
+/** Show the memory plan of the model that is served. */
+export async function showPlan(program: string): Promise<void> {
+  try {
+    const content = await run(program, ["plan"]);
+    const document = await vscode.workspace.openTextDocument({ content, language: "plaintext" });
+    await vscode.window.showTextDocument(document, { preview: true, viewColumn: vscode.ViewColumn.Beside });
+  } catch (error) {
+    tell(error);
+  }
+}
+
+function row(model: Model): vscode.QuickPickItem & { model: Model } {
+  const size = `${(model.size_bytes / 2 ** 30).toFixed(1)} GiB`;
+  return {
+    model,
+    label: `$(${model.used ? "check" : model.here ? "circle-outline" : "cloud-download"}) ${model.name}`,
+    description: [model.parameters, model.type, size].filter(Boolean).join(", "),
+    detail: model.title,
+  };
+}
+
+async function pull(program: string, name: string): Promise<boolean> {
+  const title = `Underkeel: fetching ${name}`;
+  const options = { location: vscode.ProgressLocation.Notification, title, cancellable: true };
+  return vscode.window.withProgress(options, async (progress, token) => {
+    await run(program, ["models", "pull", name, "--yes"], { token, onLine: (message) => { progress.report({ message }); } });
+    return !token.isCancellationRequested;
+  });
+}
+
+function tell(error: unknown): void {
+  if (!(error instanceof CliError || error instanceof SyntaxError)) throw error;
+  void vscode.window.showErrorMessage(`Underkeel: ${error.message}`);
+}

@@ -1,0 +1,115 @@
+/** The explanation panel: Markdown that is drawn while it streams. Looks in media/panel.css, behaviour in panel.js. */
+
+import * as vscode from "vscode";
+
+export interface PanelListener {
+  ask: (question: string) => void;
+  continue: () => void;
+  cancel: () => void;
+  closed: () => void;
+}
+
+/** What stands under the text: buttons for what can be done now. */
+export type PanelState = "streaming" | "end" | "limit" | "cancelled" | "error";
+
+interface FromPanel {
+  kind: "ask" | "continue" | "cancel";
+  question?: string;
+}
+
+const DRAW_EVERY_MS = 80;
+
+export class Panel implements vscode.Disposable {
+  private readonly panel: vscode.WebviewPanel;
+  private text = "";
+  private state: PanelState = "streaming";
+  private drawing: NodeJS.Timeout | undefined;
+
+  constructor(extension: vscode.Uri, title: string, listener: PanelListener) {
+    const media = vscode.Uri.joinPath(extension, "media");
+    this.panel = vscode.window.createWebviewPanel(
+      "underkeel.explanation",
+      title,
+      { viewColumn: vscode.ViewColumn.Beside, preserveFocus: true },
+      { enableScripts: true, localResourceRoots: [media], retainContextWhenHidden: true, enableFindWidget: true },
+    );
+    this.panel.webview.html = shell(this.panel.webview, media);
+    this.panel.webview.onDidReceiveMessage((message: FromPanel) => {
+      if (message.kind === "ask") listener.ask(message.question ?? "");
+      else listener[message.kind]();
+    });
+    this.panel.onDidDispose(() => {
+      clearTimeout(this.drawing);
+      this.drawing = undefined;
+      listener.closed();
+    });
+  }
+
+  /** Show another explanation in the same place. */
+  reset(title: string): void {
+    this.panel.title = title;
+    this.panel.reveal(undefined, true);
+    this.text = "";
+    this.set("streaming");
+  }
+
+  append(markdown: string): void {
+    this.text += markdown;
+    this.drawSoon();
+  }
+
+  set(state: PanelState): void {
+    this.state = state;
+    this.drawSoon();
+  }
+
+  private drawSoon(): void {
+    this.drawing ??= setTimeout(() => {
+      this.drawing = undefined;
+      void this.draw();
+    }, DRAW_EVERY_MS);
+  }
+
+  private async draw(): Promise<void> {
+    const html = await render(this.text);
+    void this.panel.webview.postMessage({ html, state: this.state });
+  }
+
+  dispose(): void {
+    this.panel.dispose();
+  }
+}
+
+/** By the Markdown engine that VS Code previews with; as plain text where that is switched off. */
+async function render(markdown: string): Promise<string> {
+  try {
+    return await vscode.commands.executeCommand<string>("markdown.api.render", markdown);
+  } catch {
+    return `<pre>${markdown.replace(/[<>&]/g, (char) => `&#${char.charCodeAt(0)};`)}</pre>`;
+  }
+}
+
+/** The page. Its policy lets nothing run or load but the two files beside it: the text comes from a model. */
+function shell(webview: vscode.Webview, media: vscode.Uri): string {
+  const file = (name: string): string => webview.asWebviewUri(vscode.Uri.joinPath(media, name)).toString();
+  return `<!DOCTYPE html>
+<html lang="en">
+<head>
+  <meta charset="utf-8">
+  <meta http-equiv="Content-Security-Policy"
+    content="default-src 'none'; style-src ${webview.cspSource}; script-src ${webview.cspSource}">
+  <link rel="stylesheet" href="${file("panel.css")}">
+  <title>Explanation</title>
+</head>
+<body>
+  <main id="text" aria-live="polite"></main>
+  <footer>
+    <span id="note"></span>
+    <button id="cancel" hidden>Cancel</button>
+    <button id="continue" hidden>Continue</button>
+    <form id="ask" hidden><input id="question" placeholder="Ask about this" aria-label="Ask about this"></form>
+  </footer>
+  <script src="${file("panel.js")}"></script>
+</body>
+</html>`;
+}

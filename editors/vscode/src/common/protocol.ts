@@ -1,0 +1,68 @@
+/** The messages of ../../PROTOCOL.md, as far as this extension speaks them. */
+
+export interface Budget {
+  tokens: number;
+  level: number;
+  reason: string;
+}
+
+export interface Status {
+  state: "starting" | "loading" | "ready" | "busy" | "error" | "off";
+  message: string;
+  progress?: number | null;
+  model?: string | null;
+  budget?: Budget | null;
+  vram?: { usedBytes: number; freeBytes: number } | null;
+  kv?: { usedTokens: number; totalTokens: number } | null;
+  tokensPerSecond?: number | null;
+}
+
+export interface Position {
+  line: number;
+  character: number;
+}
+
+export interface Range {
+  start: Position;
+  end: Position;
+}
+
+export interface ExplainArgument {
+  id?: string;
+  textDocument?: { uri: string };
+  range?: Range;
+  kind?: "selection" | "symbol" | "file" | "diagnostic";
+  diagnostic?: unknown;
+  followUp?: { of: string; question: string };
+  continue?: string;
+}
+
+export type StopReason = "end" | "limit" | "cancelled";
+
+export interface ExplanationEvent {
+  id: string;
+  kind: "delta" | "done" | "error";
+  text?: string;
+  stopReason?: StopReason;
+}
+
+export interface EditArgument {
+  textDocument: { uri: string };
+  range: Range;
+  instruction?: string;
+}
+
+export const Command = {
+  explain: "underkeel.explain",
+  edit: "underkeel.edit",
+} as const;
+
+export const Notification = {
+  status: "underkeel/status",
+  explanation: "underkeel/explanation",
+  shown: "textDocument/didShowCompletion",
+  partlyAccepted: "textDocument/didPartiallyAcceptCompletion",
+} as const;
+
+/** What the client says of itself in `initialize`, under `experimental`. */
+export const OFFERED = { underkeel: { status: true, explanation: true } };

@@ -1,0 +1,59 @@
+/** The two status items: detail beside the language, and one switch for all. */
+
+import * as vscode from "vscode";
+import type { Status } from "./protocol";
+import { isEnabled, read } from "./settings";
+import { view } from "./statusText";
+
+const SEVERITY = {
+  none: vscode.LanguageStatusSeverity.Information,
+  warning: vscode.LanguageStatusSeverity.Warning,
+  error: vscode.LanguageStatusSeverity.Error,
+};
+
+export class StatusItems implements vscode.Disposable {
+  private status: Status = { state: "off", message: "" };
+  private readonly bar = vscode.window.createStatusBarItem("underkeel", vscode.StatusBarAlignment.Right, 100);
+  private readonly detail = vscode.languages.createLanguageStatusItem("underkeel", { scheme: "file" });
+  private readonly subscriptions: vscode.Disposable[];
+
+  constructor() {
+    this.bar.name = "Underkeel";
+    this.bar.command = "underkeel.toggle";
+    this.detail.name = "Underkeel";
+    this.detail.command = { title: "Show log", command: "underkeel.showLog" };
+    this.subscriptions = [
+      vscode.window.onDidChangeActiveTextEditor(() => { this.draw(); }),
+      vscode.workspace.onDidChangeConfiguration((event) => {
+        if (event.affectsConfiguration("underkeel")) this.draw();
+      }),
+    ];
+    this.draw();
+    this.bar.show();
+  }
+
+  set(status: Status): void {
+    this.status = status;
+    this.draw();
+  }
+
+  private draw(): void {
+    const settings = read();
+    const language = vscode.window.activeTextEditor?.document.languageId;
+    const enabled = language === undefined ? settings.enable : isEnabled(settings, language);
+    const shown = view(this.status, enabled);
+    this.bar.text = shown.text;
+    this.bar.tooltip = new vscode.MarkdownString(shown.tooltip, true);
+    this.bar.accessibilityInformation = { label: shown.text.replace(/\$\([^)]*\)\s*/g, "") };
+    this.bar.backgroundColor =
+      shown.severity === "error" ? new vscode.ThemeColor("statusBarItem.errorBackground") : undefined;
+    this.detail.text = shown.text.replace(/\$\([^)]*\)\s*/g, "");
+    this.detail.detail = this.status.budget?.reason || this.status.message || (this.status.model ?? "");
+    this.detail.severity = SEVERITY[shown.severity];
+    this.detail.busy = shown.busy;
+  }
+
+  dispose(): void {
+    vscode.Disposable.from(this.bar, this.detail, ...this.subscriptions).dispose();
+  }
+}

@@ -1,0 +1,73 @@
+/** What the status items say; pure, so that it can be read and tested apart from VS Code. */
+
+import type { Status } from "./protocol";
+
+export interface StatusView {
+  /** For the bar at the bottom, with a codicon. */
+  text: string;
+  severity: "none" | "warning" | "error";
+  busy: boolean;
+  /** Markdown: what a person wants to know when the text made them curious. */
+  tooltip: string;
+}
+
+const ICON = "$(telescope)";
+const GIB = 2 ** 30;
+
+export function view(status: Status, enabled: boolean): StatusView {
+  const busy = status.state === "starting" || status.state === "loading";
+  return {
+    text: `${busy ? "$(loading~spin)" : ICON} ${label(status, enabled)}`,
+    severity: status.state === "error" ? "error" : cut(status) ? "warning" : "none",
+    busy,
+    tooltip: tooltip(status, enabled),
+  };
+}
+
+function label(status: Status, enabled: boolean): string {
+  if (status.state === "error") return "Underkeel: error";
+  if (status.state === "loading") {
+    return status.progress == null ? "Underkeel: loading" : `Underkeel: ${percent(status.progress)}`;
+  }
+  if (!enabled || status.state === "off") return "Underkeel: off";
+  return status.budget && cut(status) ? `Underkeel: ${status.budget.tokens} tokens` : "Underkeel";
+}
+
+function cut(status: Status): boolean {
+  return (status.budget?.level ?? 0) > 0;
+}
+
+function tooltip(status: Status, enabled: boolean): string {
+  const rows: [string, string][] = [];
+  if (status.model) rows.push(["Model", `\`${status.model}\``]);
+  if (status.budget) {
+    const { tokens, level } = status.budget;
+    rows.push(["Prompt budget", level > 0 ? `${tokens} tokens (level ${level})` : `${tokens} tokens`]);
+  }
+  if (status.budget?.reason) rows.push(["Why", status.budget.reason]);
+  if (status.vram) {
+    const { usedBytes, freeBytes } = status.vram;
+    rows.push(["VRAM", `${gib(usedBytes)} used, ${gib(freeBytes)} free`]);
+  }
+  if (status.kv) {
+    const { usedTokens, totalTokens } = status.kv;
+    rows.push(["KV cache", `${usedTokens} of ${totalTokens} tokens`]);
+  }
+  if (status.tokensPerSecond) rows.push(["Speed", `${status.tokensPerSecond.toFixed(1)} tokens/s`]);
+  const lines = [`**Underkeel** · ${status.state}${enabled ? "" : ", ghost text is off here"}`];
+  if (status.message) lines.push(status.message);
+  if (rows.length > 0) lines.push(["| | |", "|:--|:--|", ...rows.map(([name, value]) => `| ${name} | ${cell(value)} |`)].join("\n"));
+  return lines.join("\n\n");
+}
+
+function cell(text: string): string {
+  return text.replace(/\|/g, "\\|").replace(/\s*\n\s*/g, " ");
+}
+
+function gib(bytes: number): string {
+  return `${(bytes / GIB).toFixed(1)} GiB`;
+}
+
+function percent(share: number): string {
+  return `${Math.round(share * 100)} %`;
+}

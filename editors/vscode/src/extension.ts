@@ -1,0 +1,51 @@
+/** Wires the parts together; what each does is in its own file. */
+
+import * as vscode from "vscode";
+import { Client } from "./common/client";
+import { register } from "./common/commands";
+import { edit } from "./common/edit";
+import { Explanations } from "./common/explain";
+import { Ghost } from "./common/ghost";
+import { ExplainLenses } from "./common/lenses";
+import { Command, type EditArgument, type ExplainArgument } from "./common/protocol";
+import { StatusItems } from "./common/status";
+
+let client: Client | undefined;
+
+export function activate(context: vscode.ExtensionContext): void {
+  const log = vscode.window.createOutputChannel("Underkeel", { log: true });
+  const status = new StatusItems();
+  const lenses = new ExplainLenses();
+  const ghost = new Ghost((method, params) => void client?.running?.sendNotification(method, params));
+  const explanations = new Explanations(context.extensionUri, () => client?.running);
+  const started = new Client(context, log, ghost, {
+    onStatus: (now) => { status.set(now); },
+    onExplanation: (event) => { explanations.onEvent(event); },
+    onCommand: (command, argument) => {
+      if (command === Command.explain) return explanations.explain(argument as ExplainArgument);
+      if (command === Command.edit) return edit(client?.running, argument as EditArgument);
+      return undefined;
+    },
+  });
+  client = started;
+  context.subscriptions.push(
+    log,
+    status,
+    ghost,
+    explanations,
+    register({ client: started, explanations, log }),
+    vscode.languages.registerCodeLensProvider({ scheme: "file" }, lenses),
+    vscode.workspace.onDidGrantWorkspaceTrust(() => started.restart()),
+    vscode.workspace.onDidChangeConfiguration(async (event) => {
+      if (event.affectsConfiguration("underkeel.program")) await started.restart();
+      else if (event.affectsConfiguration("underkeel")) await started.configure();
+      lenses.refresh();
+    }),
+  );
+  // Not awaited: a server that starts slowly must not hold up the window.
+  void started.restart();
+}
+
+export async function deactivate(): Promise<void> {
+  await client?.stop();
+}

@@ -1,0 +1,59 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+import type { Status } from "../src/common/protocol";
+import { view } from "../src/common/statusText";
+
+const full: Status = {
+  state: "ready",
+  message: "",
+  model: "starter-moe",
+  budget: { tokens: 512, level: 2, reason: "VRAM is short | 0.5 GiB" },
+  vram: { usedBytes: 3 * 2 ** 30, freeBytes: 2 ** 29 },
+  kv: { usedTokens: 900, totalTokens: 8192 },
+  tokensPerSecond: 21.53,
+};
+
+test("a cut budget shows in the bar, and why in the tooltip", () => {
+  const shown = view(full, true);
+  assert.equal(shown.text, "$(telescope) Underkeel: 512 tokens");
+  assert.equal(shown.severity, "warning");
+  assert.equal(
+    shown.tooltip,
+    [
+      "**Underkeel** · ready",
+      "",
+      "| | |",
+      "|:--|:--|",
+      "| Model | `starter-moe` |",
+      "| Prompt budget | 512 tokens (level 2) |",
+      "| Why | VRAM is short \\| 0.5 GiB |",
+      "| VRAM | 3.0 GiB used, 0.5 GiB free |",
+      "| KV cache | 900 of 8192 tokens |",
+      "| Speed | 21.5 tokens/s |",
+    ].join("\n"),
+  );
+});
+
+test("what is not known is not shown", () => {
+  const shown = view({ state: "ready", message: "", vram: null, budget: null, progress: null }, true);
+  assert.deepEqual(shown, {
+    text: "$(telescope) Underkeel",
+    severity: "none",
+    busy: false,
+    tooltip: "**Underkeel** · ready",
+  });
+});
+
+const bars: [Status, boolean, string][] = [
+  [{ state: "loading", message: "starter-moe", progress: 0.43 }, true, "$(loading~spin) Underkeel: 43 %"],
+  [{ state: "loading", message: "" }, true, "$(loading~spin) Underkeel: loading"],
+  [{ state: "starting", message: "" }, true, "$(loading~spin) Underkeel"],
+  [{ state: "error", message: "no model" }, false, "$(telescope) Underkeel: error"],
+  [full, false, "$(telescope) Underkeel: off"],
+  [{ state: "off", message: "" }, true, "$(telescope) Underkeel: off"],
+];
+for (const [status, enabled, text] of bars) {
+  test(`the bar says ${text}`, () => {
+    assert.equal(view(status, enabled).text, text);
+  });
+}

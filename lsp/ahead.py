@@ -1,0 +1,110 @@
+"""Work ahead of the user in one document: warm the prompt, and ask what follows a suggestion.
+
+Each piece of it comes after something that the user did, once, and gives way to what is asked for:
+there is no work while the user is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from lsp.completer import Completer, Manner
+from lsp.document import Document, Snapshot
+from lsp.machine import Watch
+from lsp.positions import Place
+from lsp.suggestion import Source, Suggestion, Suggestions
+
+if TYPE_CHECKING:
+    from assistant.settings import CompletionSettings
+
+REST_S = 0.3
+"""A user who has done nothing for so long is reading or thinking."""
+
+
+class Ahead:
+    """At most one piece of work for one document, waiting or going on."""
+
+    def __init__(
+        self,
+        document: Document,
+        suggestions: Suggestions,
+        completer: Completer,
+        settings: Callable[[], CompletionSettings | None],
+        watch: Watch,
+    ) -> None:
+        self._document = document
+        self._suggestions = suggestions
+        self._completer = completer
+        self._settings = settings
+        self._watch = watch
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._following = ""
+
+    def opened(self, place: Place) -> None:
+        """The document is shown; the cursor was last at `place`."""
+        self._after(0.0, lambda settings: self._warm(place, settings))
+
+    def edited(self) -> None:
+        """The document was changed. Unless somebody asks, warm the prompt where that was."""
+        self._wait_no_more()
+        self._after(REST_S, lambda settings: self._warm(self._document.edited, settings))
+
+    def asked(self, *, known: bool) -> None:
+        """Somebody asks. Work goes on only if the answer was `known`, so that it may follow it."""
+        self._wait_no_more()
+        if not known:
+            self._end()
+
+    def suggested(self, snapshot: Snapshot, suggestion: Suggestion) -> None:
+        """A suggestion is shown for the cursor of `snapshot`: find out what could follow it."""
+        after = replace(snapshot, prefix=snapshot.prefix + suggestion.text)
+        under_way = self._task is not None and not self._task.done()
+        if under_way and self._following == after.prefix:
+            return  # the user types along the same suggestion
+        self._wait_no_more()
+        if self._suggestions.find(after) is None:
+            self._after(REST_S, lambda settings: self._follow(after, settings))
+
+    def stop(self) -> None:
+        """Give up all work."""
+        self._wait_no_more()
+        self._end()
+
+    def _after(
+        self, wait_s: float, work: Callable[[CompletionSettings], Coroutine[Any, Any, None]]
+    ) -> None:
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._begin, work)
+
+    def _begin(self, work: Callable[[CompletionSettings], Coroutine[Any, Any, None]]) -> None:
+        self._timer = None
+        settings = self._settings()
+        if settings is None or not settings.enabled or not settings.ahead:
+            return
+        if not self._watch.machine().may_work_ahead(on_battery=settings.ahead_on_battery):
+            return
+        self._end()
+        self._following = ""
+        self._task = asyncio.create_task(work(settings))
+
+    def _wait_no_more(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    async def _warm(self, place: Place, settings: CompletionSettings) -> None:
+        snapshot = self._document.snapshot(self._document.clamp(place))
+        await self._completer.warm(snapshot, settings, rest=True)
+
+    async def _follow(self, after: Snapshot, settings: CompletionSettings) -> None:
+        self._following = after.prefix
+        for found in await self._completer.suggestions(after, settings, Manner(ahead=True)):
+            self._suggestions.keep(after, replace(found, source=Source.AHEAD))

@@ -1,0 +1,74 @@
+"""Work-done progress while a model loads, for clients that show it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from lsprotocol import types
+from pygls.exceptions import JsonRpcException
+
+if TYPE_CHECKING:
+    from pygls.lsp.server import LanguageServer
+
+_TITLE = "Underkeel"
+_LEAST_S = 0.1
+
+
+class LoadProgress:
+    """One bar for one load; a later load begins another."""
+
+    def __init__(self, server: LanguageServer) -> None:
+        self._server = server
+        self._task: asyncio.Task[None] | None = None
+        self._token: str | None = None
+        self._latest: tuple[str, float] = ("", 0.0)
+        self._sent_at = 0.0
+        self._ended = asyncio.Event()
+
+    def report(self, stage: str, share: float) -> None:
+        """What is going on, and the share that is done, 0 to 1."""
+        self._latest = (stage, share)
+        if not self._supported():
+            return
+        if self._task is None:
+            self._ended.clear()
+            self._task = asyncio.create_task(self._run())
+        elif self._token is not None and time.monotonic() - self._sent_at > _LEAST_S:
+            self._sent_at = time.monotonic()
+            self._server.work_done_progress.report(
+                self._token,
+                types.WorkDoneProgressReport(message=stage, percentage=round(100 * share)),
+            )
+
+    def end(self) -> None:
+        """The load has ended. Without one this does nothing."""
+        self._ended.set()
+
+    def _supported(self) -> bool:
+        window = self._server.client_capabilities.window
+        return bool(window and window.work_done_progress)
+
+    async def _run(self) -> None:
+        # Never cancelled: pygls cannot take a reply to a request that was given up (pygls#621).
+        token = str(uuid.uuid4())
+        progress = self._server.work_done_progress
+        try:
+            await progress.create_async(token)
+        except JsonRpcException:
+            await self._ended.wait()  # the client wants no bar for this load
+            self._task = None
+            return
+        stage, share = self._latest
+        progress.begin(
+            token,
+            types.WorkDoneProgressBegin(
+                title=_TITLE, message=stage, percentage=round(100 * share), cancellable=False
+            ),
+        )
+        self._token = token
+        await self._ended.wait()
+        self._token = self._task = None
+        progress.end(token, types.WorkDoneProgressEnd())

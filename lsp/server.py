@@ -1,0 +1,230 @@
+"""The Language Server Protocol around a session: messages in, messages out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lsprotocol import types
+from pygls.lsp.server import LanguageServer
+from pygls.protocol import LanguageServerProtocol, default_converter, lsp_method
+
+from assistant import __version__
+from lsp.backend import Backend, Client
+from lsp.configuration import Configuration
+from lsp.editor import Severity
+from lsp.positions import Encoding
+from lsp.progress import LoadProgress
+from lsp.prompts import path_of
+from lsp.session import Edit, Item, Selected, Session
+from lsp.status import State, StatusLine
+
+_log = logging.getLogger(__name__)
+
+NAME = "underkeel"
+PROTOCOL_VERSION = 1
+ACCEPTED = "underkeel.accepted"
+STATUS = "underkeel.status"
+
+_SEVERITY = {
+    Severity.ERROR: types.MessageType.Error,
+    Severity.WARNING: types.MessageType.Warning,
+    Severity.INFO: types.MessageType.Info,
+}
+
+
+class _Protocol(LanguageServerProtocol):
+    """pygls's protocol with our own documents, and what we add to `initialize`."""
+
+    _server: Server
+
+    @lsp_method(types.INITIALIZE)
+    def lsp_initialize(
+        self, params: types.InitializeParams
+    ) -> Generator[Any, Any, types.InitializeResult]:
+        result = yield from super().lsp_initialize(params)
+        result.capabilities.experimental = {NAME: {"version": PROTOCOL_VERSION}}
+        return result
+
+    @lsp_method(types.TEXT_DOCUMENT_DID_OPEN)
+    def lsp_text_document__did_open(self, params: types.DidOpenTextDocumentParams) -> None:
+        opened = params.text_document
+        self._server.session.open(opened.uri, opened.text, opened.version, opened.language_id)
+
+    @lsp_method(types.TEXT_DOCUMENT_DID_CHANGE)
+    def lsp_text_document__did_change(self, params: types.DidChangeTextDocumentParams) -> None:
+        changed = params.text_document
+        edits = [_edit(change) for change in params.content_changes]
+        self._server.session.change(changed.uri, changed.version, edits)
+
+    @lsp_method(types.TEXT_DOCUMENT_DID_CLOSE)
+    def lsp_text_document__did_close(self, params: types.DidCloseTextDocumentParams) -> None:
+        self._server.session.close(params.text_document.uri)
+
+
+class Server(LanguageServer):
+    """The language server. It is the `Editor` of its session.
+
+    Attributes:
+        session: the documents and the work on them.
+        left: the client has asked for the shutdown, as it should before it leaves.
+    """
+
+    def __init__(self, connect: Callable[[], Client] | None = None) -> None:
+        super().__init__(
+            NAME, __version__, protocol_cls=_Protocol, converter_factory=default_converter
+        )
+        self.left = False
+        self.status_line = StatusLine(self.send_status)
+        self.configuration = Configuration()
+        self.session = Session(Backend(self, connect))
+        self._progress: LoadProgress | None = None
+
+    def message(self, severity: Severity, text: str) -> None:
+        self.window_show_message(types.ShowMessageParams(type=_SEVERITY[severity], message=text))
+        if severity is Severity.ERROR:
+            self.status_line.set(State.ERROR, text)
+
+    def loading(self, stage: str, share: float) -> None:
+        if self._progress is None:
+            self._progress = LoadProgress(self)
+        self._progress.report(stage, share)
+        self.status_line.set(State.LOADING, stage, progress=share)
+
+    def loaded(self) -> None:
+        if self._progress is not None:
+            self._progress.end()
+
+    def serving(self, *, busy: bool, **facts: Any) -> None:
+        self.status_line.set(State.BUSY if busy else State.READY, **facts)
+
+    def send_status(self, status: Mapping[str, Any]) -> None:
+        """Tell the editor the state, if it has asked to be told."""
+        if _offers(self.client_capabilities.experimental, "status"):
+            self.protocol.notify("underkeel/status", dict(status))
+
+    def report_server_error(self, error: Exception, source: Any) -> None:  # noqa: ARG002
+        """A message could not be handled. It may hold code, so only its kind is logged."""
+        _log.error("a message from the editor could not be handled: %s", type(error).__name__)
+
+
+def create(connect: Callable[[], Client] | None = None) -> Server:
+    """A server with everything that it understands; `connect` replaces the daemon in tests."""
+    server = Server(connect)
+    _life(server)
+    _completion(server)
+    _commands(server)
+    return server
+
+
+def _life(server: Server) -> None:
+    options: list[Any] = []
+
+    @server.feature(types.INITIALIZE)
+    def initialise(params: types.InitializeParams) -> None:
+        server.session.encoding = Encoding(server.workspace.position_encoding or Encoding.UTF16)
+        options.append(params.initialization_options)
+
+    @server.feature(types.INITIALIZED)
+    def initialised(_params: types.InitializedParams) -> None:
+        configure(options[-1] if options else None)
+
+    @server.feature(types.WORKSPACE_DID_CHANGE_CONFIGURATION)
+    def configuration_changed(params: types.DidChangeConfigurationParams) -> None:
+        configure(params.settings)
+
+    @server.feature(types.SHUTDOWN)
+    async def shut_down(_params: None) -> None:
+        server.left = True
+        await server.session.aclose()
+
+    @server.feature(types.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS)
+    def folders_changed(_params: types.DidChangeWorkspaceFoldersParams) -> None:
+        server.session.configure(server.session.settings, roots())
+
+    def roots() -> list[Path]:
+        uris = list(server.workspace.folders) or [server.workspace.root_uri or ""]
+        return [path for uri in uris if (path := path_of(uri)) is not None]
+
+    def configure(raw: Any) -> None:
+        settings, problems = server.configuration.read(raw)
+        for problem in problems:
+            server.message(Severity.WARNING, f"Underkeel: {problem}")
+        server.session.configure(settings, roots())
+        server.status_line.switch(on=settings.enabled)
+
+
+def _completion(server: Server) -> None:
+    @server.feature(types.TEXT_DOCUMENT_INLINE_COMPLETION, types.InlineCompletionOptions())
+    async def inline_completion(
+        params: types.InlineCompletionParams,
+    ) -> types.InlineCompletionList:
+        info = params.context.selected_completion_info
+        items = await server.session.suggest(
+            params.text_document.uri,
+            (params.position.line, params.position.character),
+            invoked=params.context.trigger_kind is types.InlineCompletionTriggerKind.Invoked,
+            selected=_selected(info) if info else None,
+        )
+        return types.InlineCompletionList(items=[_item(item) for item in items])
+
+
+def _commands(server: Server) -> None:
+    @server.command(ACCEPTED)
+    def accepted(*arguments: Any) -> None:
+        first = arguments[0] if arguments else None
+        if isinstance(first, dict):
+            server.session.accepted(str(first.get("id", "")))
+
+    @server.command(STATUS)
+    def status() -> Any:
+        return dict(server.status_line.now)
+
+    @server.feature("textDocument/didShowCompletion")
+    def shown(params: Any) -> None:
+        server.session.shown(_id_of(params))
+
+    @server.feature("textDocument/didPartiallyAcceptCompletion")
+    def partly_accepted(params: Any) -> None:
+        server.session.accepted(_id_of(params), partly=True)
+
+
+def _edit(change: types.TextDocumentContentChangeEvent) -> Edit:
+    if isinstance(change, types.TextDocumentContentChangePartial):
+        return Edit(change.text, _pair(change.range.start), _pair(change.range.end))
+    return Edit(change.text)
+
+
+def _selected(info: types.SelectedCompletionInfo) -> Selected:
+    return Selected(_pair(info.range.start), _pair(info.range.end), info.text)
+
+
+def _item(item: Item) -> types.InlineCompletionItem:
+    start, end = (
+        types.Position(line=line, character=units) for line, units in (item.start, item.end)
+    )
+    return types.InlineCompletionItem(
+        insert_text=item.text,
+        range=types.Range(start=start, end=end),
+        command=types.Command(title="Accepted", command=ACCEPTED, arguments=[{"id": item.id}]),
+    )
+
+
+def _pair(position: types.Position) -> tuple[int, int]:
+    return position.line, position.character
+
+
+def _offers(offered: Any, what: str) -> bool:
+    """Whether the client's experimental capabilities name a part of our protocol."""
+    ours = offered.get(NAME) if isinstance(offered, dict) else None
+    return isinstance(ours, dict) and bool(ours.get(what))
+
+
+def _id_of(params: Any) -> str:
+    """The id in the command of an item that the client sends back; empty if there is none."""
+    try:
+        return str(params.item.command.arguments[0].id)
+    except (AttributeError, IndexError, TypeError):
+        return ""

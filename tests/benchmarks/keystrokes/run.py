@@ -1,0 +1,275 @@
+"""Typing benchmark: the same keys, interleaved, through Underkeel and through llama.vim's
+requests.
+
+Both run the same model with the same threads and context on this machine, in one run. Prints
+JSON (and writes it where --out says): for each side prompt tokens evaluated and tokens decoded
+a keystroke, the time from the last key to the final ghost text, places with a suggestion, exact
+first lines, stale suggestions, characters saved if every right suggestion is taken, and CPU
+seconds a typed character.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from ours import Ours
+from peer import Peer
+from typist import Buffer, Place, keys, places
+
+from assistant import paths
+from assistant.client import DaemonClient
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "equipment"))
+import llama_server
+
+FILES = ("starlette.routing", "rich.table", "httpx._client", "filelock._api")
+MODEL = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
+CONTEXT_TOKENS = 8192
+GIVE_UP_S = 20.0
+SETTLED_S = 1.5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one side did at one place."""
+
+    place: str
+    keystrokes: int
+    evaluated_tokens: int
+    decoded_tokens: int
+    last_key_to_ghost_s: float | None
+    shown: bool
+    exact_first_line: bool
+    saved_characters: int
+    stale: int
+    cpu_s: float
+
+
+@dataclass
+class Counters:
+    evaluated: int
+    decoded: int
+    cpu_s: float
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    total = 0.0
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):
+                    times = process.cpu_times()
+                    total += times.user + times.system
+    return total
+
+
+class OursSide:
+    def __init__(self, editor: Ours, daemon: DaemonClient, daemon_pid: int) -> None:
+        self.editor, self._daemon, self._pid = editor, daemon, daemon_pid
+
+    async def counters(self) -> Counters:
+        stats = (await self._daemon.status()).engine
+        assert stats is not None
+        cpu = cpu_seconds([self._pid, self.editor.pid])
+        return Counters(stats.evaluated_tokens, stats.generated_tokens, cpu)
+
+
+class PeerSide:
+    def __init__(self, editor: Peer, url: str, pid: int) -> None:
+        self.editor, self._url, self._pid = editor, url, pid
+
+    async def counters(self) -> Counters:
+        async with httpx.AsyncClient() as http:
+            text = (await http.get(f"{self._url}/metrics")).text
+        values = {
+            line.split()[0]: float(line.split()[1])
+            for line in text.splitlines()
+            if line.startswith("llamacpp:")
+        }
+        return Counters(
+            int(values["llamacpp:prompt_tokens_total"]),
+            int(values["llamacpp:tokens_predicted_total"]),
+            cpu_seconds([self._pid]),
+        )
+
+
+async def at_place(side: Any, buffer: Buffer, place: Place, seed: int) -> Outcome:
+    """Type one place and watch what is shown."""
+    editor, rng = side.editor, random.Random(seed)
+    before = await side.counters()
+    editor.begin(buffer)
+    buffer.set_line(place.line, place.indent)
+    await editor.edited(buffer)
+    pressed, stale = 0, 0
+    for key in keys(place, rng):
+        deadline = time.monotonic() + key.delay_ms / 1000
+        while time.monotonic() < deadline:
+            await asyncio.sleep(min(0.01, max(0.0, deadline - time.monotonic())))
+            stale += editor.shown is not None and editor.shown.stale(buffer)
+        buffer.press(key)
+        await editor.pressed(buffer)
+        pressed += 1
+    last = time.monotonic()
+    settled = last
+    while time.monotonic() - last < GIVE_UP_S and time.monotonic() - settled < SETTLED_S:
+        await asyncio.sleep(0.005)
+        stale += editor.shown is not None and editor.shown.stale(buffer)
+        if editor.shown is None or not editor.idle:
+            settled = time.monotonic()
+        if editor.shown is None and editor.idle and time.monotonic() - last > GIVE_UP_S / 2:
+            break
+    shown = editor.shown
+    first = shown.text.split("\n")[0] if shown else ""
+    exact = bool(shown) and first.rstrip() == place.rest.rstrip()
+    await editor.rest()
+    buffer.set_line(place.line, place.indent + place.text)
+    await editor.edited(buffer)
+    after = await side.counters()
+    return Outcome(
+        place=f"{place.path.name}:{place.line + 1}",
+        keystrokes=pressed,
+        evaluated_tokens=after.evaluated - before.evaluated,
+        decoded_tokens=after.decoded - before.decoded,
+        last_key_to_ghost_s=round(max(0.0, shown.at_s - last), 4) if shown else None,
+        shown=bool(shown),
+        exact_first_line=exact,
+        saved_characters=len(place.rest) if exact else 0,
+        stale=stale,
+        cpu_s=round(after.cpu_s - before.cpu_s, 3),
+    )
+
+
+def summary(outcomes: list[Outcome]) -> dict[str, Any]:
+    """Figures of one side. A place without a suggestion counts as GIVE_UP_S of waiting."""
+    strokes = sum(o.keystrokes for o in outcomes)
+    waits = sorted(
+        GIVE_UP_S if o.last_key_to_ghost_s is None else o.last_key_to_ghost_s for o in outcomes
+    )
+    return {
+        "places": len(outcomes),
+        "keystrokes": strokes,
+        "prompt_tokens_a_keystroke": round(sum(o.evaluated_tokens for o in outcomes) / strokes, 2),
+        "decoded_tokens_a_keystroke": round(sum(o.decoded_tokens for o in outcomes) / strokes, 2),
+        "last_key_to_ghost_s_median": round(statistics.median(waits), 3),
+        "last_key_to_ghost_s_p90": round(waits[min(len(waits) - 1, int(len(waits) * 0.9))], 3),
+        "shown": sum(o.shown for o in outcomes),
+        "exact_first_lines": sum(o.exact_first_line for o in outcomes),
+        "saved_characters": sum(o.saved_characters for o in outcomes),
+        "stale": sum(o.stale for o in outcomes),
+        "cpu_s_a_keystroke": round(sum(o.cpu_s for o in outcomes) / strokes, 4),
+    }
+
+
+@contextlib.asynccontextmanager
+async def our_side(model: Path, root: Path, threads: int) -> AsyncIterator[OursSide]:
+    home = Path(tempfile.mkdtemp(prefix="uk-bench-"))
+    (home / "config.toml").write_text(
+        f'[model]\nname = "{model}"\nn_ctx = {CONTEXT_TOKENS}\nn_threads = {threads}\n',
+        encoding="utf-8",
+    )
+    os.environ["UNDERKEEL_MODELS"] = str(paths.models_dir())
+    os.environ["UNDERKEEL_HOME"] = str(home)
+    log = (home / "serve.log").open("wb")
+    command = [sys.executable, "-m", "assistant", "serve"]
+    server = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: ASYNC220
+    daemon = DaemonClient(autostart=False)
+    try:
+        for _ in range(600):
+            with contextlib.suppress(Exception):
+                await daemon.wait_ready()
+                break
+            await asyncio.sleep(0.1)
+        editor = Ours()
+        await editor.start(root)
+        yield OursSide(editor, daemon, server.pid)
+        await editor.close()
+    finally:
+        await daemon.aclose()
+        server.terminate()
+        server.wait(20)
+
+
+@contextlib.asynccontextmanager
+async def peer_side(model: Path, threads: int, seed: int) -> AsyncIterator[PeerSide]:
+    binary = llama_server.build()
+    with llama_server.serve(binary, model, CONTEXT_TOKENS, threads) as server:
+        editor = Peer(server.url, seed)
+        yield PeerSide(editor, server.url, server.pid)
+        await editor.close()
+
+
+async def run(count: int, threads: int, seed: int) -> dict[str, Any]:
+    model = paths.models_dir() / MODEL
+    rng = random.Random(seed)
+    sources = []
+    for name in FILES:
+        spec = importlib.util.find_spec(name)
+        assert spec is not None and spec.origin is not None
+        sources.append(Path(spec.origin))
+    root = sources[0].parent
+    results: dict[str, list[Outcome]] = {}
+    async with our_side(model, root, threads) as ours, peer_side(model, threads, seed) as peer:
+        for path in sources:
+            lines = path.read_text(encoding="utf-8").split("\n")
+            sides = [(side, Buffer(path, list(lines))) for side in (ours, peer)]
+            for side, buffer in sides:
+                await side.editor.open(buffer)
+            for number, place in enumerate(places(path, count // len(FILES), rng)):
+                for side, buffer in sides if number % 2 else reversed(sides):
+                    outcome = await at_place(side, buffer, place, seed + number)
+                    results.setdefault(side.editor.name, []).append(outcome)
+                    print(side.editor.name, json.dumps(asdict(outcome)), file=sys.stderr)
+    return {
+        "benchmark": "keystrokes",
+        "settings": {
+            "model": MODEL,
+            "files": FILES,
+            "places": count,
+            "threads": threads,
+            "n_ctx": CONTEXT_TOKENS,
+            "seed": seed,
+            "peer_flags": llama_server.FLAGS,
+            "give_up_s": GIVE_UP_S,
+        },
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "summary": {name: summary(outcomes) for name, outcomes in results.items()},
+        "places": {name: [asdict(o) for o in outcomes] for name, outcomes in results.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--places", type=int, default=24)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 2)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    report = asyncio.run(run(options.places, options.threads, options.seed))
+    text = json.dumps(report, indent=1)
+    if options.out:
+        options.out.write_text(text + "\n", encoding="utf-8")
+    print(json.dumps({key: report[key] for key in ("settings", "summary")}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,346 @@
+"""Which FIM layout a model writes best with, and what each costs while one edits.
+
+    python tests/benchmarks/layouts.py quality --count 60     # greedy answers at masked places
+    python tests/benchmarks/layouts.py cost                   # tokens evaluated by kind of event
+    python tests/benchmarks/layouts.py report
+
+Places are lines of this repository's own source, which no published model has seen, one a file
+where that suffices. Kinds of cursor:
+
+- line: a whole line is missing, the cursor stands after its indent, which is given back: the
+  prompt ends before it, and the answer has to begin with it (token healing);
+- line unhealed: the same with the indent in the prompt;
+- rest: the rest of a line is missing, from a word's end on;
+- span: the middle of a line is missing, something of it stands behind the cursor.
+
+An answer ends with its line, or where it begins to repeat what stands behind the cursor. `exact`
+is the share of answers that are the missing text, blanks at both ends aside; `similar` the mean
+similarity to it (difflib ratio). Cost is counted, not timed: the tokens of a prompt that no slot
+holds yet. Answers are appended, so a run can be ended and taken up again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import platform
+import random
+import re
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from layout_events import EVENTS, cost_of_events
+from numpy.typing import NDArray
+
+import context
+from assistant.llama.context import Context, Span, Verdict
+from assistant.llama.model import Model
+from assistant.llama.spec import LoadSpec
+from assistant.models import families, vocabulary
+from assistant.models.catalogue import resolve
+from context.types import CursorKind, FimLayout, Part
+
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).with_name("results")
+ANSWERS = RESULTS / "layouts.jsonl"
+REPORT = RESULTS / "layouts.json"
+MAX_ANSWER_TOKENS = 40
+KINDS = ("line", "rest", "span", "line unhealed")
+PRE, SUF, MID = Part.PREFIX_TOKEN, Part.SUFFIX_TOKEN, Part.MIDDLE_TOKEN
+FAR, NEAR, AFTER = Part.FAR_PREFIX, Part.PREFIX, Part.SUFFIX
+ORDERS: dict[str, tuple[Part, ...]] = {
+    "documented": (PRE, FAR, NEAR, SUF, AFTER, MID),
+    "suffix first": (SUF, AFTER, PRE, FAR, NEAR, MID),
+    "open": (PRE, SUF, AFTER, MID, FAR, NEAR),
+    "far first": (PRE, FAR, SUF, AFTER, MID, NEAR),
+    "far outside": (FAR, PRE, SUF, AFTER, MID, NEAR),
+}
+COMPARED = ("documented", "open", "far first")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file with something missing at character `cursor`.
+
+    `wanted` is what, `behind` the rest of the line, `healed` what stands before the cursor and is
+    given back.
+    """
+
+    key: str
+    text: str
+    cursor: int
+    wanted: str
+    behind: str
+    healed: str = ""
+
+
+def places(kind: str, count: int, seed: int = 11) -> list[Place]:
+    """The same places for the same files and seed, drawn over all files in turn."""
+    listing = subprocess.run(
+        ["git", "ls-files", "*.py", "*.lua", "*.ts"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    files = [name for name in listing.stdout.split() if "/results/" not in name]
+    rng = random.Random(f"{seed} {kind.split(maxsplit=1)[0]}")
+    rng.shuffle(files)
+    found: list[Place] = []
+    while len(found) < count and files:
+        for name in files:
+            place = _place(kind, name, rng)
+            if place and len(found) < count:
+                found.append(place)
+    return found
+
+
+def _place(kind: str, name: str, rng: random.Random) -> Place | None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    lines = text.splitlines(keepends=True)
+    rows = [row for row, line in enumerate(lines) if row >= 12 and _is_code(line)]
+    if not rows:
+        return None
+    row = rng.choice(rows)
+    line = lines[row].rstrip("\n")
+    start = sum(map(len, lines[:row]))
+    indent = len(line) - len(line.lstrip())
+    first, last = indent, len(line)
+    if kind in {"rest", "span"}:
+        ends = [at for at in range(indent + 3, len(line) - 2) if _ends_word(line, at)]
+        if len(ends) < 2:
+            return None
+        first = rng.choice(ends[:-1] if kind == "span" else ends)
+        if kind == "span":
+            last = rng.choice([at for at in ends if at > first])
+    missing = line[first:last]
+    if len(missing.strip()) < 2:
+        return None
+    return Place(
+        key=f"{name}:{row + 1}:{first}",
+        text=text[: start + first] + text[start + last :],
+        cursor=start + first,
+        wanted=missing,
+        behind=line[last:],
+        healed=line[:first] if kind == "line" else "",
+    )
+
+
+def _is_code(line: str) -> bool:
+    """Neither blank nor short nor a comment; prose in docstrings has few signs."""
+    bare = line.strip()
+    return (
+        6 <= len(bare) <= 90
+        and not bare.startswith(("#", "--", "//", '"""', "*"))
+        and re.search(r"[=(\[{:]|\b(return|import|end|raise|else|if)\b", bare) is not None
+    )
+
+
+def _ends_word(line: str, at: int) -> bool:
+    """Between words, where the tokens of what stands before do not depend on what follows."""
+    return line[at - 1] != " " and not (line[at - 1].isalnum() and line[at].isalnum())
+
+
+class Writer:
+    """Greedy answers from one sequence; what a prompt shares with the last one is kept."""
+
+    def __init__(self, path: Path, vocab: Any, n_ctx: int, threads: int) -> None:
+        spec = LoadSpec(path=str(path), n_ctx=n_ctx, n_seq_max=1, n_threads=threads,
+                        n_threads_batch=threads)  # fmt: skip
+        self._model = Model(spec)
+        self._context = Context(self._model, spec)
+        self._held: list[int] = []
+        special = set(vocab.special.values())
+        self._bytes = [
+            b"" if token in special else vocab.decode_bytes([token]) for token in range(vocab.size)
+        ]
+
+    def _fitting(self, forced: bytes) -> NDArray[np.int64]:
+        """Tokens that begin `forced`, or go on beyond it."""
+        found = [
+            token
+            for token, content in enumerate(self._bytes)
+            if content and (content.startswith(forced) or forced.startswith(content))
+        ]
+        return np.array(found)
+
+    def write(
+        self, prompt: tuple[int, ...], ends: frozenset[int], forced: bytes = b""
+    ) -> Iterator[int]:
+        """Tokens of the answer, one after the other; it begins with `forced`."""
+        shared = 0
+        for old, new in zip(self._held, prompt[:-1], strict=False):
+            if old != new:
+                break
+            shared += 1
+        self._context.forget(0, shared)
+        self._held = list(prompt[:shared])
+        todo = list(prompt[shared:])
+        while len(self._held) < len(prompt) + MAX_ANSWER_TOKENS:
+            row = 0
+            for at in range(0, len(todo), 512):
+                piece = todo[at : at + 512]
+                outputs = int(at + 512 >= len(todo))
+                span = Span(0, len(self._held), piece, outputs)
+                if self._context.decode([span]) is not Verdict.DONE:
+                    raise RuntimeError("llama.cpp could not evaluate the prompt")
+                self._held += piece
+                row = len(piece) - 1
+            logits = self._context.logits(row)
+            if forced:
+                fitting = self._fitting(forced)
+                token = int(fitting[logits[fitting].argmax()])
+                forced = forced[len(self._bytes[token]) :]
+            else:
+                token = int(logits.argmax())
+            if token in ends or token in self._model.ends:
+                return
+            yield token
+            todo = [token]
+
+
+def layout(name: str, family: FimLayout) -> FimLayout:
+    tokens = {part: family.tokens[part] for part in (PRE, SUF, MID)}
+    return FimLayout(family.family, tokens, dict.fromkeys(CursorKind, ORDERS[name]), family.stop)
+
+
+def answer(writer: Writer, vocab: Any, place: Place, fim: FimLayout, budget: int) -> dict[str, Any]:
+    """The first line that the model writes at `place`, cut where it repeats what is behind."""
+    at = len(place.text[: place.cursor - len(place.healed)].encode())
+    text = place.text[: place.cursor - len(place.healed)] + place.text[place.cursor :]
+    prompt = context.window(text, at, fim, vocab, vocab.control, budget, 0)
+    ends = frozenset(vocab.control[text] for text in fim.stop)
+    written: list[int] = []
+    for token in writer.write(prompt.ids, ends, place.healed.encode()):
+        written.append(token)
+        if "\n" in vocab.decode(written):
+            break
+    whole = vocab.decode(written).removeprefix(place.healed)
+    line = whole.split("\n")[0].rstrip("\r")
+    cut = line.find(place.behind) if len(place.behind.strip()) >= 1 else -1
+    line = line[:cut] if cut >= 0 else line
+    return {"answer": line, "prompt": len(prompt.ids), "generated": len(written)}
+
+
+def quality(arguments: argparse.Namespace) -> None:
+    path = resolve(arguments.model)
+    vocab = vocabulary.load(path)
+    family = families.layout_for(vocab)
+    assert family is not None
+    writer = Writer(path, vocab, arguments.budget + 64, arguments.threads)
+    chosen = {kind: places(kind, arguments.count) for kind in arguments.kinds.split(",")}
+    done = {(row["model"], row["layout"], row["kind"], row["place"]) for row in rows()}
+    for number in range(arguments.count):
+        for kind, drawn in chosen.items():
+            place = drawn[number]
+            for name in arguments.layouts.split(","):
+                if (arguments.model, name, kind, place.key) in done:
+                    continue
+                found = answer(writer, vocab, place, layout(name, family), arguments.budget)
+                row = {
+                    "model": arguments.model,
+                    "budget": arguments.budget,
+                    "layout": name,
+                    "kind": kind,
+                    "place": place.key,
+                    "wanted": place.wanted,
+                    **found,
+                }
+                with ANSWERS.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def rows() -> list[dict[str, Any]]:
+    if not ANSWERS.exists():
+        return []
+    return [json.loads(line) for line in ANSWERS.read_text(encoding="utf-8").splitlines()]
+
+
+def cost(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Mean tokens evaluated for each kind of event, by layout and number of slots."""
+    vocab = vocabulary.load(resolve(arguments.model))
+    family = families.layout_for(vocab)
+    assert family is not None
+    texts = {place.key: place for place in places("line", 400) if place.text.count("\n") > 150}
+    chosen = list(texts.values())[: arguments.count]
+    found = {}
+    for name in ORDERS:
+        fim = layout(name, family)
+        found[name] = {
+            f"{slots} slots": cost_of_events(chosen, fim, vocab, arguments.budget, slots)
+            for slots in (1, 4)
+        }
+    return {"budget": arguments.budget, "places": len(chosen), "events": EVENTS, "tokens": found}
+
+
+def summary() -> list[dict[str, Any]]:
+    """Only places that all of COMPARED have answered, so that these are judged by the same."""
+    answered: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = defaultdict(dict)
+    for row in rows():
+        answered[row["model"], row["kind"], row["place"]][row["layout"]] = row
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    for (model, kind, _), by_layout in answered.items():
+        if set(by_layout) >= set(COMPARED):
+            for name in by_layout:
+                groups[model, kind, name].append(by_layout[name])
+    return [
+        {
+            "model": model,
+            "kind": kind,
+            "layout": name,
+            "places": len(group),
+            "exact": round(sum(_exact(row) for row in group) / len(group), 3),
+            "similar": round(sum(_similar(row) for row in group) / len(group), 3),
+            "empty": round(sum(not row["answer"].strip() for row in group) / len(group), 3),
+        }
+        for (model, kind, name), group in groups.items()
+    ]
+
+
+def _exact(row: dict[str, Any]) -> bool:
+    return bool(row["answer"].strip() == row["wanted"].strip())
+
+
+def _similar(row: dict[str, Any]) -> float:
+    return difflib.SequenceMatcher(None, row["answer"].strip(), row["wanted"].strip()).ratio()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("action", choices=["quality", "cost", "report"])
+    parser.add_argument("--model", default="qwen2.5-coder-0.5b")
+    parser.add_argument("--count", type=int, default=60)
+    parser.add_argument("--budget", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--layouts", default=",".join(COMPARED))
+    arguments = parser.parse_args()
+    if arguments.action == "quality":
+        quality(arguments)
+        return
+    if arguments.action == "report":
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+        )
+        whole = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": f"{platform.machine()}, CPU only",
+            "commit": commit.stdout.strip(),
+            "quality": summary(),
+            "cost": cost(arguments),
+        }
+        REPORT.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        print(json.dumps(whole, indent=1))
+        return
+    print(json.dumps(cost(arguments), indent=1))
+
+
+if __name__ == "__main__":
+    main()

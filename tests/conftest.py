@@ -1,0 +1,38 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from assistant import paths
+
+
+def _model(name: str) -> Path:
+    path = paths.models_dir() / name
+    if not path.exists():
+        pytest.fail(f"{path} is missing: run 'make models' first", pytrace=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def dense_model() -> Path:
+    """Qwen2.5-Coder-0.5B-Instruct Q4_K_M, dense."""
+    return _model("qwen2.5-coder-0.5b-instruct-q4_k_m.gguf")
+
+
+@pytest.fixture(scope="session")
+def moe_model() -> Path:
+    """The same model upcycled to 4 experts, 1 used a token."""
+    return _model("starter-moe.gguf")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A private UNDERKEEL_HOME (settings, socket, logs); models stay where they are."""
+    monkeypatch.setenv("UNDERKEEL_MODELS", str(paths.models_dir()))
+    folder = tmp_path / "home"
+    folder.mkdir(mode=0o700)
+    monkeypatch.setenv("UNDERKEEL_HOME", str(folder))
+    return folder

@@ -1,0 +1,59 @@
+"""A small mixture-of-experts checkpoint in safetensors, its data a hole."""
+
+from __future__ import annotations
+
+import json
+from math import prod
+from pathlib import Path
+
+LAYERS, HIDDEN, EXPERTS, INNER, VOCABULARY = 4, 256, 8, 128, 1000
+CONFIG = {
+    "model_type": "toy_moe",
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "num_experts": EXPERTS,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 32768,
+}
+
+
+def tensors() -> dict[str, tuple[int, ...]]:
+    """Names and shapes, as PyTorch orders them."""
+    found: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (VOCABULARY, HIDDEN),
+        "model.norm.weight": (HIDDEN,),
+        "lm_head.weight": (VOCABULARY, HIDDEN),
+    }
+    for index in range(LAYERS):
+        layer = f"model.layers.{index}."
+        found[layer + "input_layernorm.weight"] = (HIDDEN,)
+        for name in ("q_proj", "o_proj"):
+            found[layer + f"self_attn.{name}.weight"] = (HIDDEN, HIDDEN)
+        found[layer + "mlp.gate.weight"] = (EXPERTS, HIDDEN)
+        found[layer + "mlp.shared_expert.up_proj.weight"] = (INNER, HIDDEN)
+        for expert in range(EXPERTS):
+            found[layer + f"mlp.experts.{expert}.up_proj.weight"] = (INNER, HIDDEN)
+            found[layer + f"mlp.experts.{expert}.down_proj.weight"] = (HIDDEN, INNER)
+    return found
+
+
+def write_checkpoint(folder: Path) -> Path:
+    """Two files with the layers shared out between them, and the config."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    names = list(tensors().items())
+    for number, part in enumerate((names[: len(names) // 2], names[len(names) // 2 :]), start=1):
+        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        offset = 0
+        for name, shape in part:
+            end = offset + 2 * prod(shape)
+            header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}
+            offset = end
+        raw = json.dumps(header).encode()
+        with (folder / f"model-0000{number}-of-00002.safetensors").open("wb") as file:
+            file.write(len(raw).to_bytes(8, "little") + raw)
+            file.truncate(8 + len(raw) + offset)
+    return folder

@@ -1,0 +1,185 @@
+"""A language server whose answers the test scripts: for what a model cannot do on cue.
+
+Speaks LSP on stdio like the real one. The test steers it over the same connection, so that order
+is certain:
+
+    scripted/rules    notification {"completions": [...], "commands": {...}}; replaces the rules
+    scripted/release  notification: answer every held request now, in order of arrival
+    scripted/send     notification {"method", "params"}: send this notification to the client
+    scripted/log      request: all messages received so far
+
+A completion rule is {"after": text before the cursor ends so, "items": [...], "hold": bool,
+"deaf": bool, "error": str}; an item may say "relative": [a, b], its range in characters relative
+to the cursor. A held request waits for release; a deaf one is answered even when it was cancelled.
+A command rule is {"deltas": [...], "hold": bool, "result": any, "error": str}.
+
+An editor that passes on no messages of the test's own is steered by two files that the environment
+names: SCRIPTED_RULES holds {"completions", "commands", "notify": [{"method", "params"}]} and is
+read when the client is initialised; SCRIPTED_LOG gets every message as a line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+Message = dict[str, Any]
+CANCELLED = -32800
+
+
+class Server:
+    """One client, one thread, no clock."""
+
+    def __init__(self, encoding: str) -> None:
+        self.encoding = encoding
+        self.documents: dict[str, str] = {}
+        self.completions: list[Message] = []
+        self.commands: dict[str, Message] = {}
+        self.held: dict[Any, tuple[Message, Message]] = {}
+        self.log: list[Message] = []
+
+    def serve(self) -> None:
+        while (message := _read()) is not None:
+            self.record(message)
+            if message.get("method") == "exit":
+                return
+            self.take(message)
+
+    def record(self, message: Message) -> None:
+        self.log.append(message)
+        if path := os.environ.get("SCRIPTED_LOG"):
+            with Path(path).open("a", encoding="utf-8") as log:
+                log.write(json.dumps(message) + "\n")
+
+    def begin(self) -> None:
+        """Take the rules that the environment names."""
+        if path := os.environ.get("SCRIPTED_RULES"):
+            rules = json.loads(Path(path).read_text(encoding="utf-8"))
+            self.take({"method": "scripted/rules", "params": rules})
+            for notification in rules.get("notify", ()):
+                _send(notification)
+
+    def take(self, message: Message) -> None:
+        params = message.get("params") or {}
+        match message.get("method"):
+            case "initialize":
+                _reply(message, self.capabilities())
+            case "initialized":
+                self.begin()
+            case "textDocument/didOpen":
+                self.documents[params["textDocument"]["uri"]] = params["textDocument"]["text"]
+            case "textDocument/didChange":
+                self.documents[params["textDocument"]["uri"]] = params["contentChanges"][-1]["text"]
+            case "textDocument/inlineCompletion":
+                self.complete(message)
+            case "workspace/executeCommand":
+                self.execute(message)
+            case "$/cancelRequest":
+                self.cancel(params["id"])
+            case "scripted/rules":
+                self.completions = params.get("completions") or []
+                self.commands = params.get("commands") or {}
+            case "scripted/release":
+                for request, rule in list(self.held.values()):
+                    self.answer(request, rule)
+                self.held.clear()
+            case "scripted/send":
+                _send(params)
+            case "scripted/log":
+                _reply(message, self.log)
+            case _ if "id" in message and "method" in message:
+                _reply(message, None)
+
+    def capabilities(self) -> Message:
+        return {
+            "capabilities": {
+                "positionEncoding": self.encoding,
+                "textDocumentSync": {"openClose": True, "change": 1},
+                "inlineCompletionProvider": {},
+                "executeCommandProvider": {
+                    "commands": ["underkeel.explain", "underkeel.edit", "underkeel.accepted"]
+                },
+                "experimental": {"underkeel": {"version": 1}},
+            },
+            "serverInfo": {"name": "scripted", "version": "1"},
+        }
+
+    def complete(self, message: Message) -> None:
+        before = self.before(message["params"])
+        fitting = (rule for rule in self.completions if before.endswith(rule["after"]))
+        rule: Message = next(fitting, {"items": []})
+        self.answer_or_hold(message, rule)
+
+    def execute(self, message: Message) -> None:
+        rule = self.commands.get(message["params"]["command"], {})
+        for delta in rule.get("deltas", ()):
+            id_ = message["params"]["arguments"][0]["id"]
+            event = {"id": id_, "kind": "delta", "text": delta}
+            _send({"method": "underkeel/explanation", "params": event})
+        self.answer_or_hold(message, rule)
+
+    def answer_or_hold(self, message: Message, rule: Message) -> None:
+        if rule.get("hold"):
+            self.held[message["id"]] = (message, rule)
+        else:
+            self.answer(message, rule)
+
+    def answer(self, message: Message, rule: Message) -> None:
+        if "error" in rule:
+            _fail(message, -32803, rule["error"])
+        elif message["method"] == "textDocument/inlineCompletion":
+            position = message["params"]["position"]
+            _reply(message, {"items": [_placed(item, position) for item in rule["items"]]})
+        else:
+            _reply(message, rule.get("result"))
+
+    def cancel(self, id_: Any) -> None:
+        if id_ in self.held and not self.held[id_][1].get("deaf"):
+            _fail(self.held.pop(id_)[0], CANCELLED, "cancelled")
+
+    def before(self, params: Message) -> str:
+        """The text up to the position."""
+        lines = self.documents[params["textDocument"]["uri"]].split("\n")
+        row, column = params["position"]["line"], params["position"]["character"]
+        codec = {"utf-8": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}[self.encoding]
+        unit = {"utf-8": 1, "utf-16": 2, "utf-32": 4}[self.encoding]
+        line = lines[row].encode(codec)[: column * unit].decode(codec)
+        return "\n".join([*lines[:row], line])
+
+
+def _placed(item: Message, position: Message) -> Message:
+    item = dict(item)
+    if relative := item.pop("relative", None):
+        start, end = (dict(position, character=position["character"] + by) for by in relative)
+        item["range"] = {"start": start, "end": end}
+    return item
+
+
+def _read() -> Message | None:
+    length = 0
+    while (line := sys.stdin.buffer.readline()) not in (b"\r\n", b""):
+        name, _, value = line.decode().partition(":")
+        if name.lower() == "content-length":
+            length = int(value)
+    return json.loads(sys.stdin.buffer.read(length)) if length else None
+
+
+def _send(message: Message) -> None:
+    body = json.dumps({"jsonrpc": "2.0", **message}).encode()
+    sys.stdout.buffer.write(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    sys.stdout.buffer.flush()
+
+
+def _reply(request: Message, result: Any) -> None:
+    _send({"id": request["id"], "result": result})
+
+
+def _fail(request: Message, code: int, message: str) -> None:
+    _send({"id": request["id"], "error": {"code": code, "message": message}})
+
+
+if __name__ == "__main__":
+    Server(sys.argv[1] if len(sys.argv) > 1 else "utf-8").serve()

@@ -1,0 +1,166 @@
+// Drives a real VS Code in a real browser through one session, and prints what it saw as JSON.
+//
+// usage: node drive.mjs PLAN.json
+//
+// The plan names the installation, the folders, and the steps; see `steps` below for what a step can be. Each step's
+// observation is printed under the step's name. A step that fails ends the session: the error and a picture of the
+// screen are what is left.
+import { spawn } from "node:child_process";
+import { mkdirSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { createServer } from "node:net";
+import { join } from "node:path";
+
+const plan = JSON.parse(readFileSync(process.argv[2], "utf8"));
+const { chromium } = createRequire(join(plan.installation, "package.json"))("playwright-core");
+const PATIENCE_MS = Number(process.env.PATIENCE_MS ?? 120_000);
+
+async function freePort() {
+  const server = createServer().listen(0, "127.0.0.1");
+  await new Promise((resolve) => server.once("listening", resolve));
+  const { port } = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+function serverArguments(...more) {
+  const main = join(plan.installation, "node_modules/code-server/lib/vscode/out/server-main.js");
+  const folders = ["extensions", "user-data", "server-data"].flatMap((kind) => [`--${kind}-dir`, join(plan.home, kind)]);
+  return [main, "--accept-server-license-terms", ...folders, ...more];
+}
+
+/** Run VS Code's server once for a job of its command line. */
+async function serverJob(...args) {
+  const child = spawn(process.execPath, serverArguments(...args), { env: plan.environment, stdio: ["ignore", "pipe", "pipe"] });
+  let output = "";
+  child.stdout.on("data", (text) => (output += text));
+  child.stderr.on("data", (text) => (output += text));
+  const code = await new Promise((resolve) => child.once("close", resolve));
+  if (code !== 0) throw new Error(`VS Code's server ended with ${code}: ${output}`);
+  return output.trim();
+}
+
+async function startServer() {
+  const port = await freePort();
+  const trust = plan.trusted ? ["--disable-workspace-trust"] : [];
+  const child = spawn(
+    process.execPath,
+    serverArguments("--host", "127.0.0.1", "--port", String(port), "--without-connection-token", ...trust),
+    { env: plan.environment, stdio: ["ignore", "pipe", "pipe"], detached: true },
+  );
+  await new Promise((resolve, reject) => {
+    let output = "";
+    const onData = (text) => {
+      output += text;
+      if (/listening on/i.test(output)) resolve();
+    };
+    child.stdout.on("data", onData);
+    child.stderr.on("data", onData);
+    child.once("close", (code) => reject(new Error(`VS Code's server ended with ${code}: ${output}`)));
+  });
+  return { child, url: `http://127.0.0.1:${port}/?folder=${encodeURIComponent(plan.workspace)}` };
+}
+
+/** What a step can be; each takes the page and the step's arguments and returns its observation. */
+const steps = {
+  open: async (page, { file }) => {
+    await command(page, file, "Control+P");
+    await page.locator(`.tab[data-resource-name="${file}"]`).waitFor();
+    await page.locator(".view-lines").first().click();
+  },
+  keys: async (page, { keys }) => {
+    for (const key of keys) await page.keyboard.press(key);
+  },
+  type: async (page, { text }) => page.keyboard.type(text, { delay: 40 }),
+  command: (page, { title }) => command(page, `>${title}`),
+  click: async (page, { selector }) => page.locator(selector).first().click(),
+  hover: async (page, { selector, shows }) => {
+    await page.locator(selector).first().hover();
+    const hover = page.locator(shows).first();
+    await hover.waitFor();
+    return (await hover.innerText()).split("\n").filter((line) => line.trim() !== "");
+  },
+  /** Wait for an element with this text, and return the whole of it. */
+  see: async (page, { selector, text }) => {
+    const found = page.locator(selector).filter(text ? { hasText: text } : {}).first();
+    await found.waitFor();
+    return clean(await found.innerText());
+  },
+  gone: async (page, { selector }) => page.locator(selector).first().waitFor({ state: "detached" }),
+  pause: async (page, { ms }) => page.waitForTimeout(ms),
+  count: async (page, { selector }) => page.locator(selector).count(),
+  /** The lines of the first editor. */
+  lines: async (page) => {
+    const lines = await page.locator(".editor-instance .view-line").evaluateAll((found) =>
+      found.map((line) => [line.getBoundingClientRect().top, line.textContent]),
+    );
+    return lines.sort((a, b) => a[0] - b[0]).map(([, text]) => clean(text));
+  },
+  /** Wait for text inside a webview, and return its page's main text. */
+  webview: async (page, { text }) => {
+    const inner = page.frameLocator("iframe.webview.ready").frameLocator("iframe#active-frame");
+    await inner.locator("main", { hasText: text }).waitFor();
+    return clean(await inner.locator("main").innerText());
+  },
+  inWebview: async (page, { selector, fill, press }) => {
+    const found = page.frameLocator("iframe.webview.ready").frameLocator("iframe#active-frame").locator(selector);
+    if (fill !== undefined) await found.fill(fill);
+    if (press !== undefined) await found.press(press);
+    if (fill === undefined && press === undefined) await found.click();
+  },
+  /** Wait for an element with this text, and return the text of all like it. */
+  all: async (page, { selector, text }) => {
+    await page.locator(selector).filter({ hasText: text }).first().waitFor();
+    return clean((await page.locator(selector).allInnerTexts()).join(""));
+  },
+  picture: async (page, { file, hovering }) => {
+    if (!hovering) await page.mouse.move(700, 1);
+    await page.waitForTimeout(300);
+    await page.screenshot({ path: join(plan.pictures, file) });
+  },
+};
+
+const clean = (text) => text.replace(/[\u00a0\u00b7]/g, " ").replace(/[\u200b\u200c]/g, "");
+
+async function command(page, text, key = "F1") {
+  await page.keyboard.press(key);
+  const input = page.locator(".quick-input-widget input").first();
+  await input.waitFor();
+  await input.fill(text);
+  const words = text.replace(/^>/, "");
+  await page.locator(".quick-input-list .monaco-list-row", { hasText: words }).first().waitFor();
+  await page.keyboard.press("Enter");
+}
+
+async function session() {
+  mkdirSync(plan.pictures, { recursive: true });
+  const seen = { installed: await serverJob("--install-extension", plan.vsix) };
+  const { child, url } = await startServer();
+  const browser = await chromium.launch({
+    executablePath: plan.chromium,
+    args: ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--force-color-profile=srgb"],
+  });
+  try {
+    const page = await browser.newPage({ viewport: { width: 1180, height: 640 } });
+    page.setDefaultTimeout(PATIENCE_MS);
+    await page.goto(url);
+    await page.locator(".monaco-workbench .part.statusbar").waitFor();
+    for (const [name, kind, args] of plan.steps) {
+      try {
+        const value = await steps[kind](page, args ?? {});
+        if (value !== undefined) seen[name] = value;
+      } catch (error) {
+        seen.failed = `${name}: ${error.message}`;
+        await page.screenshot({ path: join(plan.pictures, "failed.png") });
+        break;
+      }
+    }
+  } finally {
+    await browser.close();
+    process.kill(-child.pid, "SIGTERM");
+  }
+  return seen;
+}
+
+console.log(JSON.stringify(await session(), null, 1));
+process.exit(0);

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Installs a real VS Code server and playwright-core into a cache folder, from the npm registry alone.
+#
+# usage: install.sh [FOLDER]          default: ~/.cache/underkeel-test/vscode
+#
+# The npm package code-server holds VS Code's own server. Its install script would fetch helpers from elsewhere,
+# so scripts stay off; what VS Code needs natively is built here, and Debian's ripgrep stands in for the fetched one.
+# Safe to repeat: a finished folder whose lock file is unchanged is left as it is.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+folder=${1:-${UNDERKEEL_TEST_VSCODE:-$HOME/.cache/underkeel-test/vscode}}
+
+for tool in node npm rg; do
+  command -v "$tool" >/dev/null || { echo "install.sh: $tool is missing" >&2; exit 3; }
+done
+
+mkdir -p "$folder"
+exec 9>"$folder/.lock"
+flock 9
+stamp=$(cat "$here/package-lock.json" "$here/install.sh" | sha256sum | cut -d' ' -f1)
+if [[ -f $folder/.ready && $(cat "$folder/.ready") == "$stamp" ]]; then
+  exit 0
+fi
+rm -f "$folder/.ready"
+cp "$here/package.json" "$here/package-lock.json" "$folder/"
+cd "$folder"
+npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+
+cd node_modules/code-server/lib/vscode
+npm install --ignore-scripts --omit=dev --no-audit --no-fund --loglevel=error
+npm rebuild --loglevel=error @vscode/spdlog native-watchdog @parcel/watcher
+ln -sfn node_modules node_modules.asar
+mkdir -p node_modules/@vscode/ripgrep/bin
+ln -sf "$(command -v rg)" node_modules/@vscode/ripgrep/bin/rg
+echo "$stamp" >"$folder/.ready"

@@ -1,0 +1,174 @@
+"""`underkeel plan` and `underkeel recommend`, called as a person calls them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import checkpoint_files
+import pytest
+import shapes
+from typer.testing import CliRunner, Result
+
+from assistant.cli import build_app
+from assistant.errors import PlanError, SettingsError, UnderkeelError, UnknownModelError
+from assistant.memory.machine import parse_size
+
+ROOT = Path(__file__).parents[3]
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(build_app(arguments[0]), list(arguments), terminal_width=100)
+
+
+def answer(*arguments: str) -> dict[str, object]:
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    found: dict[str, object] = json.loads(result.output)
+    return found
+
+
+def failure(*arguments: str) -> UnderkeelError:
+    error = run(*arguments).exception
+    assert isinstance(error, UnderkeelError), error
+    return error
+
+
+def test_a_picture_of_a_machine_one_does_not_have() -> None:
+    result = run("plan", "qwen3-coder-next", "--vram", "24G,12G", "--ram", "64G")
+    assert result.exit_code == 0, result.output
+    words = " ".join(result.output.split())
+    for wanted in (
+        "CUDA0", "CUDA1", "CPU", "79.7 B parameters must be in memory", "uses 3.9 B of them",
+        "experts of", "KV cache", "compute", "margin", "free", "tokens of context", "tokens/s",
+        "expert groups fit on the cards", "What would change", "q8_0",
+        "compute buffers are estimated",
+    ):  # fmt: skip
+        assert wanted in words, wanted
+
+
+def test_json_holds_all_of_it() -> None:
+    found = answer("plan", "gpt-oss-20b", "--vram", "16G", "--gpus", "2", "--ctx", "8192")
+    assert found["fits"] is True
+    assert found["measured"] is False
+    assert [device["name"] for device in found["devices"]] == ["CPU", "CUDA0", "CUDA1"]  # type: ignore[attr-defined]
+    assert found["context"]["n_ctx"] == 8192  # type: ignore[index]
+    assert found["load"]["devices"] == ["CUDA0"]  # type: ignore[index]
+    assert {row["cache_type"] for row in found["what_if"]} == {"f16", "q8_0", "q4_0"}  # type: ignore[attr-defined]
+
+
+def test_a_file_of_this_machine_is_measured(tmp_path: Path) -> None:
+    path = shapes.write_family(tmp_path, "granitemoe")
+    found = answer("plan", str(path), "--ram", "64G", "--cache-type", "q8_0")
+    assert found["measured"] is True
+    assert found["doubts"] == []
+    assert found["context"]["cache_type"] == "q8_0"  # type: ignore[index]
+
+
+def test_another_quantisation_of_a_known_model() -> None:
+    sizes = [
+        answer("plan", "gpt-oss-20b", "--quant", quant, "--ram", "99G", "--gpus", "0")["model"]
+        for quant in ("MXFP4", "F16")
+    ]
+    assert sizes[1]["total_bytes"] > 3 * sizes[0]["total_bytes"]  # type: ignore[index]
+
+
+def test_what_does_not_fit_says_what_would() -> None:
+    arguments = ("plan", "qwen3-coder-30b-a3b", "--vram", "8G", "--ram", "12G", "--ctx", "65536")
+    error = failure(*arguments)
+    assert isinstance(error, PlanError)
+    assert error.shortfall_bytes > 0
+    result = run(*arguments, "--json")
+    found = json.loads(result.output)
+    assert result.exit_code == 1
+    assert found["fits"] is False
+    assert found["shortfall_bytes"] == error.shortfall_bytes
+    assert found["alternatives"]
+
+
+def test_a_checkpoint(tmp_path: Path) -> None:
+    folder = checkpoint_files.write_checkpoint(tmp_path / "toy")
+    result = run("plan", str(folder), "--vram", "24G", "--ram", "64G")
+    assert result.exit_code == 0, result.output
+    for wanted in ("NF4, double quantisation", "GPTQ", "AWQ", "device_map", "vllm serve"):
+        assert wanted in result.output, wanted
+    found = answer("plan", str(folder), "--vram", "24G", "--ram", "64G")
+    assert set(found["schemes"]) == {  # type: ignore[call-overload]
+        "16 bit", "LLM.int8()", "NF4", "NF4, double quantisation", "GPTQ 4 bit", "AWQ 4 bit",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("plan", "nonsense"), "no model"),
+        (("plan", "./nothing.gguf"), "no such file"),
+        (("plan", "gpt-oss-20b", "--vram", "many"), "not a size"),
+        (("plan", "gpt-oss-20b", "--ram", "-3G"), "not a size"),
+        (("plan", "gpt-oss-20b", "--quant", "Q99"), "quantisation"),
+        (("plan", "gpt-oss-20b", "--cache-type", "q3_K", "--ram", "64G"), "q3_K"),
+    ],
+)
+def test_mistakes_are_explained(arguments: tuple[str, ...], words: str) -> None:
+    error = failure(*arguments)
+    assert words in str(error)
+    assert error.advice
+
+
+def test_unknown_names_are_met_with_the_known_ones() -> None:
+    error = failure("plan", "nonsense")
+    assert isinstance(error, UnknownModelError)
+    assert "qwen3-coder-30b-a3b" in error.advice
+
+
+def test_no_traceback_reaches_a_person(tmp_path: Path) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF" + bytes(3))
+    done = subprocess.run(
+        [sys.executable, "-m", "assistant", "plan", str(path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "not a GGUF" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_recommendations_are_ordered() -> None:
+    result = run("recommend", "--vram", "24G", "--ram", "64G", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    fits = [row["fits"] for row in found]
+    assert fits == sorted(fits, reverse=True)
+    names = [row["name"] for row in found]
+    assert names.index("qwen3-coder-next") < names.index("gpt-oss-20b")
+    assert not next(row for row in found if row["name"] == "kimi-k2")["fits"]
+    small = json.loads(run("recommend", "--gpus", "0", "--ram", "4G", "--json").output)
+    assert [row["name"] for row in small if row["fits"]] == [
+        "granite-3.1-3b-a800m", "qwen2.5-coder-0.5b", "starter-moe",
+    ]  # fmt: skip
+
+
+def test_recommendations_as_a_table() -> None:
+    result = run("recommend", "--vram", "24G", "--ram", "64G")
+    words = " ".join(result.output.split())
+    assert "wholly on the card" in words
+    assert "it does not fit" in words
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("24", 24 << 30), ("24G", 24 << 30), ("512M", 512 << 20), ("1.5GiB", 3 << 29), ("0", 0)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1X", "9999999T"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(SettingsError):
+        parse_size(text)

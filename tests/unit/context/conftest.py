@@ -1,0 +1,154 @@
+"""A token counter with real-looking tokens and no vocabulary, and a FIM layout to go with it."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from context.types import CursorKind, FimLayout, Part
+
+_TOKEN = re.compile(r"[^\r\n\w]?[^\W\d_]{1,6}|\d| ?[^\s\w]{1,3}[\r\n]*|\s*[\r\n]+|\s+|.", re.DOTALL)
+
+
+class ToyCounter:
+    """Splits like a byte-level BPE's split pattern, words into pieces of six letters.
+
+    Ids are stable for a text and can be turned back: `decode` proves what a prompt holds.
+    """
+
+    def __init__(self) -> None:
+        self._ids: dict[str, int] = {}
+        self._texts: list[str] = []
+
+    def encode(self, text: str) -> list[int]:
+        return [self._id(match.group()) for match in _TOKEN.finditer(text)]
+
+    def count(self, text: str) -> int:
+        return len(self.encode(text))
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(self._texts[i - 10] for i in ids if i >= 10)
+
+    def _id(self, text: str) -> int:
+        if text not in self._ids:
+            self._ids[text] = len(self._texts) + 10
+            self._texts.append(text)
+        return self._ids[text]
+
+
+@pytest.fixture
+def counter() -> ToyCounter:
+    return ToyCounter()
+
+
+OPEN_PREFIX_LAST = (
+    Part.PREFIX_TOKEN,
+    Part.REPO,
+    Part.FAR_PREFIX,
+    Part.SUFFIX_TOKEN,
+    Part.SUFFIX,
+    Part.MIDDLE_TOKEN,
+    Part.PREFIX,
+)
+DOCUMENTED = (
+    Part.PREFIX_TOKEN,
+    Part.REPO,
+    Part.PREFIX,
+    Part.SUFFIX_TOKEN,
+    Part.SUFFIX,
+    Part.MIDDLE_TOKEN,
+)
+TOKENS = {Part.PREFIX_TOKEN: "<pre>", Part.SUFFIX_TOKEN: "<suf>", Part.MIDDLE_TOKEN: "<mid>"}
+LAYOUT = FimLayout(
+    family="toy",
+    tokens=TOKENS,
+    order={CursorKind.LINE_START: OPEN_PREFIX_LAST, CursorKind.MID_LINE: OPEN_PREFIX_LAST},
+    stop=("<eot>",),
+)
+MIXED = FimLayout(
+    family="mixed",
+    tokens=TOKENS,
+    order={CursorKind.LINE_START: OPEN_PREFIX_LAST, CursorKind.MID_LINE: DOCUMENTED},
+)
+CONTROL = {"<pre>": 1, "<suf>": 2, "<mid>": 3, "<eot>": 4}
+
+
+@pytest.fixture
+def layout() -> FimLayout:
+    return LAYOUT
+
+
+@pytest.fixture
+def control() -> dict[str, int]:
+    return dict(CONTROL)
+
+
+@pytest.fixture
+def mixed_layout() -> FimLayout:
+    """One order at the start of a line, another in the middle of one."""
+    return MIXED
+
+
+FIXTURES = Path(__file__).with_name("fixtures")
+UPDATE_GOLDEN = bool(os.environ.get("UPDATE_GOLDEN"))
+
+
+class FastCounter:
+    """Counts a token for each four characters: for tests that count a great deal."""
+
+    def encode(self, text: str) -> list[int]:
+        return [100 + len(text) % 7] * self.count(text)
+
+    def count(self, text: str) -> int:
+        return -(-len(text) // 4)
+
+
+@pytest.fixture
+def fast_counter() -> FastCounter:
+    return FastCounter()
+
+
+def main_fixture(language: str) -> Path:
+    """The file of a language's fixture that the cursor stands in; the others are imported."""
+    files = [p for p in (FIXTURES / language).iterdir() if p.is_file()]
+    (found,) = [p for p in files if p.stem.lower() in ("harbour", "berth")]
+    return found
+
+
+@pytest.fixture
+def main_file() -> Callable[[str], Path]:
+    return main_fixture
+
+
+@pytest.fixture(scope="session")
+def real_sources() -> list[tuple[str, str]]:
+    """Paths and texts of real files: installed Python and C, and the fixtures of all languages."""
+    site = Path(httpx.__file__).resolve().parents[1]
+    rng = random.Random(11)
+    python = sorted(p for p in site.rglob("*.py") if 500 < p.stat().st_size < 40_000)
+    headers = sorted(p for p in site.rglob("*.h") if 500 < p.stat().st_size < 40_000)
+    chosen = rng.sample(python, 60) + rng.sample(headers, min(8, len(headers)))
+    chosen += [p for p in sorted(FIXTURES.rglob("*")) if p.is_file() and "golden" not in p.parts]
+    found = [(str(p), p.read_text(encoding="utf-8", errors="replace")) for p in chosen]
+    return found + [(path, text * 5) for path, text in found[-28:]]
+
+
+@pytest.fixture
+def golden() -> Callable[[str, str], None]:
+    """Compares a text with the golden file of that name; UPDATE_GOLDEN=1 writes it anew."""
+
+    def check(name: str, text: str) -> None:
+        path = FIXTURES / name
+        if UPDATE_GOLDEN:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert path.exists(), f"{name} is missing: run with UPDATE_GOLDEN=1 and read what it wrote"
+        assert text == path.read_text(encoding="utf-8")
+
+    return check

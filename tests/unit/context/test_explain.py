@@ -1,0 +1,86 @@
+"""What an explanation gets to see."""
+
+from __future__ import annotations
+
+import pytest
+
+import context
+from context.block import block_closed
+from context.explain import Topic
+from context.language import languages
+
+TEXT = '''from tides import height_at
+
+
+class Berth:
+    """A place to moor."""
+
+    def other(self):
+        one = 1
+        two = 2
+        return one + two + 3 + 4 + 5
+
+    def clearance(self, draught, hour):
+        tide = height_at(hour)
+        return self.depth + tide - draught
+'''
+
+
+@pytest.fixture
+def workspace(counter, layout, control, tmp_path):
+    (tmp_path / "tides.py").write_text("def height_at(hour):\n    return hour\n")
+    made = context.Workspace([tmp_path], counter, layout, control)
+    made.index.refresh()
+    return made
+
+
+def explain(workspace, tmp_path, span, budget=400, diagnostic=""):
+    document = workspace.open(tmp_path / "main.py", TEXT)
+    return workspace.explain(document, *span, budget, diagnostic=diagnostic)
+
+
+def test_selection_enclosing_definitions_and_diagnostic(workspace, tmp_path):
+    start = TEXT.index("tide = height_at")
+    found = explain(workspace, tmp_path, (start, start + 10), diagnostic="E501 line too long")
+    by_topic = {one.topic: one.text for one in found.passages}
+    assert by_topic[Topic.SELECTION] == "        tide = height_at(hour)\n"
+    assert by_topic[Topic.DIAGNOSTIC] == "E501 line too long"
+    assert "class Berth" in by_topic[Topic.ENCLOSING]
+    assert "two = 2" not in by_topic[Topic.ENCLOSING], "bodies of others are cut"
+    assert "def height_at(hour)" in by_topic[Topic.DEFINITION]
+    assert found.tokens == sum(one.tokens for one in found.passages) <= 400
+    assert found.language == "python"
+
+
+def test_a_cursor_means_the_definition_around_it(workspace, tmp_path):
+    at = TEXT.index("tide - draught")
+    found = explain(workspace, tmp_path, (at, at))
+    assert found.passages[0].text.startswith("    def clearance")
+
+
+@pytest.mark.parametrize("budget", [0, 1, 5, 20, 60, 150])
+def test_the_budget_holds(workspace, tmp_path, budget):
+    found = explain(workspace, tmp_path, (0, len(TEXT)), budget, diagnostic="x" * 500)
+    assert found.tokens <= budget
+    assert budget > 100 or "the end of the selection" in found.cut
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "answer", "closed"),
+    [
+        ("python", "x = 1\n", "if x:\n    y = 2\n", False),
+        ("python", "x = 1\n", "if x:\n    y = 2\nz", True),
+        ("python", "x = 1\n", "y = f(1,\n", False),
+        ("python", "x = 1\n", "y = f(1, 2)\n", True),
+        ("python", "def f():\n    ", "return 1\n", True),
+        ("javascript", "let x;\n", "if (x) {\n  f();\n", False),
+        ("javascript", "let x;\n", "if (x) {\n  f();\n}", True),
+        ("go", "package a\n", "func f() {\n\treturn\n}", True),
+        ("go", "package a\n", "func f() {\n\treturn\n", False),
+        ("ruby", "x = 1\n", "if x\n  y\nend", True),
+        ("c", "int x;\n", "int f(void) {\n", False),
+        ("python", "", "", False),
+    ],
+)
+def test_a_block_tells_when_it_is_closed(name, before, answer, closed):
+    assert block_closed(languages()[name], before + answer, len(before)) is closed

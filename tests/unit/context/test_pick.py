@@ -1,0 +1,147 @@
+"""Resolving imports, ranking, and dropping near-duplicates."""
+
+from __future__ import annotations
+
+import pytest
+
+from context.index import Index
+from context.language import languages
+from context.names import members, near_names, query_terms, similarity, terms, words
+from context.outline import Import
+from context.pick import Place, candidates
+from context.rank import WEIGHTS, Relation, score
+from context.recent import Recent, Region
+from context.resolve import closeness, places
+from context.source import read
+
+
+def found(tmp_path, files, text, name="main.py", recent=()):
+    for path, content in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(content)
+    index = Index([tmp_path])
+    index.refresh()
+    before, _, after = text.partition("|")
+    source = read(before + after, languages()["python"])
+    header = "\n".join(
+        source.text[one.start : one.body[0]] for one in source.outline.enclosing(len(before))
+    )
+    place = Place(str(tmp_path), name, source.language, source.outline, before, after, header, "")
+    return candidates(index.store, place, recent)
+
+
+HEIGHTS = "def height_at(hour):\n    return hour\n\n\ndef other_thing(day):\n    return day + 1\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        ({"tides.py": HEIGHTS}, "from tides import height_at\nheight_at(|"),
+        ({"pkg/tides.py": HEIGHTS}, "from pkg.tides import height_at as h\nh(|"),
+        ({"pkg/tides/__init__.py": HEIGHTS}, "from pkg.tides import height_at\nheight_at(|"),
+        ({"src/pkg/tides.py": HEIGHTS}, "from pkg.tides import height_at\nheight_at(|"),
+        ({"tides.py": HEIGHTS}, "import tides\ntides.height_at(|"),
+        ({"pkg/tides.py": HEIGHTS}, "from pkg import tides\ntides.height_at(|"),
+    ],
+)
+def test_imported_names_come_first(tmp_path, files, text):
+    best = found(tmp_path, {**files, "far/x.py": "def height_at(x, y, z):\n    pass\n"}, text)[0]
+    assert best.name == "height_at" and "hour" in best.text
+    assert best.relation in (Relation.IMPORTED, Relation.MEMBER)
+
+
+def test_relative_imports_go_up(tmp_path):
+    files = {"pkg/tides.py": HEIGHTS, "tides.py": "def height_at(wrong): ...\n"}
+    text = "from ..tides import height_at\nheight_at(|"
+    (best, *_) = found(tmp_path, files, text, name="pkg/deep/main.py")
+    assert best.path == "pkg/tides.py"
+
+
+def test_the_base_class_is_shown(tmp_path):
+    files = {"base.py": "class Ship:\n    def sail(self, knots):\n        return knots\n"}
+    text = (
+        "from base import Ship\n\n\nclass Tug(Ship):\n    def pull(self):\n        |\n        x\n"
+    )
+    best = next(one for one in found(tmp_path, files, text) if one.name == "Ship")
+    assert best.relation is Relation.BASE and "def sail(self, knots)" in best.text
+
+
+def test_the_word_being_typed_counts_by_its_beginning(tmp_path):
+    text = "from tides import height_at, other_thing\n\n\ndef f():\n    return oth|"
+    assert found(tmp_path, {"tides.py": HEIGHTS}, text)[0].name == "other_thing"
+
+
+def test_near_duplicates_are_dropped(tmp_path):
+    files = {f"copy{at}.py": HEIGHTS + f"# {at}\n" for at in range(5)}
+    shown = found(tmp_path, files, "height_at(hour)\nother_thing(day)\n|")
+    assert len([one for one in shown if "height_at" in one.text]) <= 1
+
+
+def test_recent_regions_age(tmp_path):
+    recent = [
+        Region(str(tmp_path), f"r{at}.py", 0, f"visited_{at} = {at} + unique_{at}\n")
+        for at in range(4)
+    ]
+    shown = [one.path for one in found(tmp_path, {}, "x = |", recent=recent)]
+    assert shown == ["r0.py", "r1.py", "r2.py", "r3.py"]
+
+
+def test_the_formula():
+    assert score(Relation.IMPORTED, 1.0, 1.0) == 1.0
+    assert score(Relation.IMPORTED, 0.5, 0.0) == 0.25
+    assert score(Relation.SIMILAR, 9.0, 1.0) == WEIGHTS[Relation.SIMILAR]
+    assert score(Relation.NAMED, -1.0, 1.0) == 0.0
+    assert list(WEIGHTS) == list(Relation), "every relation has its weight, best first"
+    assert sorted(WEIGHTS.values(), reverse=True) == list(WEIGHTS.values())
+
+
+def test_names_near_the_cursor_weigh_more():
+    weights = near_names("far = 1\n" + "\n" * 16 + "near(", "after = 2")
+    assert weights["near"] == 1.0 and weights["after"] == 0.5
+    assert 0.2 < weights["far"] < 0.3
+
+
+def test_words_and_terms():
+    assert words("heightAt") == words("height_at") == words("HEIGHT_AT") == ["height", "at"]
+    assert words("HTTPServer2") == ["http", "server", "2"]
+    assert "heightat" in terms("x = heightAt(1)").split()
+    assert query_terms({"height_at": 1.0, "x": 0.5})[0] in ("height", "heightat")
+    assert members("a.b + c::d(e->f)") == {"a": {"b"}, "c": {"d"}, "e": {"f"}}
+    assert similarity(set(), set()) == 0.0 and similarity({"a"}, {"a"}) == 1.0
+
+
+def test_closeness_halves_with_each_step():
+    assert closeness("a/b/c.py", "a/b/d.py") == 1.0
+    assert closeness("a/b/c.py", "a/d.py") == 0.5
+    assert closeness("a/b/c.py", "x/y/z.py") == 0.0625
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "imported", "path", "wanted"),
+    [
+        ("python", "a.b", "c", "x/y.py", "a/b.py"),
+        ("python", "..a", "c", "x/y/z.py", "x/a.py"),
+        ("python", ".", "c", "x/y.py", "x/c.py"),
+        ("typescript", "./a", "c", "x/y.ts", "x/a.ts"),
+        ("typescript", "../a", "c", "x/y.ts", "a/index.ts"),
+        ("rust", "crate::a::b", "C", "src/main.rs", "src/a/b.rs"),
+        ("java", "org.example.Tides", "", "src/Main.java", "org/example/Tides.java"),
+        ("c", "a/b.h", "", "src/x.c", "src/a/b.h"),
+        ("ruby", "a/b", "", "lib/x.rb", "lib/a/b.rb"),
+        ("php", "Example\\Tides\\Table", "", "src/x.php", "Tides/Table.php"),
+        ("lua", "a.b", "", "x.lua", "lua/a/b.lua"),
+        ("bash", "./a.sh", "", "bin/x.sh", "bin/a.sh"),
+    ],
+)
+def test_places_of_modules(name, module, imported, path, wanted):
+    one = Import(0, 1, module, imported, imported)
+    where = places(languages()[name], one, path)
+    assert wanted in (*where.exact, *where.endings)
+
+
+def test_the_ring_forgets_the_oldest():
+    ring = Recent(capacity=3)
+    for at in range(5):
+        ring.add(Region("", "a.py", at, f"line number {at}\nanother {at * 7}\n"))
+    ring.add(Region("", "a.py", 9, "\n \n"))
+    assert [one.start for one in ring.newest()] == [4, 3, 2]

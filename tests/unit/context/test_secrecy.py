@@ -1,0 +1,129 @@
+"""Planted secrets: by name and by looks, none may reach an index or a prompt."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+import context
+from context.secrecy import MASK, is_secret, is_skipped, masked
+
+# Put together here so that no scanner mistakes this file for one that leaks keys.
+KEYS = {
+    "aws": "AKIA" + "Z7Q2M4N8P1R5T3V9",
+    "github": "ghp_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8",
+    "github fine": "github_pat_" + "11ABCDEFG0abcdefghijkl_mnopqrstuvwxyz0123456789",
+    "gitlab": "glpat-" + "x9Y8z7W6v5U4t3S2r1Q0",
+    "slack": "xoxb-" + "123456789012-abcdefGHIJKL",
+    "openai": "sk-proj-" + "Qw3rTy7UiOpAsDfGhJkLzXcV",
+    "stripe": "sk_live_" + "4eC39HqLyjWDarjtT1zdp7dc",
+    "google": "AIza" + "SyD4f6G8h0J2k4L6m8N0p2Q4r6S8t0U2v4W",
+    "hugging face": "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYzAbCdEfGh",
+    "npm": "npm_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8",
+    "jwt": "eyJ" + "hbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0NTY3ODkwIn0." + "dozjgNryP4J3jVmNHl0",
+    "url": "postgres://tides:" + "h4rb0ur-p4ss" + "@db.example.org/x",
+    "named": 'DB_PASSWORD = "' + "xK9#mQ2$vL7pW4zR" + '"',
+    "json": '{"client_secret": "' + "Zx81kQpLm20vBnTy" + '"}',
+    "pem": "-----BEGIN RSA " + "PRIVATE KEY-----\n" + "MIIEowIBAAKCAQEA7bq" + "\n" * 3
+    + "-----END RSA " + "PRIVATE KEY-----",
+}  # fmt: skip
+SECRET_PARTS = {
+    name: key.split('"')[-2] if name in ("named", "json") else key for name, key in KEYS.items()
+} | {"url": "h4rb0ur-p4ss", "pem": "MIIEowIBAAKCAQEA7bq"}
+
+HARMLESS = [
+    'token = "some_function_name"',
+    'password = get_password("tides")',
+    "secret = os.environ['SECRET']",
+    'API_KEY_HEADER = "X-Api-Key-Header"',
+    "url = 'https://example.org/a:b'",
+    "task-sk-short",
+    "class KeyError(LookupError): ...",
+    "sha256 = compute(data)",
+]
+
+
+@pytest.mark.parametrize("name", sorted(KEYS))
+def test_keys_are_masked(name):
+    text = f"before = 1\nvalue = {KEYS[name]}\nafter = 2\n"
+    shown = masked(text)
+    assert SECRET_PARTS[name] not in shown
+    assert MASK in shown and "before = 1" in shown and "after = 2" in shown
+    assert shown.count("\n") == text.count("\n"), "lines must stay where they are"
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_plain_code_is_left_alone(text):
+    assert masked(text) == text
+
+
+def test_the_middle_of_a_private_key_is_masked():
+    assert masked("MIIEpAIBAAKCAQEA" * 5 + "\n") == MASK + "\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "secret"),
+    [
+        (".env", True),
+        ("deploy/.env.production", True),
+        (".env.example", False),
+        ("certs/server.pem", True),
+        ("home/.ssh/config", True),
+        ("id_ed25519.pub", True),
+        ("config/credentials.json", True),
+        ("auth/credentials.py", False),
+        (".npmrc", True),
+        ("infra/prod.tfvars", True),
+        ("src/keys.py", False),
+        ("environment.py", False),
+    ],
+)
+def test_secret_files_by_name(path, secret):
+    assert is_secret(path) is secret
+
+
+def test_version_control_and_caches_are_no_source():
+    assert is_skipped(".git/config") and is_skipped("web/node_modules/a/b.js")
+    assert not is_skipped("src/nodes.py")
+
+
+def test_planted_secrets_reach_neither_index_nor_prompt(counter, layout, control, tmp_path):
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / ".env").write_text(f"TOKEN={KEYS['github']}\n")
+    (root / "server.key").write_text(KEYS["pem"])
+    for at, (name, key) in enumerate(KEYS.items()):
+        code = f"def harbour_{at}(tide):\n    # {name}\n    value = '''{key}'''\n    return value\n"
+        (root / f"part_{at}.py").write_text(code)
+    store = tmp_path / "index.db"
+    workspace = context.Workspace([root], counter, layout, control, store=store)
+    workspace.index.refresh()
+    everything = dump(store)
+    for name, part in SECRET_PARTS.items():
+        assert part not in everything, name
+    assert "harbour_3" in everything
+    used = "".join(f"from part_{at} import harbour_{at}\n" for at in range(len(KEYS)))
+    text = used + "def all_of_them(tide):\n    key = '" + KEYS["aws"] + "'\n    harbour_0(tide)\n"
+    document = workspace.open(root / "main.py", text)
+    workspace.visited(document, 0, len(text))
+    for budget in (64, 500, 4000):
+        prompt = workspace.prompt(document, len(text), budget)
+        shown = counter.decode(prompt.ids)
+        assert not [name for name, part in SECRET_PARTS.items() if part in shown]
+    assert KEYS["aws"] not in str(workspace.recent.newest())
+    explained = workspace.explain(document, 0, len(text), 2000)
+    assert KEYS["aws"] not in str(explained.passages)
+
+
+def test_no_prompt_for_a_secret_file(counter, layout, control, tmp_path):
+    workspace = context.Workspace([tmp_path], counter, layout, control)
+    document = workspace.open(tmp_path / ".env", "TOKEN=abc\n")
+    prompt = workspace.prompt(document, 3, 500)
+    assert prompt.ids == () and "secrets" in prompt.cut[0]
+    assert workspace.explain(document, 0, 5, 500).passages == ()
+
+
+def dump(store):
+    with sqlite3.connect(store) as db:
+        return "\n".join(db.iterdump())

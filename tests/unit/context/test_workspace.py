@@ -1,0 +1,258 @@
+"""Prompts of a workspace: shares, stability, jumps, rest, odd input."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+import context
+from context.head import SETTLE_CHARS, Reason
+from context.layout import order_of
+from context.pack import Shares, rooms
+from context.types import CursorKind, FimLayout, Part
+
+FILE = "".join(
+    f"def function_{at}(one, two):\n    total = one * {at}\n    for step in range(two):\n"
+    f"        total += step\n    return total\n\n\n"
+    for at in range(120)
+)
+
+
+@pytest.fixture
+def workspace(counter, layout, control, tmp_path):
+    (tmp_path / "tides.py").write_text(
+        'def height_at(hour, mean=1.5):\n    """Height."""\n    return mean * hour\n'
+    )
+    made = context.Workspace([tmp_path], counter, layout, control)
+    made.index.refresh()
+    return made
+
+
+def parts(prompt):
+    return [one.part for one in prompt.sections]
+
+
+def text_of(prompt, part):
+    return "".join(one.text for one in prompt.sections if one.part is part)
+
+
+def common(one, other):
+    same = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        same += 1
+    return same
+
+
+def test_sections_stand_in_the_layouts_order(workspace, tmp_path, counter):
+    text = "from tides import height_at\n\n\n" + FILE + "def last(hour):\n    height_at("
+    document = workspace.open(tmp_path / "main.py", text + "\n")
+    prompt = workspace.prompt(document, len(text), 700)
+    assert parts(prompt) == [Part.REPO, Part.FAR_PREFIX, Part.SUFFIX, Part.PREFIX]
+    assert "def height_at(hour, mean=1.5):" in text_of(prompt, Part.REPO)
+    assert "from tides import height_at" in text_of(prompt, Part.FAR_PREFIX)
+    assert text_of(prompt, Part.PREFIX).endswith("    height_at(")
+    assert prompt.ids[0] == 1 and len(prompt.ids) <= 700
+    assert any("earlier in this file" in what for what in prompt.cut)
+
+
+def test_typing_changes_only_the_tail(workspace, tmp_path):
+    start = len(FILE) // 2
+    typed = "    value = function_7(one, two) + 1\n    if value:\n        return value\n"
+    document = workspace.open(tmp_path / "main.py", FILE)
+    before = workspace.prompt(document, start, 700)
+    for at, char in enumerate(typed):
+        document.edit(start + at, start + at, char)
+        prompt = workspace.prompt(document, start + at + 1, 700)
+        assert workspace.head_reason(document) is Reason.KEPT
+        assert len(before.ids) - common(before.ids, prompt.ids) <= 6
+        before = prompt
+
+
+def test_a_long_spell_of_typing_builds_the_head_anew_now_and_then(workspace, tmp_path):
+    start = len(FILE) // 2
+    document = workspace.open(tmp_path / "main.py", FILE)
+    reasons = []
+    at = start
+    for line in FILE.splitlines(keepends=True)[:150]:
+        document.edit(at, at, line)
+        at += len(line)
+        workspace.prompt(document, at, 700)
+        reasons.append(workspace.head_reason(document))
+    assert 1 <= reasons.count(Reason.NEAR_FULL) <= 20
+    assert reasons.count(Reason.KEPT) > 120
+
+
+def test_a_jump_keeps_the_head_until_the_cursor_rests(workspace, tmp_path):
+    document = workspace.open(tmp_path / "main.py", FILE)
+    first = workspace.prompt(document, len(FILE) // 2, 1000)
+    jumped = workspace.prompt(document, len(FILE) // 5, 1000)
+    assert workspace.head_reason(document) is Reason.KEPT_OVER_JUMP
+    assert common(first.ids, jumped.ids) / len(jumped.ids) >= 0.8
+    assert text_of(jumped, Part.PREFIX) and FILE[: len(FILE) // 5].endswith(
+        text_of(jumped, Part.PREFIX)
+    )
+    rested = workspace.prompt(document, len(FILE) // 5, 1000, rest=True)
+    assert workspace.head_reason(document) is Reason.SETTLED
+    assert len(text_of(rested, Part.PREFIX)) > len(text_of(jumped, Part.PREFIX))
+
+
+def test_work_at_the_new_place_settles_too(workspace, tmp_path):
+    document = workspace.open(tmp_path / "main.py", FILE)
+    workspace.prompt(document, len(FILE) // 2, 1000)
+    at = len(FILE) // 5
+    seen = []
+    for step in range(SETTLE_CHARS + 2):
+        workspace.prompt(document, at + step, 1000)
+        seen.append(workspace.head_reason(document))
+        document.edit(at + step, at + step, "x")
+    assert seen[0] is Reason.KEPT_OVER_JUMP
+    assert seen.index(Reason.SETTLED) == SETTLE_CHARS
+    assert seen[-1] is Reason.KEPT
+
+
+def test_another_budget_builds_anew(workspace, tmp_path):
+    document = workspace.open(tmp_path / "main.py", FILE)
+    workspace.prompt(document, 500, 800)
+    small = workspace.prompt(document, 500, 300)
+    assert workspace.head_reason(document) is Reason.ROOM and len(small.ids) <= 300
+
+
+def test_the_same_state_gives_the_same_prompt(counter, layout, control, tmp_path):
+    made = []
+    for _ in range(2):
+        workspace = context.Workspace([tmp_path], counter, layout, control)
+        document = workspace.open(tmp_path / "main.py", FILE)
+        made.append(workspace.prompt(document, len(FILE) // 3, 640))
+    assert made[0].ids == made[1].ids and made[0].sections == made[1].sections
+
+
+def test_recent_regions_come_in(workspace, tmp_path):
+    other = workspace.open(tmp_path / "other.py", "def harbour_master(berth):\n    berth.open()\n")
+    workspace.visited(other, 0, 40)
+    workspace.visited(other, 0, 40)
+    assert len(workspace.recent.newest()) == 1
+    document = workspace.open(tmp_path / "main.py", "x = 1\n")
+    prompt = workspace.prompt(document, 6, 400)
+    assert "harbour_master" in text_of(prompt, Part.REPO)
+    assert "recently" in prompt.sections[0].reason
+
+
+def test_layouts_without_far_prefix_or_repo(counter, control, tmp_path):
+    tokens = {Part.PREFIX_TOKEN: "<pre>", Part.SUFFIX_TOKEN: "<suf>", Part.MIDDLE_TOKEN: "<mid>"}
+    order = (Part.PREFIX_TOKEN, Part.PREFIX, Part.SUFFIX_TOKEN, Part.SUFFIX, Part.MIDDLE_TOKEN)
+    plain = FimLayout("plain", {}, dict.fromkeys(CursorKind, (Part.PREFIX,)))
+    for layout in (FimLayout("psm", tokens, dict.fromkeys(CursorKind, order)), plain):
+        workspace = context.Workspace([tmp_path], counter, layout, control)
+        document = workspace.open(tmp_path / "main.py", FILE)
+        at = len(FILE) // 2
+        prompt = workspace.prompt(document, at, 500)
+        assert 100 < len(prompt.ids) <= 500
+        assert FILE[:at].endswith(text_of(prompt, Part.PREFIX)[-200:])
+    with pytest.raises(ValueError, match="no order"):
+        order_of(FimLayout("none", {}, {}), CursorKind.MID_LINE)
+
+
+def test_file_separators_stand_before_each_file(counter, control, tmp_path):
+    (tmp_path / "tides.py").write_text("def height_at(hour):\n    return hour\n")
+    (tmp_path / "moon.py").write_text("def phase_of(day):\n    return day\n")
+    order = (Part.FILE_TOKEN, Part.REPO, Part.PREFIX_TOKEN, Part.FAR_PREFIX, Part.PREFIX)
+    tokens = {Part.FILE_TOKEN: "<file>", Part.PREFIX_TOKEN: "<pre>"}
+    layout = FimLayout("files", tokens, dict.fromkeys(CursorKind, order))
+    workspace = context.Workspace([tmp_path], counter, layout, {**control, "<file>": 5})
+    workspace.index.refresh()
+    text = "from tides import height_at\nfrom moon import phase_of\n\nheight_at(phase_of("
+    document = workspace.open(tmp_path / "main.py", text)
+    for budget in range(10, 200, 7):
+        prompt = workspace.prompt(document, len(text), budget)
+        repo = [one for one in prompt.sections if one.part is Part.REPO]
+        assert prompt.ids.count(5) == len(repo) and len(prompt.ids) <= budget
+    assert len(repo) == 2 and repo[0].text.startswith(("moon.py\n", "tides.py\n"))
+
+
+def test_a_model_of_another_kind_is_refused(workspace, counter, layout):
+    with pytest.raises(ValueError, match="no control token"):
+        workspace.use_model(counter, layout, {})
+
+
+def test_shares_flow_on():
+    shares = Shares()
+    full = rooms(1000, shares, repo_tokens=9999, far_tokens=9999, suffix_tokens=9999)
+    assert full.repo == 300 and full.suffix == 80
+    assert full.repo + full.far + full.suffix + full.near <= 1000
+    no_repo = rooms(1000, shares, repo_tokens=0, far_tokens=9999, suffix_tokens=9999)
+    assert no_repo.far == full.far + full.repo
+    short = rooms(1000, shares, repo_tokens=9999, far_tokens=10, suffix_tokens=9999)
+    assert short.repo > full.repo
+    tiny = rooms(1000, shares, repo_tokens=10, far_tokens=10, suffix_tokens=9999)
+    assert tiny.suffix == 1000 - tiny.near - 20
+    rng = random.Random(1)
+    for _ in range(2000):
+        room, repo, far, suffix = (rng.randrange(3000) for _ in range(4))
+        one = rooms(room, shares, repo_tokens=repo, far_tokens=far, suffix_tokens=suffix)
+        assert one.repo + one.far + one.suffix + one.near <= room
+        assert one.repo <= repo and one.far <= far and one.suffix <= suffix
+        assert min(one.repo, one.far, one.suffix, one.near) >= 0
+
+
+ODD = {
+    "empty.py": "",
+    "broken.py": "def (((:\n  class\n\t)]}{{" * 40,
+    "crlf.py": "def f():\r\n    return 1\r\n" * 60,
+    "tabs.go": "func f() {\n\t\t\tx := 1\n}\n" * 60,
+    "nul.py": "a = '\0\0'\nb\0c = 2\n" * 30,
+    "long.js": "var x = [" + "1," * 50_000 + "];\nf(x)\n",
+    "minified.js": "function a(b){return b+1};" * 4000,
+    "deep.py": "(" * 5000 + ")" * 5000,
+    "nested.js": "if(a){" * 3000 + "}" * 3000,
+    "nested.json": "[" * 3000 + "]" * 3000,
+    "surrogate.py": "x = '\ud800'\ny = 1\n" * 20,
+    "ends.py": "a\rb\u2028c\x0cd\u0085e\n" * 50,
+    "mixed.py": "caf\u00e9 = '\U0001f600\ufffd\u202e'\n" * 80,
+    "noname": "#!/bin/sh\necho hello\n" * 40,
+    "unknown.xyz": "free text, nothing more\n" * 100,
+    "blank.py": "\n" * 20_000,
+}
+
+
+@pytest.mark.parametrize("name", sorted(ODD))
+def test_odd_files_never_raise_nor_pass_the_budget(name, workspace, tmp_path):
+    text = ODD[name]
+    document = workspace.open(tmp_path / name, text)
+    size = len(document.data)
+    rng = random.Random(name)
+    for step in range(16):
+        at = rng.choice((0, size, -7, size + 99, rng.randrange(size + 1)))
+        budget = rng.choice((-1, 0, 2, 17, 256, 1024))
+        prompt = workspace.prompt(document, at, budget, rest=step % 5 == 0)
+        assert len(prompt.ids) <= max(0, budget)
+        workspace.visited(document, at, at + 500)
+        explained = workspace.explain(document, at, at + rng.randrange(3000), max(0, budget))
+        assert explained.tokens <= max(0, budget)
+        document.edit(at, at + rng.randrange(5), rng.choice(("", "x", "\n", "(", "\u00e9", "\0")))
+        size = len(document.data)
+
+
+def test_fifty_thousand_lines(counter, layout, control):
+    text = FILE * 60
+    assert text.count("\n") > 50_000
+    workspace = context.Workspace([], counter, layout, control)
+    document = workspace.open(Path("/nowhere/huge.py"), text)
+    for share in (0.01, 0.5, 0.99):
+        prompt = workspace.prompt(document, int(len(text) * share), 1000, rest=True)
+        assert 500 < len(prompt.ids) <= 1000
+
+
+def test_open_and_close(workspace, tmp_path):
+    path = tmp_path / "main.py"
+    document = workspace.open(path, "a = 1\n")
+    assert workspace.open(path, "a = 2\n") is document and document.text == "a = 2\n"
+    path.write_text("def saved_one(): pass\n")
+    workspace.saved(document)
+    assert workspace.index.store.named(["saved_one"])
+    workspace.close(document)
+    workspace.close(document)
+    assert workspace.open(path, "b = 1\n") is not document

@@ -1,0 +1,112 @@
+"""What requests may say, and what becomes of it."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from assistant.daemon.bodies import (
+    ChatBody,
+    CompletionBody,
+    InfillBody,
+    TextCompletionBody,
+    generate_request,
+    prompt_parts,
+)
+from assistant.engine.types import ModelInfo
+from assistant.errors import ContextFullError, RequestError
+from assistant.memory.budget import BudgetNow
+
+MODEL = ModelInfo(name="m", n_vocab=256, n_ctx=100)
+
+
+@given(st.lists(st.one_of(st.integers(0, 255), st.text(min_size=1)), min_size=1, max_size=30))
+def test_prompt_parts_keep_order_and_content(prompt: list[int | str]) -> None:
+    texts = [item for item in prompt if isinstance(item, str)]
+    if len(prompt) > 1 and len(texts) == len(prompt):
+        with pytest.raises(RequestError):
+            prompt_parts(prompt)
+        return
+    flat: list[int | str] = []
+    for part in prompt_parts(prompt):
+        flat += [part] if isinstance(part, str) else part
+    assert flat == prompt
+
+
+@given(
+    n_prompt=st.integers(1, 150),
+    n_predict=st.integers(-1, 200),
+    budget=st.one_of(st.none(), st.integers(0, 150)),
+)
+def test_a_request_never_exceeds_context_or_budget(
+    n_prompt: int, n_predict: int, budget: int | None
+) -> None:
+    body = CompletionBody(prompt=[1] * n_prompt, n_predict=n_predict)
+    now = None if budget is None else BudgetNow(tokens=budget)
+    try:
+        request = generate_request(body, [1] * n_prompt, MODEL, now, request_limit_ms=1000)
+    except ContextFullError:
+        over_budget = budget is not None and n_prompt > budget
+        no_room = n_prompt + (n_predict != 0) > MODEL.n_ctx
+        assert over_budget or no_room
+        return
+    assert len(request.prompt) + request.max_tokens <= MODEL.n_ctx
+    assert budget is None or len(request.prompt) <= budget
+    assert n_predict < 0 or request.max_tokens <= n_predict
+
+
+def test_budget_error_says_why() -> None:
+    now = BudgetNow(tokens=3, level=2, reason="another program took 6 GiB")
+    with pytest.raises(ContextFullError, match="took 6 GiB"):
+        generate_request(CompletionBody(prompt=""), [1] * 4, MODEL, now, request_limit_ms=0)
+
+
+def test_time_limit_is_the_lower_of_both() -> None:
+    def limit(asked: int, most: int) -> int:
+        body = CompletionBody(prompt="", t_max_predict_ms=asked)
+        return generate_request(body, [1], MODEL, None, request_limit_ms=most).time_limit_ms
+
+    assert [limit(0, 0), limit(5, 0), limit(0, 7), limit(5, 7), limit(9, 7)] == [0, 5, 7, 5, 7]
+
+
+def test_seeds_are_random_only_where_none_was_given() -> None:
+    def seed(**given: int) -> int:
+        return CompletionBody(prompt="", **given).sampling().seed
+
+    assert seed(seed=42) == 42
+    assert len({seed(), seed(seed=-1), seed(seed=2**32 - 1)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "name"),
+    [
+        (CompletionBody, {"prompt": "a", "json_schema": {"type": "object"}}, "json_schema"),
+        (InfillBody, {"input_prefix": "a", "input_suffix": "", "n_probs": 3}, "n_probs"),
+        (TextCompletionBody, {"prompt": "a", "n": 2}, "n"),
+        (TextCompletionBody, {"prompt": "a", "suffix": "b"}, "suffix"),
+        (TextCompletionBody, {"prompt": "a", "echo": True}, "echo"),
+        (ChatBody, {"messages": [{"role": "u", "content": "x"}], "tools": [{}]}, "tools"),
+        (
+            ChatBody,
+            {"messages": [{"role": "u"}], "response_format": {"type": "json_object"}},
+            "response_format",
+        ),
+    ],
+)
+def test_what_is_not_served_is_refused(
+    kind: type[CompletionBody], body: dict[str, object], name: str
+) -> None:
+    with pytest.raises(RequestError, match=name):
+        generate_request(msgspec.convert(body, kind), [1], MODEL, None, request_limit_ms=0)
+
+
+def test_message_parts() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    body = msgspec.convert({"messages": [{"role": "user", "content": parts}]}, ChatBody)
+    assert body.messages[0].message().content == "ab"
+    parts[0]["type"] = "image_url"
+    body = msgspec.convert({"messages": [{"role": "user", "content": parts}]}, ChatBody)
+    with pytest.raises(RequestError, match="only text"):
+        body.messages[0].message()

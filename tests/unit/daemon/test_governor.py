@@ -1,0 +1,206 @@
+"""The governor: memory that other programs take and return, and what the service makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemons import Daemon, Memory, fake_model, serving, until
+from msgspec.structs import replace
+
+from assistant.client import CompletionRequest, ServiceState
+from assistant.daemon.budgets import Budgets
+from assistant.daemon.loading import Loadable
+from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
+from assistant.engine.types import EngineStats, Priority, SlotState
+from assistant.errors import ContextFullError, LoadError, PlanError, WorkerDiedError
+from assistant.settings import CompletionSettings, DaemonSettings, Settings
+
+GIB = 1 << 30
+
+
+def run(
+    body: Callable[[Daemon, FakeEngine, Memory], Awaitable[None]],
+    memory: Memory | None = None,
+    **options: Any,
+) -> None:
+    memory = memory or Memory()
+
+    async def main() -> None:
+        engine = FakeEngine()
+        async with asyncio.timeout(60), serving(engine, look=memory, **options) as daemon:
+            await until(lambda: daemon.service.governor.sample is not None)
+            await body(daemon, engine, memory)
+
+    asyncio.run(main())
+
+
+async def rung_is(daemon: Daemon, name: str) -> None:
+    def there() -> bool:
+        now = daemon.service.governor.rung()
+        return now is not None and now.name == name
+
+    await until(there)
+
+
+def level(daemon: Daemon) -> int:
+    now = daemon.service.budgets.of(Priority.INTERACTIVE)
+    assert now is not None
+    return now.level
+
+
+async def ask(daemon: Daemon, **more: Any) -> tuple[str, Any]:
+    request = CompletionRequest(**{"prompt": "abc", "n_predict": 50, **more})
+    chunks = [chunk async for chunk in daemon.client.complete(request)]
+    return "".join(chunk.content for chunk in chunks), chunks[-1]
+
+
+def test_budget_is_told_with_every_answer(home: Path) -> None:
+    async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
+        _, last = await ask(daemon)
+        assert last.budget.tokens == 1024 and last.budget.level == 0
+        props = await daemon.client.props()
+        assert props.budget is not None and props.budget.tokens == 1024
+        status = await daemon.client.status()
+        assert status.budget == props.budget
+        assert [device.name for device in status.devices] == ["CPU"]
+        assert status.rung is not None and (status.rung.name, status.rung.index) == ("plan", 0)
+
+    run(body)
+
+
+def test_budget_falls_with_the_memory_and_holds_those_who_follow_it(home: Path) -> None:
+    async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
+        memory.leave(int(0.6 * GIB))  # of a margin of 1 GiB: above what the ladder acts on
+        await until(lambda: level(daemon) == 1)
+        _, last = await ask(daemon)
+        assert last.budget.tokens == 768 and "of a 1024 MiB margin" in last.budget.reason
+        with pytest.raises(ContextFullError, match="the budget is 768"):
+            await ask(daemon, prompt="x" * 800, budget_tokens=1024)
+        # One that knows nothing of budgets is held to the context only.
+        assert (await ask(daemon, prompt="x" * 800))[0] == DEFAULT_REPLY
+
+    run(body)
+
+
+def test_pressure_goes_down_the_ladder_and_never_stops_the_service(home: Path) -> None:
+    async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
+        # 0.4 GiB free of a margin of 1 GiB; halving the context brings 2 GiB.
+        memory.leave(int(0.4 * GIB))
+        await rung_is(daemon, "context1")
+        assert engine.loads[-1].n_ctx == 2048
+        assert (await ask(daemon))[0] == DEFAULT_REPLY
+        status = await daemon.client.status()
+        assert status.rung is not None and "CPU has" in status.rung.reason
+        assert status.model is not None and status.model.n_ctx == 2048
+        assert status.deaths == 0
+
+    run(body)
+
+
+def test_requests_in_flight_survive_the_move(home: Path) -> None:
+    async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
+        answers = [asyncio.create_task(ask(daemon, document=str(n))) for n in range(8)]
+        memory.leave(int(0.4 * GIB))
+        assert [text for text, _ in await asyncio.gather(*answers)] == [DEFAULT_REPLY] * 8
+        await rung_is(daemon, "context1")
+
+    run(body)
+
+
+def test_without_any_memory_it_is_unloaded_and_comes_back_by_itself(home: Path) -> None:
+    async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
+        memory.leave(-4 * GIB)
+        await rung_is(daemon, "unload")
+        assert (await daemon.client.status()).state is ServiceState.RELEASED
+        memory.leave(8 * GIB)
+        await until(lambda: daemon.service.host.state is ServiceState.READY)
+        assert (await ask(daemon))[0] == DEFAULT_REPLY
+
+    run(body)
+
+
+@pytest.mark.parametrize("error", [LoadError("refused"), WorkerDiedError("died over it")])
+def test_a_refused_shape_is_left_for_a_smaller_one(home: Path, error: Any) -> None:
+    async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
+        engine.fail_next(error)
+        memory.leave(int(0.4 * GIB))
+        await until(lambda: engine.loads[-1].n_ctx == 1024)
+        await until(lambda: daemon.service.host.state is ServiceState.READY)
+        assert (await ask(daemon))[0] == DEFAULT_REPLY
+
+    run(body)
+
+
+def test_idle_release_and_return(home: Path) -> None:
+    settings = Settings(daemon=DaemonSettings(release_after_s=0.3))
+
+    async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
+        await until(lambda: daemon.service.host.state is ServiceState.RELEASED)
+        assert (await ask(daemon))[0] == DEFAULT_REPLY
+        assert len(engine.loads) >= 2
+        assert (await daemon.client.wait_ready()).name == "fake"
+
+    run(body, settings=settings)
+
+
+def test_pinned_and_forbidden_rungs(home: Path) -> None:
+    async def pinned(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
+        await rung_is(daemon, "context2")
+        memory.leave(0)
+        await asyncio.sleep(0.5)
+        await rung_is(daemon, "context2")
+
+    run(pinned, settings=Settings(daemon=DaemonSettings(rung="context2")))
+
+    async def forbidden(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
+        memory.leave(int(0.4 * GIB))
+        await rung_is(daemon, "context2")
+
+    run(forbidden, settings=Settings(daemon=DaemonSettings(rungs_off=("context1",))))
+
+
+def test_a_plan_that_does_not_fit_is_tried_again_when_there_is_memory(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(others_bytes=16 * GIB)
+    monkeypatch.setattr("assistant.daemon.governor._RETRY_S", 0.2)
+
+    def planner() -> Loadable:
+        if memory.others_bytes > 15 * GIB:
+            raise PlanError("1.0 GiB is missing", subject="m", advice="Close something")
+        return fake_model()
+
+    async def main() -> None:
+        async with serving(FakeEngine(), look=memory, planner=planner, ready=False) as daemon:
+            with pytest.raises(PlanError, match=r"1\.0 GiB is missing"):
+                await daemon.client.wait_ready()
+            memory.others_bytes = 0
+            await until(lambda: daemon.service.host.state is ServiceState.READY)
+            assert (await ask(daemon))[0] == DEFAULT_REPLY
+
+    asyncio.run(main())
+
+
+def test_cells_in_use_bound_the_budget() -> None:
+    budgets = Budgets(1024, 64)
+    stats = EngineStats(cells_total=4096, slots=(SlotState(id=0, tokens=3500, busy=True),))
+    budgets.look(4096, stats, (), 0.0)
+    now = budgets.of(Priority.INTERACTIVE)
+    assert now is not None and now.tokens <= 4096 - 3500 - 64 and "free cells" in now.reason
+    idle = replace(stats, slots=(SlotState(id=0, tokens=3500, busy=False),))
+    for second in range(60):
+        budgets.look(4096, idle, (), float(second))
+    now = budgets.of(Priority.INTERACTIVE)
+    assert now is not None and (now.tokens, now.level) == (1024, 0)
+
+
+def test_budget_settings_are_the_full_budget(home: Path) -> None:
+    async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
+        _, last = await ask(daemon)
+        assert last.budget.tokens == 333
+
+    run(body, settings=Settings(completion=CompletionSettings(budget_tokens=333)))

@@ -1,0 +1,156 @@
+"""The life of one engine: loads, deaths, releases, and what waits through them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from daemons import fake_model, until
+
+from assistant.daemon.host import ModelHost
+from assistant.daemon.supervision import USUAL, Rules
+from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
+from assistant.engine.types import Delta, GenerateRequest
+from assistant.errors import DaemonError, LoadError, UnderkeelError, WorkerDiedError
+from assistant.wire import ServiceState
+
+DIED = WorkerDiedError("the engine's process ended")
+
+
+def run(
+    body: Callable[[ModelHost, FakeEngine], Awaitable[None]],
+    *,
+    load_ms: float = 0,
+    rules: Rules = USUAL,
+) -> None:
+    async def main() -> None:
+        engine = FakeEngine(load_ms=load_ms)
+        host = ModelHost(engine, fake_model, rules=rules)
+        async with asyncio.timeout(30):
+            host.start_load()
+            await until(lambda: host.state is not ServiceState.LOADING)
+            await body(host, engine)
+            await host.close()
+
+    asyncio.run(main())
+
+
+async def answer(host: ModelHost, number: int = 0) -> str:
+    await host.usable()
+    request = GenerateRequest(id=f"r{number}", prompt=(1, 2), max_tokens=50)
+    items = [item async for item in host.generate(request)]
+    return "".join(item.text for item in items if isinstance(item, Delta))
+
+
+async def kill_in_the_middle(host: ModelHost, engine: FakeEngine) -> None:
+    await host.usable()
+    items = host.generate(GenerateRequest(id="doomed", prompt=(1,), max_tokens=50))
+    await anext(items)
+    engine.kill()
+    with pytest.raises(WorkerDiedError):
+        [item async for item in items]
+
+
+def test_three_deaths_on_a_plan_lead_to_the_next() -> None:
+    async def body(host: ModelHost, engine: FakeEngine) -> None:
+        for _ in range(4):
+            await kill_in_the_middle(host, engine)
+            assert await answer(host) == DEFAULT_REPLY
+        contexts = [spec.n_ctx for spec in engine.loads]
+        assert contexts == [4096, 4096, 4096, 2048, 2048]
+        assert host.info is not None and host.info.n_ctx == 2048
+        assert (host.deaths, host.step) == (4, 3)
+
+    run(body)
+
+
+def test_a_death_while_loading_goes_down_at_once() -> None:
+    async def body(host: ModelHost, engine: FakeEngine) -> None:
+        await host.release()
+        engine.fail_next(DIED)
+        engine.fail_next(DIED)
+        assert await answer(host) == DEFAULT_REPLY
+        assert host.step == 4
+
+    run(body)
+
+
+def test_an_engine_that_dies_on_every_plan_is_given_up_with_advice() -> None:
+    async def body(host: ModelHost, engine: FakeEngine) -> None:
+        await host.release()
+        for _ in range(40):
+            engine.fail_next(DIED)
+        with pytest.raises(LoadError, match=r"died on every plan.*smaller model"):
+            await answer(host)
+        assert host.state is ServiceState.FAILED
+        tried = host.deaths
+        assert tried == len({repr(spec) for spec in fake_model().specs}) + 2
+        # Asking again does not start what has died too often.
+        host.start_load()
+        await until(lambda: host.state is ServiceState.FAILED)
+        assert host.deaths == tried
+
+    run(body, rules=Rules(most_delay_s=0))
+
+
+def test_load_errors_end_the_load() -> None:
+    async def body(host: ModelHost, engine: FakeEngine) -> None:
+        await host.release()
+        engine.fail_next(LoadError("no such tensor", advice="Pull it again"))
+        with pytest.raises(LoadError, match="Pull it again"):
+            await answer(host)
+        host.start_load()
+        await until(lambda: host.state is ServiceState.READY)
+        assert await answer(host) == DEFAULT_REPLY
+
+    run(body)
+
+
+def test_released_memory_comes_back_with_the_next_request() -> None:
+    async def body(host: ModelHost, engine: FakeEngine) -> None:
+        assert await host.release()
+        assert host.state is ServiceState.RELEASED
+        assert not await host.release()
+        answers = await asyncio.gather(*(answer(host, number) for number in range(5)))
+        assert answers == [DEFAULT_REPLY] * 5
+        assert len(engine.loads) == 2
+
+    run(body, load_ms=50)
+
+
+def test_a_request_during_the_release_is_served() -> None:
+    async def body(host: ModelHost, engine: FakeEngine) -> None:
+        for _ in range(20):
+            text, _ = await asyncio.gather(answer(host), host.release())
+            assert text == DEFAULT_REPLY
+
+    run(body)
+
+
+def test_closing_ends_what_waits_and_what_runs() -> None:
+    async def body(host: ModelHost, engine: FakeEngine) -> None:
+        engine.pause()
+        running = asyncio.create_task(answer(host))
+        await until(lambda: engine.in_flight == 1)
+        await host.close()
+        with pytest.raises(DaemonError, match="stopping"):
+            await running
+        with pytest.raises(DaemonError, match="stopping"):
+            await answer(host)
+        await host.close()
+
+    run(body)
+
+
+def test_closing_ends_a_load() -> None:
+    async def main() -> None:
+        host = ModelHost(FakeEngine(load_ms=60_000), fake_model)
+        host.start_load()
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            await host.close()
+        with pytest.raises(UnderkeelError):
+            await host.usable()
+
+    asyncio.run(main())

@@ -1,0 +1,65 @@
+"""POST /infill's prompts, with the starter model's real vocabulary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from assistant.daemon.bodies import ExtraBody, InfillBody
+from assistant.daemon.infill import compose, infill_ids
+from assistant.engine.types import ModelInfo
+from assistant.models import families, vocabulary
+from assistant.models.vocabulary import Vocabulary
+from context import FimLayout
+
+
+@pytest.fixture(scope="module")
+def words(dense_model: Path) -> Vocabulary:
+    return vocabulary.load(dense_model)
+
+
+@pytest.fixture(scope="module")
+def layout() -> FimLayout:
+    """The documented layout of the model's family, whichever is measured to be best."""
+    return families.layout_named("qwen")
+
+
+def composed(body: InfillBody, layout: FimLayout, words: Vocabulary, room: int = 1000) -> str:
+    ids = compose(body, layout, words, words.special, room)
+    assert len(ids) <= room
+    return words.decode(ids)
+
+
+def test_prefix_suffix_and_typed_text(layout: FimLayout, words: Vocabulary) -> None:
+    body = InfillBody(
+        input_prefix="def f(a):\n    x = ", input_suffix="\n    return x\n", prompt="a"
+    )
+    assert composed(body, layout, words) == (
+        "<|fim_prefix|>def f(a):\n    x = <|fim_suffix|>\n    return x\n<|fim_middle|>a"
+    )
+
+
+def test_control_tokens_in_the_source_stay_text(layout: FimLayout, words: Vocabulary) -> None:
+    body = InfillBody(input_prefix="x = '<|fim_middle|>'\ny = ", input_suffix="\n")
+    ids = compose(body, layout, words, words.special, 1000)
+    assert ids.count(words.special["<|fim_middle|>"]) == 1
+
+
+def test_other_files_newest_last_and_whole_or_not_at_all(
+    layout: FimLayout, words: Vocabulary
+) -> None:
+    extras = [ExtraBody(filename=f"f{n}.py", text=f"value_{n} = {n}\n" * 10) for n in range(3)]
+    body = InfillBody(input_prefix="print(", input_suffix=")\n", input_extra=extras)
+    everything = composed(body, layout, words)
+    assert everything.index("f0.py") < everything.index("f1.py") < everything.index("f2.py")
+    assert everything.count("<|file_sep|>") == 3
+    little = composed(body, layout, words, room=170)
+    assert "f0.py" not in little and "f2.py" in little
+    assert composed(body, layout, words, room=40).count("value") == 0
+
+
+def test_stop_tokens_of_the_family(dense_model: Path) -> None:
+    model = ModelInfo(name="q", path=str(dense_model))
+    ids, stop = infill_ids(InfillBody(input_prefix="a = ", input_suffix="\n"), model, 100)
+    assert ids and 151643 in stop  # <|endoftext|>

@@ -1,0 +1,161 @@
+"""Work ahead of the user: what is warmed and followed, and when nothing is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from editing import URI, Editing, PlayedClient
+
+from assistant.engine.types import Priority
+from assistant.models import vocabulary
+from lsp import ahead
+from lsp.machine import Machine
+
+TEXT = "def add(a, b):\n    \u2038\n\n\ndef sub(a, b):\n    return a - b\n"
+REST_S = 0.02
+
+
+@pytest.fixture(autouse=True)
+def _short_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "REST_S", REST_S)
+
+
+def play(model: Path, test: Callable[[Editing], Awaitable[None]]) -> None:
+    async def main() -> None:
+        editing = Editing(PlayedClient(model), TEXT, ahead=True)
+        await editing.session.suggest("file:///none", (0, 0), invoked=False)
+        await rest(lambda: bool(editing.client.warmed))
+        editing.client.warmed.clear()
+        await test(editing)
+        await editing.session.aclose()
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+async def rest(condition: Callable[[], bool] | None = None) -> None:
+    """Wait until something has happened; without a condition, until all would have."""
+    async with asyncio.timeout(20):
+        while condition is not None and not condition():  # noqa: ASYNC110
+            await asyncio.sleep(REST_S / 4)
+    if condition is None:
+        await asyncio.sleep(REST_S * 4)
+
+
+def test_what_follows_a_suggestion_is_known_before_it_is_asked(dense_model: Path) -> None:
+    async def test(editing: Editing) -> None:
+        client = editing.client
+        client.reply = lambda request: (
+            "\n    return c" if request.priority is Priority.BACKGROUND else "c = a + b"
+        )
+        assert await editing.texts() == ["c = a + b"]
+        await rest(lambda: len(client.requests) == 2)
+        followed = client.requests[1]
+        assert followed.document != client.requests[0].document
+        words = vocabulary.load(dense_model)
+        assert "    c = a + b" in words.decode(followed.prompt)
+        await rest()
+        editing.type("c = a + b")
+        assert await editing.texts() == ["\n    return c"]
+        assert len(client.requests) == 2
+
+    play(dense_model, test)
+
+
+def test_a_question_goes_before_work_ahead(dense_model: Path) -> None:
+    async def test(editing: Editing) -> None:
+        client = editing.client
+        client.reply = lambda _: "c = a + b"
+        await editing.texts()
+        client.gate.clear()
+        await rest(lambda: len(client.requests) == 2)
+        editing.type("d")
+        client.gate.set()
+        await editing.texts()
+        assert client.closed == 1
+
+    play(dense_model, test)
+
+
+def test_typing_along_leaves_work_ahead_alone(dense_model: Path) -> None:
+    async def test(editing: Editing) -> None:
+        client = editing.client
+        client.reply = lambda _: "c = a + b"
+        await editing.texts()
+        client.gate.clear()
+        await rest(lambda: len(client.requests) == 2)
+        editing.type("c")
+        assert await editing.texts() == [" = a + b"]
+        client.gate.set()
+        await rest()
+        assert client.closed == 0
+        assert len(client.requests) == 2
+
+    play(dense_model, test)
+
+
+def test_an_edit_without_a_question_warms_the_prompt_there(dense_model: Path) -> None:
+    async def test(editing: Editing) -> None:
+        editing.type("c = ")
+        await rest(lambda: bool(editing.client.warmed))
+        words = vocabulary.load(dense_model)
+        (warmed,) = editing.client.warmed
+        assert "def add(a, b):\n    c =" in words.decode(warmed)
+        await rest()
+        assert len(editing.client.warmed) == 1  # once, however long the user is away
+        editing.client.reply = lambda _: "a + b"
+        await editing.texts()
+        assert editing.client.requests[0].prompt == warmed
+
+    play(dense_model, test)
+
+
+def test_a_question_in_time_makes_warming_needless(dense_model: Path) -> None:
+    async def test(editing: Editing) -> None:
+        editing.client.reply = lambda _: ""
+        editing.type("c = ")
+        await editing.texts()
+        await rest()
+        assert editing.client.warmed == []
+
+    play(dense_model, test)
+
+
+def test_a_document_is_warmed_where_it_was_left(dense_model: Path) -> None:
+    async def test(editing: Editing) -> None:
+        editing.type("c = ")
+        text = editing.text
+        editing.session.close(URI)
+        editing.session.open(URI, text, 5, "python")
+        await rest(lambda: bool(editing.client.warmed))
+        assert "    c =" in vocabulary.load(dense_model).decode(editing.client.warmed[0])
+
+    play(dense_model, test)
+
+
+@pytest.mark.parametrize(
+    "machine", [Machine(load=3.0, on_battery=False), Machine(load=0.0, on_battery=True)]
+)
+def test_nothing_is_spent_on_a_busy_machine_or_a_battery(
+    dense_model: Path, machine: Machine
+) -> None:
+    async def test(editing: Editing) -> None:
+        editing.machine = machine
+        editing.client.reply = lambda _: "c = a + b"
+        assert await editing.texts() == ["c = a + b"]
+        await rest()
+        editing.type("x")
+        await rest()
+        assert len(editing.client.requests) == 1
+        assert editing.client.warmed == []
+
+    play(dense_model, test)
+
+
+def test_the_user_may_allow_it_on_a_battery() -> None:
+    assert Machine(load=0.0, on_battery=True).may_work_ahead(on_battery=True)
+    assert not Machine(load=9.0, on_battery=True).may_work_ahead(on_battery=True)

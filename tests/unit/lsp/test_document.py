@@ -1,0 +1,171 @@
+"""The document against a plain, slow reference, in every encoding."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lsp import lines as lines_module
+from lsp.document import WHOLE_TEXT_CHARS, Document
+from lsp.lines import Lines, split
+from lsp.positions import Encoding, Place, clean, to_column, to_units
+
+ODD = "ab\r\n\f\v\x1c\x85\u2028\u2029é中😀\ud83d\ude00"
+TEXT = st.text(st.sampled_from(ODD), max_size=40)
+SPAN = st.tuples(*[st.integers(0, 12)] * 4)
+EDITS = st.lists(st.tuples(SPAN, TEXT), max_size=8)
+UNIT_BYTES = {Encoding.UTF8: ("utf-8", 1), Encoding.UTF16: ("utf-16-le", 2)}
+
+
+class Reference:
+    """A text and its positions by the letter of the specification, recomputed every time."""
+
+    def __init__(self, text: str, encoding: Encoding) -> None:
+        self.text = clean(text)
+        self.encoding = encoding
+
+    def lines(self) -> list[str]:
+        return [m[0] for m in re.finditer(r"[^\r\n]*(?:\r\n|\n|\r|\Z)", self.text)][
+            : len(re.findall(r"\r\n|\n|\r", self.text)) + 1
+        ]
+
+    def units(self, char: str) -> int:
+        codec, unit_bytes = UNIT_BYTES.get(self.encoding, ("utf-32-le", 4))
+        return len(char.encode(codec)) // unit_bytes
+
+    def offset(self, line: int, character: int) -> int:
+        lines = self.lines()
+        if line >= len(lines):
+            return len(self.text)
+        start = sum(len(one) for one in lines[:line])
+        seen = 0
+        for at, char in enumerate(lines[line].rstrip("\r\n")):
+            seen += self.units(char)
+            if seen > character:
+                return start + at
+        return start + len(lines[line].rstrip("\r\n"))
+
+    def replace(self, span: tuple[int, int, int, int], text: str) -> None:
+        start, end = sorted((self.offset(*span[:2]), self.offset(*span[2:])))
+        self.text = self.text[:start] + clean(text) + self.text[end:]
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+@given(text=TEXT, edits=EDITS, block=st.sampled_from([1, 2, 512]))
+@settings(max_examples=300, deadline=None)
+def test_random_edits_agree_with_the_reference(
+    encoding: Encoding, text: str, edits: list[tuple[tuple[int, int, int, int], str]], block: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines_module, "BLOCK_LINES", block)
+        document = Document("file:///a", text, encoding=encoding)
+        reference = Reference(text, encoding)
+        for span, new in edits:
+            document.replace(span[:2], span[2:], new)
+            reference.replace(span, new)
+            assert document.text == reference.text
+            assert [document.line(at) for at in range(len(document))] == reference.lines()
+            assert document.clamp(document.edited) == document.edited
+        for line in range(len(document) + 2):
+            place = document.place(line, 3)
+            snapshot = document.snapshot(place)
+            offset = reference.offset(line, 3)
+            halves = reference.text[:offset], reference.text[offset:]
+            assert (snapshot.prefix, snapshot.suffix) == tuple(
+                re.sub("\r\n?", "\n", half) for half in halves
+            )
+            assert snapshot.cursor_byte == len(snapshot.prefix.encode())
+
+
+@given(line=st.text(st.sampled_from("aé中😀\f\u2028"), max_size=20), data=st.data())
+def test_units_and_columns_are_inverse(line: str, data: st.DataObject) -> None:
+    column = data.draw(st.integers(0, len(line)))
+    for encoding in Encoding:
+        assert to_column(line + "\r\n", to_units(line, column, encoding), encoding) == column
+
+
+@pytest.mark.parametrize(
+    ("encoding", "units", "column"),
+    [(Encoding.UTF16, 2, 1), (Encoding.UTF8, 3, 1), (Encoding.UTF8, 4, 1), (Encoding.UTF16, 3, 2)],
+)
+def test_a_position_inside_a_character_is_its_start(
+    encoding: Encoding, units: int, column: int
+) -> None:
+    assert to_column("a😀b\n", units, encoding) == column
+
+
+def test_an_edit_after_a_form_feed_lands_where_the_client_meant() -> None:
+    document = Document("file:///a", "one\f\ntwo\u2028three\nfour\n")
+    document.replace((1, 3), (1, 4), " ")
+    document.replace((2, 4), (2, 4), "!")
+    assert document.text == "one\f\ntwo three\nfour!\n"
+
+
+def test_halves_of_a_line_end_that_meet_become_one() -> None:
+    document = Document("file:///a", "a\rx\nb")
+    document.replace((1, 0), (1, 1), "")
+    assert document.text == "a\r\nb"
+    assert len(document) == 2
+    document.replace((0, 1), (0, 1), "\r")
+    assert len(document) == 3
+
+
+def test_a_lone_surrogate_keeps_every_position_and_can_be_encoded() -> None:
+    document = Document("file:///a", "x\ud83dy")
+    document.replace((0, 2), (0, 2), "\udc00")
+    assert document.text == "x\ufffd\ufffdy"
+    assert document.snapshot(document.place(0, 4)).cursor_byte == 8
+
+
+def test_positions_outside_are_clamped() -> None:
+    document = Document("file:///a", "ab\ncd")
+    assert document.place(0, 99) == Place(0, 2)
+    assert document.place(9, 0) == Place(1, 2)
+    document.replace((9, 9), (0, 99), "-")  # swapped, too
+    assert document.text == "ab-"
+
+
+def test_typing_in_a_long_file_touches_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = Document("file:///a", "x = 1\n" * 50_000)
+    seen: list[int] = []
+
+    def counting(text: str) -> list[str]:
+        seen.append(len(text))
+        return split(text)
+
+    monkeypatch.setattr(lines_module, "split", counting)
+    for at in range(200):
+        document.replace((25_000, 5 + at), (25_000, 5 + at), "y")
+    document.replace((25_000, 0), (25_000, 0), "new\nline\n")
+    assert max(seen) < 300
+    assert len(document) == 50_003
+    assert document.line(25_002) == "x = 1" + "y" * 200 + "\n"
+
+
+def test_blocks_stay_small_however_a_file_grows() -> None:
+    lines = Lines("")
+    for at in range(5_000):
+        lines.replace(at, at, f"{at}\n")
+    assert len(lines) == 5_001
+    assert lines.text() == "".join(f"{at}\n" for at in range(5_000))
+    assert lines.block_of(5_000) >= 3
+
+
+def test_a_huge_document_is_cut_where_the_cut_stays() -> None:
+    document = Document("file:///a", "0123456789abcdef é\n" * 100_000)
+    assert len(document.text) > WHOLE_TEXT_CHARS
+    first = document.snapshot(document.place(50_000, 4))
+    document.replace((50_000, 4), (50_000, 4), "typed")
+    second = document.snapshot(document.place(50_000, 9))
+    assert second.prefix == first.prefix + "typed"
+    assert second.suffix == first.suffix
+    assert second.prefix.endswith("\n0123typed")
+
+
+def test_one_huge_line_is_cut_around_the_cursor() -> None:
+    document = Document("file:///a", "x" * 4_000_000)
+    snapshot = document.snapshot(document.place(0, 2_000_000))
+    assert len(snapshot.prefix) == len(snapshot.suffix) == WHOLE_TEXT_CHARS

@@ -1,0 +1,119 @@
+"""Prompts: the workspace's own files in them, secrets never, and nothing that nobody has typed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from assistant.engine.types import ModelInfo
+from lsp.asking import question
+from lsp.document import Snapshot
+from lsp.model import Fim, Served
+from lsp.prompts import Prompts, path_of
+
+BUDGET_TOKENS = 600
+
+
+@pytest.fixture
+def fim(dense_model: Path, home: Path) -> Fim:
+    return Served.of(ModelInfo(name="m", path=str(dense_model)), None).fim
+
+
+def at(path: Path, prefix: str, suffix: str = "\n") -> Snapshot:
+    return Snapshot(uri=path.as_uri(), version=1, language="python", prefix=prefix, suffix=suffix)
+
+
+def play(prompts: Prompts, test: Callable[[Prompts], Awaitable[None]]) -> None:
+    async def main() -> None:
+        await test(prompts)
+        await prompts.aclose()
+
+    asyncio.run(main())
+
+
+def text_of(fim: Fim, ids: tuple[int, ...]) -> str:
+    return fim.counter._counter.decode(ids)  # type: ignore[attr-defined,no-any-return]
+
+
+def workspace(tmp_path: Path) -> Path:
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "shapes.py").write_text(
+        "class Circle:\n    def __init__(self, radius_mm):\n        self.radius_mm = radius_mm\n"
+    )
+    return root
+
+
+def test_another_file_of_the_workspace_is_shown(tmp_path: Path, fim: Fim) -> None:
+    root = workspace(tmp_path)
+    asked = question(at(root / "use.py", "from shapes import Circle\n\ncircle = Circle("))
+
+    async def test(prompts: Prompts) -> None:
+        await prompts.ids(asked, fim, BUDGET_TOKENS)
+        for _ in range(200):  # the index is built in the background
+            ids = await prompts.ids(asked, fim, BUDGET_TOKENS, rest=True)
+            if "radius_mm" in text_of(fim, ids):
+                return
+            await asyncio.sleep(0.05)
+            asked_elsewhere = question(at(root / "use.py", f"# {_}\n"))
+            await prompts.ids(asked_elsewhere, fim, BUDGET_TOKENS, rest=True)
+        pytest.fail("the workspace was not read")
+
+    play(Prompts([root]), test)
+
+
+def test_other_files_stay_out_where_the_user_wants_it(tmp_path: Path, fim: Fim) -> None:
+    root = workspace(tmp_path)
+    asked = question(at(root / "use.py", "from shapes import Circle\n\ncircle = Circle("))
+
+    async def test(prompts: Prompts) -> None:
+        for _ in range(5):
+            ids = await prompts.ids(asked, fim, BUDGET_TOKENS, rest=True)
+            assert "radius_mm" not in text_of(fim, ids)
+            await asyncio.sleep(0.02)
+
+    play(Prompts([root], index=False), test)
+
+
+def test_a_file_that_may_hold_secrets_gives_no_prompt(tmp_path: Path, fim: Fim) -> None:
+    async def test(prompts: Prompts) -> None:
+        assert await prompts.ids(question(at(tmp_path / ".env", "TOKEN=")), fim, 500) == ()
+
+    play(Prompts([tmp_path]), test)
+
+
+def test_imagined_text_leaves_no_trace(tmp_path: Path, fim: Fim) -> None:
+    real = question(at(tmp_path / "a.py", "x = "))
+
+    async def test(prompts: Prompts) -> None:
+        before = await prompts.ids(real, fim, BUDGET_TOKENS)
+        imagined = question(at(tmp_path / "a.py", "x = never_typed\n"), ahead=True)
+        assert "never_typed" in text_of(fim, await prompts.ids(imagined, fim, BUDGET_TOKENS))
+        assert await prompts.ids(real, fim, BUDGET_TOKENS) == before
+
+    play(Prompts(), test)
+
+
+def test_a_prompt_never_exceeds_its_budget(tmp_path: Path, fim: Fim) -> None:
+    async def test(prompts: Prompts) -> None:
+        for budget in (0, 1, 5, 40, 300):
+            asked = question(at(tmp_path / "a.py", "value = 1\n" * 500, "other = 2\n" * 500))
+            assert len(await prompts.ids(asked, fim, budget)) <= budget
+
+    play(Prompts(), test)
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("file:///a%20b/%C3%A9.py", Path("/a b/é.py")),
+        ("untitled:Untitled-1", None),
+        ("vscode-notebook-cell:/a.ipynb#x", None),
+        ("", None),
+    ],
+)
+def test_paths_of_uris(uri: str, path: Path | None) -> None:
+    assert path_of(uri) == path

@@ -1,0 +1,142 @@
+"""The census: total against active, class by class, and whatever a header says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import shapes
+
+from assistant.memory.architecture import is_known, is_supported
+from assistant.memory.census import TensorClass, classify, take_census
+from assistant.memory.gguf import Header, read_header
+from assistant.memory.known_models import known_header, known_models
+from assistant.memory.model import model_of
+from assistant.memory.shapes import header_of
+
+# What the makers say of active parameters, in billions. They count differently (with or without
+# embeddings), so a tenth is allowed, and the embedding's rows on top.
+ACTIVE = {
+    "qwen3-coder-30b-a3b": 3.3,
+    "qwen3-coder-next": 3.9,
+    "deepseek-v3": 37.0,
+    "kimi-k2": 32.0,
+    "glm-4.5-air": 13.0,
+    "minimax-m2": 10.5,
+    "mixtral-8x7b": 12.9,
+    "deepseek-coder-v2-lite": 2.6,
+    "olmoe-1b-7b": 1.3,
+    "hunyuan-a13b": 13.0,
+    "dots.llm1": 14.0,
+}
+
+
+@pytest.mark.parametrize("name", known_models())
+def test_a_shape_has_as_many_parameters_as_its_makers_say(name: str) -> None:
+    census = take_census(known_header(name))
+    wanted = known_models()[name].parameters
+    assert census.total.parameters / 1e9 == pytest.approx(wanted, rel=0.006, abs=0.06)
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_active_parameters(name: str) -> None:
+    census = take_census(known_header(name))
+    assert census.active.parameters / 1e9 == pytest.approx(ACTIVE[name], rel=0.1)
+
+
+@pytest.mark.parametrize("family", shapes.SHAPES)
+def test_classes_add_up(family: str) -> None:
+    census = take_census(shapes.family_header(family))
+    loaded = census.total.parameters - census.skipped.parameters
+    assert sum(amount.parameters for amount in census.by_class.values()) == loaded
+    assert sum(amount.size_bytes for amount in census.by_type.values()) == (
+        census.total.size_bytes - census.skipped.size_bytes
+    )
+    assert TensorClass.OTHER not in census.by_class
+    shape = shapes.SHAPES[family]
+    with_experts = [x.index for x in census.layers if x.experts]
+    wanted = range(shape.dense_lead, shape.layers + shape.nextn) if shape.experts else range(0)
+    assert with_experts == list(wanted)
+    for layer in census.layers:
+        names = {tensor.name.split(".")[2] for tensor in layer.experts}
+        assert names in (set(), {"ffn_up_exps", "ffn_gate_exps", "ffn_down_exps"})
+        assert (layer.count, layer.used) == (
+            (shape.experts, shape.experts_used) if layer.experts else (0, 0)
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("token_embd.weight", TensorClass.EMBEDDING),
+        ("output.weight", TensorClass.OUTPUT),
+        ("output_norm.weight", TensorClass.NORM),
+        ("blk.0.ffn_gate_exps.weight", TensorClass.ROUTED_EXPERT),
+        ("blk.0.ffn_gate_up_exps.weight", TensorClass.ROUTED_EXPERT),
+        ("blk.0.ffn_down_exps.bias", TensorClass.ROUTED_EXPERT),
+        ("blk.0.ffn_up_exps.scale", TensorClass.ROUTED_EXPERT),
+        ("blk.0.ffn_down_chexps.weight", TensorClass.ROUTED_EXPERT),
+        ("blk.0.ffn_gate_inp.weight", TensorClass.ROUTER),
+        ("blk.0.exp_probs_b.bias", TensorClass.ROUTER),
+        ("blk.0.ffn_gate_inp_shexp.weight", TensorClass.SHARED_EXPERT),
+        ("blk.0.ffn_down_shexp.weight", TensorClass.SHARED_EXPERT),
+        ("blk.0.ffn_down.weight", TensorClass.DENSE_FFN),
+        ("blk.0.attn_kv_a_mqa.weight", TensorClass.ATTENTION),
+        ("blk.0.attn_q_a_norm.weight", TensorClass.NORM),
+        ("blk.0.ssm_out.weight", TensorClass.RECURRENT),
+        ("blk.61.nextn.eh_proj.weight", TensorClass.NEXTN),
+        ("mystery", TensorClass.OTHER),
+    ],
+)
+def test_classes_by_name(name: str, kind: TensorClass) -> None:
+    assert classify(name) is kind
+
+
+def test_the_starter_model(moe_model: Path, dense_model: Path) -> None:
+    moe, dense = (take_census(read_header(path)) for path in (moe_model, dense_model))
+    assert moe.moe and not dense.moe
+    assert dense.active == dense.total
+    # one of four experts is used: all four are in memory
+    ffn = dense.by_class[TensorClass.DENSE_FFN].parameters
+    assert moe.experts.parameters == 4 * ffn
+    routers = moe.by_class[TensorClass.ROUTER].parameters
+    assert moe.active.parameters == dense.total.parameters + routers
+    # of the embedding only a row is read
+    table = dense.by_class[TensorClass.EMBEDDING].size_bytes
+    assert dense.decode_bytes == dense.total.size_bytes - table + table // 151_936
+
+
+def with_architecture(header: Header, architecture: str) -> Header:
+    from dataclasses import replace
+
+    keys = {
+        key.replace(f"{header.architecture}.", f"{architecture}."): value
+        for key, value in header.metadata.items()
+    }
+    keys["general.architecture"] = architecture
+    return replace(header, architecture=architecture, metadata=keys)
+
+
+def test_an_unknown_architecture_is_counted_all_the_same() -> None:
+    known = shapes.family_header("qwen3moe")
+    model = model_of(with_architecture(known, "qwen9moe"))
+    assert model.census.total == take_census(known).total
+    assert model.census.active == take_census(known).active
+    assert not model.known
+    assert not model.supported
+
+
+def test_experts_count_in_full_where_the_keys_are_missing() -> None:
+    from dataclasses import replace
+
+    known = header_of(shapes.SHAPES["qwen3moe"])
+    keys = {k: v for k, v in known.metadata.items() if "expert" not in k}
+    census = take_census(replace(known, metadata=keys))
+    assert census.active == census.total
+    assert {layer.count for layer in census.layers} == {128}, "by the tensors that are there"
+
+
+def test_which_architectures_are_known() -> None:
+    assert is_known("qwen3moe") and is_known("gpt-oss") and is_known("mamba2")
+    assert is_supported("deepseek4") and not is_known("deepseek4")
+    assert not is_supported("")

@@ -1,0 +1,297 @@
+"""Probes of cards and host memory: NVML by the real pynvml on a stand-in library, sysfs and
+control groups on folders made here, ggml's devices from a real child."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulated import GIB, Card, Foreign, Machine, Slice
+
+from assistant.errors import LoadError
+from assistant.llama.spec import BackendDevice, DeviceKind
+from assistant.memory import devices
+from assistant.memory.amdgpu import read_amdgpu
+from assistant.memory.devices import HostMemory, ask_backend, merge, normal_bus_id
+from assistant.memory.host import read_host
+
+ROOT = Path(__file__).resolve().parents[3]
+
+# answers each line (a time in seconds) with what the probe sees at that time
+PROBE = """
+import json, sys
+from dataclasses import asdict
+from assistant.memory.nvml import Nvml
+now = 0.0
+probe = Nvml(clock=lambda: now)
+for line in sys.stdin:
+    now = float(line)
+    cards = [asdict(card) for card in probe.read(processes=True)]
+    print(json.dumps({"cards": cards, "trouble": probe.trouble}), flush=True)
+"""
+
+
+class Probe:
+    """An `Nvml` in a child that loads libnvidia-ml.so.1 as every program does."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.child = subprocess.Popen(
+            [sys.executable, "-c", PROBE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**environment, "PYTHONPATH": str(ROOT)},
+        )
+
+    def read(self, at_s: float) -> dict[str, Any]:
+        assert self.child.stdin and self.child.stdout
+        self.child.stdin.write(f"{at_s}\n")
+        self.child.stdin.flush()
+        answer: dict[str, Any] = json.loads(self.child.stdout.readline())
+        return answer
+
+    def cards(self, at_s: float) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.read(at_s)["cards"]
+        return found
+
+    def close(self) -> None:
+        self.child.communicate(timeout=10)
+        assert self.child.returncode == 0
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    cards = [Card("SIM0", 8 * GIB, others_bytes=GIB), Card("SIM1", 24 * GIB)]
+    return Machine(tmp_path / "cards", cards)
+
+
+@pytest.fixture
+def probe(machine: Machine) -> Iterator[Probe]:
+    probe = Probe(machine.environment())
+    yield probe
+    probe.close()
+
+
+def test_several_cards_and_who_holds_them(machine: Machine, probe: Probe) -> None:
+    machine.run(Foreign("SIM0", 4242, GIB), Foreign("SIM0", 4243, -1))
+    first, second = probe.cards(0)
+    assert (first["name"], first["bus_id"]) == ("SIM0", "0000:01:00.0")
+    assert (first["total_bytes"], first["free_bytes"]) == (8 * GIB, 7 * GIB)
+    assert first["processes"] == [
+        {"pid": 4242, "used_bytes": GIB},
+        {"pid": 4243, "used_bytes": None},
+    ]
+    assert (second["free_bytes"], second["processes"]) == (24 * GIB, [])
+
+
+def test_what_other_programs_take_is_seen_at_once(machine: Machine, probe: Probe) -> None:
+    assert probe.cards(0)[0]["free_bytes"] == 7 * GIB
+    machine.change("SIM0", others_bytes=7 * GIB)
+    assert probe.cards(0.1)[0]["free_bytes"] == GIB
+    machine.change("SIM0", others_bytes=0)
+    assert probe.cards(0.2)[0]["free_bytes"] == 8 * GIB
+
+
+def test_a_card_cut_into_instances(machine: Machine, probe: Probe) -> None:
+    machine.change("SIM1", slices=(Slice(10 * GIB, others_bytes=GIB), Slice(12 * GIB)))
+    whole, first, second = probe.cards(0)
+    assert (whole["instance"], first["instance"], second["instance"]) == (-1, 0, 1)
+    assert (first["total_bytes"], first["free_bytes"]) == (10 * GIB, 9 * GIB)
+    assert second["bus_id"] == first["bus_id"] == "0000:02:00.0"
+
+
+def test_a_lost_card_leaves_the_others_and_returns(machine: Machine, probe: Probe) -> None:
+    assert len(probe.cards(0)) == 2
+    machine.change("SIM0", lost=True)
+    for at_s in (1, 2, 3):
+        answer = probe.read(at_s)
+        assert [card["name"] for card in answer["cards"]] == ["SIM1"]
+        assert "lost" in answer["trouble"].lower()
+    machine.change("SIM0", lost=False)
+    assert probe.read(20) == {"cards": probe.cards(20), "trouble": ""}
+    assert len(probe.cards(21)) == 2
+
+
+def test_a_driver_that_vanishes_and_returns(machine: Machine, probe: Probe) -> None:
+    assert len(probe.cards(0)) == 2
+    machine.driver(loaded=False)
+    assert probe.read(1)["trouble"]
+    assert probe.cards(3) == []
+    machine.driver(loaded=True)
+    assert len(probe.cards(100)) == 2
+
+
+def test_a_machine_without_the_driver(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, [])
+    without = {**machine.environment(), "LD_LIBRARY_PATH": ""}
+    probe = Probe(without)
+    answer = probe.read(0)
+    assert answer["cards"] == [] and answer["trouble"]
+    probe.close()
+
+
+def test_ggml_names_the_devices_and_sees_the_same_memory(machine: Machine) -> None:
+    environment = {**machine.environment(), "PYTHONPATH": str(ROOT)}
+    cpu, first, second = ask_backend(environment)
+    assert (cpu.name, cpu.kind) == ("CPU", DeviceKind.CPU)
+    assert (first.name, first.bus_id) == ("SIM0", "0000:01:00.0")
+    assert (first.total_bytes, first.free_bytes) == (8 * GIB, 7 * GIB)
+    assert second.name == "SIM1"
+
+
+def test_a_missing_backend_library_is_an_error_with_advice(machine: Machine) -> None:
+    environment = {**machine.environment(), "PYTHONPATH": str(ROOT)}
+    environment["UNDERKEEL_GGML_BACKENDS"] = "/nowhere/libggml-vulkan.so"
+    with pytest.raises(LoadError, match="no such backend library") as caught:
+        ask_backend(environment)
+    assert caught.value.advice
+
+
+def backend(name: str, bus_id: str = "", kind: DeviceKind = DeviceKind.GPU) -> BackendDevice:
+    return BackendDevice(
+        name=name, description="", kind=kind, total_bytes=100, free_bytes=50, bus_id=bus_id
+    )
+
+
+HOST = HostMemory(1000, 400)
+
+
+def driver_card(bus_id: str, free: int, instance: int = -1) -> devices.Card:
+    return devices.Card(
+        name="card",
+        bus_id=bus_id,
+        driver="nvml",
+        total_bytes=90,
+        free_bytes=free,
+        instance=instance,
+    )
+
+
+def test_merge_prefers_the_driver_and_ends_with_the_host() -> None:
+    found = merge(
+        [
+            backend("CPU", kind=DeviceKind.CPU),
+            backend("CUDA0", "0000:01:00.0"),
+            backend("Vulkan0"),
+        ],
+        [driver_card("0000:01:00.0", 7)],
+        HOST,
+    )
+    assert [(d.name, d.total_bytes, d.free_bytes) for d in found] == [
+        ("CUDA0", 90, 7),
+        ("Vulkan0", 100, 50),
+        ("CPU", 1000, 400),
+    ]
+
+
+def test_merge_assumes_the_fullest_instance() -> None:
+    cards = [driver_card("0000:01:00.0", free, number) for number, free in enumerate((9, 3, 5))]
+    assert merge([backend("CUDA0", "0000:01:00.0")], cards, HOST)[0].free_bytes == 3
+
+
+def test_a_lost_card_has_nothing_free() -> None:
+    lost = merge([backend("CUDA0", "0000:01:00.0")], [], HOST, lost=["0000:01:00.0"])
+    assert lost[0].free_bytes == 0
+    unknown = merge([backend("CUDA0", "0000:01:00.0")], [], HOST)
+    assert unknown[0].free_bytes == 50
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("00000000:0A:00.0", "0000:0a:00.0"),
+        ("0000:0a:00.0", "0000:0a:00.0"),
+        ("00010000:01:00.0", "10000:01:00.0"),
+        ("", ""),
+        ("weird", "weird"),
+    ],
+)
+def test_bus_addresses_are_compared_in_one_form(text: str, expected: str) -> None:
+    assert normal_bus_id(text) == expected
+
+
+def write(path: Path, text: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{text}\n", encoding="ascii")
+
+
+def test_amd_cards_from_sysfs(tmp_path: Path) -> None:
+    device = tmp_path / "sys/class/drm/card1/device"
+    write(device / "mem_info_vram_total", 16 * GIB)
+    write(device / "mem_info_vram_used", 3 * GIB)
+    write(device / "uevent", "DRIVER=amdgpu\nPCI_SLOT_NAME=0000:2d:00.0")
+    write(device / "product_name", "Radeon")
+    write(tmp_path / "sys/class/drm/card0/device/uevent", "DRIVER=i915")
+    write(tmp_path / "sys/class/drm/card1-DP-1/status", "connected")
+    (card,) = read_amdgpu(tmp_path)
+    assert (card.name, card.bus_id, card.driver) == ("Radeon", "0000:2d:00.0", "amdgpu")
+    assert (card.total_bytes, card.free_bytes) == (16 * GIB, 13 * GIB)
+    assert read_amdgpu(tmp_path / "nothing") == ()
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Path:
+    write(
+        tmp_path / "proc/meminfo",
+        f"MemTotal: {32 * GIB // 1024} kB\nMemFree: 1 kB\nMemAvailable: {20 * GIB // 1024} kB",
+    )
+    return tmp_path
+
+
+def test_the_kernels_figure_without_groups(host: Path) -> None:
+    assert read_host(host) == HostMemory(32 * GIB, 20 * GIB)
+
+
+def test_control_groups_v2_the_tightest_above_counts(host: Path) -> None:
+    write(host / "proc/self/cgroup", "0::/user/app/worker")
+    groups = host / "sys/fs/cgroup"
+    write(groups / "user/app/worker/memory.max", "max")
+    write(groups / "user/app/worker/memory.current", GIB)
+    write(groups / "user/app/memory.max", 4 * GIB)
+    write(groups / "user/app/memory.current", 3 * GIB)
+    write(groups / "user/app/memory.stat", f"anon 5\ninactive_file {GIB}")
+    write(groups / "user/memory.max", 16 * GIB)
+    write(groups / "user/memory.current", 5 * GIB)
+    assert read_host(host) == HostMemory(4 * GIB, 2 * GIB, str(groups / "user/app"))
+
+
+def test_control_groups_v2_inside_a_container(host: Path) -> None:
+    """The path is the host's; only the container's own group is mounted, as the root."""
+    write(host / "proc/self/cgroup", "0::/docker/0123456789ab")
+    write(host / "sys/fs/cgroup/memory.max", 2 * GIB)
+    write(host / "sys/fs/cgroup/memory.current", GIB)
+    assert read_host(host).available_bytes == GIB
+
+
+def test_control_groups_v1(host: Path) -> None:
+    write(host / "proc/self/cgroup", "5:cpu,cpuacct:/x\n4:memory:/jobs/7\n1:name=systemd:/x")
+    memory = host / "sys/fs/cgroup/memory"
+    write(memory / "jobs/7/memory.limit_in_bytes", 3 * GIB)
+    write(memory / "jobs/7/memory.usage_in_bytes", 2 * GIB)
+    write(memory / "jobs/7/memory.stat", "inactive_file 7\ntotal_inactive_file 1024")
+    write(memory / "memory.limit_in_bytes", 9223372036854771712)  # v1's "no limit"
+    write(memory / "memory.usage_in_bytes", 30 * GIB)
+    assert read_host(host) == HostMemory(3 * GIB, GIB + 1024, str(memory / "jobs/7"))
+
+
+def test_a_group_over_its_limit_leaves_nothing(host: Path) -> None:
+    write(host / "proc/self/cgroup", "0::/a")
+    write(host / "sys/fs/cgroup/a/memory.max", GIB)
+    write(host / "sys/fs/cgroup/a/memory.current", 2 * GIB)
+    assert read_host(host).available_bytes == 0
+
+
+@pytest.mark.parametrize("text", ["", "0", "::::", "0::/../../etc", "garbage\n0::/a"])
+def test_strange_group_files_change_nothing(host: Path, text: str) -> None:
+    write(host / "proc/self/cgroup", text)
+    assert read_host(host) == HostMemory(32 * GIB, 20 * GIB)
+
+
+def test_this_machine_has_memory() -> None:
+    memory = read_host()
+    assert 0 < memory.available_bytes <= memory.total_bytes

@@ -1,0 +1,28 @@
+"""Other programs' known failures, each tried on ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import known_failures
+import pytest
+from simulated import GIB, Card, Machine
+
+from assistant.memory.oracle import Oracle
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[known_failures.Bench]:
+    cards = [Card("SIM0", total_bytes=24 * GIB), Card("SIM1", total_bytes=12 * GIB)]
+    machine = Machine(tmp_path_factory.mktemp("cards"), cards)
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in machine.environment().items():
+            patch.setenv(key, value)
+        with Oracle() as oracle:
+            yield known_failures.Bench(oracle, machine)
+
+
+@pytest.mark.parametrize("name", known_failures.TRIALS)
+def test_it_does_not_happen_to_us(name: str, bench: known_failures.Bench) -> None:
+    outcome = known_failures.TRIALS[name](bench)
+    assert outcome.holds, outcome.seen

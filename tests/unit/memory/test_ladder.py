@@ -1,0 +1,212 @@
+"""The ladder goes down to the first rung that suffices, climbs when idle, and never swings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from assistant.llama.spec import LoadSpec
+from assistant.memory.ladder import (
+    Move,
+    Rules,
+    Rung,
+    Situation,
+    Standing,
+    choose,
+    moved,
+    safer,
+)
+
+MIB = 1 << 20
+CARD = 8000 * MIB
+MARGIN = 256 * MIB
+NAMES = ("plan", "trim", "drop", "context", "batch", "cache", "experts", "unload")
+
+
+def make(*holds: int) -> tuple[Rung, ...]:
+    """A ladder whose rungs hold so many MiB of the card; 0 means nothing loaded."""
+    return tuple(
+        Rung(
+            name=name,
+            says="",
+            spec=LoadSpec(path="m.gguf", n_ctx=index) if held else None,
+            holds={"CUDA0": held * MIB, "CPU": 500 * MIB if held else 0},
+        )
+        for index, (name, held) in enumerate(zip(NAMES, holds, strict=False))
+    )
+
+
+LADDER = make(7000, 7000, 7000, 6500, 6200, 6000, 3000, 0)
+
+
+def situation(
+    free_mib: float, *, idle_s: float = 0.0, cells_short: int = 0, host_mib: int = 9000
+) -> Situation:
+    return Situation(
+        free_bytes={"CUDA0": int(free_mib * MIB), "CPU": host_mib * MIB},
+        margin_bytes={"CUDA0": MARGIN, "CPU": 512 * MIB},
+        idle_s=idle_s,
+        cells_short=cells_short,
+    )
+
+
+def target(move: Move | None) -> str | None:
+    return None if move is None else NAMES[move.rung]
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "expected"),
+    [
+        (300, None),  # the margin is whole
+        (130, None),  # half of it is left: that is what it is for
+        (120, "context"),
+        (-200, "context"),  # 500 more leaves 300
+        (-300, "batch"),
+        (-600, "cache"),
+        (-1000, "experts"),
+        (-3850, "experts"),  # not what a climb wants, but the need is over
+        (-5000, "unload"),
+    ],
+)
+def test_down_to_the_first_rung_that_suffices(free_mib: int, expected: str | None) -> None:
+    move = choose(LADDER, Standing(), situation(free_mib), 0.0)
+    assert target(move) == expected
+
+
+def test_the_reason_names_the_device() -> None:
+    move = choose(LADDER, Standing(), situation(100), 0.0)
+    assert move is not None and move.reason == "CUDA0 has 100 MiB free"
+
+
+def test_a_rung_that_takes_what_another_device_lacks_is_no_help() -> None:
+    """Experts on the CPU need host memory; where there is none, it is not the way."""
+    ladder = list(LADDER)
+    ladder[6] = Rung("experts", "", ladder[6].spec, {"CUDA0": 3000 * MIB, "CPU": 4500 * MIB})
+    tight = situation(-1000, host_mib=600)
+    assert target(choose(ladder, Standing(), tight, 0.0)) == "unload"
+    assert target(choose(ladder, Standing(), situation(-1000), 0.0)) == "experts"
+
+
+def test_a_need_of_cells_drops_idle_sequences_and_nothing_else() -> None:
+    move = choose(LADDER, Standing(), situation(300, cells_short=500), 0.0)
+    assert target(move) == "drop"
+    standing = Standing(rung=NAMES.index("drop"))
+    assert choose(LADDER, standing, situation(300, cells_short=500), 0.0) is None
+
+
+def test_up_again_only_when_idle_and_after_a_while() -> None:
+    standing = Standing(rung=6, since_s=100.0)
+    rich = situation(4300)
+    assert choose(LADDER, standing, rich, 1000.0) is None  # somebody is typing
+    idle = situation(4300, idle_s=60)
+    assert choose(LADDER, standing, idle, 110.0) is None  # too soon
+    assert target(choose(LADDER, standing, idle, 131.0)) == "plan"
+
+
+def test_up_as_far_as_fits() -> None:
+    standing = Standing(rung=6, since_s=0.0)
+    assert target(choose(LADDER, standing, situation(3300, idle_s=60), 100.0)) == "cache"
+    assert target(choose(LADDER, standing, situation(3460, idle_s=60), 100.0)) == "batch"
+    assert choose(LADDER, standing, situation(3200, idle_s=60), 100.0) is None
+
+
+def test_what_is_unloaded_returns_as_soon_as_it_fits() -> None:
+    standing = Standing(rung=7, since_s=99.0)
+    assert target(choose(LADDER, standing, situation(7300), 100.0)) == "plan"
+    assert choose(LADDER, standing, situation(3100), 100.0) is None
+
+
+def test_a_fall_soon_after_a_climb_makes_the_next_climb_wait_longer() -> None:
+    rules = Rules()
+    standing, waits = Standing(), []
+    now = 0.0
+    for _ in range(6):
+        down = choose(LADDER, standing, situation(0), now)
+        assert down is not None
+        standing = moved(standing, down, now)
+        waited = 0.0
+        while (up := choose(LADDER, standing, situation(2000, idle_s=99), now + waited)) is None:
+            waited += 1.0
+        waits.append(waited)
+        now += waited
+        standing = moved(standing, up, now)
+        now += 1.0
+    assert waits == sorted(waits)
+    assert waits[:3] == [rules.hold_s, rules.hold_s * 2, rules.hold_s * 4]
+    assert waits[-1] <= rules.most_hold_s
+
+
+def test_forbidden_rungs_are_passed_over() -> None:
+    rules = Rules(forbidden=frozenset({"context", "batch"}))
+    assert target(choose(LADDER, Standing(), situation(120), 0.0, rules)) == "cache"
+    standing = Standing(rung=3)
+    leave = choose(LADDER, standing, situation(800), 0.0, rules)
+    assert target(leave) in {"drop", "cache"}
+    everything = Rules(forbidden=frozenset(NAMES) - {"plan"})
+    assert choose(LADDER, Standing(), situation(-5000), 0.0, everything) is None
+
+
+def test_a_pin_holds_whatever_happens() -> None:
+    rules = Rules(pinned="cache")
+    assert target(choose(LADDER, Standing(), situation(5000), 0.0, rules)) == "cache"
+    standing = Standing(rung=NAMES.index("cache"))
+    for free_mib in (-5000, 0, 8000):
+        assert choose(LADDER, standing, situation(free_mib, idle_s=99), 1e6, rules) is None
+
+
+def test_safer_plans_after_a_death() -> None:
+    same = (*LADDER[:1], *(Rung(x.name, "", LADDER[0].spec, x.holds) for x in LADDER[1:3]))
+    ladder = (*same, *LADDER[3:])
+    assert safer(ladder, 0) == 3
+    assert safer(ladder, 3, Rules(forbidden=frozenset({"batch"}))) == 5
+    assert safer(ladder, 6) is None
+
+
+ladders = st.lists(st.integers(1, 7000), min_size=3, max_size=6).map(
+    lambda held: make(*sorted(held, reverse=True), 0)
+)
+
+
+@given(ladders, st.integers(-8000, 2000))
+@settings(max_examples=300, deadline=None)
+def test_never_further_than_needed(ladder: Sequence[Rung], free_mib: int) -> None:
+    """No rung above the chosen one would have left as much as a climb wants."""
+    move = choose(ladder, Standing(), situation(free_mib), 0.0)
+    rules = Rules()
+    if free_mib * MIB >= rules.act_share * MARGIN:
+        assert move is None
+        return
+    free = {
+        i: free_mib * MIB + ladder[0].holds["CUDA0"] - rung.holds["CUDA0"]
+        for i, rung in enumerate(ladder)
+    }
+    if move is None:
+        assert all(bytes_free <= free[0] for bytes_free in free.values())
+        return
+    assert move.rung > 0 and free[move.rung] > free[0]
+    for above in range(move.rung):
+        assert free[above] < rules.climb_share * MARGIN
+
+
+@given(ladders, st.integers(0, 8000), st.lists(st.floats(-0.15, 0.15), min_size=40, max_size=40))
+@settings(max_examples=300, deadline=None)
+def test_it_settles_and_stays(
+    ladder: Sequence[Rung], others_mib: int, noise: Sequence[float]
+) -> None:
+    """Other programs hold something steady; drivers report it with noise. However long one
+    looks, at most one move down and one up are made."""
+    standing, moves = Standing(), []
+    for index, wobble in enumerate(noise):
+        held = ladder[standing.rung].holds["CUDA0"] / MIB
+        free = CARD / MIB - others_mib - held + wobble * MARGIN / MIB
+        now = index * 100.0
+        move = choose(ladder, standing, situation(free, idle_s=60), now)
+        if move is not None:
+            moves.append((standing.rung, move.rung))
+            standing = moved(standing, move, now)
+    downs = [there for here, there in moves if there > here]
+    assert len(downs) <= 1
+    assert len(moves) <= 2

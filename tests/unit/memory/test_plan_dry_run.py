@@ -1,0 +1,162 @@
+"""Plans against llama.cpp's dry run on simulated cards: exact where it matters, never split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import shapes
+from simulated import GIB, Card
+from simulated import Machine as SimulatedMachine
+
+from assistant.errors import EngineError, LoadError, PlanError
+from assistant.llama.spec import DeviceKind, LoadSpec
+from assistant.memory.devices import Device
+from assistant.memory.model import model_of
+from assistant.memory.oracle import Oracle
+from assistant.memory.plan import HOST, Machine, Plan, Wishes
+from assistant.memory.planner import make_plan
+from assistant.memory.planning import measure, plan_and_measure
+from assistant.memory.spec_choice import spec_usages
+
+CARDS = {"SIM0": 24, "SIM1": 12}
+
+
+def device(name: str, gib: int) -> Device:
+    kind = DeviceKind.CPU if name == HOST else DeviceKind.GPU
+    return Device(name, kind, gib * GIB, gib * GIB)
+
+
+MACHINES = {
+    "host": Machine(device(HOST, 800)),
+    "card": Machine(device(HOST, 800), (device("SIM0", 24),)),
+    "cards": Machine(device(HOST, 800), tuple(device(*card) for card in CARDS.items())),
+}
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
+    folder = tmp_path_factory.mktemp("cards")
+    cards = [Card(name, total_bytes=gib * GIB) for name, gib in CARDS.items()]
+    environment = SimulatedMachine(folder, cards).environment()
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in environment.items():
+            patch.setenv(key, value)
+        with Oracle() as asked:
+            yield asked
+
+
+@pytest.mark.parametrize("on", MACHINES)
+@pytest.mark.parametrize("family", shapes.SHAPES)
+def test_a_plan_is_what_llama_cpp_would_take(family: str, on: str, oracle: Oracle) -> None:
+    header, machine = shapes.family_header(family), MACHINES[on]
+    plan = plan_and_measure(header, machine, None, oracle)
+    assert plan.measured and plan.fits and not plan.doubts
+    # Weights and cache to the byte on every device: a group split between two would show.
+    assert [usage.other_bytes for usage in plan.usages] == [0] * len(plan.usages)
+
+
+@pytest.mark.parametrize("family", shapes.SHAPES)
+def test_the_estimate_is_within_five_per_cent_in_all(family: str, oracle: Oracle) -> None:
+    """Where the library could not be asked, the header alone says nearly the same."""
+    header = shapes.family_header(family)
+    for machine in MACHINES.values():
+        guess = make_plan(model_of(header), machine)
+        real = measure(header, guess, oracle)
+        for before, after in zip(guess.usages, real.usages, strict=True):
+            assert after.needed_bytes <= before.needed_bytes * 1.05
+        total = sum(usage.needed_bytes for usage in real.usages)
+        assert sum(usage.needed_bytes for usage in guess.usages) == pytest.approx(total, rel=0.05)
+
+
+def test_what_is_measured_lets_more_onto_the_card(oracle: Oracle) -> None:
+    header = shapes.family_header("glm4moe")
+    guess = make_plan(model_of(header), MACHINES["cards"])
+    real = plan_and_measure(header, MACHINES["cards"], None, oracle)
+    assert real.expert_layers_on_gpu >= guess.expert_layers_on_gpu
+    group = min(usage.expert_bytes // len(usage.expert_layers) for usage in real.gpu_usages)
+    assert min(usage.spare_bytes for usage in real.gpu_usages) < group
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_ctx": 4096},
+        {"n_ubatch": 128, "n_batch": 512, "op_offload": False},
+        {"cache_type_k": "q8_0", "cache_type_v": "q8_0"},
+        {"offload_kqv": False},
+        {"n_gpu_layers": 20, "overrides": ()},
+        {"devices": ("SIM0",), "tensor_split": (), "n_gpu_layers": -1},
+        {"devices": (), "n_gpu_layers": 0, "overrides": (), "tensor_split": ()},
+        {"tensor_split": (3.0, 1.0)},
+        {"kv_unified": False},
+    ],
+    ids=str,
+)
+def test_any_spec_is_costed_to_the_byte(changes: dict[str, object], oracle: Oracle) -> None:
+    from msgspec.structs import replace
+
+    header = shapes.family_header("qwen3moe")
+    model = model_of(header)
+    spec = make_plan(model, MACHINES["cards"], Wishes(n_ctx=8192)).to_load_spec()
+    spec = replace(spec, devices=("SIM0", "SIM1"), tensor_split=(2.0, 1.0), n_gpu_layers=49)
+    spec = replace(spec, **changes)
+    usages = spec_usages(model, MACHINES["cards"], spec)
+    plan = Plan(model, make_plan(model, MACHINES["cards"]).choice, usages)
+    measured = plan.with_measured(oracle.ask(spec, header))
+    assert [usage.other_bytes for usage in measured.usages] == [0, 0, 0]
+
+
+def test_a_child_that_dies_is_an_error_and_the_next_question_is_answered(
+    tmp_path: Path,
+) -> None:
+    header = shapes.family_header("dots1")
+    from dataclasses import replace
+
+    keys = {k: v for k, v in header.metadata.items() if "gating" not in k}
+    broken = replace(header, metadata=keys)  # llama.cpp aborts over a router without its function
+    with Oracle() as asked:
+        with pytest.raises(LoadError, match="ended") as caught:
+            asked.ask(LoadSpec(path="dots", n_ctx=256), broken)
+        assert caught.value.subject == "dots"
+        good = asked.ask(LoadSpec(path="shape", n_ctx=256), shapes.family_header("olmoe"))
+        assert sum(part.weights_bytes for part in good) > GIB
+
+
+def test_what_llama_cpp_refuses(tmp_path: Path) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF" + bytes(100))
+    with Oracle() as asked:
+        with pytest.raises(LoadError, match="refuses the model"):
+            asked.ask(LoadSpec(path=str(path), n_ctx=256))
+        with pytest.raises(LoadError):
+            asked.ask(LoadSpec(path=str(path), devices=("CUDA7",), n_gpu_layers=1))
+
+
+def test_a_child_that_does_not_answer_in_time() -> None:
+    with Oracle(timeout_s=0.001) as asked, pytest.raises(LoadError, match="ended"):
+        asked.ask(LoadSpec(path="shape"), shapes.family_header("olmoe"))
+
+
+def test_an_architecture_that_llama_cpp_does_not_load_is_planned_unmeasured() -> None:
+    from dataclasses import replace
+
+    known = shapes.family_header("qwen3moe")
+    keys = {k.replace("qwen3moe.", "qwen9."): v for k, v in known.metadata.items()}
+    keys["general.architecture"] = "qwen9"
+    plan = plan_and_measure(replace(known, architecture="qwen9", metadata=keys), MACHINES["host"])
+    assert not plan.measured
+    assert any("estimate" in doubt for doubt in plan.doubts)
+
+
+def test_a_model_that_does_not_fit_is_refused_before_llama_cpp_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(self: Oracle, spec: LoadSpec, header: object = None) -> None:
+        raise EngineError("asked")
+
+    monkeypatch.setattr(Oracle, "ask", never)
+    small = Machine(device(HOST, 1), (device("SIM0", 1),))
+    with pytest.raises(PlanError):
+        plan_and_measure(shapes.family_header("mixtral"), small)

@@ -1,0 +1,106 @@
+"""The sampler looks often while it matters, and survives a driver that blocks."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from assistant.memory import sampler
+from assistant.memory.devices import Card, HostMemory
+from assistant.memory.sampler import Sample, Sampler, interval_s, stirred
+
+
+def sample(free: int = 500, *, available: int = 500, lost: tuple[str, ...] = ()) -> Sample:
+    card = Card(name="", bus_id="", driver="nvml", total_bytes=1000, free_bytes=free)
+    return Sample(at_s=0, cards=(card,), host=HostMemory(1000, available), lost=lost)
+
+
+def test_tight_while_busy_or_stirred_and_slow_when_idle() -> None:
+    assert interval_s(busy=True, since_stir_s=1e9) == sampler.BUSY_S
+    assert interval_s(busy=False, since_stir_s=0.0) == sampler.ALERT_S
+    assert interval_s(busy=False, since_stir_s=1e9) == sampler.IDLE_S
+    assert sampler.BUSY_S < sampler.IDLE_S
+
+
+def test_small_changes_do_not_stir() -> None:
+    assert not stirred(sample(500), sample(505))
+    assert stirred(sample(500), sample(400))
+    assert stirred(sample(500), sample(500, available=400))
+    assert stirred(sample(), sample(lost=("0000:01:00.0",)))
+
+
+def run(read: Callable[[], Sample], act: Callable[[Sampler, list[Sample]], object]) -> list[Sample]:
+    """Run a sampler on `read` while the coroutine from `act` runs."""
+    samples: list[Sample] = []
+
+    async def body() -> None:
+        subject = Sampler(read, samples.append)
+        task = asyncio.create_task(subject.run())
+        await asyncio.wait_for(act(subject, samples), 20)  # type: ignore[arg-type]
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(body())
+    return samples
+
+
+async def _until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110 (the condition is plain state)
+        await asyncio.sleep(0.005)
+
+
+def test_work_makes_it_look_at_once_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler, "IDLE_S", 1000.0)
+    monkeypatch.setattr(sampler, "BUSY_S", 0.001)
+
+    async def act(subject: Sampler, samples: list[Sample]) -> None:
+        await _until(lambda: len(samples) == 1)
+        await asyncio.sleep(0.05)
+        assert len(samples) == 1  # idle: the next look is far away
+        subject.busy(True)
+        await _until(lambda: len(samples) >= 5)
+        subject.busy(False)
+        seen = len(samples) + 2
+        subject.look()
+        await asyncio.sleep(0.05)
+        assert len(samples) <= seen
+
+    run(sample, act)
+
+
+def test_a_change_keeps_it_alert(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler, "IDLE_S", 1000.0)
+    monkeypatch.setattr(sampler, "ALERT_S", 0.001)
+    frees = iter([500, 100])
+
+    async def act(subject: Sampler, samples: list[Sample]) -> None:
+        await _until(lambda: len(samples) == 1)
+        subject.look()
+        await _until(lambda: len(samples) >= 6)
+
+    run(lambda: sample(next(frees, 100)), act)
+
+
+def test_a_blocked_driver_is_noticed_and_not_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler, "_STUCK_S", 0.02)
+    release = threading.Event()
+    calls = []
+
+    def read() -> Sample:
+        calls.append(1)
+        release.wait(10)
+        return sample()
+
+    async def act(subject: Sampler, samples: list[Sample]) -> None:
+        await _until(lambda: subject.stuck)
+        await asyncio.sleep(0.1)
+        assert len(calls) == 1
+        release.set()
+        await _until(lambda: samples)
+        assert not subject.stuck
+
+    run(read, act)

@@ -1,0 +1,213 @@
+"""One file over HTTP, from servers that cut, lie, refuse and forget."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from assistant.errors import DownloadError
+from assistant.models import fetch as fetch_module
+from assistant.models.fetch import Cancelled, RemoteFile, fetch, open_client
+from tests.equipment.file_server import Behaviour, FileServer
+
+CONTENT = random.Random(1).randbytes(3_000_000)
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    with FileServer() as running:
+        yield running
+
+
+@pytest.fixture
+def client() -> Iterator[httpx.Client]:
+    with open_client(connect_s=2) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch_module.time, "sleep", lambda _: None)
+
+
+class Counter:
+    def __init__(self) -> None:
+        self.total = 0
+
+    def __call__(self, done: int) -> None:
+        self.total += done
+
+
+def test_a_file_arrives_whole(server: FileServer, client: httpx.Client, tmp_path: Path) -> None:
+    done = Counter()
+    fetch(client, RemoteFile(server.serve("/f", CONTENT), len(CONTENT)), tmp_path / "f", done)
+    assert (tmp_path / "f").read_bytes() == CONTENT
+    assert done.total == len(CONTENT)
+    assert server.requests == [("/f", "")]
+
+
+def test_a_cut_connection_is_gone_on_with(
+    server: FileServer, client: httpx.Client, tmp_path: Path
+) -> None:
+    url = server.serve("/f", CONTENT, Behaviour(cuts=[1_000_000, 500_000, 1]))
+    done = Counter()
+    fetch(client, RemoteFile(url, len(CONTENT)), tmp_path / "f", done)
+    assert (tmp_path / "f").read_bytes() == CONTENT
+    assert done.total == len(CONTENT)
+    assert [asked for _, asked in server.requests] == [
+        "",
+        "bytes=1000000-",
+        "bytes=1500000-",
+        "bytes=1500001-",
+    ]
+
+
+def test_an_earlier_try_is_gone_on_with(
+    server: FileServer, client: httpx.Client, tmp_path: Path
+) -> None:
+    partial = tmp_path / "f"
+    partial.write_bytes(CONTENT[:2_000_000])
+    done = Counter()
+    fetch(client, RemoteFile(server.serve("/f", CONTENT), len(CONTENT)), partial, done)
+    assert partial.read_bytes() == CONTENT
+    assert done.total == len(CONTENT)
+    assert server.requests == [("/f", "bytes=2000000-")]
+
+
+def test_a_whole_partial_file_asks_nothing(
+    server: FileServer, client: httpx.Client, tmp_path: Path
+) -> None:
+    partial = tmp_path / "f"
+    partial.write_bytes(CONTENT)
+    fetch(client, RemoteFile(server.serve("/f", CONTENT), len(CONTENT)), partial, Counter())
+    assert server.requests == []
+
+
+def test_a_partial_file_that_is_too_long_begins_anew(
+    server: FileServer, client: httpx.Client, tmp_path: Path
+) -> None:
+    partial = tmp_path / "f"
+    partial.write_bytes(b"x" * 4_000_000)
+    fetch(client, RemoteFile(server.serve("/f", CONTENT), len(CONTENT)), partial, Counter())
+    assert partial.read_bytes() == CONTENT
+
+
+def test_a_server_without_ranges_begins_anew(
+    server: FileServer, client: httpx.Client, tmp_path: Path
+) -> None:
+    url = server.serve("/f", CONTENT, Behaviour(ranges=False, cuts=[1_000_000]))
+    done = Counter()
+    fetch(client, RemoteFile(url, len(CONTENT)), tmp_path / "f", done)
+    assert (tmp_path / "f").read_bytes() == CONTENT
+    assert done.total == len(CONTENT)
+
+
+def test_a_range_that_cannot_be_begins_anew(
+    server: FileServer, client: httpx.Client, tmp_path: Path
+) -> None:
+    partial = tmp_path / "f"
+    partial.write_bytes(b"y" * len(CONTENT))
+    fetch(client, RemoteFile(server.serve("/f", CONTENT), 0), partial, Counter())
+    assert partial.read_bytes() == CONTENT
+
+
+def test_a_lying_range_is_refused(server: FileServer, client: httpx.Client, tmp_path: Path) -> None:
+    url = server.serve("/f", CONTENT, Behaviour(range_shift=7))
+    partial = tmp_path / "f"
+    partial.write_bytes(CONTENT[:1000])
+    with pytest.raises(DownloadError, match="another range"):
+        fetch(client, RemoteFile(url, len(CONTENT)), partial, Counter())
+    assert partial.read_bytes() == CONTENT[:1000]
+
+
+def test_another_size_than_promised_is_refused(
+    server: FileServer, client: httpx.Client, tmp_path: Path
+) -> None:
+    partial = tmp_path / "f"
+    partial.write_bytes(CONTENT[:1000])
+    with pytest.raises(DownloadError, match="has 3000000 bytes"):
+        fetch(client, RemoteFile(server.serve("/f", CONTENT), 3_000_001), partial, Counter())
+
+
+def test_more_than_promised_is_not_taken(
+    server: FileServer, client: httpx.Client, tmp_path: Path
+) -> None:
+    url = server.serve("/f", CONTENT, Behaviour(extra=b"z" * 1_000_000))
+    with pytest.raises(DownloadError, match="more came"):
+        fetch(client, RemoteFile(url, len(CONTENT)), tmp_path / "f", Counter())
+    assert (tmp_path / "f").stat().st_size <= len(CONTENT)
+
+
+def test_redirects_are_followed_without_the_token(
+    server: FileServer, client: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    with FileServer() as elsewhere:
+        target = elsewhere.serve("/blob", CONTENT).replace("127.0.0.1", "localhost")
+        url = server.serve("/f", b"", Behaviour(redirect=target))
+        fetch(client, RemoteFile(url, len(CONTENT)), tmp_path / "f", Counter())
+        assert server.headers[0]["Authorization"] == "Bearer secret"
+        assert "Authorization" not in elsewhere.headers[0]
+    assert (tmp_path / "f").read_bytes() == CONTENT
+
+
+def test_endless_redirects_end(server: FileServer, client: httpx.Client, tmp_path: Path) -> None:
+    url = server.serve("/f", b"", Behaviour(redirect="/f"))
+    with pytest.raises(DownloadError, match="redirect"):
+        fetch(client, RemoteFile(url, 1), tmp_path / "f", Counter())
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"), [(404, "revision"), (401, "HF_TOKEN"), (403, "HF_TOKEN"), (418, "later")]
+)
+def test_refusals_say_what_to_do(
+    server: FileServer, client: httpx.Client, tmp_path: Path, status: int, advice: str
+) -> None:
+    url = server.serve("/f", CONTENT, Behaviour(statuses=[status])) + "?token=secret"
+    server.serve("/f?token=secret", CONTENT, Behaviour(statuses=[status]))
+    with pytest.raises(DownloadError, match=str(status)) as caught:
+        fetch(client, RemoteFile(url, len(CONTENT)), tmp_path / "f", Counter())
+    assert advice in caught.value.advice
+    assert "secret" not in str(caught.value)
+
+
+def test_a_busy_server_is_asked_again(
+    server: FileServer, client: httpx.Client, tmp_path: Path
+) -> None:
+    url = server.serve("/f", CONTENT, Behaviour(statuses=[503, 429, 502]))
+    fetch(client, RemoteFile(url, len(CONTENT)), tmp_path / "f", Counter())
+    assert (tmp_path / "f").read_bytes() == CONTENT
+
+
+def test_a_server_that_never_gives_a_byte_is_given_up(
+    server: FileServer, client: httpx.Client, tmp_path: Path
+) -> None:
+    url = server.serve("/f", CONTENT, Behaviour(cuts=[0] * 50))
+    with pytest.raises(DownloadError, match="gave up") as caught:
+        fetch(client, RemoteFile(url, len(CONTENT)), tmp_path / "f", Counter())
+    assert "pull again" in caught.value.advice
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/f", "http://nowhere.invalid/f", "http://[/f"])
+def test_nobody_there(client: httpx.Client, tmp_path: Path, url: str) -> None:
+    with pytest.raises(DownloadError):
+        fetch(client, RemoteFile(url, 10), tmp_path / "f", Counter())
+
+
+def test_a_fetch_can_be_stopped(server: FileServer, client: httpx.Client, tmp_path: Path) -> None:
+    stop = threading.Event()
+    url = server.serve("/f", CONTENT)
+    with pytest.raises(Cancelled):
+        fetch(client, RemoteFile(url, len(CONTENT)), tmp_path / "f", lambda _: stop.set(), stop)
+    assert (tmp_path / "f").stat().st_size < len(CONTENT)
+
+
+def test_wrong_certificates_are_told() -> None:
+    with pytest.raises(DownloadError, match="certificates"):
+        open_client(certificates="/no/such/file.pem")
