@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Self
 
 import typer
@@ -18,9 +19,14 @@ from rich.progress import (
 from assistant.models.pull import Source, pull
 from assistant.models.storage import Advance
 
+_EACH_PERCENT = 5
+
 
 class Bars:
-    """Draws a pull's steps as rich progress bars; a Report. Use as a context manager."""
+    """Draws a pull's steps as rich progress bars; a Report. Use as a context manager.
+
+    Where nobody watches a terminal (a log, an editor), a step tells its share in lines instead.
+    """
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
@@ -33,6 +39,8 @@ class Bars:
         )
 
     def step(self, label: str, total_bytes: int) -> Advance:
+        if not self._progress.console.is_terminal:
+            return Shares(label, total_bytes, self.note).advance
         task = self._progress.add_task(label, total=total_bytes)
         return lambda done: self._progress.advance(task, done)
 
@@ -45,6 +53,24 @@ class Bars:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+
+class Shares:
+    """Tells of a step's progress in lines such as "fetching starter-moe 35 %", one each 5 %."""
+
+    def __init__(self, label: str, total_bytes: int, tell: Callable[[str], None]) -> None:
+        self._label = label
+        self._total_bytes = max(total_bytes, 1)
+        self._tell = tell
+        self._done_bytes = 0
+        self._told = -_EACH_PERCENT
+
+    def advance(self, done_bytes: int) -> None:
+        self._done_bytes += done_bytes
+        percent = min(100, 100 * self._done_bytes // self._total_bytes)
+        if percent >= self._told + _EACH_PERCENT:
+            self._told = percent - percent % _EACH_PERCENT
+            self._tell(f"{self._label} {self._told} %")
 
 
 def register(app: typer.Typer) -> None:
