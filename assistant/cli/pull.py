@@ -36,6 +36,7 @@ class Bars:
             TransferSpeedColumn(),
             TimeRemainingColumn(),
             console=console,
+            disable=not console.is_terminal,
         )
 
     def step(self, label: str, total_bytes: int) -> Advance:
