@@ -37,7 +37,7 @@ def send_status(vim: Session, **status: object) -> None:
     [
         ("{ cmd = 'underkeel' }", "config.cmd must be a table"),
         ("{ cmd = {} }", "config.cmd must be a list of strings"),
-        ("{ ghots = {} }", "there is no config.ghots; known are cmd, enabled"),
+        ("{ ghots = {} }", "there is no config.ghots; known are cmd, edit, enabled"),
         ("{ ghost = { auto = 1 } }", "config.ghost.auto must be a boolean"),
         ("{ mappings = { acept = 'x' } }", "there is no config.mappings.acept"),
         ("{ explain = { window = 'tab' } }", "config.explain.window must be 'split' or 'float'"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,16 @@ _CLIENT = "vim.lsp.get_clients({ name = 'underkeel' })[1]"
 class Session(Neovim):
     """The names of the scripted server's own messages, and what tests ask of its log."""
 
-    def rules(self, *completions: dict[str, Any], **commands: dict[str, Any]) -> None:
+    def rules(
+        self,
+        *completions: dict[str, Any],
+        actions: Sequence[dict[str, Any]] = (),
+        **commands: dict[str, Any],
+    ) -> None:
         """What the server answers from now on; `explain=` rules the command `underkeel.explain`."""
         named = {f"underkeel.{name}": rule for name, rule in commands.items()}
-        self.tell("scripted/rules", {"completions": completions, "commands": named})
+        rules = {"completions": completions, "commands": named, "actions": actions}
+        self.tell("scripted/rules", rules)
 
     def release(self) -> None:
         """Let the server answer what it holds back."""

@@ -3,7 +3,7 @@
 Speaks LSP on stdio like the real one. The test steers it over the same connection, so that order
 is certain:
 
-    scripted/rules    notification {"completions": [...], "commands": {...}}; replaces the rules
+    scripted/rules    notification {"completions", "commands", "actions"}; replaces the rules
     scripted/release  notification: answer every held request now, in order of arrival
     scripted/send     notification {"method", "params"}: send this notification to the client
     scripted/log      request: all messages received so far
@@ -11,11 +11,15 @@ is certain:
 A completion rule is {"after": text before the cursor ends so, "items": [...], "hold": bool,
 "deaf": bool, "error": str}; an item may say "relative": [a, b], its range in characters relative
 to the cursor. A held request waits for release; a deaf one is answered even when it was cancelled.
-A command rule is {"deltas": [...], "hold": bool, "result": any, "error": str}.
+A command rule is {"deltas": [...], "hold": bool, "apply": WorkspaceEdit, "result": any, "error":
+str}; several in a list serve one call each, and the last all that follow. With "apply" the edit is
+sent to the client first, and the result says whether it was applied. An action rule is a CodeAction
+whose "resolve" is held back until the client resolves it. In the edits of both, a text document
+"here" becomes the document of the request, in its version of that moment.
 
 An editor that passes on no messages of the test's own is steered by two files that the environment
-names: SCRIPTED_RULES holds {"completions", "commands", "notify": [{"method", "params"}]} and is
-read when the client is initialised; SCRIPTED_LOG gets every message as a line of JSON.
+names: SCRIPTED_RULES holds the rules and "notify": [{"method", "params"}] and is read when the
+client is initialised; SCRIPTED_LOG gets every message as a line of JSON.
 """
 
 from __future__ import annotations
@@ -36,8 +40,11 @@ class Server:
     def __init__(self, encoding: str) -> None:
         self.encoding = encoding
         self.documents: dict[str, str] = {}
+        self.versions: dict[str, int] = {}
         self.completions: list[Message] = []
-        self.commands: dict[str, Message] = {}
+        self.commands: dict[str, list[Message]] = {}
+        self.actions: list[Message] = []
+        self.applying: dict[str, tuple[Message, Message]] = {}
         self.held: dict[Any, tuple[Message, Message]] = {}
         self.log: list[Message] = []
 
@@ -70,18 +77,24 @@ class Server:
             case "initialized":
                 self.begin()
             case "textDocument/didOpen":
-                self.documents[params["textDocument"]["uri"]] = params["textDocument"]["text"]
+                self.keep(params["textDocument"], params["textDocument"]["text"])
             case "textDocument/didChange":
-                self.documents[params["textDocument"]["uri"]] = params["contentChanges"][-1]["text"]
+                self.keep(params["textDocument"], params["contentChanges"][-1]["text"])
             case "textDocument/inlineCompletion":
                 self.complete(message)
             case "workspace/executeCommand":
                 self.execute(message)
+            case "textDocument/codeAction":
+                self.offer(message)
+            case "codeAction/resolve":
+                self.resolve(message)
             case "$/cancelRequest":
                 self.cancel(params["id"])
             case "scripted/rules":
                 self.completions = params.get("completions") or []
-                self.commands = params.get("commands") or {}
+                commands = (params.get("commands") or {}).items()
+                self.commands = {n: list(r) if isinstance(r, list) else [r] for n, r in commands}
+                self.actions = params.get("actions") or []
             case "scripted/release":
                 for request, rule in list(self.held.values()):
                     self.answer(request, rule)
@@ -90,6 +103,10 @@ class Server:
                 _send(params)
             case "scripted/log":
                 _reply(message, self.log)
+            case None if message.get("id") in self.applying:
+                request, rule = self.applying.pop(message["id"])
+                applied = (message.get("result") or {}).get("applied", False)
+                _reply(request, {"applied": applied, **rule.get("result", {})})
             case _ if "id" in message and "method" in message:
                 _reply(message, None)
 
@@ -99,6 +116,7 @@ class Server:
                 "positionEncoding": self.encoding,
                 "textDocumentSync": {"openClose": True, "change": 1},
                 "inlineCompletionProvider": {},
+                "codeActionProvider": {"resolveProvider": True},
                 "executeCommandProvider": {
                     "commands": ["underkeel.explain", "underkeel.edit", "underkeel.accepted"]
                 },
@@ -107,6 +125,44 @@ class Server:
             "serverInfo": {"name": "scripted", "version": "1"},
         }
 
+    def keep(self, document: Message, text: str) -> None:
+        self.documents[document["uri"]] = text
+        self.versions[document["uri"]] = document["version"]
+
+    def here(self, value: Any, uri: str) -> Any:
+        """A value with the document `uri` in its places."""
+        if isinstance(value, list):
+            return [self.here(item, uri) for item in value]
+        if not isinstance(value, dict):
+            return value
+        document = {"uri": uri, "version": self.versions.get(uri)}
+        return {
+            name: document if (name, item) == ("textDocument", "here") else self.here(item, uri)
+            for name, item in value.items()
+        }
+
+    def offer(self, message: Message) -> None:
+        """Answer with the actions of the kinds that the client wants."""
+        params = message["params"]
+        only = params["context"].get("only") or [""]
+        uri = params["textDocument"]["uri"]
+        offered = []
+        for number, action in enumerate(self.actions):
+            if any(
+                f"{action.get('kind', '')}.".startswith(f"{kind}." if kind else "") for kind in only
+            ):
+                shown = {name: value for name, value in action.items() if name != "resolve"}
+                offered.append(self.here(shown | {"data": {"number": number, "uri": uri}}, uri))
+        _reply(message, offered)
+
+    def resolve(self, message: Message) -> None:
+        action, data = message["params"], message["params"]["data"]
+        found = self.actions[data["number"]].get("resolve", {})
+        if "error" in found:
+            _fail(message, -32803, found["error"])
+        else:
+            _reply(message, action | self.here(found, data["uri"]))
+
     def complete(self, message: Message) -> None:
         before = self.before(message["params"])
         fitting = (rule for rule in self.completions if before.endswith(rule["after"]))
@@ -114,7 +170,8 @@ class Server:
         self.answer_or_hold(message, rule)
 
     def execute(self, message: Message) -> None:
-        rule = self.commands.get(message["params"]["command"], {})
+        rules = self.commands.get(message["params"]["command"], [{}])
+        rule = rules.pop(0) if len(rules) > 1 else rules[0]
         for delta in rule.get("deltas", ()):
             id_ = message["params"]["arguments"][0]["id"]
             event = {"id": id_, "kind": "delta", "text": delta}
@@ -130,6 +187,12 @@ class Server:
     def answer(self, message: Message, rule: Message) -> None:
         if "error" in rule:
             _fail(message, -32803, rule["error"])
+        elif "apply" in rule:
+            id_ = f"apply-{message['id']}"
+            self.applying[id_] = (message, rule)
+            uri = message["params"]["arguments"][0]["textDocument"]["uri"]
+            params = {"edit": self.here(rule["apply"], uri)}
+            _send({"id": id_, "method": "workspace/applyEdit", "params": params})
         elif message["method"] == "textDocument/inlineCompletion":
             position = message["params"]["position"]
             _reply(message, {"items": [_placed(item, position) for item in rule["items"]]})

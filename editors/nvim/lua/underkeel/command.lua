@@ -96,6 +96,16 @@ function H.shows(command, does)
   }
 end
 
+--- A subcommand that runs a code action on the range, or at the cursor.
+function H.acts(name, does)
+  return {
+    does = does,
+    run = function(_, args)
+      require('underkeel.edits').run(name, args.line1, args.line2)
+    end,
+  }
+end
+
 H.SUBCOMMANDS = {
   enable = {
     does = 'ghost text on: everywhere, or for one filetype',
@@ -149,15 +159,16 @@ H.SUBCOMMANDS = {
     end,
   },
   cancel = {
-    does = 'stop the explanation that streams',
+    does = 'stop what the model is writing: an explanation or an edit',
     run = function()
+      require('underkeel.edits').cancel()
       require('underkeel.explain').cancel()
     end,
   },
   edit = {
     does = 'change the range or the line as an instruction says',
     run = function(words, args)
-      require('underkeel.explain').edit_lines(args.line1, args.line2, table.concat(words, ' '))
+      require('underkeel.edits').edit_lines(args.line1, args.line2, table.concat(words, ' '))
     end,
   },
   log = {
@@ -178,6 +189,9 @@ H.SUBCOMMANDS = {
       vim.cmd.checkhealth('underkeel')
     end,
   },
+  fix = H.acts('fix', 'fix the problem at the cursor or in the range'),
+  document = H.acts('document', 'document the symbol at the cursor or the range'),
+  tests = H.acts('tests', 'write tests for the symbol at the cursor or the range'),
   models = H.shows('models list', 'the models there are'),
   plan = H.shows('plan', 'what stands where in memory, and why'),
   stats = H.shows('stats', 'what was shown and accepted'),

@@ -1,4 +1,4 @@
---- Explanations that stream as Markdown into a window, and edits by instruction.
+--- Explanations that stream as Markdown into a window.
 local M = {}
 local H = {}
 
@@ -100,48 +100,6 @@ function M.on_event(event)
     H.finish(session, 'error')
   else
     H.finish(session, event.stopReason or 'end')
-  end
-end
-
---- Change lines as an instruction says; the server sends the edit for review.
----
----@param argument table of editors/PROTOCOL.md
----@param context { client_id: integer, bufnr: integer }
-function M.edit(argument, context)
-  local client = vim.lsp.get_client_by_id(context.client_id)
-  if not client then
-    return
-  end
-  local send = function(instruction)
-    if not instruction or instruction == '' then
-      return
-    end
-    argument.instruction = instruction
-    server.execute(client, 'underkeel.edit', { argument }, function(err, result)
-      if err then
-        H.say(err.message)
-      elseif type(result) == 'table' and result.message and result.message ~= '' then
-        H.say(result.message)
-      end
-    end, context.bufnr)
-  end
-  if argument.instruction then
-    send(argument.instruction)
-  else
-    vim.ui.input({ prompt = 'Change these lines so that: ' }, send)
-  end
-end
-
---- `M.edit` for lines of the current buffer.
-function M.edit_lines(first, last, instruction)
-  local buf = vim.api.nvim_get_current_buf()
-  local client = H.client(buf)
-  if client then
-    M.edit({
-      textDocument = vim.lsp.util.make_text_document_params(buf),
-      range = H.range(client, buf, { kind = 'selection', first = first, last = last }),
-      instruction = instruction ~= '' and instruction or nil,
-    }, { client_id = client.id, bufnr = buf })
   end
 end
 
@@ -248,23 +206,14 @@ function H.range(client, buf, what)
     local position = vim.lsp.util.make_position_params(0, client.offset_encoding).position
     return { start = position, ['end'] = position }
   end
-  local last = math.min(what.last, vim.api.nvim_buf_line_count(buf))
-  return { start = { line = what.first - 1, character = 0 }, ['end'] = { line = last, character = 0 } }
+  return server.lines(buf, what.first, what.last)
 end
 
 --- The LSP form of the first diagnostic on the cursor's line.
 function H.diagnostic(buf)
   local row = vim.api.nvim_win_get_cursor(0)[1] - 1
   local found = vim.diagnostic.get(buf, { lnum = row })[1]
-  return found and (vim.tbl_get(found, 'user_data', 'lsp') or {
-    range = {
-      start = { line = found.lnum, character = found.col },
-      ['end'] = { line = found.end_lnum, character = found.end_col },
-    },
-    message = found.message,
-    severity = found.severity,
-    source = found.source,
-  })
+  return found and server.diagnostic(found)
 end
 
 function H.title(argument)

@@ -74,6 +74,11 @@ Underkeel.config = {
     -- Columns of the window; below 1 a share of the screen's.
     width = 0.4,
   },
+
+  edit = {
+    -- Show an edit as a diff and ask before it changes the buffer.
+    preview = true,
+  },
 }
 
 -- Switches --------------------------------------------------------------------------------------
@@ -221,6 +226,7 @@ H.SHAPE = {
     trigger = 'string',
   },
   explain = { window = 'string', width = 'number' },
+  edit = { preview = 'boolean' },
 }
 
 --- The defaults with the user's changes.

@@ -1,6 +1,5 @@
 --- A window with Markdown that grows at its end.
 local M = {}
-local H = {}
 
 --- Make the buffer and show it; the cursor stays where it was.
 ---
@@ -11,23 +10,13 @@ local H = {}
 function M.open(title, keys, on_wipeout)
   local buf = vim.api.nvim_create_buf(false, true)
   vim.bo[buf].bufhidden = 'wipe'
-  local config, win = require('underkeel').config.explain, nil
-  local width = math.floor(config.width < 1 and config.width * vim.o.columns or config.width)
-  if config.window == 'float' then
-    local height = math.max(5, math.floor(vim.o.lines * 0.6))
-    win = vim.api.nvim_open_win(buf, false, {
-      relative = 'editor', anchor = 'NE', row = 1, col = vim.o.columns - 1,
-      width = width, height = height, border = 'rounded', title = ' ' .. title .. ' ', style = 'minimal',
-    })
-  else
-    win = vim.api.nvim_open_win(buf, false, { split = 'right', win = -1, width = width, style = 'minimal' })
-  end
-  vim.wo[win].wrap, vim.wo[win].linebreak, vim.wo[win].conceallevel = true, true, 2
+  local win = M.window(buf, title, false)
+  vim.wo[win].conceallevel = 2
   vim.bo[buf].filetype = 'markdown'
   pcall(vim.treesitter.start, buf, 'markdown')
   vim.bo[buf].modifiable = false
   M.append(buf, ('# %s\n\n'):format(title))
-  H.map(buf, keys)
+  M.map(buf, keys)
   vim.api.nvim_create_autocmd('BufWipeout', {
     buffer = buf,
     desc = 'Cancel the explanation whose window was closed',
@@ -36,6 +25,39 @@ function M.open(title, keys, on_wipeout)
     end,
   })
   return buf
+end
+
+--- Show a buffer in a split or a float, as the configuration says.
+---
+---@param enter boolean does the cursor go there?
+---@return integer win
+function M.window(buf, title, enter)
+  local config, win = require('underkeel').config.explain, nil
+  local width = math.floor(config.width < 1 and config.width * vim.o.columns or config.width)
+  if config.window == 'float' then
+    local height = math.max(5, math.floor(vim.o.lines * 0.6))
+    win = vim.api.nvim_open_win(buf, enter, {
+      relative = 'editor', anchor = 'NE', row = 1, col = vim.o.columns - 1,
+      width = width, height = height, border = 'rounded', title = ' ' .. title .. ' ', style = 'minimal',
+    })
+  else
+    win = vim.api.nvim_open_win(buf, enter, { split = 'right', win = -1, width = width, style = 'minimal' })
+  end
+  vim.wo[win].wrap, vim.wo[win].linebreak = true, true
+  return win
+end
+
+--- Map keys of normal mode in a buffer; `q` closes its window.
+---
+---@param keys table<string, { [1]: string, [2]: fun() }> description, function
+function M.map(buf, keys)
+  local function map(lhs, run, desc)
+    vim.keymap.set('n', lhs, run, { buffer = buf, nowait = true, desc = desc })
+  end
+  map('q', '<Cmd>close<CR>', 'Close this window')
+  for lhs, action in pairs(keys) do
+    map(lhs, action[2], action[1])
+  end
 end
 
 --- Add text at the end; windows whose cursor is on the last line follow.
@@ -62,18 +84,6 @@ end
 function M.note(buf, note)
   for _, win in ipairs(vim.fn.win_findbuf(buf)) do
     vim.wo[win].winbar = '%#UnderkeelStreaming#' .. note:gsub('%%', '%%%%')
-  end
-end
-
--- Helpers ---------------------------------------------------------------------------------------
-
-function H.map(buf, keys)
-  local function map(lhs, run, desc)
-    vim.keymap.set('n', lhs, run, { buffer = buf, nowait = true, desc = desc })
-  end
-  map('q', '<Cmd>close<CR>', 'Close the explanation')
-  for lhs, action in pairs(keys) do
-    map(lhs, action[2], action[1])
   end
 end
 

@@ -13,6 +13,7 @@ function M.config(config)
   local capabilities = vim.lsp.protocol.make_client_capabilities()
   capabilities = vim.tbl_deep_extend('force', capabilities, {
     textDocument = { inlineCompletion = { dynamicRegistration = false } },
+    workspace = { workspaceEdit = { changeAnnotationSupport = { groupsOnLabel = false } } },
     experimental = { underkeel = { status = true, explanation = true } },
   })
   return {
@@ -21,7 +22,13 @@ function M.config(config)
     root_markers = config.root_markers,
     capabilities = capabilities,
     init_options = { underkeel = next(config.settings) and config.settings or vim.empty_dict() },
+    on_init = function(client)
+      require('underkeel.preview').guard(client)
+    end,
     handlers = {
+      ['workspace/applyEdit'] = function(...)
+        return require('underkeel.preview').on_apply_edit(...)
+      end,
       ['underkeel/status'] = function(_, status)
         require('underkeel.status').set(status)
       end,
@@ -34,7 +41,7 @@ function M.config(config)
         require('underkeel.explain').run((command.arguments or {})[1] or {}, context)
       end,
       ['underkeel.edit'] = function(command, context)
-        require('underkeel.explain').edit((command.arguments or {})[1] or {}, context)
+        require('underkeel.edits').edit((command.arguments or {})[1] or {}, context)
       end,
     },
     on_exit = vim.schedule_wrap(function(code, signal)
@@ -132,6 +139,32 @@ function M.byte_column(client, line, character)
   end
   local ok, column = pcall(vim.str_byteindex, line, character, client.offset_encoding == 'utf-16')
   return ok and column or #line
+end
+
+--- The LSP range of whole lines that count from 1.
+function M.lines(buf, first, last)
+  last = math.min(last, vim.api.nvim_buf_line_count(buf))
+  return { start = { line = first - 1, character = 0 }, ['end'] = { line = last, character = 0 } }
+end
+
+--- A diagnostic as LSP has it; Neovim keeps the server's own where one sent it.
+---
+---@param diagnostic vim.Diagnostic
+---@return table
+function M.diagnostic(diagnostic)
+  return vim.tbl_get(diagnostic, 'user_data', 'lsp')
+    or {
+      range = {
+        start = { line = diagnostic.lnum, character = diagnostic.col },
+        ['end'] = {
+          line = diagnostic.end_lnum or diagnostic.lnum,
+          character = diagnostic.end_col or diagnostic.col,
+        },
+      },
+      message = diagnostic.message,
+      severity = diagnostic.severity,
+      source = diagnostic.source,
+    }
 end
 
 --- Where the server writes; Neovim's own log of the protocol.
