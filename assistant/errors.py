@@ -11,14 +11,18 @@
     ├── EngineError          the engine refused or failed a request
     │   ├── LoadError            a model could not be loaded
     │   ├── WorkerDiedError      the worker process ended while it was needed
+    │   ├── RefusedError         memory that a computation needs was refused; a smaller shape may do
     │   ├── ContextFullError     a prompt does not fit the context
     │   ├── FrameError           what came through the worker's pipe cannot be read
     │   ├── OverloadedError      the queue is full; try again later
+    │   ├── RemoteError          a remote server cannot be reached, or refuses
     │   └── RequestError         a request is malformed
     │       ├── TooLargeError        a request is over the size limit
     │       └── TooSlowError         a request did not come in time
     └── DaemonError          the daemon cannot be reached, started or trusted
-        └── AlreadyRunningError  another daemon of this user is running
+        ├── AlreadyRunningError  another daemon of this user is running
+        ├── AccessError          a request over TCP came without the right token
+        └── ModelChangedError    a prompt is made of another model's tokens than are served now
 
 Each says what happened, to what (`subject`), and what to do next (`advice`). Foreign exceptions are
 mapped into this tree where they enter. `code` is stable and goes over the wire.
@@ -125,6 +129,11 @@ class WorkerDiedError(EngineError):
     hung: bool = False
 
 
+class RefusedError(EngineError):
+    code = "refused"
+    http_status = 503
+
+
 class ContextFullError(EngineError):
     code = "context_full"
     http_status = 400
@@ -137,6 +146,11 @@ class FrameError(EngineError):
 class OverloadedError(EngineError):
     code = "overloaded"
     http_status = 429
+
+
+class RemoteError(EngineError):
+    code = "remote"
+    http_status = 502
 
 
 class RequestError(EngineError):
@@ -161,6 +175,16 @@ class DaemonError(UnderkeelError):
 
 class AlreadyRunningError(DaemonError):
     code = "already_running"
+
+
+class AccessError(DaemonError):
+    code = "access"
+    http_status = 401
+
+
+class ModelChangedError(DaemonError):
+    code = "model_changed"
+    http_status = 409
 
 
 def _tree(root: type[UnderkeelError]) -> dict[str, type[UnderkeelError]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -21,6 +21,10 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Which model is served, and how.
 
     `name` is a catalogue name or the path of a GGUF. Zeros and empty texts: decided by the plan.
+    `mlock` keeps its pages in memory by force; `keep_warm_s` touches those that are mapped so often
+    while nobody asks, so that the kernel does not take them for unused (0: never).
+    `vram_margin_mib` is left free on each card; `vram_overhead_mib` is what the driver takes of it
+    for a process (-1: what is usual).
     """
 
     name: str = "starter-moe"
@@ -29,6 +33,9 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     n_threads: int = 0
     cache_type: str = ""
     mlock: bool = False
+    keep_warm_s: float = 120.0
+    vram_margin_mib: int = 256
+    vram_overhead_mib: int = -1
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,10 +43,55 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     `backend_libraries` are further ggml backends (say, a Vulkan or SYCL library built for the same
     llama.cpp) that the worker loads beside its own. They are code: only the user's own settings
-    file may name them.
+    file may name them. A worker that owes an answer and says nothing for `hang_s` is ended.
     """
 
     backend_libraries: tuple[str, ...] = ()
+    hang_s: float = 60.0
+
+
+class RemoteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A server that answers in place of a model of this machine; none where `url` is empty.
+
+    What is asked goes to it, so only the user's own settings file may name one. `kind` "auto" asks
+    the server what it is. `model` is the name it knows; empty takes its first. The API key is the
+    first line of `key_file`, or the keyring's entry `key_name` (service/user); `certificates` is a
+    bundle of authorities to trust besides the system's. `tokenizer` is a tokenizer.json or a GGUF
+    that holds the model's vocabulary, `family` its row in families.toml, `n_ctx` the context where
+    the server does not tell. `retries` bounds the tries after the first, `silence_s` the wait for
+    its next word. With `fallback` the model of [model] answers while the server cannot.
+    """
+
+    url: str = ""
+    kind: Literal["auto", "llama-server", "vllm", "openai"] = "auto"
+    model: str = ""
+    key_file: str = ""
+    key_name: str = ""
+    certificates: str = ""
+    tokenizer: str = ""
+    family: str = ""
+    n_ctx: int = 0
+    parallel: int = 0
+    retries: int = 2
+    connect_s: float = 5.0
+    silence_s: float = 60.0
+    fallback: bool = True
+
+
+class ExplainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A second model for explanations and chats, planned together with that of [model].
+
+    `name` is as in [model]; empty lets one model do both. It gives its memory back after
+    `release_after_s` without a request; 0 keeps it.
+    """
+
+    name: str = ""
+    n_ctx: int = 8192
+    n_seq_max: int = 2
+    n_threads: int = 0
+    cache_type: str = ""
+    mlock: bool = False
+    release_after_s: float = 600.0
 
 
 class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,6 +101,9 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `max_body_bytes` bounds a request's size. After `release_after_s` without a request the model's
     memory is given back until the next one; 0 keeps it for good. `rungs_off` names rungs of the
     ladder never to stand on, `rung` the only one to stand on (`assistant.memory.rungs`).
+    `tcp_port` listens on that loopback port too, where every request must show the token that the
+    address file holds; 0 is for Unix sockets only, and for any free port where there are none.
+    `log_format` "json" writes a JSON object a line.
     """
 
     max_waiting: int = 64
@@ -57,7 +112,9 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     release_after_s: float = 1800.0
     rungs_off: tuple[str, ...] = ()
     rung: str = ""
+    tcp_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
 
 
 class CompletionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,6 +141,8 @@ class CompletionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "model": ModelSettings,
     "engine": EngineSettings,
+    "remote": RemoteSettings,
+    "explain": ExplainSettings,
     "daemon": DaemonSettings,
     "completion": CompletionSettings,
 }
@@ -94,6 +153,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     model: ModelSettings = ModelSettings()
     engine: EngineSettings = EngineSettings()
+    remote: RemoteSettings = RemoteSettings()
+    explain: ExplainSettings = ExplainSettings()
     daemon: DaemonSettings = DaemonSettings()
     completion: CompletionSettings = CompletionSettings()
 

@@ -15,7 +15,9 @@ from assistant.errors import UnderkeelError, from_wire
 from assistant.memory.budget import BudgetNow
 
 __all__ = [
+    "CLIENT_HEADER",
     "BudgetNow",
+    "ChangeNow",
     "ChatMessage",
     "CompletionChunk",
     "CompletionRequest",
@@ -24,8 +26,13 @@ __all__ = [
     "Props",
     "RungNow",
     "ServiceState",
+    "SettingsNow",
     "Status",
 ]
+
+
+CLIENT_HEADER = "x-underkeel-client"
+"""Names the client that asks, so that each gets its share of the queue."""
 
 
 class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +45,8 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
         document, priority, must_start_with: see `assistant.engine.types.GenerateRequest`.
         t_max_predict_ms: ends the generation with what there is; 0 means no limit.
         budget_tokens: the budget the prompt was built under; 0 where it is unknown.
+        of_model: name of the model whose token ids the prompt holds: if another is served by then,
+            it is refused with a ModelChangedError. Empty for a text.
     """
 
     prompt: str | tuple[int, ...]
@@ -54,16 +63,26 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     t_max_predict_ms: int = 0
     cache_prompt: bool = True
     budget_tokens: int = 0
+    of_model: str = ""
 
 
 class CompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
-    """A piece of an answer; the last one has `stop` set, a reason, timings and the budget."""
+    """A piece of an answer; the last one has `stop` set, a reason, timings and budgets.
+
+    Attributes:
+        built_under: the budget that this answer's prompt was held to.
+        cut: what the daemon left out of the prompt, one phrase each; what a client cut from a
+            prompt of its own it knows itself.
+        budget: what the next prompt may hold.
+    """
 
     content: str
     stop: bool = False
     stop_reason: StopReason | None = None
     timings: Timings | None = None
     budget: BudgetNow | None = None
+    built_under: BudgetNow | None = None
+    cut: tuple[str, ...] = ()
 
 
 class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,6 +168,38 @@ class RungNow(msgspec.Struct, frozen=True, kw_only=True):
     moves: int = 0
 
 
+class ChangeNow(msgspec.Struct, frozen=True, kw_only=True):
+    """A setting that changed while the daemon runs.
+
+    Attributes:
+        key: "table.name"; `old` and `new` as written in TOML.
+        effect: "now", or when it takes effect: "next load", "restart", or "editors" for what each
+            editor reads when it starts.
+    """
+
+    key: str
+    old: str
+    new: str
+    effect: str
+
+
+class SettingsNow(msgspec.Struct, frozen=True, kw_only=True):
+    """What the daemon has made of the settings file.
+
+    Attributes:
+        path: the file; `read_at` when it was read last, in seconds since 1970.
+        changes: what the last reading changed.
+        pending: what has changed since the start and has not taken effect yet.
+        problems: what was wrong with the file, in words.
+    """
+
+    path: str
+    read_at: float = 0.0
+    changes: tuple[ChangeNow, ...] = ()
+    pending: tuple[ChangeNow, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """GET /underkeel/status: everything a person or an editor's status line may want.
 
@@ -160,6 +211,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         devices: those that the plan uses, host memory last.
         load: what the last load took on each device against its plan, in words;
             `load_error_percent` is positive where more was taken.
+        supervisor: the service manager that started the daemon: "systemd", "launchd" or "".
     """
 
     version: str
@@ -181,3 +233,5 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     load_error_percent: float | None = None
     socket: str = ""
     log: str = ""
+    settings: SettingsNow | None = None
+    supervisor: str = ""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,18 +14,20 @@ from typing import Any, Self
 import httpx
 import msgspec
 
-from assistant import paths
+from assistant import address, paths
 from assistant.client import events
 from assistant.client.starter import DaemonStarter
 from assistant.engine.types import ModelInfo, Priority, Timings
 from assistant.errors import DaemonError, LoadError
 from assistant.wire import (
+    CLIENT_HEADER,
     ChatMessage,
     CompletionChunk,
     CompletionRequest,
     ErrorNow,
     Props,
     ServiceState,
+    SettingsNow,
     Status,
 )
 
@@ -35,6 +38,9 @@ OnProgress = Callable[[str, float], None]
 _START_LIMIT_S = 30.0
 _FIRST_POLL_S = 0.02
 _SLOWEST_POLL_S = 0.25
+# A request whose connection ended before any answer is sent again.
+_ATTEMPTS = 3
+_ENDED = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 # Past this, nothing has come from the daemon, not even the error it sends at its own time limit.
 _SILENCE_LIMIT_S = 300.0
 
@@ -49,7 +55,8 @@ class _Health(msgspec.Struct, kw_only=True):
 class DaemonClient:
     """An asynchronous client of the daemon, or of any llama-server on a Unix socket.
 
-    One client serves one event loop; close it with `aclose` or use it as a context manager. All
+    Another daemon may take over while it is in use: a request that has seen nothing of an answer
+    yet is sent again. One client serves one event loop; close it with `aclose` or use it as a context manager. All
     methods raise `DaemonError` where the daemon cannot be reached, and the daemon's own errors.
     """
 
@@ -57,6 +64,7 @@ class DaemonClient:
         """`autostart` starts a daemon where none answers; `socket` overrides where it listens."""
         self._autostart = autostart
         self._socket = socket
+        self._name = secrets.token_hex(8)
         self._http: httpx.AsyncClient | None = None
 
     async def __aenter__(self) -> Self:
@@ -125,6 +133,11 @@ class DaemonClient:
         """Ask the daemon to end. Requests in flight get a clear error."""
         await self._post("/underkeel/stop", {})
 
+    async def reload(self) -> SettingsNow | None:
+        """Have the daemon read its settings again; None where it does not follow a file."""
+        answer = await self._post("/underkeel/reload", {})
+        return None if answer.content == b"null" else events.decode(answer.content, SettingsNow)
+
     async def complete(self, request: CompletionRequest) -> AsyncGenerator[CompletionChunk, None]:
         """Stream an answer; the last chunk has `stop`. Closing the generator cancels the request.
 
@@ -186,21 +199,41 @@ class DaemonClient:
             await self._http.aclose()
             self._http = None
 
-    def _connection(self) -> httpx.AsyncClient:
+    async def _connection(self) -> httpx.AsyncClient:
+        """The connections to the daemon. Over TCP each daemon has its own port and token, so they
+        are looked up until it has answered, and after each failure.
+
+        Raises:
+            httpx.ConnectError: there is no daemon to be found.
+        """
         if self._http is None:
-            socket = self._socket or paths.socket_path()
+            way = address.Address(socket=self._socket) if self._socket else address.find()
+            if way is None:
+                raise httpx.ConnectError("no daemon has told where it listens")
             self._http = httpx.AsyncClient(
-                transport=httpx.AsyncHTTPTransport(uds=str(socket)),
-                base_url="http://underkeel",
+                transport=httpx.AsyncHTTPTransport(uds=str(way.socket) if way.socket else None),
+                base_url=way.base_url,
+                headers={CLIENT_HEADER: self._name, **way.headers},
                 timeout=httpx.Timeout(_SILENCE_LIMIT_S, connect=5.0, pool=None),
+                trust_env=False,
             )
         return self._http
+
+    async def _forget(self) -> None:
+        """Look the daemon up anew, unless it is always at one place."""
+        if self._socket is None and not address.has_unix_sockets():
+            await self.aclose()
 
     async def _health(self) -> _Health | None:
         """What /health says; None where nothing answers."""
         try:
-            answer = await self._connection().get("/health", timeout=5.0)
+            answer = await (await self._connection()).get("/health", timeout=5.0)
         except httpx.TransportError:
+            await self._forget()
+            return None
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            # Its successor has another token, or another program has its port.
+            await self._forget()
             return None
         return events.decode(answer.content, _Health)
 
@@ -217,20 +250,26 @@ class DaemonClient:
             )
 
     async def _get(self, path: str) -> httpx.Response:
-        with _transport_errors():
-            answer = await self._connection().get(path)
-        return _checked(answer)
+        return await self._ask("GET", path, None)
 
     async def _post(self, path: str, body: Any) -> httpx.Response:
+        return await self._ask("POST", path, msgspec.json.encode(body))
+
+    async def _ask(self, method: str, path: str, content: bytes | None) -> httpx.Response:
         with _transport_errors():
-            answer = await self._connection().post(path, content=msgspec.json.encode(body))
-        return _checked(answer)
+            for attempt in range(_ATTEMPTS):
+                try:
+                    connection = await self._connection()
+                    return _checked(await connection.request(method, path, content=content))
+                except httpx.TransportError as error:
+                    await self._retry(error, attempt)
+        raise AssertionError("unreachable")
 
     async def _stream(self, path: str, body: Any) -> AsyncGenerator[bytes, None]:
         """The data of each server-sent event, until the server's last."""
         content = msgspec.json.encode(body)
         with _transport_errors():
-            async with self._connection().stream("POST", path, content=content) as answer:
+            async with self._opened(path, content) as answer:
                 if answer.status_code != httpx.codes.OK:
                     raise events.error_of(answer.status_code, await answer.aread())
                 splitter = events.EventSplitter()
@@ -239,6 +278,30 @@ class DaemonClient:
                         if data == b"[DONE]":
                             return
                         yield data
+
+    @asynccontextmanager
+    async def _opened(self, path: str, content: bytes) -> AsyncIterator[httpx.Response]:
+        """The answer, once its head is there."""
+        for attempt in range(_ATTEMPTS):
+            connection = await self._connection()
+            request = connection.build_request("POST", path, content=content)
+            try:
+                answer = await connection.send(request, stream=True)
+            except httpx.TransportError as error:
+                await self._retry(error, attempt)
+                continue
+            try:
+                yield answer
+            finally:
+                await answer.aclose()
+            return
+
+    async def _retry(self, error: httpx.TransportError, attempt: int) -> None:
+        """Raises `error`, unless the request may be sent again: nothing of an answer has come, and
+        the connection ended under it, as it may when another daemon takes over."""
+        await self._forget()
+        if attempt + 1 == _ATTEMPTS or not isinstance(error, _ENDED):
+            raise error
 
 
 def _checked(answer: httpx.Response) -> httpx.Response:

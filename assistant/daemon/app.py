@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -15,7 +15,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from assistant import __version__
-from assistant.daemon import metrics
+from assistant.daemon import metrics, openapi
+from assistant.daemon.admission import Held
 from assistant.daemon.bodies import (
     ChatBody,
     CompletionBody,
@@ -28,30 +29,46 @@ from assistant.daemon.bodies import (
 from assistant.daemon.http import EventStream, Json, error_response, read_body, unexpected
 from assistant.daemon.service import Service
 from assistant.errors import RequestError, UnderkeelError
-from assistant.wire import ServiceState
+from assistant.wire import CLIENT_HEADER, ServiceState, SettingsNow
 
 B = TypeVar("B", bound=GenerateBody)
+K = TypeVar("K")
+
+_LONGEST_NAME = 64
 
 
-def build_app(service: Service, stop: Callable[[], None] = lambda: None) -> Starlette:
-    """The ASGI application around `service`; `stop` ends the server that runs it."""
+def build_app(
+    service: Service,
+    stop: Callable[[], None] = lambda: None,
+    reload: Callable[[], SettingsNow | None] = lambda: None,
+) -> Starlette:
+    """The ASGI application around `service`.
+
+    Args:
+        stop: ends the server that runs it.
+        reload: reads the settings file again, and says what that changed.
+    """
 
     def generating(
         path: str,
         kind: type[B],
-        produce: Callable[[B], AsyncGenerator[Any, None]],
+        produce: Callable[[B, str], AsyncGenerator[Any, None]],
         *,
         marker: bool,
     ) -> Route:
         async def endpoint(request: Request) -> Response:
-            body = await read_body(
-                request, kind, limit_bytes=service.settings.daemon.max_body_bytes
-            )
+            held = service.intake.hold()
+            try:
+                body = await _body(request, kind, held)
+            except BaseException:
+                held.release()
+                raise
             return EventStream(
-                lambda: produce(body),
+                lambda: produce(body, _client(request)),
                 stream=body.stream,
                 marker=marker,
                 limit_s=service.settings.daemon.request_limit_s,
+                after=held.release,
             )
 
         return Route(path, endpoint, methods=["POST"])
@@ -91,10 +108,10 @@ def build_app(service: Service, stop: Callable[[], None] = lambda: None) -> Star
         return Json({"object": "list", "data": [entry]})
 
     async def tokenise(request: Request) -> Response:
-        return Json(await service.tokenise(await _small(request, TokenizeBody)))
+        return await small(request, TokenizeBody, service.tokenise)
 
     async def detokenise(request: Request) -> Response:
-        return Json(await service.detokenise(await _small(request, DetokenizeBody)))
+        return await small(request, DetokenizeBody, service.detokenise)
 
     async def status(_: Request) -> Response:
         return Json(await service.status())
@@ -110,10 +127,25 @@ def build_app(service: Service, stop: Callable[[], None] = lambda: None) -> Star
         stop()
         return Json({"state": ServiceState.STOPPING})
 
-    K = TypeVar("K")
+    async def read_settings(_: Request) -> Response:
+        return Json(reload())
 
-    async def _small(request: Request, kind: type[K]) -> K:
-        return await read_body(request, kind, limit_bytes=service.settings.daemon.max_body_bytes)
+    async def description(_: Request) -> Response:
+        return Json(openapi.document())
+
+    async def small(
+        request: Request, kind: type[K], answer: Callable[[K, str], Awaitable[Any]]
+    ) -> Response:
+        held = service.intake.hold()
+        try:
+            body = await _body(request, kind, held)
+            return Json(await answer(body, _client(request)))
+        finally:
+            held.release()
+
+    async def _body(request: Request, kind: type[K], held: Held) -> K:
+        limit = service.settings.daemon.max_body_bytes
+        return await read_body(request, kind, held, limit_bytes=limit)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -143,7 +175,9 @@ def build_app(service: Service, stop: Callable[[], None] = lambda: None) -> Star
         Route("/metrics", exposition),
         Route("/underkeel/status", status),
         Route("/underkeel/load", load, methods=["POST"]),
+        Route("/underkeel/reload", read_settings, methods=["POST"]),
         Route("/underkeel/stop", end, methods=["POST"]),
+        Route("/openapi.json", description),
     ]
     return Starlette(
         routes=routes,
@@ -154,6 +188,11 @@ def build_app(service: Service, stop: Callable[[], None] = lambda: None) -> Star
             Exception: _unexpected_error,
         },
     )
+
+
+def _client(request: Request) -> str:
+    """Who asks, for a fair share of the queue; what a client calls itself."""
+    return request.headers.get(CLIENT_HEADER, "")[:_LONGEST_NAME]
 
 
 def _health(service: Service) -> Json:
@@ -188,6 +227,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     mapped = RequestError(what.get(error.status_code, error.detail), advice="See the README")
     answer = error_response(mapped)
     answer.status_code = error.status_code
+    answer.headers.update(error.headers or {})
     return answer
 
 

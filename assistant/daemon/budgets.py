@@ -20,6 +20,11 @@ class Budgets:
         self._states = {priority: BudgetState() for priority in Priority}
         self._now: dict[Priority, BudgetNow] = {}
 
+    def follow(self, completion_tokens: int, answer_tokens: int) -> None:
+        """Other settings hold from the next look on."""
+        self._completion_tokens = completion_tokens
+        self._answer_tokens = answer_tokens
+
     def look(
         self,
         n_ctx: int,
@@ -30,7 +35,12 @@ class Budgets:
         refused: bool = False,
     ) -> None:
         """Decide anew; `refused`: an allocation was refused since the last look."""
-        gauges = Gauges(cells_free=_cells_free(n_ctx, stats), memories=memories, refused=refused)
+        gauges = Gauges(
+            cells_free=_cells_free(n_ctx, stats),
+            memories=memories,
+            engine_free_share=stats.free_share if stats else 1.0,
+            refused=refused,
+        )
         for priority in Priority:
             policy = self._policy(priority, n_ctx)
             state, budget = decide(policy, self._states[priority], gauges, now_s)

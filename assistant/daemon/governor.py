@@ -19,6 +19,7 @@ from assistant.daemon.loading import Loadable
 from assistant.engine.types import EngineStats, ModelInfo
 from assistant.memory import ladder
 from assistant.memory.budget import Memory
+from assistant.memory.devices import Device
 from assistant.memory.ladder import Move, Rules, Situation, Standing
 from assistant.memory.plan import HOST
 from assistant.memory.sampler import Reader, Sample, Sampler
@@ -34,7 +35,9 @@ class Governor:
     """Keeps the service within the memory that other programs leave.
 
     Attributes:
-        sample: what the probes saw last; None before the first look.
+        sample: what the probes saw last; None before the first look. `stats`: what the engine said
+            last.
+        on_look: called after each look.
         reason: why the last move was made; `moves`: how many were.
     """
 
@@ -62,11 +65,17 @@ class Governor:
         self._active_s = clock()
         self._tried_s = clock()
         self._counting: asyncio.Task[None] | None = None
-        self._stats: EngineStats | None = None
+        self._refused_seen = 0
+        self._fell = False
+        self._loadable: Loadable | None = None
+        self._had: dict[str, int] = {}
+        self.stats: EngineStats | None = None
         self.sample: Sample | None = None
         self.reason = ""
         self.moves = 0
+        self.on_look: Callable[[Sample], None] = lambda _: None
         host.on_serving = self._on_serving
+        host.on_refused = self.relieve
 
     async def run(self) -> None:
         """Govern until cancelled."""
@@ -77,6 +86,11 @@ class Governor:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def follow(self, rules: Rules, release_after_s: float) -> None:
+        """Other settings hold from the next look on, which comes now."""
+        self._rules, self._release_after_s = rules, release_after_s
+        self._sampler.look()
 
     def active(self) -> None:
         """A request has come or gone: look closely while any is served."""
@@ -104,8 +118,22 @@ class Governor:
                 margin_bytes=loadable.margins.get(device.name, 0),
                 lost=addresses.get(device.name, "") in sample.lost,
             )
-            for device in loadable.devices(sample)
+            for device in self._devices(loadable, sample)
         )
+
+    async def relieve(self, shape: int) -> None:
+        """Go to the next safer rung, since `shape` was refused the memory to compute."""
+        loadable = self._host.loadable
+        if loadable is None or self._host.shape != shape:
+            return
+        if self._moving is None or self._moving.done():
+            self._note_refusal()
+            lower = ladder.safer(loadable.ladder, self._host.step, self._rules_now())
+            if lower is None:
+                return
+            move = Move(lower, "memory for a computation was refused")
+            self._moving = asyncio.create_task(self._make(move))
+        await asyncio.wait({self._moving})
 
     def rung(self) -> RungNow | None:
         """Where the service stands; None before the first plan."""
@@ -131,12 +159,18 @@ class Governor:
     def _on_sample(self, sample: Sample) -> None:
         self.sample = sample
         self._sampler.busy(self._busy())
+        self._look(sample)
+        self.on_look(sample)
+
+    def _look(self, sample: Sample) -> None:
         if self._counting is None or self._counting.done():
             self._counting = asyncio.create_task(self._count())
         self._set_budgets(sample)
-        if self._moving is not None and not self._moving.done():
-            return
         state = self._host.state
+        moving = self._moving is not None and not self._moving.done()
+        self._remember(sample, settled=state is ServiceState.READY and not moving)
+        if moving:
+            return
         if state is ServiceState.READY or self._unloaded():
             self._consider(sample)
         elif state is ServiceState.FAILED:
@@ -150,15 +184,41 @@ class Governor:
         if 0 < self._release_after_s <= self.idle_s and not self._unloaded():
             self._moving = asyncio.create_task(self._release())
             return
-        if self._standing.rung != self._host.step:
-            # A death or a new plan has moved it meanwhile.
-            self._standing = replace(
-                self._standing, rung=self._host.step, since_s=self._clock(), climbed=False
-            )
+        self._find_standing(loadable)
         situation = self._situation(loadable, sample)
-        move = ladder.choose(loadable.ladder, self._standing, situation, self._clock(), self._rules)
+        rules = self._rules_now()
+        move = ladder.choose(loadable.ladder, self._standing, situation, self._clock(), rules)
         if move is not None:
             self._moving = asyncio.create_task(self._make(move))
+
+    def _find_standing(self, loadable: Loadable) -> None:
+        """See where a death, a refusal or a new plan has moved the service meanwhile."""
+        step, now_s = self._host.step, self._clock()
+        same = self._loadable is loadable
+        self._loadable = loadable
+        if self._fell or (same and step > self._standing.rung):
+            self._standing = ladder.fallen(self._standing, step, self._had, now_s, self._rules)
+        elif step != self._standing.rung:
+            self._standing = replace(self._standing, rung=step, since_s=now_s, climbed=False)
+        self._fell = False
+
+    def _remember(self, sample: Sample, *, settled: bool) -> None:
+        """Know the least that there was of each device since the service last stood still."""
+        loadable = self._host.loadable
+        if loadable is None:
+            return
+        held = loadable.ladder[self._host.step].holds if settled else {}
+        for device in self._devices(loadable, sample):
+            has = device.free_bytes + held.get(device.name, 0)
+            self._had[device.name] = has if settled else min(has, self._had.get(device.name, has))
+
+    def _rules_now(self) -> Rules:
+        """The operator's rules, and no plan that has struck too often."""
+        barred = self._host.barred()
+        return replace(self._rules, forbidden=self._rules.forbidden | barred)
+
+    def _devices(self, loadable: Loadable, sample: Sample) -> tuple[Device, ...]:
+        return loadable.devices(sample, self.stats.devices if self.stats else ())
 
     def _unloaded(self) -> bool:
         """Whether the ladder's last rung, and not idleness, has given the memory back."""
@@ -169,27 +229,38 @@ class Governor:
 
     async def _count(self) -> None:
         """Ask the engine for its cells; an engine that died unnoticed is noticed by it."""
-        self._stats = await self._host.stats()
+        self.stats = await self._host.stats()
+        refused = self.stats.refused if self.stats else 0
+        if refused > self._refused_seen:
+            self._note_refusal()
+        self._refused_seen = refused
 
-    def _set_budgets(self, sample: Sample) -> None:
+    def _note_refusal(self) -> None:
+        """Memory was refused, whatever the probes say: ask for less from now on."""
+        if self.sample is not None:
+            self._set_budgets(self.sample, refused=True)
+
+    def _set_budgets(self, sample: Sample, *, refused: bool = False) -> None:
         loadable, info = self._host.loadable, self._host.info
         if loadable is None or info is None:
             return
         memories = tuple(
             Memory(device.name, device.free_bytes, loadable.margins[device.name])
-            for device in loadable.devices(sample)
+            for device in self._devices(loadable, sample)
             if device.name in loadable.margins
         )
-        self._budgets.look(info.n_ctx, self._stats, memories, self._clock())
+        self._budgets.look(info.n_ctx, self.stats, memories, self._clock(), refused=refused)
 
     def _situation(self, loadable: Loadable, sample: Sample) -> Situation:
-        free = {device.name: device.free_bytes for device in loadable.devices(sample)}
+        free = {device.name: device.free_bytes for device in self._devices(loadable, sample)}
         return Situation(free_bytes=free, margin_bytes=loadable.margins, idle_s=self.idle_s)
 
     async def _make(self, move: Move) -> None:
         log.info("moving rung=%d reason=%s", move.rung, move.reason)
-        await self._host.move_to(move.rung)
-        self._standing = ladder.moved(self._standing, move, self._clock(), self._rules)
+        made = await self._host.move_to(move.rung)
+        if made:
+            self._standing = ladder.moved(self._standing, move, self._clock(), self._rules)
+        self._fell = self._fell or not made
         self.reason, self.moves = move.reason, self.moves + 1
         self._sampler.look()
 

@@ -6,6 +6,7 @@ Foreign exceptions of msgspec and starlette are mapped into our tree here.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
@@ -14,10 +15,19 @@ from typing import Any, TypeVar
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from assistant.daemon.admission import Held
 from assistant.daemon.answers import error_object
-from assistant.errors import EngineError, RequestError, TooLargeError, TooSlowError, UnderkeelError
+from assistant.errors import (
+    AccessError,
+    EngineError,
+    OverloadedError,
+    RequestError,
+    TooLargeError,
+    TooSlowError,
+    UnderkeelError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +50,7 @@ def error_response(error: UnderkeelError) -> Json:
     headers = {}
     if error.http_status in {429, 503}:
         headers["Retry-After"] = "1"
-    if isinstance(error, TooLargeError | TooSlowError):
+    if isinstance(error, TooLargeError | TooSlowError | OverloadedError):
         # What is left of the body must not be waited for.
         headers["Connection"] = "close"
     return Json(error_object(error), status_code=error.http_status, headers=headers)
@@ -54,15 +64,16 @@ def unexpected(error: BaseException) -> UnderkeelError:
     )
 
 
-async def read_body(request: Request, kind: type[T], *, limit_bytes: int) -> T:
-    """The body as `kind`.
+async def read_body(request: Request, kind: type[T], held: Held, *, limit_bytes: int) -> T:
+    """The body as `kind`. It is counted in `held` until that is released.
 
     Raises:
         RequestError: it is not JSON of that kind, larger than `limit_bytes`, or too slow.
+        OverloadedError: with all other bodies it would be too much.
     """
     try:
         async with asyncio.timeout(_BODY_LIMIT_S):
-            data = await _collect(request, limit_bytes)
+            data = await _collect(request, held, limit_bytes)
     except TimeoutError as error:
         raise TooSlowError(f"the request did not come within {_BODY_LIMIT_S:.0f} s") from error
     except ClientDisconnect as error:
@@ -75,7 +86,7 @@ async def read_body(request: Request, kind: type[T], *, limit_bytes: int) -> T:
         raise RequestError(f"the request is not JSON: {error}") from error
 
 
-async def _collect(request: Request, limit_bytes: int) -> bytes:
+async def _collect(request: Request, held: Held, limit_bytes: int) -> bytes:
     too_large = TooLargeError(
         f"the request is larger than {limit_bytes} bytes", advice="Send less of the file"
     )
@@ -84,6 +95,7 @@ async def _collect(request: Request, limit_bytes: int) -> bytes:
             raise too_large
     data = bytearray()
     async for part in request.stream():
+        held.add(len(part))
         data += part
         if len(data) > limit_bytes:
             raise too_large
@@ -104,13 +116,16 @@ class EventStream(Response):
         stream: bool,
         marker: bool,
         limit_s: float,
+        after: Callable[[], None] = lambda: None,
     ) -> None:
-        """`marker`: a stream ends with `[DONE]`; `limit_s`: the longest an answer may take."""
+        """`marker`: a stream ends with `[DONE]`; `limit_s`: the longest an answer may take;
+        `after` is called when it has ended, however it did."""
         super().__init__()
         self._produce = produce
         self._stream = stream
         self._marker = marker
         self._limit_s = limit_s
+        self._after = after
         self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,6 +138,7 @@ class EventStream(Response):
             for task in (pump, gone):
                 task.cancel()
             await asyncio.gather(pump, gone, return_exceptions=True)
+            self._after()
 
     async def _pump(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -161,6 +177,36 @@ class EventStream(Response):
                 advice="Ask for fewer tokens, or raise daemon.request_limit_s",
             )
         return unexpected(error)
+
+
+class TokenGate:
+    """Lets through what came over a Unix socket, and over TCP only what shows the token."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._wanted = f"Bearer {token}".encode() if token else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._may_enter(scope):
+            error = AccessError(
+                "this address wants a token",
+                advice="Send it as 'Authorization: Bearer ...'; it stands in the address file",
+            )
+            answer = error_response(error)
+            answer.headers["WWW-Authenticate"] = "Bearer"
+            answer.headers["Connection"] = "close"  # whatever body follows is not read
+            await answer(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _may_enter(self, scope: Scope) -> bool:
+        server = scope.get("server")
+        if server is not None and server[1] is None:  # the path of a Unix socket
+            return True
+        shown = [value for name, value in scope["headers"] if name == b"authorization"]
+        if self._wanted is None or len(shown) != 1:
+            return False
+        return hmac.compare_digest(shown[0], self._wanted)
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -1,24 +1,32 @@
-"""Runs the daemon: the lock, the socket, the web server, and a clean end on every signal."""
+"""Runs the daemon: the place, the web server, and what is attended to beside the requests."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-import socket
-from collections.abc import Sequence
+import signal
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from types import FrameType
+from functools import partial
 
 import uvicorn
 
-from assistant import __version__
-from assistant.daemon import instance
+from assistant import __version__, settings
+from assistant.daemon import handover, instance, launchd, reload
 from assistant.daemon.app import build_app
-from assistant.daemon.loading import Planning
+from assistant.daemon.connections import Connection
+from assistant.daemon.following import Follower, Read
+from assistant.daemon.handover import Legacy, Predecessor
+from assistant.daemon.host import Planner
+from assistant.daemon.http import TokenGate
+from assistant.daemon.instance import Seat
+from assistant.daemon.loading import Loadable, Planning
+from assistant.daemon.notify import Notifier, listen_fds
 from assistant.daemon.service import Service
+from assistant.daemon.web import WebServer
 from assistant.engine.interface import ElasticEngine
-from assistant.errors import SettingsError
+from assistant.errors import DaemonError, SettingsError
 from assistant.memory.sampler import Probes
 from assistant.settings import Settings
 
@@ -26,77 +34,100 @@ log = logging.getLogger(__name__)
 
 # What is still open this long after the engine was closed is cut off.
 _LAST_WORDS_S = 5
+_TELL_S = 5.0
 _FILES = 8192
 # As in `assistant.llama.ggml`, which the daemon never imports: it loads llama.cpp.
 BACKENDS_VARIABLE = "UNDERKEEL_GGML_BACKENDS"
 
 
-class _Server(uvicorn.Server):
-    """Ends the engine's work first when told to end, so that open streams end by themselves."""
-
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self._service = service
-        self._closing: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    async def run_on(self, listener: socket.socket) -> None:
-        self._loop = asyncio.get_running_loop()
-        await self.serve(sockets=[listener])
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """A first signal ends the server in order, a second one without waiting for anybody.
-
-        Not uvicorn's own, which sends the signal again when the server has ended: that would kill
-        us before the socket and the lock are cleaned up.
-        """
-        self.force_exit = self.should_exit
-        self.should_exit = True
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._end_work)
-
-    def end(self) -> None:
-        """Stop serving. Call it on the event loop."""
-        self._end_work()
-        self.should_exit = True
-
-    def _end_work(self) -> None:
-        if self._closing is None:
-            log.info("stopping")
-            self._closing = asyncio.ensure_future(self._service.host.close())
-
-
-def run(settings: Settings, problems: Sequence[SettingsError], engine: ElasticEngine) -> None:
+def run(
+    chosen: Settings,
+    problems: Sequence[SettingsError],
+    engine: ElasticEngine,
+    *,
+    read: Read = settings.load,
+    take_over: bool = False,
+) -> None:
     """Serve until told to stop.
 
     Args:
         problems: what was wrong with the settings; logged, and never fatal.
+        read: how the settings are read again when their file changes.
+        take_over: if a daemon is running, take its place without losing a request.
 
     Raises:
         DaemonError: another daemon is running, or the socket cannot be made.
     """
     _allow_many_connections()
-    _name_backends(settings.engine.backend_libraries)
-    with instance.claim() as listener:
-        log.info("daemon version=%s socket=%s", __version__, listener.getsockname())
+    _name_backends(chosen.engine.backend_libraries)
+    notifier = Notifier()
+    from_systemd, from_launchd = list(listen_fds()), launchd.listen_fds()
+    claim = partial(
+        instance.claim,
+        activated=[*from_systemd, *from_launchd],
+        tcp_port=chosen.daemon.tcp_port,
+        take_over=take_over,
+    )
+    with claim() as seat:
+        where = ", ".join(str(listener.getsockname()) for listener in seat.listeners)
+        log.info("daemon version=%s listening=%s", __version__, where)
         for problem in problems:
             log.warning("settings: %s", problem)
         probes = Probes()
-        service = Service(engine, Planning(settings.model, probes), settings, probes)
-        asyncio.run(serve(service, listener))
+        planning = Planning(chosen.model, probes)
+        limit_s = chosen.daemon.request_limit_s
+        planner = after(seat.predecessor, planning, limit_s) if seat.predecessor else planning
+        service = Service(engine, planner, chosen, probes)
+        if from_launchd:
+            service.supervisor = "launchd"
+        elif from_systemd or notifier.listened:
+            service.supervisor = "systemd"
+
+        def take_model(new: Settings) -> None:
+            planning.settings = new.model
+
+        follower = Follower(service, read, take_model=take_model)
+        asyncio.run(serve(service, seat, notifier=notifier, follower=follower))
         log.info("stopped")
 
 
-async def serve(service: Service, listener: socket.socket) -> None:
-    """Serve `service` on `listener` until told to stop."""
-    server: _Server | None = None
+async def serve(
+    service: Service,
+    seat: Seat,
+    *,
+    notifier: Notifier | None = None,
+    follower: Follower | None = None,
+) -> None:
+    """Serve `service` on the seat's listeners until told to stop, or until a successor serves."""
+    notifier = notifier or Notifier({})
+    server: WebServer | None = None
+    tasks: list[asyncio.Task[None]] = []
 
     def stop() -> None:
         assert server is not None
         server.end()
 
+    def begin() -> None:
+        """Connections are accepted."""
+        assert server is not None
+        seat.serving()
+        notifier.ready()
+        tasks.append(asyncio.create_task(_offer(service, seat, server.leave)))
+        if notifier.listened:
+            tasks.append(asyncio.create_task(_tell(service, notifier)))
+        if follower is not None:
+            again = partial(_reload, follower, notifier)
+            tasks.append(asyncio.create_task(reload.watch(follower.path, again)))
+            if hasattr(signal, "SIGHUP"):
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again)
+
+    if seat.predecessor is not None:
+        # So that requests wait for our first load, as they would for any later one.
+        service.host.info = seat.predecessor.legacy.model
+    app = build_app(service, stop, follower.reload if follower else lambda: None)
     config = uvicorn.Config(
-        build_app(service, stop),
+        TokenGate(app, seat.token),
+        http=Connection,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -104,8 +135,78 @@ async def serve(service: Service, listener: socket.socket) -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=_LAST_WORDS_S,
     )
-    server = _Server(config, service)
-    await server.run_on(listener)
+    server = WebServer(config, service, begin, leave_on_signal=seat.activated)
+    try:
+        await server.run_on(seat.listeners)
+    finally:
+        notifier.stopping()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def after(predecessor: Predecessor, planner: Planner, limit_s: float) -> Planner:
+    """A planner that first waits until the predecessor has given its memory back."""
+
+    def plan() -> Loadable:
+        if not predecessor.wait_gone(limit_s + 2 * _LAST_WORDS_S):
+            log.warning("the daemon before us has not ended; planning with what is free")
+        return planner()
+
+    return plan
+
+
+async def _offer(service: Service, seat: Seat, leave: Callable[[], Awaitable[None]]) -> None:
+    """Let a successor take our place, whenever one asks."""
+    if seat.activated or not handover.possible():
+        return  # the service manager hands the sockets on
+    try:
+        door = instance.listen_private(handover.path())
+    except (OSError, DaemonError) as error:
+        log.warning("no daemon can take over from this one: %s", error)
+        return
+    loop = asyncio.get_running_loop()
+    with door:
+        while True:
+            channel, _ = await loop.sock_accept(door)
+            legacy = Legacy(
+                version=__version__, pid=os.getpid(), model=service.host.info, token=seat.token
+            )
+            fds = [listener.fileno() for listener in seat.listeners]
+            with channel:
+                giving = asyncio.to_thread(handover.give, channel, legacy, seat.lock, fds)
+                try:
+                    given = await giving
+                except asyncio.CancelledError:
+                    handover.hang_up(channel)
+                    raise
+                if given:
+                    log.info("a successor serves")
+                    seat.give()
+                    await leave()
+                    # The channel ends with our memory: the successor waits for that.
+                    await service.host.close()
+                    return
+                log.warning("a successor came and did not serve; staying")
+
+
+async def _tell(service: Service, notifier: Notifier) -> None:
+    """Keep the service manager informed, and its watchdog quiet."""
+    pause_s = min(_TELL_S, notifier.watchdog_s / 2) if notifier.watchdog_s else _TELL_S
+    while True:
+        host = service.host
+        name = host.info.name if host.info else "no model yet"
+        notifier.status(f"{host.state.value}: {host.stage or name}")
+        notifier.alive()
+        await asyncio.sleep(pause_s)
+
+
+def _reload(follower: Follower, notifier: Notifier) -> None:
+    notifier.reloading()
+    try:
+        follower.reload()
+    finally:
+        notifier.ready()
 
 
 def _allow_many_connections() -> None:

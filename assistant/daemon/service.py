@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 
 from assistant import __version__, paths
-from assistant.daemon.admission import Admission
+from assistant.daemon.admission import Admission, Intake
 from assistant.daemon.answers import Answer, ChatShape, Json, NativeShape, Shape, TextShape
 from assistant.daemon.bodies import (
     ChatBody,
@@ -27,16 +27,20 @@ from assistant.daemon.host import ModelHost, Planner
 from assistant.daemon.metrics import Metrics
 from assistant.daemon.prompts import Encoded, Encoder
 from assistant.engine.interface import ElasticEngine
-from assistant.engine.types import Done, ModelInfo, Priority
+from assistant.engine.types import Done, GenerateRequest, ModelInfo, Priority
 from assistant.errors import UnderkeelError
 from assistant.memory.budget import BudgetNow
 from assistant.memory.ladder import Rules
 from assistant.memory.sampler import Reader
 from assistant.settings import DaemonSettings, Settings
-from assistant.wire import Props, Status
+from assistant.wire import Props, SettingsNow, Status
 
 log = logging.getLogger(__name__)
 
+# So many bodies of full size are held at once, waiting requests and all.
+_BODIES = 4
+# The engine answers between two steps; who waits longer gets what it said before.
+_STATS_S = 0.5
 # Kept free for the answer where the request does not say how long it may be.
 _LEAST_ANSWER = 64
 
@@ -48,12 +52,21 @@ class Service:
     """The daemon without its HTTP. One event loop; nothing here blocks it."""
 
     def __init__(
-        self, engine: ElasticEngine, planner: Planner, settings: Settings, look: Reader
+        self,
+        engine: ElasticEngine,
+        planner: Planner,
+        settings: Settings,
+        look: Reader,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`look`: what memory is free now (`assistant.memory.sampler.Probes`)."""
+        """`look`: what memory is free now (`assistant.memory.sampler.Probes`).
+
+        `clock`: by which deaths are remembered and the ways back up are waited for.
+        """
         self.settings = settings
-        self.host = ModelHost(engine, planner)
+        self.host = ModelHost(engine, planner, clock)
         self.admission = Admission(settings.daemon.max_waiting)
+        self.intake = Intake(_BODIES * settings.daemon.max_body_bytes)
         self.metrics = Metrics()
         self.budgets = Budgets(settings.completion.budget_tokens, settings.completion.max_tokens)
         self.governor = Governor(
@@ -63,51 +76,68 @@ class Service:
             rules=_rules(settings.daemon),
             release_after_s=settings.daemon.release_after_s,
             busy=lambda: self.admission.inside > 0,
+            clock=clock,
         )
+        self.settings_now: SettingsNow | None = None
+        self.supervisor = ""
         self._encoder = Encoder(self.host)
         self._started = time.monotonic()
 
-    def complete(self, body: CompletionBody) -> AsyncGenerator[Json, None]:
+    def follow(self, settings: Settings) -> None:
+        """Take over of other settings what can change while requests are served."""
+        self.settings = settings
+        self.admission.most = settings.daemon.max_waiting
+        self.intake.most_bytes = _BODIES * settings.daemon.max_body_bytes
+        self.budgets.follow(settings.completion.budget_tokens, settings.completion.max_tokens)
+        self.governor.follow(_rules(settings.daemon), settings.daemon.release_after_s)
+
+    def complete(self, body: CompletionBody, client: str = "") -> AsyncGenerator[Json, None]:
         return self._answer(
-            body, NativeShape(), lambda model: self._encoder.text(body.prompt, model)
+            body, NativeShape(), lambda model: self._encoder.text(body.prompt, model), client
         )
 
-    def infill(self, body: InfillBody) -> AsyncGenerator[Json, None]:
+    def infill(self, body: InfillBody, client: str = "") -> AsyncGenerator[Json, None]:
         def encode(model: ModelInfo) -> Awaitable[Encoded]:
             budget = self.budgets.of(Priority.EXPLAIN)
             room = model.n_ctx - max(body.n_predict, _LEAST_ANSWER)
             return self._encoder.infill(body, model, min(room, budget.tokens) if budget else room)
 
-        return self._answer(body, NativeShape(), encode)
+        return self._answer(body, NativeShape(), encode, client)
 
-    def text_complete(self, body: TextCompletionBody) -> AsyncGenerator[Json, None]:
+    def text_complete(
+        self, body: TextCompletionBody, client: str = ""
+    ) -> AsyncGenerator[Json, None]:
         return self._answer(
             body,
             TextShape(),
             lambda model: self._encoder.text(body.prompt, model),
+            client,
             with_usage=body.wants_usage(),
         )
 
-    def chat(self, body: ChatBody) -> AsyncGenerator[Json, None]:
+    def chat(self, body: ChatBody, client: str = "") -> AsyncGenerator[Json, None]:
         return self._answer(
             body,
             ChatShape(),
             lambda model: self._encoder.chat(body, model),
+            client,
             with_usage=body.wants_usage(),
         )
 
-    async def tokenise(self, body: TokenizeBody) -> Json:
+    async def tokenise(self, body: TokenizeBody, client: str = "") -> Json:
         """POST /tokenize."""
-        ids = await self._encoder.tokens(body, await self.host.usable())
-        if not body.with_pieces:
-            return {"tokens": ids}
-        pieces = [{"id": token, "piece": await self.host.detokenise([token])} for token in ids]
-        return {"tokens": pieces}
+        with self._admitted(client):
+            ids = await self._encoder.tokens(body, await self.host.usable())
+            if not body.with_pieces:
+                return {"tokens": ids}
+            pieces = [{"id": token, "piece": await self.host.detokenise([token])} for token in ids]
+            return {"tokens": pieces}
 
-    async def detokenise(self, body: DetokenizeBody) -> Json:
+    async def detokenise(self, body: DetokenizeBody, client: str = "") -> Json:
         """POST /detokenize."""
-        await self.host.usable()
-        return {"content": await self.host.detokenise(body.tokens)}
+        with self._admitted(client):
+            await self.host.usable()
+            return {"content": await self.host.detokenise(body.tokens)}
 
     async def props(self) -> Props:
         model = await self.host.usable()
@@ -125,7 +155,8 @@ class Service:
             progress=host.progress,
             error=host.error,
             model=host.info,
-            stats=await host.stats(),
+            # A worker that hangs must not make its own status hang.
+            stats=await host.stats(_STATS_S) or self.governor.stats,
             budget=self.budgets.of(Priority.INTERACTIVE),
             in_flight=self.admission.inside,
             max_waiting=self.admission.most,
@@ -136,6 +167,8 @@ class Service:
             load_error_percent=host.report.error_percent if host.report else None,
             socket=str(paths.socket_path()),
             log=str(paths.log_file()),
+            settings=self.settings_now,
+            supervisor=self.supervisor,
         )
 
     async def exposition(self) -> bytes:
@@ -143,28 +176,39 @@ class Service:
         return self.metrics.render(await self.status())
 
     async def _answer(
-        self, body: GenerateBody, shape: Shape, encode: Encode, *, with_usage: bool = False
+        self,
+        body: GenerateBody,
+        shape: Shape,
+        encode: Encode,
+        client: str,
+        *,
+        with_usage: bool = False,
     ) -> AsyncGenerator[Json, None]:
         """The events of a streamed answer, or the one object of a whole one."""
         begun = time.monotonic()
-        with self._admitted():
+        with self._admitted(client):
             model = await self.host.usable()
             prompt = await encode(model)
             limit_ms = int(self.settings.daemon.request_limit_s * 1000)
+            limit = self._limit(body)
             request = generate_request(
                 body,
                 prompt.ids,
                 model,
-                self._limit(body),
+                limit,
                 request_limit_ms=limit_ms,
                 stop_tokens=prompt.stop_tokens,
+                turns=prompt.turns,
             )
             answer = Answer(
                 request=request,
                 model=model,
                 with_tokens=body.return_tokens,
                 with_usage=with_usage,
+                built_under=limit or self.budgets.of(Priority.EXPLAIN),
+                cut=prompt.cut,
             )
+            self._log_admitted(request, answer.built_under)
             if body.stream:
                 for event in shape.opening(answer):
                     yield event
@@ -182,10 +226,10 @@ class Service:
                             yield shape.piece(answer, item)
 
     @contextmanager
-    def _admitted(self) -> Iterator[None]:
+    def _admitted(self, client: str) -> Iterator[None]:
         """A place in the queue; the governor looks closely as long as anyone has one."""
         try:
-            with self.admission.admit():
+            with self.admission.admit(client):
                 self.governor.active()
                 yield
         except UnderkeelError as error:
@@ -201,6 +245,16 @@ class Service:
             return self.budgets.of(body.priority)
         budget = self.budgets.of(Priority.EXPLAIN)
         return budget if budget is not None and budget.level else None
+
+    @staticmethod
+    def _log_admitted(request: GenerateRequest, budget: BudgetNow | None) -> None:
+        log.debug(
+            "admitted id=%s prompt=%d budget=%d level=%d",
+            request.id,
+            len(request.prompt),
+            budget.tokens if budget else 0,
+            budget.level if budget else 0,
+        )
 
     def _end(self, body: GenerateBody, shape: Shape, answer: Answer, done: Done) -> list[Json]:
         timings = done.timings

@@ -102,14 +102,15 @@ async def serving(
     planner: Planner = fake_model,
     look: Reader | None = None,
     ready: bool = True,
+    tcp_port: int = 0,
 ) -> AsyncIterator[Daemon]:
     """Serve `engine` on the socket of the present UNDERKEEL_HOME until the block ends."""
-    with instance.claim() as listener:
+    with instance.claim(tcp_port=tcp_port) as seat:
         look = look or Memory()
         service = Service(engine or FakeEngine(), planner, settings or Settings(), look)
         if isinstance(look, Memory):
             look.ours = lambda: held(service)
-        task = asyncio.create_task(server.serve(service, listener))
+        task = asyncio.create_task(server.serve(service, seat))
         transport = httpx.AsyncHTTPTransport(uds=str(paths.socket_path()))
         async with (
             httpx.AsyncClient(transport=transport, base_url="http://daemon", timeout=60) as http,

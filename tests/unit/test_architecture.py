@@ -22,6 +22,7 @@ ORDER = [
     "assistant.memory",
     "assistant.llama",
     "assistant.settings",
+    "assistant.address",
     "assistant.paths",
     "assistant.errors",
     "assistant",

@@ -331,20 +331,50 @@ def test_too_long_a_prompt(home: Path) -> None:
 
 def test_a_flood_is_refused_and_the_queue_recovers(home: Path) -> None:
     engine = FakeEngine()
-    settings = Settings(daemon=DaemonSettings(max_waiting=4))
+    settings = Settings(daemon=DaemonSettings(max_waiting=8))
 
     async def body(daemon: Daemon) -> None:
         engine.pause()
         tasks = [asyncio.create_task(collect(daemon, ask(document=str(n)))) for n in range(10)]
         await until(lambda: engine.in_flight == 4 and daemon.service.admission.refused == 6)
-        assert (await daemon.http.post("/completion", json={"prompt": "a"})).status_code == 429
+        # The flooder has what one may have; whoever else comes still finds a place.
+        other = asyncio.create_task(daemon.http.post("/completion", json={"prompt": "a"}))
+        await until(lambda: engine.in_flight == 5)
+        answer = await daemon.http.post("/tokenize", json={"content": "a"})
+        assert answer.status_code == 200
         engine.resume()
+        assert (await other).status_code == 200
         results = await asyncio.gather(*tasks, return_exceptions=True)
         refused = [result for result in results if isinstance(result, OverloadedError)]
         assert len(refused) == 6
         assert all(r[0] == DEFAULT_REPLY for r in results if not isinstance(r, BaseException))
         await daemon.idle()
         assert (await collect(daemon, ask()))[0] == DEFAULT_REPLY
+
+    run(body, engine, settings=settings)
+
+
+def test_bodies_are_bounded_all_together(home: Path) -> None:
+    """Senders that stall in the middle hold no more than four full bodies, and then a 429."""
+    engine = FakeEngine()
+    settings = Settings(daemon=DaemonSettings(max_body_bytes=10_000))
+
+    async def body(daemon: Daemon) -> None:
+        path = str(paths.socket_path())
+        head = b"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n"
+        stalled = [await asyncio.open_unix_connection(path) for _ in range(4)]
+        for _, writer in stalled:
+            writer.write(head + b"x" * 8900)
+        await until(lambda: daemon.service.intake.held_bytes == 4 * 8900)
+        answer = await daemon.http.post("/completion", content=b"x" * 9000)
+        assert answer.status_code == 429
+        assert answer.headers["connection"] == "close" and answer.headers["retry-after"]
+        assert (await collect(daemon, ask()))[0] == DEFAULT_REPLY  # a small one still fits
+        for _, writer in stalled:
+            writer.close()
+        await until(lambda: daemon.service.intake.held_bytes == 0)
+        assert (await daemon.http.post("/completion", content=b"x" * 9000)).status_code == 400
+        assert daemon.service.intake.held_bytes == 0
 
     run(body, engine, settings=settings)
 

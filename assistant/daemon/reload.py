@@ -1,0 +1,115 @@
+"""What a changed settings file changes in a running daemon. The deciding part is pure."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from watchfiles import awatch
+
+from assistant.settings import Settings
+from assistant.wire import ChangeNow
+
+log = logging.getLogger(__name__)
+
+
+class Effect(StrEnum):
+    """When a changed setting counts."""
+
+    NOW = "now"
+    NEXT_LOAD = "next load"
+    RESTART = "restart"
+    EDITORS = "editors"
+
+
+_TABLES = {
+    "completion": Effect.EDITORS,
+    "daemon": Effect.NOW,
+    "engine": Effect.RESTART,
+    "model": Effect.NEXT_LOAD,
+}
+# A table that is not listed here is read once, when the daemon starts.
+_SINGLE = {
+    "completion.budget_tokens": Effect.NOW,
+    "completion.max_tokens": Effect.NOW,
+    "daemon.log_format": Effect.RESTART,
+    "daemon.tcp_port": Effect.RESTART,
+}
+_SECRET = ("key", "token", "password", "secret")
+_HIDDEN = "***"
+
+
+def effect_of(key: str) -> Effect:
+    """When a change of the setting `table.name` counts."""
+    return _SINGLE.get(key) or _TABLES.get(key.partition(".")[0], Effect.RESTART)
+
+
+def compare(old: Settings, new: Settings) -> tuple[ChangeNow, ...]:
+    """What differs, setting by setting."""
+    changes = []
+    for table in old.__struct_fields__:
+        before, after = getattr(old, table), getattr(new, table)
+        for name in before.__struct_fields__:
+            was, is_now = getattr(before, name), getattr(after, name)
+            if was != is_now:
+                key = f"{table}.{name}"
+                change = ChangeNow(
+                    key=key,
+                    old=_shown(name, was),
+                    new=_shown(name, is_now),
+                    effect=effect_of(key).value,
+                )
+                changes.append(change)
+    return tuple(changes)
+
+
+def pending(start: Settings, now: Settings) -> tuple[ChangeNow, ...]:
+    """Of the settings that hold `now`, those that a daemon started with `start` does not follow."""
+    return tuple(
+        change
+        for change in compare(start, now)
+        if change.effect in {Effect.NEXT_LOAD, Effect.RESTART}
+    )
+
+
+def advice(changes: tuple[ChangeNow, ...]) -> list[str]:
+    """The changes as sentences, with what to do about those that wait."""
+    said = {
+        Effect.NOW: "took effect",
+        Effect.NEXT_LOAD: "takes effect when a model is loaded next; at once with: "
+        "underkeel restart",
+        Effect.RESTART: "takes effect with: underkeel restart",
+        Effect.EDITORS: "takes effect in each editor when it is started next",
+    }
+    return [
+        f"{change.key}: {change.old} -> {change.new}, {said[Effect(change.effect)]}"
+        for change in changes
+    ]
+
+
+async def watch(path: Path, changed: Callable[[], Any]) -> None:
+    """Call `changed` whenever the file was written, made or removed, until cancelled.
+
+    The folder is watched, since editors replace files instead of writing into them.
+    """
+    while True:
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            async for seen in awatch(path.parent, recursive=False, debounce=200, step=20):
+                if any(Path(name).name == path.name for _, name in seen):
+                    changed()
+        except OSError as error:
+            log.warning("the settings are not watched: %s", error)
+            return
+        await asyncio.sleep(1)  # the folder itself went away
+
+
+def _shown(name: str, value: object) -> str:
+    if value and any(word in name for word in _SECRET) and isinstance(value, str):
+        return _HIDDEN if not name.endswith(("_file", "_tokens")) else repr(value)
+    return msgspec.json.encode(value).decode()
