@@ -6,6 +6,9 @@ export default tseslint.config(
   {
     languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
     rules: {
+      // No telemetry, no downloads: the extension itself talks to nobody but the program it starts.
+      "no-restricted-imports": ["error", ...["dgram", "dns", "http", "http2", "https", "net", "tls"].flatMap((name) => [name, `node:${name}`])],
+      "no-restricted-globals": ["error", "fetch", "WebSocket", "XMLHttpRequest", "EventSource"],
       // Numbers read well in a template.
       "@typescript-eslint/restrict-template-expressions": ["error", { allowNumber: true }],
       // node:test gives promises that it awaits itself.

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ Step = tuple[str, str, dict[str, Any]]
 """Name of the observation, kind of step in drive.mjs, its arguments."""
 
 
-def missing() -> str:
+def missing(*programs: str) -> str:
     """What is not here that the tests need, as a sentence; empty where all is."""
-    for program in ("node", "npm", "rg", "chromium"):
+    for program in programs or ("node", "npm", "rg", "chromium"):
         if shutil.which(program) is None:
             return f"{program} is not installed"
     return ""
@@ -67,7 +68,6 @@ class VSCode:
         vsix: what `build` returned.
         home: folder of the session's own files.
         workspace: the project that is opened.
-        pictures: where screenshots go.
         environment: of VS Code's server, and so of the language server.
     """
 
@@ -75,16 +75,32 @@ class VSCode:
     vsix: Path
     home: Path
     workspace: Path
-    pictures: Path
     environment: dict[str, str]
     trusted: bool = True
 
     def settings(self, **settings: Any) -> None:
         """Write the user's settings, dots in names as double underscores."""
-        path = self.home / "user-data" / "User" / "settings.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._settings.parent.mkdir(parents=True, exist_ok=True)
         named = {name.replace("__", "."): value for name, value in settings.items()}
-        path.write_text(json.dumps(_QUIET | named), encoding="utf-8")
+        self._settings.write_text(json.dumps(_QUIET | named), encoding="utf-8")
+
+    @property
+    def _settings(self) -> Path:
+        return self.home / "user-data" / "User" / "settings.json"
+
+    @property
+    def pictures(self) -> Path:
+        return self.home / "pictures"
+
+    def setting(self, name: str) -> Any:
+        """A setting of the user's as it stands in the file."""
+        return json.loads(self._settings.read_text(encoding="utf-8")).get(name)
+
+    def log(self, method: str) -> list[dict[str, Any]]:
+        """The parameters of what the scripted language server got, in order."""
+        lines = (self.home / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        messages = [json.loads(line) for line in lines]
+        return [message["params"] for message in messages if message.get("method") == method]
 
     def run(self, steps: list[Step]) -> dict[str, Any]:
         """What was seen, by name of the step; `failed` says where it ended early."""
@@ -96,7 +112,6 @@ class VSCode:
                     "vsix": str(self.vsix),
                     "home": str(self.home),
                     "workspace": str(self.workspace),
-                    "pictures": str(self.pictures),
                     "environment": self.environment,
                     "trusted": self.trusted,
                     "chromium": shutil.which("chromium"),
@@ -111,6 +126,64 @@ class VSCode:
         assert done.returncode == 0, done.stderr
         seen: dict[str, Any] = json.loads(done.stdout)
         return seen
+
+
+def prepared(
+    home: Path,
+    files: dict[str, str],
+    *,
+    server: str | None = None,
+    on_path: bool = True,
+    rules: dict[str, Any] | None = None,
+    environment: dict[str, str] | None = None,
+    trusted: bool = True,
+) -> VSCode:
+    """An editor with a project of these files.
+
+    Args:
+        server: shell command of the language server; without it, the scripted one with `rules`.
+            The rest of the command line is always the real one.
+        on_path: whether the program is found on the PATH, or else lies in `home / "bin"` only.
+    """
+    workspace, binaries = home / "project", home / "bin"
+    for name, text in files.items():
+        path = workspace / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    scripted = f"{sys.executable} -IS {_HERE.parent / 'scripted_lsp.py'} utf-16"
+    real = f"{sys.executable} -m assistant"
+    program = binaries / "underkeel"
+    write_program(
+        program, f'case "$1" in\n  lsp) exec {server or scripted} ;;\nesac\nexec {real} "$@"'
+    )
+    # VS Code takes the PATH from a login shell.
+    path = f"{binaries}:{os.environ['PATH']}" if on_path else os.environ["PATH"]
+    (home / ".profile").write_text(f'export PATH="{path}"\n')
+    (home / "rules.json").write_text(json.dumps(rules or {}), encoding="utf-8")
+    return VSCode(
+        installation=install(),
+        vsix=build(),
+        home=home,
+        workspace=workspace,
+        environment={
+            "HOME": str(home),
+            "SHELL": "/bin/sh",
+            "PATH": path,
+            "PYTHONPATH": str(EXTENSION.parents[1]),
+            "SCRIPTED_RULES": str(home / "rules.json"),
+            "SCRIPTED_LOG": str(home / "log.jsonl"),
+            **{name: value for name, value in os.environ.items() if name.startswith("UNDERKEEL_")},
+            **(environment or {}),
+        },
+        trusted=trusted,
+    )
+
+
+def write_program(path: Path, script: str) -> None:
+    """A shell script that can be run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    path.chmod(0o755)
 
 
 _QUIET = {

@@ -1,7 +1,8 @@
 // Inside the panel: shows what the extension sends, and sends back what is pressed.
 (() => {
   const vscode = acquireVsCodeApi();
-  const by = (id) => document.getElementById(id);
+  // The text comes from a model and may hold elements with any id: ours stand beside it, never in it.
+  const by = (id) => document.querySelector(`body > #${id}, body > footer > #${id}, body > footer > form > #${id}`);
   const notes = {
     streaming: "explaining…",
     end: "",

@@ -7,6 +7,7 @@ import { edit } from "./common/edit";
 import { Explanations } from "./common/explain";
 import { Ghost } from "./common/ghost";
 import { ExplainLenses } from "./common/lenses";
+import { registerOutputs } from "./common/output";
 import { Command, type EditArgument, type ExplainArgument } from "./common/protocol";
 import { StatusItems } from "./common/status";
 
@@ -34,6 +35,7 @@ export function activate(context: vscode.ExtensionContext): void {
     ghost,
     explanations,
     register({ client: started, explanations, log }),
+    registerOutputs(),
     vscode.languages.registerCodeLensProvider({ scheme: "file" }, lenses),
     vscode.workspace.onDidGrantWorkspaceTrust(() => started.restart()),
     vscode.workspace.onDidChangeConfiguration(async (event) => {

@@ -3,6 +3,10 @@ import test from "node:test";
 import type { Status } from "../src/common/protocol";
 import { view } from "../src/common/statusText";
 
+const LINKS_LINE =
+  "[Memory plan](command:underkeel.showPlan) · [Pick model](command:underkeel.pickModel) · " +
+  "[On or off for this language](command:underkeel.toggleLanguage) · [Log](command:underkeel.showLog)";
+
 const full: Status = {
   state: "ready",
   message: "",
@@ -24,12 +28,14 @@ test("a cut budget shows in the bar, and why in the tooltip", () => {
       "",
       "| | |",
       "|:--|:--|",
-      "| Model | `starter-moe` |",
+      "| Model | starter-moe |",
       "| Prompt budget | 512 tokens (level 2) |",
       "| Why | VRAM is short \\| 0.5 GiB |",
       "| VRAM | 3.0 GiB used, 0.5 GiB free |",
       "| KV cache | 900 of 8192 tokens |",
       "| Speed | 21.5 tokens/s |",
+      "",
+      LINKS_LINE,
     ].join("\n"),
   );
 });
@@ -40,7 +46,7 @@ test("what is not known is not shown", () => {
     text: "$(telescope) Underkeel",
     severity: "none",
     busy: false,
-    tooltip: "**Underkeel** · ready",
+    tooltip: `**Underkeel** · ready\n\n${LINKS_LINE}`,
   });
 });
 
@@ -57,3 +63,12 @@ for (const [status, enabled, text] of bars) {
     assert.equal(view(status, enabled).text, text);
   });
 }
+
+test("text of others cannot make a link, a table cell or a line", () => {
+  const reason = "a|b\n[press](command:workbench.action.quit) <b>";
+  const shown = view({ state: "error", message: reason, model: "`m`", budget: { tokens: 1, level: 1, reason } }, true);
+  const escaped = "a\\|b \\[press\\](command:workbench.action.quit) \\<b\\>";
+  assert.ok(shown.tooltip.includes(`\n\n${escaped}\n\n`));
+  assert.ok(shown.tooltip.includes(`| Why | ${escaped} |`));
+  assert.ok(shown.tooltip.includes("| Model | \\`m\\` |"));
+});

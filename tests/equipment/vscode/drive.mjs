@@ -6,7 +6,7 @@
 // observation is printed under the step's name. A step that fails ends the session: the error and a picture of the
 // screen are what is left.
 import { spawn } from "node:child_process";
-import { mkdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { createServer } from "node:net";
 import { join } from "node:path";
@@ -87,7 +87,58 @@ const steps = {
     return clean(await found.innerText());
   },
   gone: async (page, { selector }) => page.locator(selector).first().waitFor({ state: "detached" }),
-  pause: async (page, { ms }) => page.waitForTimeout(ms),
+  /** Wait until the language server has got messages of a method, the last of them with this text in it. */
+  heard: async (page, { method, text = "", times = 1 }) => {
+    await until(`${times} ${method} with ${text}`, () => {
+      const heard = log().filter((message) => message.method === method);
+      return heard.length >= times && JSON.stringify(heard.at(-1)).includes(text);
+    });
+  },
+  /** Wait until the document that was changed last holds exactly this text. */
+  document: async (page, { text }) => {
+    let now;
+    await until(`the document ${JSON.stringify(text)}`, () => {
+      const changes = log().filter(({ method }) => method === "textDocument/didChange");
+      now = changes.at(-1)?.params.contentChanges.at(-1).text;
+      return now === text;
+    }, () => `it is ${JSON.stringify(now)}`);
+  },
+  /** Wait until the user's settings say so. */
+  setting: async (page, { name, value }) => {
+    const path = join(plan.home, "user-data", "User", "settings.json");
+    await until(`${name} = ${value}`, () => JSON.parse(readFileSync(path, "utf8"))[name] === value);
+  },
+  /** Wait for a notification with this text, press one of its buttons if asked to, and return what it says. */
+  toast: async (page, { text, button }) => {
+    const toast = page.locator(".notification-toast", { hasText: text }).first();
+    await toast.waitFor();
+    const said = clean(await toast.innerText());
+    if (button !== undefined) await toast.locator(".monaco-button", { hasText: button }).click();
+    return said;
+  },
+  /** Press a button of the dialog that is open. */
+  dialog: async (page, { text, button }) => {
+    const dialog = page.locator(".monaco-dialog-box", { hasText: text });
+    await dialog.waitFor();
+    const said = clean(await dialog.innerText());
+    await dialog.locator(".monaco-button", { hasText: button }).first().click();
+    return said;
+  },
+  /** Wait for a row of the quick pick, and choose it; returns all rows. */
+  pick: async (page, { text }) => {
+    const row = page.locator(".quick-input-list .monaco-list-row", { hasText: text }).first();
+    await row.waitFor();
+    const rows = await page.locator(".quick-input-list .monaco-list-row").allInnerTexts();
+    await row.click();
+    return rows.map(clean);
+  },
+  /** Fill the input box that is open. */
+  answer: async (page, { text }) => {
+    const input = page.locator(".quick-input-widget input").first();
+    await input.waitFor();
+    await input.fill(text);
+    await input.press("Enter");
+  },
   count: async (page, { selector }) => page.locator(selector).count(),
   /** The lines of the first editor. */
   lines: async (page) => {
@@ -97,13 +148,13 @@ const steps = {
     return lines.sort((a, b) => a[0] - b[0]).map(([, text]) => clean(text));
   },
   /** Wait for text inside a webview, and return its page's main text. */
-  webview: async (page, { text }) => {
-    const inner = page.frameLocator("iframe.webview.ready").frameLocator("iframe#active-frame");
-    await inner.locator("main", { hasText: text }).waitFor();
-    return clean(await inner.locator("main").innerText());
+  webview: async (page, { text, selector = "main" }) => {
+    const found = webview(page).locator(selector, { hasText: text }).first();
+    await found.waitFor();
+    return clean(await found.innerText());
   },
   inWebview: async (page, { selector, fill, press }) => {
-    const found = page.frameLocator("iframe.webview.ready").frameLocator("iframe#active-frame").locator(selector);
+    const found = webview(page).locator(selector);
     if (fill !== undefined) await found.fill(fill);
     if (press !== undefined) await found.press(press);
     if (fill === undefined && press === undefined) await found.click();
@@ -116,9 +167,27 @@ const steps = {
   picture: async (page, { file, hovering }) => {
     if (!hovering) await page.mouse.move(700, 1);
     await page.waitForTimeout(300);
-    await page.screenshot({ path: join(plan.pictures, file) });
+    await page.screenshot({ path: join(plan.home, "pictures", file) });
   },
 };
+
+const webview = (page) => page.frameLocator("iframe.webview.ready").frameLocator("iframe#active-frame");
+
+/** What the scripted language server has got so far. */
+function log() {
+  const path = plan.environment.SCRIPTED_LOG;
+  if (!existsSync(path)) return [];
+  const lines = readFileSync(path, "utf8").split("\n");
+  return lines.slice(0, -1).map((line) => JSON.parse(line)); // the last is empty, or not yet whole
+}
+
+async function until(what, holds, why = () => "") {
+  const end = Date.now() + PATIENCE_MS;
+  while (!holds()) {
+    if (Date.now() > end) throw new Error(`waited in vain for ${what}; ${why()}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
 
 const clean = (text) => text.replace(/[\u00a0\u00b7]/g, " ").replace(/[\u200b\u200c]/g, "");
 
@@ -133,7 +202,7 @@ async function command(page, text, key = "F1") {
 }
 
 async function session() {
-  mkdirSync(plan.pictures, { recursive: true });
+  mkdirSync(join(plan.home, "pictures"), { recursive: true });
   const seen = { installed: await serverJob("--install-extension", plan.vsix) };
   const { child, url } = await startServer();
   const browser = await chromium.launch({
@@ -151,7 +220,7 @@ async function session() {
         if (value !== undefined) seen[name] = value;
       } catch (error) {
         seen.failed = `${name}: ${error.message}`;
-        await page.screenshot({ path: join(plan.pictures, "failed.png") });
+        await page.screenshot({ path: join(plan.home, "pictures", "failed.png") });
         break;
       }
     }

@@ -114,11 +114,15 @@ export class Client implements vscode.Disposable {
       "Get Started",
       "Open Setting",
     );
-    if (choice === "Get Started") {
-      await vscode.commands.executeCommand("workbench.action.openWalkthrough", `${this.context.extension.id}#start`);
-    } else if (choice === "Open Setting") {
+    if (choice === "Get Started") await this.getStarted();
+    else if (choice === "Open Setting") {
       await vscode.commands.executeCommand("workbench.action.openSettings", "underkeel.program");
     }
+  }
+
+  /** Open the walkthrough. */
+  async getStarted(): Promise<void> {
+    await vscode.commands.executeCommand("workbench.action.openWalkthrough", `${this.context.extension.id}#start`);
   }
 
   async stop(): Promise<void> {

@@ -5,7 +5,8 @@ import type { Client } from "./client";
 import { editActive } from "./edit";
 import type { Explanations } from "./explain";
 import { install } from "./install";
-import { pickModel, showPlan } from "./models";
+import { pickModel } from "./models";
+import { showOutput } from "./output";
 import type { ExplainArgument } from "./protocol";
 import { isEnabled, read, update } from "./settings";
 
@@ -29,14 +30,20 @@ export function register({ client, explanations, log }: Parts): vscode.Disposabl
     explainSelection: () => explanations.explainActive("selection"),
     explainFile: () => explanations.explainActive("file"),
     explainArgument: (argument: ExplainArgument) => explanations.explain(argument),
+    fix: () => act("quickfix.underkeel.fix"),
+    document: () => act("refactor.rewrite.underkeel.document"),
+    writeTests: () => act("refactor.rewrite.underkeel.tests"),
     editSelection: () => editActive(client.running),
     restart: () => client.restart(),
     showLog: () => { log.show(); },
-    showPlan: () => withProgram(showPlan),
+    showPlan: () => withProgram((program) => showOutput(program, ["plan"])),
+    showStatistics: () => withProgram((program) => showOutput(program, ["stats"])),
+    showDaemonLog: () => withProgram((program) => showOutput(program, ["logs"])),
     pickModel: () =>
       withProgram(async (program) => {
         if (await pickModel(program)) await client.restart();
       }),
+    getStarted: () => client.getStarted(),
     findProgram: async () => {
       const program = await client.find();
       if (program) {
@@ -45,13 +52,18 @@ export function register({ client, explanations, log }: Parts): vscode.Disposabl
       } else await vscode.commands.executeCommand("workbench.action.openSettings", "underkeel.program");
     },
     installProgram: async () => {
-      if (await install(client.managedEnvironment)) await client.restart();
+      if (await install(client.managedEnvironment, read().installFrom)) await client.restart();
     },
   };
   const registered = Object.entries(table).map(([name, handler]) =>
     vscode.commands.registerCommand(`underkeel.${name}`, handler as (...args: unknown[]) => unknown),
   );
   return vscode.Disposable.from(...registered);
+}
+
+/** Run the server's code action of a kind at the cursor; VS Code asks where there are several, and says where none. */
+function act(kind: string): Thenable<unknown> {
+  return vscode.commands.executeCommand("editor.action.codeAction", { kind, apply: "ifSingle" });
 }
 
 async function toggleLanguage(): Promise<void> {

@@ -9,8 +9,12 @@ import { inEnvironment } from "./program";
 const LEAST_PYTHON = "(3, 11)";
 const PYTHONS = process.platform === "win32" ? ["py", "python"] : ["python3", "python3.13", "python3.12", "python3.11", "python"];
 
-/** Make the environment and install `underkeel` in it; true when the program is there. */
-export async function install(environment: string): Promise<boolean> {
+/**
+ * Make the environment and install the program in it; true when it is there.
+ *
+ * @param what a package's name, or the path of a wheel or a clone
+ */
+export async function install(environment: string, what: string): Promise<boolean> {
   const python = await findPython();
   if (python === undefined) {
     void vscode.window.showErrorMessage("Underkeel: Python 3.11 or later is needed, and none is on the PATH.");
@@ -20,7 +24,7 @@ export async function install(environment: string): Promise<boolean> {
     "Install Underkeel?",
     {
       modal: true,
-      detail: `This runs “pip install underkeel” in an environment of its own, ${environment}. llama.cpp is built from source, which needs a C compiler and takes some minutes.`,
+      detail: `This runs “pip install ${what}” in an environment of its own, ${environment}. llama.cpp is built from source, which needs a C compiler and takes some minutes.`,
     },
     "Install",
   );
@@ -32,7 +36,7 @@ export async function install(environment: string): Promise<boolean> {
       await mkdir(dirname(environment), { recursive: true });
       await run(python, ["-m", "venv", environment], { token, onLine });
       const pip = inEnvironment(environment).replace(/underkeel(\.exe)?$/, "python$1");
-      await run(pip, ["-m", "pip", "install", "--upgrade", "underkeel"], { token, onLine });
+      await run(pip, ["-m", "pip", "install", "--upgrade", what], { token, onLine });
     });
     return true;
   } catch (error) {

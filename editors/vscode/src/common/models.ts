@@ -1,7 +1,8 @@
 /** Picks the model: what the command line lists, fetched where it is not here yet. */
 
 import * as vscode from "vscode";
-import { CliError, run } from "./cli";
+import { run } from "./cli";
+import { tell } from "./output";
 
 /** A row of `underkeel models list --json`, as far as it is shown. */
 interface Model {
@@ -34,17 +35,6 @@ export async function pickModel(program: string): Promise<boolean> {
   }
 }
 
-/** Show the memory plan of the model that is served. */
-export async function showPlan(program: string): Promise<void> {
-  try {
-    const content = await run(program, ["plan"]);
-    const document = await vscode.workspace.openTextDocument({ content, language: "plaintext" });
-    await vscode.window.showTextDocument(document, { preview: true, viewColumn: vscode.ViewColumn.Beside });
-  } catch (error) {
-    tell(error);
-  }
-}
-
 function row(model: Model): vscode.QuickPickItem & { model: Model } {
   const size = `${(model.size_bytes / 2 ** 30).toFixed(1)} GiB`;
   return {
@@ -62,9 +52,4 @@ async function pull(program: string, name: string): Promise<boolean> {
     await run(program, ["models", "pull", name, "--yes"], { token, onLine: (message) => { progress.report({ message }); } });
     return !token.isCancellationRequested;
   });
-}
-
-function tell(error: unknown): void {
-  if (!(error instanceof CliError || error instanceof SyntaxError)) throw error;
-  void vscode.window.showErrorMessage(`Underkeel: ${error.message}`);
 }

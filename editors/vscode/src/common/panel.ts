@@ -92,12 +92,13 @@ async function render(markdown: string): Promise<string> {
 /** The page. Its policy lets nothing run or load but the two files beside it: the text comes from a model. */
 function shell(webview: vscode.Webview, media: vscode.Uri): string {
   const file = (name: string): string => webview.asWebviewUri(vscode.Uri.joinPath(media, name)).toString();
+  const own = `style-src ${webview.cspSource}; script-src ${webview.cspSource}`;
   return `<!DOCTYPE html>
 <html lang="en">
 <head>
   <meta charset="utf-8">
   <meta http-equiv="Content-Security-Policy"
-    content="default-src 'none'; style-src ${webview.cspSource}; script-src ${webview.cspSource}">
+    content="default-src 'none'; form-action 'none'; base-uri 'none'; ${own}">
   <link rel="stylesheet" href="${file("panel.css")}">
   <title>Explanation</title>
 </head>

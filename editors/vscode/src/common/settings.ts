@@ -8,6 +8,7 @@ export interface Settings {
   enable: boolean;
   languages: Readonly<Record<string, boolean>>;
   program: string;
+  installFrom: string;
   explainLenses: boolean;
   /** For the server: the table [completion] of its config.toml, only with what was set here. */
   completion: Readonly<Record<string, number>>;
@@ -26,6 +27,7 @@ export function read(): Settings {
     enable: section.get("enable", true),
     languages: section.get("languages", {}),
     program: section.get("program", ""),
+    installFrom: section.get("installFrom", "underkeel"),
     explainLenses: section.get("explainLenses", false),
     completion,
   };

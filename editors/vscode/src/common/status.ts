@@ -3,7 +3,7 @@
 import * as vscode from "vscode";
 import type { Status } from "./protocol";
 import { isEnabled, read } from "./settings";
-import { view } from "./statusText";
+import { LINKS, view } from "./statusText";
 
 const SEVERITY = {
   none: vscode.LanguageStatusSeverity.Information,
@@ -34,6 +34,8 @@ export class StatusItems implements vscode.Disposable {
 
   set(status: Status): void {
     this.status = status;
+    const serves = status.state === "ready" || status.state === "busy";
+    if (serves && status.model) void vscode.commands.executeCommand("setContext", "underkeel.modelReady", true);
     this.draw();
   }
 
@@ -43,7 +45,9 @@ export class StatusItems implements vscode.Disposable {
     const enabled = language === undefined ? settings.enable : isEnabled(settings, language);
     const shown = view(this.status, enabled);
     this.bar.text = shown.text;
-    this.bar.tooltip = new vscode.MarkdownString(shown.tooltip, true);
+    const tooltip = new vscode.MarkdownString(shown.tooltip);
+    tooltip.isTrusted = { enabledCommands: Object.keys(LINKS) };
+    this.bar.tooltip = tooltip;
     this.bar.accessibilityInformation = { label: shown.text.replace(/\$\([^)]*\)\s*/g, "") };
     this.bar.backgroundColor =
       shown.severity === "error" ? new vscode.ThemeColor("statusBarItem.errorBackground") : undefined;

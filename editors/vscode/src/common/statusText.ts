@@ -14,6 +14,14 @@ export interface StatusView {
 const ICON = "$(telescope)";
 const GIB = 2 ** 30;
 
+/** What the tooltip's links run; a Markdown string may run these commands and no other. */
+export const LINKS = {
+  "underkeel.showPlan": "Memory plan",
+  "underkeel.pickModel": "Pick model",
+  "underkeel.toggleLanguage": "On or off for this language",
+  "underkeel.showLog": "Log",
+} as const;
+
 export function view(status: Status, enabled: boolean): StatusView {
   const busy = status.state === "starting" || status.state === "loading";
   return {
@@ -39,7 +47,7 @@ function cut(status: Status): boolean {
 
 function tooltip(status: Status, enabled: boolean): string {
   const rows: [string, string][] = [];
-  if (status.model) rows.push(["Model", `\`${status.model}\``]);
+  if (status.model) rows.push(["Model", status.model]);
   if (status.budget) {
     const { tokens, level } = status.budget;
     rows.push(["Prompt budget", level > 0 ? `${tokens} tokens (level ${level})` : `${tokens} tokens`]);
@@ -55,13 +63,15 @@ function tooltip(status: Status, enabled: boolean): string {
   }
   if (status.tokensPerSecond) rows.push(["Speed", `${status.tokensPerSecond.toFixed(1)} tokens/s`]);
   const lines = [`**Underkeel** · ${status.state}${enabled ? "" : ", ghost text is off here"}`];
-  if (status.message) lines.push(status.message);
-  if (rows.length > 0) lines.push(["| | |", "|:--|:--|", ...rows.map(([name, value]) => `| ${name} | ${cell(value)} |`)].join("\n"));
+  if (status.message) lines.push(plain(status.message));
+  if (rows.length > 0) lines.push(["| | |", "|:--|:--|", ...rows.map(([name, value]) => `| ${name} | ${plain(value)} |`)].join("\n"));
+  lines.push(Object.entries(LINKS).map(([command, title]) => `[${title}](command:${command})`).join(" · "));
   return lines.join("\n\n");
 }
 
-function cell(text: string): string {
-  return text.replace(/\|/g, "\\|").replace(/\s*\n\s*/g, " ");
+/** Text of others, such as a model's name or an error, as Markdown that says just that. */
+function plain(text: string): string {
+  return text.replace(/[\\`*_{}[\]#+!|<>~$]/g, "\\$&").replace(/\s*\n\s*/g, " ");
 }
 
 function gib(bytes: number): string {
