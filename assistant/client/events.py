@@ -81,6 +81,8 @@ class _Event(msgspec.Struct, kw_only=True):
     choices: list[_Choice] = []
     timings: WireTimings | None = None
     budget: BudgetNow | None = None
+    built_under: BudgetNow | None = None
+    cut: tuple[str, ...] = ()
     error: WireError | None = None
 
 
@@ -147,6 +149,8 @@ def completion_chunk(data: bytes) -> CompletionChunk:
         stop_reason=reason if event.stop else None,
         timings=event.timings.to_timings() if event.timings else None,
         budget=event.budget,
+        built_under=event.built_under,
+        cut=event.cut,
     )
 
 
@@ -162,6 +166,8 @@ def chat_chunk(data: bytes) -> CompletionChunk:
         stop_reason=reason if stop else None,
         timings=event.timings.to_timings() if event.timings else None,
         budget=event.budget,
+        built_under=event.built_under,
+        cut=event.cut,
     )
 
 

@@ -38,11 +38,14 @@ _ERROR_TYPE = {
 class Answer(msgspec.Struct, kw_only=True):
     """An answer so far, and what it is an answer to.
 
+    `built_under` is the budget that the prompt was held to, `cut` what the daemon left out of it;
     `budget` is what the next prompt may hold, known at the end.
     """
 
     request: GenerateRequest
     model: ModelInfo
+    built_under: BudgetNow | None = None
+    cut: tuple[str, ...] = ()
     budget: BudgetNow | None = None
     with_tokens: bool = False
     with_usage: bool = False
@@ -113,7 +116,7 @@ class NativeShape:
             # The tokens the slot holds now; the last one sampled is not in the cache yet.
             "tokens_cached": len(answer.request.prompt) + max(timings.generated_tokens - 1, 0),
             "has_new_line": "\n" in answer.text,
-            "truncated": False,
+            "truncated": bool(answer.cut),
             "stop_type": _STOP_TYPE[done.reason],
             "stopping_word": done.stop_text,
             **_own(answer, done),
@@ -213,6 +216,8 @@ def _own(answer: Answer, done: Done) -> Json:
         "timings": timings_object(done.timings),
         "stop_reason": done.reason.value,
         "budget": msgspec.to_builtins(answer.budget),
+        "built_under": msgspec.to_builtins(answer.built_under),
+        "cut": list(answer.cut),
     }
 
 

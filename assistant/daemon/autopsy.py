@@ -7,12 +7,13 @@ import signal
 from pathlib import Path
 
 from assistant.daemon.supervision import Cause
-from assistant.errors import WorkerDiedError
+from assistant.errors import LoadError, WorkerDiedError
 
 # Nobody but a person or another program sends these; but see `OutOfMemoryKills`.
 _OUTSIDE = {-number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)}
 _WANTED_MEMORY = re.compile(
-    r"out of memory|failed to allocate|cannot allocate|unable to allocate|bad_alloc|MemoryError",
+    r"out of memory|failed to allocate|cannot allocate|unable to allocate|bad_alloc|MemoryError"
+    r"|NO_MEMORY",
     re.IGNORECASE,
 )
 
@@ -39,6 +40,11 @@ class OutOfMemoryKills:
             found = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
             total += int(found[1]) if found else 0
         return total
+
+
+def wanted_memory(error: LoadError) -> bool:
+    """Whether a load was refused for want of memory, so that a smaller shape may do."""
+    return _WANTED_MEMORY.search(error.message) is not None
 
 
 def cause_of(death: WorkerDiedError, *, killed_for_memory: bool) -> Cause:

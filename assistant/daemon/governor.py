@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 # A load that failed for want of memory is tried again this often, and no oftener.
 _RETRY_S = 10.0
+_PASSING = frozenset({"plan", "remote"})
 
 
 class Governor:
@@ -76,6 +77,7 @@ class Governor:
         self.on_look: Callable[[Sample], None] = lambda _: None
         host.on_serving = self._on_serving
         host.on_refused = self.relieve
+        host.first_fit = self.first_fit
 
     async def run(self) -> None:
         """Govern until cancelled."""
@@ -121,6 +123,14 @@ class Governor:
             for device in self._devices(loadable, sample)
         )
 
+    async def first_fit(self, loadable: Loadable) -> int:
+        """The rung that the memory of now has room for, while nothing is loaded."""
+        sample = await self._sampler.fresh()
+        if sample is None:
+            return 0
+        free = {device.name: device.free_bytes for device in loadable.devices(sample)}
+        return ladder.first_fit(loadable.ladder, free, loadable.margins, self._rules_now())
+
     async def relieve(self, shape: int) -> None:
         """Go to the next safer rung, since `shape` was refused the memory to compute."""
         loadable = self._host.loadable
@@ -165,12 +175,12 @@ class Governor:
     def _look(self, sample: Sample) -> None:
         if self._counting is None or self._counting.done():
             self._counting = asyncio.create_task(self._count())
-        self._set_budgets(sample)
         state = self._host.state
         moving = self._moving is not None and not self._moving.done()
         self._remember(sample, settled=state is ServiceState.READY and not moving)
-        if moving:
-            return
+        if moving or state is ServiceState.LOADING:
+            return  # what is free now is what we have let go
+        self._set_budgets(sample)
         if state is ServiceState.READY or self._unloaded():
             self._consider(sample)
         elif state is ServiceState.FAILED:
@@ -247,7 +257,7 @@ class Governor:
         memories = tuple(
             Memory(device.name, device.free_bytes, loadable.margins[device.name])
             for device in self._devices(loadable, sample)
-            if device.name in loadable.margins
+            if device.name in loadable.margins and not info.server
         )
         self._budgets.look(info.n_ctx, self.stats, memories, self._clock(), refused=refused)
 
@@ -271,7 +281,7 @@ class Governor:
     def _try_again(self) -> None:
         """Bring the service back by itself once the memory is there again."""
         error = self._host.error
-        if error is None or error.code != "plan" or self._clock() - self._tried_s < _RETRY_S:
+        if error is None or error.code not in _PASSING or self._clock() - self._tried_s < _RETRY_S:
             return
         self._tried_s = self._clock()
         self._host.start_load()

@@ -6,12 +6,23 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TypeVar, cast
 
-from assistant.daemon.autopsy import OutOfMemoryKills, cause_of
+from msgspec.structs import replace
+
+from assistant.daemon.autopsy import OutOfMemoryKills, cause_of, wanted_memory
 from assistant.daemon.loading import Loadable
-from assistant.daemon.supervision import USUAL, Cause, Death, Restart, Rules, next_restart
+from assistant.daemon.replay import DivergedError, Replay
+from assistant.daemon.supervision import (
+    USUAL,
+    Cause,
+    Death,
+    Restart,
+    Rules,
+    next_restart,
+    strikes,
+)
 from assistant.engine.interface import ElasticEngine
 from assistant.engine.types import (
     Delta,
@@ -21,7 +32,15 @@ from assistant.engine.types import (
     LoadSpec,
     ModelInfo,
 )
-from assistant.errors import DaemonError, LoadError, UnderkeelError, WorkerDiedError
+from assistant.errors import (
+    DaemonError,
+    EngineError,
+    LoadError,
+    PlanError,
+    RefusedError,
+    UnderkeelError,
+    WorkerDiedError,
+)
 from assistant.memory.ladder import DROP
 from assistant.memory.report import LoadReport
 from assistant.wire import ErrorNow, ServiceState
@@ -32,6 +51,10 @@ T = TypeVar("T")
 
 Planner = Callable[[], Loadable]
 """Says how the model can be loaded; may block, so it runs in a thread."""
+
+# A request is tried again after a death once, after a refusal as long as there are rungs below.
+_MOST_ATTEMPTS = 12
+_LOST = (WorkerDiedError, RefusedError, LoadError)
 
 # Supervision looks back no further than its own rules do; more would only take memory.
 _DEATHS_KEPT = 200
@@ -46,7 +69,9 @@ class ModelHost:
         info: what is served, or was served last; None before the first load.
         loadable: the ways to load it; `step` is the rung of its ladder that is in use.
         report: what the last load took against its plan.
-        deaths: how often the engine's process ended by itself.
+        deaths: how often the engine's process ended by itself; `refusals`: how often memory was
+            refused and it lived.
+        shape: counts the shapes that were served; another number, another context.
     """
 
     def __init__(
@@ -74,9 +99,14 @@ class ModelHost:
         self.loadable: Loadable | None = None
         self.report: LoadReport | None = None
         self.step = 0
-        self.deaths = 0
+        self.deaths = self.refusals = 0
+        self.shape = 0
         self.on_serving: Callable[[], None] = lambda: None
         """Called each time a model is ready to serve."""
+        self.on_refused: Callable[[int], Awaitable[None]] | None = None
+        """Called with the shape that was refused memory to compute; returns when that is mended."""
+        self.first_fit: Callable[[Loadable], Awaitable[int]] | None = None
+        """Says which rung the memory that is free now has room for, with nothing loaded."""
 
     def start_load(self) -> None:
         """Plan and load, unless that is under way or done."""
@@ -107,22 +137,58 @@ class ModelHost:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta | Done, None]:
         """Stream the answer; the last item is a Done. Closing the generator cancels the request.
 
-        A request whose engine died before its first token is tried once more, when the engine is
-        back: it may only have waited beside the one that was fatal.
+        A request whose engine died, or was refused the memory to go on, is tried again when the
+        engine is back: it may only have been beside the one that was fatal. What was told of its
+        answer is not told again.
         """
-        for attempt in (1, 2):
-            begun = False
+        replay = Replay()
+        failure: UnderkeelError | None = None
+        ends_s = time.monotonic() + request.time_limit_ms / 1000
+        deaths = 0
+        for attempt in range(1, _MOST_ATTEMPTS + 1):
+            replay.begin()
+            shape = self.shape
             try:
-                async with self._watched(), aclosing(self._stream(request)) as stream:
+                fitting = self._fitting(request, ends_s if attempt > 1 else None)
+                async with self._watched(), aclosing(self._stream(fitting)) as stream:
                     async for item in stream:
-                        begun = True
-                        yield item
+                        if isinstance(item, Done):
+                            replay.end()
+                            yield item
+                        elif (news := replay.news(item)) is not None:
+                            yield news
                 return
-            except WorkerDiedError:
-                if begun or attempt == 2:
+            except DivergedError:
+                raise failure or EngineError("the answer came out otherwise") from None
+            except _LOST as error:
+                failure = error
+                deaths += isinstance(error, WorkerDiedError)
+                if attempt == _MOST_ATTEMPTS or deaths > 1 or not await self._mended(error, shape):
                     raise
                 log.info("request %s is tried again", request.id)
-                await self.usable()
+
+    def _fitting(self, request: GenerateRequest, ends_s: float | None) -> GenerateRequest:
+        """The request with an answer no longer than the context of now, and the time, allow."""
+        if self.info is not None and self.info.n_ctx:
+            room = max(self.info.n_ctx - len(request.prompt), 0)
+            request = replace(request, max_tokens=min(request.max_tokens, room))
+        if ends_s is not None and request.time_limit_ms:
+            left_ms = max(int((ends_s - time.monotonic()) * 1000), 1)
+            request = replace(request, time_limit_ms=left_ms)
+        return request
+
+    async def _mended(self, error: UnderkeelError, shape: int) -> bool:
+        """Wait until there is an engine to try again on; False where it would be the same one."""
+        if isinstance(error, RefusedError) and self.shape == shape and self.on_refused is not None:
+            await self.on_refused(shape)
+        async with self._life:
+            pass
+        if not isinstance(error, WorkerDiedError) and (
+            self.shape == shape and self.state is ServiceState.READY
+        ):
+            return False
+        await self.usable()
+        return True
 
     async def tokenise(self, text: str, *, special: bool = False) -> list[int]:
         return await self._twice(lambda: self._engine.tokenise(text, special=special))
@@ -130,13 +196,15 @@ class ModelHost:
     async def detokenise(self, tokens: Sequence[int]) -> str:
         return await self._twice(lambda: self._engine.detokenise(tokens))
 
-    async def stats(self) -> EngineStats | None:
-        """The engine's counters; None while there is no model."""
+    async def stats(self, within_s: float | None = None) -> EngineStats | None:
+        """The engine's counters; None while there is no model, or none answers `within_s`."""
         if self.state is not ServiceState.READY:
             return None
         try:
-            async with self._watched():
-                return await self._engine.stats()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within_s), self._watched():
+                    return await self._engine.stats()
+            return None
         except UnderkeelError as error:
             log.warning("no statistics: %s", error)
             return None
@@ -149,18 +217,31 @@ class ModelHost:
             await self._unload()
         return True
 
-    async def move_to(self, step: int) -> None:
+    def barred(self) -> frozenset[str]:
+        """Names of the rungs whose plan has struck too often to be tried again."""
+        ladder = self.loadable.ladder if self.loadable else ()
+        most, deaths, now_s = self._rules.strikes, self._recent_deaths, self._clock()
+        return frozenset(
+            rung.name
+            for rung in ladder
+            if rung.spec is not None and strikes(deaths, rung.spec, now_s, self._rules) >= most
+        )
+
+    async def move_to(self, step: int) -> bool:
         """Go to another rung of the ladder; requests in flight wait and go on.
 
         A shape that the engine refuses or dies over is left for one that it takes. Where no model
         is loaded, it is planned and loaded anew.
+
+        Returns:
+            Whether one stands there, or is on the way; False where it was refused.
         """
         if self.state is ServiceState.RELEASED:
             self.start_load()
-            return
+            return True
         async with self._life:
             if self.state is not ServiceState.READY or self.loadable is None:
-                return
+                return False
             rung, here = self.loadable.ladder[step], self.loadable.ladder[self.step]
             log.info("ladder from=%s to=%s", here.name, rung.name)
             self._least_step = step
@@ -169,15 +250,18 @@ class ModelHost:
                     await self._unload()
                 elif rung.spec != here.spec:
                     self.info = await self._engine.reshape(rung.spec)
+                    self.shape += 1
                 elif rung.name == DROP:
                     await self._engine.drop_idle()
                 self.step = step
-                return
+                return True
             except (LoadError, WorkerDiedError) as error:
                 assert rung.spec is not None
-                self._note_death(rung.spec, Cause.MEMORY, error)
+                died = isinstance(error, WorkerDiedError)
+                self._note(rung.spec, Cause.MEMORY if died else Cause.REFUSED, error)
             self.state = ServiceState.LOADING
         self._start(plan=False)
+        return False
 
     async def _unload(self) -> None:
         self.state, self._epoch = ServiceState.RELEASED, self._epoch + 1
@@ -212,12 +296,13 @@ class ModelHost:
     async def _load(self, *, plan: bool) -> None:
         async with self._life:
             try:
+                fresh = plan or self.loadable is None
                 if plan or self.loadable is None:
                     self.stage = "planning"
                     self.loadable = await asyncio.to_thread(self._planner)
                     # It is made for the memory that is free now, whatever was short before.
                     self._least_step = 0
-                info = await self._load_some_plan(self.loadable)
+                info = await self._load_some_plan(self.loadable, fresh=fresh)
             except UnderkeelError as error:
                 self._fail(error)
             except Exception as error:
@@ -226,10 +311,16 @@ class ModelHost:
             else:
                 self._serve(info)
 
-    async def _load_some_plan(self, loadable: Loadable) -> ModelInfo:
-        """Load by the best plan that neither died too often nor wants more than there is."""
+    async def _load_some_plan(self, loadable: Loadable, *, fresh: bool) -> ModelInfo:
+        """Load by the best plan that neither died too often nor wants more than there is.
+
+        `fresh`: the plans were just made for the memory that is free.
+        """
         plans = loadable.specs
         while True:
+            if self._recent_deaths and not fresh and self.first_fit is not None:
+                self._least_step = max(self._least_step, await self.first_fit(loadable))
+            fresh = False
             restart = next_restart(
                 self._recent_deaths,
                 plans,
@@ -249,7 +340,11 @@ class ModelHost:
                 cause = cause_of(error, killed_for_memory=self._kills.any_new())
                 # Most that kills a load is want of memory, and no load is worth trying twice.
                 cause = Cause.OUTSIDE if cause is Cause.OUTSIDE else Cause.MEMORY
-                self._note_death(spec, cause, error)
+                self._note(spec, cause, error)
+            except LoadError as error:
+                if not wanted_memory(error):
+                    raise
+                self._note(spec, Cause.REFUSED, error)
 
     async def _pause(self, restart: Restart) -> None:
         if restart.delay_s:
@@ -257,7 +352,7 @@ class ModelHost:
             await asyncio.sleep(restart.delay_s)
 
     def _serve(self, info: ModelInfo) -> None:
-        self._epoch += 1
+        self._epoch, self.shape = self._epoch + 1, self.shape + 1
         self.info, self.progress, self.stage = info, 1.0, ""
         self.state = ServiceState.READY
         log.info("serving name=%s n_ctx=%d load_ms=%.0f", info.name, info.n_ctx, info.load_ms)
@@ -265,6 +360,11 @@ class ModelHost:
         for line in self.report.lines() if self.report else ():
             log.info("took %s", line)
         self.on_serving()
+
+    def exchanged(self, info: ModelInfo) -> None:
+        """The engine serves something else by its own doing: its server went, or came back."""
+        if self.state is ServiceState.READY:
+            self._serve(info)
 
     def _on_progress(self, share: float) -> None:
         self.progress = share
@@ -274,8 +374,14 @@ class ModelHost:
         self.error, self.stage = ErrorNow.of(error), ""
         self.state = ServiceState.FAILED
 
-    def _exhausted(self) -> LoadError:
+    def _exhausted(self) -> UnderkeelError:
         last = self._recent_deaths[-1]
+        if last.cause is Cause.REFUSED:
+            return PlanError(
+                "memory was refused for every plan",
+                subject=last.plan.path,
+                advice="Free memory, or choose a smaller model; it is tried again later",
+            )
         return LoadError(
             f"the engine died on every plan, last of {last.cause.value}",
             subject=last.plan.path,
@@ -304,14 +410,18 @@ class ModelHost:
         if epoch != self._epoch or self.state is not ServiceState.READY or not self.loadable:
             return
         cause = cause_of(error, killed_for_memory=self._kills.any_new())
-        self._note_death(self.loadable.specs[self.step], cause, error)
+        self._note(self.loadable.specs[self.step], cause, error)
         self.state = ServiceState.LOADING
         self._start(plan=False)
 
-    def _note_death(self, spec: LoadSpec, cause: Cause, error: UnderkeelError) -> None:
-        self.deaths += 1
+    def _note(self, spec: LoadSpec, cause: Cause, error: UnderkeelError) -> None:
         self._recent_deaths.append(Death(self._clock(), spec, cause))
         del self._recent_deaths[:-_DEATHS_KEPT]
+        if cause is Cause.REFUSED:
+            self.refusals += 1
+            log.warning("memory was refused (%d times so far): %s", self.refusals, error)
+            return
+        self.deaths += 1
         log.error("the engine died (%d so far, cause=%s): %s", self.deaths, cause.value, error)
 
 

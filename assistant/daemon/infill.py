@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from assistant.daemon.bodies import ExtraBody, InfillBody
-from assistant.engine.types import ModelInfo
+from assistant.engine.types import Counting, ModelInfo
 from assistant.errors import RequestError
 from assistant.models import families, vocabulary
+from assistant.models.estimate import Estimate
 from context import CursorKind, FimLayout, Part, Section, TokenCounter, window
 from context.encoder import Encoder
 from context.layout import assemble, repo_section_overhead
@@ -19,15 +20,16 @@ from context.layout import assemble, repo_section_overhead
 
 def infill_ids(
     body: InfillBody, model: ModelInfo, room_tokens: int
-) -> tuple[list[int], tuple[int, ...]]:
-    """The prompt's token ids, and the ids that end an answer. Reads files: call it in a thread.
+) -> tuple[list[int], tuple[int, ...], tuple[str, ...]]:
+    """The prompt's token ids, the ids that end an answer, and what was left out of the prompt.
+
+    Reads files: call it in a thread.
 
     Raises:
         RequestError: the model cannot fill in the middle.
         VocabularyError: its vocabulary cannot be read outside the engine.
     """
-    words = vocabulary.load(model.path)
-    layout = families.layout_for(words)
+    words, layout = _counted(model)
     if layout is None or Part.PREFIX_TOKEN not in layout.tokens:
         raise RequestError(
             "this model cannot fill in the middle",
@@ -35,7 +37,16 @@ def infill_ids(
             advice="Use /completion, or serve a model that can",
         )
     stop = tuple(words.special[text] for text in layout.stop if text in words.special)
-    return compose(body, layout, words, words.special, room_tokens), stop
+    ids, cut = compose(body, layout, words, words.special, room_tokens)
+    return ids, stop, cut
+
+
+def _counted(model: ModelInfo) -> tuple[vocabulary.Vocabulary | Estimate, FimLayout | None]:
+    if model.counting is Counting.ESTIMATE:
+        return Estimate(), families.layout_named(model.family or model.name)
+    words = vocabulary.load(model.vocabulary_path)
+    layout = families.layout_named(model.family) if model.family else families.layout_for(words)
+    return words, layout
 
 
 def compose(
@@ -44,8 +55,8 @@ def compose(
     counter: TokenCounter,
     control: Mapping[str, int],
     room_tokens: int,
-) -> list[int]:
-    """The prompt's token ids, `room_tokens` at most.
+) -> tuple[list[int], tuple[str, ...]]:
+    """The prompt's token ids, `room_tokens` at most, and what was left out.
 
     The current file is served first; other files get what it leaves.
 
@@ -61,7 +72,9 @@ def compose(
         body.input_extra, layout, own.kind, encoder, room_tokens - len(own.ids) - len(typed)
     )
     _, ids = assemble([*others, *own.sections], layout, own.kind, control, encoder)
-    return [*ids, *typed]
+    left_out = len(body.input_extra) - len(others)
+    files = (f"{left_out} of the files sent along",) if left_out else ()
+    return [*ids, *typed], (*own.cut, *files)
 
 
 def _others(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
 from assistant.engine.types import ModelInfo
-from assistant.llama.spec import BackendDevice, LoadSpec
+from assistant.llama.spec import BackendDevice, DeviceFree, LoadSpec
 from assistant.memory.devices import Device, ask_backend, merge
 from assistant.memory.gguf import read_header
 from assistant.memory.ladder import Rung
@@ -44,13 +44,29 @@ class Loadable:
 
     def report(self, info: ModelInfo, step: int) -> LoadReport | None:
         """What the load took against the plan; None where there is no plan or another rung."""
-        if self.plan is None or self.ladder[step].holds != self.ladder[0].holds:
+        if info.server or self.plan is None or self.ladder[step].holds != self.ladder[0].holds:
             return None
         return compare(planned_memory(self.plan), info.memory)
 
-    def devices(self, sample: Sample) -> tuple[Device, ...]:
-        """Our devices with what is free of them in `sample`."""
-        return merge(self.backend, sample.cards, sample.host, sample.lost)
+    def devices(self, sample: Sample, now: Sequence[DeviceFree] = ()) -> tuple[Device, ...]:
+        """Our devices with what is free of them in `sample`.
+
+        Args:
+            now: what the engine's process sees of the cards that it uses; it stands for those that
+                no driver of ours knows.
+        """
+        seen = {device.name: device for device in now}
+        backend = [
+            replace(
+                device,
+                total_bytes=seen[device.name].total_bytes,
+                free_bytes=seen[device.name].free_bytes,
+            )
+            if device.name in seen
+            else device
+            for device in self.backend
+        ]
+        return merge(backend, sample.cards, sample.host, sample.lost)
 
 
 @dataclass
@@ -64,6 +80,7 @@ class Planning:
     settings: ModelSettings
     look: Callable[[], Sample]
     _backend: tuple[BackendDevice, ...] = field(default=(), init=False)
+    _asked_with: frozenset[str] = field(default=frozenset(), init=False)
 
     def __call__(self) -> Loadable:
         """The best plan for the memory that is free now, and the ladder under it.
@@ -75,14 +92,22 @@ class Planning:
             LoadError: llama.cpp cannot list its devices.
         """
         header = read_header(catalogue.resolve(self.settings.name))
-        # ggml's devices do not change while a driver stays loaded; asking costs a process.
-        self._backend = self._backend or ask_backend()
         sample = self.look()
+        # ggml's devices change only with the cards that are there; asking costs a process.
+        cards = frozenset(card.bus_id for card in sample.cards)
+        if not self._backend or cards != self._asked_with:
+            self._backend, self._asked_with = ask_backend(), cards
         machine = machine_of(merge(self._backend, sample.cards, sample.host, sample.lost))
         wishes = Wishes(
             n_ctx=self.settings.n_ctx,
             cache_type=self.settings.cache_type,
             n_seq_max=self.settings.n_seq_max,
+            margin_bytes=self.settings.vram_margin_mib << 20,
+            overhead_bytes=(
+                self.settings.vram_overhead_mib << 20
+                if self.settings.vram_overhead_mib >= 0
+                else -1
+            ),
         )
         plan = plan_and_measure(header, machine, wishes)
         ladder = tuple(self._as_set(rung) for rung in build(plan, wishes))

@@ -18,10 +18,15 @@ from assistant.wire import ChatMessage
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prompt as the engine wants it, and the token ids that end its answer."""
+    """A prompt as the engine wants it, the token ids that end its answer, and what was left out.
+
+    `turns`: the conversation, where the engine's server writes it itself; the ids only count it.
+    """
 
     ids: list[int]
     stop_tokens: tuple[int, ...] = ()
+    cut: tuple[str, ...] = ()
+    turns: tuple[tuple[str, str], ...] = ()
 
 
 class Encoder:
@@ -48,6 +53,10 @@ class Encoder:
     async def chat(self, body: ChatBody, model: ModelInfo) -> Encoded:
         """A conversation in the model's own template."""
         messages = [message.message() for message in body.messages]
+        if model.writes_chat and not model.chat_template:
+            said = "\n".join(message.content for message in messages)
+            turns = tuple((message.role, message.content) for message in messages)
+            return Encoded(await self._host.tokenise(said), turns=turns)
         bos = await self._host.detokenise([model.bos]) if model.bos >= 0 else ""
         pieces = await asyncio.to_thread(_render, body, messages, model, bos)
         ids: list[int] = []
@@ -59,8 +68,8 @@ class Encoder:
 
     async def infill(self, body: InfillBody, model: ModelInfo, room_tokens: int) -> Encoded:
         """A place in a file to fill, in the layout of the model's family."""
-        ids, stop = await asyncio.to_thread(infill.infill_ids, body, model, room_tokens)
-        return Encoded(ids, stop)
+        ids, stop, cut = await asyncio.to_thread(infill.infill_ids, body, model, room_tokens)
+        return Encoded(ids, stop, cut)
 
     async def tokens(self, body: TokenizeBody, model: ModelInfo) -> list[int]:
         """POST /tokenize."""
@@ -77,9 +86,9 @@ def _render(body: ChatBody, messages: list[ChatMessage], model: ModelInfo, bos: 
     """Reads the vocabulary for its control tokens, if it is one that can be read here."""
     control: Collection[str] = ()
     eos = ""
-    if model.path:
+    if model.vocabulary_path:
         with suppress(ModelError):
-            words = vocabulary.load(model.path)
+            words = vocabulary.load(model.vocabulary_path)
             control = words.special
             eos = words.decode([words.eos]) if words.eos >= 0 else ""
     return chat.render(

@@ -13,9 +13,11 @@ class Cause(StrEnum):
     """What an engine died of.
 
     `OUTSIDE` is a kill or a stop signal by somebody else, which says nothing about the plan.
+    `REFUSED` is no death: memory was refused and the process lived on, with nothing loaded.
     """
 
     MEMORY = "memory"
+    REFUSED = "refused"
     CRASH = "crash"
     HANG = "hang"
     OUTSIDE = "outside"
@@ -71,8 +73,9 @@ def next_restart(
 ) -> Restart | None:
     """How to start after `deaths`; None where every plan that is left has failed too often.
 
-    A death for want of memory goes down at once: the same plan would want the same memory. Others
-    get the same plan again until they have struck `rules.strikes` times on it.
+    Want of memory goes down at once: the same plan would want the same memory. Others get the same
+    plan again until they have struck `rules.strikes` times on it. What was refused is not asked
+    for again at once; it does not count as a strike, since memory may come back.
 
     Args:
         plans: from the best to the safest; equal ones may follow each other.
@@ -82,9 +85,11 @@ def next_restart(
     if deaths and deaths[-1].plan in plans:
         died_on = deaths[-1].plan
         step = plans.index(died_on)
-        if deaths[-1].cause is Cause.MEMORY:
+        recent = now_s - deaths[-1].at_s < rules.calm_s
+        if recent and deaths[-1].cause in {Cause.MEMORY, Cause.REFUSED}:
             below = (i for i in range(step, len(plans)) if plans[i] != died_on)
-            step = next(below, step)
+            nothing = len(plans) if deaths[-1].cause is Cause.REFUSED else step
+            step = next(below, nothing)
         first = max(first, step)
     for step in range(first, len(plans)):
         if strikes(deaths, plans[step], now_s, rules) < rules.strikes:
@@ -96,7 +101,7 @@ def strikes(deaths: Sequence[Death], plan: LoadSpec, now_s: float, rules: Rules 
     """How many of `deaths` count against `plan`."""
     return sum(
         death.plan == plan
-        and death.cause is not Cause.OUTSIDE
+        and death.cause not in {Cause.OUTSIDE, Cause.REFUSED}
         and now_s - death.at_s < rules.memory_s
         for death in deaths
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from assistant.engine.speculation import NO_DRAFT, Draft, Lookup
 from assistant.engine.types import Done, GenerateRequest, StopReason, Timings
 from assistant.llama.sampling import Chain, Sampler, Tokens
 
@@ -88,23 +89,44 @@ class Job:
     Attributes:
         slot: its sequence; -1 while it waits.
         cached: prompt tokens found in the cache.
-        todo: tokens to evaluate next: the rest of the prompt, later the last sampled one.
+        text: all tokens that come before the next one to sample: the prompt, and once the job was
+            interrupted what it had generated.
+        parked: it lost its place for want of cells and waits until another job ends.
+        todo: tokens to evaluate next: the rest of the text, later the last sampled one.
         wanted: bytes that the answer still has to begin with.
+        lookup: prompt and answer, to draft from; None where drafts are not for it.
+        draft: what is evaluated after `todo` in the step that runs.
+        alone: its next row is evaluated without a draft.
     """
 
     request: GenerateRequest
     sampler: Sampler
     said: Said
     slot: int = -1
+    text: Sequence[int] = ()
+    parked: bool = False
     cached: int = 0
     todo: list[int] = field(default_factory=list)
     wanted: bytes = b""
+    lookup: Lookup | None = None
+    draft: Draft = NO_DRAFT
+    alone: bool = False
+    drafted: int = 0
+    accepted: int = 0
     generated: int = 0
     evaluated: int = 0
     cancelled: bool = False
     came_s: float = field(default_factory=time.perf_counter)
     began_s: float = 0.0
     first_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.text = self.text or self.request.prompt
+
+    @property
+    def most_left(self) -> int:
+        """Tokens that it may still generate."""
+        return self.request.max_tokens - self.generated
 
     @property
     def late(self) -> bool:
@@ -125,6 +147,8 @@ class Job:
                 cached_tokens=self.cached,
                 evaluated_tokens=self.evaluated,
                 generated_tokens=self.generated,
+                drafted_tokens=self.drafted,
+                accepted_tokens=self.accepted,
                 queue_ms=(began - self.came_s) * 1000,
                 prefill_ms=(first - began) * 1000,
                 decode_ms=(now - first) * 1000,

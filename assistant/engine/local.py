@@ -21,7 +21,7 @@ from assistant.errors import EngineError, FrameError, LoadError, UnderkeelError,
 HANG_S = 60.0
 """A worker that owes an answer and says nothing for so long is taken for hung."""
 
-LOAD_HANG_S = 600.0
+_LOAD_PATIENCE = 10.0  # so many times that long while it loads: pages may come from a slow disk
 _LOG_LINES = 20
 
 _ENVIRONMENT = {
@@ -38,8 +38,9 @@ _CHECK_S = 1.0
 class _Process:
     """One worker process: who waits for what, and when it last spoke."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, hang_s: float) -> None:
         self.process = process
+        self._hang_s = hang_s
         self.waiting: dict[str, asyncio.Queue[frames.Report | UnderkeelError]] = {}
         self.progress: Progress | None = None
         self.loading = False
@@ -118,10 +119,10 @@ class _Process:
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(_CHECK_S)
-            limit = LOAD_HANG_S if self.loading else HANG_S
+            await asyncio.sleep(min(_CHECK_S, self._hang_s / 4))
+            limit = self._hang_s * (_LOAD_PATIENCE if self.loading else 1.0)
             if not self.waiting:
-                self.heard_s = max(self.heard_s, loop.time() - _CHECK_S)
+                self.heard_s = loop.time()
             elif loop.time() - self.heard_s > limit:
                 self.killed_for = f"it said nothing for {limit:.0f} s and was ended"
                 self.process.kill()
@@ -148,19 +149,18 @@ class _Process:
 class LlamaEngine:
     """Keeps the Engine contract over a worker that may die at any moment.
 
-    A request that was waiting when the worker died gets a WorkerDiedError; the next one starts
-    a new worker with the last spec.
+    Whoever waits when the worker dies gets a WorkerDiedError, and so does the first to find one
+    dead; the next request starts a new worker with the last spec.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hang_s: float = HANG_S) -> None:
+        """`hang_s`: a worker that owes an answer and says nothing for so long is ended."""
+        self._hang_s = hang_s
         self._worker: _Process | None = None
         self._spec: LoadSpec | None = None
         self._info: ModelInfo | None = None
         self._ids = itertools.count(1)
         self._lock = asyncio.Lock()
-        self._in_flight = 0
-        self._calm = asyncio.Event()
-        self._calm.set()
         self._open = asyncio.Event()
         self._open.set()
 
@@ -178,7 +178,7 @@ class LlamaEngine:
         self, spec: LoadSpec, progress: Progress | None = None, *, carry: bool = False
     ) -> ModelInfo:
         worker = await self._process()
-        self._info = None
+        self._info = self._spec = None
         worker.progress, worker.loading = progress, True
         command = frames.Load(id=self._id(), spec=spec, carry=carry)
         try:
@@ -217,8 +217,6 @@ class LlamaEngine:
         own = replace(request, id=self._id())
         queue: asyncio.Queue[frames.Report | UnderkeelError] = asyncio.Queue()
         worker.waiting[own.id] = queue
-        self._in_flight += 1
-        self._calm.clear()
         finished = False
         try:
             worker.send(frames.Generate(id=own.id, request=own))
@@ -230,19 +228,13 @@ class LlamaEngine:
                 assert isinstance(report, frames.Event)
                 finished = isinstance(report.event, Done)
                 if finished:
-                    self._left(worker, own.id)
+                    worker.waiting.pop(own.id, None)
                 yield replace(report.event, id=request.id)
         finally:
             if not finished and worker.dead is None:
                 with contextlib.suppress(EngineError):
                     worker.send(frames.Cancel(id=own.id))
-            self._left(worker, own.id)
-
-    def _left(self, worker: _Process, request_id: str) -> None:
-        if worker.waiting.pop(request_id, None) is not None:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._calm.set()
+            worker.waiting.pop(own.id, None)
 
     async def prefill(self, request: GenerateRequest) -> Done:
         done: Done | None = None
@@ -270,10 +262,9 @@ class LlamaEngine:
         return report.cells
 
     async def reshape(self, spec: LoadSpec, progress: Progress | None = None) -> ModelInfo:
-        """See `ElasticEngine`. New requests wait; those in flight are let finish first."""
+        """See `ElasticEngine`. The worker takes those in flight along; new requests wait."""
         self._open.clear()
         try:
-            await self._calm.wait()
             async with self._lock:
                 return await self._load(spec, progress, carry=True)
         finally:
@@ -306,12 +297,16 @@ class LlamaEngine:
                 start_new_session=True,
                 env=_ENVIRONMENT | os.environ,
             )
-            worker = self._worker = _Process(process)
+            worker = self._worker = _Process(process, self._hang_s)
         return worker
 
     async def _loaded(self) -> _Process:
         async with self._lock:
             worker = self._worker
+            if worker is not None and worker.gone and self._info is not None:
+                self._info = None
+                await worker.end()
+                raise worker.dead or WorkerDiedError("the engine's process ended")
             if worker is None or worker.gone or self._info is None:
                 if self._spec is None:
                     raise LoadError("no model is loaded", advice="Load one first")

@@ -9,10 +9,12 @@ from enum import StrEnum
 
 import msgspec
 
-from assistant.llama.spec import DeviceMemory, LoadSpec, TensorOverride
+from assistant.llama.spec import DeviceFree, DeviceMemory, LoadSpec, TensorOverride
 
 __all__ = [
+    "Counting",
     "Delta",
+    "DeviceFree",
     "DeviceMemory",
     "Done",
     "EngineStats",
@@ -72,6 +74,10 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
             of the answer's text.
         time_limit_ms: ends the generation with what there is; 0 means no limit.
         cache: whether the sequence may be kept for reuse by later requests.
+        speculate: whether tokens may be drafted and verified; the text is the same either way.
+        model: name of the model whose token ids the prompt is of; empty where nobody told.
+        turns: the conversation that the prompt stands for, as (role, text), for an engine whose
+            server writes conversations itself (`ModelInfo.writes_chat`).
     """
 
     id: str
@@ -85,6 +91,9 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     must_start_with: str = ""
     time_limit_ms: int = 0
     cache: bool = True
+    speculate: bool = True
+    model: str = ""
+    turns: tuple[tuple[str, str], ...] = ()
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,6 +136,13 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
     stop_text: str = ""
 
 
+class Counting(StrEnum):
+    """How the tokens of a model are counted outside its engine."""
+
+    EXACT = "exact"
+    ESTIMATE = "estimate"
+
+
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine serves.
 
@@ -138,6 +154,12 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         reuse: how a cached prefix may be reused: "partial" (cut anywhere) or "append" (only
             extended: recurrent and hybrid models).
         load_ms: how long the load took.
+        server: address of the remote server that answers; empty for an engine of this machine.
+        vocabulary: a GGUF on this machine that holds its vocabulary; empty where `path` does, and
+            where tokens are estimated (`assistant.models.estimate`).
+        counting: whether token counts made here are the model's own, or an estimate above them.
+        family: of `families.toml`; empty where vocabulary and name decide it.
+        writes_chat: the server applies its own chat template; this side has none.
     """
 
     name: str
@@ -155,6 +177,16 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     reuse: str = "partial"
     load_ms: float = 0.0
     memory: tuple[DeviceMemory, ...] = ()
+    server: str = ""
+    vocabulary: str = ""
+    counting: Counting = Counting.EXACT
+    family: str = ""
+    writes_chat: bool = False
+
+    @property
+    def vocabulary_path(self) -> str:
+        """The file on this machine that holds its vocabulary; empty where there is none."""
+        return self.vocabulary or ("" if self.server else self.path)
 
 
 class SlotState(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,8 +205,12 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
         cells_used, cells_total: KV cells.
         waiting, running: requests.
         evaluated_tokens, cached_tokens, generated_tokens: totals since the load.
+        drafted_tokens, accepted_tokens: of those generated, what speculation offered and got right.
         prefill_tokens_per_s, decode_tokens_per_s: moving averages; 0 before the first request.
         rss_bytes: the engine process's resident memory; 0 for a remote engine.
+        free_share: what is free of the cache by the engine's own gauge, 0 to 1.
+        refused: how often memory for a computation was refused since the load.
+        devices: the cards in use, as ggml sees them.
     """
 
     cells_used: int = 0
@@ -186,7 +222,12 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     evaluated_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     prefill_tokens_per_s: float = 0.0
     decode_tokens_per_s: float = 0.0
     rss_bytes: int = 0
+    free_share: float = 1.0
+    refused: int = 0
     slots: tuple[SlotState, ...] = ()
+    devices: tuple[DeviceFree, ...] = ()

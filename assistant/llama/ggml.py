@@ -18,7 +18,7 @@ from llama_cpp import llama_cpp
 
 from assistant.errors import EngineError, LoadError
 from assistant.llama import log
-from assistant.llama.spec import BackendDevice, DeviceKind
+from assistant.llama.spec import BackendDevice, DeviceFree, DeviceKind
 
 BACKENDS_VARIABLE = "UNDERKEEL_GGML_BACKENDS"
 """Further ggml backend libraries (paths, separated as PATH is) that this process loads."""
@@ -64,6 +64,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ggml_backend_dev_get": (ctypes.c_void_p, (ctypes.c_size_t,)),
     "ggml_backend_dev_name": (ctypes.c_char_p, (ctypes.c_void_p,)),
     "ggml_backend_dev_type": (ctypes.c_int, (ctypes.c_void_p,)),
+    "ggml_backend_dev_memory": (None, (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)),
     "ggml_backend_dev_get_props": (None, (ctypes.c_void_p, ctypes.c_void_p)),
     "ggml_backend_dev_buffer_type": (ctypes.c_void_p, (ctypes.c_void_p,)),
     "ggml_backend_cpu_buffer_type": (ctypes.c_void_p, ()),
@@ -154,6 +155,13 @@ def device(name: str) -> int:
             advice=f"Known are: {', '.join(known)}",
         )
     return known[name]
+
+
+def memory(name: str) -> DeviceFree:
+    """What the device called `name` has of memory now; only for a process that uses it."""
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    function("ggml_backend_dev_memory")(device(name), ctypes.byref(free), ctypes.byref(total))
+    return DeviceFree(name=name, total_bytes=total.value, free_bytes=free.value)
 
 
 def buffer_type(device_name: str) -> int:

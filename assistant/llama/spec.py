@@ -34,6 +34,14 @@ class BackendDevice(msgspec.Struct, frozen=True, kw_only=True):
     bus_id: str = ""
 
 
+class DeviceFree(msgspec.Struct, frozen=True, kw_only=True):
+    """What ggml says of a device's memory, in bytes, asked in the process that uses it."""
+
+    name: str
+    total_bytes: int
+    free_bytes: int
+
+
 class TensorOverride(msgspec.Struct, frozen=True, kw_only=True):
     """Tensors whose name matches `pattern` (ECMAScript regex, searched) stand on `device`.
 

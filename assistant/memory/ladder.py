@@ -9,7 +9,7 @@ allows, once the editor is idle.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from assistant.llama.spec import LoadSpec
 
@@ -86,13 +86,18 @@ class Situation:
 class Standing:
     """Where one stands, and what is remembered of the moves.
 
-    `hold_s` is how long to wait before the next climb; it grows with falls after climbs.
+    `hold_s` is how long to wait before the next climb; it grows with falls after climbs. What is
+    above `ceiling` was refused, whatever drivers reported as free: it is not tried again before
+    `ceiling_until_s`, unless there is more on a device than `had_bytes` of then, ours included.
     """
 
     rung: int = 0
     since_s: float = float("-inf")
     climbed: bool = False
     hold_s: float = 0.0
+    ceiling: int = 0
+    ceiling_until_s: float = float("-inf")
+    had_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +138,55 @@ def moved(standing: Standing, move: Move, now_s: float, rules: Rules = Rules()) 
         hold = min(hold * 2, rules.most_hold_s)
     elif not down and move.rung == 0 and now_s - standing.since_s > rules.most_hold_s:
         hold = rules.hold_s
-    return Standing(rung=move.rung, since_s=now_s, climbed=not down, hold_s=hold)
+    return replace(standing, rung=move.rung, since_s=now_s, climbed=not down, hold_s=hold)
+
+
+def fallen(
+    standing: Standing,
+    rung: int,
+    had_bytes: Mapping[str, int],
+    now_s: float,
+    rules: Rules = Rules(),
+) -> Standing:
+    """The standing on `rung`, where a refusal or a death has led.
+
+    Args:
+        had_bytes: by device, what was free or ours when it happened.
+    """
+    hold = standing.hold_s or rules.hold_s
+    return Standing(
+        rung=rung,
+        since_s=now_s,
+        hold_s=min(hold * 2, rules.most_hold_s) if standing.climbed else hold,
+        ceiling=rung,
+        ceiling_until_s=now_s + rules.most_hold_s,
+        had_bytes=dict(had_bytes),
+    )
+
+
+def first_fit(
+    ladder: Sequence[Rung],
+    free_bytes: Mapping[str, int],
+    margin_bytes: Mapping[str, int],
+    rules: Rules = Rules(),
+) -> int:
+    """The highest rung to load where nothing is loaded now; the last that serves if none fits.
+
+    Args:
+        free_bytes: what is free of each device, with nothing of ours on it.
+    """
+    serving = [i for i, rung in enumerate(ladder) if rung.spec is not None]
+    allowed = [i for i in serving if _allowed(ladder[i], rules)] or serving
+    for wanted in (rules.climb_share, rules.act_share, 0.0):
+        for index in allowed:
+            holds = ladder[index].holds
+            if all(
+                free_bytes.get(name, 0) - held >= wanted * margin_bytes.get(name, 0)
+                for name, held in holds.items()
+                if held
+            ):
+                return index
+    return allowed[-1] if allowed else 0
 
 
 def safer(ladder: Sequence[Rung], rung: int, rules: Rules = Rules()) -> int | None:
@@ -193,6 +246,16 @@ def _down(view: _View, short: Sequence[str]) -> Move | None:
     return Move(max(relieving, key=scarcest.__getitem__), reason)
 
 
+def _has_more(view: _View) -> bool:
+    """Whether a device has so much more than when a shape was refused that it is worth a try."""
+    here = view.ladder[view.standing.rung].holds
+    return any(
+        view.situation.free_bytes.get(name, 0) + here.get(name, 0)
+        > had + view.situation.margin_bytes.get(name, 0)
+        for name, had in view.standing.had_bytes.items()
+    )
+
+
 def _drop(view: _View) -> Move | None:
     """Cells are short, not bytes: forgetting idle sequences is all that helps."""
     wanted = [i for i in view.allowed if view.ladder[i].name == DROP and i > view.standing.rung]
@@ -209,7 +272,8 @@ def _up(view: _View, now_s: float) -> Move | None:
         return None
     if serving and view.situation.idle_s < rules.idle_s:
         return None
-    for index in (i for i in view.allowed if i < standing.rung):
+    above = standing.ceiling if now_s < standing.ceiling_until_s and not _has_more(view) else 0
+    for index in (i for i in view.allowed if above <= i < standing.rung):
         shares = [view.share_after(index, name) for name in view.devices]
         if min(shares, default=1.0) >= rules.climb_share:
             return Move(index, "the memory has come back")

@@ -99,6 +99,7 @@ class Sampler:
         self._on_sample = on_sample
         self._busy = False
         self._wake = asyncio.Event()
+        self._waiters: list[asyncio.Future[Sample]] = []
         self._stirred_at_s = -_ALERT_LASTS_S
         self.last: Sample | None = None
         self.stuck = False
@@ -114,11 +115,26 @@ class Sampler:
         """Ask for a sample now, before its time."""
         self._wake.set()
 
+    async def fresh(self, within_s: float = 2.0) -> Sample | None:
+        """A sample that was begun after this call; the last one where the probes are stuck."""
+        waiter: asyncio.Future[Sample] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._wake.set()
+        try:
+            return await asyncio.wait_for(waiter, within_s)
+        except TimeoutError:
+            return self.last
+
     async def run(self) -> None:
         """Sample until cancelled."""
         while True:
             self._wake.clear()
-            self._take(await self._ask())
+            waiters, self._waiters = self._waiters, []
+            sample = await self._ask()
+            self._take(sample)
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(sample)
             since = time.monotonic() - self._stirred_at_s
             wait_s = interval_s(busy=self._busy, since_stir_s=since)
             with contextlib.suppress(TimeoutError):

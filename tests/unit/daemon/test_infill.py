@@ -26,7 +26,7 @@ def layout() -> FimLayout:
 
 
 def composed(body: InfillBody, layout: FimLayout, words: Vocabulary, room: int = 1000) -> str:
-    ids = compose(body, layout, words, words.special, room)
+    ids, _ = compose(body, layout, words, words.special, room)
     assert len(ids) <= room
     return words.decode(ids)
 
@@ -42,7 +42,7 @@ def test_prefix_suffix_and_typed_text(layout: FimLayout, words: Vocabulary) -> N
 
 def test_control_tokens_in_the_source_stay_text(layout: FimLayout, words: Vocabulary) -> None:
     body = InfillBody(input_prefix="x = '<|fim_middle|>'\ny = ", input_suffix="\n")
-    ids = compose(body, layout, words, words.special, 1000)
+    ids, _ = compose(body, layout, words, words.special, 1000)
     assert ids.count(words.special["<|fim_middle|>"]) == 1
 
 

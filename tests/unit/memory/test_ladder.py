@@ -197,7 +197,8 @@ def test_it_settles_and_stays(
     ladder: Sequence[Rung], others_mib: int, noise: Sequence[float]
 ) -> None:
     """Other programs hold something steady; drivers report it with noise. However long one
-    looks, at most one move down and one up are made."""
+    looks, at most one move down and one up are made; a second one down only where no rung could
+    give as much as a climb would want."""
     standing, moves = Standing(), []
     for index, wobble in enumerate(noise):
         held = ladder[standing.rung].holds["CUDA0"] / MIB
@@ -208,5 +209,10 @@ def test_it_settles_and_stays(
             moves.append((standing.rung, move.rung))
             standing = moved(standing, move, now)
     downs = [there for here, there in moves if there > here]
-    assert len(downs) <= 1
-    assert len(moves) <= 2
+    rules, free = Rules(), CARD - others_mib * MIB
+    ample = any(
+        rung.spec is not None and free - rung.holds["CUDA0"] >= (rules.climb_share + 0.15) * MARGIN
+        for rung in ladder
+    )
+    assert len(downs) <= (1 if ample else 2)
+    assert len(moves) <= len(downs) + 1

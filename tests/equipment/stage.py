@@ -1,0 +1,255 @@
+"""The stage of a scenario: a card that is not there, the real daemon on it, and what happens there.
+
+Sizes are scaled: a `UNIT` stands for a GiB, so a card of 8 units with a margin of a quarter of one
+plays the card of 8 GiB, and a tiny model the one that nearly fills it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from real_daemon import configure
+from simulated import Card, Foreign, Machine
+
+from assistant import paths
+from assistant.client import DaemonClient, ServiceState, Status
+from assistant.daemon.instance import running_pid
+from assistant.errors import UnderkeelError
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+UNIT = 16 << 20
+CARD = "SIM0"
+CARD_BYTES = 8 * UNIT
+MARGIN_MIB = 4
+DESKTOP_BYTES = UNIT // 4  # what a desktop holds of a card all the time
+
+_ADMITTED = re.compile(r"admitted id=\S+ prompt=(\d+) budget=(\d+) level=(\d+)")
+
+
+@dataclass(frozen=True)
+class Act:
+    """Something that other programs, the driver or a person do.
+
+    Attributes:
+        at_s: seconds after the curtain.
+        says: for the chart; empty for what needs no mark there.
+        card: fields of the card to change (`simulated.Card`).
+        send: a signal for the worker.
+        processes: other programs as NVML lists them from now on.
+    """
+
+    at_s: float
+    says: str = ""
+    card: Mapping[str, Any] = field(default_factory=dict)
+    send: signal.Signals | None = None
+    processes: tuple[Foreign, ...] | None = None
+
+
+@dataclass
+class Look:
+    """One look of the governor, with what is true of the card at that moment."""
+
+    at_s: float
+    data: Mapping[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        return self.data[name]
+
+
+class Stage:
+    """A running daemon on a simulated card.
+
+    Attributes:
+        marks: what was done when, for the chart: (seconds, words).
+        truth: (seconds, bytes that others hold, bytes that are ours), many times a second.
+    """
+
+    def __init__(self, folder: Path, machine: Machine) -> None:
+        self.folder = folder
+        self.machine = machine
+        self.record = folder / "looks.jsonl"
+        self.begun_s = time.monotonic()
+        self.marks: list[tuple[float, str]] = []
+        self.truth: list[tuple[float, int, int]] = []
+
+    @property
+    def now_s(self) -> float:
+        return time.monotonic() - self.begun_s
+
+    def looks(self) -> list[Look]:
+        """Every look of the governor so far."""
+        if not self.record.exists():
+            return []
+        rows = [json.loads(line) for line in self.record.read_text().splitlines() if line]
+        return [Look(row["at_s"] - self.begun_s, row) for row in rows]
+
+    def admitted(self) -> list[tuple[int, int]]:
+        """Of each request that was let in: the prompt's tokens, and the budget it was held to."""
+        log = paths.log_file().read_text(errors="replace")
+        return [(int(prompt), int(budget)) for prompt, budget, _ in _ADMITTED.findall(log)]
+
+    async def play(self, acts: Sequence[Act]) -> None:
+        """Do all that the script says, each at its time."""
+        start_s = time.monotonic()
+        for act in acts:
+            await asyncio.sleep(max(start_s + act.at_s - time.monotonic(), 0))
+            self.do(act)
+
+    def do(self, act: Act) -> None:
+        if act.says:
+            self.marks.append((self.now_s, act.says))
+        if act.card:
+            self.machine.change(CARD, **act.card)
+        if act.processes is not None:
+            self.machine.run(*act.processes)
+        if act.send is not None:
+            self.hit(act.send)
+
+    def hit(self, number: signal.Signals) -> bool:
+        """Send the worker a signal; False where there is none now."""
+        for process in workers():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+                return True
+        return False
+
+    async def watch(self) -> None:
+        """Note the truth until cancelled."""
+        while True:
+            card = self.machine.card(CARD)
+            ours = sum(
+                usage.total_bytes
+                for usage in self.machine.usage()
+                if usage.card == CARD and psutil.pid_exists(usage.pid)
+            )
+            self.truth.append((self.now_s, card.others_bytes, ours))
+            await asyncio.sleep(0.05)
+
+
+def workers() -> list[psutil.Process]:
+    """The daemon's workers that live."""
+    pid = running_pid()
+    found = []
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process(pid).children():
+            with contextlib.suppress(psutil.Error):
+                if "assistant.engine.worker" in process.cmdline():
+                    found.append(process)
+    return found
+
+
+@contextlib.asynccontextmanager
+async def staged(
+    home: Path,
+    folder: Path,
+    model: Path,
+    *,
+    speed: float = 10.0,
+    card: Card | None = None,
+    tables: Mapping[str, Mapping[str, Any]] | None = None,
+    ready: bool = True,
+) -> AsyncIterator[tuple[Stage, DaemonClient]]:
+    """Run the daemon of the present UNDERKEEL_HOME on a stage until the block ends.
+
+    Args:
+        tables: settings over those of the stage.
+        ready: wait until the model is served.
+    """
+    machine = Machine(
+        folder / "cards", [card or Card(CARD, CARD_BYTES, others_bytes=DESKTOP_BYTES)]
+    )
+    usual: dict[str, dict[str, Any]] = {
+        "model": {
+            "name": model,
+            "n_ctx": 8192,
+            "n_threads": 1,
+            "vram_margin_mib": MARGIN_MIB,
+            "vram_overhead_mib": 0,
+        },
+        "engine": {"hang_s": 3.0},
+        "daemon": {"log_level": "debug"},
+        "completion": {"debounce_ms": 10},
+    }
+    for name, table in (tables or {}).items():
+        usual[name] = usual.get(name, {}) | dict(table)
+    configure(home, **usual)
+    stage = Stage(folder, machine)
+    process = _start(machine, stage.record, folder / "stderr", speed)
+    watching = asyncio.create_task(stage.watch())
+    try:
+        async with DaemonClient(autostart=False) as client:
+            await _answers(client, process, folder / "stderr")
+            if ready:
+                await client.wait_ready()
+            yield stage, client
+    finally:
+        watching.cancel()
+        with contextlib.suppress(Exception):
+            async with DaemonClient(autostart=False) as client:
+                await client.stop()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(process.wait, 20)
+        process.kill()
+        process.wait()
+
+
+def _start(machine: Machine, record: Path, errors: Path, speed: float) -> subprocess.Popen[bytes]:
+    environment = machine.environment() | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)])}
+    command = [sys.executable, str(HERE / "stage_daemon.py"), str(speed), str(record)]
+    with errors.open("wb") as said:
+        return subprocess.Popen(command, env=environment, stdout=said, stderr=said)
+
+
+def _ended(errors: Path) -> AssertionError:
+    return AssertionError(f"the daemon ended:\n{errors.read_text(errors='replace')}")
+
+
+async def _answers(client: DaemonClient, process: subprocess.Popen[bytes], errors: Path) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await client.status()
+                return
+            except UnderkeelError:
+                if process.poll() is not None:
+                    raise _ended(errors) from None
+                await asyncio.sleep(0.05)
+
+
+async def until(client: DaemonClient, told: Any, limit_s: float = 60, what: str = "") -> Status:
+    """Wait until the status is as wished."""
+    status: Status | None = None
+    try:
+        async with asyncio.timeout(limit_s):
+            while True:
+                status = await client.status()
+                if told(status):
+                    return status
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(f"not {what or 'so'} within {limit_s} s: {status}") from None
+
+
+def serves_all(status: Status) -> bool:
+    """Whether the whole plan is served again under the full budget."""
+    return (
+        status.state is ServiceState.READY
+        and status.rung is not None
+        and status.rung.index <= 2
+        and status.budget is not None
+        and status.budget.level == 0
+    )
