@@ -19,6 +19,7 @@
     │   └── RequestError         a request is malformed
     │       ├── TooLargeError        a request is over the size limit
     │       └── TooSlowError         a request did not come in time
+    ├── AnswerError          what the model answered cannot be used as it was asked for
     └── DaemonError          the daemon cannot be reached, started or trusted
         ├── AlreadyRunningError  another daemon of this user is running
         ├── AccessError          a request over TCP came without the right token
@@ -166,6 +167,11 @@ class TooLargeError(RequestError):
 class TooSlowError(RequestError):
     code = "too_slow"
     http_status = 408
+
+
+class AnswerError(UnderkeelError):
+    code = "answer"
+    http_status = 422
 
 
 class DaemonError(UnderkeelError):

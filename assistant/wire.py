@@ -125,11 +125,16 @@ class ErrorNow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Props(msgspec.Struct, frozen=True, kw_only=True):
-    """What is served and under which limits."""
+    """What is served and under which limits.
+
+    Attributes:
+        budget: of a completion's prompt; `explain_budget`: of an explanation's.
+    """
 
     model: ModelInfo
     n_slots: int = 1
     budget: BudgetNow | None = None
+    explain_budget: BudgetNow | None = None
 
 
 class DeviceNow(msgspec.Struct, frozen=True, kw_only=True):

@@ -173,8 +173,15 @@ class DaemonClient:
         stop: Sequence[str] = (),
         document: str = "",
         priority: Priority = Priority.EXPLAIN,
+        budget_tokens: int = 0,
     ) -> AsyncGenerator[CompletionChunk, None]:
-        """Stream the next turn of a conversation. Closing the generator cancels it."""
+        """Stream the next turn of a conversation. Closing the generator cancels it.
+
+        A last message of the assistant's is gone on with, and not part of what is streamed.
+
+        Args:
+            budget_tokens: the budget that the messages were made under; 0 where it is unknown.
+        """
         body = {
             "messages": [msgspec.to_builtins(message) for message in messages],
             "max_tokens": max_tokens,
@@ -182,6 +189,7 @@ class DaemonClient:
             "stop": list(stop),
             "document": document,
             "priority": priority.value,
+            "budget_tokens": budget_tokens,
             "stream": True,
         }
         async with aclosing(self._stream("/v1/chat/completions", body)) as stream:

@@ -93,6 +93,7 @@ class _ErrorBody(msgspec.Struct, kw_only=True):
 class _UnderkeelProps(msgspec.Struct, kw_only=True):
     model: ModelInfo
     budget: BudgetNow | None = None
+    explain_budget: BudgetNow | None = None
 
 
 class _Props(msgspec.Struct, kw_only=True):
@@ -183,7 +184,10 @@ def props_of(body: bytes) -> Props:
     raw = decode(body, _Props)
     if raw.underkeel is not None:
         return Props(
-            model=raw.underkeel.model, n_slots=raw.total_slots, budget=raw.underkeel.budget
+            model=raw.underkeel.model,
+            n_slots=raw.total_slots,
+            budget=raw.underkeel.budget,
+            explain_budget=raw.underkeel.explain_budget,
         )
     n_ctx = raw.default_generation_settings.get("n_ctx", 0)
     model = ModelInfo(

@@ -85,7 +85,11 @@ def build_app(
                 "model_path": found.model.path,
                 "chat_template": found.model.chat_template,
                 "build_info": f"underkeel {__version__}",
-                "underkeel": {"model": found.model, "budget": found.budget},
+                "underkeel": {
+                    "model": found.model,
+                    "budget": found.budget,
+                    "explain_budget": found.explain_budget,
+                },
             }
         )
 

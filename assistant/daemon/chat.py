@@ -42,6 +42,9 @@ def render(
 ) -> list[str]:
     """The prompt in pieces, to be encoded one by one and joined.
 
+    Where the assistant has the last word, its turn is left open, so that the answer goes on with it
+    (as llama-server does).
+
     Args:
         control: texts of the model's control tokens; a guess is made where it is empty.
         options: more variables for the template, e.g. `enable_thinking`.
@@ -57,6 +60,7 @@ def render(
     guarded = [
         {"role": message.role, "content": _guard(message.content, control)} for message in messages
     ]
+    begun = guarded.pop()["content"] if messages[-1].role == "assistant" else ""
     variables = dict(options or {}) | {
         "messages": guarded,
         "add_generation_prompt": True,
@@ -72,7 +76,7 @@ def render(
             f"the chat template fails ({type(error).__name__}: {error})",
             advice="Use /completion with this model",
         ) from error
-    return [piece for piece in text.split(_SEAM) if piece]
+    return [piece for piece in (text + begun).split(_SEAM) if piece]
 
 
 class _RefusedError(Exception):

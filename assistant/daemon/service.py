@@ -141,8 +141,12 @@ class Service:
 
     async def props(self) -> Props:
         model = await self.host.usable()
-        budget = self.budgets.of(Priority.INTERACTIVE)
-        return Props(model=model, n_slots=model.n_seq_max, budget=budget)
+        return Props(
+            model=model,
+            n_slots=model.n_seq_max,
+            budget=self.budgets.of(Priority.INTERACTIVE),
+            explain_budget=self.budgets.of(Priority.EXPLAIN),
+        )
 
     async def status(self) -> Status:
         host = self.host
