@@ -70,6 +70,47 @@ def place(slots: Sequence[SlotView], prompt: Sequence[int], *, partial: bool) ->
     return Placing(target.number, common(donor), donor.number)
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What a request wants of the next batch: `sure` tokens, and `drafted` ones after them."""
+
+    id: str
+    sure: int
+    drafted: int = 0
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What a request gets of it. `outputs`: rows whose logits are kept, the last ones."""
+
+    id: str
+    sure: int
+    drafted: int
+    outputs: int
+
+
+def share_out(wishes: Sequence[Wish], rows: int, outputs: int) -> list[Portion]:
+    """Who gets how much of a batch of `rows` tokens, of which `outputs` may keep logits.
+
+    The shortest wish comes first, so that decoding never waits for a prompt. Drafts get what is
+    left once everybody has what is sure.
+    """
+    served: list[tuple[Wish, int]] = []
+    for wish in sorted(wishes, key=lambda wish: wish.sure):
+        if not rows or len(served) == outputs:
+            break
+        served.append((wish, min(wish.sure, rows)))
+        rows -= min(wish.sure, rows)
+    spare = outputs - len(served)
+    portions = []
+    for wish, sure in served:
+        ends = sure == wish.sure
+        drafted = min(wish.drafted, rows, spare) if ends else 0
+        rows, spare = rows - drafted, spare - drafted
+        portions.append(Portion(wish.id, sure, drafted, (1 + drafted) if ends else 0))
+    return portions
+
+
 def working(priorities: Sequence[Priority]) -> Priority | None:
     """The class that works in the next step: everything below it waits."""
     return next((priority for priority in _ORDER if priority in priorities), None)

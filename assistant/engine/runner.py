@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import psutil
 
 from assistant.engine import placing
+from assistant.engine.drafting import Drafter
 from assistant.engine.job import Job, Pieces, Said, chain_of
+from assistant.engine.meter import Meter
 from assistant.engine.slots import Slot, Slots
+from assistant.engine.speculation import Lookup
 from assistant.engine.types import (
     Delta,
     Done,
@@ -20,15 +23,20 @@ from assistant.engine.types import (
     Priority,
     StopReason,
 )
-from assistant.errors import ContextFullError, EngineError, RequestError, UnderkeelError
+from assistant.errors import (
+    ContextFullError,
+    EngineError,
+    RefusedError,
+    RequestError,
+    UnderkeelError,
+)
+from assistant.llama import ggml
 from assistant.llama.context import Context, Span, Verdict
 from assistant.llama.model import Model
 from assistant.llama.sampling import Sampler
 
 PREFILL_CHUNK = 64
 """Most prompt tokens a step; the abort flag ends a step early, so this does not bound the wait."""
-
-_SMOOTHING = 0.3
 
 Say = Callable[[Delta | Done], None]
 Fail = Callable[[str, UnderkeelError], None]
@@ -44,14 +52,13 @@ class Runner:
         facts = model.facts
         whole_window = facts.n_swa == 0 or spec.swa_full
         self.slots = Slots(context, partial=not facts.recurrent and whole_window)
+        self.drafter = Drafter(context, can_take_back=self.slots.partial)
         self._pieces = Pieces(model.piece, facts.n_vocab)
         self._say, self._fail = say, fail
         self._jobs: dict[str, Job] = {}
         self._stepping: Priority | None = None
-        self._totals = dict.fromkeys(
-            ("requests", "cancelled", "evaluated", "cached", "generated"), 0
-        )
-        self._prefill_rate = self._decode_rate = 0.0
+        self._knocked = False
+        self._meter = Meter()
 
     # Told by the reader thread: sets flags only.
 
@@ -63,10 +70,15 @@ class Runner:
             if job.request.priority is self._stepping:
                 self.context.abort.set()
 
-    def knock(self, priority: Priority) -> None:
-        """A request is coming; a step of a lower class ends at once."""
-        if priority is Priority.INTERACTIVE and self._stepping not in {None, priority}:
-            self.context.abort.set()
+    def knock(self, request: GenerateRequest) -> None:
+        """A request is coming: the step of what it takes the place of, or goes before, ends."""
+        for job in list(self._jobs.values()):
+            if _replaces(request, job.request):
+                self.cancel(job.request.id)
+        if request.priority is Priority.INTERACTIVE:
+            self._knocked = True
+            if self._stepping not in {None, request.priority}:
+                self.context.abort.set()
 
     # Told by the main thread.
 
@@ -80,6 +92,7 @@ class Runner:
         Raises:
             RequestError: it is malformed. ContextFullError: it can never fit.
         """
+        self._knocked = False
         facts = self.model.facts
         if request.id in self._jobs:
             raise RequestError("this id is in flight already", subject=request.id)
@@ -93,16 +106,46 @@ class Runner:
                 subject=request.id,
                 advice="Shorten the prompt",
             )
-        if request.document and request.priority is not Priority.EXPLAIN:
-            for other in self._jobs.values():
-                if (
-                    other.request.document == request.document
-                    and other.request.priority is request.priority
-                ):
-                    other.cancelled = True
+        for other in self._jobs.values():
+            if _replaces(request, other.request):
+                other.cancelled = True
         sampler = Sampler(chain_of(request), facts.n_vocab, request.prompt)
         wanted = request.must_start_with.encode()
         self._jobs[request.id] = Job(request, sampler, Said(request.stop), wanted=wanted)
+
+    def suspend(self) -> list[Job]:
+        """Take all jobs out, to be taken in by another runner of the same model (`resume`)."""
+        for job in self._jobs.values():
+            self._interrupt(job)
+        jobs, self._jobs = list(self._jobs.values()), {}
+        return jobs
+
+    def resume(self, jobs: Iterable[Job]) -> None:
+        """Go on with jobs that were suspended; one that does not fit any more ends here."""
+        for job in jobs:
+            self._jobs[job.request.id] = job
+            room = self.context.n_cells_sequence
+            if len(job.text) + job.most_left <= room:
+                continue
+            if job.generated:
+                self._end(job, StopReason.LENGTH)
+            else:
+                needed = len(job.text) + job.most_left
+                self._lose(
+                    job,
+                    ContextFullError(
+                        f"{needed} tokens no longer fit: the context was cut to {room} cells",
+                        subject=job.request.id,
+                        advice="Ask again with a shorter prompt",
+                    ),
+                )
+
+    def _interrupt(self, job: Job) -> None:
+        """Give the job's slot back; it goes on where it was once it is admitted again."""
+        if job.slot >= 0:
+            slot = self.slots[job.slot]
+            job.text = [*slot.tokens, *job.todo]
+            slot.busy, job.slot, job.todo = False, -1, []
 
     def step(self) -> None:
         """One batch: end what is over, admit what fits, evaluate, sample."""
@@ -116,7 +159,7 @@ class Runner:
             return
         jobs = [job for job in self._jobs.values() if job.request.priority is turn]
         for job in jobs:
-            if job.slot < 0:
+            if job.slot < 0 and not job.parked:
                 self._admit(job)
         running = [job for job in jobs if job.slot >= 0 and job.request.id in self._jobs]
         if not running and not self._borrow(jobs):
@@ -126,40 +169,30 @@ class Runner:
             self._evaluate(running, turn)
 
     def _borrow(self, jobs: list[Job]) -> bool:
-        """Take the slot of a lower class's job, which starts again later."""
+        """Take the slot of a lower class's job, which goes on later."""
         wanting = {job.request.id for job in jobs}
         for job in self._jobs.values():
-            if job.slot >= 0 and job.request.id not in wanting and not job.generated:
-                self.slots[job.slot].busy = False
-                job.slot, job.todo = -1, []
+            if job.slot >= 0 and job.request.id not in wanting:
+                self._interrupt(job)
                 return True
-        lower = [j for j in self._jobs.values() if j.slot >= 0 and j.request.id not in wanting]
-        if lower:
-            self._end(lower[-1], StopReason.CANCELLED)
-        return bool(lower)
+        return False
 
     def _admit(self, job: Job) -> None:
         request = job.request
-        taken = self.slots.take(request.prompt, request.max_tokens, request.document)
+        taken = self.slots.take(job.text, job.most_left, request.document)
         if taken is None:
             return
         slot, kept = taken
-        job.slot, job.cached, job.todo = slot.number, kept, list(request.prompt[kept:])
-        job.began_s = job.began_s or time.perf_counter()
+        job.slot, job.todo = slot.number, list(job.text[kept:])
+        if not job.began_s:
+            job.cached, job.began_s = kept, time.perf_counter()
 
     def _evaluate(self, running: list[Job], turn: Priority) -> None:
-        room = min(self.context.n_batch, PREFILL_CHUNK)
-        chosen: list[tuple[Job, Slot, Span]] = []
-        for job in sorted(running, key=lambda job: len(job.todo)):
-            if len(chosen) == self.context.n_outputs or not room:
-                break
-            slot = self.slots[job.slot]
-            part = job.todo[:room]
-            last = len(part) == len(job.todo)
-            span = Span(slot.number, len(slot.tokens), part, outputs=int(last))
-            chosen.append((job, slot, span))
-            room -= len(part)
+        chosen = self._chosen(running)
         self._stepping = turn
+        if self._overtaken(chosen, turn):
+            self._stepping = None
+            return
         started = time.perf_counter()
         verdict = self.context.decode([span for _, _, span in chosen])
         took_s = time.perf_counter() - started
@@ -168,28 +201,53 @@ class Runner:
         if verdict is not Verdict.DONE:
             self._undo(chosen, verdict)
             return
-        self._measure(chosen, took_s)
-        row = -1
+        parts = [(job, len(span.tokens)) for job, _, span in chosen]
+        self._meter.batch(parts, took_s, self.drafter.pace)
+        row = 0
         for job, slot, span in chosen:
-            row += len(span.tokens)
+            sure = len(span.tokens) - len(job.draft.tokens)
             slot.tokens += span.tokens
-            del job.todo[: len(span.tokens)]
+            del job.todo[:sure]
             if not job.generated:
-                job.evaluated += len(span.tokens)
+                job.evaluated += sure
             if span.outputs:
-                self._sample(job, row)
+                self._sample(job, slot, row + sure - 1)
+            row += len(span.tokens)
+
+    def _chosen(self, running: list[Job]) -> list[tuple[Job, Slot, Span]]:
+        """The next batch: who of these evaluates what in it."""
+        drafts = {job.request.id: self.drafter.draft(job) for job in running}
+        wishes = [
+            placing.Wish(job.request.id, len(job.todo), len(drafts[job.request.id].tokens))
+            for job in running
+        ]
+        rows = min(self.context.n_batch, PREFILL_CHUNK)
+        chosen = []
+        for portion in placing.share_out(wishes, rows, self.context.n_outputs):
+            job = self._jobs[portion.id]
+            slot = self.slots[job.slot]
+            job.draft = drafts[portion.id].cut(portion.drafted)
+            tokens = [*job.todo[: portion.sure], *job.draft.tokens]
+            span = Span(slot.number, len(slot.tokens), tokens, portion.outputs)
+            chosen.append((job, slot, span))
+        return chosen
+
+    def _overtaken(self, chosen: list[tuple[Job, Slot, Span]], turn: Priority) -> bool:
+        """Whether what the reader thread has taken in makes this batch needless."""
+        knocked = self._knocked and turn is not Priority.INTERACTIVE
+        return knocked or any(job.cancelled for job, _, _ in chosen)
 
     def _undo(self, chosen: list[tuple[Job, Slot, Span]], verdict: Verdict) -> None:
         """Bring the cache back to what the slots say, and deal with the cause."""
         for job, slot, _ in chosen:
-            held = len(slot.tokens)
+            held_tokens, held = [*slot.tokens], len(slot.tokens)
             if self.context.last(slot.number) >= held and not self.slots.cut_after(slot, held):
-                job.todo = [*job.request.prompt] if not job.generated else job.todo
-                if job.generated:
-                    self._lose(job, EngineError("the sequence was lost", subject=job.request.id))
+                job.todo = [*held_tokens, *job.todo]
         if verdict is Verdict.ABORTED:
             return
         if verdict in {Verdict.NO_CELLS, Verdict.NO_MEMORY} and self.slots.evict():
+            return
+        if verdict is Verdict.NO_CELLS and self._park():
             return
         cause: EngineError
         if verdict is Verdict.NO_CELLS:
@@ -197,7 +255,11 @@ class Runner:
                 "the KV cache is full", advice="Ask again with a shorter prompt"
             )
         elif verdict is Verdict.NO_MEMORY:
-            cause = EngineError("memory for the computation was refused", advice="Ask again later")
+            self._meter.totals["refused"] += 1
+            cause = RefusedError("memory for the computation was refused", advice="Ask again")
+        elif verdict is Verdict.FAILED:
+            self._meter.totals["refused"] += 1
+            cause = RefusedError("a device failed to compute", advice="Ask again")
         else:
             cause = EngineError(
                 f"llama.cpp failed to evaluate ({verdict.name})", advice="Ask again"
@@ -205,22 +267,50 @@ class Runner:
         for job, _, _ in chosen:
             self._lose(job, cause)
 
-    def _sample(self, job: Job, row: int) -> None:
+    def _park(self) -> bool:
+        """Let the newest of several jobs wait until another one has ended; False for a single."""
+        holding = [job for job in self._jobs.values() if job.slot >= 0]
+        if len(holding) < 2:
+            return False
+        self._interrupt(holding[-1])
+        holding[-1].parked = True
+        return True
+
+    def _sample(self, job: Job, slot: Slot, row: int) -> None:
+        """Read what comes after the job's tokens, whose last sure one was the batch's `row`."""
         if not job.first_s:
             job.first_s = time.perf_counter()
-        request = job.request
-        if not request.max_tokens:
+        if not job.request.max_tokens:
             self._end(job, StopReason.LENGTH)
             return
+        if not job.draft.tokens:
+            job.alone = False
+            self._say_token(job, self._picked(job, row))
+            return
+        found = self.drafter.read(job, row)
+        before = len(slot.tokens) - 1 - len(job.draft.tokens)
+        held = slot.tokens[before:]
+        self.slots.cut(slot, before + len(found.tokens))
+        for token in found.tokens:
+            if not self._say_token(job, token):
+                return
+        if found.again:
+            job.todo, job.alone = [held[len(found.tokens)]], True
+
+    def _picked(self, job: Job, row: int) -> int:
         allowed = self._pieces.agreeing(job.wanted) if job.wanted else None
         if allowed is not None and not len(allowed):
             allowed = None
-        token = job.sampler.pick(self.context.logits(row), allowed)
+        return job.sampler.pick(self.context.logits(row), allowed)
+
+    def _say_token(self, job: Job, token: int) -> bool:
+        """Take a token into the answer. False if that was its last."""
+        request = job.request
         job.generated += 1
-        self._totals["generated"] += 1
+        self._meter.totals["generated"] += 1
         if token in self.model.ends or token in request.stop_tokens:
             self._end(job, StopReason.EOS)
-            return
+            return False
         piece = self.model.piece(token)
         job.wanted = job.wanted[len(piece) :]
         text, stop = job.said.add(piece)
@@ -233,16 +323,20 @@ class Runner:
         elif job.late:
             self._end(job, StopReason.TIME)
         else:
+            if job.lookup is None and self.drafter.may_draft(job):
+                job.lookup = Lookup(request.prompt)
+            if job.lookup is not None:
+                job.lookup.extend((token,))
             job.todo = [token]
+            return True
+        return False
 
     def _end(self, job: Job, reason: StopReason, stop_text: str = "") -> None:
         rest = job.said.rest()
         if rest and reason is not StopReason.STOP_TEXT:
             self._say(Delta(id=job.request.id, text=rest))
         self._leave(job)
-        self._totals["requests"] += 1
-        self._totals["cached"] += job.cached
-        self._totals["cancelled"] += reason is StopReason.CANCELLED
+        self._meter.ended(job, reason)
         self._say(job.done(reason, stop_text))
 
     def _lose(self, job: Job, cause: UnderkeelError) -> None:
@@ -252,6 +346,8 @@ class Runner:
 
     def _leave(self, job: Job) -> None:
         self._jobs.pop(job.request.id, None)
+        for other in self._jobs.values():
+            other.parked = False
         job.sampler.free()
         if job.slot >= 0:
             slot = self.slots[job.slot]
@@ -265,30 +361,26 @@ class Runner:
 
     # Told to the outside.
 
-    def _measure(self, chosen: list[tuple[Job, Slot, Span]], took_s: float) -> None:
-        prompt = sum(len(span.tokens) for job, _, span in chosen if not job.generated)
-        decoded = sum(len(span.tokens) for job, _, span in chosen if job.generated)
-        self._totals["evaluated"] += prompt
-        if prompt and not decoded:
-            self._prefill_rate = _smooth(self._prefill_rate, prompt / took_s)
-        elif decoded and not prompt:
-            self._decode_rate = _smooth(self._decode_rate, decoded / took_s)
-
     def stats(self) -> EngineStats:
         running = sum(job.slot >= 0 for job in self._jobs.values())
+        totals = self._meter.totals
         return EngineStats(
             cells_used=self.slots.cells_used,
             cells_total=self.context.n_cells,
             waiting=len(self._jobs) - running,
             running=running,
-            requests=self._totals["requests"],
-            cancelled=self._totals["cancelled"],
-            evaluated_tokens=self._totals["evaluated"],
-            cached_tokens=self._totals["cached"],
-            generated_tokens=self._totals["generated"],
-            prefill_tokens_per_s=self._prefill_rate,
-            decode_tokens_per_s=self._decode_rate,
+            requests=totals["requests"],
+            cancelled=totals["cancelled"],
+            evaluated_tokens=totals["evaluated"],
+            cached_tokens=totals["cached"],
+            generated_tokens=totals["generated"],
+            drafted_tokens=self.drafter.drafted,
+            accepted_tokens=self.drafter.accepted,
+            prefill_tokens_per_s=self._meter.prefill_rate,
+            decode_tokens_per_s=self._meter.decode_rate,
             rss_bytes=psutil.Process().memory_info().rss,
+            refused=totals["refused"],
+            devices=tuple(ggml.memory(name) for name in self.spec.devices),
             slots=self.slots.states(),
         )
 
@@ -313,5 +405,10 @@ class Runner:
         )
 
 
-def _smooth(old: float, new: float) -> float:
-    return new if not old else old + _SMOOTHING * (new - old)
+def _replaces(new: GenerateRequest, old: GenerateRequest) -> bool:
+    """Whether a newer request for the same document makes an older one needless."""
+    return (
+        new.document == old.document != ""
+        and new.priority is old.priority is not Priority.EXPLAIN
+        and new.id != old.id
+    )

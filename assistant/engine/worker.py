@@ -18,9 +18,10 @@ from typing import BinaryIO
 from msgspec.structs import replace
 
 from assistant.engine import frames
+from assistant.engine.job import Job
 from assistant.engine.runner import Runner
 from assistant.engine.types import Delta, Done, LoadSpec
-from assistant.errors import EngineError, FrameError, LoadError, UnderkeelError
+from assistant.errors import EngineError, FrameError, LoadError, RefusedError, UnderkeelError
 from assistant.llama.context import Context, Span
 from assistant.llama.model import Model
 
@@ -81,7 +82,9 @@ class Worker:
             if isinstance(command, frames.Cancel):
                 runner.cancel(command.id)
             elif isinstance(command, frames.Generate):
-                runner.knock(command.request.priority)
+                runner.knock(command.request)
+            elif isinstance(command, frames.Load):
+                runner.context.abort.set()  # the step under way is evaluated again afterwards
         self._commands.put(command)
 
     def _obey(self, command: frames.Command) -> None:
@@ -122,14 +125,17 @@ class Worker:
         started = time.monotonic()
         self._cancel_load.clear()
         saved: list[tuple[list[int], bytes]] = []
+        jobs: list[Job] = []
         model: Model | None = None
         if old is not None:
+            # What works now is carried over first, then what was used last.
+            order = sorted(old.slots, key=lambda slot: (not slot.busy, -slot.used_at))
+            if command.carry and old.spec.path == spec.path:
+                jobs = old.suspend()
             old.fail_all(EngineError("the model is being loaded anew", advice="Ask again"))
             if command.carry and _same_cells(old.spec, spec):
                 saved = [
-                    (slot.tokens, old.context.save(slot.number))
-                    for slot in sorted(old.slots, key=lambda slot: -slot.used_at)
-                    if slot.tokens
+                    (slot.tokens, old.context.save(slot.number)) for slot in order if slot.tokens
                 ]
             self._runner = None
             old.context.free()
@@ -137,6 +143,29 @@ class Worker:
                 model = old.model
             else:
                 old.model.free()
+        try:
+            runner = self._made(command, model)
+        except LoadError as error:
+            for job in jobs:
+                job.sampler.free()
+                self._failed(job.request.id, RefusedError(error.message, advice="Ask again"))
+            raise
+        for slot, (tokens, state) in zip(runner.slots, saved, strict=False):
+            fits = runner.slots.cells_used + len(tokens) < runner.context.n_cells
+            if fits and runner.context.restore(slot.number, state):
+                slot.tokens = tokens
+        runner.resume(jobs)
+        self._runner = runner
+        load_ms = (time.monotonic() - started) * 1000
+        self._say(frames.Loaded(id=command.id, info=runner.info(load_ms)))
+
+    def _made(self, command: frames.Load, model: Model | None) -> Runner:
+        """A runner for the command's spec, on `model` where that is loaded already.
+
+        Raises:
+            LoadError: it was refused; nothing is loaded then.
+        """
+        spec = command.spec
         shown = [-1.0]
 
         def goes_on(share: float) -> bool:
@@ -146,20 +175,16 @@ class Worker:
             return not self._cancel_load.is_set()
 
         model = model or Model(spec, goes_on)
+        context: Context | None = None
         try:
             context = Context(model, spec)
+            self._warm_up(context, spec)
         except LoadError:
+            if context is not None:
+                context.free()
             model.free()
             raise
-        runner = Runner(model, context, spec, self._event, self._failed)
-        self._warm_up(context, spec)
-        for slot, (tokens, state) in zip(runner.slots, saved, strict=False):
-            fits = runner.slots.cells_used + len(tokens) < context.n_cells
-            if fits and context.restore(slot.number, state):
-                slot.tokens = tokens
-        self._runner = runner
-        load_ms = (time.monotonic() - started) * 1000
-        self._say(frames.Loaded(id=command.id, info=runner.info(load_ms)))
+        return Runner(model, context, spec, self._event, self._failed)
 
     @staticmethod
     def _warm_up(context: Context, spec: LoadSpec) -> None:

@@ -68,6 +68,15 @@ class Sampler:
         llama_cpp.llama_sampler_accept(self._chain, token)
         return token
 
+    @staticmethod
+    def best(logits: Logits) -> tuple[int, float]:
+        """The arg-max, and by how much it leads the next best."""
+        token = int(logits.argmax())
+        top, logits[token] = float(logits[token]), -np.inf
+        lead = top - float(logits.max())
+        logits[token] = top
+        return token, lead
+
     def free(self) -> None:
         """Safe to call twice."""
         chain, self._chain = self._chain, None

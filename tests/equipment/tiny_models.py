@@ -1,0 +1,103 @@
+"""Models of a few kilobytes that llama.cpp runs: random weights, but the true shape of a memory kind.
+
+What they say is nonsense; how their cache may be cut, shared and extended is the real thing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+WIDTH, LAYERS, WORDS, WINDOW = 64, 2, 256, 32
+
+
+def recurrent(path: Path) -> Path:
+    """Mamba: its memory is a state that can be extended, never cut."""
+    writer = _writer(path, "mamba")
+    inner, state, rank, kernel = 2 * WIDTH, 16, 4, 4
+    writer.add_ssm_conv_kernel(kernel)
+    writer.add_ssm_inner_size(inner)
+    writer.add_ssm_state_size(state)
+    writer.add_ssm_time_step_rank(rank)
+    shapes = {
+        "attn_norm.weight": (WIDTH,),
+        "ssm_in.weight": (2 * inner, WIDTH),
+        "ssm_conv1d.weight": (inner, kernel),
+        "ssm_conv1d.bias": (inner,),
+        "ssm_x.weight": (rank + 2 * state, inner),
+        "ssm_dt.weight": (inner, rank),
+        "ssm_dt.bias": (inner,),
+        "ssm_a": (inner, state),
+        "ssm_d": (inner,),
+        "ssm_out.weight": (WIDTH, inner),
+    }
+    return _finished(writer, path, shapes)
+
+
+def sliding_window(path: Path) -> Path:
+    """Gemma 3: layers that see a window of WINDOW tokens."""
+    writer = _writer(path, "gemma3")
+    heads, head, ffn = 2, 32, 2 * WIDTH
+    writer.add_feed_forward_length(ffn)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(1)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    writer.add_sliding_window(WINDOW)
+    shapes = {
+        "attn_norm.weight": (WIDTH,),
+        "attn_q.weight": (heads * head, WIDTH),
+        "attn_k.weight": (head, WIDTH),
+        "attn_v.weight": (head, WIDTH),
+        "attn_output.weight": (WIDTH, heads * head),
+        "attn_q_norm.weight": (head,),
+        "attn_k_norm.weight": (head,),
+        "post_attention_norm.weight": (WIDTH,),
+        "ffn_norm.weight": (WIDTH,),
+        "ffn_gate.weight": (ffn, WIDTH),
+        "ffn_up.weight": (ffn, WIDTH),
+        "ffn_down.weight": (WIDTH, ffn),
+        "post_ffw_norm.weight": (WIDTH,),
+    }
+    return _finished(writer, path, shapes)
+
+
+def _writer(path: Path, architecture: str) -> gguf.GGUFWriter:
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_name(f"Tiny {architecture}")
+    writer.add_context_length(1024)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(LAYERS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    if architecture == "mamba":
+        writer.add_feed_forward_length(0)
+        writer.add_head_count(0)
+    writer.add_tokenizer_model("llama")
+    words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(WORDS - 3))]
+    writer.add_token_list(words)
+    writer.add_token_scores([0.0] * WORDS)
+    kinds = [gguf.TokenType.UNKNOWN, *[gguf.TokenType.CONTROL] * 2]
+    writer.add_token_types([*kinds, *[gguf.TokenType.BYTE] * (WORDS - 3)])
+    return writer
+
+
+def _finished(writer: gguf.GGUFWriter, path: Path, block: dict[str, tuple[int, ...]]) -> Path:
+    rng = np.random.default_rng(1)
+    shapes = {"token_embd.weight": (WORDS, WIDTH), "output_norm.weight": (WIDTH,)}
+    for layer in range(LAYERS):
+        shapes |= {f"blk.{layer}.{name}": shape for name, shape in block.items()}
+    for name, shape in shapes.items():
+        if "norm" in name:
+            values = np.ones(shape, np.float32)
+        elif name.endswith("ssm_a"):
+            values = -np.abs(rng.normal(1.0, 0.3, shape)).astype(np.float32)
+        else:
+            values = rng.normal(0.0, shape[-1] ** -0.5, shape).astype(np.float32)
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
