@@ -7,7 +7,10 @@ built anew only when a reason outweighs that:
 - `NEAR_FULL`: so much was typed that the near prefix outgrew its room;
 - `SETTLED`: after a jump or an edit elsewhere the cursor rests, or `SETTLE_CHARS` characters were
   changed at the new place. Until then the old head serves there too, since evaluating a new one
-  would cost more than it helps.
+  would cost more than it helps;
+- `INDEXED`: the cursor rests, and the workspace has been read since, which it had not been at all;
+- `IMPORTED`: the cursor rests, and what is imported near it asks for definitions that were not
+  thought of when the head was built: an import was typed, or a file that it names was written.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from context.names import near_names
 from context.outline import Outline
 from context.pack import Rooms, Shares, repo_sections, rooms, worth_showing
 from context.pick import Place, candidates
-from context.rank import Candidate
+from context.rank import Candidate, Relation
 from context.recent import Region
 from context.secrecy import masked
 from context.store import Store
@@ -49,8 +52,14 @@ class Reason(StrEnum):
     ROOM = "another budget or order of sections"
     NEAR_FULL = "the near prefix outgrew its room"
     SETTLED = "the cursor came to rest at another place"
+    INDEXED = "the workspace was read since"
+    IMPORTED = "imports near the cursor ask for more"
     KEPT = "nothing outweighs keeping it"
     KEPT_OVER_JUMP = "kept over a jump until the cursor rests"
+
+
+Asked = tuple[str, str, str]
+"""A definition by root, path and name."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,8 @@ class Head:
             text before it.
         before: that text as it was, to tell whether it still is.
         edited_chars: the document's count at the time.
+        index_version: the index's (`Index.version`) at the time.
+        imported: what the imports near the cursor asked for, shown or not.
         reason: why it was built.
     """
 
@@ -73,6 +84,8 @@ class Head:
     near_start: int
     before: str
     edited_chars: int
+    index_version: int
+    imported: frozenset[Asked]
     reason: Reason
     cut: tuple[str, ...]
 
@@ -90,6 +103,7 @@ def verdict(
     order: tuple[Part, ...],
     encoder: Encoder,
     rest: bool,
+    index_version: int,
     moved_chars: int,
     jumped_at: int | None,
 ) -> Reason:
@@ -106,7 +120,8 @@ def verdict(
     if head.continues_to(document.text, cursor):
         near = document.text[head.near_start : cursor]
         if len(near) <= head.rooms.near * 16 and encoder.text_count(near) <= head.rooms.near:
-            return Reason.KEPT
+            unread = not head.index_version and index_version
+            return Reason.INDEXED if rest and unread else Reason.KEPT
         if jumped_at is None and moved_chars <= JUMP_CHARS:
             return Reason.NEAR_FULL
     changed = 0 if jumped_at is None else document.edited_chars - jumped_at
@@ -133,6 +148,7 @@ class Builder:
         *,
         recent: Sequence[Region],
         order: tuple[Part, ...],
+        index_version: int,
         reason: Reason,
     ) -> Head:
         """The best head for `cursor` in `room_tokens` (control tokens already taken off)."""
@@ -142,9 +158,7 @@ class Builder:
         weights = near_names(
             text[max(0, cursor - _BEFORE_CHARS) : cursor], text[cursor : cursor + _AFTER_CHARS]
         )
-        found = []
-        if Part.REPO in order:
-            found = worth_showing(candidates(self.store, self._place(document, cursor), recent))
+        found = self._found(document, cursor, recent) if Part.REPO in order else []
         each = repo_section_overhead(self.layout, kind)
         shared = rooms(
             room_tokens,
@@ -197,9 +211,18 @@ class Builder:
             near_start=near.start,
             before=text[: near.start],
             edited_chars=document.edited_chars,
+            index_version=index_version,
+            imported=_imported(found),
             reason=reason,
             cut=tuple(cut),
         )
+
+    def imported(self, document: Document, cursor: int) -> frozenset[Asked]:
+        """What the imports near `cursor` ask for now; costs look-ups in the index."""
+        return _imported(self._found(document, cursor, ()))
+
+    def _found(self, document: Document, cursor: int, recent: Sequence[Region]) -> list[Candidate]:
+        return worth_showing(candidates(self.store, self._place(document, cursor), recent))
 
     def _later(  # noqa: PLR0917 - a private step of `build`
         self,
@@ -277,6 +300,14 @@ def _header(layout: FimLayout, document: Document, remark: str) -> str:
     comment = document.language.line_comment if document.language is not None else "#"
     path = f"{document.path}{remark}\n"
     return path if Part.FILE_TOKEN in layout.tokens else f"{comment} {path}"
+
+
+def _imported(found: Sequence[Candidate]) -> frozenset[Asked]:
+    return frozenset(
+        (one.root, one.path, one.name)
+        for one in found
+        if one.relation in {Relation.IMPORTED, Relation.BASE}
+    )
 
 
 def _languages(found: Sequence[Candidate]) -> Mapping[str, Language | None]:

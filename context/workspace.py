@@ -218,10 +218,14 @@ class Workspace:
             order=order,
             encoder=self._encoder,
             rest=rest,
+            index_version=self.index.version,
             moved_chars=abs(cursor - session.cursor)
             - (document.edited_chars - session.edited_chars),
             jumped_at=session.jumped_at,
         )
+        if reason is Reason.KEPT and rest and session.head is not None and Part.REPO in order:
+            asked = self._builder.imported(document, cursor)
+            reason = reason if asked <= session.head.imported else Reason.IMPORTED
         session.reason = reason
         session.cursor, session.edited_chars = cursor, document.edited_chars
         if reason is Reason.KEPT_OVER_JUMP and session.jumped_at is None:
@@ -235,6 +239,7 @@ class Workspace:
             room,
             recent=self.recent.newest(),
             order=order,
+            index_version=self.index.version,
             reason=reason,
         )
         session.jumped_at = None

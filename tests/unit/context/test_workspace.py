@@ -114,6 +114,32 @@ def test_work_at_the_new_place_settles_too(workspace, tmp_path):
     assert seen[-1] is Reason.KEPT
 
 
+def test_an_import_that_was_typed_is_followed_once_the_cursor_rests(workspace, tmp_path):
+    document = workspace.open(tmp_path / "main.py", "one = 1\n")
+    workspace.prompt(document, len(document.text), 700)
+    document.edit(0, 0, "from tides import height_at\n\nheight_at(")
+    typed = workspace.prompt(document, len(document.text), 700)
+    assert workspace.head_reason(document) is Reason.KEPT and Part.REPO not in parts(typed)
+    rested = workspace.prompt(document, len(document.text), 700, rest=True)
+    assert workspace.head_reason(document) is Reason.IMPORTED
+    assert "def height_at(hour, mean=1.5):" in text_of(rested, Part.REPO)
+    workspace.prompt(document, len(document.text), 700, rest=True)
+    assert workspace.head_reason(document) is Reason.KEPT
+
+
+def test_a_workspace_that_was_read_late_comes_in_once_the_cursor_rests(
+    counter, layout, control, tmp_path
+):
+    (tmp_path / "tides.py").write_text("def tide_of_the_harbour(hour):\n    return hour * 3\n")
+    late = context.Workspace([tmp_path], counter, layout, control)
+    document = late.open(tmp_path / "main.py", "tide_of_the_harbour(")
+    assert Part.REPO not in parts(late.prompt(document, len(document.text), 700, rest=True))
+    late.index.refresh()
+    assert Part.REPO not in parts(late.prompt(document, len(document.text), 700))
+    assert Part.REPO in parts(late.prompt(document, len(document.text), 700, rest=True))
+    assert late.head_reason(document) is Reason.INDEXED
+
+
 def test_another_budget_builds_anew(workspace, tmp_path):
     document = workspace.open(tmp_path / "main.py", FILE)
     workspace.prompt(document, 500, 800)
