@@ -23,6 +23,7 @@
     └── DaemonError          the daemon cannot be reached, started or trusted
         ├── AlreadyRunningError  another daemon of this user is running
         ├── AccessError          a request over TCP came without the right token
+        ├── ServiceError         the service manager is missing, or refuses
         └── ModelChangedError    a prompt is made of another model's tokens than are served now
 
 Each says what happened, to what (`subject`), and what to do next (`advice`). Foreign exceptions are
@@ -186,6 +187,10 @@ class AlreadyRunningError(DaemonError):
 class AccessError(DaemonError):
     code = "access"
     http_status = 401
+
+
+class ServiceError(DaemonError):
+    code = "service"
 
 
 class ModelChangedError(DaemonError):

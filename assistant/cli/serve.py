@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -33,6 +35,10 @@ def serve(  # noqa: PLR0917 - one parameter an option
     log_level: Annotated[
         str | None, typer.Option(help="debug, info, warning or error.", show_default=False)
     ] = None,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="Take the place of a running daemon; nothing is lost."),
+    ] = False,
     detached: Annotated[
         bool,
         typer.Option("--detached", hidden=True, help="No terminal; end quietly if one is running."),
@@ -41,17 +47,24 @@ def serve(  # noqa: PLR0917 - one parameter an option
     """Load the model and serve it to editors until stopped."""
     # Here, not above: `--help` and other commands need no web server.
     from assistant.daemon import logs, server
-    from assistant.engine.local import LlamaEngine
+    from assistant.daemon.engines import engine_for
 
-    chosen, problems = settings.load()
-    chosen = _override(
-        chosen,
-        {"name": model, "n_ctx": ctx, "n_seq_max": slots, "n_threads": threads},
-        {"log_level": _level(log_level)},
+    def read() -> tuple[settings.Settings, list[SettingsError]]:
+        """The file, and over it what the command line gave; again whenever the file changes."""
+        found, problems = settings.load()
+        served = {"name": model, "n_ctx": ctx, "n_seq_max": slots, "n_threads": threads}
+        return _override(found, served, {"log_level": _level(log_level)}), problems
+
+    chosen, problems = read()
+    logs.configure(
+        paths.log_file(),
+        level=chosen.daemon.log_level,
+        terminal=not detached,
+        structured=chosen.daemon.log_format == "json",
+        journal="JOURNAL_STREAM" in os.environ,
     )
-    logs.configure(paths.log_file(), level=chosen.daemon.log_level, terminal=not detached)
     try:
-        server.run(chosen, problems, LlamaEngine())
+        server.run(chosen, problems, engine_for(chosen), read=read, take_over=take_over)
     except AlreadyRunningError:
         # Several clients started one at once; the one that got the lock serves them all.
         if not detached:
@@ -59,11 +72,11 @@ def serve(  # noqa: PLR0917 - one parameter an option
 
 
 def _override(
-    chosen: settings.Settings, model: dict[str, object], daemon: dict[str, object]
+    chosen: settings.Settings, model: Mapping[str, object], daemon: Mapping[str, object]
 ) -> settings.Settings:
     """`chosen` with what the command line gave; None stands for an option left out."""
 
-    def given(options: dict[str, object]) -> dict[str, object]:
+    def given(options: Mapping[str, object]) -> dict[str, object]:
         return {name: value for name, value in options.items() if value is not None}
 
     return replace(

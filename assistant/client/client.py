@@ -36,6 +36,7 @@ OnProgress = Callable[[str, float], None]
 
 # A cold Python on a slow disk; a model's load is not counted.
 _START_LIMIT_S = 30.0
+_SILENT = "silent"
 _FIRST_POLL_S = 0.02
 _SLOWEST_POLL_S = 0.25
 # A request whose connection ended before any answer is sent again.
@@ -56,8 +57,9 @@ class DaemonClient:
     """An asynchronous client of the daemon, or of any llama-server on a Unix socket.
 
     Another daemon may take over while it is in use: a request that has seen nothing of an answer
-    yet is sent again. One client serves one event loop; close it with `aclose` or use it as a context manager. All
-    methods raise `DaemonError` where the daemon cannot be reached, and the daemon's own errors.
+    yet is sent again. One client serves one event loop; close it with `aclose` or use it as a
+    context manager. All methods raise `DaemonError` where the daemon cannot be reached, and the
+    daemon's own errors.
     """
 
     def __init__(self, *, autostart: bool = True, socket: Path | None = None) -> None:
@@ -98,6 +100,10 @@ class DaemonClient:
                 _report(on_progress, "starting the daemon", 0.0)
             else:
                 starter.forget()
+                if health.status != _SILENT:
+                    deadline = time.monotonic() + _START_LIMIT_S
+                elif time.monotonic() > deadline:
+                    raise _silent()
                 if health.status in {"ok", ServiceState.READY}:
                     return (await self.props()).model
                 if health.status == ServiceState.FAILED:
@@ -236,6 +242,9 @@ class DaemonClient:
         """What /health says; None where nothing answers."""
         try:
             answer = await (await self._connection()).get("/health", timeout=5.0)
+        except httpx.TimeoutException:
+            # Somebody holds the socket: a daemon that is busy, or a service manager starting one.
+            return _Health(status=_SILENT, stage="waiting for the daemon")
         except httpx.TransportError:
             await self._forget()
             return None
@@ -323,6 +332,10 @@ def _report(on_progress: OnProgress | None, stage: str, share: float) -> None:
         on_progress(stage, share)
 
 
+def _silent() -> DaemonError:
+    return DaemonError("the daemon does not answer", advice="Run: underkeel stop, and start again")
+
+
 def _unreachable() -> DaemonError:
     return DaemonError("no daemon is running", advice="Run: underkeel serve")
 
@@ -335,9 +348,7 @@ def _transport_errors() -> Iterator[None]:
     except httpx.ConnectError as error:
         raise _unreachable() from error
     except httpx.TimeoutException as error:
-        raise DaemonError(
-            "the daemon does not answer", advice="Run: underkeel stop, and start again"
-        ) from error
+        raise _silent() from error
     except httpx.HTTPError as error:
         raise DaemonError(
             "the daemon ended the connection in the middle of an answer",

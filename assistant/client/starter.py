@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import assistant
 from assistant import paths
@@ -27,8 +28,11 @@ class DaemonStarter:
     def started(self) -> bool:
         return self._process is not None
 
-    def start(self) -> None:
+    def start(self, *, take_over: bool = False) -> None:
         """Start it; its log goes to `paths.log_file()`, what it says before that to a file beside.
+
+        Args:
+            take_over: put it in the place of one that runs.
 
         Raises:
             DaemonError: the process cannot be made.
@@ -39,13 +43,16 @@ class DaemonStarter:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self._errors.open("wb") as errors:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "assistant", "serve", "--detached"],
+                    [
+                        *(sys.executable, "-m", "assistant", "serve", "--detached"),
+                        *(("--take-over",) if take_over else ()),
+                    ],
                     stdin=subprocess.DEVNULL,
                     stdout=errors,
                     stderr=errors,
-                    cwd="/",
+                    cwd=Path(sys.executable).anchor,
                     env=_environment(),
-                    start_new_session=True,
+                    **_apart(sys.platform),
                 )
         except OSError as error:
             raise DaemonError(
@@ -71,6 +78,14 @@ class DaemonStarter:
         if self._process is not None:
             self._process.poll()
             self._errors.unlink(missing_ok=True)
+
+
+def _apart(platform: str) -> dict[str, Any]:
+    """What lets the daemon outlive us and whatever ends us."""
+    if platform != "win32":
+        return {"start_new_session": True}
+    detached_process, new_process_group = 0x00000008, 0x00000200  # winbase.h
+    return {"creationflags": detached_process | new_process_group}
 
 
 def _environment() -> dict[str, str]:

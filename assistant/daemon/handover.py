@@ -11,6 +11,9 @@ On a private socket beside the lock, one exchange:
 Until the successor says that it serves, the predecessor goes on as if nothing were: a successor
 that dies on the way costs nothing. From then on new requests reach the successor, which lets them
 wait until the memory is free and its own model loaded.
+
+Where a service manager holds the sockets, it hands them on. The one that leaves only leaves word of
+what it served, so that the next one lets requests wait too.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -37,6 +41,7 @@ _MOST_FDS = 8
 _SERVING = b"serving\n"
 _ANSWER_S = 10.0
 _SERVING_S = 60.0
+_FRESH_S = 300.0
 
 
 class Legacy(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +96,29 @@ def hang_up(channel: socket.socket) -> None:
     """Wake whoever waits on `channel`, on either side."""
     with suppress(OSError):
         channel.shutdown(socket.SHUT_RDWR)
+
+
+def leave_word(model: ModelInfo | None) -> None:
+    """For the next daemon that a service manager starts: what clients were served until now."""
+    if model is not None:
+        with suppress(OSError):
+            _word().write_bytes(msgspec.json.encode(model))
+
+
+def find_word() -> ModelInfo | None:
+    """What the daemon before us left, if that was a moment ago; nobody finds it again."""
+    try:
+        age_s = time.time() - _word().stat().st_mtime
+        data = _word().read_bytes()
+        _word().unlink()
+        model = msgspec.json.decode(data, type=ModelInfo)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return model if age_s < _FRESH_S else None
+
+
+def _word() -> Path:
+    return paths.runtime_dir() / "served.json"
 
 
 def possible() -> bool:

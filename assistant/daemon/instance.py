@@ -14,6 +14,7 @@ from assistant import address, paths
 from assistant.daemon import handover
 from assistant.daemon.handover import Predecessor
 from assistant.daemon.lock import Lock
+from assistant.engine.types import ModelInfo
 from assistant.errors import AlreadyRunningError, DaemonError
 
 _BACKLOG = 128
@@ -32,6 +33,7 @@ class Seat:
         listeners: the sockets to accept on.
         token: what a request over TCP must show; empty where no listener is TCP.
         predecessor: whom we took over from, if anybody.
+        served: what clients were served until a moment ago; None where that was nothing.
         activated: the service manager owns the sockets: they outlive us.
         ours: what lies in the folder is ours to remove; not before we serve in a predecessor's
             place, and not once a successor serves in ours.
@@ -41,6 +43,7 @@ class Seat:
     listeners: list[socket.socket]
     token: str = ""
     predecessor: Predecessor | None = None
+    served: ModelInfo | None = None
     activated: bool = False
     ours: bool = False
 
@@ -73,14 +76,14 @@ def claim(
         DaemonError: the socket's folder cannot be trusted, or a socket cannot be made.
     """
     folder = paths.runtime_dir()
+    path = paths.socket_path() if address.has_unix_sockets() else None
     predecessor = handover.take_over() if take_over else None
     lock = predecessor.lock if predecessor else _lock(folder, patient=bool(activated))
     seat = Seat(lock, [], predecessor=predecessor, activated=bool(activated))
-    path = paths.socket_path() if address.has_unix_sockets() else None
     try:
         if predecessor:
             seat.listeners = predecessor.listeners
-            seat.token = predecessor.legacy.token
+            seat.token, seat.served = predecessor.legacy.token, predecessor.legacy.model
         else:
             _write_pid()
             seat.ours = True
@@ -128,6 +131,7 @@ def _lock(folder: Path, *, patient: bool) -> Lock:
 def _listen(seat: Seat, path: Path | None, activated: Sequence[int], tcp_port: int) -> None:
     if activated:
         seat.listeners = [_adopt(fd) for fd in activated]
+        seat.served = handover.find_word()
     elif path is not None:
         seat.listeners = [_listen_unix(path)]
     if tcp_port or not seat.listeners:
@@ -202,6 +206,14 @@ def listen_private(path: Path) -> socket.socket:
 
 
 def _listen_unix(path: Path) -> socket.socket:
+    if _answers(path):
+        # We hold the lock, so it is no daemon.
+        raise AlreadyRunningError(
+            "the service manager holds the socket",
+            subject=str(path),
+            advice="Let it start the daemon: underkeel restart; "
+            "or take the service away: underkeel service uninstall",
+        )
     try:
         return listen_private(path)
     except OSError as error:
@@ -210,6 +222,18 @@ def _listen_unix(path: Path) -> socket.socket:
             subject=str(path),
             advice="Set UNDERKEEL_HOME to a folder on a local disk that you own",
         ) from error
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except BlockingIOError:  # its queue is full
+            return True
+        except OSError:
+            return False
+        return True
 
 
 def _listen_tcp(port: int) -> socket.socket:

@@ -13,7 +13,7 @@ from functools import partial
 import uvicorn
 
 from assistant import __version__, settings
-from assistant.daemon import handover, instance, launchd, reload
+from assistant.daemon import engines, handover, instance, launchd, reload
 from assistant.daemon.app import build_app
 from assistant.daemon.connections import Connection
 from assistant.daemon.following import Follower, Read
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 # What is still open this long after the engine was closed is cut off.
 _LAST_WORDS_S = 5
-_TELL_S = 5.0
+_TELL_S = 1.0
 _FILES = 8192
 # As in `assistant.llama.ggml`, which the daemon never imports: it loads llama.cpp.
 BACKENDS_VARIABLE = "UNDERKEEL_GGML_BACKENDS"
@@ -76,8 +76,10 @@ def run(
         probes = Probes()
         planning = Planning(chosen.model, probes)
         limit_s = chosen.daemon.request_limit_s
-        planner = after(seat.predecessor, planning, limit_s) if seat.predecessor else planning
+        planner = engines.planner_for(chosen, planning)
+        planner = after(seat.predecessor, planner, limit_s) if seat.predecessor else planner
         service = Service(engine, planner, chosen, probes)
+        engines.tell_changes(engine, service.host.exchanged)
         if from_launchd:
             service.supervisor = "launchd"
         elif from_systemd or notifier.listened:
@@ -121,9 +123,8 @@ async def serve(
             if hasattr(signal, "SIGHUP"):
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again)
 
-    if seat.predecessor is not None:
-        # So that requests wait for our first load, as they would for any later one.
-        service.host.info = seat.predecessor.legacy.model
+    # So that requests wait for our first load, as they would for any later one.
+    service.host.info = seat.served
     app = build_app(service, stop, follower.reload if follower else lambda: None)
     config = uvicorn.Config(
         TokenGate(app, seat.token),
@@ -139,6 +140,8 @@ async def serve(
     try:
         await server.run_on(seat.listeners)
     finally:
+        if seat.activated:
+            handover.leave_word(service.host.info)
         notifier.stopping()
         for task in tasks:
             task.cancel()
@@ -191,12 +194,16 @@ async def _offer(service: Service, seat: Seat, leave: Callable[[], Awaitable[Non
 
 
 async def _tell(service: Service, notifier: Notifier) -> None:
-    """Keep the service manager informed, and its watchdog quiet."""
+    """Keep the service manager informed of each change, and its watchdog quiet."""
     pause_s = min(_TELL_S, notifier.watchdog_s / 2) if notifier.watchdog_s else _TELL_S
+    told = ""
     while True:
         host = service.host
         name = host.info.name if host.info else "no model yet"
-        notifier.status(f"{host.state.value}: {host.stage or name}")
+        text = f"{host.state.value}: {host.stage or name}"
+        if text != told:
+            notifier.status(text)
+            told = text
         notifier.alive()
         await asyncio.sleep(pause_s)
 
