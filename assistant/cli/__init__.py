@@ -23,6 +23,9 @@ COMMANDS: dict[str, str] = {
     "status": "assistant.cli.status",
     "top": "assistant.cli.top",
     "stop": "assistant.cli.stop",
+    "restart": "assistant.cli.restart",
+    "reload": "assistant.cli.reload",
+    "service": "assistant.cli.service",
     "logs": "assistant.cli.logs",
     "complete": "assistant.cli.complete",
     "context": "assistant.cli.context",
@@ -30,6 +33,8 @@ COMMANDS: dict[str, str] = {
     "recommend": "assistant.cli.recommend",
     "pull": "assistant.cli.pull",
     "models": "assistant.cli.models",
+    "doctor": "assistant.cli.doctor",
+    "bundle": "assistant.cli.bundle",
     "demo": "assistant.cli.demo",
 }
 

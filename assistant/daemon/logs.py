@@ -39,6 +39,14 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tupl
 class _Discreet(logging.Formatter):
     """Writes of an exception where it was raised, and not what it says."""
 
+    def format(self, record: logging.LogRecord) -> str:
+        # Another formatter may have left its own text there, to be used again.
+        left, record.exc_text = record.exc_text, None
+        try:
+            return super().format(record)
+        finally:
+            record.exc_text = left
+
     def formatException(self, ei: ExcInfo) -> str:  # noqa: N802 - logging's own name
         kind, _, trace = ei
         places = [

@@ -41,6 +41,7 @@ _SINGLE = {
     "daemon.tcp_port": Effect.RESTART,
 }
 _SECRET = ("key", "token", "password", "secret")
+_NOT_SECRET = ("_file", "_name", "_tokens")
 _HIDDEN = "***"
 
 
@@ -110,6 +111,7 @@ async def watch(path: Path, changed: Callable[[], Any]) -> None:
 
 
 def _shown(name: str, value: object) -> str:
-    if value and any(word in name for word in _SECRET) and isinstance(value, str):
-        return _HIDDEN if not name.endswith(("_file", "_tokens")) else repr(value)
+    secret = any(word in name for word in _SECRET) and not name.endswith(_NOT_SECRET)
+    if secret and value and isinstance(value, str):
+        return _HIDDEN
     return msgspec.json.encode(value).decode()

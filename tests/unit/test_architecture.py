@@ -14,6 +14,7 @@ ORDER = [
     "lsp",
     "assistant.__main__",
     "assistant.cli",
+    "assistant.doctor",
     "assistant.service",
     "assistant.client",
     "assistant.daemon",

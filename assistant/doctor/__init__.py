@@ -1,0 +1,6 @@
+"""Looks the machine over: what is well, what is not, and what to do about it."""
+
+from assistant.doctor.examination import examine
+from assistant.doctor.findings import Finding, Level
+
+__all__ = ["Finding", "Level", "examine"]

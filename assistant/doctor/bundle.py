@@ -1,0 +1,195 @@
+"""What helps others to help: plain files that a person can read before giving them away.
+
+No code is in them, since none is in what they are made of; and what tells who the user is (home
+folder, user and host name, the names of open files, keys) is taken out.
+"""
+
+from __future__ import annotations
+
+import getpass
+import importlib.metadata
+import os
+import platform
+import re
+import socket
+import zipfile
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
+
+from assistant import __version__, paths
+from assistant.client import Status
+from assistant.doctor.findings import Finding
+from assistant.errors import DaemonError
+from assistant.service.manager import ServiceNow
+
+_LOG_BYTES = 512 * 1024
+_SECRET = re.compile(r"(?im)^(\s*[\w.-]*(?:key|token|password|secret)[\w.-]*\s*=\s*)(?!\s*$).*$")
+_KEPT = re.compile(r"(?i)(_tokens|_file|_name)\s*=")
+_ADDRESS = re.compile(r"(?i)\b((?:https?|file)://)[^\s\"',]+")
+_SHORTEST_NAME = 3
+
+README = """\
+This folder was written by 'underkeel bundle' on {at} (UTC), version {version}.
+
+Everything in it is plain text: read it before you give it away.
+
+It holds no code, no prompts and no answers; Underkeel logs none. Replaced were: your home folder by
+~, your user name by USER, this machine's name by HOST, the addresses and names of open files by
+HIDDEN, and whatever a setting calls a key, token, password or secret by ***.
+
+{files}
+"""
+
+
+def gather(
+    findings: Iterable[Finding],
+    status: Status | None,
+    metrics: str,
+    service: ServiceNow,
+) -> dict[str, str]:
+    """The files by name, with everything private taken out."""
+    raw = {
+        "doctor.txt": "".join(_line(finding) for finding in findings),
+        "machine.txt": _machine(),
+        "packages.txt": _packages(),
+        "service.json": _json(service),
+        "status.json": _json(_anonymous(status)) if status else "no daemon is running\n",
+        "metrics.txt": metrics or "no daemon is running\n",
+        "settings.toml": _hide_values(_text_of(paths.config_file())),
+        **_logs(),
+    }
+    clean = {name: without_names(text) for name, text in raw.items()}
+    listing = "\n".join(f"  {name:18} {_ABOUT[_kind(name)]}" for name in clean)
+    at = datetime.now(UTC).isoformat(timespec="minutes")
+    readme = README.format(at=at, version=__version__, files=listing)
+    return {"README.txt": readme, **clean}
+
+
+def write(files: Mapping[str, str], target: Path) -> None:
+    """As a folder, or as a zip where `target` ends so. Only the user may read it.
+
+    Raises:
+        DaemonError: it is there already, or cannot be written.
+    """
+    try:
+        if target.suffix == ".zip":
+            handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with (
+                os.fdopen(handle, "wb") as file,
+                zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
+            ):
+                for name, text in files.items():
+                    archive.writestr(f"{target.stem}/{name}", text)
+            return
+        target.mkdir(mode=0o700, parents=True)
+        for name, text in files.items():
+            (target / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DaemonError(
+            f"the bundle cannot be written ({error.strerror})",
+            subject=str(target),
+            advice="Name another place with --output",
+        ) from error
+
+
+def without_names(text: str) -> str:
+    """`text` without what tells who and where the user is."""
+    text = _ADDRESS.sub(r"\1HIDDEN", text)
+    for private, plain in _private_names():
+        bounded = rf"(?<![\w.-]){re.escape(private)}(?![\w])"
+        text = re.sub(bounded, plain, text)
+    return text
+
+
+def _private_names() -> list[tuple[str, str]]:
+    """What to replace, the longest first."""
+    found = {str(Path.home()): "~", os.environ.get("UNDERKEEL_HOME", ""): "UNDERKEEL_HOME"}
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = ""
+    people = {user: "USER", socket.gethostname(): "HOST"}
+    found |= {name: plain for name, plain in people.items() if name != "root"}
+    named = [(name, plain) for name, plain in found.items() if len(name) >= _SHORTEST_NAME]
+    return sorted(named, key=lambda pair: -len(pair[0]))
+
+
+_ABOUT = {
+    "doctor.txt": "what 'underkeel doctor' says",
+    "machine.txt": "system, processor, Python",
+    "packages.txt": "versions of what Underkeel is made of",
+    "service.json": "how the service is installed",
+    "status.json": "what 'underkeel status --json' says",
+    "metrics.txt": "counts, times and memory since the daemon started",
+    "settings.toml": "your settings file",
+    "log": "the daemon's log: counts, times, states and errors",
+}
+
+
+def _kind(name: str) -> str:
+    return name if name in _ABOUT else "log"
+
+
+def _line(finding: Finding) -> str:
+    mend = f"\n    {finding.mend}" if finding.mend else ""
+    return f"{finding.level.value:6} {finding.about}: {finding.says}{mend}\n"
+
+
+def _machine() -> str:
+    lines = {
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "processor": f"{os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "underkeel": __version__,
+    }
+    return "".join(f"{name}: {value}\n" for name, value in lines.items())
+
+
+def _packages() -> str:
+    installed = {f"{found.name} {found.version}\n" for found in importlib.metadata.distributions()}
+    return "".join(sorted(installed, key=str.lower))
+
+
+def _anonymous(status: Status) -> Status:
+    """Documents are the names of the user's files."""
+    if status.stats is None:
+        return status
+    slots = tuple(
+        replace(slot, document="HIDDEN" if slot.document else "") for slot in status.stats.slots
+    )
+    return replace(status, stats=replace(status.stats, slots=slots))
+
+
+def _hide_values(text: str) -> str:
+    return "".join(
+        line if _KEPT.search(line) else _SECRET.sub(r"\1***", line)
+        for line in text.splitlines(keepends=True)
+    )
+
+
+def _logs() -> dict[str, str]:
+    path = paths.log_file()
+    found = {}
+    for log in sorted(path.parent.glob(f"{path.name}*")):
+        found[f"{log.name}.txt"] = _text_of(log, last_bytes=_LOG_BYTES)
+    return found
+
+
+def _text_of(path: Path, last_bytes: int = 1 << 20) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(path.stat().st_size - last_bytes, 0))
+            return file.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return "there is no such file\n"
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})\n"
+
+
+def _json(value: object) -> str:
+    return msgspec.json.format(msgspec.json.encode(value)).decode() + "\n"

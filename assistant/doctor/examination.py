@@ -1,0 +1,59 @@
+"""The examination as a whole. A check that fails in a way nobody foresaw is a finding too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import psutil
+
+from assistant import paths
+from assistant import settings as all_settings
+from assistant.doctor import hardware, software
+from assistant.doctor.findings import Finding, wrong
+from assistant.errors import UnderkeelError
+from assistant.memory.devices import ask_backend
+from assistant.memory.sampler import Probes
+
+
+def examine(*, deep: bool = False) -> Iterator[Finding]:
+    """Look at everything, in the order in which one thing builds on another.
+
+    Args:
+        deep: compare the model's bytes with its hash, however long it takes.
+    """
+    chosen, problems = all_settings.load()
+    probes = Probes()
+    try:
+        sample = probes()
+        yield from _safely("python", lambda: [hardware.python(), hardware.packages()])
+        yield from _safely(
+            "llama.cpp",
+            lambda: hardware.build(
+                ask_backend(), sample.cards, sample.trouble, hardware.pci_graphics()
+            ),
+        )
+        swap_bytes = psutil.swap_memory().used
+        yield from _safely("memory", lambda: hardware.memory(sample.host, swap_bytes))
+        folders = [("models", paths.models_dir()), ("logs", paths.state_dir())]
+        yield from _safely("disk", lambda: hardware.disk(folders))
+        yield from _safely("limits", lambda: hardware.limits(mlock=chosen.model.mlock))
+        yield from _safely("settings", lambda: software.settings(problems))
+        yield from _safely("socket", software.place)
+        found, status = software.daemon()
+        yield from found
+        yield from _safely("service", software.service)
+        yield from _safely("model", lambda: software.model(chosen, deep=deep))
+        yield from _safely("plan", lambda: software.plan(chosen, probes, status))
+        yield from _safely("log", software.log)
+        yield from _safely("editors", software.editors)
+    finally:
+        probes.close()
+
+
+def _safely(about: str, check: Callable[[], list[Finding]]) -> list[Finding]:
+    try:
+        return check()
+    except UnderkeelError as error:
+        return [wrong(about, str(error.message), error.advice)]
+    except Exception as error:  # the others still have something to say
+        return [wrong(about, f"the check itself failed: {type(error).__name__}: {error}")]

@@ -1,0 +1,194 @@
+"""Settings that change under a running daemon: what takes effect, what waits, and what is said."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import msgspec
+import pytest
+from daemons import serving, until
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from assistant import settings
+from assistant.cli.reload import told
+from assistant.daemon import reload
+from assistant.daemon.following import Follower
+from assistant.daemon.reload import Effect, advice, compare, effect_of, pending
+from assistant.engine.types import Priority
+from assistant.settings import CompletionSettings, DaemonSettings, ModelSettings, Settings
+
+KEYS = [
+    (table, name)
+    for table in Settings.__struct_fields__
+    for name in getattr(Settings(), table).__struct_fields__
+]
+
+
+@given(st.sampled_from(KEYS))
+def test_a_changed_setting_is_the_only_change(key: tuple[str, str]) -> None:
+    table, name = key
+    old = Settings()
+    section = getattr(old, table)
+    value = getattr(section, name)
+    other = {bool: lambda: not value, int: lambda: value + 1, float: lambda: value + 1.0}
+    new_value = other.get(type(value), lambda: (*value, "x") if value == () else f"{value}x")()
+    new = replace(old, **{table: replace(section, **{name: new_value})})
+    (change,) = compare(old, new)
+    assert change.key == f"{table}.{name}" and change.effect == effect_of(change.key)
+    assert msgspec.json.decode(change.new.encode()) in (
+        new_value,
+        [*value, "x"] if value == () else 0,
+    )
+    assert compare(new, new) == ()
+    assert (change in pending(old, new)) == (change.effect in {"next load", "restart"})
+
+
+def test_when_each_takes_effect() -> None:
+    assert effect_of("daemon.max_waiting") is Effect.NOW
+    assert effect_of("daemon.tcp_port") is Effect.RESTART
+    assert effect_of("model.n_ctx") is Effect.NEXT_LOAD
+    assert effect_of("completion.budget_tokens") is Effect.NOW
+    assert effect_of("completion.debounce_ms") is Effect.EDITORS
+    assert effect_of("a.table_of_tomorrow") is Effect.RESTART
+
+
+def test_what_waits_is_told_with_what_brings_it_about() -> None:
+    new = Settings(model=ModelSettings(n_ctx=4096), daemon=DaemonSettings(max_waiting=8))
+    said = advice(compare(Settings(), new))
+    assert any("max_waiting: 64 -> 8, took effect" in line for line in said)
+    assert any("n_ctx: 8192 -> 4096" in line and "underkeel restart" in line for line in said)
+
+
+def test_secrets_are_not_told() -> None:
+    assert reload._shown("api_key", "hunter2") == "***"
+    assert reload._shown("key_file", "/k") == '"/k"' and reload._shown("max_tokens", 3) == "3"
+
+
+def write(home: Path, text: str) -> None:
+    """As editors write: a new file that takes the old one's place."""
+    new = home / "config.toml~"
+    new.write_text(text)
+    new.replace(home / "config.toml")
+
+
+def test_a_running_daemon_follows_its_file(home: Path) -> None:
+    async def main() -> None:
+        chosen, _ = settings.load()
+        async with asyncio.timeout(60), serving(settings=chosen) as daemon:
+            service = daemon.service
+            follower = Follower(service, settings.load)
+            watching = asyncio.create_task(reload.watch(follower.path, follower.reload))
+            await asyncio.sleep(0.3)  # the watcher is there
+            write(home, "[daemon]\nmax_waiting = 7\n[model]\nn_ctx = 2048\n")
+            await until(lambda: service.admission.most == 7)
+            told_now = (await daemon.client.status()).settings
+            assert told_now is not None
+            assert {change.key for change in told_now.changes} == {
+                "daemon.max_waiting",
+                "model.n_ctx",
+            }
+            assert [change.key for change in told_now.pending] == ["model.n_ctx"]
+            # Wrong values keep their defaults, and are told.
+            write(home, '[daemon]\nmax_waiting = "many"\n[completion]\nbudget_tokens = 300\n')
+            await until(lambda: service.admission.most == 64)
+            assert follower.now.problems and not follower.now.pending
+            await until(lambda: _budget(service) == 300)
+            # A file that is broken, and one that is gone.
+            write(home, "[daemon\n")
+            await until(lambda: "cannot be read" in str(follower.now.problems))
+            (home / "config.toml").unlink()
+            await until(lambda: not follower.now.problems)
+            assert service.settings == Settings()
+            watching.cancel()
+
+    asyncio.run(main())
+
+
+def _budget(service: object) -> int:
+    budget = service.budgets.of(Priority.INTERACTIVE)  # type: ignore[attr-defined]
+    return budget.tokens if budget else 0
+
+
+def test_over_the_socket_and_by_a_signal(home: Path) -> None:
+    from daemons import Memory, fake_model
+
+    from assistant.client import DaemonClient
+    from assistant.daemon import instance, server
+    from assistant.daemon.service import Service
+    from assistant.engine.fake import FakeEngine
+
+    taken: list[str] = []
+
+    async def main() -> None:
+        with instance.claim() as seat:
+            service = Service(FakeEngine(), fake_model, Settings(), Memory())
+            follower = Follower(
+                service, settings.load, take_model=lambda new: taken.append(new.model.name)
+            )
+            task = asyncio.create_task(server.serve(service, seat, follower=follower))
+            async with asyncio.timeout(60), DaemonClient(autostart=False) as client:
+                await client.wait_ready()
+                write(home, '[model]\nname = "other"\n')
+                found = await client.reload()
+                assert found is not None and taken[-1] == "other"
+                lines = "\n".join(told(found))
+                assert "model.name" in lines and "underkeel restart" in lines
+                again = await client.reload()
+                assert again is not None
+                assert "changed earlier, and waiting" in "\n".join(told(again))
+                write(home, "[daemon]\nmax_waiting = 5\n")
+                os.kill(os.getpid(), signal.SIGHUP)
+                await until(lambda: service.admission.most == 5)
+                await client.stop()
+            await task
+
+    asyncio.run(main())
+
+
+def test_what_the_command_line_gave_stays(home: Path) -> None:
+    """`underkeel serve --ctx` reads the file through its own options."""
+
+    def read() -> tuple[Settings, list[settings.SettingsError]]:
+        found, problems = settings.load()
+        return replace(found, model=replace(found.model, n_ctx=512)), problems
+
+    async def main() -> None:
+        async with asyncio.timeout(30), serving(settings=read()[0]) as daemon:
+            follower = Follower(daemon.service, read)
+            write(home, "[model]\nn_ctx = 4096\nmlock = true\n")
+            follower.reload()
+            assert [change.key for change in follower.now.changes] == ["model.mlock"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("section", [DaemonSettings, CompletionSettings])
+def test_the_service_takes_over_what_counts_now(section: type, home: Path) -> None:
+    """Whatever is said to count now reaches the part that uses it."""
+
+    async def main() -> None:
+        async with asyncio.timeout(30), serving() as daemon:
+            new = Settings(
+                daemon=DaemonSettings(
+                    max_waiting=3,
+                    request_limit_s=1.5,
+                    max_body_bytes=500,
+                    release_after_s=9.0,
+                    rung="trim",
+                ),
+                completion=CompletionSettings(budget_tokens=99, max_tokens=7),
+            )
+            daemon.service.follow(new)
+            assert daemon.service.admission.most == 3
+            assert daemon.service.intake.most_bytes == 2000
+            assert (await daemon.http.post("/tokenize", content=b"x" * 501)).status_code == 413
+            assert daemon.service.governor._release_after_s == 9.0
+            assert daemon.service.governor._rules.pinned == "trim"
+            await until(lambda: _budget(daemon.service) == 99)
+
+    asyncio.run(main())

@@ -1,0 +1,188 @@
+"""The daemon on loopback TCP: the token, and a client that has nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from daemons import Daemon, serving
+
+from assistant import address, paths
+from assistant.client import CompletionRequest, DaemonClient
+from assistant.daemon import instance
+from assistant.engine.fake import DEFAULT_REPLY
+from assistant.errors import DaemonError
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((address.LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def run(body: Callable[[Daemon], Awaitable[None]], **options: Any) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(60), serving(tcp_port=free_port(), **options) as daemon:
+            await body(daemon)
+
+    asyncio.run(main())
+
+
+def test_every_route_wants_the_token(home: Path) -> None:
+    async def body(daemon: Daemon) -> None:
+        way = address.find_tcp()
+        assert way is not None
+        description = (await daemon.http.get("/openapi.json")).json()
+        async with httpx.AsyncClient(base_url=way.base_url, timeout=30) as http:
+            for path, methods in description["paths"].items():
+                for method in methods:
+                    answer = await http.request(method, path, content=b"{}")
+                    assert answer.status_code == 401, path
+                    assert answer.headers["www-authenticate"] == "Bearer"
+                    assert answer.json()["error"]["underkeel"]["code"] == "access"
+            for wrong in (
+                "",
+                "Bearer",
+                f"Bearer {way.token}x",
+                f"Bearer {way.token[:-1]}",
+                f"Basic {way.token}",
+                f"bearer  {way.token}",
+            ):
+                answer = await http.get("/health", headers={"Authorization": wrong})
+                assert answer.status_code == 401, wrong
+            both = [("Authorization", "Bearer x"), *way.headers.items()]
+            assert (await http.get("/health", headers=both)).status_code == 401
+            assert (await http.get("/health", headers=way.headers)).status_code == 200
+        # Whoever may open the Unix socket needs none.
+        assert (await daemon.http.get("/health")).status_code == 200
+
+    run(body)
+
+
+def test_it_listens_on_the_loopback_only(home: Path) -> None:
+    with instance.claim(tcp_port=free_port()) as seat:
+        tcp = [one for one in seat.listeners if one.family == socket.AF_INET]
+        assert [one.getsockname()[0] for one in tcp] == ["127.0.0.1"]
+        assert address.tcp_file().exists() and seat.token
+    assert not address.tcp_file().exists()
+
+
+def test_a_port_that_is_taken_is_explained(home: Path) -> None:
+    with socket.socket() as other:
+        other.bind((address.LOOPBACK, 0))
+        other.listen()
+        with (
+            pytest.raises(DaemonError, match=r"daemon\.tcp_port"),
+            instance.claim(tcp_port=other.getsockname()[1]),
+        ):
+            pass
+    assert instance.running_pid() is None and not paths.socket_path().exists()
+
+
+def test_a_client_without_unix_sockets(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows: no daemon, then one, then its successor with another port and token."""
+    monkeypatch.setattr(address, "has_unix_sockets", lambda *_: False)
+
+    async def ask(client: DaemonClient) -> str:
+        request = CompletionRequest(prompt="def f", n_predict=64)
+        return "".join([chunk.content async for chunk in client.complete(request)])
+
+    async def main() -> None:
+        async with asyncio.timeout(60), DaemonClient(autostart=False) as client:
+            with pytest.raises(DaemonError, match="underkeel serve"):
+                await client.wait_ready()
+            ports = set()
+            for _ in range(2):
+                with instance.claim() as seat:
+                    assert [one.family for one in seat.listeners] == [socket.AF_INET]
+                    ports.add(seat.listeners[0].getsockname()[1])
+                    async with serving_on(seat):
+                        await client.wait_ready()
+                        assert await ask(client) == DEFAULT_REPLY
+                with pytest.raises(DaemonError):
+                    await ask(client)
+            assert len(ports) == 2
+
+    asyncio.run(main())
+
+
+def serving_on(seat: instance.Seat) -> Any:
+    """A daemon on a place that is claimed already."""
+    from contextlib import asynccontextmanager
+
+    from daemons import Memory, fake_model
+
+    from assistant.daemon import server
+    from assistant.daemon.service import Service
+    from assistant.engine.fake import FakeEngine
+    from assistant.settings import Settings
+
+    @asynccontextmanager
+    async def block() -> Any:
+        service = Service(FakeEngine(), fake_model, Settings(), Memory())
+        task = asyncio.create_task(server.serve(service, seat))
+        try:
+            yield
+        finally:
+            async with DaemonClient(autostart=False) as client:
+                await client.stop()
+            await task
+
+    return block()
+
+
+def test_a_head_that_does_not_come_ends_the_connection(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("assistant.daemon.connections.HEAD_LIMIT_S", 0.2)
+
+    async def body(daemon: Daemon) -> None:
+        way = address.find_tcp()
+        assert way is not None
+        for sent in (b"", b"GET /health HT"):
+            reader, writer = await asyncio.open_connection(address.LOOPBACK, way.port)
+            writer.write(sent)
+            assert await reader.read() == b""
+            writer.close()
+        # One that has had an answer is given uvicorn's longer time, and then no more than ours.
+        reader, writer = await asyncio.open_unix_connection(str(paths.socket_path()))
+        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200")
+        await asyncio.sleep(0.4)
+        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200")
+        writer.write(b"GET /hea")
+        assert await reader.read() == b""
+        writer.close()
+
+    run(body)
+
+
+def test_so_many_connections_and_no_more(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past the limit the one that has been silent longest goes; whoever is answered stays."""
+    monkeypatch.setattr("assistant.daemon.connections.MOST_CONNECTIONS", 20)
+
+    async def body(daemon: Daemon) -> None:
+        way = address.find_tcp()
+        assert way is not None
+        silent = [await asyncio.open_connection(address.LOOPBACK, way.port) for _ in range(60)]
+        await asyncio.sleep(0.2)
+        ended = 0
+        for reader, _ in silent:
+            reading = asyncio.create_task(reader.read(1))
+            done, _ = await asyncio.wait({reading}, timeout=0.01)
+            ended += bool(done)
+            reading.cancel()
+        assert 40 <= ended < 60
+        async with DaemonClient(autostart=False) as client:
+            assert (await client.status()).model is not None
+        for _, writer in silent:
+            writer.close()
+
+    run(body)

@@ -1,0 +1,80 @@
+"""Where clients find the daemon, on systems with Unix sockets and without."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from assistant import address, paths
+from assistant.errors import DaemonError
+
+
+def test_unix_sockets_where_there_are_any(home: Path) -> None:
+    assert address.has_unix_sockets("linux") and address.has_unix_sockets("darwin")
+    assert not address.has_unix_sockets("win32")
+    way = address.find("linux")
+    assert way is not None and way.socket == paths.socket_path() and not way.headers
+
+
+def test_tcp_elsewhere_once_a_daemon_has_told(home: Path) -> None:
+    assert address.find("win32") is None
+    token = address.new_token()
+    address.write_tcp(4711, token)
+    way = address.find("win32")
+    assert way is not None and (way.socket, way.port) == (None, 4711)
+    assert way.base_url == "http://127.0.0.1:4711"
+    assert way.headers == {"Authorization": f"Bearer {token}"}
+    address.write_tcp(4712, token)
+    assert address.find("win32") == address.Address(port=4712, token=token)
+
+
+def test_the_file_is_private_from_its_first_byte(home: Path) -> None:
+    before = os.umask(0)
+    try:
+        address.write_tcp(1, "secret")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(address.tcp_file().stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"port": "x", "token": 1}', b"\xff"])
+def test_a_file_that_cannot_be_read_is_no_daemon(home: Path, content: bytes) -> None:
+    address.tcp_file().write_bytes(content)
+    assert address.find("win32") is None
+
+
+def test_a_folder_that_others_may_enter_is_not_believed(home: Path) -> None:
+    address.write_tcp(1, "secret")
+    paths.runtime_dir().chmod(0o755)
+    with pytest.raises(DaemonError, match="chmod 700"):
+        address.find("win32")
+
+
+def test_tokens_are_long_and_never_the_same() -> None:
+    tokens = {address.new_token() for _ in range(100)}
+    assert len(tokens) == 100 and min(map(len, tokens)) >= 43  # 256 bits
+
+
+@pytest.mark.parametrize(
+    ("platform", "folder"),
+    [("linux", ".config/underkeel"), ("darwin", "Library/Application Support/underkeel")],
+)
+def test_each_platform_has_its_own_folders(
+    platform: str, folder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What platformdirs says for the platform; `paths` adds only the names of files."""
+    import platformdirs.macos
+    import platformdirs.unix
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    kinds = {"linux": platformdirs.unix.Unix, "darwin": platformdirs.macos.MacOS}
+    kind = kinds[platform]
+    monkeypatch.setattr(
+        platformdirs, "user_config_path", lambda app: Path(kind(app).user_config_dir)
+    )
+    monkeypatch.delenv("UNDERKEEL_HOME", raising=False)
+    assert paths.config_file() == tmp_path / folder / "config.toml"
