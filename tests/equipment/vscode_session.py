@@ -96,11 +96,14 @@ class VSCode:
         """A setting of the user's as it stands in the file."""
         return json.loads(self._settings.read_text(encoding="utf-8")).get(name)
 
+    def messages(self) -> list[dict[str, Any]]:
+        """Everything that the scripted language server got, in order."""
+        lines = (self.home / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
     def log(self, method: str) -> list[dict[str, Any]]:
         """The parameters of what the scripted language server got, in order."""
-        lines = (self.home / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        messages = [json.loads(line) for line in lines]
-        return [message["params"] for message in messages if message.get("method") == method]
+        return [message["params"] for message in self.messages() if message.get("method") == method]
 
     def run(self, steps: list[Step]) -> dict[str, Any]:
         """What was seen, by name of the step; `failed` says where it ended early."""
@@ -134,6 +137,7 @@ def prepared(
     *,
     server: str | None = None,
     on_path: bool = True,
+    before: str = "",
     rules: dict[str, Any] | None = None,
     environment: dict[str, str] | None = None,
     trusted: bool = True,
@@ -142,7 +146,8 @@ def prepared(
 
     Args:
         server: shell command of the language server; without it, the scripted one with `rules`.
-            The rest of the command line is always the real one.
+            The rest of the command line is the real one.
+        before: shell lines that take other parts of the command line's work.
         on_path: whether the program is found on the PATH, or else lies in `home / "bin"` only.
     """
     workspace, binaries = home / "project", home / "bin"
@@ -154,7 +159,8 @@ def prepared(
     real = f"{sys.executable} -m assistant"
     program = binaries / "underkeel"
     write_program(
-        program, f'case "$1" in\n  lsp) exec {server or scripted} ;;\nesac\nexec {real} "$@"'
+        program,
+        f'{before}\ncase "$1" in\n  lsp) exec {server or scripted} ;;\nesac\nexec {real} "$@"',
     )
     # VS Code takes the PATH from a login shell.
     path = f"{binaries}:{os.environ['PATH']}" if on_path else os.environ["PATH"]

@@ -8,6 +8,7 @@ import { Explanations } from "./common/explain";
 import { Ghost } from "./common/ghost";
 import { ExplainLenses } from "./common/lenses";
 import { registerOutputs } from "./common/output";
+import { Previews } from "./common/preview";
 import { Command, type EditArgument, type ExplainArgument } from "./common/protocol";
 import { StatusItems } from "./common/status";
 
@@ -19,7 +20,8 @@ export function activate(context: vscode.ExtensionContext): void {
   const lenses = new ExplainLenses();
   const ghost = new Ghost((method, params) => void client?.running?.sendNotification(method, params));
   const explanations = new Explanations(context.extensionUri, () => client?.running);
-  const started = new Client(context, log, ghost, {
+  const previews = new Previews();
+  const started = new Client(context, log, ghost, previews, {
     onStatus: (now) => { status.set(now); },
     onExplanation: (event) => { explanations.onEvent(event); },
     onCommand: (command, argument) => {
@@ -33,8 +35,10 @@ export function activate(context: vscode.ExtensionContext): void {
     log,
     status,
     ghost,
+    previews,
     explanations,
-    register({ client: started, explanations, log }),
+    lenses,
+    register({ client: started, explanations, previews, log }),
     registerOutputs(),
     vscode.languages.registerCodeLensProvider({ scheme: "file" }, lenses),
     vscode.workspace.onDidGrantWorkspaceTrust(() => started.restart()),

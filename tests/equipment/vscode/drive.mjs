@@ -6,7 +6,7 @@
 // observation is printed under the step's name. A step that fails ends the session: the error and a picture of the
 // screen are what is left.
 import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { createServer } from "node:net";
 import { join } from "node:path";
@@ -103,6 +103,8 @@ const steps = {
       return now === text;
     }, () => `it is ${JSON.stringify(now)}`);
   },
+  /** Make an empty file, which something waits for. */
+  touch: async (page, { file }) => writeFileSync(join(plan.home, file), ""),
   /** Wait until the user's settings say so. */
   setting: async (page, { name, value }) => {
     const path = join(plan.home, "user-data", "User", "settings.json");

@@ -4,9 +4,16 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import * as vscode from "vscode";
 import type { ClientCapabilities, StaticFeature } from "vscode-languageclient/node";
-import { LanguageClient, RevealOutputChannelOn, State, TransportKind } from "vscode-languageclient/node";
+import {
+  CodeActionResolveRequest,
+  LanguageClient,
+  RevealOutputChannelOn,
+  State,
+  TransportKind,
+} from "vscode-languageclient/node";
 import { coalesced } from "./coalesce";
 import type { Ghost } from "./ghost";
+import type { Previews } from "./preview";
 import { find, type Found } from "./program";
 import { type ExplanationEvent, Notification, OFFERED, type Status } from "./protocol";
 import { forServer, read } from "./settings";
@@ -28,6 +35,7 @@ export class Client implements vscode.Disposable {
     private readonly context: vscode.ExtensionContext,
     private readonly log: vscode.LogOutputChannel,
     private readonly ghost: Ghost,
+    private readonly previews: Previews,
     private readonly listeners: Listeners,
   ) {}
 
@@ -78,7 +86,7 @@ export class Client implements vscode.Disposable {
   }
 
   private create(program: string): LanguageClient {
-    const client = new LanguageClient(
+    const client: LanguageClient = new LanguageClient(
       "underkeel",
       "Underkeel",
       // Not in the workspace: nothing in there is to take part.
@@ -92,6 +100,18 @@ export class Client implements vscode.Disposable {
           provideInlineCompletionItems: this.ghost.middleware,
           executeCommand: (command, args: unknown[], next) =>
             this.listeners.onCommand(command, args[0]) ?? (next(command, args) as unknown),
+          // VS Code would apply what an action or a request holds, or show a list with nothing ticked.
+          resolveCodeAction: async (action, token) => {
+            const asked = await client.code2ProtocolConverter.asCodeAction(action, token);
+            const { edit, title } = await client.sendRequest(CodeActionResolveRequest.type, asked, token);
+            if (edit) void this.previews.offer(client, edit, title);
+            return action;
+          },
+          workspace: {
+            handleApplyEdit: async ({ edit, label }) => ({
+              applied: await this.previews.offer(client, edit, label ?? "Apply the change"),
+            }),
+          },
         },
       },
     );

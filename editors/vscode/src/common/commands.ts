@@ -7,18 +7,20 @@ import type { Explanations } from "./explain";
 import { install } from "./install";
 import { pickModel } from "./models";
 import { showOutput } from "./output";
+import type { Previews } from "./preview";
 import type { ExplainArgument } from "./protocol";
 import { isEnabled, read, update } from "./settings";
 
 export interface Parts {
   client: Client;
   explanations: Explanations;
+  previews: Previews;
   log: vscode.LogOutputChannel;
 }
 
 type Handler = (...args: never[]) => unknown;
 
-export function register({ client, explanations, log }: Parts): vscode.Disposable {
+export function register({ client, explanations, previews, log }: Parts): vscode.Disposable {
   const withProgram = async (use: (program: string) => Promise<unknown>): Promise<void> => {
     const program = await client.find();
     if (program) await use(program.path);
@@ -34,6 +36,8 @@ export function register({ client, explanations, log }: Parts): vscode.Disposabl
     document: () => act("refactor.rewrite.underkeel.document"),
     writeTests: () => act("refactor.rewrite.underkeel.tests"),
     editSelection: () => editActive(client.running),
+    applyEdit: () => { previews.answer(true); },
+    discardEdit: () => { previews.answer(false); },
     restart: () => client.restart(),
     showLog: () => { log.show(); },
     showPlan: () => withProgram((program) => showOutput(program, ["plan"])),

@@ -14,11 +14,17 @@ const KINDS = new Set([
   vscode.SymbolKind.Struct,
 ]);
 
-export class ExplainLenses implements vscode.CodeLensProvider {
+/** A language's own extension may start later than the file is shown, and VS Code does not tell when it is ready. */
+const AGAIN_MS = [1000, 2000, 4000, 8000, 16000];
+
+export class ExplainLenses implements vscode.CodeLensProvider, vscode.Disposable {
   private readonly changed = new vscode.EventEmitter<void>();
+  private readonly tries = new Map<string, number>();
+  private timer: NodeJS.Timeout | undefined;
   readonly onDidChangeCodeLenses = this.changed.event;
 
   refresh(): void {
+    this.tries.clear();
     this.changed.fire();
   }
 
@@ -28,9 +34,24 @@ export class ExplainLenses implements vscode.CodeLensProvider {
       "vscode.executeDocumentSymbolProvider",
       document.uri,
     );
+    if (symbols === undefined || symbols.length === 0) this.askAgain(document.uri.toString());
     return flatten(symbols ?? [])
       .filter((symbol) => KINDS.has(symbol.kind))
       .map((symbol) => lens(document, symbol));
+  }
+
+  private askAgain(uri: string): void {
+    const tries = this.tries.get(uri) ?? 0;
+    const wait = AGAIN_MS[tries];
+    if (wait === undefined) return;
+    this.tries.set(uri, tries + 1);
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => { this.changed.fire(); }, wait);
+  }
+
+  dispose(): void {
+    clearTimeout(this.timer);
+    this.changed.dispose();
   }
 }
 
