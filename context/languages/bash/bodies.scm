@@ -1,3 +1,3 @@
 (function_definition body: (compound_statement) @body)
 (array) @literal
-(heredoc_body) @text
+[(heredoc_body) (string_content)] @text

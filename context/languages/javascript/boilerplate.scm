@@ -5,3 +5,15 @@
   consequence: (statement_block) @main)
   (#eq? @left "require.main")
   (#eq? @right "module"))
+((if_statement
+  condition: (parenthesized_expression (member_expression) @left)
+  consequence: (statement_block) @main)
+  (#eq? @left "import.meta.main"))
+((method_definition
+  name: (property_identifier) @name
+  body: (statement_block . (return_statement (member_expression object: (this))) .) @accessor)
+  (#match? @name "^(get|is)[A-Z]"))
+((method_definition
+  name: (property_identifier) @name
+  body: (statement_block . (expression_statement (assignment_expression left: (member_expression object: (this)))) .) @accessor)
+  (#match? @name "^set[A-Z]"))
