@@ -19,7 +19,7 @@ from lsprotocol.converters import get_converter
 
 from assistant.cli.language_client import LanguageClient, language_server
 from assistant.engine.fake import FakeEngine
-from assistant.engine.types import GenerateRequest
+from assistant.engine.types import GenerateRequest, Priority
 from assistant.errors import UnknownModelError
 from assistant.models import vocabulary
 
@@ -67,6 +67,11 @@ def play(
             await test(daemon, engine)
 
     asyncio.run(main())
+
+
+def asked(engine: FakeEngine) -> list[GenerateRequest]:
+    """What somebody waits for. Work ahead of the user may come before, between and after."""
+    return [made for made in engine.requests if made.priority is Priority.INTERACTIVE]
 
 
 def messages(client: LanguageClient) -> list[str]:
@@ -128,7 +133,7 @@ def test_ghost_text(home: Path, dense_model: Path) -> None:
                 "arguments": item["command"]["arguments"],
             }
             assert await client.request("workspace/executeCommand", taken) is None
-            (request,) = engine.requests
+            (request,) = asked(engine)
             prompt = vocabulary.load(dense_model).decode(request.prompt)
             assert "def add(a, b):\n    return" in prompt
             assert "return " not in prompt  # the blank is given back
@@ -160,7 +165,7 @@ def test_positions_count_in_the_agreed_units(
             (item,) = await client.complete(URI, 2, character + 1)
             assert item["range"]["start"] == {"line": 2, "character": character + 1}
             words = vocabulary.load(dense_model)
-            assert "\f\n# \u2028\nx = '\U0001f600!' +" in words.decode(engine.requests[0].prompt)
+            assert "\f\n# \u2028\nx = '\U0001f600!' +" in words.decode(asked(engine)[0].prompt)
 
     play(dense_model, test, lambda _: " y")
 
@@ -169,7 +174,7 @@ def test_a_storm_of_cancelled_requests(home: Path, dense_model: Path) -> None:
     async def test(daemon: Daemon, engine: FakeEngine) -> None:
         async with editing() as client:
             await client.complete(URI, 0, 0)
-            before = len(engine.requests)
+            before = len(asked(engine))
             engine.pause()
             responses = []
             for number in range(40):
@@ -191,7 +196,7 @@ def test_a_storm_of_cancelled_requests(home: Path, dense_model: Path) -> None:
             assert answers[-1]["result"]["items"]
             await daemon.idle()
             assert engine.in_flight == 0
-            assert len(engine.requests) - before <= 40
+            assert len(asked(engine)) - before <= 40
             client.open("file:///next.py", TEXT, "python")
             assert await client.complete("file:///next.py", 1, 11)
 
@@ -217,7 +222,7 @@ def test_wrong_settings_are_told_and_do_not_stop_anything(home: Path, dense_mode
         options = {"underkeel": {"completion": {"max_tokens": "many", "debounce_ms": 0}}}
         async with editing(options=options) as client:
             assert await client.complete(URI, 1, 11)
-            assert engine.requests[0].max_tokens == 64
+            assert asked(engine)[0].max_tokens == 64
             (told,) = messages(client)
             assert "completion.max_tokens" in told and "64" in told
             changed = {"underkeel": {"completion": {"enabled": False}}}

@@ -63,7 +63,8 @@ def family() -> list[psutil.Process]:
 def worker() -> psutil.Process:
     """The process that holds llama.cpp."""
     for process in family()[1:]:
-        if any("libllama" in mapped.path for mapped in process.memory_maps()):
+        named = "assistant.engine.worker" in process.cmdline()
+        if named and any("libllama" in mapped.path for mapped in process.memory_maps()):
             return process
     raise AssertionError(f"no worker among {family()}")
 
