@@ -40,8 +40,8 @@ _SINGLE = {
     "daemon.log_format": Effect.RESTART,
     "daemon.tcp_port": Effect.RESTART,
 }
-_SECRET = ("key", "token", "password", "secret")
-_NOT_SECRET = ("_file", "_name", "_tokens")
+_SECRET = {"key", "token", "password", "secret"}
+_NOT_SECRET = ("_file", "_name")
 _HIDDEN = "***"
 
 
@@ -111,7 +111,7 @@ async def watch(path: Path, changed: Callable[[], Any]) -> None:
 
 
 def _shown(name: str, value: object) -> str:
-    secret = any(word in name for word in _SECRET) and not name.endswith(_NOT_SECRET)
+    secret = not _SECRET.isdisjoint(name.split("_")) and not name.endswith(_NOT_SECRET)
     if secret and value and isinstance(value, str):
         return _HIDDEN
     return msgspec.json.encode(value).decode()

@@ -1,0 +1,175 @@
+"""What the doctor says of machines that are well and of machines that are not."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from tiny_gguf import tiny_gguf
+from typer.testing import CliRunner
+
+from assistant import __version__, paths
+from assistant.cli import build_app
+from assistant.doctor import Level, examine, hardware, software
+from assistant.doctor.findings import Finding
+from assistant.llama.spec import BackendDevice, DeviceKind
+from assistant.memory.devices import Card, HostMemory
+from assistant.service.manager import ServiceNow
+from assistant.service.units import Manager
+from assistant.settings import ModelSettings, Settings
+
+GIB = 1 << 30
+CPU = BackendDevice(
+    name="CPU", description="a processor", kind=DeviceKind.CPU, total_bytes=1, free_bytes=1
+)
+CUDA = BackendDevice(
+    name="CUDA0",
+    description="a card",
+    kind=DeviceKind.GPU,
+    total_bytes=24 * GIB,
+    free_bytes=20 * GIB,
+    bus_id="0000:01:00.0",
+)
+
+
+def card(driver: str = "nvml", bus_id: str = "0000:01:00.0") -> Card:
+    return Card("a card", bus_id, driver, 24 * GIB, 20 * GIB)
+
+
+def levels(found: list[Finding]) -> list[Level]:
+    return [finding.level for finding in found]
+
+
+def test_old_or_narrow_pythons() -> None:
+    assert hardware.python().level is Level.WELL
+    assert hardware.python((3, 10, 9)).level is Level.WRONG
+    assert hardware.python(bits=32).level is Level.WRONG
+
+
+def test_packages_that_are_missing_are_named() -> None:
+    assert hardware.packages(["httpx>=0.28", "vllm; extra == 'team'"]).level is Level.WELL
+    found = hardware.packages(["httpx>=0.28", "no-such-package-at-all>=1"])
+    assert found.level is Level.WRONG and "no-such-package-at-all" in found.says
+
+
+def test_a_card_that_the_build_can_use_and_one_that_it_cannot() -> None:
+    assert levels(hardware.build([CPU, CUDA], [card()], "")) == [Level.WELL, Level.WELL]
+    _, unusable = hardware.build([CPU], [card()], "")
+    assert unusable.level is Level.WRONG and "-DGGML_CUDA=on" in unusable.mend
+    _, amd = hardware.build([CPU], [card("amdgpu")], "")
+    assert "-DGGML_VULKAN=on" in amd.mend
+    other = hardware.build([CPU, CUDA], [card(), card(bus_id="0000:02:00.0")], "")
+    assert levels(other) == [Level.WELL, Level.WELL, Level.WRONG]
+
+
+def test_a_driver_that_is_missing_matters_only_where_there_is_a_card(tmp_path: Path) -> None:
+    assert levels(hardware.build([CPU], [], "no library")) == [Level.WELL, Level.NOTE]
+    assert levels(hardware.build([CPU], [], "no library", ["NVIDIA"])) == [Level.WELL, Level.WRONG]
+    for name, (kind, vendor) in {
+        "a": ("0x030000", "0x10de"),
+        "b": ("0x030200", "0x1002"),
+        "c": ("0x020000", "0x10de"),
+    }.items():
+        device = tmp_path / "sys/bus/pci/devices" / name
+        device.mkdir(parents=True)
+        (device / "class").write_text(f"{kind}\n")
+        (device / "vendor").write_text(f"{vendor}\n")
+    assert hardware.pci_graphics(tmp_path) == ("AMD", "NVIDIA")
+
+
+def test_memory() -> None:
+    assert levels(hardware.memory(HostMemory(16 * GIB, 8 * GIB), 0)) == [Level.WELL]
+    assert levels(hardware.memory(HostMemory(16 * GIB, GIB // 2), 0)) == [Level.WRONG]
+    tight = hardware.memory(HostMemory(16 * GIB, 2 * GIB, "/a/group"), 3 * GIB)
+    assert levels(tight) == [Level.WELL, Level.NOTE, Level.NOTE]
+    assert "mlock" in tight[-1].mend
+
+
+def test_a_model_that_is_not_here_wrong_or_whole(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNDERKEEL_MODELS", str(tmp_path / "models"))
+    (tmp_path / "models").mkdir()
+    missing = Settings(model=ModelSettings(name="starter-moe"))
+    (found,) = software.model(missing, deep=False)
+    assert found.level is Level.WRONG and "underkeel pull starter-moe" in found.mend
+    path = tmp_path / "models" / "mine.gguf"
+    path.write_bytes(tiny_gguf(2))
+    mine = Settings(model=ModelSettings(name="mine"))
+    assert levels(software.model(mine, deep=True)) == [Level.WELL]
+    path.write_bytes(b"GGUF nonsense")
+    assert levels(software.model(mine, deep=True)) == [Level.WRONG]
+
+
+def test_the_socket_and_what_lies_in_its_place(home: Path) -> None:
+    assert levels(software.place()) == [Level.WELL]
+    paths.socket_path().write_text("x")
+    assert levels(software.place()) == [Level.WRONG]
+    paths.runtime_dir().chmod(0o755)
+    (found,) = software.place()
+    assert found.level is Level.WRONG and "chmod 700" in found.mend
+
+
+def test_a_service_whose_socket_nobody_holds() -> None:
+    well = ServiceNow(Manager.SYSTEMD, installed=True, listening=True)
+    assert levels(software.service(well)) == [Level.WELL]
+    dead = ServiceNow(Manager.SYSTEMD, installed=True, detail="failed")
+    assert levels(software.service(dead)) == [Level.WRONG]
+
+
+def test_errors_in_the_log(home: Path) -> None:
+    assert levels(software.log()) == [Level.WELL]
+    paths.state_dir().mkdir()
+    paths.log_file().write_text("2026 INFO a serving\n")
+    assert levels(software.log()) == [Level.WELL]
+    with paths.log_file().open("a") as file:
+        file.write("2026 ERROR a the engine died\n" + '{"level":"error"}\n')
+    (found,) = software.log()
+    assert found.level is Level.NOTE and "2 errors" in found.says
+
+
+def test_editors_with_and_without_our_plugins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    assert levels(software.editors(tmp_path)) == [Level.NOTE]
+    for name in ("nvim", "code"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    assert levels(software.editors(tmp_path)) == [Level.NOTE, Level.NOTE]
+    plugin = tmp_path / ".local/share/nvim/lazy/underkeel/lua/underkeel/init.lua"
+    plugin.parent.mkdir(parents=True)
+    plugin.touch()
+    (tmp_path / ".vscode/extensions/underkeel.underkeel-0.1.0").mkdir(parents=True)
+    assert levels(software.editors(tmp_path)) == [Level.WELL, Level.WELL]
+
+
+def test_a_check_that_fails_is_a_finding_and_the_others_go_on(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNDERKEEL_MODELS", str(home / "no models"))
+
+    def broken() -> None:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr(hardware, "python", broken)
+    found = list(examine())
+    assert "ZeroDivisionError" in found[0].says and found[0].level is Level.WRONG
+    assert {"memory", "disk", "settings", "socket", "model", "log"} <= {one.about for one in found}
+
+
+def test_the_command(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNDERKEEL_MODELS", str(home / "no models"))
+    (home / "config.toml").write_text("[model]\nnonsense = 1\n")
+    ran = CliRunner().invoke(build_app("doctor"), ["doctor", "--json"])
+    found = json.loads(ran.stdout)
+    wrong = [one for one in found if one["level"] == "wrong"]
+    assert ran.exit_code == 1
+    assert any(one["about"] == "settings" and "nonsense" in one["says"] for one in wrong)
+    assert all(set(one) == {"about", "level", "says", "mend"} for one in found)
+    spoken = CliRunner().invoke(build_app("doctor"), ["doctor"]).stdout
+    assert "want mending." in spoken and f"Underkeel {__version__}" in spoken
+    assert os.fspath(home) in spoken
