@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCK_FLAGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --quiet --custom-compile-command "make lock"
 
-.PHONY: help env models demo test check lint types lock bench-lsp bench-keystrokes vsix clean
+.PHONY: help env models demo test check lint types lock bench-lsp bench-typing bench-speculation bench-cancellation bench-layouts vsix clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,7 +34,7 @@ types: env
 bench-lsp: models ## What the language server and daemon add to a request
 	@$(BIN)/python tests/benchmarks/lsp_overhead.py
 
-bench-keystrokes: models ## Typing, side by side with llama.vim's requests to llama-server
+bench-typing: models ## Typing, side by side with llama.vim's requests to llama-server
 	@$(BIN)/python tests/benchmarks/keystrokes/run.py
 
 vsix: ## Package the VS Code extension

@@ -87,7 +87,7 @@ class OursSide:
         self.editor, self._daemon, self._pid = editor, daemon, daemon_pid
 
     async def counters(self) -> Counters:
-        stats = (await self._daemon.status()).engine
+        stats = (await self._daemon.status()).stats
         assert stats is not None
         cpu = cpu_seconds([self._pid, self.editor.pid])
         return Counters(stats.evaluated_tokens, stats.generated_tokens, cpu)

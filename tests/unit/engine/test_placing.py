@@ -1,0 +1,135 @@
+"""The scheduler's decisions: which slot, whose turn, how much of a batch."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from assistant.engine.placing import Placing, SlotView, Wish, place, share_out, working
+from assistant.engine.prefix import shared_length
+from assistant.engine.types import Priority
+
+OLD = list(range(100))
+
+
+def view(
+    number: int, tokens: list[int] | None = None, *, busy: bool = False, used_at: int = 0
+) -> SlotView:
+    return SlotView(number, tokens or [], busy, used_at)
+
+
+def test_the_longest_common_start_wins() -> None:
+    slots = [view(0, OLD[:50], used_at=9), view(1, OLD[:80]), view(2)]
+    assert place(slots, OLD, partial=True) == Placing(1, 80)
+
+
+def test_one_token_is_always_left_to_evaluate() -> None:
+    assert place([view(0, OLD)], OLD, partial=True) == Placing(0, 99)
+    assert place([view(0, OLD)], OLD[:10], partial=True) == Placing(0, 9)
+
+
+def test_an_empty_slot_goes_before_one_that_would_lose_much() -> None:
+    """Only a start is shared with the other place's slot: it keeps its tokens and lends the start."""
+    slots = [view(0, OLD, used_at=5), view(1)]
+    prompt = [*OLD[:20], *range(500, 580)]
+    assert place(slots, prompt, partial=True) == Placing(1, 20, source=0)
+
+
+def test_a_busy_slot_lends_its_start() -> None:
+    slots = [view(0, OLD, busy=True, used_at=5), view(1, [7, 8])]
+    prompt = [*OLD[:60], 1000]
+    assert place(slots, prompt, partial=True) == Placing(1, 60, source=0)
+
+
+def test_the_least_recently_used_slot_is_evicted() -> None:
+    slots = [view(0, [1, 2], used_at=5), view(1, [3, 4], used_at=2), view(2, [5], used_at=8)]
+    assert place(slots, [9, 9, 9], partial=True) == Placing(1, 0)
+
+
+def test_no_slot_is_free() -> None:
+    assert place([view(0, busy=True), view(1, busy=True)], OLD, partial=True) is None
+    assert place([], OLD, partial=True) is None
+
+
+def test_append_only_memory_serves_what_goes_on_and_nothing_else() -> None:
+    held = view(0, OLD[:50])
+    assert place([held], OLD, partial=False) == Placing(0, 50)
+    assert place([held], [*OLD[:40], 1000, 1001], partial=False) == Placing(0, 0)
+    busy = [view(0, OLD[:50], busy=True), view(1)]
+    assert place(busy, OLD, partial=False) == Placing(1, 0)  # a state is not shared half
+
+
+TOKENS = st.lists(st.integers(0, 2), max_size=12)
+
+
+@given(
+    st.lists(st.tuples(TOKENS, st.booleans(), st.integers(0, 5)), max_size=4),
+    st.lists(st.integers(0, 2), min_size=1, max_size=12),
+    st.booleans(),
+)
+def test_what_is_kept_is_what_both_begin_with(
+    states: list[tuple[list[int], bool, int]], prompt: list[int], partial: bool
+) -> None:
+    slots = [
+        view(number, tokens, busy=busy, used_at=used)
+        for number, (tokens, busy, used) in enumerate(states)
+    ]
+    placed = place(slots, prompt, partial=partial)
+    assert (placed is None) == all(slot.busy for slot in slots)
+    if placed is None:
+        return
+    assert not slots[placed.slot].busy
+    assert 0 <= placed.kept < len(prompt)
+    holder = slots[placed.slot if placed.source is None else placed.source]
+    assert list(holder.tokens[: placed.kept]) == prompt[: placed.kept]
+    if not partial:
+        assert placed.source is None
+        assert placed.kept in {0, len(holder.tokens)}
+
+
+def test_the_highest_class_works() -> None:
+    assert working([]) is None
+    assert working([Priority.BACKGROUND, Priority.EXPLAIN]) is Priority.EXPLAIN
+    assert working([Priority.EXPLAIN, Priority.INTERACTIVE]) is Priority.INTERACTIVE
+
+
+def test_decoding_goes_before_a_prompt_and_drafts_take_what_is_left() -> None:
+    wishes = [Wish("prompt", 500), Wish("decoding", 1, drafted=4), Wish("other", 1)]
+    found = {portion.id: portion for portion in share_out(wishes, rows=64, outputs=32)}
+    assert (found["decoding"].sure, found["other"].sure, found["prompt"].sure) == (1, 1, 62)
+    assert found["decoding"].drafted == 0  # the prompt took the rest
+    assert found["prompt"].outputs == 0  # it is not at its end
+    alone = share_out([Wish("decoding", 1, drafted=4)], rows=64, outputs=32)
+    assert (alone[0].drafted, alone[0].outputs) == (4, 5)
+
+
+WISHES = st.lists(st.tuples(st.integers(1, 80), st.integers(0, 12)), max_size=6)
+
+
+@given(WISHES, st.integers(1, 64), st.integers(1, 16))
+def test_a_batch_is_never_overdrawn(
+    numbers: list[tuple[int, int]], rows: int, outputs: int
+) -> None:
+    wishes = [Wish(str(at), sure, drafted) for at, (sure, drafted) in enumerate(numbers)]
+    portions = share_out(wishes, rows, outputs)
+    assert sum(one.sure + one.drafted for one in portions) <= rows
+    assert sum(one.outputs for one in portions) <= outputs
+    by_id = {wish.id: wish for wish in wishes}
+    for one in portions:
+        assert 1 <= one.sure <= by_id[one.id].sure
+        assert one.drafted <= by_id[one.id].drafted
+        assert one.outputs == (1 + one.drafted if one.sure == by_id[one.id].sure else 0)
+    assert bool(portions) == bool(wishes)
+
+
+@given(TOKENS, TOKENS)
+def test_shared_length_is_that_of_the_common_start(one: list[int], other: list[int]) -> None:
+    length = shared_length(one, other)
+    assert one[:length] == other[:length]
+    assert length == min(len(one), len(other)) or one[length] != other[length]
+
+
+def test_shared_length_over_strides() -> None:
+    long = list(range(3000))
+    assert shared_length(long, long) == 3000
+    assert shared_length(long, [*long[:1500], -1, *long[1501:]]) == 1500

@@ -1,0 +1,304 @@
+"""The runner on a real model: what is reused, who yields, how soon it ends, what speculation says.
+
+Counts only: tokens evaluated, steps taken, texts compared.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny_models
+from running import Bench, running
+
+from assistant.engine.runner import PREFILL_CHUNK
+from assistant.engine.types import LoadSpec, Priority, StopReason
+from assistant.errors import ContextFullError, RequestError
+from assistant.llama.model import Model
+
+pytestmark = pytest.mark.model
+
+CODE = """\
+class Stock:
+    def __init__(self) -> None:
+        self.items: dict[str, int] = {}
+
+    def add(self, name: str, count: int) -> None:
+        self.items[name] = self.items.get(name, 0) + count
+
+    def remove(self, name: str, count: int) -> None:
+"""
+LONG = CODE * 2
+EDIT = (
+    "<|im_start|>user\nWrite this again, with every `name` renamed to `key`:\n"
+    f"```python\n{CODE}        self.items[name] -= count\n```<|im_end|>\n"
+    "<|im_start|>assistant\n```python\n"
+)
+
+
+@pytest.fixture(scope="module")
+def model(dense_model: Path) -> Iterator[Model]:
+    loaded = Model(LoadSpec(path=str(dense_model)))
+    yield loaded
+    loaded.free()
+
+
+@pytest.fixture
+def bench(model: Model, dense_model: Path) -> Iterator[Bench]:
+    with running(dense_model, model=model) as made:
+        yield made
+
+
+# What is reused.
+
+
+def test_typing_along_evaluates_what_was_typed(bench: Bench) -> None:
+    first = bench.answer(CODE, 4)
+    assert (first.timings.cached_tokens, first.timings.evaluated_tokens) == (
+        0,
+        first.timings.prompt_tokens,
+    )
+    typed = bench.answer(f"{CODE}        if name", 4)
+    assert typed.timings.evaluated_tokens <= 4
+    back = bench.answer(CODE, 4)
+    assert back.timings.evaluated_tokens == 1
+    assert back.tokens == first.tokens
+
+
+def test_a_slot_in_use_lends_its_start_without_evaluating_it(bench: Bench) -> None:
+    busy = bench.ask(LONG, 40, priority=Priority.EXPLAIN)
+    bench.until(lambda: bool(bench.heard[busy].tokens))
+    other = bench.answer(f"{LONG}        del", 2)
+    common = len(bench.model.tokenise(LONG))
+    assert other.timings.cached_tokens >= common - 2
+    assert other.timings.evaluated_tokens <= 4
+    bench.finish()
+    assert bench.heard[busy].timings.evaluated_tokens == common
+
+
+def test_shared_cells_hold_what_evaluation_would_give(
+    bench: Bench, model: Model, dense_model: Path
+) -> None:
+    bench.answer(LONG, 2)
+    prompt = f"{LONG}        self."
+    shared = bench.answer(prompt, 8)
+    with running(dense_model, model=model) as fresh:
+        evaluated = fresh.answer(prompt, 8)
+    assert shared.timings.cached_tokens > 0 == evaluated.timings.cached_tokens
+    assert shared.tokens == evaluated.tokens
+
+
+def test_room_is_made_by_forgetting_what_was_used_longest_ago(
+    model: Model, dense_model: Path
+) -> None:
+    with running(dense_model, model=model, n_ctx=256) as bench:
+        texts = [f"# {number}\n{CODE}" for number in range(4)]
+        for text in texts:
+            bench.answer(text, 2)
+        assert bench.runner.slots.cells_used <= bench.context.n_cells == 256
+        assert bench.answer(texts[-1], 2).timings.evaluated_tokens == 1
+        assert bench.answer(texts[0], 2).timings.evaluated_tokens > 50
+
+
+def test_what_asks_for_no_cache_leaves_nothing(bench: Bench) -> None:
+    bench.answer(CODE, 2, cache=False)
+    assert bench.runner.slots.cells_used == 0
+
+
+def test_requests_that_can_never_be_answered_are_refused(bench: Bench) -> None:
+    with pytest.raises(ContextFullError):
+        bench.ask(CODE, 5000)
+    for prompt in ([], [-1], [10**6]):
+        with pytest.raises(RequestError):
+            bench.ask(prompt)
+
+
+# Who yields.
+
+
+def test_an_explanation_yields_and_goes_on_without_loss(bench: Bench) -> None:
+    undisturbed = bench.answer(LONG, 24, priority=Priority.EXPLAIN, cache=False)
+    told = bench.ask(LONG, 24, priority=Priority.EXPLAIN, cache=False)
+    bench.until(lambda: len(bench.heard[told].tokens) >= 5)
+    said = len(bench.heard[told].tokens)
+    asked = bench.ask(f"{CODE}        self.", 6)
+    bench.until(lambda: bench.heard[asked].done is not None)
+    assert len(bench.heard[told].tokens) == said  # not a token in between
+    assert bench.heard[told].done is None
+    bench.finish()
+    assert bench.heard[told].tokens == undisturbed.tokens
+    assert bench.heard[told].timings.evaluated_tokens == undisturbed.timings.prompt_tokens
+
+
+def test_a_prompt_being_read_yields_and_keeps_what_was_read(bench: Bench) -> None:
+    told = bench.ask(LONG, 1, priority=Priority.BACKGROUND)
+    bench.runner.step()
+    bench.answer(f"x = 1\n{CODE}", 4)
+    bench.finish()
+    assert bench.heard[told].timings.evaluated_tokens == bench.heard[told].timings.prompt_tokens
+
+
+# How soon it ends.
+
+
+def test_a_cancelled_answer_ends_before_its_next_token(bench: Bench) -> None:
+    asked = bench.ask(CODE, 40, speculate=False)
+    bench.until(lambda: len(bench.heard[asked].tokens) == 3)
+    bench.runner.cancel(asked)
+    bench.runner.step()
+    heard = bench.heard[asked]
+    assert heard.done is not None and heard.done.reason is StopReason.CANCELLED
+    assert len(heard.tokens) == heard.timings.generated_tokens == 3
+
+
+def test_a_cancelled_prompt_ends_within_the_batch_that_runs(bench: Bench) -> None:
+    """The flag is raised by another thread once the batch is being computed."""
+    asked = bench.ask(LONG, 4)
+    bench.runner.step()
+    read = bench.runner.slots.cells_used
+    assert read == PREFILL_CHUNK
+    decode = bench.context.decode
+
+    def cancelled_meanwhile(spans: object) -> object:
+        timer = threading.Timer(0.005, bench.runner.cancel, (asked,))
+        timer.start()
+        return decode(spans)  # type: ignore[arg-type]
+
+    bench.context.decode = cancelled_meanwhile  # type: ignore[method-assign,assignment]
+    bench.until(lambda: bench.heard[asked].done is not None, most=3)
+    assert bench.heard[asked].timings.evaluated_tokens == read  # the batch was not finished
+    bench.context.decode = decode  # type: ignore[method-assign]
+    again = bench.answer(LONG, 1)
+    assert again.timings.cached_tokens == read  # what was whole is kept
+
+
+def test_a_batch_that_is_overtaken_before_it_begins_is_not_evaluated(bench: Bench) -> None:
+    asked = bench.ask(LONG, 4)
+    admit = bench.runner._admit
+
+    def admitted(job: object) -> None:
+        admit(job)  # type: ignore[arg-type]
+        bench.runner.cancel(asked)
+
+    bench.runner._admit = admitted  # type: ignore[method-assign,assignment]
+    bench.runner.step()
+    assert bench.runner.slots.cells_used == 0
+    bench.finish()
+    assert bench.heard[asked].timings.evaluated_tokens == 0
+
+
+def test_the_newest_request_of_a_document_wins(bench: Bench) -> None:
+    names = [bench.ask(f"{CODE}{'x' * n}", 20, document="a.py") for n in range(1, 6)]
+    other = bench.ask(CODE, 2, document="b.py")
+    bench.finish()
+    reasons = [bench.heard[name].done.reason for name in names]  # type: ignore[union-attr]
+    assert reasons[:-1] == [StopReason.CANCELLED] * 4
+    assert reasons[-1] is not StopReason.CANCELLED
+    assert bench.heard[other].tokens
+
+
+def test_time_ends_an_answer_with_what_there_is(bench: Bench) -> None:
+    heard = bench.answer(CODE, 200, time_limit_ms=1)
+    assert heard.done is not None and heard.done.reason is StopReason.TIME
+
+
+# What comes out.
+
+
+def test_token_healing_begins_with_what_was_typed(bench: Bench) -> None:
+    heard = bench.answer(f"{CODE}        self.items[name", 6, must_start_with="] -")
+    assert heard.text.startswith("] -")
+    inside = bench.answer(f"{CODE}        self", 4, must_start_with=".ite")
+    assert inside.text.startswith(".items")
+
+
+@pytest.mark.parametrize("prompt", [EDIT, LONG, CODE, f"{LONG}        self.items"])
+def test_speculation_says_the_same(bench: Bench, prompt: str) -> None:
+    plain = bench.answer(prompt, 48, speculate=False)
+    drafted = bench.answer(prompt, 48)
+    assert plain.timings.drafted_tokens == 0
+    assert drafted.tokens == plain.tokens
+    assert drafted.text == plain.text
+
+
+def test_an_edit_is_written_in_fewer_steps(bench: Bench) -> None:
+    bench.runner.drafter.pace.row_cost = 0.1
+    asked = bench.ask(EDIT, 48)
+    steps = bench.until(lambda: bench.heard[asked].done is not None)
+    timings = bench.heard[asked].timings
+    assert timings.accepted_tokens >= 12
+    prompt_steps = -(-timings.prompt_tokens // PREFILL_CHUNK)
+    assert steps - prompt_steps < timings.generated_tokens - timings.accepted_tokens // 2
+
+
+def test_a_wrong_draft_leaves_no_trace(bench: Bench) -> None:
+    """Whatever is drafted, the cache holds what was said and the text stays the same."""
+    plain = bench.answer(CODE, 24, speculate=False, cache=False)
+    pace = bench.runner.drafter.pace
+    pace.length = lambda draft: min(len(draft.tokens), 4)  # type: ignore[method-assign]
+    prompt = bench.model.tokenise(CODE)
+    name = bench.ask(CODE, 24)
+    job = bench.runner._jobs[name]
+    bench.until(lambda: job.lookup is not None)
+    assert job.lookup is not None
+    lookup = job.lookup.draft
+    rubbish = bench.model.tokenise("zebra crossing")
+
+    def wrong(most: int) -> object:
+        found = lookup(most)
+        from assistant.engine.speculation import Draft
+
+        return Draft((*found.tokens[:1], *rubbish)[:most], 8)
+
+    job.lookup.draft = wrong  # type: ignore[method-assign,assignment]
+    bench.finish()
+    heard = bench.heard[name]
+    assert heard.timings.drafted_tokens > heard.timings.accepted_tokens
+    assert heard.tokens == plain.tokens
+    slot = next(slot for slot in bench.runner.slots if slot.tokens)
+    assert slot.tokens[: len(prompt)] == prompt
+    assert bench.context.last(slot.number) == len(slot.tokens) - 1
+
+
+def test_sampling_by_chance_drafts_nothing(bench: Bench) -> None:
+    from assistant.engine.types import Sampling
+
+    heard = bench.answer(EDIT, 24, sampling=Sampling(temperature=0.8, seed=3))
+    assert heard.timings.drafted_tokens == 0
+
+
+# Memory kinds.
+
+
+def test_a_recurrent_memory_is_only_ever_extended(tmp_path: Path) -> None:
+    with running(tiny_models.recurrent(tmp_path / "m.gguf"), n_ctx=512) as bench:
+        assert bench.runner.info(0).reuse == "append"
+        prompt = list(range(3, 103))
+        first = bench.answer(prompt, 4)
+        assert first.timings.evaluated_tokens == 100
+        held = [*next(slot.tokens for slot in bench.runner.slots if slot.tokens)]
+        longer = bench.answer([*held, 7, 8, 9], 4)
+        assert longer.timings.evaluated_tokens == 3
+        cut = bench.answer([*prompt[:50], 200], 4)  # it would have to be cut
+        assert (cut.timings.cached_tokens, cut.timings.evaluated_tokens) == (0, 51)
+        assert cut.timings.drafted_tokens == 0
+        with running(tmp_path / "m.gguf", n_ctx=512) as fresh:
+            assert fresh.answer([*held, 7, 8, 9], 4).tokens == longer.tokens
+
+
+@pytest.mark.parametrize(("swa_full", "reuse"), [(True, "partial"), (False, "append")])
+def test_a_sliding_window_may_be_cut_where_its_whole_length_is_kept(
+    tmp_path: Path, swa_full: bool, reuse: str
+) -> None:
+    path = tiny_models.sliding_window(tmp_path / "m.gguf")
+    prompt = [3 + number * 7 % 250 for number in range(300)]
+    jump = [*prompt[:80], 5, 6]
+    with running(path, swa_full=swa_full, n_ubatch=64, n_batch=64) as bench:
+        assert bench.runner.info(0).reuse == reuse
+        bench.answer(prompt, 4)
+        back = bench.answer(jump, 4)
+        assert back.timings.evaluated_tokens == (2 if swa_full else len(jump))
+    with running(path, swa_full=True) as fresh:
+        assert fresh.answer(jump, 4).tokens == back.tokens

@@ -1,0 +1,133 @@
+"""Prompt lookup: what is drafted, what is believed, and how long a draft pays."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from assistant.engine.speculation import (
+    MOST_DRAFTED,
+    NO_DRAFT,
+    SURE_MARGIN,
+    Draft,
+    Lookup,
+    Pace,
+    expected,
+    verify,
+)
+
+SURE, UNSURE = SURE_MARGIN + 1, SURE_MARGIN / 2
+TOKENS = st.lists(st.integers(0, 3), max_size=40)
+
+
+def test_what_followed_before_is_drafted() -> None:
+    assert Lookup([1, 2, 3, 4, 5, 9, 1, 2]).draft(3) == Draft((3, 4, 5), matched=2)
+
+
+def test_the_longest_match_and_the_last_place_win() -> None:
+    tokens = [1, 2, 3, 4, 10, 7, 3, 4, 11, 8, 1, 2, 3, 4]
+    assert Lookup(tokens).draft(1).tokens == (10,)  # four tokens agree there, two at the other
+    assert Lookup([3, 4, 10, 3, 4, 11, 3, 4]).draft(1).tokens == (11,)
+
+
+def test_nothing_is_drafted_where_nothing_was_said_before() -> None:
+    assert Lookup([1, 2, 3, 4]).draft() == NO_DRAFT
+    assert Lookup([]).draft() == Lookup([1]).draft() == NO_DRAFT
+
+
+@given(TOKENS, TOKENS)
+def test_a_draft_is_a_piece_of_what_was_said(start: list[int], more: list[int]) -> None:
+    lookup = Lookup(start)
+    lookup.extend(more)
+    whole = start + more
+    draft = lookup.draft()
+    assert draft == Lookup(whole).draft()  # however it came in
+    if draft.tokens:
+        size = min(draft.matched, 4)
+        places = [
+            at
+            for at in range(size, len(whole))
+            if whole[at - size : at] == whole[len(whole) - size :]
+        ]
+        assert draft.matched >= 2
+        assert any(tuple(whole[at : at + len(draft.tokens)]) == draft.tokens for at in places)
+        assert len(draft.tokens) <= MOST_DRAFTED
+
+
+def test_a_draft_is_kept_as_far_as_the_model_agrees() -> None:
+    rows = [(5, SURE), (6, SURE), (9, SURE), (1, SURE)]
+    assert verify((5, 6, 7), rows).tokens == (5, 6, 9)
+    assert verify((5, 6, 9), rows).tokens == (5, 6, 9, 1)
+    assert verify((4,), rows).tokens == (5,)
+
+
+def test_a_row_that_hardly_leads_is_evaluated_again() -> None:
+    found = verify((5, 6, 7), [(5, SURE), (6, UNSURE), (7, SURE), (8, SURE)])
+    assert found.tokens == (5,) and found.again
+    assert verify((5,), [(5, UNSURE), (6, SURE)]).tokens == ()
+
+
+@given(st.lists(st.integers(0, 2), max_size=6), st.data())
+def test_only_sure_rows_speak(draft: list[int], data: st.DataObject) -> None:
+    rows = data.draw(
+        st.lists(
+            st.tuples(st.integers(0, 2), st.sampled_from([SURE, UNSURE])),
+            min_size=len(draft) + 1,
+            max_size=len(draft) + 1,
+        )
+    )
+    found = verify(draft, iter(rows))
+    assert list(found.tokens) == [token for token, _ in rows[: len(found.tokens)]]
+    assert all(lead >= SURE_MARGIN for _, lead in rows[: len(found.tokens)])
+    assert list(found.tokens[:-1]) == draft[: max(len(found.tokens) - 1, 0)]
+    assert found.again or found.tokens
+
+
+def taught(accepted: int, matched: int = 4, times: int = 60, row_cost: float = 0.3) -> Pace:
+    pace = Pace(row_cost=row_cost)
+    for _ in range(times):
+        pace.learn(Draft((1, 2, 3, 4), matched), accepted)
+    return pace
+
+
+LONG = Draft(tuple(range(MOST_DRAFTED)), matched=4)
+
+
+def test_drafts_grow_where_they_come_true_and_stop_where_not() -> None:
+    assert taught(4).length(LONG) > taught(2).length(LONG) > taught(0).length(LONG) == 0
+
+
+def test_drafts_are_shorter_where_rows_are_dear() -> None:
+    cheap, dear = taught(3, row_cost=0.1), taught(3, row_cost=0.7)
+    assert cheap.length(LONG) > dear.length(LONG)
+
+
+def test_what_failed_is_tried_again_some_day() -> None:
+    pace = taught(0)
+    assert pace.length(LONG) == 0
+    assert any(pace.length(LONG) for _ in range(2000))
+
+
+def test_short_matches_are_judged_by_themselves() -> None:
+    pace = taught(0, matched=2)
+    assert pace.length(Draft((1, 2, 3), matched=2)) == 0
+    assert pace.length(Draft((1, 2, 3), matched=12)) == 3
+
+
+def test_the_cost_of_a_row_is_measured() -> None:
+    pace = Pace()
+    for _ in range(60):
+        pace.took(1, 0.02)
+        pace.took(5, 0.02)
+    assert pace.row_cost < 0.1
+    for _ in range(60):
+        pace.took(5, 0.1)
+    assert 0.9 < pace.row_cost < 1.1
+    pace.took(5, 60.0)  # the machine had a hiccup
+    assert pace.row_cost < 1.5
+
+
+def test_expected_tokens() -> None:
+    assert expected(0.0, 5) == 1.0
+    assert expected(1.0, 5) == 6.0
+    assert expected(0.5, 2) == 1.75
