@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from context.digest import Digest, digest
 from context.store import Store
-from context.walk import Found, Limits, Walk, read_text
+from context.walk import Found, Limits, Walk, patterns, read_text
 
 Progress = Callable[[int, int], None]
 """Called with files done and files in all."""
@@ -51,6 +51,7 @@ class Index:
         ]
         self.limits = limits or Limits()
         self.excludes = tuple(excludes)
+        self._excluded = patterns(self.excludes) if self.excludes else None
         self.store = Store(store)
         self.version = 0
         """Grows whenever the content changes, so that what was derived from it can tell."""
@@ -142,6 +143,19 @@ class Index:
                 continue
             return root, str(PurePosixPath(*relative.parts))
         return None
+
+    def allows(self, root: str, path: str) -> bool:
+        """Whether a file may be read into the index, as things stand now; looks at the disk."""
+        return self._walk(Path(root)).allows(path)
+
+    def excluded(self, path: str) -> bool:
+        """Whether the user's own patterns hide a file, given from its root on."""
+        return self._excluded is not None and self._excluded.match_file(path.lstrip("/"))
+
+    def holds_below(self, path: Path) -> bool:
+        """Whether the index has files in a folder, which may be gone by now."""
+        place = self.place(path)
+        return place is not None and self.store.holds_below(str(place[0]), place[1])
 
     def stop(self) -> None:
         """Make a refresh that runs in another thread end soon."""

@@ -43,7 +43,7 @@ _KEYS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 _TELLING = re.compile(r"pass(?:wor|wd|phr)|secret|token|api[_-]?key|access[_-]?key|_key|credential")
 _QUOTED = re.compile(r"""[=:]\s*["']([^"'\s]{12,})["']""")
 _PLAIN_WORD = re.compile(r"[A-Z]?[a-z]*|[A-Z]+|(?:[A-Z][a-z]{2,})+")
-_JOINTS = re.compile(r"[-_./:]")
+_JOINTS = re.compile(r"[-_./:<>|(){}\[\]$%,;]")
 _ARMOUR = re.compile(r"^[A-Za-z0-9+/]{60,}={0,2}[ \t\r]*$", re.MULTILINE)
 
 

@@ -217,6 +217,15 @@ class Store:
         )
         return [FileRow(*row) for row in rows]
 
+    def holds_below(self, root: str, folder: str) -> bool:
+        """Whether there are files in a folder of a root, or in one of its folders."""
+        rows = self._all(
+            "SELECT 1 FROM files WHERE root = ? AND (folder = ? OR folder LIKE ? ESCAPE '\\')"
+            " LIMIT 1",
+            (root, folder, _escaped(folder) + "/%"),
+        )
+        return bool(rows)
+
     def entries_of(self, file: FileRow) -> list[EntryRow]:
         """All definitions of a file in order."""
         rows = self._all(

@@ -46,7 +46,7 @@ class Walk:
     left_out: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._user = pathspec.GitIgnoreSpec.from_lines(_valid(self.excludes))
+        self._user = patterns(self.excludes)
 
     def files(self) -> Iterator[Found]:
         """All files, folder by folder in a fixed order. What vanishes meanwhile is passed over."""
@@ -131,7 +131,7 @@ class Walk:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             return None
-        return pathspec.GitIgnoreSpec.from_lines(_valid(lines))
+        return patterns(lines)
 
     def _found(self, entry: os.DirEntry[str], path: str) -> Found | None:
         try:
@@ -160,8 +160,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def patterns(lines: Sequence[str]) -> pathspec.GitIgnoreSpec:
+    """Patterns in .gitignore's form; a broken one in somebody's file does not stop the others."""
+    return pathspec.GitIgnoreSpec.from_lines(_valid(lines))
+
+
 def _valid(lines: Sequence[str]) -> list[str]:
-    """Those lines that are patterns: a broken one in somebody's file must not stop the walk."""
     good = []
     for line in lines:
         try:

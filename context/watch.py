@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 
 import watchfiles
@@ -28,14 +29,23 @@ async def keep(index: Index, stop: asyncio.Event, progress: Progress | None = No
             *roots, watch_filter=_Wanted(index), debounce=_DEBOUNCE_MS, stop_event=stop
         ):
             paths = {Path(path) for _, path in changes}
-            rules = any(path.name == ".gitignore" for path in paths)
-            if rules or len(paths) > _REFRESH_AT:
+            if len(paths) > _REFRESH_AT or await asyncio.to_thread(_reaches_far, index, paths):
                 await asyncio.to_thread(index.refresh, progress)
                 continue
             for path in sorted(paths):
                 await asyncio.to_thread(index.update, path)
     except (OSError, RuntimeError):  # no watches left, or the root is gone
         return
+
+
+def _reaches_far(index: Index, paths: Iterable[Path]) -> bool:
+    """Whether more files than those named may have changed.
+
+    Of a folder that is moved, or that comes with files in it, the system tells only the folder.
+    """
+    return any(
+        path.name == ".gitignore" or path.is_dir() or index.holds_below(path) for path in paths
+    )
 
 
 class _Wanted(watchfiles.BaseFilter):

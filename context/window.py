@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from context.encoder import Encoder
 from context.layout import assemble, order_of, overhead_tokens
+from context.secrecy import masked
 from context.text import char_offset, clean, cursor_kind, pieces_after, pieces_before
 from context.types import FimLayout, Part, Prompt, Section, TokenCounter
 
@@ -95,7 +96,11 @@ def windows(
 
 
 def _section(part: Part, text: str, encoder: Encoder, reason: str) -> Section:
-    return Section(part, text, encoder.text_count(text), reason)
+    shown = masked(text)
+    tokens = encoder.text_count(shown)
+    if shown != text and tokens > encoder.text_count(text):
+        return Section(part, "", 0, reason)  # a mask may not cost what was not counted
+    return Section(part, shown, tokens, reason)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,9 @@ HARMLESS = [
     "task-sk-short",
     "class KeyError(LookupError): ...",
     "sha256 = compute(data)",
+    'PREFIX_TOKEN = "<|fim_prefix|>"',
+    'token: "${{ secrets.DEPLOY_TOKEN }}"',
+    'password = "%(database_password)s"',
 ]
 
 
@@ -122,6 +125,36 @@ def test_no_prompt_for_a_secret_file(counter, layout, control, tmp_path):
     prompt = workspace.prompt(document, 3, 500)
     assert prompt.ids == () and "secrets" in prompt.cut[0]
     assert workspace.explain(document, 0, 5, 500).passages == ()
+
+
+def test_what_the_user_excludes_is_never_shown(counter, layout, control, tmp_path):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "plan.py").write_text("def hidden_plan(): return 'quay'\n")
+    (tmp_path / "ignored.py").write_text("def ignored_plan(): return 'berth'\n")
+    (tmp_path / ".gitignore").write_text("ignored.py\n")
+    workspace = context.Workspace([tmp_path], counter, layout, control, excludes=["/private/"])
+    workspace.index.refresh()
+    hidden = workspace.open(tmp_path / "private" / "plan.py", "def hidden_plan(): return 'quay'\n")
+    prompt = workspace.prompt(hidden, 10, 500)
+    assert prompt.ids == () and "exclude" in prompt.cut[0]
+    assert workspace.explain(hidden, 0, 9, 500).passages == ()
+    ignored = workspace.open(tmp_path / "ignored.py", "def ignored_plan(): return 'berth'\n")
+    assert workspace.prompt(ignored, 10, 500).ids, "one may work on a file that git ignores"
+    for document in (hidden, ignored):
+        workspace.visited(document, 0, 40)
+    text = (
+        "from private.plan import hidden_plan\nimport ignored\n\nignored.ignored_plan(hidden_plan("
+    )
+    main = workspace.open(tmp_path / "main.py", text)
+    shown = counter.decode(workspace.prompt(main, len(text), 2000, rest=True).ids)
+    assert "quay" not in shown and "berth" not in shown
+
+
+def test_the_plain_window_masks_too(counter, layout, control):
+    text = "before = 1\n" + "".join(f"key_{at} = '{KEYS['aws']}'\n" for at in range(20))
+    for budget in range(10, 400, 13):
+        prompt = context.window(text, len(text) // 2, layout, counter, control, budget, 0)
+        assert len(prompt.ids) <= budget and KEYS["aws"] not in counter.decode(prompt.ids)
 
 
 def dump(store):
