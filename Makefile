@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCK_FLAGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --quiet --custom-compile-command "make lock"
 
-.PHONY: help env models demo test check lint types lock bench-lsp bench-typing bench-speculation bench-cancellation bench-layouts vsix clean
+.PHONY: help env models demo test check lint types lock bench-lsp bench-typing bench-speculation bench-cancellation bench-layouts bench-scenarios bench-soak vsix clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,12 @@ bench-lsp: models ## What the language server and daemon add to a request
 
 bench-typing: models ## Typing, side by side with llama.vim's requests to llama-server
 	@$(BIN)/python tests/benchmarks/keystrokes/run.py
+
+bench-scenarios: models ## Everything that can happen to the memory, at length, with pictures
+	@$(BIN)/python tests/benchmarks/scenarios.py
+
+bench-soak: models ## Half an hour of typing under random pressure: nothing may grow or leak
+	@$(BIN)/python tests/benchmarks/soak.py
 
 vsix: ## Package the VS Code extension
 	@cd editors/vscode && npm ci --ignore-scripts && npm run package

@@ -16,6 +16,8 @@ _WANTED_MEMORY = re.compile(
     r"|NO_MEMORY",
     re.IGNORECASE,
 )
+# A device that cannot compute the first batch (`assistant.engine.worker`) is as good as full.
+_REFUSED = re.compile(rf"{_WANTED_MEMORY.pattern}|the first batch of", re.IGNORECASE)
 
 
 class OutOfMemoryKills:
@@ -42,9 +44,9 @@ class OutOfMemoryKills:
         return total
 
 
-def wanted_memory(error: LoadError) -> bool:
-    """Whether a load was refused for want of memory, so that a smaller shape may do."""
-    return _WANTED_MEMORY.search(error.message) is not None
+def smaller_may_do(error: LoadError) -> bool:
+    """Whether the devices refused a load, and not the file, so that another shape may do."""
+    return _REFUSED.search(error.message) is not None
 
 
 def cause_of(death: WorkerDiedError, *, killed_for_memory: bool) -> Cause:

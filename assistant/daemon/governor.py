@@ -180,7 +180,8 @@ class Governor:
         self._remember(sample, settled=state is ServiceState.READY and not moving)
         if moving or state is ServiceState.LOADING:
             return  # what is free now is what we have let go
-        self._set_budgets(sample)
+        if state is ServiceState.READY:
+            self._set_budgets(sample)
         if state is ServiceState.READY or self._unloaded():
             self._consider(sample)
         elif state is ServiceState.FAILED:
@@ -254,10 +255,13 @@ class Governor:
         loadable, info = self._host.loadable, self._host.info
         if loadable is None or info is None:
             return
+        holds = loadable.ladder[self._host.step].holds
         memories = tuple(
             Memory(device.name, device.free_bytes, loadable.margins[device.name])
             for device in self._devices(loadable, sample)
-            if device.name in loadable.margins and not info.server
+            if device.name in loadable.margins
+            and holds.get(device.name, 0)  # what others lack is no concern of ours
+            and not info.server
         )
         self._budgets.look(info.n_ctx, self.stats, memories, self._clock(), refused=refused)
 

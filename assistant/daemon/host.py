@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 
 from msgspec.structs import replace
 
-from assistant.daemon.autopsy import OutOfMemoryKills, cause_of, wanted_memory
+from assistant.daemon.autopsy import OutOfMemoryKills, cause_of, smaller_may_do
 from assistant.daemon.loading import Loadable
 from assistant.daemon.replay import DivergedError, Replay
 from assistant.daemon.supervision import (
@@ -162,7 +162,9 @@ class ModelHost:
                 raise failure or EngineError("the answer came out otherwise") from None
             except _LOST as error:
                 failure = error
-                deaths += isinstance(error, WorkerDiedError)
+                if isinstance(error, WorkerDiedError):
+                    # Who kills from outside says nothing about the request.
+                    deaths += cause_of(error, killed_for_memory=False) is not Cause.OUTSIDE
                 if attempt == _MOST_ATTEMPTS or deaths > 1 or not await self._mended(error, shape):
                     raise
                 log.info("request %s is tried again", request.id)
@@ -342,7 +344,7 @@ class ModelHost:
                 cause = Cause.OUTSIDE if cause is Cause.OUTSIDE else Cause.MEMORY
                 self._note(spec, cause, error)
             except LoadError as error:
-                if not wanted_memory(error):
+                if not smaller_may_do(error):
                     raise
                 self._note(spec, Cause.REFUSED, error)
 

@@ -48,6 +48,7 @@ class Rules:
             is what keeps noise from moving anything.
         idle_s: the editor must be quiet for so long before going up.
         hold_s: ... and the last move so long ago; doubled for each fall soon after a climb.
+        refused_s: what was refused is not tried again for so long; doubled each time.
         forbidden: names of rungs never to stand on.
         pinned: the name of the only rung to stand on; empty for none.
     """
@@ -56,6 +57,7 @@ class Rules:
     climb_share: float = 0.9
     idle_s: float = 10.0
     hold_s: float = 30.0
+    refused_s: float = 60.0
     most_hold_s: float = 600.0
     forbidden: frozenset[str] = frozenset()
     pinned: str = ""
@@ -87,8 +89,9 @@ class Standing:
     """Where one stands, and what is remembered of the moves.
 
     `hold_s` is how long to wait before the next climb; it grows with falls after climbs. What is
-    above `ceiling` was refused, whatever drivers reported as free: it is not tried again before
-    `ceiling_until_s`, unless there is more on a device than `had_bytes` of then, ours included.
+    above `ceiling` was refused, whatever drivers reported as free: it is not tried again for
+    `ceiling_s`, until `ceiling_until_s`, unless there is more on a device than `had_bytes` of then,
+    ours included.
     """
 
     rung: int = 0
@@ -97,6 +100,7 @@ class Standing:
     hold_s: float = 0.0
     ceiling: int = 0
     ceiling_until_s: float = float("-inf")
+    ceiling_s: float = 0.0
     had_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -123,7 +127,7 @@ def choose(
         target = min(allowed, key=lambda i: (abs(i - standing.rung), -i))
         return None if target == standing.rung else Move(target, "an operator wishes it")
     view = _View(ladder, standing, situation, allowed, rules)
-    if short := [name for name in view.devices if situation.share(name) < rules.act_share]:
+    if short := [name for name in view.held if situation.share(name) < rules.act_share]:
         return _down(view, short)
     if situation.cells_short > 0:
         return _drop(view)
@@ -154,12 +158,15 @@ def fallen(
         had_bytes: by device, what was free or ours when it happened.
     """
     hold = standing.hold_s or rules.hold_s
+    lately = now_s - standing.ceiling_until_s < rules.most_hold_s
+    ceiling_s = min(2 * standing.ceiling_s, rules.most_hold_s) if lately else rules.refused_s
     return Standing(
         rung=rung,
         since_s=now_s,
         hold_s=min(hold * 2, rules.most_hold_s) if standing.climbed else hold,
         ceiling=rung,
-        ceiling_until_s=now_s + rules.most_hold_s,
+        ceiling_until_s=now_s + ceiling_s,
+        ceiling_s=ceiling_s,
         had_bytes=dict(had_bytes),
     )
 
@@ -216,6 +223,12 @@ class _View:
     def devices(self) -> list[str]:
         return sorted({device for rung in self.ladder for device in rung.holds})
 
+    @property
+    def held(self) -> list[str]:
+        """The devices that hold something now: what others lack is no concern of ours."""
+        here = self.ladder[self.standing.rung].holds
+        return [name for name in self.devices if here.get(name, 0)]
+
     def gain(self, there: int, device: str) -> int:
         """Bytes that come free on a device by going to a rung; negative if more is taken."""
         here = self.ladder[self.standing.rung]
@@ -235,7 +248,7 @@ def _down(view: _View, short: Sequence[str]) -> Move | None:
     below = [index for index in view.allowed if index > view.standing.rung]
     serving = [index for index in below if view.ladder[index].spec is not None]
     for wanted in (rules.climb_share, rules.act_share):
-        goals = {name: wanted if name in short else rules.act_share for name in view.devices}
+        goals = {name: wanted if name in short else rules.act_share for name in view.held}
         for index in serving:
             if all(view.share_after(index, name) >= goal for name, goal in goals.items()):
                 return Move(index, reason)

@@ -50,6 +50,7 @@ class Act:
         card: fields of the card to change (`simulated.Card`).
         send: a signal for the worker.
         processes: other programs as NVML lists them from now on.
+        host_bytes: what is available of the host's memory from now on.
     """
 
     at_s: float
@@ -57,6 +58,7 @@ class Act:
     card: Mapping[str, Any] = field(default_factory=dict)
     send: signal.Signals | None = None
     processes: tuple[Foreign, ...] | None = None
+    host_bytes: int | None = None
 
 
 @dataclass
@@ -116,6 +118,10 @@ class Stage:
             self.machine.change(CARD, **act.card)
         if act.processes is not None:
             self.machine.run(*act.processes)
+        if act.host_bytes is not None:
+            new = self.machine.folder / "host.new"
+            new.write_text(str(act.host_bytes))
+            new.replace(self.machine.folder / "host")
         if act.send is not None:
             self.hit(act.send)
 

@@ -22,11 +22,13 @@ from tiny_moe import TEXT
 from assistant.cli.language_client import LanguageClient, language_server
 from assistant.client import CompletionRequest, DaemonClient
 from assistant.engine.types import Priority
-from assistant.errors import RequestError, UnderkeelError
+from assistant.errors import ContextFullError, RequestError, UnderkeelError
 
 HANGS_AFTER_S = 45.0
 """What is not answered after so long is taken for lost; the longest honest wait is a hang that has
 to be found out, twice, and two loads."""
+FLOOR_TOKENS = 100
+"""A prompt so short is never over the budget, whatever the memory."""
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Tally:
         errors: refused with an error, by what it said.
         hung: not answered at all.
         wrong: answers that are not what the model says.
+        shortened: questions that were asked again, shorter, since the budget had fallen.
         waits_s: from question to answer.
     """
 
@@ -49,6 +52,7 @@ class Tally:
     given_up: int = 0
     hung: int = 0
     wrong: int = 0
+    shortened: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     told: Counter[str] = field(default_factory=Counter)
     waits_s: list[float] = field(default_factory=list)
@@ -69,6 +73,7 @@ class Tally:
             "hung": self.hung,
             "lost": self.lost,
             "wrong": self.wrong,
+            "shortened": self.shortened,
             "errors": dict(self.errors),
             "told": dict(self.told),
             "wait_median_s": round(waits[len(waits) // 2], 3),
@@ -98,6 +103,12 @@ class Typist:
     @property
     def _text(self) -> str:
         return self._head + "".join(self._typed)
+
+    async def arrive(self) -> None:
+        """Ask until the language server has all that it needs and shows something."""
+        while not self.tally.shown:
+            self._key()
+            await self._ask()
 
     async def type(self) -> None:
         """Type until cancelled; what was asked last is given up then."""
@@ -167,10 +178,21 @@ class Reader:
             await asyncio.sleep(0.02)
 
     async def ask(self, number: int) -> None:
-        """Ask one question."""
+        """Ask one question; once more, and shorter, if it is over the budget of the moment."""
+        try:
+            await self._ask(number, self._prompt_tokens)
+        except ContextFullError:
+            self.tally.asked -= 1
+            self.tally.shortened += 1
+            try:
+                await self._ask(number, FLOOR_TOKENS)
+            except ContextFullError as error:
+                self.tally.errors[error.code] += 1
+
+    async def _ask(self, number: int, prompt_tokens: int) -> None:
         tally, loop = self.tally, asyncio.get_running_loop()
         request = CompletionRequest(
-            prompt=_prompt(self._prompt_tokens, number),
+            prompt=_prompt(prompt_tokens, number),
             n_predict=self._tokens,
             priority=Priority.EXPLAIN,
         )
@@ -186,6 +208,8 @@ class Reader:
         except TimeoutError:
             tally.hung += 1
             return
+        except ContextFullError:
+            raise
         except UnderkeelError as error:
             tally.errors[error.code] += 1
             return

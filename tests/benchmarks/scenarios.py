@@ -1,0 +1,121 @@
+"""Every scenario of headroom in its long form, with figures, a CSV and a picture of each.
+
+    python tests/benchmarks/scenarios.py [--only game --only lost] [--stretch 3] [--hits 100]
+
+The full stack on a simulated card (see tests/equipment/headroom.py): sizes are a sixty-fourth of
+life, the ways back up are faster by each scenario's `speed`, falls take the time that they take.
+Writes scenarios/NAME.{csv,svg} under `results` and prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent / "equipment"), str(HERE)]
+
+if TYPE_CHECKING:
+    from stage import Stage
+
+RESULTS = HERE / "results" / "scenarios"
+
+
+def keep(stage: Stage, name: str, title: str, folder: Path = RESULTS) -> None:
+    """Write what happened on a stage as CSV and SVG."""
+    from headroom_chart import Row, svg, write_csv
+    from stage import CARD_BYTES
+
+    folder.mkdir(parents=True, exist_ok=True)
+    looks = stage.looks()
+    rungs: dict[int, str] = {look.index: look.rung for look in looks}
+    names = [rungs.get(index, "") for index in range(max(max(rungs, default=0) + 1, 11))]
+    rows, number = [], 0
+    for at_s, others, ours in stage.truth[:: max(len(stage.truth) // 1500, 1)]:
+        while number + 1 < len(looks) and looks[number + 1].at_s <= at_s:
+            number += 1
+        look = looks[number]
+        rows.append(
+            Row(
+                at_s=at_s,
+                others_bytes=others,
+                ours_bytes=ours,
+                free_bytes=max(CARD_BYTES - others - ours, 0),
+                budget_tokens=look.tokens,
+                level=look.level,
+                rung=look.index,
+                rung_name=look.rung,
+                state=look.state,
+            )
+        )
+    write_csv(folder / f"{name}.csv", rows)
+    picture = svg(title, rows, stage.marks, CARD_BYTES, names)
+    (folder / f"{name}.svg").write_text(picture, encoding="utf-8")
+
+
+def machine() -> dict[str, object]:
+    return {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+
+
+def private_home(folder: Path) -> Path:
+    """Make `folder`/home this process's UNDERKEEL_HOME; the models stay where they are."""
+    from assistant import paths
+
+    models = str(paths.models_dir())
+    home = folder / "home"
+    home.mkdir(mode=0o700)
+    os.environ |= {"UNDERKEEL_MODELS": models, "UNDERKEEL_HOME": str(home)}
+    return home
+
+
+def main() -> None:
+    from headroom import run, scenarios
+    from tiny_moe import write_tiny_moe
+
+    from assistant import paths
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", action="append", default=[])
+    parser.add_argument("--stretch", type=float, default=3.0)
+    parser.add_argument("--hits", type=int, default=100)
+    parser.add_argument("--editors", type=int, default=2)
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as models:
+        starter = paths.models_dir() / "starter-moe.gguf"
+        model = write_tiny_moe(Path(models) / "tiny-moe.gguf", starter)
+        for scenario in scenarios(options.stretch, options.hits):
+            if options.only and scenario.name not in options.only:
+                continue
+            print(f"{scenario.name}: {scenario.says}", file=sys.stderr)
+            with tempfile.TemporaryDirectory() as folder:
+                outcome = run(
+                    scenario, private_home(Path(folder)), Path(folder), model, options.editors
+                )
+                keep(outcome.stage, scenario.name, scenario.says)
+            print(f"  broken: {outcome.broken or 'nothing'}", file=sys.stderr)
+            rows.append(outcome.figures)
+    result = {
+        "benchmark": "scenarios",
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "card": "simulated, with a stand-in NVML; sizes are 1/64 of life",
+        "stretch": options.stretch,
+        "hits": options.hits,
+        "load_average": os.getloadavg()[0],
+        "requests": sum(row["requests"] for row in rows),
+        "broken": sum(len(row["broken"]) for row in rows),
+        "rows": rows,
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Headroom on the full stack: whatever happens to the memory, people are served.
+
+Language servers, the daemon and its worker run as for a user, on a simulated card and a stand-in
+NVML that follow one script (`headroom`). Sizes are a sixty-fourth of life; the ways back up are
+faster than life; the probes look as often as ever. The long form is `make bench-scenarios`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from headroom import Scenario, run, scenarios
+from tiny_moe import write_tiny_moe
+
+pytestmark = pytest.mark.model
+
+ALL = scenarios()
+
+
+@pytest.fixture(scope="session")
+def tiny_moe(tmp_path_factory: pytest.TempPathFactory, moe_model: Path) -> Path:
+    """A mixture of experts whose answers are known beforehand."""
+    return write_tiny_moe(tmp_path_factory.mktemp("tiny") / "tiny-moe.gguf", moe_model)
+
+
+@pytest.mark.parametrize("scenario", ALL, ids=[scenario.name for scenario in ALL])
+def test_scenario(scenario: Scenario, home: Path, tmp_path: Path, tiny_moe: Path) -> None:
+    outcome = run(scenario, home, tmp_path, tiny_moe)
+    assert outcome.broken == [], outcome.figures

@@ -1,0 +1,326 @@
+"""What other programs do to the card, the driver and the host while people work: as data.
+
+Each scenario is played on the full stack: language servers, the daemon, its worker, a simulated
+card and a stand-in NVML that follow one script. `play` plays one and says what was broken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from simulated import Card, Compute, Foreign, Stage
+from stage import CARD, CARD_BYTES, DESKTOP_BYTES, ROOT, UNIT, Act, serves_all, staged, until
+from stage import Stage as Theatre
+from typist import Reader, Tally, at_work, editors
+
+GIB = 1 << 30
+MOST_OVER_S = 2.0
+"""Memory that others take must be given back within so long, in the time of the probes."""
+
+_TRUTH_STEP_S = 0.05
+_CARD = Card(CARD, CARD_BYTES, others_bytes=DESKTOP_BYTES)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One play.
+
+    Attributes:
+        name: for files and tests.
+        says: what happens, for a person.
+        acts: the script; the last one ends it.
+        card: the card when the curtain rises.
+        most_moves: more moves on the ladder than this would be restless.
+        moves: whether the ladder has to be used at all.
+        deaths: whether a worker is bound to die.
+        errors: codes that a reader may be told while nothing can be served at all.
+        speed: how much faster than life the ways back up are.
+        host_bytes: the host's memory when the curtain rises.
+    """
+
+    name: str
+    says: str
+    acts: Sequence[Act]
+    card: Card = _CARD
+    most_moves: int = 4
+    moves: bool = True
+    deaths: bool = False
+    errors: frozenset[str] = frozenset()
+    speed: float = 10.0
+    tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    """How a play went: what was broken, and figures for the report."""
+
+    broken: list[str]
+    figures: dict[str, Any]
+    stage: Theatre
+
+
+def scenarios(stretch: float = 1.0, hits: int = 8) -> list[Scenario]:
+    """All scenarios; `stretch` makes them longer, `hits` is how often the worker is hit."""
+    return [
+        _game(stretch),
+        _leak(stretch),
+        _second_server(stretch),
+        _lost(stretch),
+        _overstated(stretch),
+        *_refused_loads(stretch),
+        *_refused_computations(stretch),
+        _host(stretch),
+        _hits(hits),
+    ]
+
+
+def _others(units: float) -> dict[str, int]:
+    return {"others_bytes": int(units * UNIT)}
+
+
+def _game(stretch: float) -> Scenario:
+    acts = [
+        Act(1.5, "a game takes 6 GiB", card=_others(6.25)),
+        Act(1.5 + 4 * stretch, "it leaves", card=_others(0.25)),
+        Act(2.5 + 4 * stretch),
+    ]
+    return Scenario("game", "A game takes 6 GiB and leaves.", acts, most_moves=3)
+
+
+def _leak(stretch: float) -> Scenario:
+    steps = 26
+    acts = [
+        Act(
+            1 + stretch * 0.25 * n, "a leak begins" if n == 0 else "", card=_others(0.25 + 0.25 * n)
+        )
+        for n in range(steps)
+    ]
+    end = 1.5 + stretch * 0.25 * steps
+    acts += [Act(end, "the leaking program is ended", card=_others(0.25)), Act(end + 1)]
+    return Scenario("leak", "A program leaks 256 MiB at a time.", acts, most_moves=9)
+
+
+def _second_server(stretch: float) -> Scenario:
+    noise = random.Random(4)
+    listed = (Foreign(CARD, 4242, int(3.5 * UNIT)),)
+    acts = [
+        Act(
+            1 + 0.3 * n,
+            "a second model server loads" if n == 0 else "",
+            card=_others(0.25 + 0.6 * n),
+        )
+        for n in range(6)
+    ]
+    acts += [
+        Act(3 + 0.3 * n, card=_others(3.5 + noise.uniform(-0.1, 0.1)), processes=listed)
+        for n in range(int(14 * stretch))
+    ]
+    end = 3 + 0.3 * int(14 * stretch)
+    acts += [Act(end, "it ends", card=_others(0.25), processes=()), Act(end + 1)]
+    says = "A second model server comes, whose memory goes up and down, and leaves."
+    return Scenario("second_server", says, acts, most_moves=6)
+
+
+def _lost(stretch: float) -> Scenario:
+    acts = [
+        Act(1.5, "the card is lost", card={"lost": True}),
+        Act(1.5 + 4 * stretch, "it returns", card={"lost": False}),
+        Act(2.5 + 4 * stretch),
+    ]
+    return Scenario("lost", "The card falls off the bus and returns.", acts, deaths=True)
+
+
+def _overstated(stretch: float) -> Scenario:
+    card = Card(CARD, CARD_BYTES, others_bytes=5 * UNIT, overstate_bytes=5 * UNIT)
+    acts = [
+        Act(1.5, "the worker is killed", send=signal.SIGKILL),
+        Act(3 + 2 * stretch, "the driver tells the truth", card={"overstate_bytes": 0}),
+        Act(4 + 2 * stretch, "and the memory is free", card=_others(0.25)),
+        Act(5 + 2 * stretch),
+    ]
+    says = "The driver reports 5 GiB as free that are not, from before the load."
+    return Scenario("overstated", says, acts, card=card, moves=False, deaths=True, speed=20)
+
+
+def _refused_loads(stretch: float) -> list[Scenario]:
+    found = []
+    for name, says, stage in (
+        ("refused_weights", "The card has room, but refuses every weight.", Stage.WEIGHTS),
+        (
+            "refused_context",
+            "The card has room, but refuses cache and buffers.",
+            Stage.KV | Stage.COMPUTE,
+        ),
+    ):
+        card = Card(CARD, CARD_BYTES, others_bytes=DESKTOP_BYTES, refuse=stage)
+        acts = [
+            Act(2 * stretch, "nothing is refused any more", card={"refuse": Stage.NONE}),
+            Act(1 + 2 * stretch),
+        ]
+        found.append(Scenario(name, says, acts, card=card, moves=False, speed=30))
+    return found
+
+
+def _refused_computations(stretch: float) -> list[Scenario]:
+    found = []
+    for name, says, how in (
+        (
+            "refused_compute",
+            "Memory is refused in the middle of prefill and decode.",
+            Compute.ALLOC_FAILED,
+        ),
+        ("failed_compute", "The driver fails in the middle of prefill and decode.", Compute.FAIL),
+    ):
+        acts = [
+            Act(1.5, "computing is refused", card={"compute": how}),
+            Act(1.5 + 2 * stretch, "no more", card={"compute": Compute.OK}),
+            Act(2.5 + 2 * stretch),
+        ]
+        found.append(Scenario(name, says, acts, most_moves=12))
+    acts = [
+        Act(1.5, "every computation aborts the process", card={"compute": Compute.ABORT}),
+        Act(1.5 + 1.5 * stretch, "no more", card={"compute": Compute.OK}),
+        Act(2.5 + 1.5 * stretch),
+    ]
+    aborted = Scenario(
+        "aborted_compute",
+        "The driver aborts the worker as CUDA does.",
+        acts,
+        deaths=True,
+        moves=False,
+    )
+    return [*found, aborted]
+
+
+def _host(stretch: float) -> Scenario:
+    acts = [
+        Act(1.5, "the host runs out of memory", host_bytes=0),
+        Act(1.5 + 3 * stretch, "it is free again", host_bytes=8 * GIB),
+        Act(2.5 + 3 * stretch),
+    ]
+    return Scenario(
+        "host",
+        "The host's memory runs out, so that even the last rung has to go.",
+        acts,
+        errors=frozenset({"plan"}),
+        most_moves=8,
+    )
+
+
+def _hits(count: int) -> Scenario:
+    """Mostly killed, sometimes stopped so that it hangs until the watchdog ends it."""
+    dice = random.Random(9)
+    at_s, acts = 1.0, []
+    for number in range(count):
+        hang = number % 8 == 5
+        send = signal.SIGSTOP if hang else signal.SIGKILL
+        acts.append(Act(at_s, "hangs" if hang else "killed", send=send))
+        at_s += dice.uniform(0.3, 2.0) + (4.0 if hang else 0.0)
+    acts.append(Act(at_s + 1))
+    return Scenario(
+        "hits",
+        f"The worker is killed or made to hang at {count} random moments.",
+        acts,
+        deaths=True,
+        moves=False,
+        most_moves=2 * count,
+        tables={"engine": {"hang_s": 2.0}},
+    )
+
+
+async def play(
+    scenario: Scenario, home: Path, folder: Path, model: Path, n_editors: int = 1
+) -> Outcome:
+    """Play it with people at work throughout, and wait until all is as before."""
+    async with staged(
+        home, folder, model, speed=scenario.speed, card=scenario.card, tables=scenario.tables
+    ) as (stage, client):
+        pid = (await client.status()).pid
+        async with editors(n_editors, root=str(ROOT), seed=7) as typists:
+            reader = Reader(client)
+            await asyncio.gather(*(typist.arrive() for typist in typists))
+            people = [typist.type() for typist in typists]
+            async with at_work(*people, reader.read()):
+                await stage.play(scenario.acts)
+            status = await until(client, serves_all, 90, "restored")
+            restored_s = stage.now_s
+            before = reader.tally.shown
+            await reader.ask(-1)
+            served = reader.tally.shown > before
+        tallies = [typist.tally for typist in typists]
+        admitted = stage.admitted()
+        over_s = over(stage)
+        looks = stage.looks()
+        broken = [
+            *_of_people(scenario, tallies, reader.tally),
+            *([] if served else ["it does not serve afterwards"]),
+            *([] if status.pid == pid else ["another daemon"]),
+            *([] if over_s <= MOST_OVER_S else [f"over the card's memory for {over_s:.2f} s"]),
+            *(f"a prompt of {n} over the budget of {most}" for n, most in admitted if n > most),
+            *_of_the_ladder(scenario, looks[-1].data),
+        ]
+        figures = {
+            "scenario": scenario.name,
+            "says": scenario.says,
+            "requests": sum(tally.asked for tally in (*tallies, reader.tally)),
+            "editors": [tally.row() for tally in tallies],
+            "reader": reader.tally.row(),
+            "admitted": len(admitted),
+            "over_budget": sum(n > most for n, most in admitted),
+            "over_the_card_s": round(over_s, 2),
+            "deepest_rung": max(looks, key=lambda look: look.index).rung,
+            "moves": looks[-1].moves,
+            "deaths": looks[-1].deaths,
+            "refusals": looks[-1].refusals,
+            "restored_after_s": round(restored_s - stage.marks[-1][0], 1),
+            "speed": scenario.speed,
+            "broken": broken,
+        }
+        return Outcome(broken, figures, stage)
+
+
+def over(stage: Theatre) -> float:
+    """The longest time, in seconds, that more was held of the card than it has."""
+    longest = run = 0
+    for _, others, ours in stage.truth:
+        run = run + 1 if others + ours > CARD_BYTES else 0
+        longest = max(longest, run)
+    return longest * _TRUTH_STEP_S
+
+
+def _of_people(scenario: Scenario, editing: Sequence[Tally], reading: Tally) -> list[str]:
+    broken = []
+    for tally in (*editing, reading):
+        for what in ("hung", "lost", "wrong"):
+            count = getattr(tally, what)
+            broken += [f"{count} requests {what}"] if count else []
+    for tally in editing:
+        broken += [f"an editor was answered with the error {said!r}" for said in tally.errors]
+        if not scenario.errors:
+            broken += [f"an editor was told {said!r}" for said in tally.told]
+        if not tally.shown:
+            broken.append("an editor was shown nothing at all")
+    broken += [f"a reader got the error {code!r}" for code in set(reading.errors) - scenario.errors]
+    return broken
+
+
+def _of_the_ladder(scenario: Scenario, last: Mapping[str, Any]) -> list[str]:
+    broken = []
+    if last["moves"] > scenario.most_moves:
+        broken.append(f"{last['moves']} moves, where {scenario.most_moves} suffice")
+    if scenario.moves and not last["moves"]:
+        broken.append("the ladder was not used")
+    if scenario.deaths != bool(last["deaths"]):
+        broken.append(f"{last['deaths']} deaths")
+    return broken
+
+
+def run(scenario: Scenario, home: Path, folder: Path, model: Path, n_editors: int = 1) -> Outcome:
+    """`play` in an event loop of its own."""
+    return asyncio.run(play(scenario, home, folder, model, n_editors))
