@@ -422,3 +422,27 @@ def test_what_was_asked_before_the_model_was_ready_is_asked_again(vim: Session) 
     status("ready")
     vim.settle()
     assert len(triggers(vim)) == asked
+
+
+def test_what_was_typed_before_the_server_came_is_asked_then(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    with session(tmp_path, config="{ enabled = false }") as vim:
+        (tmp_path / "sample.py").write_text(SAMPLE)
+        vim.lua(
+            """
+            local config = require('underkeel').config
+            local wait = 'until [ -e "$0" ]; do sleep 0.02; done; exec "$@"'
+            config.cmd = vim.list_extend({ 'sh', '-c', wait, ... }, config.cmd)
+            require('underkeel').enable()
+            """,
+            str(go),
+        )
+        vim.edit(tmp_path / "sample.py")
+        vim.keys("jAreturn ")
+        assert vim.lines()[1] == "    return "
+        assert vim.ghost() == []
+        go.touch()
+        vim.wait("(vim.lsp.get_clients({ name = 'underkeel' })[1] or {}).initialized")
+        vim.wait("#vim.lsp.get_clients({ bufnr = 0, name = 'underkeel' }) == 1")
+        vim.settle()
+        assert len(vim.log("textDocument/inlineCompletion")) == 1

@@ -25,6 +25,12 @@ function M.setup()
   -- At these events the mode or the popup menu is still the old one.
   on({ 'InsertEnter', 'CompleteChanged', 'CompleteDone' }, 'Renew ghost text', vim.schedule_wrap(M.update))
   on({ 'InsertLeave', 'BufLeave', 'WinLeave' }, 'Remove ghost text', M.clear)
+  on('LspAttach', 'Ask what was typed before the server came', function(args)
+    local client = vim.lsp.get_client_by_id(args.data.client_id)
+    if client and client.name == server.NAME then
+      vim.schedule(M.renew)
+    end
+  end)
   on('LspDetach', 'Remove ghost text when the server goes', function(args)
     if H.shown and H.shown.client.id == args.data.client_id then
       M.clear()
