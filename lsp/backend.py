@@ -5,20 +5,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Protocol
 
-from assistant.errors import UnderkeelError
+from assistant.errors import DaemonError, UnderkeelError
 from lsp.editor import Editor, Severity, text_of
+from lsp.health import Health, facts_of, told
 
 if TYPE_CHECKING:
-    from assistant.client import CompletionChunk, CompletionRequest, Props, Status
+    from assistant.client import ChatMessage, CompletionChunk, CompletionRequest, Props, Status
     from assistant.engine.types import ModelInfo, Timings
     from lsp.model import Served
 
 _FIRST_RETRY_S = 5.0
 _LAST_RETRY_S = 120.0
+_SERVING = {"ready", "released"}
 
 
 class Client(Protocol):
@@ -33,6 +35,15 @@ class Client(Protocol):
     async def status(self) -> Status: ...
 
     def complete(self, request: CompletionRequest) -> AsyncGenerator[CompletionChunk, None]: ...
+
+    def chat(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        max_tokens: int = ...,
+        document: str = ...,
+        budget_tokens: int = ...,
+    ) -> AsyncGenerator[CompletionChunk, None]: ...
 
     async def warm(self, prompt: tuple[int, ...], document: str = "") -> Timings: ...
 
@@ -59,9 +70,13 @@ class Backend:
         self._served: Served | None = None
         self._connecting: asyncio.Task[Served] | None = None
         self._told = ""
+        self._failure: UnderkeelError | None = None
         self._running = 0
         self._retry_s = 0.0
         self._retry_at = 0.0
+        self._known: dict[str, Any] = {}
+        self._prompt: dict[str, Any] | None = None
+        self._health = Health(lambda: self._connected_client().status(), self._healthy)
 
     @property
     def ready(self) -> Served | None:
@@ -90,24 +105,46 @@ class Backend:
             self._connecting.add_done_callback(self._connected)
         try:
             return await asyncio.shield(self._connecting)
-        except UnderkeelError:
+        except UnderkeelError as error:
+            self._failure = error
             return None
+
+    async def needed(self) -> Served:
+        """What is served, for a person who waits.
+
+        Raises:
+            UnderkeelError: why there is no model to be had; the editor has been told it too.
+        """
+        served = await self.served(urgent=True)
+        if served is None:
+            raise self._failure or DaemonError("no model is to be had", advice="Try again")
+        return served
 
     async def complete(self, request: CompletionRequest) -> AsyncGenerator[CompletionChunk, None]:
         """Stream an answer, as `DaemonClient.complete`; what fails after one is news."""
-        self._running += 1
-        self._editor.serving(busy=True)
-        try:
-            async with aclosing(self._connected_client().complete(request)) as stream:
-                async for chunk in stream:
-                    self._told = ""
-                    if chunk.stop and self._served is not None:
-                        self._served = self._served.with_budget(chunk.budget)
-                    yield chunk
-        finally:
-            self._running -= 1
-            if not self._running:
-                self._editor.serving(busy=False, **self._facts())
+        async with aclosing(self._followed(self._connected_client().complete(request))) as stream:
+            async for chunk in stream:
+                if chunk.stop and self._served is not None:
+                    self._served = self._served.with_budget(chunk.budget)
+                yield chunk
+
+    async def chat(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        max_tokens: int,
+        document: str,
+        budget_tokens: int,
+    ) -> AsyncGenerator[CompletionChunk, None]:
+        """Stream the next turn of a conversation, as `DaemonClient.chat`."""
+        answer = self._connected_client().chat(
+            messages, max_tokens=max_tokens, document=document, budget_tokens=budget_tokens
+        )
+        async with aclosing(self._followed(answer)) as stream:
+            async for chunk in stream:
+                if chunk.stop and self._served is not None:
+                    self._served = self._served.with_explain_budget(chunk.budget)
+                yield chunk
 
     async def warm(self, prompt: tuple[int, ...], document: str) -> Timings:
         """Evaluate a prompt ahead of its question, as `DaemonClient.warm`."""
@@ -126,6 +163,7 @@ class Backend:
 
     async def aclose(self) -> None:
         """End the connection; a load that is going on goes on in the daemon."""
+        await self._health.aclose()
         if self._connecting is not None:
             self._connecting.cancel()
         if self._client is not None:
@@ -140,9 +178,26 @@ class Backend:
             client = self._connected_client()
             info = await client.wait_ready(self._editor.loading)
             props = await client.props()
-            return await asyncio.to_thread(Served.of, info, props.budget)
+            return await asyncio.to_thread(Served.of, info, props.budget, props.explain_budget)
         finally:
             self._editor.loaded()
+
+    async def _followed(
+        self, answer: AsyncGenerator[CompletionChunk, None]
+    ) -> AsyncGenerator[CompletionChunk, None]:
+        """An answer during which the editor shows that the model is busy."""
+        self._running += 1
+        self._editor.serving(busy=True)
+        try:
+            async with aclosing(answer) as stream:
+                async for chunk in stream:
+                    self._told = ""
+                    yield chunk
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._editor.serving(busy=False, **self._facts())
+            self._health.worked()
 
     def _connected_client(self) -> Client:
         if self._client is None:
@@ -152,13 +207,29 @@ class Backend:
     def _facts(self) -> dict[str, Any]:
         if self._served is None:
             return {}
-        budget = self._served.budget
-        told = (
-            {"tokens": budget.tokens, "level": budget.level, "reason": budget.reason}
-            if budget
-            else None
-        )
-        return {"model": self._served.info.name, "budget": told}
+        facts = {**self._known, "model": self._served.info.name}
+        return facts | {"budget": told(self._served.budget), "prompt": self._prompt}
+
+    def built(self, prompt_tokens: int, budget_tokens: int, cut: Sequence[str]) -> None:
+        """A prompt was built: under which budget, and what was left out of it."""
+        self._prompt = {
+            "tokens": prompt_tokens,
+            "budgetTokens": budget_tokens,
+            "cut": list(cut),
+        }
+
+    def _healthy(self, status: Status) -> None:
+        """The daemon has said how it is."""
+        if self._served is None or status.state.value not in _SERVING:
+            return
+        from msgspec.structs import replace
+
+        self._served = self._served.with_budget(status.budget)
+        if status.model is not None and status.model.name == self._served.info.name:
+            info = replace(self._served.info, n_ctx=status.model.n_ctx)
+            self._served = self._served.with_info(info)
+        self._known = facts_of(status)
+        self._editor.serving(busy=self._running > 0, **self._facts())
 
     def _connected(self, task: asyncio.Task[Served]) -> None:
         self._connecting = None
@@ -167,8 +238,10 @@ class Backend:
         error = task.exception()
         if error is None:
             self._served = task.result()
+            self._failure = None
             self._retry_s = self._retry_at = 0.0
             self._editor.serving(busy=False, **self._facts())
+            self._health.worked()
         elif isinstance(error, UnderkeelError):
             self._fail(error)
         else:

@@ -145,6 +145,7 @@ class Completer:
         ]
         budget_tokens = prompt_tokens(served, settings)
         prompt = await self.prompts.ids(first, served.fim, budget_tokens)
+        self._backend.built(len(prompt), budget_tokens, self.prompts.cut)
         if not prompt:
             return []
         questions = [first, *others]

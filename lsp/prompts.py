@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
-    from context import Document, Workspace
+    from context import Document, Explanation, Workspace
     from lsp.asking import Question
     from lsp.model import Fim
 
+T = TypeVar("T")
+
 _REGION_BYTES = 2000
+_STUDIED = 4
 _STOP_LIMIT_S = 2.0
 
 
@@ -49,17 +52,25 @@ class Prompts:
     Args:
         roots: the workspace's folders; may be none.
         index: whether other files of the workspace may be read, and shown to the model.
+        excludes: patterns, in .gitignore's form, of files that are never shown to it.
     """
 
-    def __init__(self, roots: Sequence[Path] = (), *, index: bool = True) -> None:
-        self._roots = tuple(roots) if index else ()
+    def __init__(
+        self, roots: Sequence[Path] = (), *, index: bool = True, excludes: Sequence[str] = ()
+    ) -> None:
+        self._roots = tuple(roots)
+        self._index = index
+        self._excludes = tuple(excludes)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prompts")
         self._workspace: Workspace | None = None
         self._fim: Fim | None = None
         self._documents: dict[Path, Document] = {}
+        self._studied: dict[Path, Document] = {}
         self._visit: _Visit | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
+        self.cut: tuple[str, ...] = ()
+        """What was left out of the last prompt, one phrase each."""
 
     async def ids(
         self, asked: Question, fim: Fim, budget_tokens: int, *, rest: bool = False
@@ -75,10 +86,31 @@ class Prompts:
         made = await loop.run_in_executor(
             self._thread, self._build, asked, fim, budget_tokens, rest
         )
-        if self._keeping is None and self._roots and self._workspace is not None:
-            from context import watch
+        self._keep_index()
+        return made
 
-            self._keeping = asyncio.create_task(watch.keep(self._workspace.index, self._stop))
+    async def study(self, uri: str, text: str, look: Callable[[Document], T]) -> T:
+        """What `look` finds in a document, parsed as it is now. It needs no model."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._thread, lambda: look(self._studied_document(_path(uri), text))
+        )
+
+    async def explanation(
+        self,
+        uri: str,
+        text: str,
+        fim: Fim,
+        look: Callable[[Workspace, Document], Explanation],
+    ) -> Explanation:
+        """What a model should see of a document and its workspace, counted in `fim`'s tokens."""
+
+        def found() -> Explanation:
+            workspace = self._workspace_for(fim)
+            return look(workspace, self._studied_document(_path(uri), text))
+
+        made = await asyncio.get_running_loop().run_in_executor(self._thread, found)
+        self._keep_index()
         return made
 
     async def close(self, uri: str) -> None:
@@ -97,6 +129,14 @@ class Prompts:
             self._thread.submit(self._workspace.index.close)
         self._thread.shutdown(wait=False)
 
+    def _keep_index(self) -> None:
+        """Have the index follow the files, once there is one."""
+        wanted = self._index and self._roots
+        if self._keeping is None and wanted and self._workspace is not None:
+            from context import watch
+
+            self._keeping = asyncio.create_task(watch.keep(self._workspace.index, self._stop))
+
     # In the thread.
 
     def _build(self, asked: Question, fim: Fim, budget_tokens: int, rest: bool) -> tuple[int, ...]:
@@ -109,6 +149,7 @@ class Prompts:
         document.replace(asked.prompt_text)
         cursor_byte = asked.prompt_cursor_byte
         prompt = workspace.prompt(document, cursor_byte, budget_tokens - len(fim.start), rest=rest)
+        self.cut = prompt.cut
         if asked.imagined:
             document.replace(before)  # nobody has typed what the question supposes
             document.edited_chars = edited_chars
@@ -116,13 +157,32 @@ class Prompts:
             self._visited(workspace, document, cursor_byte)
         return fim.start + prompt.ids if prompt.ids else ()
 
+    def _studied_document(self, path: Path, text: str) -> Document:
+        """A document of its own: what is studied must not look like typing to the prompts."""
+        from context import Document
+
+        place = self._workspace.index.place(path) if self._workspace is not None else None
+        root, relative = (str(place[0]), place[1]) if place else ("", str(path))
+        document = self._studied.pop(path, None)
+        if document is None or (document.root, document.path) != (root, relative):
+            document = Document(root, relative, text)
+        document.replace(text)
+        self._studied[path] = document
+        while len(self._studied) > _STUDIED:
+            del self._studied[next(iter(self._studied))]
+        return document
+
     def _workspace_for(self, fim: Fim) -> Workspace:
         if self._workspace is None:
             from context import Workspace
 
-            store = index_file(self._roots) if self._roots else None
             self._workspace = Workspace(
-                self._roots, fim.counter, fim.layout, fim.special, store=store
+                self._roots,
+                fim.counter,
+                fim.layout,
+                fim.special,
+                store=index_file(self._roots) if self._index and self._roots else None,
+                excludes=self._excludes,
             )
         elif fim is not self._fim:
             self._workspace.use_model(fim.counter, fim.layout, fim.special)
@@ -138,6 +198,7 @@ class Prompts:
         self._visit = _Visit(document, cursor_byte, cursor_byte)
 
     def _forget(self, path: Path) -> None:
+        self._studied.pop(path, None)
         document = self._documents.pop(path, None)
         if document is None or self._workspace is None:
             return

@@ -98,7 +98,8 @@ class Server(LanguageServer):
             self._progress.end()
 
     def serving(self, *, busy: bool, **facts: Any) -> None:
-        self.status_line.set(State.BUSY if busy else State.READY, **facts)
+        if self.status_line.now["state"] != State.OFF:
+            self.status_line.set(State.BUSY if busy else State.READY, **facts)
 
     def send_status(self, status: Mapping[str, Any]) -> None:
         """Tell the editor the state, if it has asked to be told."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from assistant.client import CompletionChunk, CompletionRequest, Props, Status
 from assistant.engine.types import ModelInfo, StopReason, Timings
-from assistant.errors import UnderkeelError
+from assistant.errors import DaemonError, UnderkeelError
 from assistant.settings import CompletionSettings
 from assistant.wire import BudgetNow
 from lsp.backend import Backend
@@ -57,6 +57,7 @@ class PlayedClient:
         closed: how many answers were given up before their end.
         failures: raised by the next calls of `complete`, `refusals` by those of `wait_ready`.
         heals: answers begin with what they have to begin with.
+        health: what it says of itself; None for nothing.
         gate: cleared, it holds every answer before its next character.
         asked: set by every question.
     """
@@ -71,6 +72,7 @@ class PlayedClient:
     refusals: list[UnderkeelError] = field(default_factory=list)
     budget: BudgetNow | None = None
     heals: bool = True
+    health: Status | None = None
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -92,7 +94,9 @@ class PlayedClient:
         return Props(model=await self.wait_ready(), budget=self.budget)
 
     async def status(self) -> Status:
-        raise NotImplementedError
+        if self.health is None:
+            raise DaemonError("this daemon tells nothing of itself")
+        return self.health
 
     async def complete(self, request: CompletionRequest) -> AsyncGenerator[CompletionChunk, None]:
         self.requests.append(request)

@@ -246,6 +246,7 @@ def test_the_load_and_the_model_are_shown(dense_model: Path) -> None:
     async def test(editing: Editing) -> None:
         await editing.ask()
         assert editing.editor.stages == ["loading the model", "loaded"]
-        assert editing.editor.facts[0] == {"busy": False, "model": "played", "budget": None}
+        first = {"busy": False, "model": "played", "budget": None, "prompt": None}
+        assert editing.editor.facts[0] == first
 
     play(dense_model, FUNCTION, test)
