@@ -7,10 +7,12 @@ faster than life; the probes look as often as ever. The long form is `make bench
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 from headroom import Scenario, run, scenarios
+from long_typing import soak
 from tiny_moe import write_tiny_moe
 
 pytestmark = pytest.mark.model
@@ -28,3 +30,9 @@ def tiny_moe(tmp_path_factory: pytest.TempPathFactory, moe_model: Path) -> Path:
 def test_scenario(scenario: Scenario, home: Path, tmp_path: Path, tiny_moe: Path) -> None:
     outcome = run(scenario, home, tmp_path, tiny_moe)
     assert outcome.broken == [], outcome.figures
+
+
+def test_soak(home: Path, tmp_path: Path, tiny_moe: Path) -> None:
+    """Two minutes of life in seconds; `make bench-soak` is half an hour."""
+    report = asyncio.run(soak(home, tmp_path, tiny_moe, life_s=120, speed=8, n_editors=1))
+    assert report.broken == [], report.figures

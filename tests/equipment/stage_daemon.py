@@ -9,6 +9,7 @@ so a fall takes the looks that it takes for a user. Each look becomes a line of 
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import sys
@@ -66,6 +67,7 @@ class Recorder:
             "tokens": budget.tokens if budget else 0,
             "level": budget.level if budget else 0,
             "why": budget.reason if budget else "",
+            "tasks": len(asyncio.all_tasks()),
             "in_flight": service.admission.inside,
             "cells": service.governor.stats.cells_used if service.governor.stats else 0,
             "reported_free": {card.name: card.free_bytes for card in sample.cards},

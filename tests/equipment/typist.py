@@ -101,6 +101,11 @@ class Typist:
         client.open(self._uri, self._text, "python")
 
     @property
+    def pid(self) -> int:
+        """The language server's process."""
+        return self._client.process.pid
+
+    @property
     def _text(self) -> str:
         return self._head + "".join(self._typed)
 
