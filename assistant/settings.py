@@ -124,6 +124,7 @@ class CompletionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     `time_limit_ms` bounds the wait for one. After `first_line_ms` any whole line is answer enough.
     `debounce_ms` is the least wait after a key. `ahead` computes what may be wanted next, not on a
     battery unless `ahead_on_battery`. `workspace` shows the model other files of the workspace.
+    `excludes` are files that it is never shown: patterns in .gitignore's form.
     """
 
     enabled: bool = True
@@ -136,6 +137,27 @@ class CompletionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     ahead: bool = True
     ahead_on_battery: bool = False
     workspace: bool = True
+    excludes: tuple[str, ...] = ()
+
+
+class ActionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Code actions: explanations and edits.
+
+    `context_tokens` is the most that their prompts take of the budget; `explain_tokens` and
+    `edit_tokens` bound the answers: an explanation that is cut can be continued, an edit that is
+    cut is not made.
+    """
+
+    enabled: bool = True
+    context_tokens: int = 2048
+    explain_tokens: int = 640
+    edit_tokens: int = 1024
+
+
+class StatisticsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Counts of what became of suggestions, kept on this machine: `underkeel stats`."""
+
+    enabled: bool = True
 
 
 _SECTIONS: dict[str, type[msgspec.Struct]] = {
@@ -145,6 +167,8 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "explain": ExplainSettings,
     "daemon": DaemonSettings,
     "completion": CompletionSettings,
+    "actions": ActionSettings,
+    "statistics": StatisticsSettings,
 }
 
 
@@ -157,6 +181,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     explain: ExplainSettings = ExplainSettings()
     daemon: DaemonSettings = DaemonSettings()
     completion: CompletionSettings = CompletionSettings()
+    actions: ActionSettings = ActionSettings()
+    statistics: StatisticsSettings = StatisticsSettings()
 
 
 def load(path: Path | None = None) -> tuple[Settings, list[SettingsError]]:
@@ -170,7 +196,7 @@ def load(path: Path | None = None) -> tuple[Settings, list[SettingsError]]:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Settings(), []
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         problem = SettingsError(
             f"the settings cannot be read ({error})",
             subject=str(path),

@@ -29,13 +29,13 @@ def reload(
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())
         return
-    for line in told(found) if found else ["This daemon follows no settings file."]:
+    for line in told(found):
         typer.echo(line)
 
 
 def told(found: SettingsNow) -> Iterator[str]:
     """The report, line by line."""
-    yield found.path
+    yield found.path or "this daemon follows no settings file"
     for problem in found.problems:
         yield f"  wrong: {problem}"
     for line in advice(found.changes):
@@ -49,6 +49,6 @@ def told(found: SettingsNow) -> Iterator[str]:
             yield f"  {line}"
 
 
-async def _ask() -> SettingsNow | None:
+async def _ask() -> SettingsNow:
     async with DaemonClient(autostart=False) as client:
         return await client.reload()

@@ -139,10 +139,9 @@ class DaemonClient:
         """Ask the daemon to end. Requests in flight get a clear error."""
         await self._post("/underkeel/stop", {})
 
-    async def reload(self) -> SettingsNow | None:
-        """Have the daemon read its settings again; None where it does not follow a file."""
-        answer = await self._post("/underkeel/reload", {})
-        return None if answer.content == b"null" else events.decode(answer.content, SettingsNow)
+    async def reload(self) -> SettingsNow:
+        """Have the daemon read its settings again."""
+        return events.decode((await self._post("/underkeel/reload", {})).content, SettingsNow)
 
     async def complete(self, request: CompletionRequest) -> AsyncGenerator[CompletionChunk, None]:
         """Stream an answer; the last chunk has `stop`. Closing the generator cancels the request.

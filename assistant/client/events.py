@@ -108,7 +108,7 @@ def decode(data: bytes, kind: type[T]) -> T:
     """JSON into `kind`. Raises DaemonError where it is something else."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DaemonError(
             f"the daemon's answer cannot be read ({error})",
             advice="Run: underkeel stop, and start again",
@@ -119,7 +119,7 @@ def error_of(status: int, body: bytes) -> UnderkeelError:
     """The error that an answer with `status` and `body` stands for."""
     try:
         return msgspec.json.decode(body, type=_ErrorBody).error.rebuild()
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return WireError(code=status, message=f"the daemon answered {status}").rebuild()
 
 

@@ -40,7 +40,7 @@ _LONGEST_NAME = 64
 def build_app(
     service: Service,
     stop: Callable[[], None] = lambda: None,
-    reload: Callable[[], SettingsNow | None] = lambda: None,
+    reload: Callable[[], SettingsNow] = lambda: SettingsNow(path=""),
 ) -> Starlette:
     """The ASGI application around `service`.
 

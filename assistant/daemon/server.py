@@ -125,7 +125,7 @@ async def serve(
 
     # So that requests wait for our first load, as they would for any later one.
     service.host.info = seat.served
-    app = build_app(service, stop, follower.reload if follower else lambda: None)
+    app = build_app(service, stop, **({"reload": follower.reload} if follower else {}))
     config = uvicorn.Config(
         TokenGate(app, seat.token),
         http=Connection,

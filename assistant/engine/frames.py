@@ -185,7 +185,7 @@ def report(body: bytes) -> Report:
 def _decode(decoder: msgspec.msgpack.Decoder[_Any], body: bytes) -> _Any:
     try:
         return decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise FrameError(
             f"a frame cannot be read ({error})", advice="Restart the engine"
         ) from error

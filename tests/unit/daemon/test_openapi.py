@@ -1,0 +1,189 @@
+"""The description of the daemon: exact, and what it promises holds under fuzzing.
+
+`UNDERKEEL_FUZZ_EXAMPLES` asks for more examples an operation (make fuzz).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import schemathesis
+from daemons import Memory, fake_model, serving
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    ignored_auth,
+    negative_data_rejection,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+)
+from starlette.routing import Route
+
+from assistant import address
+from assistant.daemon import app, bodies, instance, openapi, server
+from assistant.daemon.service import Service
+from assistant.engine.fake import FakeEngine
+from assistant.settings import Settings
+
+EXAMPLES = int(os.environ.get("UNDERKEEL_FUZZ_EXAMPLES", "15"))
+# What a daemon is asked for once, and not in the middle of a fuzz.
+ENDS = "/underkeel/stop"
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+    unsupported_method,
+    ignored_auth,
+]
+
+
+def test_every_route_is_described_and_nothing_else() -> None:
+    service = Service(FakeEngine(), fake_model, Settings(), Memory())
+    routes = {
+        (route.path, method.lower())
+        for route in app.build_app(service).routes
+        if isinstance(route, Route)
+        for method in route.methods or ()
+        if method != "HEAD"
+    }
+    described = {(operation.path, operation.method) for operation in openapi.OPERATIONS}
+    assert routes == described, "describe it in assistant/daemon/openapi.py"
+
+
+def test_bodies_are_described_field_by_field() -> None:
+    schemas = openapi.document()["components"]["schemas"]
+    for operation in openapi.OPERATIONS:
+        if operation.body is not None:
+            described = set(schemas[operation.body.__name__]["properties"])
+            assert described == {field.name for field in msgspec.structs.fields(operation.body)}
+    limits = schemas["CompletionBody"]["properties"]["temperature"]
+    assert (limits["minimum"], limits["maximum"], limits["default"]) == (0.0, 100.0, 0.8)
+    assert "prompt" in schemas["CompletionBody"]["required"]
+    assert issubclass(bodies.CompletionBody, bodies.GenerateBody)
+
+
+def test_every_reference_leads_somewhere() -> None:
+    document = openapi.document()
+
+    def references(value: Any) -> Iterator[str]:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                if key == "$ref":
+                    yield inner
+                else:
+                    yield from references(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                yield from references(inner)
+
+    found = set(references(document))
+    known = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    assert found <= known
+    assert document["openapi"].startswith("3.1")
+
+
+def test_it_is_served(home: Path) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(30), serving() as daemon:
+            answer = await daemon.http.get("/openapi.json")
+            assert answer.json() == msgspec.json.decode(msgspec.json.encode(openapi.document()))
+
+    asyncio.run(main())
+
+
+class _Running:
+    """A daemon in a thread, on TCP, for a client that knows neither our socket nor our loop."""
+
+    def __init__(self) -> None:
+        self.engine = FakeEngine(reply=lambda _: "x" * 20)
+        self.ready = threading.Event()
+        self.address: address.Address | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.service: Service | None = None
+        self.thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
+        self._end: asyncio.Event | None = None
+
+    async def _main(self) -> None:
+        self.loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        with instance.claim(tcp_port=_free_port()) as seat:
+            self.service = Service(self.engine, fake_model, Settings(), Memory())
+            task = asyncio.create_task(server.serve(self.service, seat))
+            self.address = address.find_tcp()
+            assert self.address is not None
+            async with httpx.AsyncClient(
+                base_url=self.address.base_url, headers=self.address.headers
+            ) as http:
+                while (await http.get("/health")).status_code != 200:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+                self.ready.set()
+                await self._end.wait()
+                await http.post(ENDS)
+            await task
+
+    def end(self) -> None:
+        assert self.loop is not None and self._end is not None
+        self.loop.call_soon_threadsafe(self._end.set)
+        self.thread.join(30)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((address.LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def running(home: Path) -> Iterator[_Running]:
+    daemon = _Running()
+    daemon.thread.start()
+    assert daemon.ready.wait(30)
+    yield daemon
+    daemon.end()
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+def test_what_it_promises_holds_under_fuzzing(running: _Running, mode: GenerationMode) -> None:
+    """schemathesis against the real wire: sound and unsound requests to every operation."""
+    assert running.address is not None and running.service is not None
+    schema = schemathesis.openapi.from_dict(openapi.document()).exclude(path=ENDS)
+    reached = []
+    for operation in (found.ok() for found in schema.get_all_operations()):
+        if mode is GenerationMode.NEGATIVE and not operation.body:
+            continue  # nothing can be wrong with a request that says nothing
+
+        @settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy(mode))
+        def fuzz(case: Any) -> None:
+            assert running.address is not None
+            case.call_and_validate(
+                base_url=running.address.base_url,
+                headers=running.address.headers,
+                checks=CHECKS,
+                timeout=30,
+            )
+
+        fuzz()
+        reached.append(operation.label)
+    assert len(reached) >= (8 if mode is GenerationMode.NEGATIVE else 18)
+    assert running.service.admission.inside == 0 and running.service.intake.held_bytes == 0
