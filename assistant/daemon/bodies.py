@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from assistant.engine.types import GenerateRequest, ModelInfo, Priority, Sampling
-from assistant.errors import ContextFullError, RequestError
+from assistant.errors import ContextFullError, ModelChangedError, RequestError
 from assistant.memory.budget import BudgetNow
 from assistant.wire import ChatMessage
 
@@ -62,6 +62,7 @@ class OwnBody(SamplingBody, kw_only=True):
     priority: Priority = Priority.INTERACTIVE
     must_start_with: _Short = ""
     budget_tokens: _Count = 0
+    of_model: _Short = ""
 
 
 class GenerateBody(OwnBody, kw_only=True):
@@ -245,14 +246,21 @@ def generate_request(
     *,
     request_limit_ms: int,
     stop_tokens: Sequence[int] = (),
+    turns: tuple[tuple[str, str], ...] = (),
 ) -> GenerateRequest:
     """The engine's request for `body` whose prompt is `ids`.
 
     Raises:
+        ModelChangedError: the prompt is of another model's tokens.
         RequestError: a token is not of the vocabulary, or something asked for is not served.
         ContextFullError: the prompt is over the budget of now, or leaves no room for an answer.
     """
     _check_served(body)
+    if body.of_model and body.of_model != model.name:
+        raise ModelChangedError(
+            f"the prompt is of {body.of_model}, {model.name} is served now",
+            advice="Encode it again for that",
+        )
     if not ids:
         raise RequestError("the prompt is empty", advice="Send a text or token ids")
     if model.n_vocab and max(ids) >= model.n_vocab:
@@ -277,6 +285,8 @@ def generate_request(
         must_start_with=body.must_start_with,
         time_limit_ms=min(limits, default=0),
         cache=body.cache_prompt,
+        model=model.name,
+        turns=turns,
     )
 
 

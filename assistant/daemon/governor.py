@@ -16,7 +16,8 @@ from dataclasses import replace
 from assistant.daemon.budgets import Budgets
 from assistant.daemon.host import ModelHost
 from assistant.daemon.loading import Loadable
-from assistant.engine.types import EngineStats, ModelInfo
+from assistant.daemon.warmth import Warmth
+from assistant.engine.types import EngineStats, ModelInfo, Priority
 from assistant.memory import ladder
 from assistant.memory.budget import Memory
 from assistant.memory.devices import Device
@@ -51,9 +52,11 @@ class Governor:
         rules: Rules,
         release_after_s: float,
         busy: Callable[[], bool],
+        keep_warm_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`release_after_s`: idle time after which the model is unloaded; 0 for never."""
+        """`release_after_s`: idle time after which the model is unloaded; `keep_warm_s`: how often
+        its pages are touched while it idles. 0 for never."""
         self._host = host
         self._budgets = budgets
         self._rules = rules
@@ -74,6 +77,7 @@ class Governor:
         self.sample: Sample | None = None
         self.reason = ""
         self.moves = 0
+        self.warmth = Warmth(host.touch, keep_warm_s, clock)
         self.on_look: Callable[[Sample], None] = lambda _: None
         host.on_serving = self._on_serving
         host.on_refused = self.relieve
@@ -88,6 +92,7 @@ class Governor:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self.warmth.aclose()
 
     def follow(self, rules: Rules, release_after_s: float) -> None:
         """Other settings hold from the next look on, which comes now."""
@@ -182,6 +187,7 @@ class Governor:
             return  # what is free now is what we have let go
         if state is ServiceState.READY:
             self._set_budgets(sample)
+            self._keep_warm()
         if state is ServiceState.READY or self._unloaded():
             self._consider(sample)
         elif state is ServiceState.FAILED:
@@ -230,6 +236,10 @@ class Governor:
 
     def _devices(self, loadable: Loadable, sample: Sample) -> tuple[Device, ...]:
         return loadable.devices(sample, self.stats.devices if self.stats else ())
+
+    def _keep_warm(self) -> None:
+        budget = self._budgets.of(Priority.EXPLAIN)
+        self.warmth.look(idle_s=self.idle_s, well=budget is not None and not budget.level)
 
     def _unloaded(self) -> bool:
         """Whether the ladder's last rung, and not idleness, has given the memory back."""

@@ -76,6 +76,7 @@ class Service:
             rules=_rules(settings.daemon),
             release_after_s=settings.daemon.release_after_s,
             busy=lambda: self.admission.inside > 0,
+            keep_warm_s=_keep_warm_s(settings),
             clock=clock,
         )
         self.settings_now: SettingsNow | None = None
@@ -90,6 +91,7 @@ class Service:
         self.intake.most_bytes = _BODIES * settings.daemon.max_body_bytes
         self.budgets.follow(settings.completion.budget_tokens, settings.completion.max_tokens)
         self.governor.follow(_rules(settings.daemon), settings.daemon.release_after_s)
+        self.governor.warmth.every_s = _keep_warm_s(settings)
 
     def complete(self, body: CompletionBody, client: str = "") -> AsyncGenerator[Json, None]:
         return self._answer(
@@ -272,6 +274,11 @@ class Service:
             timings.queue_ms + timings.prefill_ms + timings.decode_ms,
         )
         return shape.closing(answer, done) if body.stream else [shape.whole(answer, done)]
+
+
+def _keep_warm_s(settings: Settings) -> float:
+    """Pages that are locked need no touching."""
+    return 0.0 if settings.model.mlock else settings.model.keep_warm_s
 
 
 def _rules(settings: DaemonSettings) -> Rules:

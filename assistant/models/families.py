@@ -22,6 +22,9 @@ PLAIN = "plain"
 """Family of models without fill-in-the-middle: the text before the cursor, continued."""
 
 
+_TURNS = ("<|im_start|>", "<|im_end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|eot_id|>")
+
+
 class _Orders(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     line_start: tuple[Part, ...]
     mid_line: tuple[Part, ...]
@@ -79,6 +82,15 @@ def layout_named(model_name: str) -> FimLayout:
     if not exact and not _likeness(best, model_name):
         return _plain(None)
     return _layout(exact[0] if exact else best, None)
+
+
+def control_texts() -> frozenset[str]:
+    """Every control token's text that some family's layout or stop list has, and the usual marks
+    of a turn."""
+    found = {*_TURNS}
+    for family in _table().family:
+        found.update(family.tokens.values(), family.stop)
+    return frozenset(found)
 
 
 def family_names() -> list[str]:

@@ -1,0 +1,96 @@
+"""The circuit breaker: after some failures in a row a server is left alone for a while. Pure.
+
+closed ── failures in a row ──> open ── its pause is over ──> half open
+   ^                              ^                              │
+   └────── the one try works ─────┼──────────────────────────────┤
+                                  └── it fails: twice the pause ─┘
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Circuit(StrEnum):
+    """Whether the server is asked."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How much is put up with.
+
+    Attributes:
+        failures: so many in a row open the circuit.
+        first_pause_s, most_pause_s: it stays open so long; doubled each time a try fails.
+    """
+
+    failures: int = 3
+    first_pause_s: float = 5.0
+    most_pause_s: float = 120.0
+
+
+@dataclass(slots=True)
+class Breaker:
+    """The state of one server's circuit. Times are of the caller's monotonic clock."""
+
+    patience: Patience = field(default_factory=Patience)
+    failures: int = 0
+    pause_s: float = 0.0
+    opened_at_s: float = 0.0
+    trying: bool = False
+
+    def state(self, now_s: float) -> Circuit:
+        """Where it stands."""
+        if not self.pause_s:
+            return Circuit.CLOSED
+        return Circuit.OPEN if self.wait_s(now_s) > 0 else Circuit.HALF_OPEN
+
+    def wait_s(self, now_s: float) -> float:
+        """How long until the next try is allowed; 0 where one is."""
+        return max(self.opened_at_s + self.pause_s - now_s, 0.0) if self.pause_s else 0.0
+
+    def begin(self, now_s: float) -> bool:
+        """Whether the server may be asked now. Half open, only one try at a time may."""
+        state = self.state(now_s)
+        if state is Circuit.OPEN or (state is Circuit.HALF_OPEN and self.trying):
+            return False
+        self.trying = state is Circuit.HALF_OPEN
+        return True
+
+    def succeeded(self) -> None:
+        """The server has answered, whatever it said."""
+        self.failures, self.pause_s, self.trying = 0, 0.0, False
+
+    def failed(self, now_s: float) -> None:
+        """The server could not be reached, broke off, or said that it cannot."""
+        self.failures += 1
+        self.trying = False
+        if self.pause_s:
+            if self.wait_s(now_s) <= 0:
+                self._open(min(2 * self.pause_s, self.patience.most_pause_s), now_s)
+        elif self.failures >= self.patience.failures:
+            self._open(self.patience.first_pause_s, now_s)
+
+    def given_up(self) -> None:
+        """The caller left before the server answered: that says nothing about the server."""
+        self.trying = False
+
+    def _open(self, pause_s: float, now_s: float) -> None:
+        self.pause_s, self.opened_at_s = pause_s, now_s
+
+
+def retry_pause_s(attempt: int, asked_s: float, dice: float) -> float:
+    """How long to wait before try `attempt` (1 is the first repetition).
+
+    Args:
+        asked_s: what the server asked for (Retry-After); 0 where it did not.
+        dice: 0 to 1, so that many clients do not come back at once.
+    """
+    if asked_s > 0:
+        return float(min(asked_s, 30.0))
+    return float(min(0.1 * 2**attempt, 5.0)) * (0.5 + dice / 2)

@@ -1,0 +1,321 @@
+"""The engine that asks a server, and keeps the same contract as the one that holds a model."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from msgspec.structs import replace
+
+from assistant.engine.interface import Progress
+from assistant.engine.remote.counting import find_vocabulary
+from assistant.engine.remote.detect import dialect_for
+from assistant.engine.remote.dialect import Ask, Dialect, Gauge, Piece, Prompt
+from assistant.engine.remote.keys import read_key
+from assistant.engine.remote.lanes import Lane, Lanes
+from assistant.engine.remote.openai import stop_ids
+from assistant.engine.remote.tally import Answered, Tally
+from assistant.engine.remote.transport import Transport
+from assistant.engine.types import (
+    Counting,
+    Delta,
+    Done,
+    EngineStats,
+    GenerateRequest,
+    LoadSpec,
+    ModelInfo,
+    StopReason,
+)
+from assistant.errors import EngineError, LoadError, RequestError
+from assistant.models import estimate, vocabulary
+from assistant.settings import RemoteSettings
+
+log = logging.getLogger(__name__)
+
+_GAUGE_S = 1.0
+_GAUGE_OLD_S = 10.0
+
+
+class RemoteEngine:
+    """One model of one server. Keeps `assistant.engine.interface.ElasticEngine`: what it holds of
+    this machine's memory is nothing, so there is nothing to give back."""
+
+    def __init__(self, remote: RemoteSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        """Nothing is read or asked before `load`."""
+        self._remote = remote
+        self._clock = clock
+        self._http: Transport | None = None
+        self._dialect: Dialect | None = None
+        self._info: ModelInfo | None = None
+        self._words: vocabulary.Vocabulary | None = None
+        self._estimate = estimate.Estimate()
+        self._lanes = Lanes(remote.parallel)
+        self._tally = Tally()
+        self._gauge, self._gauge_at_s = Gauge(), float("-inf")
+        self._gauging: asyncio.Task[None] | None = None
+
+    # The Engine contract.
+
+    async def load(self, spec: LoadSpec, progress: Progress | None = None) -> ModelInfo:  # noqa: ARG002
+        """Ask the server what it is and serves. The spec is of this machine: it says nothing here.
+
+        Raises:
+            SettingsError: the address, the key, the certificates or the tokenizer cannot be used.
+            RemoteError: the server cannot be reached, or has no such model.
+        """
+        started = self._clock()
+        http = await self._connected()
+        dialect = await dialect_for(self._remote, http)
+        info = await dialect.describe(http)
+        if progress is not None:
+            progress(0.5)
+        found = await find_vocabulary(self._remote, dialect, http, info)
+        self._words = await asyncio.to_thread(vocabulary.load, found) if found else None
+        self._dialect = dialect
+        self._info = self._described(info, http, str(found or ""), started)
+        self._lanes.parallel = self._remote.parallel or (
+            info.n_seq_max if dialect.name == "llama-server" else 0
+        )
+        log.info(
+            "remote kind=%s counting=%s n_ctx=%d", dialect.name, self._info.counting, info.n_ctx
+        )
+        if progress is not None:
+            progress(1.0)
+        return self._info
+
+    async def describe(self) -> ModelInfo:
+        if self._info is None:
+            raise LoadError("no server was asked yet", advice="Load first")
+        return self._info
+
+    async def tokenise(self, text: str, *, special: bool = False) -> list[int]:
+        dialect, http = self._ready()
+        if self._words is None:
+            return self._estimated(text, special=special)
+        if not special:
+            return await asyncio.to_thread(self._words.encode, text)
+        asked = await dialect.tokenise(http, text, special=True)
+        return asked if asked is not None else _with_special(self._words, text)
+
+    async def detokenise(self, tokens: Sequence[int]) -> str:
+        self._ready()
+        if self._words is None:
+            return self._estimate.decode(tokens)
+        try:
+            return self._words.decode(tokens)
+        except IndexError as error:
+            raise RequestError("a token is not of the model's vocabulary") from error
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[Delta | Done]:
+        dialect, http = self._ready()
+        started = self._clock()
+        if not request.max_tokens and not dialect.warms:
+            yield Done(id=request.id, reason=StopReason.LENGTH)
+            return
+        with self._lanes.enter(request) as lane:
+            answer = Answered(request, self._clock, started)
+            ends = stop_ids(request, self._words)
+            asked = self._asked(request, dialect)
+            if asked.must_start_with != request.must_start_with:
+                yield answer.said(Piece(request.must_start_with))
+            ask = dialect.ask(asked, self._prompt(request, asked), self._words)
+            reason = StopReason.CANCELLED
+            pieces = self._pieces(http, dialect, ask, lane, started)
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    if isinstance(piece, StopReason):
+                        reason = piece
+                        break
+                    last = answer.take(piece)
+                    if request.max_tokens and (piece.text or piece.tokens):
+                        if ends and not ends.isdisjoint(piece.tokens):
+                            reason = StopReason.EOS
+                            break
+                        yield answer.said(piece)
+                    if last is not None:
+                        reason = last
+                        if answer.complete:
+                            break
+            done = answer.done(reason)
+            self._tally.add(done)
+            yield done
+
+    async def prefill(self, request: GenerateRequest) -> Done:
+        done: Done | None = None
+        async for event in self.generate(replace(request, max_tokens=0)):
+            if isinstance(event, Done):
+                done = event
+        assert done is not None
+        return done
+
+    async def stats(self) -> EngineStats:
+        """Our own counters, and the server's gauge of at most a second ago. Never waits for it."""
+        info = self._info
+        if info is None:
+            return EngineStats()
+        if self._clock() - self._gauge_at_s > _GAUGE_S and (
+            self._gauging is None or self._gauging.done()
+        ):
+            self._gauging = asyncio.create_task(self._look())
+        old = self._clock() - self._gauge_at_s > _GAUGE_OLD_S
+        gauge = Gauge() if old else self._gauge
+        return replace(
+            self._tally.stats(),
+            cells_total=info.n_ctx,
+            running=len(self._lanes),
+            waiting=gauge.waiting,
+            free_share=gauge.free_share,
+        )
+
+    async def close(self) -> None:
+        if self._gauging is not None:
+            self._gauging.cancel()
+            await asyncio.gather(self._gauging, return_exceptions=True)
+        http, self._http, self._info = self._http, None, None
+        if http is not None:
+            await http.aclose()
+
+    async def drop_idle(self) -> int:
+        return 0
+
+    async def touch(self) -> int:
+        return 0
+
+    async def reshape(self, spec: LoadSpec, progress: Progress | None = None) -> ModelInfo:  # noqa: ARG002
+        return await self.describe()
+
+    async def unload(self) -> None:
+        """Nothing of it is on this machine."""
+
+    # How it does it.
+
+    async def alive(self) -> bool:
+        """Whether the server answers now, as far as the circuit breaker lets it be asked."""
+        try:
+            http = await self._connected()
+            await dialect_for(replace(self._remote, kind="auto"), http)
+        except EngineError:
+            return False
+        return True
+
+    async def _connected(self) -> Transport:
+        if self._http is None:
+            key = await asyncio.to_thread(read_key, self._remote)
+            self._http = Transport(self._remote, key, clock=self._clock)
+        return self._http
+
+    def _ready(self) -> tuple[Dialect, Transport]:
+        if self._info is None or self._dialect is None or self._http is None:
+            raise LoadError("no server was asked yet", advice="Load first")
+        return self._dialect, self._http
+
+    def _described(self, info: ModelInfo, http: Transport, found: str, started: float) -> ModelInfo:
+        n_ctx = self._remote.n_ctx or info.n_ctx
+        if not found:
+            n_ctx -= int(n_ctx * estimate.MARGIN_SHARE)
+        return replace(
+            info,
+            path="",
+            server=http.server,
+            n_ctx=n_ctx,
+            n_vocab=self._words.size if self._words else 0,
+            vocabulary=found,
+            counting=Counting.EXACT if found else Counting.ESTIMATE,
+            family=self._remote.family,
+            load_ms=(self._clock() - started) * 1000,
+        )
+
+    def _estimated(self, text: str, *, special: bool) -> list[int]:
+        return _with_special(self._estimate, text) if special else self._estimate.encode(text)
+
+    def _asked(self, request: GenerateRequest, dialect: Dialect) -> GenerateRequest:
+        """The request as the server can keep it: one that cannot heal gets the text as prompt."""
+        if request.must_start_with and not dialect.heals:
+            return replace(request, must_start_with="")
+        return request
+
+    def _prompt(self, request: GenerateRequest, asked: GenerateRequest) -> Prompt:
+        if request.turns:
+            return Prompt(turns=request.turns)
+        counter = self._words or self._estimate
+        typed = request.must_start_with if not asked.must_start_with else ""
+        ids = [*request.prompt, *(counter.encode(typed) if typed else ())]
+        return Prompt(text=self._estimate.decode(ids)) if self._words is None else Prompt(ids=ids)
+
+    async def _pieces(
+        self,
+        http: Transport,
+        dialect: Dialect,
+        ask: Ask,
+        lane: Lane,
+        started: float,
+    ) -> AsyncGenerator[Piece | StopReason, None]:
+        """The answer's pieces; a reason comes where it ends for one of ours."""
+        limit_s = lane.request.time_limit_ms / 1000
+
+        async def first() -> tuple[AsyncGenerator[bytes, None], bytes | None]:
+            stream = http.stream(ask.path, ask.body)
+            try:
+                return stream, await anext(stream, None)
+            except BaseException:
+                await stream.aclose()
+                raise
+
+        left = asyncio.ensure_future(lane.left.wait())
+        coming: asyncio.Future[Any] = asyncio.ensure_future(http.tried(first, limit_s))
+        stream: AsyncGenerator[bytes, None] | None = None
+        try:
+            while True:
+                remaining = max(started + limit_s - self._clock(), 0) if limit_s else None
+                waited: set[asyncio.Future[Any]] = {left, coming}
+                await asyncio.wait(waited, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
+                if not coming.done():
+                    yield StopReason.CANCELLED if left.done() else StopReason.TIME
+                    return
+                result = coming.result()
+                if stream is None:
+                    assert isinstance(result, tuple)
+                    stream, result = result
+                if result is None:
+                    return
+                assert isinstance(result, bytes)
+                yield dialect.read(result)
+                if left.done():
+                    yield StopReason.CANCELLED
+                    return
+                coming = asyncio.ensure_future(anext(stream, None))
+        finally:
+            left.cancel()
+            coming.cancel()
+            await asyncio.gather(left, coming, return_exceptions=True)
+            if stream is not None:
+                await stream.aclose()
+
+    async def _look(self) -> None:
+        try:
+            dialect, http = self._ready()
+            self._gauge = await dialect.gauge(http)
+            self._gauge_at_s = self._clock()
+        except EngineError as error:
+            log.info("no gauge: %s", error.code)
+            self._gauge_at_s = max(self._gauge_at_s, self._clock() - _GAUGE_OLD_S)
+
+
+def _with_special(counter: vocabulary.Vocabulary | estimate.Estimate, text: str) -> list[int]:
+    """Token ids of a text whose control tokens are such; for servers that cannot be asked."""
+    ids: list[int] = []
+    plain = 0
+    texts = sorted(counter.special, key=len, reverse=True)
+    at = 0
+    while at < len(text):
+        found = next((one for one in texts if one and text.startswith(one, at)), None)
+        if found is None:
+            at += 1
+            continue
+        ids += [*counter.encode(text[plain:at]), counter.special[found]]
+        at = plain = at + len(found)
+    return ids + counter.encode(text[plain:])

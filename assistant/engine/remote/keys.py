@@ -1,0 +1,79 @@
+"""The API key, from a private file or the system's keyring. It is never logged or shown."""
+
+from __future__ import annotations
+
+import importlib
+import stat
+from pathlib import Path
+
+from assistant.errors import SettingsError
+from assistant.settings import RemoteSettings
+
+_MOST_BYTES = 16 << 10
+
+
+def read_key(remote: RemoteSettings) -> str:
+    """The key that the settings name; empty where they name none.
+
+    Raises:
+        SettingsError: it cannot be read, others may read its file, or it is no key.
+    """
+    if remote.key_file:
+        key = _from_file(Path(remote.key_file).expanduser())
+    elif remote.key_name:
+        key = _from_keyring(remote.key_name)
+    else:
+        return ""
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise SettingsError(
+            "this holds no API key: one line of printable ASCII is wanted",
+            subject=remote.key_file or remote.key_name,
+            advice="Write the key into it, and nothing else",
+        )
+    return key
+
+
+def _from_file(path: Path) -> str:
+    try:
+        status = path.stat()
+        if hasattr(path, "owner") and stat.S_IMODE(status.st_mode) & 0o077:
+            raise SettingsError(
+                f"others may read the API key (mode {stat.S_IMODE(status.st_mode):04o})",
+                subject=str(path),
+                advice=f"Run: chmod 600 {path}",
+            )
+        with path.open(encoding="utf-8") as file:
+            return file.read(_MOST_BYTES).partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"the API key cannot be read ({error})",
+            subject=str(path),
+            advice="Mend key_file under [remote]",
+        ) from error
+
+
+def _from_keyring(name: str) -> str:
+    service, _, user = name.rpartition("/")
+    try:
+        keyring = importlib.import_module("keyring")
+    except ImportError as error:
+        raise SettingsError(
+            "the keyring package is not installed",
+            subject=name,
+            advice="Install underkeel[keyring], or use key_file",
+        ) from error
+    try:
+        found = keyring.get_password(service or "underkeel", user)
+    except Exception as error:  # each system's keyring has exceptions of its own
+        raise SettingsError(
+            f"the keyring cannot be read ({type(error).__name__}: {error})",
+            subject=name,
+            advice="Unlock it, or use key_file",
+        ) from error
+    if not found:
+        raise SettingsError(
+            "the keyring has no such entry",
+            subject=name,
+            advice=f"Run: keyring set {service or 'underkeel'} {user}",
+        )
+    return str(found)

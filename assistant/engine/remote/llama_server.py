@@ -1,0 +1,273 @@
+"""llama-server's own protocol (llama.cpp, tools/server/README.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from assistant.engine.remote.dialect import Ask, Gauge, Piece, Prompt, decode
+from assistant.engine.remote.gauges import read_gauges
+from assistant.engine.remote.openai import Failure
+from assistant.engine.remote.transport import Transport
+from assistant.engine.types import GenerateRequest, ModelInfo, StopReason, Timings
+from assistant.errors import RemoteError, UnderkeelError
+from assistant.models.families import control_texts
+from assistant.models.vocabulary import Vocabulary
+from assistant.models.words import Words
+
+_STOPS = {
+    "eos": StopReason.EOS,
+    "word": StopReason.STOP_TEXT,
+    "limit": StopReason.LENGTH,
+}
+_CONTROL = re.compile(r"<[|/]?[^<>\s]{1,40}[|]?>|\[/?[A-Z_]{3,40}\]|<\uff5c[^<>]{1,40}\uff5c>")
+_MARK = b"\n"  # no control token has a line end
+_BATCH = 50_000  # ids in one question about their bytes
+
+
+class _Meta(msgspec.Struct):
+    n_vocab: int = 0
+    n_ctx_train: int = 0
+    n_params: int = 0
+    size: int = 0
+
+
+class _Entry(msgspec.Struct):
+    id: str = ""
+    meta: _Meta | None = None
+
+
+class _Models(msgspec.Struct):
+    data: list[_Entry] = []
+
+
+class _Defaults(msgspec.Struct):
+    n_ctx: int = 0
+
+
+class _Props(msgspec.Struct):
+    default_generation_settings: _Defaults = msgspec.field(default_factory=_Defaults)
+    total_slots: int = 1
+    model_path: str = ""
+    chat_template: str = ""
+
+
+class _Token(msgspec.Struct):
+    id: int
+    piece: str | list[int] = ""
+
+
+class _Timings(msgspec.Struct):
+    cache_n: int = 0
+    prompt_n: int = 0
+    prompt_ms: float = 0.0
+    predicted_n: int = 0
+    predicted_ms: float = 0.0
+    draft_n: int = 0
+    draft_n_accepted: int = 0
+
+
+class _Event(msgspec.Struct):
+    content: str = ""
+    tokens: list[int] = []
+    stop: bool = False
+    stop_type: str = ""
+    stopping_word: str = ""
+    timings: _Timings | None = None
+    error: Failure | None = None
+
+
+class _Slot(msgspec.Struct):
+    is_processing: bool = False
+    n_ctx: int = 0
+    n_prompt_tokens: int = 0
+
+
+class LlamaServer:
+    """Asks in token ids, reads timings and cache hits, heals tokens by a grammar."""
+
+    name = "llama-server"
+    heals = True
+    warms = True
+
+    def __init__(self, model: str = "") -> None:
+        """`model`: the name to ask for, for a server that routes to several."""
+        self._model = model
+
+    async def describe(self, http: Transport) -> ModelInfo:
+        asked, told = await asyncio.gather(http.get("/props"), http.get("/v1/models"))
+        props = decode(asked, _Props, http.server)
+        listed = decode(told, _Models, http.server).data
+        entry = next((one for one in listed if self._model in {"", one.id}), _Entry())
+        if not props.default_generation_settings.n_ctx:
+            raise RemoteError("the server has no model", subject=http.server, advice="Load one")
+        meta = entry.meta or _Meta()
+        first, plain = await asyncio.gather(
+            self._ids(http, {"content": "x", "add_special": True}),
+            self._ids(http, {"content": "x"}),
+        )
+        add_bos = first != plain
+        return ModelInfo(
+            name=(self._model or entry.id or props.model_path)
+            .rpartition("/")[2]
+            .removesuffix(".gguf"),
+            path=props.model_path,
+            n_vocab=meta.n_vocab,
+            n_ctx=props.default_generation_settings.n_ctx,
+            n_ctx_train=meta.n_ctx_train,
+            n_params=meta.n_params,
+            size_bytes=meta.size,
+            n_seq_max=max(props.total_slots, 1),
+            add_bos=add_bos,
+            bos=first[0] if add_bos and first else -1,
+            chat_template=props.chat_template,
+        )
+
+    async def words(self, http: Transport, info: ModelInfo) -> Words | None:
+        """Its whole vocabulary: each id's bytes, and which of them plain text never becomes."""
+        if not info.n_vocab:
+            return None
+        tokens: list[bytes] = []
+        for start in range(0, info.n_vocab, _BATCH):
+            ids = list(range(start, min(start + _BATCH, info.n_vocab)))
+            body = {"content": ids, "with_pieces": True}
+            pieces = decode(await http.post("/tokenize", body), dict[str, list[_Token]])["tokens"]
+            tokens += [
+                one.piece.encode() if isinstance(one.piece, str) else bytes(one.piece)
+                for one in pieces
+            ]
+        control, user = await self._kinds(http, tokens)
+        return Words(
+            name=info.name,
+            tokens=tokens,
+            control=control,
+            user=user,
+            bos=info.bos,
+            add_bos=info.add_bos,
+        )
+
+    async def _kinds(
+        self, http: Transport, tokens: Sequence[bytes]
+    ) -> tuple[frozenset[int], frozenset[int]]:
+        """Ids of control tokens, and of those that plain text becomes as a whole."""
+        known = control_texts()
+        likely: list[tuple[int, str]] = []
+        for token, content in enumerate(tokens):
+            text = content.decode("utf-8", "replace")
+            if text in known or _CONTROL.fullmatch(text):
+                likely.append((token, text))
+        if not likely or _MARK not in tokens:
+            return frozenset(), frozenset()
+        mark = tokens.index(_MARK)
+        special, plain = await asyncio.gather(
+            self._each(http, likely, mark, special=True),
+            self._each(http, likely, mark, special=False),
+        )
+        control = {token for token, _ in likely if special[token] == [token] != plain[token]}
+        # A word that comes of merges becomes others beside other signs; a user's token does not.
+        signs = [(token, f"={text}=") for token, text in likely if plain[token] == [token]]
+        beside = await self._each(http, signs, mark, special=False) if signs else {}
+        user = {token for token, _ in signs if token in beside[token]}
+        return frozenset(control), frozenset(user)
+
+    async def _each(
+        self, http: Transport, likely: Sequence[tuple[int, str]], mark: int, *, special: bool
+    ) -> dict[int, list[int]]:
+        """What each text becomes by itself: one question, the texts kept apart by `mark`."""
+        content: list[Any] = []
+        for _, text in likely:
+            content += [text, mark]
+        found: dict[int, list[int]] = {token: [] for token, _ in likely}
+        order = iter(found.values())
+        group = next(order)
+        for token in await self._ids(http, {"content": content, "parse_special": special}):
+            if token == mark:
+                group = next(order, [])
+            else:
+                group.append(token)
+        return found
+
+    async def tokenise(self, http: Transport, text: str, *, special: bool) -> list[int] | None:
+        return await self._ids(http, {"content": text, "parse_special": special})
+
+    async def detokenise(self, http: Transport, tokens: Sequence[int]) -> str | None:
+        answer = await http.post("/detokenize", {"tokens": list(tokens)})
+        return decode(answer, dict[str, str], http.server).get("content", "")
+
+    def ask(self, request: GenerateRequest, prompt: Prompt, words: Vocabulary | None) -> Ask:  # noqa: ARG002
+        sampling = request.sampling
+        body: dict[str, Any] = {
+            "prompt": list(prompt.ids) if prompt.ids is not None else prompt.text,
+            "n_predict": request.max_tokens,
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+            "min_p": sampling.min_p,
+            "repeat_penalty": sampling.repeat_penalty,
+            "repeat_last_n": sampling.repeat_last_n,
+            "seed": sampling.seed,
+            "stop": list(request.stop),
+            "cache_prompt": request.cache,
+            "return_tokens": True,
+            "stream": True,
+        }
+        if self._model:
+            body["model"] = self._model
+        if request.must_start_with:
+            body["grammar"] = f"root ::= {_literal(request.must_start_with)} [^\\x00]*"
+        return Ask("/completion", body)
+
+    def read(self, data: bytes) -> Piece:
+        event = decode(data, _Event)
+        if event.error is not None:
+            raise event.error.rebuild()
+        if not event.stop:
+            return Piece(event.content, tuple(event.tokens))
+        timings = event.timings or _Timings()
+        return Piece(
+            event.content,
+            tuple(event.tokens),
+            reason=_STOPS.get(event.stop_type, StopReason.LENGTH),
+            stop_text=event.stopping_word,
+            timings=Timings(
+                prompt_tokens=timings.cache_n + timings.prompt_n,
+                cached_tokens=timings.cache_n,
+                evaluated_tokens=timings.prompt_n,
+                generated_tokens=timings.predicted_n,
+                drafted_tokens=timings.draft_n,
+                accepted_tokens=timings.draft_n_accepted,
+                prefill_ms=timings.prompt_ms,
+                decode_ms=timings.predicted_ms,
+            ),
+        )
+
+    async def gauge(self, http: Transport) -> Gauge:
+        """Its slots are each as long as its context: what counts is how many of them are taken."""
+        try:
+            slots = decode(await http.get("/slots"), list[_Slot], http.server)
+        except UnderkeelError:
+            slots = []  # started with --no-slots
+        busy = [slot for slot in slots if slot.is_processing]
+        waiting = 0
+        try:
+            found = read_gauges((await http.get("/metrics")).decode("utf-8", "replace"))
+            waiting = int(found.get("llamacpp:requests_deferred", 0))
+        except UnderkeelError:
+            pass  # started without --metrics
+        return Gauge(
+            running=len(busy), waiting=waiting, cells_used=sum(s.n_prompt_tokens for s in busy)
+        )
+
+    async def _ids(self, http: Transport, body: dict[str, Any]) -> list[int]:
+        answer = await http.post("/tokenize", body)
+        return decode(answer, dict[str, list[int]], http.server).get("tokens", [])
+
+
+def _literal(text: str) -> str:
+    """A text as llama.cpp's grammars write it (grammars/README.md)."""
+    spelt = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+    return '"' + "".join(spelt.get(char, char) for char in text) + '"'

@@ -1,0 +1,309 @@
+"""HTTP to one server: key, TLS, time limits, retries, the circuit breaker, errors of our tree."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import random
+import ssl
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+
+from assistant import __version__
+from assistant.engine.remote.breaker import Breaker, Circuit, retry_pause_s
+from assistant.engine.remote.events import Splitter
+from assistant.errors import (
+    ContextFullError,
+    OverloadedError,
+    RemoteError,
+    RequestError,
+    SettingsError,
+    UnderkeelError,
+)
+from assistant.settings import RemoteSettings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MOST_ANSWER_BYTES = 64 << 20
+_MOST_ERROR_BYTES = 64 << 10
+_TOO_LONG = ("exceed_context_size", "maximum context length", "context_length_exceeded")
+_KEY_ADVICE = "Check key_file or key_name under [remote]"
+
+
+class UnreachableError(RemoteError):
+    """The server could not be reached or broke off: another try may succeed.
+
+    Not a kind of its own over the wire: there it is a `RemoteError`. `wait_s` is what the server
+    asked to wait.
+    """
+
+    wait_s: float = 0.0
+
+
+class Transport:
+    """One server. All methods raise errors of `assistant.errors` only."""
+
+    def __init__(
+        self,
+        remote: RemoteSettings,
+        key: str = "",
+        *,
+        breaker: Breaker | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Raises SettingsError where the address or the certificates cannot be used."""
+        self._base = _checked_url(remote.url, key)
+        self._remote = remote
+        self._breaker = breaker or Breaker()
+        self._clock = clock
+        headers = {"User-Agent": f"underkeel/{__version__}", "Accept-Encoding": "identity"}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        self._http = httpx.AsyncClient(
+            base_url=self._base,
+            headers=headers,
+            verify=_trust(remote.certificates),
+            timeout=httpx.Timeout(remote.silence_s, connect=remote.connect_s, pool=None),
+            follow_redirects=False,  # an address that the user did not name gets nothing
+            trust_env=not is_loopback(self._base),
+        )
+
+    @property
+    def server(self) -> str:
+        """The server's address, without a password."""
+        return str(self._base.copy_with(userinfo=b"")).rstrip("/")
+
+    @property
+    def loopback(self) -> bool:
+        """Whether it runs on this machine."""
+        return is_loopback(self._base)
+
+    @property
+    def circuit(self) -> Circuit:
+        """Whether the server is asked at present."""
+        return self._breaker.state(self._clock())
+
+    async def get(self, path: str) -> bytes:
+        """The body of a 200 answer."""
+        return await self.tried(lambda: self._whole("GET", path, None))
+
+    async def post(self, path: str, body: Any) -> bytes:
+        """As `get`."""
+        return await self.tried(lambda: self._whole("POST", path, body))
+
+    async def tried(self, call: Callable[[], Awaitable[T]], limit_s: float = 0.0) -> T:
+        """Call once, and again after a pause where the server was not to be had.
+
+        Args:
+            limit_s: no try begins later than this; 0 means no limit.
+        """
+        begun = self._clock()
+        for attempt in range(1, self._remote.retries + 2):
+            try:
+                return await call()
+            except (UnreachableError, OverloadedError) as error:
+                asked = error.wait_s if isinstance(error, UnreachableError) else 0.0
+                pause = retry_pause_s(attempt, asked, random.random())
+                late = limit_s and self._clock() + pause - begun > limit_s
+                if attempt > self._remote.retries or self.circuit is not Circuit.CLOSED or late:
+                    raise
+                log.info("the server is tried again in %.1f s (%s)", pause, error.code)
+                await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
+
+    async def stream(self, path: str, body: Any) -> AsyncGenerator[bytes, None]:
+        """The data of each event of one answer, until the server's last. Closing it hangs up."""
+        splitter = Splitter()
+        async with self._guarded(), self._answer("POST", path, body) as answer:
+            async for part in answer.aiter_bytes():
+                for data in splitter.feed(part):
+                    if data == b"[DONE]":
+                        return
+                    yield data
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def _whole(self, method: str, path: str, body: Any) -> bytes:
+        async with self._guarded(), self._answer(method, path, body) as answer:
+            return await _bounded(answer, MOST_ANSWER_BYTES)
+
+    @asynccontextmanager
+    async def _answer(self, method: str, path: str, body: Any) -> AsyncIterator[httpx.Response]:
+        content = None if body is None else msgspec.json.encode(body)
+        headers = {"Content-Type": "application/json"} if content is not None else {}
+        async with self._http.stream(
+            method, path.lstrip("/"), content=content, headers=headers
+        ) as answer:
+            if not answer.is_success:
+                said = await _bounded(answer, _MOST_ERROR_BYTES)
+                raise refusal(answer.status_code, said, self.server, answer.headers)
+            self._breaker.succeeded()
+            yield answer
+
+    @asynccontextmanager
+    async def _guarded(self) -> AsyncIterator[None]:
+        """Around every question: the breaker before, its lesson after, foreign errors mapped."""
+        if not self._breaker.begin(self._clock()):
+            raise UnreachableError(
+                f"the server failed {self._breaker.failures} times and is left alone for"
+                f" {max(self._breaker.wait_s(self._clock()), 0.1):.1f} s",
+                subject=self.server,
+                advice="See whether it runs",
+            )
+        try:
+            yield
+        except UnreachableError:
+            self._breaker.failed(self._clock())
+            raise
+        except httpx.HTTPError as error:
+            self._breaker.failed(self._clock())
+            raise _unreachable(error, self.server) from error
+        except UnderkeelError:
+            self._breaker.succeeded()
+            raise
+        except BaseException:
+            self._breaker.given_up()
+            raise
+        self._breaker.succeeded()
+
+
+def is_loopback(url: httpx.URL) -> bool:
+    """Whether an address is of this machine by its form alone."""
+    if url.host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(url.host).is_loopback
+    return False
+
+
+def refusal(
+    status: int, body: bytes, server: str, headers: httpx.Headers | None = None
+) -> UnderkeelError:
+    """The error that a refusing answer stands for."""
+    said = _message(body) or f"status {status}"
+    if status in {400, 413, 422} and any(
+        mark in said or mark.encode() in body for mark in _TOO_LONG
+    ):
+        return ContextFullError(
+            f"the server refuses the prompt: {said}", subject=server, advice="Shorten the prompt"
+        )
+    if status in {401, 403}:
+        return RemoteError(
+            f"the server wants another key: {said}", subject=server, advice=_KEY_ADVICE
+        )
+    if status == 404:
+        return RemoteError(
+            f"the server does not know this: {said}",
+            subject=server,
+            advice="Check url, kind and model under [remote]",
+        )
+    if status == 429:
+        return OverloadedError(f"the server is busy: {said}", subject=server, advice="Try again")
+    if status >= 500:
+        error = UnreachableError(
+            f"the server fails: {said}", subject=server, advice="Its own log says why"
+        )
+        error.wait_s = _seconds(headers.get("Retry-After", "") if headers else "")
+        return error
+    if 300 <= status < 400:
+        return RemoteError(
+            f"the server points to another address ({status}), which is not followed",
+            subject=server,
+            advice="Write the address itself: url = ... under [remote]",
+        )
+    return RequestError(f"the server refuses the request: {said}", subject=server)
+
+
+def _message(body: bytes) -> str:
+    """What an error object says: llama-server's, OpenAI's, vLLM's and FastAPI's shapes."""
+    try:
+        read = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return " ".join(body[:200].decode("utf-8", "replace").split())
+    found = read.get("error", read) if isinstance(read, dict) else read
+    if isinstance(found, dict):
+        found = found.get("message") or found.get("detail") or ""
+    return str(found)[:300]
+
+
+def _seconds(text: str) -> float:
+    return float(text) if text.isdecimal() else 0.0
+
+
+def _unreachable(error: httpx.HTTPError, server: str) -> UnreachableError:
+    if isinstance(error, httpx.ConnectError) and "CERTIFICATE" in str(error).upper():
+        return UnreachableError(
+            f"the server's certificate is not trusted ({error})",
+            subject=server,
+            advice="Name its authority: certificates = ... under [remote]",
+        )
+    kinds: dict[type[httpx.HTTPError], str] = {
+        httpx.ConnectError: "the server cannot be reached",
+        httpx.ConnectTimeout: "the server does not answer",
+        httpx.ReadTimeout: "the server has gone silent",
+    }
+    what = kinds.get(type(error), "the connection broke off")
+    return UnreachableError(
+        f"{what} ({str(error) or type(error).__name__})",
+        subject=server,
+        advice="See whether it runs, and check url under [remote]",
+    )
+
+
+async def _bounded(answer: httpx.Response, most_bytes: int) -> bytes:
+    found = bytearray()
+    async for part in answer.aiter_bytes():
+        found += part
+        if len(found) > most_bytes:
+            raise RemoteError(f"the server answers with more than {most_bytes} bytes")
+    return bytes(found)
+
+
+def _checked_url(text: str, key: str) -> httpx.URL:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as error:
+        raise _bad_url(text, str(error)) from error
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise _bad_url(text, "it must begin with http:// or https://")
+    if key and url.scheme == "http" and not is_loopback(url):
+        raise SettingsError(
+            "the API key would cross the network unencrypted",
+            subject=str(url.copy_with(userinfo=b"")),
+            advice="Use an https:// address, or a tunnel to a loopback one",
+        )
+    path = url.path.rstrip("/").removesuffix("/v1")  # as OpenAI's clients want it written
+    return url.copy_with(path=path + "/", query=None, fragment=None)
+
+
+def _bad_url(text: str, why: str) -> SettingsError:
+    return SettingsError(
+        f"this is no server's address: {why}", subject=text, advice="Mend url under [remote]"
+    )
+
+
+def _trust(certificates: str) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if certificates:
+        path = Path(certificates).expanduser()
+        try:
+            context.load_verify_locations(cafile=str(path))
+        except (OSError, ssl.SSLError) as error:
+            raise SettingsError(
+                f"the certificates cannot be used ({error})",
+                subject=str(path),
+                advice="Name a PEM bundle: certificates = ... under [remote]",
+            ) from error
+    return context
