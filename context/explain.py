@@ -10,7 +10,8 @@ from context.chunk import signature
 from context.document import Document
 from context.encoder import Encoder
 from context.outline import Outline
-from context.pick import Place, candidates
+from context.pick import candidates
+from context.place import Place
 from context.secrecy import is_secret, masked
 from context.store import Store
 from context.text import char_offset, line_end, line_start, pieces
@@ -24,6 +25,7 @@ _NEAR_CHARS = 1200
 class Topic(StrEnum):
     """What a section of an explanation is about."""
 
+    FILE = "file"
     SELECTION = "selection"
     DIAGNOSTIC = "diagnostic"
     ENCLOSING = "enclosing"
@@ -114,6 +116,26 @@ def explain(
     return Explanation(
         tuple(one for one in found if one.text), budget_tokens, language, tuple(cut[:8])
     )
+
+
+def overview(document: Document, encoder: Encoder, budget_tokens: int) -> Explanation:
+    """The whole file where it fits; else with the bodies of its definitions cut; else its start."""
+    source = document.source
+    language = document.language.name if document.language is not None else ""
+    if is_secret(document.path):
+        return Explanation((), budget_tokens, language, ("this file may hold secrets",))
+    room = max(0, budget_tokens)
+    cut = ""
+    shown = masked(document.text)
+    if encoder.text_count(shown) > room and source is not None:
+        cut = "the bodies of definitions"
+        shown = masked(apply(source.text, cuts(source, Depth.BODIES)))
+    fitting = _fitting(shown, room, encoder)
+    if len(fitting) < len(shown):
+        cut = "the end of the file"
+    passage = _passage(Topic.FILE, fitting, encoder, "the file")
+    found = (passage,) if passage.text else ()
+    return Explanation(found, budget_tokens, language, (cut,) if cut else ())
 
 
 def _selection(text: str, outline: Outline, span_bytes: tuple[int, int]) -> tuple[int, int]:

@@ -28,7 +28,8 @@ from context.layout import overhead_tokens, repo_section_overhead
 from context.names import near_names
 from context.outline import Outline
 from context.pack import Rooms, Shares, repo_sections, rooms, worth_showing
-from context.pick import Place, candidates
+from context.pick import candidates
+from context.place import Place, unused_imports
 from context.rank import Candidate, Relation
 from context.recent import Region
 from context.secrecy import masked
@@ -293,6 +294,7 @@ class Builder:
             after=text[cursor : cursor + _AFTER_CHARS],
             header=header,
             present=text[max(0, cursor - _PRESENT_CHARS) : cursor + _AFTER_CHARS],
+            unused=unused_imports(text, outline),
         )
 
 

@@ -18,6 +18,7 @@ from context.secrecy import masked
 from context.types import FimLayout, Part, Section
 
 _MIN_SCORE = 0.03
+_WIDE_SHARE = 0.4  # of the room for other files; what takes more is shown in short
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ def repo_sections(
     for one in chosen:
         key = (one.root, one.path)
         for text in (one.text, one.short):
-            if not text.strip():
+            wide = one.short and encoder.text_count(text) > room_tokens * _WIDE_SHARE
+            if not text.strip() or (text is one.text and wide):
                 continue
             pieces = [*by_file.get(key, ()), _with_text(one, text)]
             section = _section(pieces, layout, encoder, languages.get(one.path))

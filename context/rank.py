@@ -4,8 +4,9 @@
 
 - `weight(relation)` says why the piece is a candidate at all (`Relation`, best first);
 - `need` in 0..1 says how much the cursor asks for it: for a definition the weight of its name near
-  the cursor (`names.near_names`), for a similar chunk its BM25 score over that of the best one,
-  for a recent region 0.85 to the power of how many came after it;
+  the cursor (`names.near_names`), for an echo the share of the lines before the cursor that it
+  has too, for a similar chunk its BM25 score over that of the best one, for a recent region 0.85
+  to the power of how many came after it;
 - `closeness` in 0..1 is 1 in the same folder and halves with each step through the tree.
 """
 
@@ -21,6 +22,7 @@ class Relation(StrEnum):
     IMPORTED = "imported here"
     MEMBER = "member of what is imported here"
     BASE = "base of the enclosing class"
+    ECHO = "goes on where code like that before the cursor stands"
     RECENT = "recently edited or visited"
     BESIDE = "definition of a file beside"
     NAMED = "definition of a name used near the cursor"
@@ -31,6 +33,7 @@ WEIGHTS: dict[Relation, float] = {
     Relation.IMPORTED: 1.0,
     Relation.MEMBER: 0.95,
     Relation.BASE: 0.9,
+    Relation.ECHO: 0.9,
     Relation.RECENT: 0.6,
     Relation.BESIDE: 0.6,
     Relation.NAMED: 0.5,
@@ -40,6 +43,11 @@ WEIGHTS: dict[Relation, float] = {
 IMPORT_NEED = 0.2
 """The need of a name that is imported but not used near the cursor: it may come next."""
 
+UNUSED_NEED = 0.85
+"""The need of a name that is imported and used nowhere yet: it is likely to come next."""
+
+ASKED_NEED = 0.8
+"""The need of a module's members where the cursor stands behind its name."""
 
 STRONG_SCORE = 0.1
 

@@ -266,6 +266,14 @@ class Store:
         )
         return [PassageRow(FileRow(*row[:5]), *row[5:]) for row in rows]
 
+    def passage_after(self, file: FileRow, stop: int) -> PassageRow | None:
+        """The chunk of a file that begins where another ends."""
+        rows = self._all(
+            "SELECT start, stop, text, signature, 0.0 FROM passages WHERE file = ? AND start = ?",
+            (file.id, stop),
+        )
+        return PassageRow(file, *rows[0]) if rows else None
+
     def close(self) -> None:
         with self._lock:
             self._db.close()

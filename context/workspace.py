@@ -24,7 +24,7 @@ from pathlib import Path
 
 from context.document import Document
 from context.encoder import Encoder
-from context.explain import Explanation, explain
+from context.explain import Explanation, explain, overview
 from context.head import Builder, Head, Reason, room_for, verdict
 from context.index import Index
 from context.layout import assemble, control_ids, order_of
@@ -119,8 +119,10 @@ class Workspace:
 
     def visited(self, document: Document, start_byte: int, stop_byte: int) -> None:
         """Note a region that was edited or read: it may be of use elsewhere. Whole lines count."""
-        if is_secret(document.path):
+        if self._hidden(document):
             return
+        if document.root and not self.index.allows(document.root, document.path):
+            return  # what .gitignore keeps out of the index must not come in by this door
         text = document.text
         start = line_start(text, char_offset(text, start_byte))
         stop = line_end(text, char_offset(text, max(start_byte, stop_byte)))
@@ -146,16 +148,14 @@ class Workspace:
             rest: the cursor rests here, so a better head is worth its evaluation.
 
         Returns:
-            A prompt within the budget; an empty one for a file on the list of secrets or where
-            not even control tokens fit, with the reason in `cut`.
+            A prompt within the budget; an empty one for a file on the list of secrets or the
+            user's own, or where not even control tokens fit, with the reason in `cut`.
         """
         text = document.text
         cursor = char_offset(text, cursor_byte)
         kind = cursor_kind(text, cursor)
-        if is_secret(document.path):
-            return Prompt(
-                (), (), self._layout, kind, budget_tokens, ("this file may hold secrets",)
-            )
+        if hidden := self._hidden(document):
+            return Prompt((), (), self._layout, kind, budget_tokens, (hidden,))
         room = room_for(self._layout, kind, budget_tokens, max_answer_tokens)
         if room <= 0:
             return self._plain(document, cursor, budget_tokens, max_answer_tokens)
@@ -179,6 +179,8 @@ class Workspace:
         diagnostic: str = "",
     ) -> Explanation:
         """What a model should see to explain a selection: see `context.explain`."""
+        if hidden := self._hidden(document):
+            return Explanation((), budget_tokens, cut=(hidden,))
         return explain(
             self.index.store,
             document,
@@ -187,6 +189,20 @@ class Workspace:
             budget_tokens,
             diagnostic=diagnostic,
         )
+
+    def overview(self, document: Document, budget_tokens: int) -> Explanation:
+        """What a model should see to explain a whole file: see `context.explain.overview`."""
+        if hidden := self._hidden(document):
+            return Explanation((), budget_tokens, cut=(hidden,))
+        return overview(document, self._encoder, budget_tokens)
+
+    def _hidden(self, document: Document) -> str:
+        """Why nothing of a document may be shown to a model; empty where it may."""
+        if is_secret(document.path):
+            return "this file may hold secrets"
+        if self.index.excluded(document.path):
+            return "the user's settings exclude this file"
+        return ""
 
     def _plain(
         self, document: Document, cursor: int, budget_tokens: int, max_answer_tokens: int

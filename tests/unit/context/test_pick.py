@@ -8,14 +8,15 @@ from context.index import Index
 from context.language import languages
 from context.names import members, near_names, query_terms, similarity, terms, words
 from context.outline import Import
-from context.pick import Place, candidates
+from context.pick import candidates
+from context.place import Place, unused_imports
 from context.rank import WEIGHTS, Relation, score
 from context.recent import Recent, Region
 from context.resolve import closeness, places
 from context.source import read
 
 
-def found(tmp_path, files, text, name="main.py", recent=()):
+def found(tmp_path, files, text, name="main.py", recent=(), present="", unused=()):  # noqa: PLR0917
     for path, content in files.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(content)
@@ -26,7 +27,17 @@ def found(tmp_path, files, text, name="main.py", recent=()):
     header = "\n".join(
         source.text[one.start : one.body[0]] for one in source.outline.enclosing(len(before))
     )
-    place = Place(str(tmp_path), name, source.language, source.outline, before, after, header, "")
+    place = Place(
+        root=str(tmp_path),
+        path=name,
+        language=source.language,
+        outline=source.outline,
+        before=before,
+        after=after,
+        header=header,
+        present=present,
+        unused=frozenset(unused),
+    )
     return candidates(index.store, place, recent)
 
 
@@ -69,6 +80,74 @@ def test_the_base_class_is_shown(tmp_path):
 def test_the_word_being_typed_counts_by_its_beginning(tmp_path):
     text = "from tides import height_at, other_thing\n\n\ndef f():\n    return oth|"
     assert found(tmp_path, {"tides.py": HEIGHTS}, text)[0].name == "other_thing"
+
+
+QUAY = """
+class {kind}Quay:
+    {a}def moor(self, ship, hour):
+        self.ships.append(ship)
+        depth = {b}self.depth_at(hour)
+        self.record = {kind}Mooring(ship, depth, hour)
+        self.notify_the_{place}_master(self.record)
+        return self.record
+"""
+
+
+def test_a_twin_shows_how_it_goes_on(tmp_path):
+    """The twin is nearly what is in the prompt already: what is new in it is why it is shown."""
+    files = {"aio.py": QUAY.format(kind="Async", a="async ", b="await ", place="harbour")}
+    text = QUAY.format(kind="", a="", b="", place="harbour")
+    before, after = text.split("        self.notify")
+    text = before + "        |\n" + after[after.index("\n") + 1 :]
+    present = text.replace("|", "")
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    (best, *_) = found(tmp_path, files, text, present=present)
+    assert best.relation is Relation.ECHO and "self.notify_the_harbour_master" in best.text
+    assert best.text.startswith("class AsyncQuay"), "it begins four lines before the cursor's like"
+
+
+def test_what_is_imported_and_not_used_yet_is_wanted(tmp_path):
+    files = {"tides.py": HEIGHTS, "moon.py": "def phase_of(day):\n    return day\n"}
+    text = (
+        "from tides import other_thing\nfrom moon import phase_of\n\n\nother_thing(1)\n" + "\n" * 30
+    )
+    names = [one.name for one in found(tmp_path, files, text + "|", unused={"phase_of"})]
+    assert names[0] == "phase_of"
+
+
+def test_unused_imports_are_found_where_they_are_few():
+    text = "import a\nfrom b import c, d as e\n\nprint(a, ecb)\n"
+    outline = read(text, languages()["python"]).outline
+    assert unused_imports(text, outline) == {"c", "e"}
+    many = "".join(f"from m import name_{at}\n" for at in range(30))
+    assert unused_imports(many, read(many, languages()["python"]).outline) == frozenset()
+
+
+def test_a_root_that_is_the_package_itself(tmp_path):
+    root = tmp_path / "harbour"
+    root.mkdir()
+    text = "from harbour.tides import height_at\nheight_at(|"
+    (best, *_) = found(root, {"__init__.py": "", "tides.py": HEIGHTS}, text)
+    assert best.name == "height_at" and best.relation is Relation.IMPORTED
+
+
+def test_a_package_that_passes_a_name_on(tmp_path):
+    files = {
+        "harbour/__init__.py": "from ._tides import height_at\n",
+        "harbour/_tides.py": HEIGHTS,
+        "other.py": "def unrelated_one(x):\n    return x\n",
+    }
+    (best, *others) = found(tmp_path, files, "from harbour import height_at\nheight_at(|")
+    assert best.path == "harbour/_tides.py" and best.relation is Relation.IMPORTED
+    assert not [one for one in others if one.relation is Relation.MEMBER]
+
+
+def test_the_standard_library_is_not_taken_for_a_file_in_a_package(tmp_path):
+    files = {"loops/__init__.py": "", "loops/asyncio.py": "def loop_factory(x):\n    return x\n"}
+    assert not found(tmp_path, files, "import asyncio\nasyncio.run(|")
+    files = {"tools/asyncio.py": "def loop_factory(x):\n    return x\n"}
+    assert found(tmp_path / "plain", files, "import asyncio\nasyncio.run(|")
 
 
 def test_near_duplicates_are_dropped(tmp_path):

@@ -1,0 +1,78 @@
+"""Where the cursor is, as picking sees it, and what the names around it weigh."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+from context.language import Language
+from context.names import near_names
+from context.outline import Outline
+
+_PARTIAL = re.compile(r"[^\W\d]\w+$")  # the word being typed, of two letters at least
+_HEADER_NEED = 0.4
+_FEW = 6
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the cursor is: what picking may look at.
+
+    Attributes:
+        before, after: text near the cursor, a few dozen lines.
+        header: first lines of the definitions around the cursor.
+        present: all text that is in the prompt anyway, to drop duplicates of it.
+        unused: names that are imported and used nowhere yet: they are likely to come next.
+    """
+
+    root: str
+    path: str
+    language: Language | None
+    outline: Outline
+    before: str
+    after: str
+    header: str
+    present: str
+    unused: frozenset[str] = frozenset()
+
+    @cached_property
+    def weights(self) -> Weights:
+        """What each identifier near the cursor weighs."""
+        weights = near_names(self.before, self.after)
+        for name in near_names(self.header, ""):
+            weights[name] = max(weights.get(name, 0.0), _HEADER_NEED)
+        return Weights(weights, _PARTIAL.search(self.before))
+
+
+def unused_imports(text: str, outline: Outline) -> frozenset[str]:
+    """Names that `text` imports and uses nowhere; none where they are many, as in a file that only
+    passes names on."""
+    found = set()
+    for name in {one.local for one in outline.imports if one.local}:
+        if text.count(name) > _FEW:
+            continue
+        places = (at.start() for at in re.finditer(rf"\b{re.escape(name)}\b", text))
+        if all(_in_import(outline, at) for at in places):
+            found.add(name)
+    return frozenset(found) if len(found) <= _FEW else frozenset()
+
+
+def _in_import(outline: Outline, at: int) -> bool:
+    return any(one.start <= at < one.stop for one in outline.imports)
+
+
+class Weights(dict[str, float]):
+    """Weights of names; one that begins with the word being typed counts as much as that word."""
+
+    def __init__(self, weights: dict[str, float], partial: re.Match[str] | None) -> None:
+        super().__init__(weights)
+        self._partial = partial.group() if partial else ""
+
+    def of(self, name: str) -> float:
+        if self._partial and name.startswith(self._partial):
+            return 1.0
+        return self.get(name, 0.0)
+
+    def holds(self, name: str) -> bool:
+        return self.of(name) > 0.0
