@@ -24,7 +24,7 @@ import httpx
 import context
 from assistant import paths
 from assistant.models import families, vocabulary
-from context.types import CursorKind, FimLayout, Part
+from context.types import CursorKind, FimLayout
 
 SITE = Path(httpx.__file__).resolve().parents[1]
 FILES = (
@@ -34,10 +34,6 @@ FILES = (
 PLACES = 6
 MODEL = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
 RESULT = Path(__file__).with_name("results") / "context_stability.json"
-HEAD_FIRST = (
-    Part.PREFIX_TOKEN, Part.REPO, Part.FAR_PREFIX, Part.SUFFIX_TOKEN, Part.SUFFIX,
-    Part.MIDDLE_TOKEN, Part.PREFIX,
-)  # fmt: skip
 
 
 def functions(text: str) -> list[tuple[int, int]]:
@@ -96,22 +92,17 @@ def main() -> None:
     parser.add_argument("--budgets", default="512,1024,2048")
     options = parser.parse_args()
     words = vocabulary.load(paths.models_dir() / MODEL)
-    family = families.layout_for(words)
-    assert family is not None
-    head_first = FimLayout(
-        "qwen2.5-coder, head first", family.tokens, dict.fromkeys(CursorKind, HEAD_FIRST)
-    )
+    layout = families.layout_for(words)
+    assert layout is not None
     rows = []
-    for layout, name in ((head_first, "head first"), (family, "as in families.toml")):
-        for budget in map(int, options.budgets.split(",")):
-            for rest in (False, True):
-                made = [replay(path, layout, words, budget, rest) for path in FILES]
-                rows.append(
-                    {"layout": name, "budget": budget, "rests_after_jump": rest, **summed(made)}
-                )
+    for budget in map(int, options.budgets.split(",")):
+        for rest in (False, True):
+            made = [replay(path, layout, words, budget, rest) for path in FILES]
+            rows.append({"budget": budget, "rests_after_jump": rest, **summed(made)})
     result = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"), "model": MODEL,
-        "files": FILES, "places_a_file": PLACES, "rows": rows,
+        "layout": layout.order[CursorKind.LINE_START], "files": FILES, "places_a_file": PLACES,
+        "rows": rows,
     }  # fmt: skip
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
