@@ -63,7 +63,14 @@ def show(
         )
     path, text, cursor = read_cursor(place)
     folder = (root or workspace_root(path)).absolute()
-    workspace = context.Workspace([folder], words, layout, words.special, store=index_path(folder))
+    workspace = context.Workspace(
+        [folder],
+        words,
+        layout,
+        words.special,
+        store=index_path(folder),
+        excludes=chosen.completion.excludes,
+    )
     report = _refresh(workspace, quiet=as_json)
     document = workspace.open(path, text)
     at = len(text[:cursor].encode("utf-8", "replace"))
