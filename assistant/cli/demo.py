@@ -19,7 +19,7 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.syntax import Syntax
@@ -39,6 +39,8 @@ MARK = "‸"
 _LANGUAGES = {".py": "python", ".ts": "typescript", ".go": "go"}
 _STOP_LIMIT_S = 20.0
 _GHOST = "italic bright_black"
+_PATIENT = {"underkeel": {"completion": {"first_line_ms": 6000, "debounce_ms": 0}}}
+"""Whole blocks are worth waiting for here. In an editor, any whole line is shown sooner."""
 _TAB = 4
 
 
@@ -86,12 +88,12 @@ def demo(
     console = Console(quiet=as_json, width=min(100, Console().width))
     console.print()
     console.print(_headline(path))
-    with _private_home(path) as home:
+    with _private_daemon(path) as (home, daemon):
         samples = _samples()
         (home / "project").mkdir()
         for name, marked in samples:
             (home / "project" / name).write_text(marked.replace(MARK, ""), encoding="utf-8")
-        files = asyncio.run(_session(home, samples, console))
+        files = asyncio.run(_session(home, daemon, samples, console))
     console.print(_costs(files))
     console.print(
         "[dim]Grey italics are the model's own words, asked for over LSP and accepted one after "
@@ -116,24 +118,24 @@ def _headline(path: Path) -> Panel:
 
 
 @contextmanager
-def _private_home(model: Path) -> Iterator[Path]:
-    """A home of the demo's own, so that the user's daemon and settings are left alone."""
+def _private_daemon(model: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
+    """A home and a daemon of the demo's own: the user's daemon and settings are left alone."""
     home = Path(tempfile.mkdtemp(prefix="underkeel-demo-"))
     before = {name: os.environ.get(name) for name in ("UNDERKEEL_HOME", "UNDERKEEL_MODELS")}
     os.environ["UNDERKEEL_MODELS"] = str(paths.models_dir())
     os.environ["UNDERKEEL_HOME"] = str(home)
-    log = (home / "daemon.out").open("wb")
     command = [sys.executable, "-m", "assistant", "serve", "--model", str(model)]
-    daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    nowhere = subprocess.DEVNULL
+    daemon = subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)
     try:
-        yield home
+        yield home, daemon
     finally:
         daemon.terminate()
         try:
             daemon.wait(_STOP_LIMIT_S)
         except subprocess.TimeoutExpired:
             daemon.kill()
-        log.close()
+            daemon.wait()
         shutil.rmtree(home, ignore_errors=True)
         for name, value in before.items():
             if value is None:
@@ -142,24 +144,29 @@ def _private_home(model: Path) -> Iterator[Path]:
                 os.environ[name] = value
 
 
-async def _session(home: Path, samples: list[tuple[str, str]], console: Console) -> list[Finished]:
-    client = DaemonClient()
+async def _session(
+    home: Path, daemon: subprocess.Popen[bytes], samples: list[tuple[str, str]], console: Console
+) -> list[Finished]:
+    client = DaemonClient(autostart=False)  # or there would be two, and one of them left over
     files: list[Finished] = []
     try:
-        info = await _loaded(client, console)
-        console.print(_memory(info))
+        info = await _loaded(client, daemon, console)
+        console.print(_memory(info, (await client.status()).load_error_percent))
         async with language_server(stderr=subprocess.DEVNULL) as editor:
-            await editor.initialise()
+            await editor.initialise(options=_PATIENT)
             for name, marked in samples:
                 path = home / "project" / name
                 files.append(await _complete(editor, client, path, marked))
                 console.print(_file(files[-1]))
+                console.print()
     finally:
         await client.aclose()
     return files
 
 
-async def _loaded(client: DaemonClient, console: Console) -> ModelInfo:
+async def _loaded(
+    client: DaemonClient, daemon: subprocess.Popen[bytes], console: Console
+) -> ModelInfo:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("starting the daemon", total=1.0)
@@ -167,7 +174,19 @@ async def _loaded(client: DaemonClient, console: Console) -> ModelInfo:
         def show(stage: str, share: float) -> None:
             progress.update(task, description=stage, completed=share)
 
+        while not await _answers(client):
+            if daemon.poll() is not None:
+                raise DaemonError("the daemon ended as it started", advice="Run: underkeel serve")
+            await asyncio.sleep(0.05)
         return await client.wait_ready(show)
+
+
+async def _answers(client: DaemonClient) -> bool:
+    try:
+        await client.status()
+    except DaemonError:
+        return False
+    return True
 
 
 def _samples() -> list[tuple[str, str]]:
@@ -238,19 +257,29 @@ async def _stats(client: DaemonClient) -> EngineStats:
     return status.stats
 
 
-def _memory(info: ModelInfo) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD, title="In memory, as llama.cpp reports it", title_justify="left"
-    )
+def _memory(info: ModelInfo, off_percent: float | None) -> Group:
+    """What llama.cpp says it took, and how far that is from the plan."""
+    title = "In memory, as llama.cpp reports it"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     table.add_column("where")
     for name in ("weights", "KV cache", "compute"):
         table.add_column(name, justify="right")
+    total_bytes = 0
     for device in info.memory:
         sizes = (device.weights_bytes, device.kv_bytes, device.compute_bytes)
-        table.add_row(device.buffer_type, *(f"{size / 2**20:,.0f} MiB" for size in sizes))
-    table.caption = f"{info.n_ctx:,} cells of context; loaded in {info.load_ms / 1000:.1f} s"
-    table.caption_justify = "left"
-    return table
+        table.add_row(device.buffer_type, *(_mib(size) for size in sizes))
+        total_bytes += sum(sizes)
+    said = f"{info.n_ctx:,} tokens of context, loaded in {info.load_ms / 1000:.1f} s. "
+    if off_percent is not None:
+        said += (
+            f"{_mib(total_bytes)} in all, {abs(off_percent):.1f} % off the plan that was made "
+            "before a byte of the weights was read."
+        )
+    return Group("", table, Text(said, style="dim"), "")
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:,.0f} MiB" if size_bytes else ""
 
 
 def _file(file: Finished) -> Panel:
@@ -267,14 +296,13 @@ def _file(file: Finished) -> Panel:
 def _costs(files: list[Finished]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title="What each suggestion cost", title_justify="left")
     table.add_column("cursor")
-    for column in ("prompt evaluated", "reused from KV", "generated", "time"):
+    for column in ("prompt evaluated", "generated", "time"):
         table.add_column(column, justify="right")
     for file in files:
         for ghost in file.ghosts:
             table.add_row(
                 f"{file.name}:{ghost.line}",
                 f"{ghost.evaluated} tokens",
-                f"{ghost.cached} tokens",
                 f"{ghost.generated} tokens",
                 f"{ghost.wait_ms:,.0f} ms",
             )
