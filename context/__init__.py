@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from context.damage import broken_by, damage
 from context.document import Document
 from context.explain import Explanation, Passage, Topic
 from context.index import Index, Progress, Report
+from context.outline import Definition, Kind
 from context.pack import Shares
 from context.types import (
     Cursor,
@@ -22,10 +24,12 @@ from context.workspace import Workspace
 __all__ = [
     "Cursor",
     "CursorKind",
+    "Definition",
     "Document",
     "Explanation",
     "FimLayout",
     "Index",
+    "Kind",
     "Limits",
     "Part",
     "Passage",
@@ -37,5 +41,7 @@ __all__ = [
     "TokenCounter",
     "Topic",
     "Workspace",
+    "broken_by",
+    "damage",
     "window",
 ]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from assistant.errors import SettingsError, UnderkeelError
 
 if TYPE_CHECKING:
-    from assistant.settings import CompletionSettings
+    from assistant.settings import Settings
 
-EDITOR_TABLES = ("completion",)
+EDITOR_TABLES = ("completion", "actions", "statistics")
 """An editor may take settings from a workspace, which is not trusted: it names no models, programs
 or servers."""
 
@@ -23,8 +23,8 @@ class Configuration:
     def __init__(self) -> None:
         self._file: tuple[Any, list[SettingsError]] | None = None
 
-    def read(self, raw: object) -> tuple[CompletionSettings, list[UnderkeelError]]:
-        """The settings for completion under what the editor has sent.
+    def read(self, raw: object) -> tuple[Settings, list[UnderkeelError]]:
+        """The settings under what the editor has sent.
 
         Args:
             raw: `initializationOptions`, or the `settings` of a configuration change.
@@ -42,4 +42,4 @@ class Configuration:
         merged, wrong = settings.overlay(
             self._file[0], said, "the editor's settings", EDITOR_TABLES
         )
-        return merged.completion, [*problems, *wrong]
+        return merged, [*problems, *wrong]

@@ -96,8 +96,8 @@ class Document:
             uri=self.uri,
             version=self.version,
             language=self.language,
-            prefix=_one_line_end(text[max(cursor - WHOLE_TEXT_CHARS, 0) : cursor]),
-            suffix=_one_line_end(text[cursor : cursor + WHOLE_TEXT_CHARS]),
+            prefix=one_line_end(text[max(cursor - WHOLE_TEXT_CHARS, 0) : cursor]),
+            suffix=one_line_end(text[cursor : cursor + WHOLE_TEXT_CHARS]),
         )
 
     def _around(self, line: int) -> tuple[str, int]:
@@ -147,5 +147,6 @@ def _end_of(start: Place, text: str) -> Place:
     return Place(start.line + last, len(lines[-1]) + (0 if last else start.column))
 
 
-def _one_line_end(text: str) -> str:
+def one_line_end(text: str) -> str:
+    """`text` with `\\n` for every line end."""
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text

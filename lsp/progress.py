@@ -1,11 +1,12 @@
-"""Work-done progress while a model loads, for clients that show it."""
+"""Work-done progress, while a model loads and while one works, for clients that show it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 import uuid
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Self
 
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
@@ -72,3 +73,44 @@ class LoadProgress:
         await self._ended.wait()
         self._token = self._task = None
         progress.end(token, types.WorkDoneProgressEnd())
+
+
+class TaskProgress:
+    """A bar for one piece of work, for clients that show bars; its button calls `cancel`.
+
+    A context manager: the bar ends with the block.
+    """
+
+    def __init__(self, server: LanguageServer, title: str, cancel: Callable[[], object]) -> None:
+        self._server = server
+        self._title = title
+        self._cancel = cancel
+        self._ended = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> Self:
+        window = self._server.client_capabilities.window
+        if window and window.work_done_progress:
+            # Never cancelled, for the same reason as above.
+            self._task = asyncio.create_task(self._run())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+
+    async def _run(self) -> None:
+        token = str(uuid.uuid4())
+        progress = self._server.work_done_progress
+        try:
+            await progress.create_async(token)
+        except JsonRpcException:
+            return
+        progress.tokens[token].add_done_callback(lambda future: self._given_up(future.cancelled()))
+        progress.begin(token, types.WorkDoneProgressBegin(title=self._title, cancellable=True))
+        await self._ended.wait()
+        progress.end(token, types.WorkDoneProgressEnd())
+        progress.tokens.pop(token, None)
+
+    def _given_up(self, cancelled: bool) -> None:
+        if cancelled:
+            self._cancel()

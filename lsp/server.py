@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lsprotocol import types
+from pygls.exceptions import JsonRpcInvalidParams
 from pygls.lsp.server import LanguageServer
 from pygls.protocol import LanguageServerProtocol, default_converter, lsp_method
 
 from assistant import __version__
+from lsp.actions import feature
 from lsp.backend import Backend, Client
 from lsp.configuration import Configuration
 from lsp.editor import Severity
@@ -48,6 +51,17 @@ class _Protocol(LanguageServerProtocol):
         result.capabilities.experimental = {NAME: {"version": PROTOCOL_VERSION}}
         return result
 
+    @lsp_method(types.WORKSPACE_EXECUTE_COMMAND)
+    async def lsp_workspace__execute_command(  # type: ignore[override]
+        self, params: types.ExecuteCommandParams
+    ) -> Any:
+        """pygls runs commands in tasks of their own, which `$/cancelRequest` does not reach."""
+        handler = self.fm.commands.get(params.command)
+        if handler is None:
+            raise JsonRpcInvalidParams(f"there is no command {params.command!r}")
+        result = handler(*(params.arguments or ()))
+        return await result if inspect.isawaitable(result) else result
+
     @lsp_method(types.TEXT_DOCUMENT_DID_OPEN)
     def lsp_text_document__did_open(self, params: types.DidOpenTextDocumentParams) -> None:
         opened = params.text_document
@@ -69,6 +83,7 @@ class Server(LanguageServer):
 
     Attributes:
         session: the documents and the work on them.
+        actions: explanations and edits, once they are registered.
         left: the client has asked for the shutdown, as it should before it leaves.
     """
 
@@ -80,6 +95,7 @@ class Server(LanguageServer):
         self.status_line = StatusLine(self.send_status)
         self.configuration = Configuration()
         self.session = Session(Backend(self, connect))
+        self.actions: feature.Actions | None = None
         self._progress: LoadProgress | None = None
 
     def message(self, severity: Severity, text: str) -> None:
@@ -103,7 +119,7 @@ class Server(LanguageServer):
 
     def send_status(self, status: Mapping[str, Any]) -> None:
         """Tell the editor the state, if it has asked to be told."""
-        if _offers(self.client_capabilities.experimental, "status"):
+        if offers_ours(self.client_capabilities.experimental, "status"):
             self.protocol.notify("underkeel/status", dict(status))
 
     def report_server_error(self, error: Exception, source: Any) -> None:  # noqa: ARG002
@@ -117,6 +133,7 @@ def create(connect: Callable[[], Client] | None = None) -> Server:
     _life(server)
     _completion(server)
     _commands(server)
+    server.actions = feature.register(server)
     return server
 
 
@@ -153,8 +170,10 @@ def _life(server: Server) -> None:
         settings, problems = server.configuration.read(raw)
         for problem in problems:
             server.message(Severity.WARNING, f"Underkeel: {problem}")
-        server.session.configure(settings, roots())
-        server.status_line.switch(on=settings.enabled)
+        server.session.configure(settings.completion, roots())
+        if server.actions is not None:
+            server.actions.settings = settings.actions
+        server.status_line.switch(on=settings.completion.enabled)
 
 
 def _completion(server: Server) -> None:
@@ -180,7 +199,7 @@ def _commands(server: Server) -> None:
             server.session.accepted(str(first.get("id", "")))
 
     @server.command(STATUS)
-    def status() -> Any:
+    def status(*_: Any) -> Any:
         return dict(server.status_line.now)
 
     @server.feature("textDocument/didShowCompletion")
@@ -217,7 +236,7 @@ def _pair(position: types.Position) -> tuple[int, int]:
     return position.line, position.character
 
 
-def _offers(offered: Any, what: str) -> bool:
+def offers_ours(offered: Any, what: str) -> bool:
     """Whether the client's experimental capabilities name a part of our protocol."""
     ours = offered.get(NAME) if isinstance(offered, dict) else None
     return isinstance(ours, dict) and bool(ours.get(what))

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lsp.actions.scene import Scene, scene_of
 from lsp.ahead import Ahead
 from lsp.backend import Backend
 from lsp.completer import Completer, Manner
 from lsp.document import Document, Snapshot
 from lsp.machine import Watch
 from lsp.positions import Encoding, Place
-from lsp.prompts import Prompts
+from lsp.prompts import Prompts, path_of
 from lsp.rhythm import Rhythm
 from lsp.suggestion import Suggestion, Suggestions
 
@@ -84,6 +85,7 @@ class Session:
         encoding: what the client counts positions in; set before any document is opened.
         roots: the folders of the workspace.
         tally: what became of the suggestions.
+        backend: the way to the model.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class Session:
         self.roots: tuple[Path, ...] = ()
         self.encoding = Encoding.UTF16
         self.tally: Counter[str] = Counter()
-        self._backend = backend
+        self.backend = backend
         self._completer = Completer(backend, Prompts())
         self._seen: tuple[object, ...] = ()
         self._chores: set[asyncio.Task[None]] = set()
@@ -109,16 +111,32 @@ class Session:
         """Complete by these settings, in this workspace, from now on."""
         self.settings, self.roots = settings, tuple(roots)
         index = settings is not None and settings.workspace
-        seen = (self.roots, index)
+        excludes = settings.excludes if settings is not None else ()
+        seen = (self.roots, index, excludes)
         if seen != self._seen:
             self._seen = seen
             self._do(self._completer.prompts.aclose())
-            self._completer.prompts = Prompts(self.roots, index=index)
+            self._completer.prompts = Prompts(self.roots, index=index, excludes=excludes)
+
+    @property
+    def prompts(self) -> Prompts:
+        """What builds prompts in the workspace as it is now."""
+        return self._completer.prompts
 
     def document(self, uri: str) -> Document | None:
         """An open document."""
         found = self._open.get(uri)
         return found.document if found else None
+
+    def scene(self, uri: str, start: Position = (0, 0), end: Position = (0, 0)) -> Scene | None:
+        """An open document as it is now, and a range of it; none for one that is no text."""
+        document = self.document(uri)
+        scene = scene_of(document, start, end) if document is not None else None
+        return scene if scene is not None and _BINARY not in scene.text[:_LOOK_CHARS] else None
+
+    def uri_at(self, path: Path) -> str | None:
+        """The URI under which the editor has a file open."""
+        return next((uri for uri in self._open if path_of(uri) == path), None)
 
     def open(self, uri: str, text: str, version: int, language: str) -> None:
         """The editor has opened a document."""
@@ -218,7 +236,7 @@ class Session:
             self.close(uri)
         await asyncio.gather(*self._chores, return_exceptions=True)
         await self._completer.prompts.aclose()
-        await self._backend.aclose()
+        await self.backend.aclose()
 
     def _do(self, chore: Coroutine[Any, Any, None]) -> None:
         """Have something done that nobody waits for."""

@@ -1,0 +1,1 @@
+"""Code actions: what is offered where, explanations, and edits that are shown before made."""

@@ -1,0 +1,101 @@
+"""Takes the code or the words out of a model's answer. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+_FENCE = re.compile(r"^(?P<blanks>[ \t]*)(?P<marks>`{3,}|~{3,})[^`\n]*$")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block; `closed` if its end was said too."""
+
+    code: str
+    closed: bool
+
+
+def blocks(answer: str) -> list[Block]:
+    """The fenced blocks of an answer, in order. One in a longer fence is part of the code."""
+    found: list[Block] = []
+    lines: list[str] = []
+    marks, blanks = "", ""
+    for line in answer.split("\n"):
+        fence = _FENCE.match(line)
+        if not marks:
+            if fence is not None:
+                marks, blanks, lines = fence["marks"], fence["blanks"], []
+        elif line.strip() and set(line.strip()) == {marks[0]} and len(line.strip()) >= len(marks):
+            found.append(Block("\n".join(lines), closed=True))
+            marks = ""
+        else:
+            lines.append(line.removeprefix(blanks))
+    if marks and any(line.strip() for line in lines):
+        found.append(Block("\n".join(lines), closed=False))
+    return [one for one in found if one.code.strip()]
+
+
+def code_of(answer: str, like: str) -> str:
+    """The code of an answer: of several blocks that which is most like the code to change.
+
+    Returns:
+        The code without blank lines at its ends, or nothing where the answer has no fence and
+        shares no line with `like`: then it is words.
+    """
+    found = blocks(answer)
+    if found:
+        best = max(found, key=lambda one: (_shared(one.code, like), -found.index(one)))
+        return _without_blank_ends(best.code)
+    return _without_blank_ends(answer) if _shared(answer, like) >= 0.3 else ""
+
+
+def words_of(answer: str) -> str:
+    """The text of a documentation comment in an answer, whatever it was wrapped in."""
+    found = blocks(answer)
+    text = found[0].code if found else answer
+    for form in (_DOCSTRING, _BLOCK_COMMENT):
+        match = form.search(text)
+        if match is not None:
+            return _unmarked(next(part for part in match.groups() if part is not None))
+    lines = text.strip().split("\n")
+    marked = [line for line in lines if _LINE_MARK.match(line)]
+    if marked and (found or len(marked) == len([line for line in lines if line.strip()])):
+        return _unmarked("\n".join(_LINE_MARK.sub("", line, count=1) for line in marked))
+    return "" if found and len(lines) > 1 and _looks_like_code(lines) else _unmarked(text)
+
+
+_DOCSTRING = re.compile(r'"""(.*?)"""|\'\'\'(.*?)\'\'\'', re.DOTALL)
+_BLOCK_COMMENT = re.compile(r"/\*+(.*?)\*/", re.DOTALL)
+_LINE_MARK = re.compile(r"^[ \t]*(?:///?!?|#+|---?)(?:[ \t]|$)")
+_CODE_LINE = re.compile(r"[{};]$|^\s*(?:def|class|fn|func|function|return|public|private)\b")
+
+
+def _looks_like_code(lines: list[str]) -> bool:
+    return sum(bool(_CODE_LINE.search(line)) for line in lines) * 3 >= len(lines)
+
+
+def _unmarked(text: str) -> str:
+    """Without stars at the start of lines, quotes around it, and the indentation it had."""
+    lines = [re.sub(r"^[ \t]*\*(?: |$)", "", line).rstrip() for line in text.strip().split("\n")]
+    rest = [line for line in lines[1:] if line.strip()]
+    indent = min((len(line) - len(line.lstrip()) for line in rest), default=0)
+    made = [lines[0].strip(), *(line[indent:] for line in lines[1:])]
+    return "\n".join(made).strip().strip("\"'`").strip()
+
+
+def _shared(code: str, like: str) -> float:
+    """How much of the lines of `like` is in `code`, 0 to 1."""
+    wanted = [line.strip() for line in like.split("\n") if line.strip()]
+    said = [line.strip() for line in code.split("\n") if line.strip()]
+    return SequenceMatcher(None, said, wanted, autojunk=False).ratio() if wanted and said else 0.0
+
+
+def _without_blank_ends(code: str) -> str:
+    lines = code.split("\n")
+    while lines and not lines[0].strip():
+        lines.pop(0)
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return "\n".join(lines)

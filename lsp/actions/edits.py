@@ -1,0 +1,229 @@
+"""Edits that the model writes: proposed, never made here.
+
+Which document and which lines an edit may touch is decided before the model is asked, from what the
+user asked for. Nothing that a file or an answer says can widen that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from assistant.engine.types import StopReason
+from assistant.errors import AnswerError, RequestError
+from lsp.actions.scene import Scene
+from lsp.prompts import path_of
+
+if TYPE_CHECKING:
+    from assistant.client import ChatMessage
+    from assistant.settings import ActionSettings
+    from context import Document
+    from lsp.actions.change import Change
+    from lsp.actions.place import Region
+    from lsp.actions.questions import Question
+    from lsp.backend import Backend
+    from lsp.model import Served
+    from lsp.prompts import Prompts
+
+T = TypeVar("T")
+
+
+class Documents(Protocol):
+    """The open documents of the editor."""
+
+    roots: tuple[Path, ...]
+
+    def scene(self, uri: str) -> Scene | None:
+        """A document as it is now; None if it is not open."""
+        ...
+
+    def uri_at(self, path: Path) -> str | None:
+        """The URI under which the editor has a file open."""
+        ...
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A change to be shown to the user before it is made.
+
+    Attributes:
+        version: of the document that the change fits; None for a file that is not open.
+        lines: the document's lines before the change.
+        label, description: what it is, in words for a person.
+        broken: lines, from 0, at which it would break the file's syntax.
+        creates: the file is made by it.
+    """
+
+    uri: str
+    version: int | None
+    lines: Sequence[str]
+    change: Change
+    label: str
+    description: str
+    broken: tuple[int, ...] = ()
+    line_end: str = "\n"
+    creates: bool = False
+
+
+class Edits:
+    """Has the model write edits for one editor's documents.
+
+    Args:
+        prompts: see `Explanations`.
+    """
+
+    def __init__(
+        self, backend: Backend, prompts: Callable[[], Prompts], documents: Documents
+    ) -> None:
+        self._backend = backend
+        self._prompts = prompts
+        self._documents = documents
+
+    async def fixed(self, scene: Scene, diagnostic: str, settings: ActionSettings) -> Proposal:
+        """Mend what a tool complains of in the range."""
+        from lsp.actions import place, questions
+
+        region = await self._study(scene, lambda document: place.to_mend(document, scene))
+        question = questions.rewriting(scene, region, "fix", diagnostic=diagnostic)
+        return await self._rewritten(question, region, settings, "Fix this error")
+
+    async def instructed(
+        self, scene: Scene, instruction: str, settings: ActionSettings
+    ) -> Proposal:
+        """Change the lines of the range as an instruction says; in blank ones, write new code."""
+        from lsp.actions import place, questions
+
+        if not instruction.strip():
+            raise RequestError("there is no instruction", advice="Say what is to change")
+        region = await self._study(scene, lambda document: place.chosen(document, scene))
+        blank = not scene.block(region.first, region.stop).strip()
+        which = "insertion" if blank else "instruction"
+        question = questions.rewriting(scene, region, which, instruction=instruction.strip())
+        return await self._rewritten(question, region, settings, "Edit with an instruction")
+
+    async def documented(self, scene: Scene, settings: ActionSettings) -> Proposal:
+        """Write the documentation comment of the definition around the range."""
+        from lsp.actions import documenting, questions
+        from lsp.actions.answer import words_of
+        from lsp.actions.change import between
+
+        found = await self._study(
+            scene, lambda document: questions.documenting_question(document, scene)
+        )
+        words = words_of(await self._answer(found.question, settings))
+        if not words:
+            raise AnswerError("the model wrote no documentation", advice="Try again")
+        spot = found.spot
+        comment = documenting.written(words, found.style, spot.indent)
+        behind = spot.indent if spot.lead else ""
+        text = f"{scene.text[: spot.start]}{spot.lead}{comment}{behind}{scene.text[spot.stop :]}"
+        change = between(scene.lines, 0, len(scene.lines), text.split("\n"))
+        return await self._proposal(scene, change, f"Document {found.question.name}")
+
+    async def tested(self, scene: Scene, settings: ActionSettings) -> Proposal:
+        """Write tests for the definition around the range, into the file where they belong."""
+        from lsp.actions import questions
+        from lsp.actions.answer import code_of
+        from lsp.actions.change import Change
+
+        path = path_of(scene.uri)
+        if path is None:
+            raise RequestError("only a file can be tested", advice="Save this document first")
+        roots = self._documents.roots
+        asked = await self._study(
+            scene, lambda document: questions.testing_question(document, scene, path, roots)
+        )
+        uri = self._documents.uri_at(asked.target.path) or asked.target.path.as_uri()
+        known = self._documents.scene(uri)
+        old = known.text if known is not None else asked.target.text
+        code = code_of(await self._answer(asked.on(old), settings), "")
+        if not code:
+            raise AnswerError("the model wrote no tests", advice="Try again")
+        label = f"Write tests for {asked.question.name}"
+        lines = tuple(code.split("\n"))
+        if old is None:
+            made = Scene(uri, 0, scene.language, "")
+            change = Change(0, 0, (*lines, ""))
+            return replace(
+                await self._judged(made, change, f"{label} in a new file"),
+                version=None,
+                creates=True,
+            )
+        target = known or Scene(uri, 0, scene.language, old)
+        end = len(target.text.rstrip().split("\n")) if target.text.strip() else 0
+        change = Change(end, len(target.lines), ("", "", *lines, "")[0 if end else 2 :])
+        if known is not None:
+            return await self._proposal(known, change, label)
+        return replace(await self._judged(target, change, label), version=None)
+
+    async def _rewritten(
+        self, question: Question, region: Region, settings: ActionSettings, label: str
+    ) -> Proposal:
+        from lsp.actions.answer import code_of
+        from lsp.actions.change import between
+        from lsp.actions.indent import fitted, place_for
+
+        scene = question.scene
+        old = scene.block(region.first, region.stop)
+        like = old if old.strip() else place_for(scene.lines, region.first)
+        code = code_of(await self._answer(question, settings), old)
+        if not code:
+            raise AnswerError("the model answered in words, not in code", advice="Try again")
+        lines = fitted(code, like).split("\n")
+        change = between(scene.lines, region.first, min(region.stop, len(scene.lines)), lines)
+        name = f" in {question.name}" if question.name else ""
+        return await self._proposal(scene, change, label + name)
+
+    async def _answer(self, question: Question, settings: ActionSettings) -> str:
+        """What the model says to a question, if it could say all of it."""
+        from lsp.actions.asking import Limits, whole
+
+        async def make(served: Served, room_tokens: int) -> list[ChatMessage]:
+            return await question.messages(self._prompts(), served, room_tokens)
+
+        limits = Limits(settings.context_tokens, settings.edit_tokens)
+        answer = await whole(self._backend, make, limits, f"edit {question.scene.uri}")
+        if answer.reason in {StopReason.LENGTH, StopReason.TIME}:
+            raise AnswerError(
+                "the answer reached its limit before its end, so nothing is changed",
+                advice="Select less, or raise actions.edit_tokens",
+            )
+        if answer.reason is StopReason.CANCELLED:
+            raise AnswerError("a newer edit of this document took its place")
+        return answer.text
+
+    async def _proposal(self, scene: Scene, change: Change | None, label: str) -> Proposal:
+        """The change for the document as it is now, which may not be what the model was shown."""
+        from lsp.actions.change import carried
+
+        if change is None:
+            raise AnswerError("the model would change nothing", advice="Ask in other words")
+        now = self._documents.scene(scene.uri)
+        if now is None:
+            raise AnswerError("the document was closed meanwhile", advice="Open it, and ask again")
+        found = carried(change, scene.lines, now.lines)
+        if found is None:
+            raise AnswerError("these lines were changed meanwhile", advice="Ask again")
+        return await self._judged(now, found, label)
+
+    async def _judged(self, scene: Scene, change: Change, label: str) -> Proposal:
+        from lsp.actions.change import in_words, judged
+
+        broken = await self._study(
+            scene, lambda document: judged(change, document.path, scene.lines)
+        )
+        return Proposal(
+            uri=scene.uri,
+            version=scene.version,
+            lines=scene.lines,
+            change=change,
+            label=label,
+            description=in_words(change, broken),
+            broken=broken,
+            line_end=scene.line_end,
+        )
+
+    async def _study(self, scene: Scene, look: Callable[[Document], T]) -> T:
+        return await self._prompts().study(scene.uri, scene.text, look)

@@ -1,0 +1,146 @@
+"""`underkeel.explain`: streams to our own plugins, shows a document in any other editor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsprotocol import types
+from pygls.exceptions import JsonRpcException
+
+from assistant.errors import RequestError, UnderkeelError
+from lsp.actions import arguments
+from lsp.actions.explanations import (
+    Conversation,
+    Ended,
+    Explanations,
+    Kind,
+    Subject,
+    Told,
+    name_of,
+)
+from lsp.editor import Severity
+from lsp.progress import TaskProgress
+
+if TYPE_CHECKING:
+    from assistant.settings import ActionSettings
+    from lsp.server import Server
+
+NOTIFICATION = "underkeel/explanation"
+_KEPT_S = 7 * 24 * 3600
+
+
+class Explaining:
+    """Carries explanations between one client and `Explanations`."""
+
+    def __init__(self, server: Server, explanations: Explanations) -> None:
+        self._server = server
+        self._explanations = explanations
+
+    async def run(
+        self, raw: Mapping[str, Any], settings: ActionSettings, *, streams: bool
+    ) -> dict[str, Any]:
+        """Explain what the command's argument says; the result is the command's.
+
+        Args:
+            streams: the client takes the text piece by piece; else it is shown a document.
+
+        Raises:
+            UnderkeelError: there is no explanation to be had; a client that streams was told.
+        """
+        id_ = arguments.text_in(raw, "id") or secrets.token_hex(8)
+        try:
+            conversation = self._conversation(raw)
+            if streams:
+                told = await self._explanations.tell(
+                    id_, conversation, settings, lambda text: self._notify(id_, "delta", text=text)
+                )
+                self._notify(id_, "done", stopReason=told.ended.value)
+            else:
+                told = await self._waited_for(id_, conversation, settings)
+        except UnderkeelError as error:
+            if streams:
+                self._notify(id_, "error", text=str(error))
+            raise
+        return {"id": id_, "text": told.text, "stopReason": told.ended.value}
+
+    def _conversation(self, raw: Mapping[str, Any]) -> Conversation:
+        if further := raw.get("followUp"):
+            if not isinstance(further, Mapping):
+                raise RequestError("the follow-up cannot be read", advice="See editors/PROTOCOL.md")
+            return self._explanations.follow_up(
+                arguments.text_in(further, "of"), arguments.text_in(further, "question")
+            )
+        if of := arguments.text_in(raw, "continue"):
+            return self._explanations.continued(of)
+        try:
+            kind = Kind(raw.get("kind") or Kind.SELECTION)
+        except ValueError as error:
+            raise RequestError(
+                f"there is no kind {raw.get('kind')!r}", advice=f"Known are: {', '.join(Kind)}"
+            ) from error
+        place = arguments.place_of(raw, ranged=kind is not Kind.FILE)
+        scene = self._server.session.scene(place.uri, *place.span)
+        if scene is None:
+            raise RequestError("this document is not open", subject=name_of(place.uri))
+        text = arguments.diagnostic_text(raw.get("diagnostic"))
+        return Conversation(Subject(scene, kind, text))
+
+    def _notify(self, id_: str, kind: str, **fields: str) -> None:
+        self._server.protocol.notify(NOTIFICATION, {"id": id_, "kind": kind, **fields})
+
+    async def _waited_for(
+        self, id_: str, conversation: Conversation, settings: ActionSettings
+    ) -> Told:
+        """The explanation, shown when it is there; the bar beside it can be cancelled."""
+        name = name_of(conversation.subject.scene.uri)
+        telling = asyncio.ensure_future(
+            self._explanations.tell(id_, conversation, settings, lambda _: None)
+        )
+        with TaskProgress(self._server, f"Underkeel explains {name}", telling.cancel):
+            try:
+                told = await telling
+            except asyncio.CancelledError:
+                telling.cancel()
+                told = await telling
+        if told.text and told.ended is not Ended.CANCELLED:
+            await asyncio.shield(self._show(name, told))
+        return told
+
+    async def _show(self, name: str, told: Told) -> None:
+        cut = "\n\n*Cut at the limit of length.*\n" if told.ended is Ended.LIMIT else "\n"
+        text = f"# {name}\n\n{told.text.strip()}{cut}"
+        window = self._server.client_capabilities.window
+        if window is not None and window.show_document and window.show_document.support:
+            try:
+                file = await asyncio.to_thread(_write, name, text)
+                shown = await self._server.window_show_document_async(
+                    types.ShowDocumentParams(uri=file.as_uri(), external=False, take_focus=True)
+                )
+                if shown.success:
+                    return
+            except (OSError, JsonRpcException):
+                pass  # then it is a message
+        self._server.message(Severity.INFO, told.text.strip())
+
+
+def _write(name: str, text: str) -> Path:
+    """A file for the editor to open, which only the user can read; old ones are removed."""
+    from assistant import paths
+
+    folder = paths.cache_dir() / "explanations"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for old in folder.glob("*.md"):
+        if old.stat().st_mtime < time.time() - _KEPT_S:
+            old.unlink(missing_ok=True)
+    stem = re.sub(r"[^\w.-]+", "-", name)[:40]
+    path = folder / f"{stem}-{secrets.token_hex(4)}.md"
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    return path

@@ -1,0 +1,249 @@
+"""Explanations: asked for, streamed, cancelled, continued, asked further about."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import partial
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from assistant.engine.types import StopReason
+from assistant.errors import ContextFullError, RequestError
+from lsp.actions.scene import Scene
+
+if TYPE_CHECKING:
+    from assistant.client import ChatMessage
+    from assistant.settings import ActionSettings
+    from context import Document, Explanation, Workspace
+    from lsp.backend import Backend
+    from lsp.model import Served
+    from lsp.prompts import Prompts
+
+_KEPT = 32
+
+
+class Kind(StrEnum):
+    """What is to be explained, in the protocol's words."""
+
+    SELECTION = "selection"
+    SYMBOL = "symbol"
+    FILE = "file"
+    DIAGNOSTIC = "diagnostic"
+
+
+class Ended(StrEnum):
+    """How an explanation ended, in the protocol's words."""
+
+    END = "end"
+    LIMIT = "limit"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What an explanation is about; `diagnostic` is what a tool says, as text."""
+
+    scene: Scene
+    kind: Kind
+    diagnostic: str = ""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """An explanation and what was asked about it.
+
+    Attributes:
+        turns: answer, question, answer and so on; the opening question is made of the subject.
+        opening: how the first message was written, so that the KV cache finds it again.
+    """
+
+    subject: Subject
+    turns: tuple[str, ...] = ()
+    opening: str = ""
+
+
+@dataclass(frozen=True)
+class Told:
+    """An explanation when it has ended: what was added to the conversation, and how it ended."""
+
+    text: str
+    ended: Ended
+
+
+class Explanations:
+    """The explanations of one editor. The latest are remembered, so that one can ask further.
+
+    Args:
+        prompts: builds what the model sees; asked for each time, for the workspace may change.
+    """
+
+    def __init__(self, backend: Backend, prompts: Callable[[], Prompts]) -> None:
+        self._backend = backend
+        self._prompts = prompts
+        self._kept: OrderedDict[str, Conversation] = OrderedDict()
+
+    def follow_up(self, of: str, question: str) -> Conversation:
+        """The conversation that an explanation is part of, with a further question.
+
+        Raises:
+            RequestError: it is not known any more, or nothing was asked.
+        """
+        known = self._known(of)
+        if not question.strip():
+            raise RequestError("the question is empty", advice="Ask something")
+        return replace(known, turns=(*known.turns, question.strip()))
+
+    def continued(self, of: str) -> Conversation:
+        """The conversation that an explanation is part of, to be gone on with.
+
+        Raises:
+            RequestError: it is not known any more.
+        """
+        return self._known(of)
+
+    async def tell(
+        self,
+        id_: str,
+        conversation: Conversation,
+        settings: ActionSettings,
+        hear: Callable[[str], None],
+    ) -> Told:
+        """Have the next turn said, or the last one of the assistant's gone on with.
+
+        Cancelling the task ends the explanation; it then returns what came.
+
+        Args:
+            id_: the name of what comes, for later questions.
+            hear: gets each piece as it comes.
+
+        Raises:
+            UnderkeelError: there is no answer to be had; what came before is remembered.
+        """
+        from lsp.actions.asking import Limits, ask
+
+        text, ended = "", Ended.CANCELLED
+        current = conversation
+
+        async def make(served: Served, room_tokens: int) -> list[ChatMessage]:
+            nonlocal current
+            current, messages = await self._messages(current, served, room_tokens)
+            return messages
+
+        limits = Limits(settings.context_tokens, settings.explain_tokens)
+        stream = ask(self._backend, make, limits, f"explain {id_}")
+        try:
+            async with aclosing(stream):
+                async for chunk in stream:
+                    text += chunk.content
+                    if chunk.content:
+                        hear(chunk.content)
+                    if chunk.stop:
+                        ended = _ENDED.get(chunk.stop_reason or StopReason.EOS, Ended.LIMIT)
+        except asyncio.CancelledError:
+            pass  # the answer says so
+        finally:
+            self._keep(id_, current, text)
+        return Told(text, ended)
+
+    def _known(self, id_: str) -> Conversation:
+        found = self._kept.get(id_)
+        if found is None:
+            raise RequestError("this explanation is not known any more", advice="Ask for it again")
+        return found
+
+    def _keep(self, id_: str, conversation: Conversation, text: str) -> None:
+        turns = conversation.turns
+        begun = turns[-1] if len(turns) % 2 else ""  # an answer that was gone on with
+        asked = turns[:-1] if len(turns) % 2 else turns
+        self._kept[id_] = replace(conversation, turns=(*asked, begun + text))
+        while len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+
+    async def _messages(
+        self, conversation: Conversation, served: Served, room_tokens: int
+    ) -> tuple[Conversation, list[ChatMessage]]:
+        """The messages within `room_tokens`: old turns go first, then parts of the opening."""
+        from context.encoder import Encoder
+        from lsp.actions import messages, wording
+
+        count = Encoder.of(served.fim.counter).text_count
+        system = wording.text("explain", "system")
+        turns = conversation.turns
+        if conversation.opening:
+            made = messages.conversation(system, conversation.opening, turns)
+            if messages.tokens(made, count) <= room_tokens:
+                return conversation, made
+        while True:
+            fixed = messages.conversation(system, "", turns)
+            left = room_tokens - messages.tokens(fixed, count)
+            if left >= room_tokens // 3 or len(turns) <= 2:
+                break
+            turns = turns[2:]  # an answer and the question after it
+        if left <= 0:
+            raise ContextFullError(
+                "the question is too long for the context that is left", advice="Ask a shorter one"
+            )
+        opening = await self._opening(conversation.subject, served, left, count)
+        found = replace(conversation, opening=opening)
+        return found, messages.conversation(system, opening, turns)
+
+    async def _opening(
+        self, subject: Subject, served: Served, room_tokens: int, count: Callable[[str], int]
+    ) -> str:
+        from lsp.actions import messages, wording
+
+        scene, file = subject.scene, name_of(subject.scene.uri)
+        spent = count(wording.text("explain", subject.kind, diagnostic="")) + count(file)
+        room = room_tokens - spent
+        for _ in range(3):
+            look = partial(_look, subject, max(room, 0))
+            found = await self._prompts().explanation(scene.uri, scene.text, served.fim, look)
+            if messages.is_secret(found):
+                raise RequestError(
+                    "this file may hold secrets, so no model is shown it", subject=file
+                )
+            if not found.passages:
+                raise ContextFullError(
+                    "there is nothing to explain within the context that is left",
+                    advice="Select something, or try again when memory is free",
+                )
+            ask = wording.text("explain", subject.kind, diagnostic=messages.told(found))
+            opening = f"{messages.shown(found, file)}\n{ask}"
+            over = count(opening) - room_tokens
+            if over <= 0:
+                return opening
+            room -= over + messages.PASSAGE_TOKENS
+        raise ContextFullError(
+            f"{room_tokens} tokens are too few to explain this", advice="Select less"
+        )
+
+
+_ENDED = {
+    StopReason.EOS: Ended.END,
+    StopReason.STOP_TEXT: Ended.END,
+    StopReason.LENGTH: Ended.LIMIT,
+    StopReason.TIME: Ended.LIMIT,
+    StopReason.CANCELLED: Ended.CANCELLED,
+}
+
+
+def _look(
+    subject: Subject, room_tokens: int, workspace: Workspace, document: Document
+) -> Explanation:
+    if subject.kind is Kind.FILE:
+        return workspace.overview(document, room_tokens)
+    start, stop = subject.scene.span_bytes
+    if subject.kind is Kind.SYMBOL:
+        stop = start
+    return workspace.explain(document, start, stop, room_tokens, diagnostic=subject.diagnostic)
+
+
+def name_of(uri: str) -> str:
+    """The file's name, as a model and a person may read it."""
+    return PurePosixPath(unquote(urlsplit(uri).path)).name or "untitled"

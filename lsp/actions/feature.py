@@ -1,0 +1,285 @@
+"""Code actions and their commands over LSP; see editors/PROTOCOL.md."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lsprotocol import types
+from pygls.exceptions import JsonRpcException
+
+from assistant.errors import AnswerError, RequestError, UnderkeelError
+from lsp.actions import arguments
+from lsp.actions.edits import Edits, Proposal
+from lsp.actions.explaining import Explaining
+from lsp.actions.explanations import Explanations, Kind
+from lsp.actions.offer import KINDS, RESOLVED, Offer, Task, Trouble, offers
+from lsp.actions.scene import Scene
+from lsp.actions.workspace_edit import Abilities, workspace_edit
+from lsp.editor import Severity
+
+if TYPE_CHECKING:
+    from assistant.settings import ActionSettings
+    from lsp.server import Server
+
+EXPLAIN = "underkeel.explain"
+EDIT = "underkeel.edit"
+
+_MOST_TROUBLES = 3
+
+
+class RequestFailedError(JsonRpcException):
+    """The request was right and cannot be fulfilled (LSP 3.17, `RequestFailed`)."""
+
+    CODE = -32803
+
+
+class Actions:
+    """The code actions of one client.
+
+    Attributes:
+        settings: as they are now; None before the client is initialised.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.settings: ActionSettings | None = None
+        session = server.session
+        self._server = server
+        self._explaining = Explaining(
+            server, Explanations(session.backend, lambda: session.prompts)
+        )
+        self._edits = Edits(session.backend, lambda: session.prompts, session)
+
+    # What the client can do.
+
+    def _streams(self) -> bool:
+        """Whether the client is a plugin of ours: it takes explanations piece by piece, and asks
+        the user for instructions."""
+        from lsp.server import offers_ours
+
+        return offers_ours(self._server.client_capabilities.experimental, "explanation")
+
+    def _resolves(self) -> bool:
+        document = self._server.client_capabilities.text_document
+        ability = document.code_action if document else None
+        return bool(
+            ability
+            and ability.data_support
+            and ability.resolve_support
+            and "edit" in ability.resolve_support.properties
+        )
+
+    def _takes_literals(self) -> bool:
+        document = self._server.client_capabilities.text_document
+        ability = document.code_action if document else None
+        return bool(ability and ability.code_action_literal_support)
+
+    # Requests.
+
+    async def offered(
+        self, params: types.CodeActionParams
+    ) -> list[types.CodeAction | types.Command]:
+        """textDocument/codeAction: no model is asked."""
+        scene = self._scene(params.text_document.uri, params.range)
+        if scene is None or self.settings is None or not self.settings.enabled:
+            return []
+        asked = params.context
+        troubles = [
+            Trouble(number, arguments.diagnostic_text(one))
+            for number, one in enumerate(asked.diagnostics[:_MOST_TROUBLES])
+        ]
+        from lsp.actions.ground import ground_of
+
+        streams = self._streams()
+        ground = await self._server.session.prompts.study(
+            scene.uri, scene.text, lambda document: ground_of(document, scene)
+        )
+        found = offers(
+            ground,
+            troubles,
+            only=asked.only or (),
+            asks=streams,
+            unasked=asked.trigger_kind is types.CodeActionTriggerKind.Automatic,
+        )
+        made = [self._action(offer, params, scene) for offer in found]
+        if self._takes_literals():
+            return list(made)
+        return [one.command for one in made if one.command is not None]
+
+    def _action(
+        self, offer: Offer, params: types.CodeActionParams, scene: Scene
+    ) -> types.CodeAction:
+        place = {"textDocument": {"uri": scene.uri}, "range": params.range}
+        action = types.CodeAction(title=offer.title, kind=offer.kind)
+        diagnostic = params.context.diagnostics[offer.trouble.number] if offer.trouble else None
+        if diagnostic is not None:
+            action.diagnostics = [diagnostic]
+        if offer.task in RESOLVED:
+            about = {"task": offer.task.value, "diagnostic": offer.trouble and offer.trouble.text}
+            if diagnostic is not None:
+                place["range"] = diagnostic.range
+            if self._resolves() and self._takes_literals():
+                action.data = {**place, **about, "version": scene.version}
+            else:
+                action.command = _command(offer, EDIT, {**place, **about})
+        elif offer.task is Task.EDIT:
+            instruction = {"instruction": offer.instruction} if offer.instruction else {}
+            action.command = _command(offer, EDIT, place | instruction)
+        else:
+            kind = _explained(offer, selection=scene.start < scene.stop)
+            if diagnostic is not None:
+                place |= {"range": diagnostic.range, "diagnostic": diagnostic}
+            action.command = _command(offer, EXPLAIN, {**place, "kind": kind.value})
+        return action
+
+    async def resolved(self, action: types.CodeAction) -> types.CodeAction:
+        """codeAction/resolve: the model writes the edit."""
+        data = action.data
+        if action.edit is not None or not isinstance(data, Mapping) or "task" not in data:
+            return action
+        with _failures():
+            place = arguments.place_of(data)
+            scene = self._server.session.scene(place.uri, *place.span)
+            if scene is None or scene.version != data.get("version"):
+                raise AnswerError("the document has changed", advice="Ask for the actions again")
+            proposal = await self._proposal(scene, data)
+            action.edit = self._edit(proposal)
+        if proposal.broken and not self._abilities().asks:
+            self._warn(proposal)
+        return action
+
+    async def explain(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """`underkeel.explain`."""
+        with _failures():
+            return await self._explaining.run(raw, self._settings(), streams=self._streams())
+
+    async def edit(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """`underkeel.edit`: proposes the edit, and says what the user made of it."""
+        with _failures():
+            place = arguments.place_of(raw)
+            scene = self._server.session.scene(place.uri, *place.span)
+            if scene is None:
+                raise RequestError("this document is not open", subject=place.uri)
+            proposal = await self._proposal(scene, raw)
+            edit = self._edit(proposal)
+        # Given up meanwhile, the client still answers: pygls must find somebody who waits for that.
+        return await asyncio.shield(asyncio.ensure_future(self._offer(proposal, edit)))
+
+    async def _proposal(self, scene: Scene, raw: Mapping[str, Any]) -> Proposal:
+        settings, task = self._settings(), raw.get("task") or Task.EDIT
+        text = raw.get("diagnostic")
+        match task:
+            case Task.FIX:
+                said = text if isinstance(text, str) else arguments.diagnostic_text(text)
+                return await self._edits.fixed(scene, said, settings)
+            case Task.DOCUMENT:
+                return await self._edits.documented(scene, settings)
+            case Task.TESTS:
+                return await self._edits.tested(scene, settings)
+            case Task.EDIT:
+                instruction = arguments.text_in(raw, "instruction")
+                return await self._edits.instructed(scene, instruction, settings)
+        raise RequestError(f"there is no task {task!r}", advice="See editors/PROTOCOL.md")
+
+    async def _offer(self, proposal: Proposal, edit: types.WorkspaceEdit) -> dict[str, Any]:
+        """Have the client show the edit and, if the user agrees, make it."""
+        breaks = f"This {proposal.description}." if proposal.broken else ""
+        if not self._abilities().asks and not await self._agreed(proposal):
+            return {"applied": False, "message": breaks or "Not applied."}
+        params = types.ApplyWorkspaceEditParams(edit=edit, label=proposal.label)
+        try:
+            answer = await self._server.workspace_apply_edit_async(params)
+        except JsonRpcException as error:
+            return {"applied": False, "message": error.message}
+        reason = "" if answer.applied else answer.failure_reason or "The editor did not apply it."
+        return {"applied": answer.applied, "message": " ".join(filter(None, (breaks, reason)))}
+
+    async def _agreed(self, proposal: Proposal) -> bool:
+        """Ask the user in an editor that would make the edit without a word."""
+        request = types.ShowMessageRequestParams(
+            type=types.MessageType.Warning if proposal.broken else types.MessageType.Info,
+            message=f"Underkeel: {proposal.label}. This {proposal.description}. Apply it?",
+            actions=[types.MessageActionItem("Apply"), types.MessageActionItem("Discard")],
+        )
+        try:
+            answer = await self._server.window_show_message_request_async(request)
+        except JsonRpcException:
+            return False
+        return answer is not None and answer.title == "Apply"
+
+    def _edit(self, proposal: Proposal) -> types.WorkspaceEdit:
+        return workspace_edit(proposal, self._abilities(), self._server.session.encoding)
+
+    def _abilities(self) -> Abilities:
+        return Abilities.of(self._server.client_capabilities)
+
+    def _warn(self, proposal: Proposal) -> None:
+        text = f"Underkeel: {proposal.label}. This {proposal.description}."
+        self._server.message(Severity.WARNING, text)
+
+    def _scene(self, uri: str, span: types.Range) -> Scene | None:
+        start, end = span.start, span.end
+        return self._server.session.scene(
+            uri, (start.line, start.character), (end.line, end.character)
+        )
+
+    def _settings(self) -> ActionSettings:
+        if self.settings is None or not self.settings.enabled:
+            raise RequestError("code actions are switched off", advice="Set actions.enabled")
+        return self.settings
+
+
+def register(server: Server) -> Actions:
+    """Have the server offer code actions and take their commands."""
+    actions = Actions(server)
+    options = types.CodeActionOptions(
+        code_action_kinds=list(dict.fromkeys(KINDS.values())), resolve_provider=True
+    )
+
+    @server.feature(types.TEXT_DOCUMENT_CODE_ACTION, options)
+    async def code_action(
+        params: types.CodeActionParams,
+    ) -> list[types.CodeAction | types.Command]:
+        return await actions.offered(params)
+
+    @server.feature(types.CODE_ACTION_RESOLVE)
+    async def resolve(action: types.CodeAction) -> types.CodeAction:
+        return await actions.resolved(action)
+
+    @server.command(EXPLAIN)
+    async def explain(*given: Any) -> dict[str, Any]:
+        with _failures():
+            raw = arguments.first_of(given)
+        return await actions.explain(raw)
+
+    @server.command(EDIT)
+    async def edit(*given: Any) -> dict[str, Any]:
+        with _failures():
+            raw = arguments.first_of(given)
+        return await actions.edit(raw)
+
+    return actions
+
+
+class _failures:  # noqa: N801 - reads as a word of the `with` that it stands in
+    """Our errors as the protocol's."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, UnderkeelError):
+            raise RequestFailedError(str(error)) from error
+
+
+def _command(offer: Offer, name: str, argument: dict[str, Any]) -> types.Command:
+    return types.Command(title=offer.title, command=name, arguments=[argument])
+
+
+def _explained(offer: Offer, *, selection: bool) -> Kind:
+    if offer.task is Task.EXPLAIN_FILE:
+        return Kind.FILE
+    if offer.task is Task.EXPLAIN_ERROR:
+        return Kind.DIAGNOSTIC
+    return Kind.SELECTION if selection else Kind.SYMBOL
