@@ -219,6 +219,17 @@ class ModelHost:
             await self._unload()
         return True
 
+    async def touch(self) -> int:
+        """Keep the model's pages in host memory; returns how many there are, 0 for no model."""
+        if self.state is not ServiceState.READY:
+            return 0
+        try:
+            async with self._watched():
+                return await self._engine.touch()
+        except UnderkeelError as error:
+            log.warning("the model is not kept warm: %s", error)
+            return 0
+
     def barred(self) -> frozenset[str]:
         """Names of the rungs whose plan has struck too often to be tried again."""
         ladder = self.loadable.ladder if self.loadable else ()
@@ -264,6 +275,54 @@ class ModelHost:
             self.state = ServiceState.LOADING
         self._start(plan=False)
         return False
+
+    async def exchange(self, loadable: Loadable) -> ModelInfo:
+        """Go over to another model; requests in flight end first, new ones wait.
+
+        Raises:
+            LoadError: it could not be loaded; the one before serves again.
+        """
+        async with self._life:
+            if self.state is not ServiceState.READY or self.info is None:
+                raise LoadError("no model is served that could be changed", advice="Try again")
+            before, spec = self.info.name, loadable.specs[0]
+            self.stage = "changing the model"
+            try:
+                info = await self._engine.reshape(spec, self._on_progress)
+            except (LoadError, WorkerDiedError) as error:
+                log.error("the new model cannot be loaded: %s", error)  # noqa: TRY400
+                failure = error
+                self.state = ServiceState.LOADING
+            else:
+                self.loadable, self.step, self._least_step = loadable, 0, 0
+                self._serve(info)
+                return info
+        self._start(plan=False)
+        assert self._loading is not None
+        await asyncio.wait({self._loading})
+        raise LoadError(
+            f"it could not be loaded ({failure.message}); {before} serves again",
+            subject=spec.path,
+            advice="What it said is in: underkeel logs",
+        )
+
+    async def load_anew(self) -> ModelInfo:
+        """Plan and load, whatever was planned before, where nothing is served now.
+
+        Raises:
+            UnderkeelError: why it cannot be loaded.
+        """
+        while self._loading is not None and not self._loading.done():
+            await asyncio.wait({self._loading})
+        if self.state is ServiceState.READY:
+            self.state = ServiceState.RELEASED
+            await self._engine.unload()
+        self._start(plan=True)
+        assert self._loading is not None
+        await asyncio.wait({self._loading})
+        if self.state is not ServiceState.READY or self.info is None:
+            raise self.error.rebuild() if self.error else LoadError("no model is loaded")
+        return self.info
 
     async def _unload(self) -> None:
         self.state, self._epoch = ServiceState.RELEASED, self._epoch + 1

@@ -81,7 +81,10 @@ class Service:
         )
         self.settings_now: SettingsNow | None = None
         self.supervisor = ""
+        self.explainer: Explainer | None = None
+        self.models: Models | None = None
         self._encoder = Encoder(self.host)
+        self._desk = Desk(self.host, self.budgets, self._encoder)
         self._started = time.monotonic()
 
     def follow(self, settings: Settings) -> None:
@@ -118,13 +121,22 @@ class Service:
         )
 
     def chat(self, body: ChatBody, client: str = "") -> AsyncGenerator[Json, None]:
+        """Answered by the model for explanations, where there is one and it is ready."""
+        desk = (self.explainer.take() if self.explainer else None) or self._desk
         return self._answer(
             body,
             ChatShape(),
-            lambda model: self._encoder.chat(body, model),
+            lambda model: desk.encoder.chat(body, model),
             client,
             with_usage=body.wants_usage(),
+            desk=desk,
         )
+
+    async def use_model(self, body: UseBody, client: str = "") -> ModelInfo:  # noqa: ARG002
+        """POST /underkeel/model: serve another model from now on."""
+        if self.models is None:
+            raise ModelError("this daemon cannot change its model", advice="Start it anew")
+        return await self.models.use(body.name, body.purpose)
 
     async def tokenise(self, body: TokenizeBody, client: str = "") -> Json:
         """POST /tokenize."""

@@ -53,6 +53,7 @@ class FakeEngine:
         n_vocab: how many token ids there are; those past the bytes stand for nothing.
         requests: every request that was begun, in order.
         loads: every spec that was loaded, in order.
+        touched: how often its pages were touched.
     """
 
     reply: Reply = lambda _: DEFAULT_REPLY
@@ -62,6 +63,7 @@ class FakeEngine:
     n_vocab: int = 256
     requests: list[GenerateRequest] = field(default_factory=list)
     loads: list[LoadSpec] = field(default_factory=list)
+    touched: int = 0
 
     def __post_init__(self) -> None:
         self._spec: LoadSpec | None = None
@@ -176,6 +178,10 @@ class FakeEngine:
         freed = sum(map(len, self._kept))
         self._kept.clear()
         return freed
+
+    async def touch(self) -> int:
+        self.touched += 1
+        return 1
 
     async def reshape(self, spec: LoadSpec, progress: Progress | None = None) -> ModelInfo:
         kept = list(self._kept)

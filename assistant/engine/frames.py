@@ -65,11 +65,17 @@ class DropIdle(_Message, frozen=True, kw_only=True, tag="drop_idle"):
     """Forget the sequences that no request uses."""
 
 
+class Touch(_Message, frozen=True, kw_only=True, tag="touch"):
+    """Read a byte of every page of the model, so that the kernel keeps them."""
+
+
 class GetStats(_Message, frozen=True, kw_only=True, tag="get_stats"):
     pass
 
 
-Command = Load | CancelLoad | Generate | Cancel | Tokenise | Detokenise | DropIdle | GetStats
+Command = (
+    Load | CancelLoad | Generate | Cancel | Tokenise | Detokenise | DropIdle | Touch | GetStats
+)
 
 
 class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
@@ -110,6 +116,10 @@ class Dropped(_Message, frozen=True, kw_only=True, tag="dropped"):
     cells: int
 
 
+class Touched(_Message, frozen=True, kw_only=True, tag="touched"):
+    pages: int
+
+
 class Stats(_Message, frozen=True, kw_only=True, tag="stats"):
     stats: EngineStats
 
@@ -136,7 +146,9 @@ class Failed(_Message, frozen=True, kw_only=True, tag="failed"):
         return from_wire(self.code, self.message, self.subject, self.advice)
 
 
-Report = Hello | Beat | Progress | Loaded | Event | Tokens | Text | Dropped | Stats | Failed
+Report = (
+    Hello | Beat | Progress | Loaded | Event | Tokens | Text | Dropped | Touched | Stats | Failed
+)
 
 _Any = TypeVar("_Any")
 _encoder = msgspec.msgpack.Encoder()

@@ -61,6 +61,13 @@ class ElasticEngine(Engine, Protocol):
         """Forget every sequence that no request is using. Returns the freed cells."""
         ...
 
+    async def touch(self) -> int:
+        """Keep the model's pages in host memory by reading a byte of each; returns how many.
+
+        Stops early for anything that is asked meanwhile.
+        """
+        ...
+
     async def reshape(self, spec: LoadSpec, progress: Progress | None = None) -> ModelInfo:
         """Go over to `spec`, which may differ in anything.
 

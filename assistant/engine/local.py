@@ -261,6 +261,12 @@ class LlamaEngine:
         assert isinstance(report, frames.Dropped)
         return report.cells
 
+    async def touch(self) -> int:
+        worker = await self._loaded()
+        report = await self._ask(worker, frames.Touch(id=self._id()))
+        assert isinstance(report, frames.Touched)
+        return report.pages
+
     async def reshape(self, spec: LoadSpec, progress: Progress | None = None) -> ModelInfo:
         """See `ElasticEngine`. The worker takes those in flight along; new requests wait."""
         self._open.clear()

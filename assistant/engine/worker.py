@@ -22,6 +22,7 @@ from assistant.engine.job import Job
 from assistant.engine.runner import Runner
 from assistant.engine.types import Delta, Done, LoadSpec
 from assistant.errors import EngineError, FrameError, LoadError, RefusedError, UnderkeelError
+from assistant.llama import pages
 from assistant.llama.context import Context, Span
 from assistant.llama.model import Model
 
@@ -112,6 +113,10 @@ class Worker:
             case frames.DropIdle():
                 cells = self._ready().slots.drop_idle()
                 self._say(frames.Dropped(id=command.id, cells=cells))
+            case frames.Touch():
+                # Whatever else is wanted goes first.
+                count = pages.touch(self._ready().spec.path, self._commands.empty)
+                self._say(frames.Touched(id=command.id, pages=count))
             case frames.GetStats():
                 self._say(frames.Stats(id=command.id, stats=self._ready().stats()))
 

@@ -16,6 +16,8 @@ from assistant.memory.ladder import (
     Situation,
     Standing,
     choose,
+    fallen,
+    first_fit,
     moved,
     safer,
 )
@@ -137,6 +139,60 @@ def test_a_fall_soon_after_a_climb_makes_the_next_climb_wait_longer() -> None:
     assert waits == sorted(waits)
     assert waits[:3] == [rules.hold_s, rules.hold_s * 2, rules.hold_s * 4]
     assert waits[-1] <= rules.most_hold_s
+
+
+def test_what_was_refused_is_not_tried_again_at_once() -> None:
+    """A driver reports as free what it then refuses: waits grow, and the ladder settles below."""
+    rules, rich = Rules(), situation(9000, idle_s=99)
+    had = {"CUDA0": 9000 * MIB + LADDER[4].holds["CUDA0"]}
+    standing, waits, now = Standing(), [], 0.0
+    for _ in range(6):
+        standing = fallen(standing, 4, had, now, rules)
+        waited = 0.0
+        while choose(LADDER, standing, rich, now + waited) is None:
+            waited += 10.0
+        waits.append(waited)
+        now += waited
+    assert waits[0] == rules.refused_s
+    assert waits == sorted(waits) and waits[1] == 2 * waits[0]
+    assert waits[-1] == rules.most_hold_s
+    # Up to the rung itself nothing was refused.
+    lower = moved(fallen(standing, 4, had, now, rules), Move(6, ""), now, rules)
+    assert target(choose(LADDER, lower, rich, now + rules.hold_s)) == "batch"
+
+
+def test_more_memory_than_at_the_refusal_is_worth_a_try() -> None:
+    had = {"CUDA0": 1000 * MIB + LADDER[4].holds["CUDA0"]}
+    standing = fallen(Standing(), 4, had, 0.0)
+    soon = Rules().hold_s + 1
+    assert choose(LADDER, standing, situation(1200, idle_s=99), soon) is None
+    assert target(choose(LADDER, standing, situation(1300, idle_s=99), soon)) == "plan"
+
+
+def test_what_is_held_nowhere_is_no_concern() -> None:
+    """A card that others fill does not matter to a service that stands on the host alone."""
+    ladder = list(LADDER)
+    host = Rung("host", "", LADDER[6].spec, {"CUDA0": 0, "CPU": 4000 * MIB})
+    least = Rung("least", "", LADDER[5].spec, {"CUDA0": 0, "CPU": 3000 * MIB})
+    ladder[6:7] = [host, least]
+    standing = Standing(rung=6)
+    assert choose(ladder, standing, situation(0, host_mib=9000), 0.0) is None
+    assert choose(ladder, standing, situation(0, host_mib=100), 0.0) == Move(
+        7, "CPU has 100 MiB free"
+    )
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "expected"),
+    [(9000, "plan"), (7100, "context"), (6500, "batch"), (3010, "experts"), (100, "experts")],
+)
+def test_with_nothing_loaded_the_first_that_fits(free_mib: int, expected: str) -> None:
+    free = {"CUDA0": free_mib * MIB, "CPU": 9000 * MIB}
+    margins = {"CUDA0": MARGIN, "CPU": 512 * MIB}
+    assert NAMES[first_fit(LADDER, free, margins)] == expected
+    # 3010 MiB leave no margin, 100 MiB not even room: the last that serves is all there is to try.
+    barred = Rules(forbidden=frozenset({expected}))
+    assert NAMES[first_fit(LADDER, free, margins, barred)] != expected
 
 
 def test_forbidden_rungs_are_passed_over() -> None:

@@ -1,0 +1,53 @@
+"""The model's pages are found among all that is mapped, and come back when they are touched."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from assistant.llama.pages import regions, touch
+
+PAGES = 4096
+
+MAPS = """\
+00400000-00452000 r-xp 00000000 08:02 173521      /usr/bin/python3
+7f0000000000-7f0004000000 r--s 00000000 08:02 42                         {model}
+7f0010000000-7f0010001000 r--s 04000000 08:02 42                         {model}
+7f0020000000-7f0022000000 rw-p 00000000 00:00 0{blank}
+7f0030000000-7f0030010000 rw-p 00000000 00:00 0{blank}
+7f0040000000-7f0042000000 ---p 00000000 00:00 0{blank}
+7f0050000000-7f0052000000 rw-s 00000000 00:05 99                         /dev/nvidia-uvm
+7ffc00000000-7ffc02000000 rw-p 00000000 00:00 0                          [stack]
+"""
+
+
+def test_the_file_and_large_anonymous_memory_and_nothing_else(tmp_path: Path) -> None:
+    model = tmp_path / "a model.gguf"
+    model.touch()
+    assert regions(str(model), MAPS.format(model=model, blank=" ")) == [
+        (0x7F0000000000, 0x7F0004000000),
+        (0x7F0010000000, 0x7F0010001000),
+        (0x7F0020000000, 0x7F0022000000),
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")
+def test_pages_that_were_taken_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(bytes(PAGES * mmap.PAGESIZE))
+
+    def resident() -> int:
+        maps = psutil.Process().memory_maps(grouped=True)
+        return sum(one.rss for one in maps if one.path == str(path)) // mmap.PAGESIZE
+
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        mapped.madvise(mmap.MADV_DONTNEED)
+        assert resident() == 0
+        assert touch(str(path), lambda: False) == 0
+        assert resident() == 0
+        assert touch(str(path)) >= PAGES
+        assert resident() == PAGES
