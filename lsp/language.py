@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -14,6 +16,7 @@ class Language:
 
     comment: tuple[str, ...]
     opens: tuple[str, ...]
+    opening: re.Pattern[str] | None = None
 
     def is_comment(self, line: str) -> bool:
         """Whether a line holds nothing but a comment."""
@@ -23,6 +26,8 @@ class Language:
         """Whether a deeper block follows after this line."""
         words = line.rstrip()
         if words.endswith(("{", "(", "[", "=>")):
+            return True
+        if self.opening is not None and self.opening.search(words):
             return True
         for mark in self.opens:
             if words.endswith(mark):
@@ -38,12 +43,27 @@ def language(name: str) -> Language:
     return rows.get(name, rows["default"])
 
 
+def grammar(name: str) -> str:
+    """The name, in `context.language`, of the language with an LSP language id."""
+    names: dict[str, str] = _table()["grammar"]
+    return names.get(name, name)
+
+
+@cache
+def _table() -> dict[str, Any]:
+    return tomllib.loads((resources.files("lsp") / "languages.toml").read_text("utf-8"))
+
+
 @cache
 def _rows() -> dict[str, Language]:
-    table = tomllib.loads((resources.files("lsp") / "languages.toml").read_text("utf-8"))
-    aliases: dict[str, list[str]] = table.pop("alias")
+    table = {name: row for name, row in _table().items() if name not in {"alias", "grammar"}}
+    aliases: dict[str, list[str]] = _table()["alias"]
     rows = {
-        name: Language(comment=tuple(row["comment"]), opens=tuple(row["opens"]))
+        name: Language(
+            comment=tuple(row["comment"]),
+            opens=tuple(row["opens"]),
+            opening=re.compile(row["opening"]) if "opening" in row else None,
+        )
         for name, row in table.items()
     }
     return rows | {alias: rows[name] for name, names in aliases.items() for alias in names}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from lsp.closing import closes
 from lsp.filters.control_tokens import first_control_token
 from lsp.filters.repeated_lines import loop_start
 from lsp.site import Shape, Site, leading_blanks, width
@@ -40,7 +41,7 @@ def _at_line_end(answer: str, site: Site) -> int | None:
 def _at_block_end(answer: str, site: Site) -> int | None:
     """A block ends at a blank line, or before a line that stands further left than it should.
 
-    A line of closing brackets there belongs to the block and is its last.
+    A line there that closes what the cursor's line has opened belongs to the block and is its last.
     """
     if site.shape is not Shape.BLOCK:
         return None
@@ -52,6 +53,8 @@ def _at_block_end(answer: str, site: Site) -> int | None:
         line, line_end, _ = answer[start:].partition("\n")
         if line.strip():
             if width(leading_blanks(line)) < least:
+                if line_end and closes(site.line_prefix, answer[:end], line, site.language_id):
+                    return start + len(line.rstrip())
                 closing = _CLOSING.match(line)
                 stop = start + closing.end() if closing else 0
                 if not closing or _closes_too_much(answer[:stop], site):
