@@ -90,16 +90,22 @@ def cuts(
         found += _comments(source)
     if depth >= Depth.BODIES or is_generated(source.text):
         found += _bodies(source, keep)
-    others = _settled(found, protect)
-    return _settled([*others, *_imports(source, used, others)], protect)
+    others = _settled(source, found, protect)
+    return _settled(source, [*others, *_imports(source, used, others)], protect)
 
 
-def _settled(found: list[Cut], protect: tuple[int, int]) -> list[Cut]:
-    """Outer cuts win over inner ones; what is protected or saves nothing is dropped."""
+def _settled(source: Source, found: list[Cut], protect: tuple[int, int]) -> list[Cut]:
+    """Outer cuts win over inner ones; dropped is what is protected, what saves nothing, and what
+    would put a line comment in front of code."""
     worth = [
         cut
         for cut in found
-        if cut.saved >= _MIN_SAVED_CHARS and not (cut.start < protect[1] and cut.stop > protect[0])
+        if cut.saved >= _MIN_SAVED_CHARS
+        and not (cut.start < protect[1] and cut.stop > protect[0])
+        and not (
+            cut.marker == source.language.cut_marker
+            and source.text[cut.stop : line_end(source.text, cut.stop)].strip()
+        )
     ]
     return _disjoint(worth)
 
@@ -153,8 +159,9 @@ def _licence(source: Source) -> list[Cut]:
     spans = source.spans("comments", "comment")
     runs = _comment_runs(source, [span for span in spans if span[0] < 4000])
     for start, stop in runs[:2]:
-        head = source.text[:start].strip()
-        if head and not head.startswith(("#!", "<?php")):
+        head = [line.strip() for line in source.text[:start].split("\n")]
+        first = ("#!", "<?php", source.language.cut_marker)
+        if any(line and not line.startswith(first) for line in head):
             break
         if source.text.startswith("#!", start):
             start = line_end(source.text, start)  # noqa: PLW2901 - the shebang stays

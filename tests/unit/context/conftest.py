@@ -126,17 +126,34 @@ def main_file() -> Callable[[str], Path]:
     return main_fixture
 
 
+_SITE = Path(httpx.__file__).resolve().parents[1]
+_REPOSITORY = Path(__file__).resolve().parents[3]
+# Where real files of a language are, how their names end, and how many of them are taken.
+_REAL = (
+    (_SITE, (".py",), 60),
+    (_SITE, (".h", ".c", ".cpp", ".cxx"), 16),
+    (_SITE, (".lua",), 8),
+    (_SITE, (".js", ".sh"), 6),
+    (_REPOSITORY / "editors", (".ts", ".lua", ".mjs"), 12),
+)
+
+
 @pytest.fixture(scope="session")
 def real_sources() -> list[tuple[str, str]]:
-    """Paths and texts of real files: installed Python and C, and the fixtures of all languages."""
-    site = Path(httpx.__file__).resolve().parents[1]
+    """Paths and texts of real files: what is installed or part of this project, and the fixtures
+    of all languages, which are also there several times over, to be larger."""
     rng = random.Random(11)
-    python = sorted(p for p in site.rglob("*.py") if 500 < p.stat().st_size < 40_000)
-    headers = sorted(p for p in site.rglob("*.h") if 500 < p.stat().st_size < 40_000)
-    chosen = rng.sample(python, 60) + rng.sample(headers, min(8, len(headers)))
-    chosen += [p for p in sorted(FIXTURES.rglob("*")) if p.is_file() and "golden" not in p.parts]
-    found = [(str(p), p.read_text(encoding="utf-8", errors="replace")) for p in chosen]
-    return found + [(path, text * 5) for path, text in found[-28:]]
+    chosen: list[Path] = []
+    for folder, endings, count in _REAL:
+        paths = (
+            p for p in folder.rglob("*") if p.suffix in endings and "node_modules" not in p.parts
+        )
+        fit = sorted(p for p in paths if 500 < p.stat().st_size < 40_000)
+        chosen += rng.sample(fit, min(count, len(fit)))
+    written = [p for p in sorted(FIXTURES.rglob("*")) if p.is_file() and "golden" not in p.parts]
+    texts = {p: p.read_text(encoding="utf-8", errors="replace") for p in (*chosen, *written)}
+    larger = [(str(p), texts[p] * 5) for p in written]
+    return [(str(p), text) for p, text in texts.items()] + larger
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import pytest
 import context
 from context.chunk import chunks
 from context.encoder import Encoder
+from context.language import languages
 from context.source import read_file
 from context.text import byte_offset
 from context.trim import Depth, cuts, trim
 from context.types import Part
 
 TRIPLES = 21_000
+TRIPLES_A_LANGUAGE = 250
 
 
 def check(prompt, text, cursor, budget, answer=0):
@@ -37,8 +40,8 @@ def test_random_places_cursors_and_budgets(real_sources, fast_counter, layout, c
     """Cursors jump about under one budget for a while: so heads are built and kept, both."""
     rng = random.Random(7)
     workspace = context.Workspace([tmp_path], fast_counter, layout, control)
-    done = 0
-    while done < TRIPLES:
+    done: Counter[str] = Counter()
+    while done.total() < TRIPLES:
         path, text = rng.choice(real_sources)
         document = workspace.open(tmp_path / path.lstrip("/").replace("/", "_"), text)
         text = document.text
@@ -51,8 +54,9 @@ def test_random_places_cursors_and_budgets(real_sources, fast_counter, layout, c
                 rest = rng.random() < 0.1
                 prompt = workspace.prompt(document, at, budget, max_answer_tokens=answer, rest=rest)
                 check(prompt, text, cursor, budget, answer)
-                done += 1
+                done[document.language.name if document.language is not None else "none"] += 1
         workspace.close(document)
+    assert all(done[name] >= TRIPLES_A_LANGUAGE for name in languages()), done
 
 
 def test_a_smaller_budget_gives_a_sensible_subset(real_sources, counter, layout, control):
@@ -74,7 +78,7 @@ def test_a_smaller_budget_gives_a_sensible_subset(real_sources, counter, layout,
 
 def test_chunks_hold_every_character_once(real_sources, counter):
     encoder = Encoder(counter)
-    for path, text in real_sources[:90]:
+    for path, text in real_sources:
         source = read_file(path, text)
         if source is None:
             continue
@@ -90,7 +94,7 @@ def test_chunks_hold_every_character_once(real_sources, counter):
 
 @pytest.mark.parametrize("depth", [Depth.LIGHT, Depth.DOCS, Depth.BODIES], ids=str)
 def test_trimming_twice_is_trimming_once(real_sources, depth):
-    for path, text in real_sources[:90]:
+    for path, text in real_sources:
         source = read_file(path, text)
         if source is None:
             continue
@@ -104,7 +108,7 @@ def test_trimming_twice_is_trimming_once(real_sources, depth):
 
 def test_what_is_protected_is_not_touched(real_sources):
     rng = random.Random(9)
-    for path, text in real_sources[:60]:
+    for path, text in real_sources:
         source = read_file(path, text)
         if source is None:
             continue
