@@ -74,7 +74,7 @@ def test_a_fix_is_shown_before_it_is_made(vim: Session) -> None:
         " # end",
     ]
     screen = vim.screen()
-    assert "y applies this, q discards it" in screen[0]
+    assert "y applies this, q discards it" in screen
     assert "    return a - b" in screen[1], "not yet"
     vim.keys("y")
     vim.wait("#vim.api.nvim_list_wins() == 1")
@@ -136,9 +136,9 @@ def test_an_edit_for_an_older_text_is_not_made(vim: Session) -> None:
     vim.rules(actions=[FIX])
     vim.keys(":Underkeel fix<CR>")
     wait_preview(vim)
-    vim.keys("<C-w>h")
+    vim.keys("<C-w>k")
     vim.wait("vim.bo.filetype == 'python'")
-    vim.keys("Go# more<Esc><C-w>l")
+    vim.keys("Go# more<Esc><C-w>j")
     vim.wait("vim.bo.filetype == 'diff'")
     vim.keys("y")
     vim.wait("vim.fn.execute('messages'):find('has changed since') ~= nil")

@@ -10,7 +10,7 @@ local M = {}
 function M.open(title, keys, on_wipeout)
   local buf = vim.api.nvim_create_buf(false, true)
   vim.bo[buf].bufhidden = 'wipe'
-  local win = M.window(buf, title, false)
+  local win = M.window(buf, title, { enter = false, wide = false })
   vim.wo[win].conceallevel = 2
   vim.bo[buf].filetype = 'markdown'
   pcall(vim.treesitter.start, buf, 'markdown')
@@ -29,21 +29,30 @@ end
 
 --- Show a buffer in a split or a float, as the configuration says.
 ---
----@param enter boolean does the cursor go there?
+---@param title string
+---@param opts { enter: boolean, wide: boolean } does the cursor go there; does the text want the
+---   whole width, as a diff does
 ---@return integer win
-function M.window(buf, title, enter)
-  local config, win = require('underkeel').config.explain, nil
-  local width = math.floor(config.width < 1 and config.width * vim.o.columns or config.width)
+function M.window(buf, title, opts)
+  local config = require('underkeel').config.explain
+  local share = config.width < 1 and math.floor(config.width * vim.o.columns) or config.width
+  local height = math.max(5, math.floor(vim.o.lines * (opts.wide and 0.5 or 0.6)))
+  local window = { style = 'minimal', split = 'right', win = -1, width = share }
   if config.window == 'float' then
-    local height = math.max(5, math.floor(vim.o.lines * 0.6))
-    win = vim.api.nvim_open_win(buf, enter, {
-      relative = 'editor', anchor = 'NE', row = 1, col = vim.o.columns - 1,
-      width = width, height = height, border = 'rounded', title = ' ' .. title .. ' ', style = 'minimal',
-    })
-  else
-    win = vim.api.nvim_open_win(buf, enter, { split = 'right', win = -1, width = width, style = 'minimal' })
+    window = {
+      style = 'minimal', relative = 'editor', anchor = 'NE', row = 1, col = vim.o.columns - 1,
+      width = opts.wide and vim.o.columns - 4 or share, height = height,
+      border = 'rounded', title = ' ' .. title .. ' ',
+    }
+  elseif opts.wide then
+    height = math.min(height, vim.api.nvim_buf_line_count(buf) + 1)
+    window = { style = 'minimal', split = 'below', win = -1, height = height }
   end
+  local win = vim.api.nvim_open_win(buf, opts.enter, window)
   vim.wo[win].wrap, vim.wo[win].linebreak = true, true
+  if not pcall(vim.api.nvim_buf_set_name, buf, 'underkeel://' .. title) then
+    vim.api.nvim_buf_set_name(buf, ('underkeel://%d/%s'):format(buf, title))
+  end
   return win
 end
 

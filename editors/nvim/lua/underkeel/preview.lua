@@ -31,7 +31,7 @@ function M.offer(edit, client, title, done)
   local buf = vim.api.nvim_create_buf(false, true)
   vim.api.nvim_buf_set_lines(buf, 0, -1, false, vim.list_extend(H.notes(edit), lines))
   vim.bo[buf].bufhidden, vim.bo[buf].filetype, vim.bo[buf].modifiable = 'wipe', 'diff', false
-  panel.window(buf, title, true)
+  panel.window(buf, title, { enter = true, wide = true })
   panel.note(buf, 'y applies this, q discards it')
   panel.map(buf, {
     y = { 'Apply the edit', function()
