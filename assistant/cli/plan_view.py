@@ -179,9 +179,10 @@ def _promises(model: Model, machine: Machine, wishes: Wishes, plan: Plan) -> Tex
     bound, most = decode_bound(plan), most_context(model, machine, wishes, plan)
     text = Text()
     text.append(f"{plan.n_ctx:,} tokens", style="bold")
-    text.append(f" of context in a {plan.choice.cache.type_k} cache")
+    text.append(f" of context, the cache in {plan.choice.cache.type_k}")
     if most > plan.n_ctx:
-        text.append(f"; up to {most:,} without moving an expert")
+        moved = " without moving an expert" if plan.expert_layers_on_gpu else " would fit, too"
+        text.append(f"; up to {most:,}{moved}")
     text.append("\nA token reads ")
     text.append(gib(bound.card_bytes + bound.host_bytes), style="bold")
     text.append(" of weights: ")
@@ -195,10 +196,11 @@ def _promises(model: Model, machine: Machine, wishes: Wishes, plan: Plan) -> Tex
 
 def _changes(model: Model, machine: Machine, wishes: Wishes, plan: Plan) -> RenderableType:
     table = Table(box=None, header_style="dim", pad_edge=False, title_justify="left")
-    for name in ("context", "cache", "KV", "experts on cards"):
+    told = "experts on cards" if machine.gpus and model.census.moe else "in all"
+    for name in ("context", "cache", "KV", told):
         table.add_column(name, justify="right")
     for item in what_if(model, machine, wishes, plan):
-        groups = str(item.plan.expert_layers_on_gpu) if item.plan else "does not fit"
+        groups = _outcome(item.plan, told) if item.plan else "does not fit"
         now = item.n_ctx == plan.n_ctx and item.cache_type == plan.choice.cache.type_k
         table.add_row(
             f"{item.n_ctx:,}",
@@ -208,6 +210,13 @@ def _changes(model: Model, machine: Machine, wishes: Wishes, plan: Plan) -> Rend
             style="bold" if now else "",
         )
     return Padding(Group(Text("What would change", style="bold"), table), (1, 0, 0, 0))
+
+
+def _outcome(plan: Plan, told: str) -> str:
+    """What a table of other plans tells of one."""
+    if told == "in all":
+        return gib(sum(usage.needed_bytes for usage in plan.usages))
+    return str(plan.expert_layers_on_gpu)
 
 
 def _list(title: str, lines: tuple[str, ...]) -> RenderableType:

@@ -45,16 +45,21 @@ class Verdict:
     candidate: Candidate
     plan: Plan | None
     why_not: str = ""
+    shortfall_bytes: int = 0
 
     @property
     def tokens_per_s(self) -> float:
         return decode_bound(self.plan).tokens_per_s if self.plan else 0.0
 
     @property
+    def usable(self) -> bool:
+        """Whether ghost text could come in time."""
+        return self.tokens_per_s >= _USABLE_TOKENS_PER_S
+
+    @property
     def rank(self) -> tuple[bool, bool, float]:
         """Usable before slow before impossible, then by quality."""
-        usable = self.tokens_per_s >= _USABLE_TOKENS_PER_S
-        return (self.plan is None, not usable, -self.candidate.quality)
+        return (self.plan is None, not self.usable, -self.candidate.quality)
 
 
 def register(app: typer.Typer) -> None:
@@ -76,7 +81,7 @@ def recommend(
     if as_json:
         typer.echo(json.dumps([_json(verdict) for verdict in verdicts], indent=1))
     else:
-        Console().print(_picture(verdicts))
+        Console().print(_picture(verdicts, cards=bool(machine.gpus)))
 
 
 def candidates() -> Iterator[Candidate]:
@@ -103,44 +108,70 @@ def judge(found: Iterator[Candidate], machine: Machine, wishes: Wishes) -> list[
             plan = make_plan(model, machine, wishes, search_alternatives=False)
             verdicts.append(Verdict(candidate, plan))
         except PlanError as error:
-            verdicts.append(Verdict(candidate, None, error.message))
+            verdicts.append(Verdict(candidate, None, error.message, error.shortfall_bytes))
     return sorted(verdicts, key=lambda verdict: verdict.rank)
 
 
-def _picture(verdicts: list[Verdict]) -> RenderableType:
+def _picture(verdicts: list[Verdict], *, cards: bool) -> RenderableType:
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("model", "size", "the plan"):
-        table.add_column(name, no_wrap=name != "the plan")
+    table.add_column("model", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("on the cards" if cards else "in memory")
+    table.add_column("context", justify="right", no_wrap=True)
+    table.add_column("tokens/s", justify="right", no_wrap=True)
+    best = next((verdict for verdict in verdicts if verdict.usable), None)
     for verdict in verdicts:
         size = gib(model_of(verdict.candidate.header).census.total.size_bytes)
-        style = "" if verdict.plan else "dim"
-        table.add_row(verdict.candidate.name, size, _line(verdict), style=style)
-    note = Text(
-        "Ordered by our own rough view of their merit for coding. Sizes are of the usual "
-        "quantisation, speeds are bounds. The whole plan of one: underkeel plan NAME",
-        style="dim",
+        plan = verdict.plan
+        if plan is None:
+            missing = f"{gib(verdict.shortfall_bytes)} too large"
+            table.add_row(verdict.candidate.name, size, missing, "", "", style="dim")
+            continue
+        speed = f"< {verdict.tokens_per_s:.0f}" + ("" if verdict.usable else " slow")
+        style = "bold" if verdict is best else ""
+        context = f"{plan.n_ctx:,}"
+        stands = _on_cards(plan) if cards else "all of it"
+        table.add_row(verdict.candidate.name, size, stands, context, speed, style=style)
+    words = (
+        "Ordered by our own rough view of their merit for coding, what is too slow for ghost text "
+        "after the rest. Sizes are of the usual quantisation; speeds are bounds by what a token "
+        "reads. The whole plan of one: underkeel plan NAME"
     )
-    return Group(table, Text(), note)
+    return Group(table, Text(), Text(words, style="dim"))
+
+
+def _on_cards(plan: Plan) -> str:
+    """What of the model stands there, in few words."""
+    layers, experts = plan.choice.layers, plan.choice.experts
+    if plan.choice.output == HOST:
+        return "nothing"
+    if HOST in layers:
+        return f"{len(layers) - layers.count(HOST)} of {len(layers)} layers"
+    if HOST in experts:
+        return f"experts of {plan.expert_layers_on_gpu} of {sum(map(bool, experts))} layers"
+    return "all of it"
+
+
+def _where(plan: Plan) -> str:
+    groups = sum(1 for device in plan.choice.experts if device)
+    on_cards = plan.expert_layers_on_gpu
+    if not plan.gpu_usages or plan.choice.output == HOST:
+        return "in host memory"
+    if HOST not in {*plan.choice.layers, *plan.choice.experts}:
+        return "wholly on the card" if len(plan.gpu_usages) == 1 else "wholly on the cards"
+    if HOST in plan.choice.layers:
+        on_host = plan.choice.layers.count(HOST)
+        return f"{on_host} of {len(plan.choice.layers)} layers in host memory"
+    return f"experts of {on_cards} of {groups} layers on cards, the others in host memory"
 
 
 def _line(verdict: Verdict) -> str:
     plan = verdict.plan
     if plan is None:
         return verdict.why_not
-    groups = sum(1 for device in plan.choice.experts if device)
-    on_cards = plan.expert_layers_on_gpu
-    if not plan.gpu_usages or plan.choice.output == HOST:
-        where = "in host memory"
-    elif HOST not in {*plan.choice.layers, *plan.choice.experts}:
-        where = "wholly on the card" if len(plan.gpu_usages) == 1 else "wholly on the cards"
-    elif HOST in plan.choice.layers:
-        on_host = plan.choice.layers.count(HOST)
-        where = f"{on_host} of {len(plan.choice.layers)} layers in host memory"
-    else:
-        where = f"experts of {on_cards} of {groups} layers on cards, the others in host memory"
-    slow = "" if verdict.tokens_per_s >= _USABLE_TOKENS_PER_S else ": too slow for ghost text"
+    slow = "" if verdict.usable else ": too slow for ghost text"
     return (
-        f"{where}; {plan.n_ctx:,} tokens, {plan.choice.cache.type_k} cache; "
+        f"{_where(plan)}; {plan.n_ctx:,} tokens, {plan.choice.cache.type_k} cache; "
         f"at most {verdict.tokens_per_s:.0f} tokens/s{slow}"
     )
 

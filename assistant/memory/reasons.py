@@ -98,11 +98,13 @@ def _about_cache(plan: Plan, wishes: Wishes) -> list[str]:
         said.append(f"the cache is {cache.type_k}, which spares {gib(saved)} against f16")
     if not wishes.n_ctx:
         said.append(
-            f"{cache.n_ctx} tokens of context were chosen; {plan.model.n_ctx_train} were trained"
+            f"{cache.n_ctx:,} tokens of context were chosen; it was trained for "
+            f"{plan.model.n_ctx_train:,}"
         )
     elif plan.model.n_ctx_train and wishes.n_ctx > plan.model.n_ctx_train:
         said.append(
-            f"{wishes.n_ctx} tokens are more than the {plan.model.n_ctx_train} it was trained for"
+            f"{wishes.n_ctx:,} tokens are more than the {plan.model.n_ctx_train:,} that it was "
+            "trained for"
         )
     if cache.n_ubatch < wishes.n_ubatch:
         said.append(f"batches of {cache.n_ubatch} tokens keep the compute buffer small")
