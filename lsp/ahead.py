@@ -2,6 +2,10 @@
 
 Each piece of it comes after something that the user did, once, and gives way to what is asked for:
 there is no work while the user is away.
+
+Typing at a place that the cache does not hold is no guess: the next question needs that prompt, and
+all of it but what is typed meanwhile stays as it is. So it is warmed at once, and goes on while the
+user types.
 """
 
 from __future__ import annotations
@@ -23,6 +27,9 @@ if TYPE_CHECKING:
 REST_S = 0.3
 """A user who has done nothing for so long is reading or thinking."""
 
+_SUFFIX_CHARS = 256
+"""As much of the text after the cursor tells one place from another."""
+
 
 class Ahead:
     """At most one piece of work for one document, waiting or going on."""
@@ -43,21 +50,44 @@ class Ahead:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._following = ""
+        self._wanted: asyncio.Task[None] | None = None
+        self._suffix: str | None = None
 
     def opened(self, place: Place) -> None:
         """The document is shown; the cursor was last at `place`."""
         self._after(0.0, lambda settings: self._warm(place, settings))
 
     def edited(self) -> None:
-        """The document was changed. Unless somebody asks, warm the prompt where that was."""
+        """The document was changed. Warm the prompt where that was: at once where the cache does
+        not hold the place, elsewhere once the user rests and nobody has asked."""
         self._wait_no_more()
-        self._after(REST_S, lambda settings: self._warm(self._document.edited, settings))
+        snapshot = self._document.snapshot(self._document.clamp(self._document.edited))
+        if self._suffix not in {None, snapshot.suffix[:_SUFFIX_CHARS]}:
+            self._suffix = snapshot.suffix[:_SUFFIX_CHARS]
+            self._begin(
+                lambda settings: self._completer.warm(snapshot, settings, wanted=True), wanted=True
+            )
+        elif not self._warming:
+            self._after(REST_S, lambda settings: self._warm(self._document.edited, settings))
 
-    def asked(self, *, known: bool) -> None:
-        """Somebody asks. Work goes on only if the answer was `known`, so that it may follow it."""
+    def asked(self, snapshot: Snapshot, *, known: bool) -> None:
+        """Somebody asks. Work goes on only if the answer was `known`, so that it may follow it, and
+        if the question needs what is being warmed."""
         self._wait_no_more()
-        if not known:
+        there = self._suffix == snapshot.suffix[:_SUFFIX_CHARS]
+        if not known and not (self._warming and there):
             self._end()
+        self._suffix = snapshot.suffix[:_SUFFIX_CHARS]
+
+    async def ready(self) -> None:
+        """Wait until what the next question needs is in the cache, if that is under way."""
+        if self._wanted is not None and self._warming:
+            await asyncio.wait({self._wanted})
+
+    @property
+    def _warming(self) -> bool:
+        """Whether the prompt of the place where the user types is being evaluated."""
+        return self._wanted is not None and not self._wanted.done()
 
     def suggested(self, snapshot: Snapshot, suggestion: Suggestion) -> None:
         """A suggestion is shown for the cursor of `snapshot`: find out what could follow it."""
@@ -79,16 +109,23 @@ class Ahead:
     ) -> None:
         self._timer = asyncio.get_running_loop().call_later(wait_s, self._begin, work)
 
-    def _begin(self, work: Callable[[CompletionSettings], Coroutine[Any, Any, None]]) -> None:
+    def _begin(
+        self,
+        work: Callable[[CompletionSettings], Coroutine[Any, Any, None]],
+        *,
+        wanted: bool = False,
+    ) -> None:
         self._timer = None
         settings = self._settings()
         if settings is None or not settings.enabled or not settings.ahead:
             return
-        if not self._watch.machine().may_work_ahead(on_battery=settings.ahead_on_battery):
+        machine = self._watch.machine()
+        if not machine.may_work_ahead(on_battery=settings.ahead_on_battery, wanted=wanted):
             return
         self._end()
         self._following = ""
         self._task = asyncio.create_task(work(settings))
+        self._wanted = self._task if wanted else None
 
     def _wait_no_more(self) -> None:
         if self._timer is not None:
@@ -102,6 +139,7 @@ class Ahead:
 
     async def _warm(self, place: Place, settings: CompletionSettings) -> None:
         snapshot = self._document.snapshot(self._document.clamp(place))
+        self._suffix = snapshot.suffix[:_SUFFIX_CHARS]
         await self._completer.warm(snapshot, settings, rest=True)
 
     async def _follow(self, after: Snapshot, settings: CompletionSettings) -> None:

@@ -15,7 +15,7 @@ from lsp.health import Health, facts_of, told
 
 if TYPE_CHECKING:
     from assistant.client import ChatMessage, CompletionChunk, CompletionRequest, Props, Status
-    from assistant.engine.types import ModelInfo, Timings
+    from assistant.engine.types import ModelInfo, Priority, Timings
     from lsp.model import Served
 
 _FIRST_RETRY_S = 5.0
@@ -45,7 +45,9 @@ class Client(Protocol):
         budget_tokens: int = ...,
     ) -> AsyncGenerator[CompletionChunk, None]: ...
 
-    async def warm(self, prompt: tuple[int, ...], document: str = "") -> Timings: ...
+    async def warm(
+        self, prompt: tuple[int, ...], document: str = "", priority: Priority = ...
+    ) -> Timings: ...
 
     async def aclose(self) -> None: ...
 
@@ -146,9 +148,9 @@ class Backend:
                     self._served = self._served.with_explain_budget(chunk.budget)
                 yield chunk
 
-    async def warm(self, prompt: tuple[int, ...], document: str) -> Timings:
+    async def warm(self, prompt: tuple[int, ...], document: str, priority: Priority) -> Timings:
         """Evaluate a prompt ahead of its question, as `DaemonClient.warm`."""
-        return await self._connected_client().warm(prompt, document)
+        return await self._connected_client().warm(prompt, document, priority)
 
     def forget(self) -> None:
         """A request failed so that nothing known about the daemon holds: connect anew."""

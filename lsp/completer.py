@@ -79,7 +79,12 @@ class Completer:
         return list(found.values())
 
     async def warm(
-        self, snapshot: Snapshot, settings: CompletionSettings, *, rest: bool = False
+        self,
+        snapshot: Snapshot,
+        settings: CompletionSettings,
+        *,
+        rest: bool = False,
+        wanted: bool = False,
     ) -> None:
         """Have the prompt for the cursor evaluated, so that a question there is answered sooner.
 
@@ -87,10 +92,12 @@ class Completer:
 
         Args:
             rest: the cursor rests; see `Prompts.ids`.
+            wanted: the user is typing there: as urgent as a question.
         """
         served = await self._backend.served()
         if served is None:
             return
+        from assistant.engine.types import Priority
         from lsp.asking import prompt_tokens, question
 
         asked = question(snapshot)
@@ -99,7 +106,8 @@ class Completer:
         if not prompt:
             return
         try:
-            await self._backend.warm(prompt, _document(snapshot, "ahead"))
+            priority = Priority.INTERACTIVE if wanted else Priority.BACKGROUND
+            await self._backend.warm(prompt, _document(snapshot, "ahead"), priority)
         except UnderkeelError as error:
             _log.info("a prompt was not warmed, for an error of kind %s", error.code)
 

@@ -23,9 +23,12 @@ class Machine:
     load: float
     on_battery: bool
 
-    def may_work_ahead(self, *, on_battery: bool) -> bool:
-        """Whether to compute what may be wanted; `on_battery` is the user's word for that case."""
-        return self.load < _BUSY_SHARE and (on_battery or not self.on_battery)
+    def may_work_ahead(self, *, on_battery: bool, wanted: bool = False) -> bool:
+        """Whether to compute what may be wanted; `on_battery` is the user's word for that case.
+
+        What is `wanted` would be computed a moment later anyway: load is no reason to wait.
+        """
+        return (wanted or self.load < _BUSY_SHARE) and (on_battery or not self.on_battery)
 
 
 def look() -> Machine:

@@ -248,12 +248,13 @@ class Session:
         self, found: _Open, snapshot: Snapshot, settings: CompletionSettings, *, invoked: bool
     ) -> list[Suggestion]:
         kept = None if invoked else found.suggestions.find(snapshot)
-        found.ahead.asked(known=kept is not None)
+        found.ahead.asked(snapshot, known=kept is not None)
         if kept is not None:
             found.ahead.suggested(snapshot, kept)
             return [kept]
         if not invoked:
             await asyncio.sleep(found.rhythm.wait_s(self._clock(), settings.debounce_ms / 1000))
+        await found.ahead.ready()
         asked_at = self._clock()
         manner = Manner(candidates=_CANDIDATES, urgent=True) if invoked else Manner()
         made = await self._completer.suggestions(snapshot, settings, manner)

@@ -29,6 +29,7 @@ from assistant.wire import (
     ServiceState,
     SettingsNow,
     Status,
+    UseBody,
 )
 
 OnProgress = Callable[[str, float], None]
@@ -139,6 +140,15 @@ class DaemonClient:
         """Ask the daemon to end. Requests in flight get a clear error."""
         await self._post("/underkeel/stop", {})
 
+    async def use_model(self, name: str, purpose: str = "complete") -> ModelInfo:
+        """Have the daemon serve another model; see `assistant.wire.UseBody`. Takes its loading.
+
+        Raises:
+            UnderkeelError: why not; the model before serves on.
+        """
+        body = UseBody(name=name, purpose=purpose)
+        return events.decode((await self._post("/underkeel/model", body)).content, ModelInfo)
+
     async def reload(self) -> SettingsNow:
         """Have the daemon read its settings again."""
         return events.decode((await self._post("/underkeel/reload", {})).content, SettingsNow)
@@ -156,13 +166,18 @@ class DaemonClient:
             async for data in stream:
                 yield events.completion_chunk(data)
 
-    async def warm(self, prompt: str | Sequence[int], document: str = "") -> Timings:
-        """Evaluate `prompt` into the KV cache and answer nothing; yields to all other requests."""
+    async def warm(
+        self,
+        prompt: str | Sequence[int],
+        document: str = "",
+        priority: Priority = Priority.BACKGROUND,
+    ) -> Timings:
+        """Evaluate `prompt` into the KV cache and answer nothing; yields to all as it is."""
         request = CompletionRequest(
             prompt=prompt if isinstance(prompt, str) else tuple(prompt),
             n_predict=0,
             document=document,
-            priority=Priority.BACKGROUND,
+            priority=priority,
         )
         timings = Timings()
         async for chunk in self.complete(request):

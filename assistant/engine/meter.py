@@ -16,7 +16,8 @@ class Meter:
     """Totals since the load, and moving averages of the speed.
 
     Attributes:
-        totals: requests, cancelled, refused, and tokens evaluated, cached, generated.
+        totals: requests, cancelled, refused, and tokens evaluated (`ahead`: by warm-ups), cached,
+            generated.
         prefill_rate, decode_rate: tokens a second; 0 before the first.
     """
 
@@ -31,6 +32,9 @@ class Meter:
         decoding = [(job, count) for job, count in parts if job.generated]
         again = any(count > 1 + len(job.draft.tokens) for job, count in decoding)
         self.totals["evaluated"] += prompt
+        self.totals["ahead"] += sum(
+            count for job, count in parts if not job.generated and not job.request.max_tokens
+        )
         if again:
             return
         if prompt and not decoding:

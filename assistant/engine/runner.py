@@ -35,8 +35,12 @@ from assistant.llama.context import Context, Span, Verdict
 from assistant.llama.model import Model
 from assistant.llama.sampling import Sampler
 
-PREFILL_CHUNK = 64
-"""Most prompt tokens a step; the abort flag ends a step early, so this does not bound the wait."""
+PREFILL_CHUNK = 32
+"""Most prompt tokens a step on a CPU. The abort flag ends a step early, so this does not bound the
+wait; it bounds what is evaluated in vain when that happens."""
+
+CARD_CHUNK = 256
+"""The same on cards, where a step is not ended early and a long one costs little more."""
 
 Say = Callable[[Delta | Done], None]
 Fail = Callable[[str, UnderkeelError], None]
@@ -221,7 +225,8 @@ class Runner:
             placing.Wish(job.request.id, len(job.todo), len(drafts[job.request.id].tokens))
             for job in running
         ]
-        rows = min(self.context.n_batch, PREFILL_CHUNK)
+        chunk = CARD_CHUNK if self.spec.devices else PREFILL_CHUNK
+        rows = min(self.context.n_batch, chunk)
         chosen = []
         for portion in placing.share_out(wishes, rows, self.context.n_outputs):
             job = self._jobs[portion.id]
@@ -373,6 +378,7 @@ class Runner:
             cancelled=totals["cancelled"],
             evaluated_tokens=totals["evaluated"],
             cached_tokens=totals["cached"],
+            ahead_tokens=totals["ahead"],
             generated_tokens=totals["generated"],
             drafted_tokens=self.drafter.drafted,
             accepted_tokens=self.drafter.accepted,

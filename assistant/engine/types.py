@@ -205,6 +205,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
         cells_used, cells_total: KV cells.
         waiting, running: requests.
         evaluated_tokens, cached_tokens, generated_tokens: totals since the load.
+        ahead_tokens: of those evaluated, the ones of warm-ups.
         drafted_tokens, accepted_tokens: of those generated, what speculation offered and got right.
         prefill_tokens_per_s, decode_tokens_per_s: moving averages; 0 before the first request.
         rss_bytes: the engine process's resident memory; 0 for a remote engine.
@@ -221,6 +222,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     cancelled: int = 0
     evaluated_tokens: int = 0
     cached_tokens: int = 0
+    ahead_tokens: int = 0
     generated_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0

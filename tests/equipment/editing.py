@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant.client import CompletionChunk, CompletionRequest, Props, Status
-from assistant.engine.types import ModelInfo, StopReason, Timings
+from assistant.engine.types import ModelInfo, Priority, StopReason, Timings
 from assistant.errors import DaemonError, UnderkeelError
 from assistant.settings import CompletionSettings
 from assistant.wire import BudgetNow
@@ -53,7 +53,7 @@ class PlayedClient:
 
     Attributes:
         model: whose vocabulary prompts are written in.
-        requests, warmed: what was asked for.
+        requests, warmed: what was asked for; `warmed_as`: how urgent that was.
         closed: how many answers were given up before their end.
         failures: raised by the next calls of `complete`, `refusals` by those of `wait_ready`.
         heals: answers begin with what they have to begin with.
@@ -66,6 +66,7 @@ class PlayedClient:
     reply: Reply = lambda _: "pass"
     requests: list[CompletionRequest] = field(default_factory=list)
     warmed: list[tuple[int, ...]] = field(default_factory=list)
+    warmed_as: list[Priority] = field(default_factory=list)
     connections: int = 0
     closed: int = 0
     failures: list[UnderkeelError] = field(default_factory=list)
@@ -123,8 +124,15 @@ class PlayedClient:
         finally:
             self.closed += not ended
 
-    async def warm(self, prompt: tuple[int, ...], document: str = "") -> Timings:  # noqa: ARG002
+    async def warm(
+        self,
+        prompt: tuple[int, ...],
+        document: str = "",  # noqa: ARG002
+        priority: Priority = Priority.BACKGROUND,
+    ) -> Timings:
         self.warmed.append(prompt)
+        self.warmed_as.append(priority)
+        await self.gate.wait()
         return Timings()
 
     async def aclose(self) -> None:

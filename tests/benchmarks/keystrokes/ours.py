@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import time
 from pathlib import Path
@@ -34,6 +35,8 @@ class Ours:
         return process.pid
 
     async def start(self, root: Path) -> None:
+        # The answer to a request that was cancelled here finds nobody: that is no news.
+        logging.getLogger("pygls").setLevel(logging.CRITICAL)
         await self._client.start_io(sys.executable, "-m", "lsp")
         capabilities = types.ClientCapabilities(
             general=types.GeneralClientCapabilities(

@@ -55,6 +55,7 @@ class Outcome:
     place: str
     keystrokes: int
     evaluated_tokens: int
+    ahead_tokens: int
     decoded_tokens: int
     last_key_to_ghost_s: float | None
     shown: bool
@@ -66,7 +67,10 @@ class Outcome:
 
 @dataclass
 class Counters:
+    """Totals of one side since its start; `ahead` are those of `evaluated` that warmed a prompt."""
+
     evaluated: int
+    ahead: int
     decoded: int
     cpu_s: float
 
@@ -90,7 +94,7 @@ class OursSide:
         stats = (await self._daemon.status()).stats
         assert stats is not None
         cpu = cpu_seconds([self._pid, self.editor.pid])
-        return Counters(stats.evaluated_tokens, stats.generated_tokens, cpu)
+        return Counters(stats.evaluated_tokens, stats.ahead_tokens, stats.generated_tokens, cpu)
 
 
 class PeerSide:
@@ -107,6 +111,7 @@ class PeerSide:
         }
         return Counters(
             int(values["llamacpp:prompt_tokens_total"]),
+            0,
             int(values["llamacpp:tokens_predicted_total"]),
             cpu_seconds([self._pid]),
         )
@@ -148,6 +153,7 @@ async def at_place(side: Any, buffer: Buffer, place: Place, seed: int) -> Outcom
         place=f"{place.path.name}:{place.line + 1}",
         keystrokes=pressed,
         evaluated_tokens=after.evaluated - before.evaluated,
+        ahead_tokens=after.ahead - before.ahead,
         decoded_tokens=after.decoded - before.decoded,
         last_key_to_ghost_s=round(max(0.0, shown.at_s - last), 4) if shown else None,
         shown=bool(shown),
@@ -167,7 +173,10 @@ def summary(outcomes: list[Outcome]) -> dict[str, Any]:
     return {
         "places": len(outcomes),
         "keystrokes": strokes,
-        "prompt_tokens_a_keystroke": round(sum(o.evaluated_tokens for o in outcomes) / strokes, 2),
+        "prompt_tokens_a_keystroke": round(
+            sum(o.evaluated_tokens - o.ahead_tokens for o in outcomes) / strokes, 2
+        ),
+        "with_warm_ups": round(sum(o.evaluated_tokens for o in outcomes) / strokes, 2),
         "decoded_tokens_a_keystroke": round(sum(o.decoded_tokens for o in outcomes) / strokes, 2),
         "last_key_to_ghost_s_median": round(statistics.median(waits), 3),
         "last_key_to_ghost_s_p90": round(waits[min(len(waits) - 1, int(len(waits) * 0.9))], 3),

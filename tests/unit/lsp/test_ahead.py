@@ -23,9 +23,9 @@ def _short_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ahead, "REST_S", REST_S)
 
 
-def play(model: Path, test: Callable[[Editing], Awaitable[None]]) -> None:
+def play(model: Path, test: Callable[[Editing], Awaitable[None]], text: str = TEXT) -> None:
     async def main() -> None:
-        editing = Editing(PlayedClient(model), TEXT, ahead=True)
+        editing = Editing(PlayedClient(model), text, ahead=True)
         await editing.session.suggest("file:///none", (0, 0), invoked=False)
         await rest(lambda: bool(editing.client.warmed))
         editing.client.warmed.clear()
@@ -117,6 +117,7 @@ def test_an_edit_without_a_question_warms_the_prompt_there(dense_model: Path) ->
 def test_a_question_in_time_makes_warming_needless(dense_model: Path) -> None:
     async def test(editing: Editing) -> None:
         editing.client.reply = lambda _: ""
+        await editing.texts()
         editing.type("c = ")
         await editing.texts()
         await rest()
@@ -159,3 +160,67 @@ def test_nothing_is_spent_on_a_busy_machine_or_a_battery(
 def test_the_user_may_allow_it_on_a_battery() -> None:
     assert Machine(load=0.0, on_battery=True).may_work_ahead(on_battery=True)
     assert not Machine(load=9.0, on_battery=True).may_work_ahead(on_battery=True)
+
+
+ELSEWHERE = "def add(a, b):\n    \u2038\n\n\ndef sub(a, b):\n    \n\n\ndef mul(a, b):\n    return a * b\n"
+
+
+def jump(editing: Editing) -> None:
+    """Go to the empty body of `sub`, and begin to type there."""
+    editing.line, editing.column = 5, 4
+    editing.type("r")
+
+
+def test_typing_at_another_place_warms_it_at_once_and_only_once(dense_model: Path) -> None:
+    async def test(editing: Editing) -> None:
+        client = editing.client
+        client.gate.clear()
+        jump(editing)
+        await rest(lambda: bool(client.warmed))
+        for letter in "eturn":
+            editing.type(letter)
+        await rest()
+        assert len(client.warmed) == 1  # what is typed meanwhile does not begin it anew
+        assert client.warmed_as[-1] is Priority.INTERACTIVE
+        client.gate.set()
+
+    play(dense_model, test, ELSEWHERE)
+
+
+def test_a_question_waits_for_the_warming_that_it_needs(dense_model: Path) -> None:
+    async def test(editing: Editing) -> None:
+        client = editing.client
+        client.reply = lambda _: "a - b"
+        client.gate.clear()
+        jump(editing)
+        await rest(lambda: bool(client.warmed))
+        asked = asyncio.create_task(editing.texts())
+        await rest()
+        assert client.requests == []
+        client.gate.set()
+        assert len(await asked) == 1
+        words = vocabulary.load(dense_model)
+        (request,), (warmed,) = client.requests, client.warmed
+        shared = [one for one, other in zip(request.prompt, warmed, strict=False) if one == other]
+        assert len(shared) >= len(warmed) - 3
+        assert words.decode(warmed).endswith("def sub(a, b):\n    ")
+
+    play(dense_model, test, ELSEWHERE)
+
+
+def test_on_a_busy_machine_only_what_is_wanted_is_warmed(dense_model: Path) -> None:
+    async def test(editing: Editing) -> None:
+        await editing.texts()
+        editing.machine = Machine(load=9.0, on_battery=False)
+        editing.type("c")
+        await rest()
+        assert editing.client.warmed == []
+        jump(editing)
+        await rest(lambda: len(editing.client.warmed) == 1)
+        editing.machine = Machine(load=0.0, on_battery=True)
+        editing.line, editing.column = 1, 5
+        editing.type("x")
+        await rest()
+        assert len(editing.client.warmed) == 1
+
+    play(dense_model, test, ELSEWHERE)
