@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -50,12 +51,20 @@ def unused_imports(text: str, outline: Outline) -> frozenset[str]:
     passes names on."""
     found = set()
     for name in {one.local for one in outline.imports if one.local}:
-        if text.count(name) > _FEW:
-            continue
-        places = (at.start() for at in re.finditer(rf"\b{re.escape(name)}\b", text))
-        if all(_in_import(outline, at) for at in places):
+        if text.count(name) <= _FEW and all(_in_import(outline, at) for at in _uses(text, name)):
             found.add(name)
     return frozenset(found) if len(found) <= _FEW else frozenset()
+
+
+def _uses(text: str, name: str) -> Iterator[int]:
+    """Where `name` stands as a word of its own. A search for plain text is a hundred times faster
+    than one by a pattern, and files are long."""
+    at = text.find(name)
+    while at >= 0:
+        around = text[max(0, at - 1) : at], text[at + len(name) : at + len(name) + 1]
+        if not any(char.isalnum() or char == "_" for char in around):
+            yield at
+        at = text.find(name, at + 1)
 
 
 def _in_import(outline: Outline, at: int) -> bool:
