@@ -28,6 +28,7 @@ __all__ = [
     "ServiceState",
     "SettingsNow",
     "Status",
+    "UseBody",
 ]
 
 
@@ -217,6 +218,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         load: what the last load took on each device against its plan, in words;
             `load_error_percent` is positive where more was taken.
         supervisor: the service manager that started the daemon: "systemd", "launchd" or "".
+        explain_model, explain_state: the second model, for explanations, where there is one.
     """
 
     version: str
@@ -234,9 +236,21 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     deaths: int = 0
     devices: tuple[DeviceNow, ...] = ()
     rung: RungNow | None = None
+    explain_model: ModelInfo | None = None
+    explain_state: ServiceState | None = None
     load: tuple[str, ...] = ()
     load_error_percent: float | None = None
     socket: str = ""
     log: str = ""
     settings: SettingsNow | None = None
     supervisor: str = ""
+
+
+class UseBody(msgspec.Struct, frozen=True, kw_only=True):
+    """POST /underkeel/model: serve the model `name` from now on.
+
+    `purpose`: "complete", or "explain" for the second model.
+    """
+
+    name: str
+    purpose: str = "complete"

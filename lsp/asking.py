@@ -124,6 +124,7 @@ def request(
         must_start_with=asked.begun,
         t_max_predict_ms=settings.time_limit_ms,
         budget_tokens=prompt_tokens(served, settings),
+        of_model=served.info.name,
     )
 
 

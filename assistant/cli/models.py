@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +18,9 @@ from assistant import paths, settings
 from assistant.cli.plan import make
 from assistant.cli.plan_view import plan_picture
 from assistant.cli.pull import Bars
-from assistant.errors import GGUFError, ModelError, PlanError
+from assistant.client import DaemonClient
+from assistant.daemon.loading import credited
+from assistant.errors import DaemonError, GGUFError, ModelError, PlanError, UnknownModelError
 from assistant.memory.census import take_census
 from assistant.memory.gguf import Header, read_header
 from assistant.memory.machine import this_machine
@@ -28,9 +32,22 @@ from assistant.models.acquire import acquire
 from assistant.models.catalogue import catalogue, find, local_path, resolve
 from assistant.models.chosen import use_model
 from assistant.models.fetch import open_client
-from assistant.models.hub import Wanted, find_wanted
+from assistant.models.hub import Wanted, address_of, find_wanted
 from assistant.models.pull import Source, pull
 from assistant.models.shelf import LocalModel, State
+
+
+class Purpose(StrEnum):
+    """What a model is for."""
+
+    COMPLETE = "complete"
+    EXPLAIN = "explain"
+
+    @property
+    def table(self) -> str:
+        """The settings' table that names it."""
+        return {Purpose.COMPLETE: "model", Purpose.EXPLAIN: "explain"}[self]
+
 
 _MARKS = {State.WHOLE: "whole", State.WRONG: "WRONG", State.UNPROVED: "unproved"}
 _Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -71,7 +88,7 @@ def list_models(
 
 def pull_model(
     name: Annotated[
-        str, typer.Argument(help="A catalogue name, owner/repository[:Q4_K_M], or a URL.")
+        str, typer.Argument(help="A known name, owner/repository[:Q4_K_M], or a URL.")
     ],
     yes: _Yes = False,
     source: Annotated[
@@ -87,6 +104,7 @@ def pull_model(
         with Bars(console) as bars:
             typer.echo(pull(name, source, bars))
         return
+    name = address_of(name)
     if not is_remote(name):
         path = resolve(name)
         console.print(f"{path} is here already", markup=False)
@@ -130,18 +148,69 @@ def remove_model(
 
 def use(
     name: Annotated[str, typer.Argument(help="A model that is here, or the path of a GGUF.")],
+    purpose: Annotated[
+        Purpose, typer.Option("--for", help="What for: completions, or explanations and chats.")
+    ] = Purpose.COMPLETE,
 ) -> None:
-    """Serve this model from now on, if it fits this machine."""
+    """Serve this model from now on, if it fits this machine.
+
+    A running daemon ends what it has begun, loads it, and goes back to the old one if it cannot.
+    """
     path = resolve(name)
-    wishes = _wishes()
-    here, _ = this_machine()
-    plan = make(read_header(path), here, wishes, here)  # refuses what does not fit
     named = name if not Path(name).expanduser().is_file() else str(path)
-    file = use_model(named)
-    typer.echo(f"{named} is the model from now on ({file})")
-    typer.echo(f"It takes {_size(sum(usage.needed_bytes for usage in plan.usages))} of memory.")
-    if (paths.runtime_dir() / "daemon.sock").exists():
-        typer.echo("A running daemon takes it when it starts anew: underkeel stop", err=True)
+    read_header(path)
+    changed = asyncio.run(_change(named, purpose))
+    if not changed:
+        _show_fit(path, purpose)  # refuses what does not fit
+    file = use_model(named, table=purpose.table)
+    typer.echo(f"{named} is the model to {purpose} with from now on ({file})")
+    if changed:
+        typer.echo("The running daemon serves it.")
+
+
+async def _change(name: str, purpose: Purpose) -> bool:
+    """Have a running daemon change its model. False where none runs, or it has no such model yet.
+
+    Raises:
+        UnderkeelError: why it does not; nothing has changed then.
+    """
+    async with DaemonClient(autostart=False) as client:
+        try:
+            status = await client.status()
+        except DaemonError:
+            return False
+        if purpose is Purpose.EXPLAIN and status.explain_state is None:
+            typer.echo("A running daemon takes it when it starts anew: underkeel stop", err=True)
+            return False
+        with Console(stderr=True).status(f"changing to {name}"):
+            await client.use_model(name, purpose.value)
+    return True
+
+
+def _show_fit(path: Path, purpose: Purpose) -> None:
+    """Plan the model, with the other one beside it where there are two, and say what each takes.
+
+    Raises:
+        PlanError: they do not fit.
+    """
+    here, _ = this_machine()
+    chosen = settings.load()[0]
+    other = chosen.model.name if purpose is Purpose.EXPLAIN else chosen.explain.name
+    models = [path, *_here(other)]
+    if purpose is Purpose.EXPLAIN:
+        models.reverse()  # the one for completions is planned first
+    for model in models:
+        plan = make(read_header(model), here, _wishes(), here)
+        taken = {usage.device.name: usage.needed_bytes for usage in plan.usages}
+        typer.echo(f"{model.name} takes {_size(sum(taken.values()))} of memory.")
+        here = credited(here, {device: -size for device, size in taken.items()})
+
+
+def _here(name: str) -> list[Path]:
+    try:
+        return [resolve(name)] if name else []
+    except UnknownModelError:
+        return []
 
 
 def _row(model: LocalModel) -> dict[str, object]:

@@ -26,10 +26,17 @@ from assistant.daemon.bodies import (
     TextCompletionBody,
     TokenizeBody,
 )
-from assistant.daemon.http import EventStream, Json, error_response, read_body, unexpected
+from assistant.daemon.http import (
+    EventStream,
+    Json,
+    error_response,
+    read_body,
+    unexpected,
+    within,
+)
 from assistant.daemon.service import Service
 from assistant.errors import RequestError, UnderkeelError
-from assistant.wire import CLIENT_HEADER, ServiceState, SettingsNow
+from assistant.wire import CLIENT_HEADER, ServiceState, SettingsNow, UseBody
 
 B = TypeVar("B", bound=GenerateBody)
 K = TypeVar("K")
@@ -127,6 +134,9 @@ def build_app(
         service.host.start_load()
         return Json({"state": service.host.state})
 
+    async def use_model(request: Request) -> Response:
+        return await small(request, UseBody, service.use_model)
+
     async def end(_: Request) -> Response:
         stop()
         return Json({"state": ServiceState.STOPPING})
@@ -143,7 +153,8 @@ def build_app(
         held = service.intake.hold()
         try:
             body = await _body(request, kind, held)
-            return Json(await answer(body, _client(request)))
+            async with within(service.settings.daemon.request_limit_s):
+                return Json(await answer(body, _client(request)))
         finally:
             held.release()
 
@@ -154,13 +165,15 @@ def build_app(
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         service.host.start_load()
-        governing = asyncio.create_task(service.governor.run())
+        governors = [service.governor, *([service.explainer.governor] if service.explainer else [])]
+        governing = [asyncio.create_task(governor.run()) for governor in governors]
         try:
             yield
         finally:
-            governing.cancel()
-            await asyncio.gather(governing, return_exceptions=True)
-            await service.host.close()
+            for task in governing:
+                task.cancel()
+            await asyncio.gather(*governing, return_exceptions=True)
+            await service.close()
 
     routes = [
         Route("/health", health),
@@ -179,6 +192,7 @@ def build_app(
         Route("/metrics", exposition),
         Route("/underkeel/status", status),
         Route("/underkeel/load", load, methods=["POST"]),
+        Route("/underkeel/model", use_model, methods=["POST"]),
         Route("/underkeel/reload", read_settings, methods=["POST"]),
         Route("/underkeel/stop", end, methods=["POST"]),
         Route("/openapi.json", description),

@@ -8,12 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from assistant.daemon.loading import Loadable
+from msgspec.structs import replace
+
+from assistant.daemon.explainer import Explainer
+from assistant.daemon.loading import Loadable, Planning
+from assistant.daemon.service import Service
+from assistant.daemon.swap import Models
+from assistant.daemon.together import Ledger
 from assistant.engine.interface import ElasticEngine
 from assistant.engine.local import LlamaEngine
 from assistant.engine.types import LoadSpec, ModelInfo
 from assistant.errors import UnderkeelError
 from assistant.memory.ladder import Rung
+from assistant.memory.plan import HOST
+from assistant.memory.sampler import Reader
 from assistant.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -24,17 +32,17 @@ _NOTHING = LoadSpec(path="", n_ctx=0)
 def engine_for(settings: Settings) -> ElasticEngine:
     """The engine that the settings ask for; nothing is loaded or connected yet."""
     if not settings.remote.url:
-        return local_engine(settings)
+        return local_engine(settings, settings.model.name)
     from assistant.engine.remote import FallbackEngine, RemoteEngine
 
     remote = RemoteEngine(settings.remote)
     if not settings.remote.fallback:
         return remote
-    return FallbackEngine(remote, local_engine(settings))
+    return FallbackEngine(remote, local_engine(settings, settings.model.name))
 
 
-def local_engine(settings: Settings) -> ElasticEngine:
-    """The engine for models of this machine."""
+def local_engine(settings: Settings, name: str) -> ElasticEngine:
+    """The engine for a model of this machine, by what the model is."""
     return LlamaEngine(settings.engine.hang_s)
 
 
@@ -62,7 +70,9 @@ class ServerPlanning:
                 return self.local()
             except UnderkeelError as error:
                 log.warning("no model of this machine stands by: %s", error)
-        rung = Rung("server", "a server answers: nothing of it is in this machine", _NOTHING, {})
+        rung = Rung(
+            "server", "a server answers: nothing of it is in this machine", _NOTHING, {HOST: 0}
+        )
         return Loadable((rung,))
 
 
@@ -71,6 +81,39 @@ def planner_for(settings: Settings, local: Callable[[], Loadable]) -> Callable[[
     if not settings.remote.url:
         return local
     return ServerPlanning(local if settings.remote.fallback else None)
+
+
+def seat_models(service: Service, planning: Planning, ledger: Ledger, look: Reader) -> Models:
+    """Give the service its second model, if the settings name one, and the way to change both.
+
+    Args:
+        planning: of the model for completions.
+    """
+    settings = service.settings
+    ledger.hosts["complete"] = service.host
+    plannings = {"complete": planning}
+    wished = settings.explain
+    if wished.name:
+        model = replace(
+            settings.model,
+            name=wished.name,
+            n_ctx=wished.n_ctx,
+            n_seq_max=wished.n_seq_max,
+            n_threads=wished.n_threads,
+            cache_type=wished.cache_type,
+            mlock=wished.mlock,
+        )
+        second = planning.like(model, lambda: ledger.others("explain"))
+        service.explainer = Explainer(
+            local_engine(settings, wished.name),
+            ledger.planner("explain", second),
+            settings,
+            look,
+            busy=lambda: service.admission.inside > 0,
+        )
+        ledger.hosts["explain"] = service.explainer.desk.host
+        plannings["explain"] = second
+    return Models(plannings, ledger)
 
 
 def is_checkpoint_folder(name: str) -> bool:

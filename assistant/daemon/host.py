@@ -290,7 +290,7 @@ class ModelHost:
             try:
                 info = await self._engine.reshape(spec, self._on_progress)
             except (LoadError, WorkerDiedError) as error:
-                log.error("the new model cannot be loaded: %s", error)  # noqa: TRY400
+                log.error("the new model cannot be loaded: %s", error)
                 failure = error
                 self.state = ServiceState.LOADING
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from dataclasses import replace as fields_replaced
 
 from msgspec.structs import replace
 
@@ -13,13 +14,15 @@ from assistant.memory.devices import Device, ask_backend, merge
 from assistant.memory.gguf import read_header
 from assistant.memory.ladder import Rung
 from assistant.memory.machine import machine_of
-from assistant.memory.plan import Plan, Wishes
-from assistant.memory.planning import plan_and_measure
+from assistant.memory.plan import Machine, Plan, Wishes
+from assistant.memory.planning import plan_with_ladder
 from assistant.memory.report import LoadReport, compare, planned_memory
-from assistant.memory.rungs import build
 from assistant.memory.sampler import Sample
 from assistant.models import catalogue
 from assistant.settings import ModelSettings
+
+Credit = Mapping[str, int]
+"""Bytes by device, to be added to those that are free."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +72,28 @@ class Loadable:
         return merge(backend, sample.cards, sample.host, sample.lost)
 
 
+def credited(machine: Machine, credit: Credit) -> Machine:
+    """The machine with so much more free, or less."""
+
+    def changed(device: Device) -> Device:
+        free = device.free_bytes + credit.get(device.name, 0)
+        return fields_replaced(device, free_bytes=min(max(free, 0), device.total_bytes))
+
+    return Machine(changed(machine.host), tuple(map(changed, machine.gpus)))
+
+
 @dataclass
 class Planning:
     """Makes plans for one model on this machine. Blocks: call it in a thread.
 
     Attributes:
         look: what is free now.
+        credit: bytes by device that will be free besides, or (negative) are promised to others.
     """
 
     settings: ModelSettings
     look: Callable[[], Sample]
+    credit: Callable[[], Credit] = dict
     _backend: tuple[BackendDevice, ...] = field(default=(), init=False)
     _asked_with: frozenset[str] = field(default=frozenset(), init=False)
 
@@ -97,7 +112,8 @@ class Planning:
         cards = frozenset(card.bus_id for card in sample.cards)
         if not self._backend or cards != self._asked_with:
             self._backend, self._asked_with = ask_backend(), cards
-        machine = machine_of(merge(self._backend, sample.cards, sample.host, sample.lost))
+        devices = merge(self._backend, sample.cards, sample.host, sample.lost)
+        machine = credited(machine_of(devices), self.credit())
         wishes = Wishes(
             n_ctx=self.settings.n_ctx,
             cache_type=self.settings.cache_type,
@@ -109,10 +125,14 @@ class Planning:
                 else -1
             ),
         )
-        plan = plan_and_measure(header, machine, wishes)
-        ladder = tuple(self._as_set(rung) for rung in build(plan, wishes))
+        plan, rungs = plan_with_ladder(header, machine, wishes)
+        ladder = tuple(self._as_set(rung) for rung in rungs)
         margins = {usage.device.name: usage.margin_bytes for usage in plan.usages}
         return Loadable(ladder, plan, self._backend, margins)
+
+    def like(self, settings: ModelSettings, credit: Callable[[], Credit]) -> Planning:
+        """The same for another model."""
+        return Planning(settings, self.look, credit)
 
     def _as_set(self, rung: Rung) -> Rung:
         """The rung with what the settings decide and no plan does."""

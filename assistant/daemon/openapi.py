@@ -18,7 +18,8 @@ import msgspec
 
 from assistant import __version__
 from assistant.daemon import bodies
-from assistant.wire import SettingsNow, Status
+from assistant.engine.types import ModelInfo
+from assistant.wire import SettingsNow, Status, UseBody
 
 _REFERENCE = "#/components/schemas/{name}"
 _STREAM = "text/event-stream"
@@ -95,6 +96,7 @@ OPERATIONS = (
     Operation("/metrics", "get", "Prometheus metrics", "Exposition", media="text/plain"),
     Operation("/underkeel/status", "get", "Everything the daemon tells about itself", Status),
     Operation("/underkeel/load", "post", "Load the model, if it is not", "State"),
+    Operation("/underkeel/model", "post", "Serve another model", ModelInfo, UseBody),
     Operation("/underkeel/reload", "post", "Read the settings file again", SettingsNow),
     Operation("/underkeel/stop", "post", "End the daemon", "State"),
     Operation("/openapi.json", "get", "This description", "Description"),

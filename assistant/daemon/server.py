@@ -24,6 +24,7 @@ from assistant.daemon.instance import Seat
 from assistant.daemon.loading import Loadable, Planning
 from assistant.daemon.notify import Notifier, listen_fds
 from assistant.daemon.service import Service
+from assistant.daemon.together import Ledger
 from assistant.daemon.web import WebServer
 from assistant.engine.interface import ElasticEngine
 from assistant.errors import DaemonError, SettingsError
@@ -76,10 +77,13 @@ def run(
         probes = Probes()
         planning = Planning(chosen.model, probes)
         limit_s = chosen.daemon.request_limit_s
-        planner = engines.planner_for(chosen, planning)
+        ledger = Ledger()
+        planning.credit = lambda: ledger.others("complete")
+        planner = engines.planner_for(chosen, ledger.planner("complete", planning))
         planner = after(seat.predecessor, planner, limit_s) if seat.predecessor else planner
         service = Service(engine, planner, chosen, probes)
         engines.tell_changes(engine, service.host.exchanged)
+        service.models = engines.seat_models(service, planning, ledger, probes)
         if from_launchd:
             service.supervisor = "launchd"
         elif from_systemd or notifier.listened:
@@ -188,7 +192,7 @@ async def _offer(service: Service, seat: Seat, leave: Callable[[], Awaitable[Non
                     seat.give()
                     await leave()
                     # The channel ends with our memory: the successor waits for that.
-                    await service.host.close()
+                    await service.close()
                     return
                 log.warning("a successor came and did not serve; staying")
 

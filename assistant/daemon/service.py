@@ -19,21 +19,24 @@ from assistant.daemon.bodies import (
     InfillBody,
     TextCompletionBody,
     TokenizeBody,
+    check_vocabulary,
     generate_request,
 )
 from assistant.daemon.budgets import Budgets
+from assistant.daemon.explainer import Desk, Explainer
 from assistant.daemon.governor import Governor
 from assistant.daemon.host import ModelHost, Planner
 from assistant.daemon.metrics import Metrics
 from assistant.daemon.prompts import Encoded, Encoder
+from assistant.daemon.swap import Models
 from assistant.engine.interface import ElasticEngine
 from assistant.engine.types import Done, GenerateRequest, ModelInfo, Priority
-from assistant.errors import UnderkeelError
+from assistant.errors import ModelError, UnderkeelError
 from assistant.memory.budget import BudgetNow
 from assistant.memory.ladder import Rules
 from assistant.memory.sampler import Reader
 from assistant.settings import DaemonSettings, Settings
-from assistant.wire import Props, SettingsNow, Status
+from assistant.wire import Props, ServiceState, SettingsNow, Status, UseBody
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +135,17 @@ class Service:
             desk=desk,
         )
 
+    async def close(self) -> None:
+        """End the engines; what they were answering gets a clear error. Safe to call twice."""
+        await self.host.close()
+        if self.explainer is not None:
+            await self.explainer.close()
+
+    def _explaining(self) -> Desk:
+        """Who answers explanations now."""
+        second = self.explainer
+        return second.desk if second and second.state is ServiceState.READY else self._desk
+
     async def use_model(self, body: UseBody, client: str = "") -> ModelInfo:  # noqa: ARG002
         """POST /underkeel/model: serve another model from now on."""
         if self.models is None:
@@ -141,7 +155,9 @@ class Service:
     async def tokenise(self, body: TokenizeBody, client: str = "") -> Json:
         """POST /tokenize."""
         with self._admitted(client):
-            ids = await self._encoder.tokens(body, await self.host.usable())
+            model = await self.host.usable()
+            ids = await self._encoder.tokens(body, model)
+            check_vocabulary(ids, model)
             if not body.with_pieces:
                 return {"tokens": ids}
             pieces = [{"id": token, "piece": await self.host.detokenise([token])} for token in ids]
@@ -150,7 +166,7 @@ class Service:
     async def detokenise(self, body: DetokenizeBody, client: str = "") -> Json:
         """POST /detokenize."""
         with self._admitted(client):
-            await self.host.usable()
+            check_vocabulary(body.tokens, await self.host.usable())
             return {"content": await self.host.detokenise(body.tokens)}
 
     async def props(self) -> Props:
@@ -159,7 +175,7 @@ class Service:
             model=model,
             n_slots=model.n_seq_max,
             budget=self.budgets.of(Priority.INTERACTIVE),
-            explain_budget=self.budgets.of(Priority.EXPLAIN),
+            explain_budget=self._explaining().budgets.of(Priority.EXPLAIN),
         )
 
     async def status(self) -> Status:
@@ -181,6 +197,8 @@ class Service:
             deaths=host.deaths,
             devices=self.governor.devices(),
             rung=self.governor.rung(),
+            explain_model=self.explainer.desk.host.info if self.explainer else None,
+            explain_state=self.explainer.state if self.explainer else None,
             load=tuple(host.report.lines()) if host.report else (),
             load_error_percent=host.report.error_percent if host.report else None,
             socket=str(paths.socket_path()),
@@ -201,14 +219,16 @@ class Service:
         client: str,
         *,
         with_usage: bool = False,
+        desk: Desk | None = None,
     ) -> AsyncGenerator[Json, None]:
         """The events of a streamed answer, or the one object of a whole one."""
         begun = time.monotonic()
+        host, budgets = (desk or self._desk).host, (desk or self._desk).budgets
         with self._admitted(client):
-            model = await self.host.usable()
+            model = await host.usable()
             prompt = await encode(model)
             limit_ms = int(self.settings.daemon.request_limit_s * 1000)
-            limit = self._limit(body)
+            limit = _limit(body, budgets)
             request = generate_request(
                 body,
                 prompt.ids,
@@ -223,19 +243,19 @@ class Service:
                 model=model,
                 with_tokens=body.return_tokens,
                 with_usage=with_usage,
-                built_under=limit or self.budgets.of(Priority.EXPLAIN),
+                built_under=limit or budgets.of(Priority.EXPLAIN),
                 cut=prompt.cut,
             )
             self._log_admitted(request, answer.built_under)
             if body.stream:
                 for event in shape.opening(answer):
                     yield event
-            async with aclosing(self.host.generate(request)) as items:
+            async with aclosing(host.generate(request)) as items:
                 async for item in items:
                     if isinstance(item, Done):
                         seconds = time.monotonic() - begun
                         self.metrics.answered(request, item.reason, item.timings, seconds)
-                        answer.budget = self.budgets.of(request.priority)
+                        answer.budget = budgets.of(request.priority)
                         for event in self._end(body, shape, answer, item):
                             yield event
                     else:
@@ -255,14 +275,6 @@ class Service:
             raise
         finally:
             self.governor.active()
-
-    def _limit(self, body: GenerateBody) -> BudgetNow | None:
-        """What the prompt may hold. Clients that follow the budgets are held to their own; others
-        only to the context, as long as nothing is scarce."""
-        if body.budget_tokens:
-            return self.budgets.of(body.priority)
-        budget = self.budgets.of(Priority.EXPLAIN)
-        return budget if budget is not None and budget.level else None
 
     @staticmethod
     def _log_admitted(request: GenerateRequest, budget: BudgetNow | None) -> None:
@@ -291,6 +303,15 @@ class Service:
 def _keep_warm_s(settings: Settings) -> float:
     """Pages that are locked need no touching."""
     return 0.0 if settings.model.mlock else settings.model.keep_warm_s
+
+
+def _limit(body: GenerateBody, budgets: Budgets) -> BudgetNow | None:
+    """What the prompt may hold. Clients that follow the budgets are held to their own; others
+    only to the context, as long as nothing is scarce."""
+    if body.budget_tokens:
+        return budgets.of(body.priority)
+    budget = budgets.of(Priority.EXPLAIN)
+    return budget if budget is not None and budget.level else None
 
 
 def _rules(settings: DaemonSettings) -> Rules:

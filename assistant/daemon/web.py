@@ -76,7 +76,7 @@ class WebServer(uvicorn.Server):
         """Stop serving. Call it on the event loop."""
         if self._closing is None:
             log.info("stopping")
-            self._closing = asyncio.ensure_future(self._service.host.close())
+            self._closing = asyncio.ensure_future(self._service.close())
         self.should_exit = True
 
     async def leave(self) -> None:

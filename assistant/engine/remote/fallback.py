@@ -130,15 +130,15 @@ class FallbackEngine:
     async def drop_idle(self) -> int:
         return await self._engine.drop_idle()
 
-    async def touch(self) -> int:
-        return await self._engine.touch()
-
     async def reshape(self, spec: LoadSpec, progress: Progress | None = None) -> ModelInfo:
         self._spec = spec
         return await self._engine.reshape(spec, progress)
 
     async def unload(self) -> None:
         await self._engine.unload()
+
+    async def touch(self) -> int:
+        return await self._engine.touch()
 
     async def close(self) -> None:
         if self._asking is not None:

@@ -61,5 +61,5 @@ def test_other_files_newest_last_and_whole_or_not_at_all(
 
 def test_stop_tokens_of_the_family(dense_model: Path) -> None:
     model = ModelInfo(name="q", path=str(dense_model))
-    ids, stop = infill_ids(InfillBody(input_prefix="a = ", input_suffix="\n"), model, 100)
+    ids, stop, _ = infill_ids(InfillBody(input_prefix="a = ", input_suffix="\n"), model, 100)
     assert ids and 151643 in stop  # <|endoftext|>

@@ -1,0 +1,69 @@
+"""Changing the model of the real daemon: `underkeel models use`, with real GGUFs."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+from real_daemon import answer, configure, ended_afterwards, underkeel
+
+from assistant.client import CompletionRequest, DaemonClient
+from assistant.errors import ModelChangedError
+from assistant.memory.gguf import read_header
+
+
+def broken(model: Path, target: Path) -> Path:
+    """A GGUF whose header and sizes are sound, and whose name of a tensor llama.cpp misses."""
+    shutil.copyfile(model, target)
+    header = read_header(target)
+    name = next(t.name for t in header.tensors if t.name == "output_norm.weight").encode()
+    with target.open("r+b") as file:
+        head = file.read(header.data_offset)
+        file.seek(head.rindex(name))
+        file.write(b"output_nope.weight")
+    return target
+
+
+@pytest.mark.model
+def test_a_running_daemon_changes_its_model_and_goes_back_where_it_cannot(
+    home: Path, dense_model: Path, moe_model: Path, tmp_path: Path
+) -> None:
+    configure(home, model={"name": str(moe_model), "n_ctx": 1024, "n_seq_max": 1})
+    bad = broken(dense_model, tmp_path / "bad.gguf")
+
+    async def served() -> str:
+        async with DaemonClient() as client:
+            return (await client.wait_ready()).path
+
+    async def ask(of_model: str) -> int:
+        async with DaemonClient(autostart=False) as client:
+            request = CompletionRequest(prompt=(750, 912), n_predict=4, of_model=of_model)
+            _, last = await answer(client, request)
+            assert last.timings is not None
+            return last.timings.generated_tokens
+
+    async def name() -> str:
+        async with DaemonClient(autostart=False) as client:
+            return (await client.props()).model.name
+
+    with ended_afterwards():
+        assert asyncio.run(served()) == str(moe_model)
+        before = asyncio.run(name())
+
+        done = underkeel("models", "use", str(bad), timeout_s=120)
+        assert done.returncode == 1
+        assert "serves again" in done.stderr and "Traceback" not in done.stderr
+        assert asyncio.run(served()) == str(moe_model)
+        assert str(moe_model) in (home / "config.toml").read_text(), "the settings are as they were"
+        assert asyncio.run(ask(before)) > 0
+
+        done = underkeel("models", "use", str(dense_model), timeout_s=120)
+        assert done.returncode == 0, done.stderr
+        assert "The running daemon serves it" in done.stdout
+        assert asyncio.run(served()) == str(dense_model)
+        assert str(dense_model) in (home / "config.toml").read_text()
+        with pytest.raises(ModelChangedError):
+            asyncio.run(ask(before))
+        assert asyncio.run(ask(asyncio.run(name()))) > 0
