@@ -38,7 +38,7 @@ from assistant.models.catalogue import resolve
 
 ROOT = Path(__file__).parents[2]
 RESULT = Path(__file__).with_name("results") / "speculation.json"
-EDIT_TOKENS, FRESH_TOKENS, PROMPT_TOKENS = 72, 32, 320
+EDIT_TOKENS, FRESH_TOKENS, PROMPT_TOKENS = 48, 20, 160
 CHANGES = (
     "Rename the first parameter to `given`",
     "Add a one-line comment above the last return",
@@ -82,7 +82,7 @@ def edits(words: Any, rng: random.Random) -> Iterator[Prompt]:
             for node in ast.walk(ast.parse(text))
             if isinstance(node, ast.FunctionDef)
             and (source := ast.get_source_segment(text, node))
-            and 6 <= source.count("\n") <= 24
+            and 5 <= source.count("\n") <= 12
         ]
         for source in functions[:2]:
             asked = (
