@@ -22,19 +22,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from context.builder import Builder
+from context.compose import compose
 from context.document import Document
 from context.encoder import Encoder
 from context.explain import Explanation, explain, overview
-from context.head import Builder, Head, Reason, room_for, verdict
+from context.head import Head, Reason, room_for, verdict
 from context.index import Index
-from context.layout import assemble, control_ids, order_of
+from context.layout import control_ids, order_of
 from context.pack import Shares
 from context.recent import MAX_REGION_CHARS, Recent, Region
 from context.secrecy import is_secret, masked
 from context.text import byte_offset, char_offset, cursor_kind, line_end, line_start
-from context.types import CursorKind, FimLayout, Part, Prompt, Section, TokenCounter
+from context.types import CursorKind, FimLayout, Part, Prompt, TokenCounter
 from context.walk import Limits
-from context.window import prefix_window, suffix_window, window
+from context.window import window
 
 
 @dataclass
@@ -160,7 +162,16 @@ class Workspace:
         if room <= 0:
             return self._plain(document, cursor, budget_tokens, max_answer_tokens)
         head = self._head(document, cursor, kind, room, rest)
-        made = self._assembled(document, cursor, kind, head, budget_tokens)
+        made = compose(
+            head,
+            text,
+            cursor,
+            layout=self._layout,
+            kind=kind,
+            control=self._control,
+            encoder=self._encoder,
+            budget_tokens=budget_tokens,
+        )
         if len(made.ids) + max(0, max_answer_tokens) > budget_tokens:
             return self._plain(document, cursor, budget_tokens, max_answer_tokens)
         return made
@@ -260,46 +271,3 @@ class Workspace:
         )
         session.jumped_at = None
         return session.head
-
-    def _assembled(
-        self, document: Document, cursor: int, kind: CursorKind, head: Head, budget_tokens: int
-    ) -> Prompt:
-        text, encoder = document.text, self._encoder
-        start = head.near_start
-        near_tokens = -1
-        if head.continues_to(text, cursor) and cursor - start <= head.rooms.near * 16:
-            near_tokens = encoder.text_count(text[start:cursor])
-        suffix_room = head.rooms.suffix
-        if not 0 <= near_tokens <= head.rooms.near:
-            start = prefix_window(text, cursor, encoder, head.rooms.near_over_jump).start
-            suffix_room = min(suffix_room, head.rooms.suffix_over_jump)
-        suffix = suffix_window(text, cursor, encoder, suffix_room)
-        sections = [*head.repo]
-        if head.far is not None:
-            sections.append(head.far)
-        sections.append(self._section(Part.SUFFIX, text[cursor : suffix.stop], "after the cursor"))
-        sections.append(self._section(Part.PREFIX, text[start:cursor], "before the cursor"))
-        cut = [*head.cut]
-        if suffix.stop < len(text):
-            cut.append(f"{text.count(chr(10), suffix.stop) + 1} lines later in this file")
-        if Part.FAR_PREFIX not in head.order:
-            sections = _merged(sections, encoder)
-        placed, ids = assemble(
-            [one for one in sections if one.text], self._layout, kind, self._control, encoder
-        )
-        return Prompt(placed, ids, self._layout, kind, budget_tokens, tuple(cut))
-
-    def _section(self, part: Part, text: str, reason: str) -> Section:
-        shown = masked(text)
-        return Section(part, shown, self._encoder.text_count(shown), reason)
-
-
-def _merged(sections: list[Section], encoder: Encoder) -> list[Section]:
-    """Far and near prefix as one section, for a layout that knows only one."""
-    far = "".join(one.text for one in sections if one.part is Part.FAR_PREFIX)
-    if not far:
-        return sections
-    near = "".join(one.text for one in sections if one.part is Part.PREFIX)
-    others = [one for one in sections if one.part not in (Part.FAR_PREFIX, Part.PREFIX)]
-    text = far + near
-    return [*others, Section(Part.PREFIX, text, encoder.text_count(text), "before the cursor")]

@@ -1,0 +1,216 @@
+"""Builds the head of a prompt for one place: picks from other files, cuts this one, shares out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from context.chunk import signature
+from context.document import Document
+from context.encoder import Encoder
+from context.far import far_prefix, later_outline
+from context.head import Asked, Head, Reason
+from context.language import Language, language_for
+from context.layout import repo_section_overhead
+from context.names import near_names
+from context.outline import Outline
+from context.pack import Rooms, Shares, repo_sections, rooms, worth_showing
+from context.pick import candidates
+from context.place import Place, unused_imports
+from context.rank import Candidate, Relation
+from context.recent import Region
+from context.secrecy import masked
+from context.store import Store
+from context.text import line_start
+from context.types import CursorKind, FimLayout, Part, Section
+from context.window import prefix_window, suffix_window
+
+_MIN_LATER_TOKENS = 48
+_BEFORE_CHARS, _AFTER_CHARS = 2400, 800  # what counts as near the cursor when picking
+_PRESENT_CHARS = 4000
+_HEADER_CHARS = 600
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Builds heads for one model."""
+
+    store: Store
+    encoder: Encoder
+    layout: FimLayout
+    shares: Shares
+
+    def build(
+        self,
+        document: Document,
+        cursor: int,
+        kind: CursorKind,
+        room_tokens: int,
+        *,
+        recent: Sequence[Region],
+        order: tuple[Part, ...],
+        index_version: int,
+        reason: Reason,
+    ) -> Head:
+        """The best head for `cursor` in `room_tokens` (control tokens already taken off)."""
+        text = document.text
+        near_room = int(room_tokens * self.shares.near_at_first)
+        near = prefix_window(text, cursor, self.encoder, near_room)
+        weights = near_names(
+            text[max(0, cursor - _BEFORE_CHARS) : cursor], text[cursor : cursor + _AFTER_CHARS]
+        )
+        found = self._found(document, cursor, recent) if Part.REPO in order else []
+        each = repo_section_overhead(self.layout, kind)
+        shared = rooms(
+            room_tokens,
+            self.shares,
+            repo_tokens=self._need([one for one in found if one.strong], each, room_tokens),
+            far_tokens=self._far_need(text, near.start, room_tokens),
+            suffix_tokens=suffix_window(text, cursor, self.encoder, room_tokens).tokens,
+            has_repo=Part.REPO in order,
+        )
+        far = far_prefix(
+            text,
+            document.source,
+            near.start,
+            shared.far,
+            encoder=self.encoder,
+            weights=weights,
+        )
+        repo, repo_cut = repo_sections(
+            found,
+            shared.repo + shared.far - far.tokens,
+            self.encoder,
+            layout=self.layout,
+            each_overhead=each,
+            languages=_languages(found),
+        )
+        spent = sum(section.tokens + each for section in repo)
+        if far.cut_lines and shared.repo > spent:
+            far = far_prefix(
+                text,
+                document.source,
+                near.start,
+                shared.far + shared.repo - spent,
+                encoder=self.encoder,
+                weights=weights,
+            )
+        suffix = suffix_window(text, cursor, self.encoder, shared.suffix)
+        later = self._later(document, cursor, shared, suffix.stop, weights, each, order)
+        if later is not None:
+            repo.append(later)
+            shared = replace(shared, suffix=shared.suffix - later.tokens - each)
+        cut = [*repo_cut]
+        if far.cut_lines:
+            cut.append(f"{far.cut_lines} lines earlier in this file")
+        return Head(
+            repo=tuple(repo),
+            far=self._far_section(far.text),
+            rooms=shared,
+            room_tokens=room_tokens,
+            order=order,
+            near_start=near.start,
+            before=text[: near.start],
+            edited_chars=document.edited_chars,
+            index_version=index_version,
+            imported=_imported(found),
+            reason=reason,
+            cut=tuple(cut),
+        )
+
+    def imported(self, document: Document, cursor: int) -> frozenset[Asked]:
+        """What the imports near `cursor` ask for now; costs look-ups in the index."""
+        return _imported(self._found(document, cursor, ()))
+
+    def _found(self, document: Document, cursor: int, recent: Sequence[Region]) -> list[Candidate]:
+        return worth_showing(candidates(self.store, self._place(document, cursor), recent))
+
+    def _later(  # noqa: PLR0917 - a private step of `build`
+        self,
+        document: Document,
+        cursor: int,
+        shared: Rooms,
+        suffix_stop: int,
+        weights: Mapping[str, float],
+        each: int,
+        order: tuple[Part, ...],
+    ) -> Section | None:
+        """What comes later in the file, where more is left over than the suffix's share.
+
+        Where all that is left of the file fits as it is, that is better than an outline.
+        """
+        source, text = document.source, document.text
+        spare = shared.suffix - shared.suffix_over_jump - each
+        if source is None or Part.REPO not in order or suffix_stop >= len(text):
+            return None
+        own = suffix_window(text, cursor, self.encoder, shared.suffix_over_jump)
+        header = _header(self.layout, document, " (later)")
+        room = spare - self.encoder.text_count(header)
+        if room < _MIN_LATER_TOKENS:
+            return None
+        later = later_outline(source, own.stop, room, encoder=self.encoder, weights=weights)
+        if not later.text:
+            return None
+        shown = masked(header + later.text)
+        tokens = self.encoder.text_count(shown)
+        if tokens > spare:
+            return None
+        return Section(Part.REPO, shown, tokens, "later in this file, trimmed", document.path)
+
+    def _far_section(self, text: str) -> Section | None:
+        if not text:
+            return None
+        shown = masked(text)
+        return Section(
+            Part.FAR_PREFIX, shown, self.encoder.text_count(shown), "earlier in this file, trimmed"
+        )
+
+    def _need(self, found: Sequence[Candidate], each: int, room_tokens: int) -> int:
+        """Tokens that all candidates would take; counting stops where there is surely enough."""
+        needed = 0
+        for one in found:
+            needed += self.encoder.text_count(one.text) + each + 8
+            if needed >= room_tokens:
+                break
+        return needed
+
+    def _far_need(self, text: str, stop: int, room_tokens: int) -> int:
+        if stop > room_tokens * 12:
+            return room_tokens
+        return self.encoder.text_count(text[:stop])
+
+    def _place(self, document: Document, cursor: int) -> Place:
+        text = document.text
+        source = document.source
+        outline = source.outline if source is not None else Outline()
+        around = outline.enclosing(cursor)
+        header = "\n".join(signature(text, one)[:_HEADER_CHARS] for one in around)
+        return Place(
+            root=document.root,
+            path=document.path,
+            language=document.language,
+            outline=outline,
+            before=text[line_start(text, max(0, cursor - _BEFORE_CHARS)) : cursor],
+            after=text[cursor : cursor + _AFTER_CHARS],
+            header=header,
+            present=text[max(0, cursor - _PRESENT_CHARS) : cursor + _AFTER_CHARS],
+            unused=unused_imports(text, outline),
+        )
+
+
+def _header(layout: FimLayout, document: Document, remark: str) -> str:
+    comment = document.language.line_comment if document.language is not None else "#"
+    path = f"{document.path}{remark}\n"
+    return path if Part.FILE_TOKEN in layout.tokens else f"{comment} {path}"
+
+
+def _imported(found: Sequence[Candidate]) -> frozenset[Asked]:
+    return frozenset(
+        (one.root, one.path, one.name)
+        for one in found
+        if one.relation in {Relation.IMPORTED, Relation.BASE}
+    )
+
+
+def _languages(found: Sequence[Candidate]) -> Mapping[str, Language | None]:
+    return {one.path: language_for(one.path) for one in found}
