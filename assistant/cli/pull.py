@@ -16,6 +16,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from assistant.models.catalogue import catalogue
 from assistant.models.pull import Source, pull
 from assistant.models.storage import Advance
 
@@ -77,18 +78,29 @@ class Shares:
 def register(app: typer.Typer) -> None:
     @app.command("pull")
     def pull_command(
-        name: Annotated[str, typer.Argument(help="A catalogue name; see `underkeel models list`.")],
+        name: Annotated[
+            str, typer.Argument(help="A known name, owner/repository[:Q4_K_M], or a URL.")
+        ],
         source: Annotated[
             Source | None,
             typer.Option(
                 "--from", help="Take it from there only, not from the first that answers."
             ),
         ] = None,
+        yes: Annotated[
+            bool, typer.Option("--yes", "-y", help="Do not ask, once the plan is shown.")
+        ] = False,
     ) -> None:
         """Fetch a model, prove its hash, and put it into the models folder.
 
-        What was begun is gone on with. Models that are made from others are made here.
+        What was begun is gone on with. Starter models are fetched at once, or made here; of any
+        other the plan is shown first.
         """
+        if name not in catalogue():
+            from assistant.cli.models import pull_model  # it draws with what is here
+
+            pull_model(name, yes, source)
+            return
         with Bars(Console(stderr=True)) as bars:
             path = pull(name, source, bars)
         typer.echo(path)

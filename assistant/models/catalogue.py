@@ -18,6 +18,7 @@ import msgspec
 
 from assistant import paths
 from assistant.errors import UnknownModelError
+from assistant.memory.known_models import known_models
 
 SPLIT_NAME = re.compile(r"^(?P<stem>.*)-\d{5}-of-(?P<count>\d{5})\.gguf$")
 """The name of one file of a model that is split into several."""
@@ -110,11 +111,7 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
         path = local_path(model)
         if path.is_file():
             return path
-        raise UnknownModelError(
-            "this model is in the catalogue but not on this machine",
-            subject=text,
-            advice=f"Run: underkeel pull {text}",
-        )
+        raise _not_here(text)
     if text and Path(text).name == text:
         for path in (paths.models_dir() / text, paths.models_dir() / f"{text}.gguf"):
             if path.is_file():
@@ -131,7 +128,7 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
             subject=str(path),
             advice="Give the path of a GGUF, or one of: " + ", ".join(known_names()),
         )
-    raise _unknown(text)
+    raise _not_here(text) if text in known_models() else _unknown(text)
 
 
 def known_names() -> list[str]:
@@ -153,11 +150,20 @@ def _other_files() -> list[Path]:
     return [path for path in files if path.name not in named]
 
 
+def _not_here(name: str) -> UnknownModelError:
+    return UnknownModelError(
+        "this model is known but not on this machine",
+        subject=name,
+        advice=f"Run: underkeel pull {name}",
+    )
+
+
 def _unknown(name: str) -> UnknownModelError:
     names = known_names()
-    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), [*names, *known_models()], n=3, cutoff=0.5)
     advice = f"Did you mean {' or '.join(near)}? " if near else f"Known: {', '.join(names)}. "
-    first = near[0] if near and near[0] in catalogue() else next(iter(catalogue()))
+    to_fetch = [one for one in near if one in catalogue() or one in known_models()]
+    first = to_fetch[0] if to_fetch else next(iter(catalogue()))
     return UnknownModelError(
         "there is no model of this name",
         subject=name or "(empty name)",

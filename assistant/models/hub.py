@@ -15,6 +15,7 @@ import httpx
 import msgspec
 
 from assistant.errors import DownloadError, ModelError
+from assistant.memory.known_models import known_models
 from assistant.memory.remote import choose_file, endpoint, split_name
 from assistant.models.catalogue import SPLIT_NAME, model_name
 from assistant.models.fetch import RemoteFile, shown
@@ -68,6 +69,12 @@ def find_wanted(name: str, client: httpx.Client) -> Wanted:
     if repository:
         return _in_repository(repository, path, quantisation, client)
     return _at_url(name, client)
+
+
+def address_of(name: str) -> str:
+    """Where a model that is known by shape can be fetched; any other name as it is."""
+    known = known_models().get(name)
+    return f"{known.repository}:{known.quantisation}" if known else name
 
 
 class _Blob(msgspec.Struct):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from assistant.memory.known_models import known_models
 from tests.equipment.file_server import FileServer
 from tests.equipment.tiny_gguf import split_gguf, tiny_gguf
 
@@ -35,18 +36,18 @@ class Machine:
             "COLUMNS": "120",
         }
 
-    def publish(self, files: dict[str, bytes]) -> None:
+    def publish(self, files: dict[str, bytes], repository: str = REPOSITORY) -> None:
         siblings = []
         for name, content in files.items():
             sha256 = hashlib.sha256(content).hexdigest()
             siblings.append({"rfilename": name, "size": len(content), "lfs": {"sha256": sha256}})
-            self.server.serve(f"/{REPOSITORY}/resolve/{COMMIT}/{name}", content)
+            self.server.serve(f"/{repository}/resolve/{COMMIT}/{name}", content)
         listing = json.dumps({"sha": COMMIT, "siblings": siblings}).encode()
-        self.server.serve(f"/api/models/{REPOSITORY}?blobs=true", listing)
+        self.server.serve(f"/api/models/{repository}?blobs=true", listing)
 
-    def run(self, *arguments: str) -> tuple[int, str, str]:
+    def run(self, *arguments: str, group: tuple[str, ...] = ("models",)) -> tuple[int, str, str]:
         done = subprocess.run(
-            [sys.executable, "-m", "assistant", "models", *arguments],
+            [sys.executable, "-m", "assistant", *group, *arguments],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -111,6 +112,17 @@ def test_a_split_model_from_plan_to_removal(machine: Machine) -> None:
     assert not list(machine.models.glob("*.gguf"))
 
 
+def test_a_recommended_name_is_pulled_from_its_repository(machine: Machine) -> None:
+    """What `recommend` names, `pull` fetches, in the quantisation that was planned for."""
+    model = known_models()["qwen3-coder-30b-a3b"]
+    files = {"m-Q2_K.gguf": tiny_gguf(), f"m-{model.quantisation}.gguf": tiny_gguf()}
+    machine.publish(files, model.repository)
+    code, out, error = machine.run("pull", "qwen3-coder-30b-a3b", "--yes", group=())
+    assert code == 0, error
+    assert out.strip() == str(machine.models / f"m-{model.quantisation}.gguf")
+    assert f"{model.repository}@{COMMIT[:12]}" in error
+
+
 def test_nothing_is_fetched_before_it_is_agreed_to(machine: Machine) -> None:
     machine.publish({"m-Q4_K_M.gguf": tiny_gguf()})
     code, _, error = machine.run("pull", REPOSITORY)
@@ -146,6 +158,8 @@ def test_a_url_on_a_server_without_ranges_can_be_pulled(machine: Machine) -> Non
         (("remove", "../../etc/passwd", "--yes"), "no model of this name"),
         (("use", "no-such-name"), "no model of this name"),
         (("use", "starter-moe"), "underkeel pull starter-moe"),
+        (("use", "gpt-oss-20b"), "underkeel pull gpt-oss-20b"),
+        (("use", "gpt-oss-20"), "Did you mean gpt-oss-20b"),
     ],
 )
 def test_wrong_names_say_what_to_do(
