@@ -105,7 +105,6 @@ def pull_model(
             typer.echo(pull(name, source, bars))
         return
     name = address_of(name)
-    name = address_of(name)
     if not is_remote(name):
         path = resolve(name)
         console.print(f"{path} is here already", markup=False)
