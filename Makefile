@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCK_FLAGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --quiet --custom-compile-command "make lock"
 
-.PHONY: help env models demo test check lint types lock bench-lsp bench-typing bench-speculation bench-cancellation bench-layouts bench-scenarios bench-soak vsix clean
+.PHONY: help env models demo test check lint types lock bench-lsp bench-typing bench-speculation bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-quality vsix clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,14 @@ bench-scenarios: models ## Everything that can happen to the memory, at length, 
 
 bench-soak: models ## Half an hour of typing under random pressure: nothing may grow or leak
 	@$(BIN)/python tests/benchmarks/soak.py
+
+bench-context: models ## Speed of prompts and of the index, and what stays in the KV cache
+	@$(BIN)/python tests/benchmarks/context_speed.py
+	@$(BIN)/python tests/benchmarks/context_stability.py
+
+bench-quality: models ## Masked lines by three kinds of prompt: hours, may be ended and taken up again
+	@$(BIN)/python tests/benchmarks/context_quality.py run
+	@$(BIN)/python tests/benchmarks/context_quality.py report --keep
 
 vsix: ## Package the VS Code extension
 	@cd editors/vscode && npm ci --ignore-scripts && npm run package
