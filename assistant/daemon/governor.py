@@ -166,7 +166,8 @@ class Governor:
         )
 
     def _on_serving(self) -> None:
-        """Nobody is to be answered without a budget."""
+        """Nobody is to be answered without a budget, or released before anybody could ask."""
+        self._active_s = self._clock()
         if self.sample is not None:
             self._set_budgets(self.sample)
         self._sampler.look()

@@ -378,6 +378,10 @@ class ModelHost:
         `fresh`: the plans were just made for the memory that is free.
         """
         plans = loadable.specs
+        if fresh:  # what was refused before says nothing of the memory of now
+            self._recent_deaths = [
+                death for death in self._recent_deaths if death.cause is not Cause.REFUSED
+            ]
         while True:
             if self._recent_deaths and not fresh and self.first_fit is not None:
                 self._least_step = max(self._least_step, await self.first_fit(loadable))

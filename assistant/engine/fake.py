@@ -88,13 +88,20 @@ class FakeEngine:
     def resume(self) -> None:
         self._go.set()
 
-    def kill(self) -> None:
+    def kill(self, exit_code: int | None = None) -> None:
         """Die as a worker does: requests in flight fail, the next one loads again."""
         self._loaded = False
         self._kept.clear()
         for running in self._running.values():
-            running.failure = Died("the engine's process ended", subject="fake", advice="Try again")
+            death = Died("the engine's process ended", subject="fake", advice="Try again")
+            death.exit_code = exit_code
+            running.failure = death
         self.resume()
+
+    def fail_running(self, error: UnderkeelError) -> None:
+        """Every request in flight ends with `error`."""
+        for running in self._running.values():
+            running.failure = error
 
     @property
     def in_flight(self) -> int:

@@ -11,10 +11,12 @@ from dataclasses import replace
 from assistant.errors import EngineError, PlanError
 from assistant.llama.spec import LoadSpec
 from assistant.memory.gguf import Header
+from assistant.memory.ladder import Rung
 from assistant.memory.model import Model, model_of
 from assistant.memory.oracle import Oracle
 from assistant.memory.plan import Choice, Machine, Plan, Wishes
 from assistant.memory.planner import make_plan
+from assistant.memory.rungs import build
 
 _MOST_DRY_RUNS = 8
 
@@ -36,6 +38,27 @@ def plan_and_measure(
         return _settle(header, model, machine, wishes, oracle)
     with Oracle() as own:
         return _settle(header, model, machine, wishes, own)
+
+
+def plan_with_ladder(
+    header: Header, machine: Machine, wishes: Wishes | None = None
+) -> tuple[Plan, tuple[Rung, ...]]:
+    """The best plan, and the rungs under it, with llama.cpp's own bytes for each where it tells.
+
+    Raises:
+        PlanError: nothing fits.
+    """
+    wishes = wishes or Wishes()
+    with Oracle() as oracle:
+        plan = plan_and_measure(header, machine, wishes, oracle)
+
+        def measured(shape: Plan) -> Plan:
+            try:
+                return measure(header, shape, oracle)
+            except EngineError:
+                return shape
+
+        return plan, build(plan, wishes, measure=measured if plan.measured else lambda shape: shape)
 
 
 def measure(header: Header, plan: Plan, oracle: Oracle) -> Plan:

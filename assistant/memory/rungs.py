@@ -37,11 +37,19 @@ class _Change:
     forgets: bool = False
 
 
-def build(plan: Plan, wishes: Wishes, rates: Rates = Rates()) -> tuple[Rung, ...]:
+def build(
+    plan: Plan,
+    wishes: Wishes,
+    rates: Rates = Rates(),
+    measure: Callable[[Plan], Plan] = lambda shape: shape,
+) -> tuple[Rung, ...]:
     """The ladder under a plan, from the plan itself to nothing loaded.
 
     A rung that would change nothing is left out. The bytes are the planner's, corrected by what
     llama.cpp measured for the plan itself if it was measured.
+
+    Args:
+        measure: gives a shape back with llama.cpp's own figures for it, where those are to be had.
     """
     top = _holds(plan)
     rungs = [
@@ -49,7 +57,8 @@ def build(plan: Plan, wishes: Wishes, rates: Rates = Rates()) -> tuple[Rung, ...
         Rung("trim", "shorter prompts", plan.to_load_spec(), top),
         Rung(DROP, "sequences kept for reuse", plan.to_load_spec(), top),
     ]
-    for change, shape in _shapes(plan, wishes):
+    for change, guess in _shapes(plan, wishes):
+        shape = measure(guess)
         rungs.append(
             Rung(
                 name=change.name,

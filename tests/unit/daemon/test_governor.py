@@ -16,7 +16,14 @@ from assistant.daemon.budgets import Budgets
 from assistant.daemon.loading import Loadable
 from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.engine.types import EngineStats, Priority, SlotState
-from assistant.errors import ContextFullError, LoadError, PlanError, WorkerDiedError
+from assistant.errors import (
+    ContextFullError,
+    LoadError,
+    PlanError,
+    RefusedError,
+    WorkerDiedError,
+)
+from assistant.memory.ladder import Rules
 from assistant.settings import CompletionSettings, DaemonSettings, Settings
 
 GIB = 1 << 30
@@ -135,8 +142,56 @@ def test_a_refused_shape_is_left_for_a_smaller_one(home: Path, error: Any) -> No
     run(body)
 
 
+def test_memory_refused_to_a_computation_leads_to_a_smaller_shape(home: Path) -> None:
+    """In the middle of an answer: it goes on, and the budget falls though probes see plenty."""
+
+    async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
+        refused = RefusedError("memory for the computation was refused")
+        engine.pause()
+        answers = [asyncio.create_task(ask(daemon, document=str(n))) for n in range(3)]
+        await until(lambda: engine.in_flight == 3)
+        engine.fail_running(refused)
+        engine.resume()
+        assert [text for text, _ in await asyncio.gather(*answers)] == [DEFAULT_REPLY] * 3
+        # Three were refused at once: one move.
+        assert [spec.n_ctx for spec in engine.loads] == [4096, 2048]
+        status = await daemon.client.status()
+        assert status.rung is not None and "refused" in status.rung.reason
+        assert (status.rung.moves, status.deaths) == (1, 0)
+
+    run(body)
+
+
+def test_a_refused_climb_is_not_repeated_at_once(home: Path) -> None:
+    rules = Rules(idle_s=0, hold_s=0.05, refused_s=600)
+
+    async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
+        daemon.service.governor._rules = rules
+        memory.leave(int(0.4 * GIB))
+        await rung_is(daemon, "context1")
+        for _ in range(2):
+            engine.fail_next(LoadError("failed to allocate the cache"))
+        memory.others_bytes = 0
+        await until(lambda: daemon.service.host.refusals == 2)
+        await until(lambda: daemon.service.host.state is ServiceState.READY)
+        await until(lambda: daemon.service.governor.moves >= 2)
+        moves = daemon.service.governor.moves
+        looks = 0
+
+        def count(_: object) -> None:
+            nonlocal looks
+            looks += 1
+
+        daemon.service.governor.on_look = count
+        await until(lambda: looks > 8)
+        assert daemon.service.governor.moves == moves
+        assert daemon.service.host.step > 0
+
+    run(body)
+
+
 def test_idle_release_and_return(home: Path) -> None:
-    settings = Settings(daemon=DaemonSettings(release_after_s=0.3))
+    settings = Settings(daemon=DaemonSettings(release_after_s=1.5))
 
     async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
         await until(lambda: daemon.service.host.state is ServiceState.RELEASED)

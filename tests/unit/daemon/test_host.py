@@ -12,7 +12,7 @@ from assistant.daemon.host import ModelHost
 from assistant.daemon.supervision import USUAL, Rules
 from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.engine.types import Delta, Done, GenerateRequest
-from assistant.errors import DaemonError, LoadError, UnderkeelError, WorkerDiedError
+from assistant.errors import DaemonError, LoadError, PlanError, UnderkeelError, WorkerDiedError
 from assistant.wire import ServiceState
 
 DIED = WorkerDiedError("the engine's process ended")
@@ -94,6 +94,97 @@ def test_an_engine_that_dies_on_every_plan_is_given_up_with_advice() -> None:
         assert host.deaths == tried
 
     run(body, rules=Rules(most_delay_s=0))
+
+
+def refused(stage: str = "the cache") -> LoadError:
+    return LoadError(f"llama.cpp cannot make it: failed to allocate {stage}")
+
+
+def test_a_load_that_is_refused_memory_goes_down_and_costs_no_plan() -> None:
+    async def body(host: ModelHost, engine: FakeEngine) -> None:
+        for _ in range(4):
+            await host.release()
+            engine.fail_next(refused())
+            engine.fail_next(refused())
+            assert await answer(host) == DEFAULT_REPLY
+            assert host.step == 4
+        # Nobody died, and however often it was refused, the plan may be tried another day.
+        assert (host.deaths, host.refusals) == (0, 8)
+        assert host.barred() == frozenset()
+
+    run(body)
+
+
+def test_memory_refused_for_every_plan_is_a_plan_that_does_not_fit() -> None:
+    async def body(host: ModelHost, engine: FakeEngine) -> None:
+        await host.release()
+        for _ in range(10):
+            engine.fail_next(refused())
+        with pytest.raises(PlanError, match="refused for every plan"):
+            await answer(host)
+        assert len(engine.loads) == 1
+
+    run(body)
+
+
+def test_a_plan_that_struck_thrice_is_barred_to_the_ladder_too() -> None:
+    async def body(host: ModelHost, engine: FakeEngine) -> None:
+        for _ in range(3):
+            await kill_in_the_middle(host, engine)
+        await answer(host)
+        assert host.step == 3
+        assert host.barred() == {"plan", "trim", "drop"}
+
+    run(body)
+
+
+def test_kills_from_outside_are_not_held_against_a_request() -> None:
+    async def body(host: ModelHost, engine: FakeEngine) -> None:
+        engine.pause()
+        request = GenerateRequest(id="r", prompt=(1, 2), max_tokens=50)
+        items: list[Delta | Done] = []
+
+        async def read() -> None:
+            items.extend([item async for item in host.generate(request)])
+
+        reading = asyncio.create_task(read())
+        for number in range(1, 6):
+            await until(lambda: engine.in_flight == 1)
+            engine.kill(exit_code=-9)
+            engine.pause()
+            await until(lambda number=number: len(engine.loads) == number + 1)
+        engine.resume()
+        await reading
+        assert "".join(item.text for item in items if isinstance(item, Delta)) == DEFAULT_REPLY
+
+    run(body, rules=Rules(most_delay_s=0))
+
+
+def test_a_request_that_kills_twice_is_not_tried_a_third_time() -> None:
+    async def body(host: ModelHost, engine: FakeEngine) -> None:
+        engine.pause()
+        reading = asyncio.create_task(answer(host))
+        for number in (1, 2):
+            await until(lambda number=number: (engine.in_flight, len(engine.loads)) == (1, number))
+            engine.kill()
+            engine.pause()
+        with pytest.raises(WorkerDiedError):
+            await reading
+        engine.resume()
+        assert await answer(host) == DEFAULT_REPLY
+
+    run(body)
+
+
+def test_statistics_do_not_wait_for_an_engine_that_hangs() -> None:
+    async def body(host: ModelHost, engine: FakeEngine) -> None:
+        async def hang() -> None:
+            await asyncio.sleep(3600)
+
+        engine.stats = hang  # type: ignore[method-assign, assignment]
+        assert await host.stats(0.01) is None
+
+    run(body)
 
 
 def test_load_errors_end_the_load() -> None:

@@ -104,3 +104,33 @@ def test_a_blocked_driver_is_noticed_and_not_asked_twice(monkeypatch: pytest.Mon
         assert not subject.stuck
 
     run(read, act)
+
+
+def test_a_fresh_sample_was_begun_after_the_question() -> None:
+    async def main() -> None:
+        asked = 0
+
+        def read() -> Sample:
+            nonlocal asked
+            asked += 1
+            return sample(asked)
+
+        sampler = Sampler(read, lambda _: None)
+        task = asyncio.create_task(sampler.run())
+        for _ in range(5):
+            before = asked
+            found = await sampler.fresh()
+            assert found is not None and found.host.available_bytes > before
+        task.cancel()
+
+    asyncio.run(main())
+
+
+def test_stuck_probes_give_the_last_sample() -> None:
+    async def main() -> None:
+        sampler = Sampler(lambda: sample(1), lambda _: None)
+        assert await sampler.fresh(within_s=0.01) is None
+        sampler.last = sample(7)
+        assert await sampler.fresh(within_s=0.01) == sample(7)
+
+    asyncio.run(main())
