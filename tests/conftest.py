@@ -28,6 +28,14 @@ def moe_model() -> Path:
     return _model("starter-moe.gguf")
 
 
+@pytest.fixture(scope="session")
+def tiny_moe(tmp_path_factory: pytest.TempPathFactory, moe_model: Path) -> Path:
+    """A mixture of experts that runs in no time and says what is known beforehand."""
+    from tiny_moe import write_tiny_moe
+
+    return write_tiny_moe(tmp_path_factory.mktemp("tiny") / "tiny-moe.gguf", moe_model)
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A private UNDERKEEL_HOME (settings, socket, logs); models stay where they are."""

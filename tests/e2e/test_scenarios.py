@@ -13,17 +13,10 @@ from pathlib import Path
 import pytest
 from headroom import Scenario, run, scenarios
 from long_typing import soak
-from tiny_moe import write_tiny_moe
 
 pytestmark = pytest.mark.model
 
 ALL = scenarios()
-
-
-@pytest.fixture(scope="session")
-def tiny_moe(tmp_path_factory: pytest.TempPathFactory, moe_model: Path) -> Path:
-    """A mixture of experts whose answers are known beforehand."""
-    return write_tiny_moe(tmp_path_factory.mktemp("tiny") / "tiny-moe.gguf", moe_model)
 
 
 @pytest.mark.parametrize("scenario", ALL, ids=[scenario.name for scenario in ALL])
