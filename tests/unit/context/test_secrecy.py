@@ -21,6 +21,14 @@ KEYS = {
     "google": "AIza" + "SyD4f6G8h0J2k4L6m8N0p2Q4r6S8t0U2v4W",
     "hugging face": "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYzAbCdEfGh",
     "npm": "npm_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8",
+    "ocean": "dop_v1_" + "0123456789abcdef" * 4,
+    "shop": "shpat_" + "0123456789abcdef" * 2,
+    "registry": "dckr_pat_" + "aB3dE6fG9hJ2kL5mN8pQ",
+    "hook": "https://hooks.slack.com/services/" + "T00A1B2C3/B00D4E5F6/a1B2c3D4e5F6g7H8",
+    "storage": "AccountName=tides;AccountKey=" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8s9T0==",
+    "header": "Authorization: Bearer " + "a1B2c3D4e5F6.g7H8i9J0k1L2",
+    "shell": "export AWS_SECRET_ACCESS_KEY=" + "wJalrXUtnFEMI/K7MDENG/bPxRfiCYzzqqkkEY01",
+    "yaml": "client_secret: " + "zX81kQpLm20vBnTyaa77",
     "jwt": "eyJ" + "hbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0NTY3ODkwIn0." + "dozjgNryP4J3jVmNHl0",
     "url": "postgres://tides:" + "h4rb0ur-p4ss" + "@db.example.org/x",
     "named": 'DB_PASSWORD = "' + "xK9#mQ2$vL7pW4zR" + '"',
@@ -30,7 +38,15 @@ KEYS = {
 }  # fmt: skip
 SECRET_PARTS = {
     name: key.split('"')[-2] if name in ("named", "json") else key for name, key in KEYS.items()
-} | {"url": "h4rb0ur-p4ss", "pem": "MIIEowIBAAKCAQEA7bq"}
+} | {
+    "hook": "T00A1B2C3",
+    "storage": "a1B2c3D4e5F6g7H8",
+    "header": "a1B2c3D4e5F6",
+    "shell": "K7MDENG",
+    "yaml": "zX81kQpLm20vBnTyaa77",
+    "url": "h4rb0ur-p4ss",
+    "pem": "MIIEowIBAAKCAQEA7bq",
+}
 
 HARMLESS = [
     'token = "some_function_name"',
@@ -42,6 +58,10 @@ HARMLESS = [
     "class KeyError(LookupError): ...",
     "sha256 = compute(data)",
     'PREFIX_TOKEN = "<|fim_prefix|>"',
+    "token = tokenizer_from_header_2",
+    "self._token: TokenCounterOfThisModel",
+    "secret_sauce = compute_the_sauce_of_1999(x)",
+    "password=PasswordFromSomewhereElse",
     'token: "${{ secrets.DEPLOY_TOKEN }}"',
     'password = "%(database_password)s"',
 ]
