@@ -141,6 +141,9 @@ def test_the_status_window_says_all_of_it(vim: Session) -> None:
         vram={"usedBytes": 3 << 30, "freeBytes": 1 << 29},
         kv={"usedTokens": 900, "totalTokens": 8192},
         tokensPerSecond=21.53,
+        cacheHits=0.873,
+        ladder={"rung": "smaller", "gaveUp": "half of the context", "reason": "VRAM was short"},
+        prompt={"tokens": 498, "budgetTokens": 512, "cut": ["far prefix", "repository context"]},
     )
     vim.command("Underkeel status")
     assert vim.lines() == [
@@ -148,8 +151,12 @@ def test_the_status_window_says_all_of_it(vim: Session) -> None:
         "model   starter-moe",
         "budget  512 tokens, level 2",
         "why     VRAM is short",
+        "prompt  498 of 512 tokens",
+        "cut     far prefix, repository context",
+        "ladder  half of the context: VRAM was short",
         "VRAM    3.0 GiB used, 0.5 GiB free",
         "KV      900 of 8192 tokens",
+        "cache   87 % of prompt tokens",
         "speed   21.5 tokens/s",
     ]
     vim.keys("q")

@@ -36,7 +36,7 @@ def edit(where: dict[str, Any], new: str) -> dict[str, Any]:
             "underkeel": {
                 "label": "Underkeel",
                 "needsConfirmation": True,
-                "description": "by the model",
+                "description": "puts 1 line in place of 1 line",
             }
         },
     }
@@ -102,7 +102,7 @@ STEPS: list[Step] = [
     ("diff", "see", {"selector": ".modified-in-monaco-diff-editor", "text": "return a + b"}),
     ("untouched", "see", {"selector": ".original-in-monaco-diff-editor", "text": "return a - b"}),
     ("edit.png", "picture", {"file": "edit.png"}),
-    ("apply", "toast", {"text": "Fix this error?", "button": "Apply"}),
+    ("apply", "toast", {"text": "Fix this error.", "button": "Apply"}),
     ("fixed", "document", {"text": FIXED}),
     ("diff closed", "gone", {"selector": ".monaco-diff-editor"}),
     ("again", "click", {"selector": CODE}),
@@ -180,7 +180,7 @@ def test_code_actions_are_offered_where_the_problem_is(seen: dict[str, Any]) -> 
 def test_an_edit_is_seen_before_it_is_made(editor: VSCode, seen: dict[str, Any]) -> None:
     assert "return a + b" in seen["diff"]
     assert "return a - b" in seen["untouched"]
-    assert "by the model" in seen["apply"], "what the server says of it"
+    assert "This puts 1 line in place of 1 line." in seen["apply"], "what the server says of it"
     resolved = [action["title"] for action in editor.log("codeAction/resolve")]
     assert resolved.count("Fix this error") == 1, "only the one that was chosen"
 

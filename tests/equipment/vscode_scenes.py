@@ -54,6 +54,8 @@ STATUS = {
     "vram": {"usedBytes": 3 << 30, "freeBytes": 900 << 20},
     "kv": {"usedTokens": 1204, "totalTokens": 8192},
     "tokensPerSecond": 47.2,
+    "cacheHits": 0.87,
+    "prompt": {"tokens": 634, "budgetTokens": 640, "cut": ["repository context"]},
 }
 
 

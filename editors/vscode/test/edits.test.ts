@@ -10,7 +10,7 @@ const edit: WorkspaceEdit = {
     { kind: "create", uri: "file:///new.py", annotationId: "u" },
     { textDocument: { uri: "file:///new.py", version: null }, edits: [{ range, newText: "y" }] },
   ],
-  changeAnnotations: { u: { label: "Underkeel", needsConfirmation: true, description: "It breaks the syntax." } },
+  changeAnnotations: { u: { label: "Underkeel", needsConfirmation: true, description: "adds 2 lines" } },
 };
 
 test("what changes: documents, versions, and which are new", () => {
@@ -36,7 +36,7 @@ test("splices count in the text as it was, in any order", () => {
 });
 
 test("what the server says of the edit is told, and VS Code is not to ask again", () => {
-  assert.equal(notesOf(edit), "It breaks the syntax.");
+  assert.equal(notesOf(edit), "This adds 2 lines.");
   const plain = withoutAnnotations(edit);
   assert.ok(!JSON.stringify(plain).includes("nnotation"));
   assert.equal(JSON.stringify(changesOf(plain)), JSON.stringify(changesOf(edit)).replace(',"annotationId":"u"', ""));

@@ -15,6 +15,9 @@ const full: Status = {
   vram: { usedBytes: 3 * 2 ** 30, freeBytes: 2 ** 29 },
   kv: { usedTokens: 900, totalTokens: 8192 },
   tokensPerSecond: 21.53,
+  cacheHits: 0.873,
+  ladder: { rung: "smaller context", gaveUp: "half of the context", reason: "VRAM was short" },
+  prompt: { tokens: 498, budgetTokens: 512, cut: ["repository context", "far prefix"] },
 };
 
 test("a cut budget shows in the bar, and why in the tooltip", () => {
@@ -31,8 +34,12 @@ test("a cut budget shows in the bar, and why in the tooltip", () => {
       "| Model | starter-moe |",
       "| Prompt budget | 512 tokens (level 2) |",
       "| Why | VRAM is short \\| 0.5 GiB |",
+      "| Last prompt | 498 of 512 tokens |",
+      "| Left out | repository context, far prefix |",
+      "| Given back | half of the context: VRAM was short |",
       "| VRAM | 3.0 GiB used, 0.5 GiB free |",
       "| KV cache | 900 of 8192 tokens |",
+      "| From cache | 87 % of prompt tokens |",
       "| Speed | 21.5 tokens/s |",
       "",
       LINKS_LINE,

@@ -182,7 +182,7 @@ function H.notes(edit)
   local notes = {}
   for _, annotation in pairs(edit.changeAnnotations or {}) do
     if type(annotation.description) == 'string' and annotation.description ~= '' then
-      vim.list_extend(notes, vim.split(annotation.description, '\n', { plain = true }))
+      notes[#notes + 1] = ('This %s.'):format(annotation.description:gsub('%s*\n%s*', ' '))
     end
   end
   return #notes > 0 and vim.list_extend(notes, { '' }) or notes

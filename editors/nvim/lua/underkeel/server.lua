@@ -13,7 +13,13 @@ function M.config(config)
   local capabilities = vim.lsp.protocol.make_client_capabilities()
   capabilities = vim.tbl_deep_extend('force', capabilities, {
     textDocument = { inlineCompletion = { dynamicRegistration = false } },
-    workspace = { workspaceEdit = { changeAnnotationSupport = { groupsOnLabel = false } } },
+    -- The preview keeps these two promises; Neovim itself makes only the first come true.
+    workspace = {
+      workspaceEdit = {
+        documentChanges = true,
+        changeAnnotationSupport = { groupsOnLabel = false },
+      },
+    },
     experimental = { underkeel = { status = true, explanation = true } },
   })
   return {

@@ -83,8 +83,15 @@ function M.lines()
   add('model', status.model, '%s', status.model)
   add('budget', status.budget, '%s tokens, level %s', budget.tokens, budget.level)
   add('why', budget.reason, '%s', budget.reason)
+  local prompt, ladder = status.prompt or {}, status.ladder or {}
+  add('prompt', status.prompt, '%s of %s tokens', prompt.tokens, prompt.budgetTokens)
+  if prompt.cut and #prompt.cut > 0 then
+    add('cut', prompt.cut, '%s', table.concat(prompt.cut, ', '))
+  end
+  add('ladder', status.ladder, '%s: %s', ladder.gaveUp, ladder.reason)
   add('VRAM', status.vram, '%.1f GiB used, %.1f GiB free', gib(vram.usedBytes), gib(vram.freeBytes))
   add('KV', status.kv, '%s of %s tokens', kv.usedTokens, kv.totalTokens)
+  add('cache', status.cacheHits, '%.0f %% of prompt tokens', (status.cacheHits or 0) * 100)
   add('speed', status.tokensPerSecond, '%.1f tokens/s', status.tokensPerSecond)
   return lines
 end

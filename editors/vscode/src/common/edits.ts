@@ -51,6 +51,7 @@ export function notesOf(edit: WorkspaceEdit): string {
   return Object.values(edit.changeAnnotations ?? {})
     .map(({ description }) => description ?? "")
     .filter((description) => description !== "")
+    .map((description) => `This ${description}.`)
     .join(" ");
 }
 

@@ -113,8 +113,9 @@ async function open(sides: Sides[], title: string): Promise<void> {
 }
 
 async function ask(title: string, notes: string): Promise<boolean | undefined> {
-  const show = notes ? vscode.window.showWarningMessage : vscode.window.showInformationMessage;
-  const answer = await show(`Underkeel: ${title}? ${notes}`.trim(), "Apply", "Discard");
+  const broken = notes.includes("BREAKS THE SYNTAX");
+  const show = broken ? vscode.window.showWarningMessage : vscode.window.showInformationMessage;
+  const answer = await show(`Underkeel: ${title}. ${notes}`.trim(), "Apply", "Discard");
   return answer === undefined ? undefined : answer === "Apply";
 }
 

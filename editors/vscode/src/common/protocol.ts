@@ -15,6 +15,9 @@ export interface Status {
   vram?: { usedBytes: number; freeBytes: number } | null;
   kv?: { usedTokens: number; totalTokens: number } | null;
   tokensPerSecond?: number | null;
+  cacheHits?: number | null;
+  ladder?: { rung: string; gaveUp: string; reason: string } | null;
+  prompt?: { tokens: number; budgetTokens: number; cut: string[] } | null;
 }
 
 export interface Position {

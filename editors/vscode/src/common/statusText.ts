@@ -53,6 +53,12 @@ function tooltip(status: Status, enabled: boolean): string {
     rows.push(["Prompt budget", level > 0 ? `${tokens} tokens (level ${level})` : `${tokens} tokens`]);
   }
   if (status.budget?.reason) rows.push(["Why", status.budget.reason]);
+  if (status.prompt) {
+    const { tokens, budgetTokens, cut } = status.prompt;
+    rows.push(["Last prompt", `${tokens} of ${budgetTokens} tokens`]);
+    if (cut.length > 0) rows.push(["Left out", cut.join(", ")]);
+  }
+  if (status.ladder) rows.push(["Given back", `${status.ladder.gaveUp}: ${status.ladder.reason}`]);
   if (status.vram) {
     const { usedBytes, freeBytes } = status.vram;
     rows.push(["VRAM", `${gib(usedBytes)} used, ${gib(freeBytes)} free`]);
@@ -61,6 +67,7 @@ function tooltip(status: Status, enabled: boolean): string {
     const { usedTokens, totalTokens } = status.kv;
     rows.push(["KV cache", `${usedTokens} of ${totalTokens} tokens`]);
   }
+  if (status.cacheHits != null) rows.push(["From cache", `${percent(status.cacheHits)} of prompt tokens`]);
   if (status.tokensPerSecond) rows.push(["Speed", `${status.tokensPerSecond.toFixed(1)} tokens/s`]);
   const lines = [`**Underkeel** · ${status.state}${enabled ? "" : ", ghost text is off here"}`];
   if (status.message) lines.push(plain(status.message));
