@@ -15,6 +15,7 @@ from context.store import EntryRow, FileRow, Store
 
 _MAX_NAMES = 48
 _MODULE_MEMBERS = 12
+_UNNAMED_MEMBER = 0.25
 _MAX_PASSED_ON = 3  # a name that more files define is no help
 _SHORT_CHARS = 700
 _FULL_NEED = 0.3  # below this a long definition is shown in short
@@ -48,8 +49,17 @@ def _imported(store: Store, place: Place) -> list[Candidate]:
             if not wanted and one.name:
                 wanted = _passed_on(store, one, file)
             for row, relation, row_need in wanted:
-                found.append(_candidate(place, rows, row, relation, max(row_need, need)))
+                worth = _need(relation, row_need, need)
+                found.append(_candidate(place, rows, row, relation, worth))
     return found
+
+
+def _need(relation: Relation, row_need: float, import_need: float) -> float:
+    """What a definition is needed, given what its import is: never less than for being imported,
+    and more the more its import is; of a module, members that nobody names much less so."""
+    if relation is not Relation.MEMBER:
+        return row_need + (1 - row_need) * import_need
+    return max(row_need, import_need * (1 if row_need >= IMPORT_NEED else _UNNAMED_MEMBER))
 
 
 def _wanted(
@@ -73,7 +83,8 @@ def _wanted(
     local = one.local or ""
     used = used_members.get(local, set())
     top = [row for row in outer if not row.name.startswith("_")]
-    if place.language is not None and place.language.resolve.wildcard:
+    wildcard = place.language is not None and place.language.resolve.wildcard
+    if wildcard:
         used = {row.name for row in top if weights.holds(row.name)}
     chosen = [
         (row, Relation.MEMBER, max(weights.of(row.name), IMPORT_NEED))
@@ -86,7 +97,9 @@ def _wanted(
     others = [
         (row, Relation.MEMBER, ASKED_NEED if asked else IMPORT_NEED * 0.5)
         for row in top
-        if row.name not in used and not weights.holds(row.name)
+        if row.name not in used
+        and not weights.holds(row.name)
+        and (wildcard or asked or row.kind != Kind.VALUE)
     ]
     more = max(0, _MODULE_MEMBERS - len(chosen)) if not file.generated else 0
     return chosen + others[:more]

@@ -107,6 +107,26 @@ def test_a_twin_shows_how_it_goes_on(tmp_path):
     assert best.text.startswith("class AsyncQuay"), "it begins four lines before the cursor's like"
 
 
+def test_of_a_module_the_members_that_are_named_come_first(tmp_path):
+    files = {"tides.py": "T = TypeVar('T')\n" + HEIGHTS + "def third_thing(x):\n    return x\n"}
+    text = "import tides\n\ntides.third_thing(3)\n" + "\n" * 12 + "x = tides.other_thing(tides|"
+    shown = found(tmp_path, files, text)
+    assert [one.name for one in shown] == ["other_thing", "third_thing", "height_at"]
+    assert shown[1].score > 2 * shown[2].score
+    asked = found(tmp_path, files, "import tides\nx = tides.|")
+    assert {one.name for one in asked} == {"T", "other_thing", "third_thing", "height_at"}
+
+
+def test_an_import_that_is_used_nearer_comes_first(tmp_path):
+    files = {
+        f"{name}.py": f"def {name}_at(x):\n    return x - {at}\n" for at, name in enumerate("abc")
+    }
+    text = "".join(f"from {name} import {name}_at\n" for name in "abc")
+    text += "b_at(1)\n" + "\n" * 40 + "c_at(1)\n" + "\n" * 20 + "|"
+    shown = [one for one in found(tmp_path, files, text) if one.relation is Relation.IMPORTED]
+    assert shown[0].name == "c_at" and shown[0].score > score(Relation.IMPORTED, 0.3, 1.0)
+
+
 def test_what_is_imported_and_not_used_yet_is_wanted(tmp_path):
     files = {"tides.py": HEIGHTS, "moon.py": "def phase_of(day):\n    return day\n"}
     text = (
