@@ -26,10 +26,12 @@ _Limit = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 _Stop = Annotated[list[Annotated[str, Meta(max_length=256)]], Meta(max_length=16)]
 _Short = Annotated[str, Meta(max_length=4096)]
 
+# No context is longer; a list of small numbers takes many times its bytes in memory.
+_MOST_TOKENS = 2**20
 _RANDOM_SEEDS = {-1, 2**32 - 1}
 
 PromptPart = _TokenId | str
-PromptBody = str | list[PromptPart]
+PromptBody = str | Annotated[list[PromptPart], Meta(max_length=_MOST_TOKENS)]
 
 
 class SamplingBody(msgspec.Struct, kw_only=True):
@@ -210,7 +212,7 @@ class TokenizeBody(msgspec.Struct, kw_only=True):
 class DetokenizeBody(msgspec.Struct, kw_only=True):
     """POST /detokenize."""
 
-    tokens: list[_TokenId] = []
+    tokens: Annotated[list[_TokenId], Meta(max_length=_MOST_TOKENS)] = []
 
 
 def prompt_parts(prompt: PromptBody) -> list[str | list[int]]:
@@ -263,12 +265,7 @@ def generate_request(
         )
     if not ids:
         raise RequestError("the prompt is empty", advice="Send a text or token ids")
-    if model.n_vocab and max(ids) >= model.n_vocab:
-        raise RequestError(
-            f"token {max(ids)} is not of the model's vocabulary of {model.n_vocab}",
-            subject=model.name,
-            advice="Encode with this model's own vocabulary",
-        )
+    check_vocabulary(ids, model)
     wanted = body.most_tokens()
     _check_room(len(ids), wanted, model, budget)
     room = max(model.n_ctx - len(ids), 0) if model.n_ctx else wanted
@@ -288,6 +285,16 @@ def generate_request(
         model=model.name,
         turns=turns,
     )
+
+
+def check_vocabulary(ids: Sequence[int], model: ModelInfo) -> None:
+    """Raises RequestError where a token is not the model's: llama.cpp would abort over it."""
+    if ids and model.n_vocab and max(ids) >= model.n_vocab:
+        raise RequestError(
+            f"token {max(ids)} is not of the model's vocabulary of {model.n_vocab}",
+            subject=model.name,
+            advice="Encode with this model's own vocabulary",
+        )
 
 
 def _check_served(body: GenerateBody) -> None:

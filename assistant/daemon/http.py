@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -102,6 +102,23 @@ async def _collect(request: Request, held: Held, limit_bytes: int) -> bytes:
     return bytes(data)
 
 
+@asynccontextmanager
+async def within(limit_s: float) -> AsyncIterator[None]:
+    """Raises EngineError where the block takes longer."""
+    try:
+        async with asyncio.timeout(limit_s):
+            yield
+    except TimeoutError as error:
+        raise _late(limit_s) from error
+
+
+def _late(limit_s: float) -> EngineError:
+    return EngineError(
+        f"the answer took longer than {limit_s:.0f} s",
+        advice="Ask for fewer tokens, or raise daemon.request_limit_s",
+    )
+
+
 class EventStream(Response):
     """Sends what `produce` yields, and stops producing when the client goes away.
 
@@ -171,12 +188,7 @@ class EventStream(Response):
     def _mapped(self, error: Exception) -> UnderkeelError:
         if isinstance(error, UnderkeelError):
             return error
-        if isinstance(error, TimeoutError):
-            return EngineError(
-                f"the answer took longer than {self._limit_s:.0f} s",
-                advice="Ask for fewer tokens, or raise daemon.request_limit_s",
-            )
-        return unexpected(error)
+        return _late(self._limit_s) if isinstance(error, TimeoutError) else unexpected(error)
 
 
 class TokenGate:

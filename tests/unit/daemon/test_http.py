@@ -591,3 +591,22 @@ def test_metrics_count_answers_and_errors(home: Path) -> None:
             assert line in lines, line
 
     run(body)
+
+
+def test_tokens_of_no_vocabulary_never_reach_the_engine(home: Path) -> None:
+    """llama.cpp aborts its process over one."""
+
+    async def body(daemon: Daemon) -> None:
+        for path, content in (
+            ("/detokenize", {"tokens": [65, 256]}),
+            ("/tokenize", {"content": [65, 4711], "with_pieces": True}),
+            ("/completion", {"prompt": [256]}),
+        ):
+            answer = await daemon.http.post(path, json=content)
+            assert answer.status_code == 400 and "vocabulary" in answer.json()["error"]["message"]
+        answer = await daemon.http.post(
+            "/detokenize", content=b'{"tokens": [' + b"1," * 2**20 + b"1]}"
+        )
+        assert answer.status_code == 400 and "1048576" in answer.json()["error"]["message"]
+
+    run(body)
