@@ -16,7 +16,7 @@ from rich.text import Text
 
 from assistant.cli.plot import area
 from assistant.cli.status import headline
-from assistant.client import DaemonClient, Status
+from assistant.client import DaemonClient, RungNow, Status
 from assistant.errors import DaemonError
 
 _KEPT = 1200
@@ -102,10 +102,40 @@ def picture(history: Sequence[Status], width: int) -> Group:
         )
         if now.budget.reason:
             parts.append(Text(f"  {now.budget.reason}", style="yellow"))
+    if now.rung is not None:
+        parts += _ladder(history, now.rung, width)
     written = rates(history)
     label = f"written  {written[-1] if written else 0:.0f} tokens/s"
     parts.append(_drawn(written, label, "magenta", width))
+    parts.append(Text(_footer(history), style="dim"))
     return Group(*parts)
+
+
+def _footer(history: Sequence[Status]) -> str:
+    """The last figures, and how long ago the left edge is."""
+    now, span_s = history[-1], history[-1].uptime_s - history[0].uptime_s
+    said = [f"the last {span_s:.0f} s", f"{now.in_flight} in flight", f"{now.deaths} deaths"]
+    if now.stats is not None:
+        seen = now.stats.cached_tokens + now.stats.evaluated_tokens
+        hits = now.stats.cached_tokens / seen if seen else 0.0
+        said.insert(1, f"{hits:.0%} of prompt tokens from the cache")
+    return "  ".join(said)
+
+
+def _ladder(history: Sequence[Status], rung: RungNow, width: int) -> list[RenderableType]:
+    """How far down the ladder, and what was given up there."""
+    plot = _plot(
+        history,
+        lambda status: float(status.rung.index if status.rung else 0),
+        f"given back  {rung.name if rung.index else 'nothing'}",
+        "red",
+        width,
+        top=float(rung.of - 1),
+    )
+    if not rung.index:
+        return [plot]
+    given = f"without {rung.says}" if rung.says else rung.name
+    return [plot, Text(f"  {given} ({rung.reason})" if rung.reason else f"  {given}", "yellow")]
 
 
 def rates(history: Iterable[Status]) -> list[float]:

@@ -112,17 +112,17 @@ class ModelHost:
         """Plan and load, unless that is under way or done."""
         self._start(plan=True)
 
-    async def usable(self) -> ModelInfo:
+    async def usable(self, within_s: float | None = None) -> ModelInfo:
         """What is served. Waits for a model that comes back, not for one that comes first.
 
         Raises:
-            LoadError: the first load is still under way.
+            LoadError: the first load is still under way, or a later one takes longer.
             UnderkeelError: why the model cannot be loaded.
         """
         if self.state is ServiceState.RELEASED:
             self.start_load()
         if self.state is ServiceState.LOADING and self._loading is not None and self.info:
-            await asyncio.wait({self._loading})
+            await asyncio.wait({self._loading}, timeout=within_s)
         if self.state is ServiceState.LOADING:
             raise LoadError(
                 f"the model is still loading ({self.progress:.0%})",

@@ -225,7 +225,7 @@ class Service:
         begun = time.monotonic()
         host, budgets = (desk or self._desk).host, (desk or self._desk).budgets
         with self._admitted(client):
-            model = await host.usable()
+            model = await host.usable(self.settings.daemon.request_limit_s)
             prompt = await encode(model)
             limit_ms = int(self.settings.daemon.request_limit_s * 1000)
             limit = _limit(body, budgets)

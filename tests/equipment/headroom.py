@@ -220,8 +220,10 @@ def _hits(count: int) -> Scenario:
     for number in range(count):
         hang = number % 8 == 5
         send = signal.SIGSTOP if hang else signal.SIGKILL
-        acts.append(Act(at_s, "hangs" if hang else "killed", send=send))
-        at_s += dice.uniform(0.3, 2.0) + (4.0 if hang else 0.0)
+        # Most hit it at work, some while it loads.
+        ready = dice.random() < 0.8
+        acts.append(Act(at_s, "hangs" if hang else "killed", send=send, once_ready=ready))
+        at_s += dice.uniform(0.2, 2.0)
     acts.append(Act(at_s + 1))
     return Scenario(
         "hits",

@@ -37,6 +37,7 @@ CARD_BYTES = 8 * UNIT
 MARGIN_MIB = 4
 DESKTOP_BYTES = UNIT // 4  # what a desktop holds of a card all the time
 
+_LAST_BYTES = 4096  # of the record: a line and more
 _ADMITTED = re.compile(r"admitted id=\S+ prompt=(\d+) budget=(\d+) level=(\d+)")
 
 
@@ -51,6 +52,7 @@ class Act:
         send: a signal for the worker.
         processes: other programs as NVML lists them from now on.
         host_bytes: what is available of the host's memory from now on.
+        once_ready: wait besides until the service is ready.
     """
 
     at_s: float
@@ -59,6 +61,7 @@ class Act:
     send: signal.Signals | None = None
     processes: tuple[Foreign, ...] | None = None
     host_bytes: int | None = None
+    once_ready: bool = False
 
 
 @dataclass
@@ -109,7 +112,18 @@ class Stage:
         start_s = time.monotonic()
         for act in acts:
             await asyncio.sleep(max(start_s + act.at_s - time.monotonic(), 0))
+            begun_s = time.monotonic()
+            while act.once_ready and self.state() != "ready":
+                await asyncio.sleep(0.05)
+            start_s += time.monotonic() - begun_s  # what comes later waits as long
             self.do(act)
+
+    def state(self) -> str:
+        """The service's state at the last look."""
+        with self.record.open("rb") as file:
+            file.seek(max(self.record.stat().st_size - _LAST_BYTES, 0))
+            lines = file.read().split(b"\n")
+        return str(json.loads(lines[-2])["state"]) if len(lines) > 1 else ""
 
     def do(self, act: Act) -> None:
         if act.says:
