@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCK_FLAGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --quiet --custom-compile-command "make lock"
 
-.PHONY: help env models demo test check lint types lock bench-lsp bench-typing bench-speculation bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-quality vsix clean
+.PHONY: help env models demo test check lint types lock fuzz bench-load bench-lsp bench-typing bench-speculation bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-quality bench-remote test-transformers vsix clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,13 @@ bench-lsp: models ## What the language server and daemon add to a request
 bench-typing: models ## Typing, side by side with llama.vim's requests to llama-server
 	@$(BIN)/python tests/benchmarks/keystrokes/run.py
 
+bench-load: models ## Sixteen editors with 64 documents on one daemon, alone and beside a flood
+	@$(BIN)/python tests/benchmarks/load.py --save
+	@$(BIN)/python tests/benchmarks/load.py --flood 100 --save
+
+fuzz: env ## Fuzz the daemon by its OpenAPI description, at length
+	@UNDERKEEL_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest tests/unit/daemon/test_openapi.py --timeout 3600
+
 bench-scenarios: models ## Everything that can happen to the memory, at length, with pictures
 	@$(BIN)/python tests/benchmarks/scenarios.py
 
@@ -51,11 +58,17 @@ bench-quality: models ## Masked lines by three kinds of prompt: hours, may be en
 	@$(BIN)/python tests/benchmarks/context_quality.py run
 	@$(BIN)/python tests/benchmarks/context_quality.py report --keep
 
+test-transformers: models ## Run a checkpoint through Transformers (installs torch, 1.5 GB, once)
+	@$(BIN)/python tests/benchmarks/transformers_engine.py
+
+bench-remote: models ## Ask a real llama-server and a real vLLM (builds and installs 4 GB, once)
+	@$(BIN)/python tests/benchmarks/remote_engines.py
+
 vsix: ## Package the VS Code extension
 	@cd editors/vscode && npm ci --ignore-scripts && npm run package
 
 lock: env ## Pin the newest versions that the ranges in pyproject.toml allow
-	@$(BIN)/uv pip compile pyproject.toml --all-extras $(LOCK_FLAGS) -o requirements.lock
+	@$(BIN)/uv pip compile pyproject.toml --extra test --extra dev $(LOCK_FLAGS) -o requirements.lock
 	@$(BIN)/uv pip compile .ci/build.in --constraint requirements.lock $(LOCK_FLAGS) -o .ci/build.lock
 
 clean: ## Remove what was built here; models and settings stay

@@ -21,6 +21,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Which model is served, and how.
 
     `name` is a catalogue name or the path of a GGUF. Zeros and empty texts: decided by the plan.
+    `weights` is of a checkpoint alone: stored as it is, or in NF4; empty takes what fits.
     `mlock` keeps its pages in memory by force; `keep_warm_s` touches those that are mapped so often
     while nobody asks, so that the kernel does not take them for unused (0: never).
     `vram_margin_mib` is left free on each card; `vram_overhead_mib` is what the driver takes of it
@@ -32,6 +33,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     n_seq_max: int = 4
     n_threads: int = 0
     cache_type: str = ""
+    weights: Literal["", "as they are", "nf4"] = ""
     mlock: bool = False
     keep_warm_s: float = 120.0
     vram_margin_mib: int = 256

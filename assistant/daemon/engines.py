@@ -10,19 +10,20 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from assistant.daemon.checkpoint_loading import CheckpointPlanning
 from assistant.daemon.explainer import Explainer
-from assistant.daemon.loading import Loadable, Planning
+from assistant.daemon.loading import Credit, Loadable, Planning
 from assistant.daemon.service import Service
 from assistant.daemon.swap import Models
 from assistant.daemon.together import Ledger
 from assistant.engine.interface import ElasticEngine
 from assistant.engine.local import LlamaEngine
 from assistant.engine.types import LoadSpec, ModelInfo
-from assistant.errors import UnderkeelError
+from assistant.errors import ModelError, UnderkeelError
 from assistant.memory.ladder import Rung
 from assistant.memory.plan import HOST
 from assistant.memory.sampler import Reader
-from assistant.settings import Settings
+from assistant.settings import ModelSettings, Settings
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,30 @@ def engine_for(settings: Settings) -> ElasticEngine:
 
 def local_engine(settings: Settings, name: str) -> ElasticEngine:
     """The engine for a model of this machine, by what the model is."""
+    if is_checkpoint_folder(name):
+        from assistant.engine.transformers_engine import TransformersEngine
+
+        return TransformersEngine(settings.engine.hang_s)
     return LlamaEngine(settings.engine.hang_s)
+
+
+@dataclass
+class LocalPlanning(Planning):
+    """Plans whatever the settings name: a GGUF, or a folder of safetensors."""
+
+    def __call__(self) -> Loadable:
+        if is_checkpoint_folder(self.settings.name):
+            return CheckpointPlanning(self.settings, self.look, self.credit)()
+        return super().__call__()
+
+    def like(self, settings: ModelSettings, credit: Callable[[], Credit]) -> LocalPlanning:
+        if is_checkpoint_folder(settings.name) != is_checkpoint_folder(self.settings.name):
+            raise ModelError(
+                "a checkpoint and a GGUF need different engines",
+                subject=settings.name,
+                advice="Write it into the settings, and start the daemon anew: underkeel stop",
+            )
+        return LocalPlanning(settings, self.look, credit)
 
 
 def tell_changes(engine: ElasticEngine, to: Callable[[ModelInfo], None]) -> None:
@@ -103,7 +127,7 @@ def seat_models(service: Service, planning: Planning, ledger: Ledger, look: Read
             cache_type=wished.cache_type,
             mlock=wished.mlock,
         )
-        second = planning.like(model, lambda: ledger.others("explain"))
+        second = LocalPlanning(model, look, lambda: ledger.others("explain"))
         service.explainer = Explainer(
             local_engine(settings, wished.name),
             ledger.planner("explain", second),

@@ -21,7 +21,7 @@ from assistant.daemon.handover import Legacy, Predecessor
 from assistant.daemon.host import Planner
 from assistant.daemon.http import TokenGate
 from assistant.daemon.instance import Seat
-from assistant.daemon.loading import Loadable, Planning
+from assistant.daemon.loading import Loadable
 from assistant.daemon.notify import Notifier, listen_fds
 from assistant.daemon.service import Service
 from assistant.daemon.together import Ledger
@@ -75,7 +75,7 @@ def run(
         for problem in problems:
             log.warning("settings: %s", problem)
         probes = Probes()
-        planning = Planning(chosen.model, probes)
+        planning = engines.LocalPlanning(chosen.model, probes)
         limit_s = chosen.daemon.request_limit_s
         ledger = Ledger()
         planning.credit = lambda: ledger.others("complete")

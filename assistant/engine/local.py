@@ -10,6 +10,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from typing import ClassVar
 
 from msgspec.structs import replace
 
@@ -152,6 +153,9 @@ class LlamaEngine:
     Whoever waits when the worker dies gets a WorkerDiedError, and so does the first to find one
     dead; the next request starts a new worker with the last spec.
     """
+
+    module: ClassVar[str] = "assistant.engine.worker"
+    """What runs in the worker's process."""
 
     def __init__(self, hang_s: float = HANG_S) -> None:
         """`hang_s`: a worker that owes an answer and says nothing for so long is ended."""
@@ -296,7 +300,7 @@ class LlamaEngine:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "assistant.engine.worker",
+                self.module,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,

@@ -67,6 +67,8 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
         n_threads, n_threads_batch: 0 means the physical cores.
         n_outputs_max: 0 leaves llama.cpp's default (n_batch); otherwise at least n_seq_max.
         swa_full: full-length cache for sliding-window layers (needed to reuse a prefix there).
+        scheme: of a checkpoint's weights: "nf4", or empty for as they are. Of a checkpoint the
+            overrides are exact names of modules, and devices "0", "1", ... or "cpu".
     """
 
     path: str
@@ -92,6 +94,7 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
     check_tensors: bool = False
     n_threads: int = 0
     n_threads_batch: int = 0
+    scheme: str = ""
 
 
 class DeviceMemory(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,10 +40,10 @@ def tensors() -> dict[str, tuple[int, ...]]:
     return found
 
 
-def write_checkpoint(folder: Path) -> Path:
+def write_checkpoint(folder: Path, config: dict[str, object] = CONFIG) -> Path:
     """Two files with the layers shared out between them, and the config."""
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "config.json").write_text(json.dumps(config))
     names = list(tensors().items())
     for number, part in enumerate((names[: len(names) // 2], names[len(names) // 2 :]), start=1):
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}

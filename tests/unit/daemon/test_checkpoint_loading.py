@@ -1,0 +1,109 @@
+"""Checkpoints are planned: which bits, which module where, a layer's experts never apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from checkpoint_files import CONFIG, EXPERTS, LAYERS, write_checkpoint
+
+from assistant.daemon.checkpoint_loading import choose, load_spec
+from assistant.daemon.engines import LocalPlanning, local_engine
+from assistant.engine.local import LlamaEngine
+from assistant.engine.transformers_engine import TransformersEngine
+from assistant.errors import LoadError, ModelError, PlanError
+from assistant.memory.checkpoint_plan import Scheme, checkpoint_bytes
+from assistant.memory.checkpoints import read_checkpoint
+from assistant.memory.devices import Device, DeviceKind
+from assistant.memory.plan import Machine
+from assistant.settings import ModelSettings, Settings
+
+GIB = 1 << 30
+SETTINGS = ModelSettings(n_ctx=256)
+
+
+def machine(host: int = 8 * GIB, *cards: int) -> Machine:
+    gpus = [Device(f"CUDA{i}", DeviceKind.GPU, size, size) for i, size in enumerate(cards)]
+    return Machine(Device("CPU", DeviceKind.CPU, host, host), tuple(gpus))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_checkpoint(tmp_path / "toy")
+    return tmp_path / "toy"
+
+
+def test_without_a_card_it_is_taken_as_it_is_and_maps_nothing(folder: Path) -> None:
+    checkpoint = read_checkpoint(folder)
+    scheme, mapped = choose(checkpoint, machine(), SETTINGS)
+    spec = load_spec(checkpoint, scheme, mapped, SETTINGS)
+    assert (scheme, spec.scheme, spec.overrides) == (Scheme.BITS_16, "", ())
+    assert mapped.bytes_by_device["cpu"] >= checkpoint_bytes(checkpoint, scheme)
+
+
+def test_four_bits_where_sixteen_leave_experts_on_the_host(folder: Path) -> None:
+    checkpoint = read_checkpoint(folder)
+    sixteen = checkpoint_bytes(checkpoint, Scheme.BITS_16)
+    card = GIB + sixteen - (sixteen >> 3)  # the plan keeps a GiB for torch itself
+    scheme, mapped = choose(checkpoint, machine(8 * GIB, card), SETTINGS)
+    spec = load_spec(checkpoint, scheme, mapped, SETTINGS)
+    assert (scheme, spec.scheme) == (Scheme.NF4_DOUBLE, "nf4")
+    assert {entry.device for entry in spec.overrides} == {"0"}
+
+
+def test_experts_of_a_layer_are_one_entry_of_the_map(folder: Path) -> None:
+    checkpoint = read_checkpoint(folder)
+    four = checkpoint_bytes(checkpoint, Scheme.NF4_DOUBLE)
+    wished = ModelSettings(n_ctx=256, weights="nf4")
+    scheme, mapped = choose(checkpoint, machine(8 * GIB, GIB + four * 3 // 4), wished)
+    spec = load_spec(checkpoint, scheme, mapped, wished)
+    apart = [entry for entry in spec.overrides if "experts" in entry.pattern]
+    assert 0 < len(apart) < LAYERS * EXPERTS
+    assert all(entry.pattern.endswith("experts") and entry.device == "cpu" for entry in apart)
+    assert len({entry.pattern for entry in apart}) == len(apart)
+
+
+@pytest.mark.parametrize(("method", "scheme"), [("gptq", Scheme.GPTQ), ("awq", Scheme.AWQ)])
+def test_what_is_quantised_already_is_left_as_it_is(
+    tmp_path: Path, method: str, scheme: Scheme
+) -> None:
+    write_checkpoint(tmp_path / "toy", {**CONFIG, "quantization_config": {"quant_method": method}})
+    checkpoint = read_checkpoint(tmp_path / "toy")
+    wished = ModelSettings(n_ctx=256, weights="nf4")
+    chosen, mapped = choose(checkpoint, machine(8 * GIB, 4 * GIB), wished)
+    assert chosen is scheme
+    assert load_spec(checkpoint, chosen, mapped, wished).scheme == ""
+
+
+def test_what_does_not_fit_says_what_is_missing(folder: Path) -> None:
+    with pytest.raises(PlanError) as caught:
+        choose(read_checkpoint(folder), machine(1 << 20), SETTINGS)
+    assert caught.value.shortfall_bytes > 0
+
+
+def test_a_folder_gets_the_engine_for_checkpoints(folder: Path) -> None:
+    settings = Settings()
+    assert isinstance(local_engine(settings, str(folder)), TransformersEngine)
+    assert not isinstance(local_engine(settings, "starter-moe"), TransformersEngine)
+    assert isinstance(local_engine(settings, "starter-moe"), LlamaEngine)
+
+
+def test_a_running_daemon_does_not_change_between_the_two_kinds(folder: Path) -> None:
+    planning = LocalPlanning(ModelSettings(name="starter-moe"), lambda: None)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="different engines"):
+        planning.like(ModelSettings(name=str(folder)), dict)
+
+
+def test_what_is_not_installed_is_told_before_a_process_starts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import asyncio
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    engine = TransformersEngine()
+    checkpoint = read_checkpoint(folder)
+    spec = load_spec(checkpoint, *choose(checkpoint, machine(), SETTINGS), SETTINGS)
+    with pytest.raises(LoadError, match="torch") as caught:
+        asyncio.run(engine.load(spec))
+    assert "underkeel[transformers]" in caught.value.advice
+    assert engine.pid is None
