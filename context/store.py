@@ -17,7 +17,7 @@ from pathlib import Path
 
 from context.digest import Digest
 
-_VERSION = 4
+_VERSION = 5
 _SCHEMA = """
 CREATE TABLE files (
     id INTEGER PRIMARY KEY, root TEXT NOT NULL, path TEXT NOT NULL, tail TEXT NOT NULL,

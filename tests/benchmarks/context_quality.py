@@ -1,295 +1,245 @@
 """How well the starter model writes a masked line again, by the prompt it is given.
 
-Three ways to build the prompt, all with the same FIM layout and model, greedy:
+    python tests/benchmarks/context_quality.py run --minutes 5     # as often as it takes
+    python tests/benchmarks/context_quality.py report              # writes the table
 
-- plain: text before and after the cursor (`context.window`);
-- ring: half of it so, half a ring of chunks of 64 lines from files visited before, the newest
-  nearest, near-duplicates dropped (in the manner of llama.vim);
-- ours: `context.Workspace`.
+The ways to build the prompt are in `context_prompts`, the places in `context_places`. The cursor
+stands at the start of the masked line, before its indent. The answer is greedy, its first line,
+compared without blanks at both ends. Besides exact matches and edit similarity (difflib's ratio)
+stands the likelihood of the wanted line, in nats a token.
 
-    python tests/benchmarks/context_quality.py run --count 320 --settings ours:1024,plain:2048
-    python tests/benchmarks/context_quality.py report
-
-Answers are appended to a JSON-lines file, so a run can be ended and taken up again. The cursor
-stands at the start of the masked line, before its indent; the answer is its first line, compared
-without blanks at both ends.
+Answers are appended to a file of JSON lines under the hash of the prompt that they answer. So a
+run can be ended and taken up again, a change of the code asks anew only where it changes a prompt,
+and the table is always one of the present code: places that it has no answer for are not in it.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import hashlib
 import json
-import random
+import math
+import platform
 import time
-from collections import defaultdict
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
-from context_places import SITE, MaskedLine, masked_lines
+from context_model import Model
+from context_places import SEED, MaskedLine, masked_lines
+from context_prompts import Built, Prompts, Setting
 
 import context
 from assistant import paths
 from assistant.models import vocabulary
-from context.encoder import Encoder
-from context.layout import assemble, overhead_tokens
-from context.names import shingles, similarity
-from context.text import byte_offset
-from context.types import CursorKind, FimLayout, Part, Section
-from context.window import window, windows
 
 RESULTS = Path(__file__).with_name("results")
 ANSWERS = RESULTS / "context_quality.jsonl"
+TABLE = RESULTS / "context_quality.json"
 MODEL = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
-MAX_ANSWER = 40
-
-TOKENS = {
-    Part.PREFIX_TOKEN: "<|fim_prefix|>",
-    Part.SUFFIX_TOKEN: "<|fim_suffix|>",
-    Part.MIDDLE_TOKEN: "<|fim_middle|>",
-}
-ORDERS = {
-    # head, suffix, near prefix: what stays when one types and jumps stands first
-    "head": (
-        Part.PREFIX_TOKEN, Part.REPO, Part.FAR_PREFIX, Part.SUFFIX_TOKEN, Part.SUFFIX,
-        Part.MIDDLE_TOKEN, Part.PREFIX,
-    ),
-    # the whole prefix last
-    "open": (
-        Part.PREFIX_TOKEN, Part.REPO, Part.SUFFIX_TOKEN, Part.SUFFIX, Part.MIDDLE_TOKEN,
-        Part.FAR_PREFIX, Part.PREFIX,
-    ),
-    # as documented
-    "documented": (
-        Part.PREFIX_TOKEN, Part.REPO, Part.FAR_PREFIX, Part.PREFIX, Part.SUFFIX_TOKEN,
-        Part.SUFFIX, Part.MIDDLE_TOKEN,
-    ),
-}  # fmt: skip
+# The three that the claim is about come first, so that a run that is ended early tells most.
+SETTINGS = (
+    "ours:1024", "plain:2048", "ring:2048", "ours:512", "ours:2048", "plain:1024", "ring:1024",
+    "plain:512", "ring:512",
+)  # fmt: skip
+Row = dict[str, Any]
 
 
-def layout_of(name: str) -> FimLayout:
-    return FimLayout("qwen2.5-coder", TOKENS, dict.fromkeys(CursorKind, ORDERS[name]))
+def fingerprint(ids: tuple[int, ...]) -> str:
+    return hashlib.sha256(array("i", ids).tobytes()).hexdigest()[:20]
 
 
-class Model:
-    """llama.cpp with one sequence; the prefix that a prompt shares with the last one is kept."""
-
-    def __init__(self, threads: int) -> None:
-        self._llama = llama_cpp.Llama(
-            str(paths.models_dir() / MODEL), n_ctx=2560, n_batch=512, n_threads=threads,
-            n_threads_batch=threads, flash_attn=True, verbose=False,
-        )  # fmt: skip
-
-    def first_line(self, ids: tuple[int, ...], vocabulary_: Any) -> tuple[str, int]:
-        """The first line that is not blank, and how many tokens were generated."""
-        out: list[int] = []
-        stop = set(vocabulary_.control.values())
-        for token in self._llama.generate(list(ids), temp=0.0, top_k=1, reset=True):
-            if token in stop or len(out) >= MAX_ANSWER:
-                break
-            out.append(token)
-            text = vocabulary_.decode(out)
-            if "\n" in text.lstrip("\n ") or (text.count("\n") > 2):
-                break
-        text = vocabulary_.decode(out)
-        return next((line for line in text.split("\n") if line.strip()), ""), len(out)
-
-
-class Projects:
-    """One indexed workspace a package, made when first needed."""
-
-    def __init__(self, encoder: Any, control: dict[str, int], shares: context.Shares) -> None:
-        self._made: dict[tuple[str, str], context.Workspace] = {}
-        self._encoder, self._control, self._shares = encoder, control, shares
-
-    def workspace(self, package: str, layout: str) -> context.Workspace:
-        if (package, layout) not in self._made:
-            made = context.Workspace(
-                [SITE / package],
-                self._encoder,
-                layout_of(layout),
-                self._control,
-                shares=self._shares,
-            )
-            made.index.refresh()
-            self._made[package, layout] = made
-        return self._made[package, layout]
-
-
-def masked_text(place: MaskedLine) -> tuple[str, int]:
-    """The file without the line, and the cursor where it was."""
-    lines = (SITE / place.package / place.path).read_text(encoding="utf-8").split("\n")
-    before = "".join(line + "\n" for line in lines[: place.row])
-    return before + "\n" + "\n".join(lines[place.row + 1 :]), len(before)
-
-
-def plain_ids(place: MaskedLine, layout: FimLayout, vocab: Any, budget: int) -> tuple[int, ...]:
-    text, cursor = masked_text(place)
-    at = byte_offset(text, cursor)
-    return window(text, at, layout, vocab, vocab.control, budget, 0).ids
-
-
-def ring_chunks(place: MaskedLine, text: str, cursor: int) -> list[tuple[str, str]]:
-    """What a ring of 16 chunks would hold after a session in this project, the newest first.
-
-    The session visited the files that this one imports and a few others, at a random place each,
-    and jumped about in this file; chunks over 0.9 alike are one, and those over 0.5 like the
-    region around the cursor are dropped.
-    """
-    rng = random.Random(place.key)
-    files = [str(p.relative_to(SITE / place.package)) for p in
-             sorted((SITE / place.package).rglob("*.py"))]  # fmt: skip
-    visited = rng.sample(files, min(10, len(files)))
-    visited += [one for one in place.imports if one not in visited]
-    rng.shuffle(visited)
-    chunks: list[tuple[str, str]] = []
-    here = text.split("\n")
-    jumps = [here[at : at + 64] for at in (rng.randrange(len(here)) for _ in range(3))]
-    for path in visited:
-        if path == place.path:
-            continue
-        lines = (SITE / place.package / path).read_text(encoding="utf-8").split("\n")
-        at = rng.randrange(max(1, len(lines) - 63))
-        chunks.append((path, "\n".join(lines[at : at + 64])))
-    chunks += [(place.path, "\n".join(jump)) for jump in jumps]
-    local = shingles(text[max(0, cursor - 2000) : cursor + 2000])
-    kept: list[tuple[str, str, set[str]]] = []
-    for path, chunk in reversed(chunks):
-        lines_of = shingles(chunk)
-        if similarity(lines_of, local) <= 0.5 and all(
-            similarity(lines_of, other) <= 0.9 for _, _, other in kept
-        ):
-            kept.append((path, chunk, lines_of))
-    return [(path, chunk) for path, chunk, _ in kept[:16]]
-
-
-def ring_ids(place: MaskedLine, layout: FimLayout, vocab: Any, budget: int) -> tuple[int, ...]:
-    text, cursor = masked_text(place)
-    encoder = Encoder(vocab)
-    room = budget - overhead_tokens(layout, CursorKind.LINE_START)
-    order = layout.order[CursorKind.LINE_START]
-    local = windows(text, cursor, encoder, room // 2, order)
-    left = room - sum(one.tokens for one in local.sections)
-    extra: list[Section] = []
-    for path, chunk in ring_chunks(place, text, cursor):
-        shown = f"# {path}\n{chunk}\n"
-        tokens = encoder.text_count(shown)
-        if tokens > left:
-            break
-        extra.insert(0, Section(Part.REPO, shown, tokens, "ring"))
-        left -= tokens
-    if left > 0:
-        spent = sum(one.tokens for one in extra)
-        local = windows(text, cursor, encoder, room - spent, order)
-    return assemble(
-        [*extra, *local.sections], layout, CursorKind.LINE_START, vocab.control, encoder
-    )[1]
-
-
-def our_ids(
-    place: MaskedLine, projects: Projects, layout: str, budget: int
-) -> tuple[tuple[int, ...], list[str]]:
-    text, cursor = masked_text(place)
-    workspace = projects.workspace(place.package, layout)
-    document = workspace.open(SITE / place.package / place.path, text)
-    prompt = workspace.prompt(document, byte_offset(text, cursor), budget, rest=True)
-    workspace.close(document)
-    return prompt.ids, [f"{one.part}:{one.tokens}" for one in prompt.sections]
-
-
-def run(count: int, settings: list[str], threads: int, tag: str, shares: context.Shares) -> None:
-    """Each setting is WAY:BUDGET or WAY:BUDGET:ORDER."""
-    RESULTS.mkdir(exist_ok=True)
-    done = {(row["place"], row["setting"], row["tag"]) for row in answers()}
-    vocab = vocabulary.load(paths.models_dir() / MODEL)
-    model = Model(threads)
-    projects = Projects(vocab, vocab.control, shares)
-    for place in masked_lines(count):
-        for setting in settings:
-            way, budget, order = (*setting.split(":"), "head")[:3]
-            own_tag = tag if way == "ours" else "base"
-            if (place.key, setting, own_tag) in done:
-                continue
-            sections: list[str] = []
-            if way == "plain":
-                ids = plain_ids(place, layout_of(order), vocab, int(budget))
-            elif way == "ring":
-                ids = ring_ids(place, layout_of(order), vocab, int(budget))
-            else:
-                ids, sections = our_ids(place, projects, order, int(budget))
-            assert len(ids) <= int(budget)
-            started = time.monotonic()
-            answer, generated = model.first_line(ids, vocab)
-            row = {
-                "tag": own_tag, "place": place.key, "elsewhere": place.elsewhere,
-                "setting": setting,
-                "wanted": place.line.strip(), "answer": answer.strip(), "prompt": len(ids),
-                "generated": generated, "seconds": round(time.monotonic() - started, 2),
-                "sections": sections,
-            }  # fmt: skip
-            with ANSWERS.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-
-
-def answers() -> list[dict[str, Any]]:
+def answers() -> dict[tuple[str, str], Row]:
+    """All answers by place and prompt."""
     if not ANSWERS.exists():
-        return []
-    return [json.loads(line) for line in ANSWERS.read_text(encoding="utf-8").splitlines()]
+        return {}
+    rows = map(json.loads, ANSWERS.read_text(encoding="utf-8").splitlines())
+    return {(row["place"], row["prompt"]): row for row in rows}
+
+
+def asked(
+    count: int, settings: Sequence[Setting], prompts: Prompts
+) -> Iterator[tuple[MaskedLine, Setting, Built]]:
+    """Every question in the order in which they are asked: the first settings for all places."""
+    places = masked_lines(count)
+    for group in (settings[:3], settings[3:]):
+        for place in places:
+            for setting in group:
+                yield place, setting, prompts.build(place, setting)
+
+
+def run(
+    count: int,
+    settings: Sequence[Setting],
+    shares: context.Shares,
+    *,
+    minutes: float,
+    threads: int,
+) -> bool:
+    """Ask what was not asked yet, for so long; True when nothing is left."""
+    words = vocabulary.load(paths.models_dir() / MODEL)
+    model = Model(paths.models_dir() / MODEL, words, threads)
+    known = answers()
+    end = time.monotonic() + minutes * 60
+    for place, setting, built in asked(count, settings, Prompts(words, shares)):
+        key = (place.key, fingerprint(built.ids))
+        if key in known:
+            continue
+        if time.monotonic() > end:
+            return False
+        answer = model.ask(built.ids, place.line)
+        known[key] = {
+            "place": place.key, "prompt": key[1], "prompt_tokens": len(built.ids),
+            "elsewhere": place.elsewhere, "wanted": place.line.strip(),
+            "answer": answer.text.strip(), "generated": answer.generated,
+            "nats": round(answer.wanted_nats, 3), "wanted_tokens": answer.wanted_tokens,
+            "setting": str(setting), "sections": built.sections,
+        }  # fmt: skip
+        with ANSWERS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(known[key]) + "\n")
+    return True
 
 
 def edit_similarity(one: str, other: str) -> float:
     return difflib.SequenceMatcher(None, one, other, autojunk=False).ratio()
 
 
-def report(tag: str, common: bool) -> dict[str, Any]:
-    """Exact matches and edit similarity by setting; `common`: only places that all have."""
-    rows = [row for row in answers() if row["tag"] in (tag, "base")]
-    by_setting: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-    for row in rows:
-        by_setting[row["setting"]][row["place"]] = row
-    shared = set.intersection(*(set(found) for found in by_setting.values())) if common else None
-    table = {}
-    for setting, found in sorted(by_setting.items()):
-        kept = [row for key, row in found.items() if shared is None or key in shared]
-        table[setting] = {
-            name: _figures([row for row in kept if which(row)])
-            for name, which in (
-                ("all", lambda row: row is not None),
-                ("elsewhere", lambda row: row["elsewhere"]),
-                ("here", lambda row: not row["elsewhere"]),
-            )
+KINDS: dict[str, Callable[[Row], bool]] = {
+    "all": lambda row: True,  # noqa: ARG005
+    "elsewhere": lambda row: bool(row["elsewhere"]),
+    "here": lambda row: not row["elsewhere"],
+}
+
+
+def report(count: int, settings: Sequence[Setting], shares: context.Shares) -> dict[str, Any]:
+    """The table over the places that all of the settings have an answer for."""
+    words = vocabulary.load(paths.models_dir() / MODEL)
+    known = answers()
+    found: dict[str, dict[str, Row]] = {str(setting): {} for setting in settings}
+    for place, setting, built in asked(count, settings, Prompts(words, shares)):
+        row = known.get((place.key, fingerprint(built.ids)))
+        if row is not None:
+            found[str(setting)][place.key] = row
+    shared = set.intersection(*(set(rows) for rows in found.values()))
+    table = {
+        setting: {
+            kind: figures([rows[key] for key in sorted(shared) if holds(rows[key])])
+            for kind, holds in KINDS.items()
         }
-    return {"model": MODEL, "seed": 20, "tag": tag, "settings": table}
+        for setting, rows in found.items()
+    }
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{platform.machine()}, CPU only", "model": MODEL, "seed": SEED,
+        "places": len(shared), "places_wanted": count,
+        "answered": {setting: len(rows) for setting, rows in found.items()},
+        "settings": table, "against_ours": against(found, sorted(shared)),
+    }  # fmt: skip
 
 
-def _figures(rows: list[dict[str, Any]]) -> dict[str, float]:
+def figures(rows: list[Row]) -> dict[str, float]:
     if not rows:
         return {}
-    exact = sum(row["answer"] == row["wanted"] for row in rows)
     alike = sum(edit_similarity(row["answer"], row["wanted"]) for row in rows)
+    tokens = sum(row["wanted_tokens"] for row in rows)
     return {
         "places": len(rows),
-        "exact_percent": round(100 * exact / len(rows), 1),
+        "prompt_tokens": round(sum(row["prompt_tokens"] for row in rows) / len(rows)),
+        "exact_percent": round(100 * sum(map(right, rows)) / len(rows), 1),
         "edit_similarity_percent": round(100 * alike / len(rows), 1),
+        "nats_a_token": round(sum(row["nats"] for row in rows) / tokens, 4),
     }
+
+
+def right(row: Row) -> bool:
+    return bool(row["answer"] == row["wanted"])
+
+
+def against(found: dict[str, dict[str, Row]], shared: list[str]) -> dict[str, Any]:
+    """Ours at the first budget, place by place, with each other way: who wins, and who loses.
+
+    `nats_gained` is the mean over the places of how much likelier ours makes the wanted line, with
+    the standard error of that mean.
+    """
+    ours, *others = found
+    made = {}
+    for other in others:
+        if other.startswith("ours"):
+            continue
+        pairs = [(key, found[ours][key], found[other][key]) for key in shared]
+        gains = [theirs["nats"] - own["nats"] for _, own, theirs in pairs]
+        mean = sum(gains) / len(gains) if gains else 0.0
+        spread = sum((gain - mean) ** 2 for gain in gains)
+        error = math.sqrt(spread / max(1, len(gains) - 1) / len(gains)) if gains else 0.0
+        made[other] = {
+            "exact_only_ours": [k for k, own, theirs in pairs if right(own) and not right(theirs)],
+            "exact_only_theirs": [k for k, own, theirs in pairs if right(theirs) > right(own)],
+            "nats_gained": round(mean, 3), "standard_error": round(error, 3),
+        }  # fmt: skip
+    return {"ours": ours, "others": made}
+
+
+def markdown(made: dict[str, Any]) -> str:
+    """The table for people, and the places that lose."""
+    lines = [
+        "# Masked lines, written again by the starter model",
+        "",
+        f"{made['places']} of {made['places_wanted']} places, {made['model']}, {made['machine']}.",
+        "Exact matches, edit similarity, and nats a token of the wanted line (less is better).",
+        "",
+        "| prompt | tokens | all | another file needed | this file only |",
+        "|---|---|---|---|---|",
+    ]
+    for setting, kinds in made["settings"].items():
+        cells = [
+            f"{one['exact_percent']} %, {one['edit_similarity_percent']} %, {one['nats_a_token']}"
+            if one else "-"
+            for one in (kinds["all"], kinds["elsewhere"], kinds["here"])
+        ]  # fmt: skip
+        tokens = kinds["all"].get("prompt_tokens", "-")
+        lines.append(f"| {setting} | {tokens} | {' | '.join(cells)} |")
+    ours = made["against_ours"]["ours"]
+    for other, one in made["against_ours"]["others"].items():
+        lines += [
+            "",
+            f"## {ours} and {other}",
+            "",
+            f"Ours makes the wanted line likelier by {one['nats_gained']} nats a place,",
+            f"standard error {one['standard_error']}.",
+            f"Exact only with ours: {len(one['exact_only_ours'])} places;",
+            f"only with the other, so lost by ours: {len(one['exact_only_theirs'])} places:",
+            "",
+            *(f"- {place}" for place in one["exact_only_theirs"]),
+        ]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["run", "report"])
-    parser.add_argument("--count", type=int, default=320)
-    parser.add_argument("--settings", default="ours:1024,plain:2048,ring:2048")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--tag", default="1", help="which state of ours the answers are of")
+    parser.add_argument("--count", type=int, default=312)
+    parser.add_argument("--settings", default=",".join(SETTINGS))
+    parser.add_argument("--minutes", type=float, default=math.inf, help="for how long to ask")
+    parser.add_argument("--threads", type=int, default=2, help="1 where others compute too")
     parser.add_argument("--shares", default="{}", help="JSON of context.Shares, to try others")
-    parser.add_argument("--common", action="store_true")
+    parser.add_argument("--keep", action="store_true", help="write the table to the results")
     options = parser.parse_args()
+    shares = context.Shares(**json.loads(options.shares))
+    settings = [Setting.parse(one) for one in options.settings.split(",")]
     if options.what == "run":
-        shares = context.Shares(**json.loads(options.shares))
-        run(options.count, options.settings.split(","), options.threads, options.tag, shares)
-    else:
-        print(json.dumps(report(options.tag, options.common), indent=2))
+        done = run(
+            options.count, settings, shares, minutes=options.minutes, threads=options.threads
+        )
+        print("all is answered" if done else "some is left: run it again")
+        return
+    made = report(options.count, settings, shares)
+    if options.keep:
+        TABLE.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        TABLE.with_suffix(".md").write_text(markdown(made), encoding="utf-8")
+    print(markdown(made))
 
 
 if __name__ == "__main__":
