@@ -62,7 +62,7 @@ class Ahead:
         not hold the place, elsewhere once the user rests and nobody has asked."""
         self._wait_no_more()
         snapshot = self._document.snapshot(self._document.clamp(self._document.edited))
-        if self._suffix not in {None, snapshot.suffix[:_SUFFIX_CHARS]}:
+        if self._suffix != snapshot.suffix[:_SUFFIX_CHARS]:
             self._suffix = snapshot.suffix[:_SUFFIX_CHARS]
             self._begin(
                 lambda settings: self._completer.warm(snapshot, settings, wanted=True), wanted=True

@@ -124,6 +124,11 @@ class Job:
         self.text = self.text or self.request.prompt
 
     @property
+    def decoding(self) -> bool:
+        """Whether its next row brings a token of the answer."""
+        return self.generated > 0 and len(self.todo) == 1
+
+    @property
     def most_left(self) -> int:
         """Tokens that it may still generate."""
         return self.request.max_tokens - self.generated

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from assistant.engine.job import Job
 from assistant.engine.speculation import Pace
-from assistant.engine.types import StopReason
+from assistant.engine.types import EngineStats, StopReason
 
 _SMOOTHING = 0.3
 
@@ -42,6 +42,20 @@ class Meter:
         elif decoding and not prompt:
             self.decode_rate = _smooth(self.decode_rate, len(decoding) / took_s)
             pace.took(sum(count for _, count in decoding), took_s)
+
+    def stats(self) -> EngineStats:
+        """The counters; what there is now is for others to tell."""
+        return EngineStats(
+            requests=self.totals["requests"],
+            cancelled=self.totals["cancelled"],
+            refused=self.totals["refused"],
+            evaluated_tokens=self.totals["evaluated"],
+            ahead_tokens=self.totals["ahead"],
+            cached_tokens=self.totals["cached"],
+            generated_tokens=self.totals["generated"],
+            prefill_tokens_per_s=self.prefill_rate,
+            decode_tokens_per_s=self.decode_rate,
+        )
 
     def ended(self, job: Job, reason: StopReason) -> None:
         """A request has been answered."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 
 import psutil
+from msgspec.structs import replace
 
 from assistant.engine import placing
 from assistant.engine.drafting import Drafter
@@ -23,9 +24,9 @@ from assistant.engine.types import (
     Priority,
     StopReason,
 )
+from assistant.engine.verdicts import cause_of, check, replaces
 from assistant.errors import (
     ContextFullError,
-    EngineError,
     RefusedError,
     RequestError,
     UnderkeelError,
@@ -47,7 +48,12 @@ Fail = Callable[[str, UnderkeelError], None]
 
 
 class Runner:
-    """Serves requests on one loaded model and context."""
+    """Serves requests on one loaded model and context.
+
+    Attributes:
+        together: what is being answered for a lower class goes on in the batches of a higher one;
+            on a card a few rows more cost next to nothing, on a CPU each has its price.
+    """
 
     def __init__(
         self, model: Model, context: Context, spec: LoadSpec, say: Say, fail: Fail
@@ -56,6 +62,7 @@ class Runner:
         facts = model.facts
         whole_window = facts.n_swa == 0 or spec.swa_full
         self.slots = Slots(context, partial=not facts.recurrent and whole_window)
+        self.together = bool(spec.devices)
         self.drafter = Drafter(context, can_take_back=self.slots.partial)
         self._pieces = Pieces(model.piece, facts.n_vocab)
         self._say, self._fail = say, fail
@@ -77,7 +84,7 @@ class Runner:
     def knock(self, request: GenerateRequest) -> None:
         """A request is coming: the step of what it takes the place of, or goes before, ends."""
         for job in list(self._jobs.values()):
-            if _replaces(request, job.request):
+            if replaces(request, job.request):
                 self.cancel(job.request.id)
         if request.priority is Priority.INTERACTIVE:
             self._knocked = True
@@ -97,23 +104,14 @@ class Runner:
             RequestError: it is malformed. ContextFullError: it can never fit.
         """
         self._knocked = False
-        facts = self.model.facts
         if request.id in self._jobs:
             raise RequestError("this id is in flight already", subject=request.id)
-        if not request.prompt or not all(0 <= t < facts.n_vocab for t in request.prompt):
-            raise RequestError("the prompt is empty or holds unknown tokens", subject=request.id)
-        room = self.context.n_cells_sequence
-        if len(request.prompt) + request.max_tokens > room:
-            raise ContextFullError(
-                f"{len(request.prompt)} prompt tokens and {request.max_tokens} to generate"
-                f" do not fit {room} cells",
-                subject=request.id,
-                advice="Shorten the prompt",
-            )
+        n_vocab = self.model.facts.n_vocab
+        check(request, n_vocab=n_vocab, room=self.context.n_cells_sequence)
         for other in self._jobs.values():
-            if _replaces(request, other.request):
+            if replaces(request, other.request):
                 other.cancelled = True
-        sampler = Sampler(chain_of(request), facts.n_vocab, request.prompt)
+        sampler = Sampler(chain_of(request), n_vocab, request.prompt)
         wanted = request.must_start_with.encode()
         self._jobs[request.id] = Job(request, sampler, Said(request.stop), wanted=wanted)
 
@@ -169,6 +167,9 @@ class Runner:
         if not running and not self._borrow(jobs):
             time.sleep(0.001)  # every slot belongs to a class that waits for this one
             return
+        if running and self.together:
+            lower = [job for job in self._jobs.values() if job.request.priority is not turn]
+            running += [job for job in lower if job.slot >= 0 and job.decoding]
         if running:
             self._evaluate(running, turn)
 
@@ -254,21 +255,8 @@ class Runner:
             return
         if verdict is Verdict.NO_CELLS and self._park():
             return
-        cause: EngineError
-        if verdict is Verdict.NO_CELLS:
-            cause = ContextFullError(
-                "the KV cache is full", advice="Ask again with a shorter prompt"
-            )
-        elif verdict is Verdict.NO_MEMORY:
-            self._meter.totals["refused"] += 1
-            cause = RefusedError("memory for the computation was refused", advice="Ask again")
-        elif verdict is Verdict.FAILED:
-            self._meter.totals["refused"] += 1
-            cause = RefusedError("a device failed to compute", advice="Ask again")
-        else:
-            cause = EngineError(
-                f"llama.cpp failed to evaluate ({verdict.name})", advice="Ask again"
-            )
+        cause = cause_of(verdict)
+        self._meter.totals["refused"] += isinstance(cause, RefusedError)
         for job, _, _ in chosen:
             self._lose(job, cause)
 
@@ -368,53 +356,35 @@ class Runner:
 
     def stats(self) -> EngineStats:
         running = sum(job.slot >= 0 for job in self._jobs.values())
-        totals = self._meter.totals
-        return EngineStats(
+        return replace(
+            self._meter.stats(),
             cells_used=self.slots.cells_used,
             cells_total=self.context.n_cells,
             waiting=len(self._jobs) - running,
             running=running,
-            requests=totals["requests"],
-            cancelled=totals["cancelled"],
-            evaluated_tokens=totals["evaluated"],
-            cached_tokens=totals["cached"],
-            ahead_tokens=totals["ahead"],
-            generated_tokens=totals["generated"],
             drafted_tokens=self.drafter.drafted,
             accepted_tokens=self.drafter.accepted,
-            prefill_tokens_per_s=self._meter.prefill_rate,
-            decode_tokens_per_s=self._meter.decode_rate,
             rss_bytes=psutil.Process().memory_info().rss,
-            refused=totals["refused"],
             devices=tuple(ggml.memory(name) for name in self.spec.devices),
             slots=self.slots.states(),
         )
 
     def info(self, load_ms: float) -> ModelInfo:
-        facts = self.model.facts
+        facts, context = self.model.facts, self.context
         return ModelInfo(
             name=facts.name,
             path=self.spec.path,
             architecture=facts.architecture,
             n_vocab=facts.n_vocab,
-            n_ctx=self.context.n_cells,
+            n_ctx=context.n_cells,
             n_ctx_train=facts.n_ctx_train,
             n_params=facts.n_params,
             size_bytes=facts.size_bytes,
-            n_seq_max=self.context.n_sequences,
+            n_seq_max=context.n_sequences,
             add_bos=facts.add_bos,
             bos=facts.bos,
             chat_template=facts.chat_template,
             reuse="partial" if self.slots.partial else "append",
             load_ms=load_ms,
-            memory=self.context.memory,
+            memory=context.memory,
         )
-
-
-def _replaces(new: GenerateRequest, old: GenerateRequest) -> bool:
-    """Whether a newer request for the same document makes an older one needless."""
-    return (
-        new.document == old.document != ""
-        and new.priority is old.priority is not Priority.EXPLAIN
-        and new.id != old.id
-    )

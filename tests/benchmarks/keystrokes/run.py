@@ -18,7 +18,6 @@ import json
 import os
 import platform
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -33,6 +32,7 @@ import httpx
 import psutil
 from ours import Ours
 from peer import Peer
+from report import GIVE_UP_S, Outcome, keep, summary
 from typist import Buffer, Place, keys, places
 
 from assistant import paths
@@ -44,25 +44,7 @@ import llama_server
 FILES = ("starlette.routing", "rich.table", "httpx._client", "filelock._api")
 MODEL = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
 CONTEXT_TOKENS = 8192
-GIVE_UP_S = 20.0
 SETTLED_S = 1.5
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one side did at one place."""
-
-    place: str
-    keystrokes: int
-    evaluated_tokens: int
-    ahead_tokens: int
-    decoded_tokens: int
-    last_key_to_ghost_s: float | None
-    shown: bool
-    exact_first_line: bool
-    saved_characters: int
-    stale: int
-    cpu_s: float
 
 
 @dataclass
@@ -164,30 +146,6 @@ async def at_place(side: Any, buffer: Buffer, place: Place, seed: int) -> Outcom
     )
 
 
-def summary(outcomes: list[Outcome]) -> dict[str, Any]:
-    """Figures of one side. A place without a suggestion counts as GIVE_UP_S of waiting."""
-    strokes = sum(o.keystrokes for o in outcomes)
-    waits = sorted(
-        GIVE_UP_S if o.last_key_to_ghost_s is None else o.last_key_to_ghost_s for o in outcomes
-    )
-    return {
-        "places": len(outcomes),
-        "keystrokes": strokes,
-        "prompt_tokens_a_keystroke": round(
-            sum(o.evaluated_tokens - o.ahead_tokens for o in outcomes) / strokes, 2
-        ),
-        "with_warm_ups": round(sum(o.evaluated_tokens for o in outcomes) / strokes, 2),
-        "decoded_tokens_a_keystroke": round(sum(o.decoded_tokens for o in outcomes) / strokes, 2),
-        "last_key_to_ghost_s_median": round(statistics.median(waits), 3),
-        "last_key_to_ghost_s_p90": round(waits[min(len(waits) - 1, int(len(waits) * 0.9))], 3),
-        "shown": sum(o.shown for o in outcomes),
-        "exact_first_lines": sum(o.exact_first_line for o in outcomes),
-        "saved_characters": sum(o.saved_characters for o in outcomes),
-        "stale": sum(o.stale for o in outcomes),
-        "cpu_s_a_keystroke": round(sum(o.cpu_s for o in outcomes) / strokes, 4),
-    }
-
-
 @contextlib.asynccontextmanager
 async def our_side(model: Path, root: Path, threads: int) -> AsyncIterator[OursSide]:
     home = Path(tempfile.mkdtemp(prefix="uk-bench-"))
@@ -227,6 +185,7 @@ async def peer_side(model: Path, threads: int, seed: int) -> AsyncIterator[PeerS
 
 
 async def run(count: int, threads: int, seed: int) -> dict[str, Any]:
+    load_before = os.getloadavg()[0]
     model = paths.models_dir() / MODEL
     rng = random.Random(seed)
     sources = []
@@ -248,7 +207,7 @@ async def run(count: int, threads: int, seed: int) -> dict[str, Any]:
                     results.setdefault(side.editor.name, []).append(outcome)
                     print(side.editor.name, json.dumps(asdict(outcome)), file=sys.stderr)
     return {
-        "benchmark": "keystrokes",
+        "benchmark": "typing",
         "settings": {
             "model": MODEL,
             "files": FILES,
@@ -260,7 +219,11 @@ async def run(count: int, threads: int, seed: int) -> dict[str, Any]:
             "give_up_s": GIVE_UP_S,
         },
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "machine": {
+            "cpu": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "load_average_before": load_before,
+        },
         "summary": {name: summary(outcomes) for name, outcomes in results.items()},
         "places": {name: [asdict(o) for o in outcomes] for name, outcomes in results.items()},
     }
@@ -272,11 +235,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--save", action="store_true", help="keep the result in results/")
     options = parser.parse_args()
     report = asyncio.run(run(options.places, options.threads, options.seed))
     text = json.dumps(report, indent=1)
     if options.out:
         options.out.write_text(text + "\n", encoding="utf-8")
+    if options.save:
+        keep(report)
     print(json.dumps({key: report[key] for key in ("settings", "summary")}, indent=1))
 
 

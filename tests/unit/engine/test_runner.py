@@ -132,6 +132,18 @@ def test_an_explanation_yields_and_goes_on_without_loss(bench: Bench) -> None:
     assert bench.heard[told].timings.evaluated_tokens == undisturbed.timings.prompt_tokens
 
 
+def test_on_a_card_an_explanation_goes_on_in_the_same_batches(bench: Bench) -> None:
+    bench.runner.together = True
+    told = bench.ask(LONG, 24, priority=Priority.EXPLAIN, speculate=False)
+    bench.until(lambda: len(bench.heard[told].tokens) >= 3)
+    said = len(bench.heard[told].tokens)
+    asked = bench.ask(f"{CODE}        self.", 6, speculate=False)
+    steps = bench.until(lambda: bench.heard[asked].done is not None)
+    assert said + 6 <= len(bench.heard[told].tokens) <= said + steps
+    bench.finish()
+    assert bench.heard[told].timings.generated_tokens == 24
+
+
 def test_a_prompt_being_read_yields_and_keeps_what_was_read(bench: Bench) -> None:
     told = bench.ask(LONG, 1, priority=Priority.BACKGROUND)
     bench.runner.step()
