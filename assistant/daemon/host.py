@@ -9,19 +9,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TypeVar, cast
 
-from msgspec.structs import replace
-
+from assistant.daemon.attempts import persevere
 from assistant.daemon.autopsy import OutOfMemoryKills, cause_of, smaller_may_do
+from assistant.daemon.deaths import DeathBook
 from assistant.daemon.loading import Loadable
-from assistant.daemon.replay import DivergedError, Replay
 from assistant.daemon.supervision import (
     USUAL,
     Cause,
-    Death,
     Restart,
     Rules,
-    next_restart,
-    strikes,
 )
 from assistant.engine.interface import ElasticEngine
 from assistant.engine.types import (
@@ -29,14 +25,11 @@ from assistant.engine.types import (
     Done,
     EngineStats,
     GenerateRequest,
-    LoadSpec,
     ModelInfo,
 )
 from assistant.errors import (
     DaemonError,
-    EngineError,
     LoadError,
-    PlanError,
     RefusedError,
     UnderkeelError,
     WorkerDiedError,
@@ -52,12 +45,8 @@ T = TypeVar("T")
 Planner = Callable[[], Loadable]
 """Says how the model can be loaded; may block, so it runs in a thread."""
 
-# A request is tried again after a death once, after a refusal as long as there are rungs below.
-_MOST_ATTEMPTS = 12
-_LOST = (WorkerDiedError, RefusedError, LoadError)
-
-# Supervision looks back no further than its own rules do; more would only take memory.
-_DEATHS_KEPT = 200
+# A request waits so long for an engine that comes back.
+_RETURN_S = 120.0
 
 
 class ModelHost:
@@ -69,8 +58,6 @@ class ModelHost:
         info: what is served, or was served last; None before the first load.
         loadable: the ways to load it; `step` is the rung of its ladder that is in use.
         report: what the last load took against its plan.
-        deaths: how often the engine's process ended by itself; `refusals`: how often memory was
-            refused and it lived.
         shape: counts the shapes that were served; another number, another context.
     """
 
@@ -83,14 +70,12 @@ class ModelHost:
     ) -> None:
         self._engine = engine
         self._planner = planner
-        self._clock = clock
-        self._rules = rules
         self._kills = OutOfMemoryKills()
         self._loading: asyncio.Task[None] | None = None
         self._life = asyncio.Lock()  # one load, reshape or release at a time
         self._epoch = 0
         self._least_step = 0
-        self._recent_deaths: list[Death] = []
+        self._book = DeathBook(clock, rules)
         self.state = ServiceState.LOADING
         self.stage = ""
         self.progress = 0.0
@@ -99,7 +84,6 @@ class ModelHost:
         self.loadable: Loadable | None = None
         self.report: LoadReport | None = None
         self.step = 0
-        self.deaths = self.refusals = 0
         self.shape = 0
         self.on_serving: Callable[[], None] = lambda: None
         """Called each time a model is ready to serve."""
@@ -107,6 +91,16 @@ class ModelHost:
         """Called with the shape that was refused memory to compute; returns when that is mended."""
         self.first_fit: Callable[[Loadable], Awaitable[int]] | None = None
         """Says which rung the memory that is free now has room for, with nothing loaded."""
+
+    @property
+    def deaths(self) -> int:
+        """How often the engine's process ended by itself."""
+        return self._book.deaths
+
+    @property
+    def refusals(self) -> int:
+        """How often memory was refused and it lived on."""
+        return self._book.refusals
 
     def start_load(self) -> None:
         """Plan and load, unless that is under way or done."""
@@ -134,62 +128,26 @@ class ModelHost:
             raise self.error.rebuild() if self.error else LoadError("no model is loaded")
         return self.info
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta | Done, None]:
-        """Stream the answer; the last item is a Done. Closing the generator cancels the request.
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta | Done, None]:
+        """Stream the answer; see `attempts.persevere`."""
+        return persevere(self, request)
 
-        A request whose engine died, or was refused the memory to go on, is tried again when the
-        engine is back: it may only have been beside the one that was fatal. What was told of its
-        answer is not told again.
-        """
-        replay = Replay()
-        failure: UnderkeelError | None = None
-        ends_s = time.monotonic() + request.time_limit_ms / 1000
-        deaths = 0
-        for attempt in range(1, _MOST_ATTEMPTS + 1):
-            replay.begin()
-            shape = self.shape
-            try:
-                fitting = self._fitting(request, ends_s if attempt > 1 else None)
-                async with self._watched(), aclosing(self._stream(fitting)) as stream:
-                    async for item in stream:
-                        if isinstance(item, Done):
-                            replay.end()
-                            yield item
-                        elif (news := replay.news(item)) is not None:
-                            yield news
-                return
-            except DivergedError:
-                raise failure or EngineError("the answer came out otherwise") from None
-            except _LOST as error:
-                failure = error
-                if isinstance(error, WorkerDiedError):
-                    # Who kills from outside says nothing about the request.
-                    deaths += cause_of(error, killed_for_memory=False) is not Cause.OUTSIDE
-                if attempt == _MOST_ATTEMPTS or deaths > 1 or not await self._mended(error, shape):
-                    raise
-                log.info("request %s is tried again", request.id)
+    async def attempt(self, request: GenerateRequest) -> AsyncGenerator[Delta | Done, None]:
+        """Stream an answer of the engine that is there now; its death is noticed."""
+        async with self._watched(), aclosing(self._stream(request)) as stream:
+            async for item in stream:
+                yield item
 
-    def _fitting(self, request: GenerateRequest, ends_s: float | None) -> GenerateRequest:
-        """The request with an answer no longer than the context of now, and the time, allow."""
-        if self.info is not None and self.info.n_ctx:
-            room = max(self.info.n_ctx - len(request.prompt), 0)
-            request = replace(request, max_tokens=min(request.max_tokens, room))
-        if ends_s is not None and request.time_limit_ms:
-            left_ms = max(int((ends_s - time.monotonic()) * 1000), 1)
-            request = replace(request, time_limit_ms=left_ms)
-        return request
-
-    async def _mended(self, error: UnderkeelError, shape: int) -> bool:
+    async def mended(self, error: UnderkeelError, shape: int) -> bool:
         """Wait until there is an engine to try again on; False where it would be the same one."""
         if isinstance(error, RefusedError) and self.shape == shape and self.on_refused is not None:
             await self.on_refused(shape)
         async with self._life:
             pass
-        if not isinstance(error, WorkerDiedError) and (
-            self.shape == shape and self.state is ServiceState.READY
-        ):
+        same = self.shape == shape and self.state is ServiceState.READY
+        if same and not isinstance(error, WorkerDiedError):
             return False
-        await self.usable()
+        await self.usable(_RETURN_S)
         return True
 
     async def tokenise(self, text: str, *, special: bool = False) -> list[int]:
@@ -233,11 +191,8 @@ class ModelHost:
     def barred(self) -> frozenset[str]:
         """Names of the rungs whose plan has struck too often to be tried again."""
         ladder = self.loadable.ladder if self.loadable else ()
-        most, deaths, now_s = self._rules.strikes, self._recent_deaths, self._clock()
         return frozenset(
-            rung.name
-            for rung in ladder
-            if rung.spec is not None and strikes(deaths, rung.spec, now_s, self._rules) >= most
+            rung.name for rung in ladder if rung.spec is not None and self._book.struck(rung.spec)
         )
 
     async def move_to(self, step: int) -> bool:
@@ -271,7 +226,7 @@ class ModelHost:
             except (LoadError, WorkerDiedError) as error:
                 assert rung.spec is not None
                 died = isinstance(error, WorkerDiedError)
-                self._note(rung.spec, Cause.MEMORY if died else Cause.REFUSED, error)
+                self._book.note(rung.spec, Cause.MEMORY if died else Cause.REFUSED, error)
             self.state = ServiceState.LOADING
         self._start(plan=False)
         return False
@@ -378,23 +333,13 @@ class ModelHost:
         `fresh`: the plans were just made for the memory that is free.
         """
         plans = loadable.specs
-        if fresh:  # what was refused before says nothing of the memory of now
-            self._recent_deaths = [
-                death for death in self._recent_deaths if death.cause is not Cause.REFUSED
-            ]
+        if fresh:
+            self._book.forget_refusals()
         while True:
-            if self._recent_deaths and not fresh and self.first_fit is not None:
+            if self._book and not fresh and self.first_fit is not None:
                 self._least_step = max(self._least_step, await self.first_fit(loadable))
             fresh = False
-            restart = next_restart(
-                self._recent_deaths,
-                plans,
-                self._clock(),
-                least_step=self._least_step,
-                rules=self._rules,
-            )
-            if restart is None:
-                raise self._exhausted()
+            restart = self._book.restart(plans, self._least_step)
             await self._pause(restart)
             self.step, spec = restart.step, plans[restart.step]
             self.stage, self.progress = "loading the model", 0.0
@@ -405,11 +350,11 @@ class ModelHost:
                 cause = cause_of(error, killed_for_memory=self._kills.any_new())
                 # Most that kills a load is want of memory, and no load is worth trying twice.
                 cause = Cause.OUTSIDE if cause is Cause.OUTSIDE else Cause.MEMORY
-                self._note(spec, cause, error)
+                self._book.note(spec, cause, error)
             except LoadError as error:
                 if not smaller_may_do(error):
                     raise
-                self._note(spec, Cause.REFUSED, error)
+                self._book.note(spec, Cause.REFUSED, error)
 
     async def _pause(self, restart: Restart) -> None:
         if restart.delay_s:
@@ -439,20 +384,6 @@ class ModelHost:
         self.error, self.stage = ErrorNow.of(error), ""
         self.state = ServiceState.FAILED
 
-    def _exhausted(self) -> UnderkeelError:
-        last = self._recent_deaths[-1]
-        if last.cause is Cause.REFUSED:
-            return PlanError(
-                "memory was refused for every plan",
-                subject=last.plan.path,
-                advice="Free memory, or choose a smaller model; it is tried again later",
-            )
-        return LoadError(
-            f"the engine died on every plan, last of {last.cause.value}",
-            subject=last.plan.path,
-            advice="Choose a smaller model or context; what it died of is in: underkeel logs",
-        )
-
     def _stream(self, request: GenerateRequest) -> AsyncGenerator[Delta | Done, None]:
         # Engines write `generate` as a generator; the contract promises only what callers need.
         return cast("AsyncGenerator[Delta | Done, None]", self._engine.generate(request))
@@ -475,19 +406,9 @@ class ModelHost:
         if epoch != self._epoch or self.state is not ServiceState.READY or not self.loadable:
             return
         cause = cause_of(error, killed_for_memory=self._kills.any_new())
-        self._note(self.loadable.specs[self.step], cause, error)
+        self._book.note(self.loadable.specs[self.step], cause, error)
         self.state = ServiceState.LOADING
         self._start(plan=False)
-
-    def _note(self, spec: LoadSpec, cause: Cause, error: UnderkeelError) -> None:
-        self._recent_deaths.append(Death(self._clock(), spec, cause))
-        del self._recent_deaths[:-_DEATHS_KEPT]
-        if cause is Cause.REFUSED:
-            self.refusals += 1
-            log.warning("memory was refused (%d times so far): %s", self.refusals, error)
-            return
-        self.deaths += 1
-        log.error("the engine died (%d so far, cause=%s): %s", self.deaths, cause.value, error)
 
 
 def _stopping() -> DaemonError:
