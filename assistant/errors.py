@@ -20,6 +20,7 @@
     │       ├── TooLargeError        a request is over the size limit
     │       └── TooSlowError         a request did not come in time
     ├── AnswerError          what the model answered cannot be used as it was asked for
+    ├── StatisticsError      the file of counts cannot be read or written
     └── DaemonError          the daemon cannot be reached, started or trusted
         ├── AlreadyRunningError  another daemon of this user is running
         ├── AccessError          a request over TCP came without the right token
@@ -173,6 +174,10 @@ class TooSlowError(RequestError):
 class AnswerError(UnderkeelError):
     code = "answer"
     http_status = 422
+
+
+class StatisticsError(UnderkeelError):
+    code = "statistics"
 
 
 class DaemonError(UnderkeelError):

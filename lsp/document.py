@@ -79,6 +79,10 @@ class Document:
         """The client position (line, units) of a place."""
         return place.line, to_units(self._lines[place.line], place.column, self._encoding)
 
+    def offset(self, place: Place) -> int:
+        """How many characters of `text` stand before a place."""
+        return self._lines.chars_before(place.line) + place.column
+
     def units(self, text: str) -> int:
         """How many of the client's units `text` takes on one line."""
         return to_units(text, len(text), self._encoding)

@@ -171,6 +171,7 @@ def _life(server: Server) -> None:
         for problem in problems:
             server.message(Severity.WARNING, f"Underkeel: {problem}")
         server.session.configure(settings.completion, roots())
+        server.session.tally.enabled = settings.statistics.enabled
         if server.actions is not None:
             server.actions.settings = settings.actions
         server.status_line.switch(on=settings.completion.enabled)
@@ -208,7 +209,8 @@ def _commands(server: Server) -> None:
 
     @server.feature("textDocument/didPartiallyAcceptCompletion")
     def partly_accepted(params: Any) -> None:
-        server.session.accepted(_id_of(params), partly=True)
+        units = getattr(params, "acceptedLength", None)
+        server.session.accepted(_id_of(params), units if isinstance(units, int) else 0)
 
 
 def _edit(change: types.TextDocumentContentChangeEvent) -> Edit:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from lsp.positions import Encoding, Place
 from lsp.prompts import Prompts, path_of
 from lsp.rhythm import Rhythm
 from lsp.suggestion import Suggestion, Suggestions
+from lsp.tallying import Tally
 
 if TYPE_CHECKING:
     from assistant.settings import CompletionSettings
@@ -97,7 +97,7 @@ class Session:
         self.settings: CompletionSettings | None = None
         self.roots: tuple[Path, ...] = ()
         self.encoding = Encoding.UTF16
-        self.tally: Counter[str] = Counter()
+        self.tally = Tally(lambda uri: found.text if (found := self.document(uri)) else None)
         self.backend = backend
         self._completer = Completer(backend, Prompts())
         self._seen: tuple[object, ...] = ()
@@ -157,6 +157,7 @@ class Session:
             if edit.start is None or edit.end is None:
                 found.document.replace_all(edit.text)
             else:
+                self._tell_tally(found.document, edit.start, edit.end, edit.text)
                 found.document.replace(edit.start, edit.end, edit.text)
         found.document.version = version
         found.cursor = found.document.edited
@@ -166,6 +167,7 @@ class Session:
 
     def close(self, uri: str) -> None:
         """The editor has closed a document; what was asked for it is given up."""
+        self.tally.closed(uri)
         found = self._open.pop(uri, None)
         if found is None:
             return
@@ -196,6 +198,7 @@ class Session:
         if found is None or settings is None or not self.wanted(found.document.language):
             return []
         document = found.document
+        asked_at = self._clock()
         place = found.cursor = document.place(*position)
         taken = _Taken(place) if selected is None else _taken(selected, document, place)
         if taken is None:
@@ -220,23 +223,35 @@ class Session:
         if document.version != snapshot.version:
             return []
         ends = document.position(taken.start), document.position(place)
-        return [Item(one.id, taken.text + one.text, *ends) for one in suggestions]
+        items = [Item(one.id, taken.text + one.text, *ends) for one in suggestions]
+        latency_ms = 1000 * (self._clock() - asked_at)
+        where = uri, document.language, document.offset(taken.start)
+        for item in items:
+            self.tally.offered(item.id, where, item.text, latency_ms)
+        return items
 
     def shown(self, suggestion_id: str) -> None:
         """A suggestion became visible."""
-        self.tally["shown"] += bool(suggestion_id)
+        self.tally.shown(suggestion_id)
 
-    def accepted(self, suggestion_id: str, *, partly: bool = False) -> None:
-        """A suggestion was taken, or a word or a line of it."""
-        self.tally["partly accepted" if partly else "accepted"] += bool(suggestion_id)
+    def accepted(self, suggestion_id: str, units: int | None = None) -> None:
+        """A suggestion was taken, or a word or a line of it: up to `units` of UTF-16."""
+        self.tally.accepted(suggestion_id, units)
 
     async def aclose(self) -> None:
         """Give up all work and end the connection."""
         for uri in list(self._open):
             self.close(uri)
+        await self.tally.aclose()
         await asyncio.gather(*self._chores, return_exceptions=True)
         await self._completer.prompts.aclose()
         await self.backend.aclose()
+
+    def _tell_tally(self, document: Document, start: Position, end: Position, text: str) -> None:
+        if self.tally.watches(document.uri):
+            first, last = sorted((document.place(*start), document.place(*end)))
+            at = document.offset(first)
+            self.tally.edited(document.uri, at, document.offset(last) - at, len(text))
 
     def _do(self, chore: Coroutine[Any, Any, None]) -> None:
         """Have something done that nobody waits for."""

@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "reload": "assistant.cli.reload",
     "service": "assistant.cli.service",
     "logs": "assistant.cli.logs",
+    "stats": "assistant.cli.stats",
     "complete": "assistant.cli.complete",
     "context": "assistant.cli.context",
     "plan": "assistant.cli.plan",

@@ -176,15 +176,11 @@ class LanguageClient:
             self._write({"id": message["id"], "error": error})
 
 
-@asynccontextmanager
-async def language_server(
-    on_notification: Callable[[str, Any], None] | None = None,
-    *,
-    env: Mapping[str, str] | None = None,
-    stderr: int | None = None,
-) -> AsyncIterator[LanguageClient]:
-    """Run `underkeel lsp` for the length of the block."""
-    process = await asyncio.create_subprocess_exec(
+async def start_server(
+    env: Mapping[str, str] | None = None, stderr: int | None = None
+) -> asyncio.subprocess.Process:
+    """Run `underkeel lsp`; whoever gets the process speaks to it and ends it."""
+    return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "lsp",
@@ -194,7 +190,17 @@ async def language_server(
         env=env,
         limit=1 << 26,
     )
-    client = LanguageClient(process, on_notification)
+
+
+@asynccontextmanager
+async def language_server(
+    on_notification: Callable[[str, Any], None] | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    stderr: int | None = None,
+) -> AsyncIterator[LanguageClient]:
+    """Run `underkeel lsp` for the length of the block, and be its client."""
+    client = LanguageClient(await start_server(env, stderr), on_notification)
     try:
         yield client
     finally:

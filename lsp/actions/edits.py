@@ -145,7 +145,7 @@ class Edits:
         lines = tuple(code.split("\n"))
         if old is None:
             made = Scene(uri, 0, scene.language, "")
-            change = Change(0, 0, (*lines, ""))
+            change = Change(0, 1, (*lines, ""))
             return replace(
                 await self._judged(made, change, f"{label} in a new file"),
                 version=None,

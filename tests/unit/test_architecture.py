@@ -23,6 +23,7 @@ ORDER = [
     "assistant.models",
     "assistant.memory",
     "assistant.llama",
+    "assistant.statistics",
     "assistant.settings",
     "assistant.address",
     "assistant.paths",
