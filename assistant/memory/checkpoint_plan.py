@@ -149,20 +149,24 @@ def map_devices(
 def vllm_command(checkpoint: Checkpoint, machine: Machine) -> str:
     """The `vllm serve` line that fits; empty where none does.
 
-    vLLM splits every layer over all cards alike, so the smallest card counts for each; what does
-    not fit may stand in host memory (`--cpu-offload-gb`), as whole layers' worth a card.
+    Weights as they are come before quantised ones, if need be over more cards; what cards are left
+    serve further copies to more users. vLLM splits every layer over its cards alike, so the
+    smallest counts for each; what does not fit may stand in host memory (`--cpu-offload-gb`), as
+    whole layers' worth a card.
     """
     if not machine.gpus:
         return ""
     smallest = min(gpu.free_bytes for gpu in machine.gpus)
     room = int(smallest * _VLLM_SHARE) - _VLLM_OVERHEAD_BYTES
-    for cards in _powers_of_two(len(machine.gpus), checkpoint.number("num_attention_heads")):
-        for scheme, flags in _VLLM_SCHEMES:
+    counts = _powers_of_two(len(machine.gpus), checkpoint.number("num_attention_heads"))
+    for scheme, flags in _VLLM_SCHEMES:
+        for cards in counts:
             weights = checkpoint_bytes(checkpoint, scheme) // cards
             context = _context(checkpoint, (room - weights) * cards)
             if context:
-                return _vllm_line(checkpoint, cards, context, flags)
-    cards = _powers_of_two(len(machine.gpus), checkpoint.number("num_attention_heads"))[-1]
+                copies = len(machine.gpus) // cards
+                return _vllm_line(checkpoint, cards, context, flags, copies)
+    cards = counts[-1]
     weights = checkpoint_bytes(checkpoint, Scheme.BITS_16) // cards
     cache = token_bytes(checkpoint) * _USUAL_CONTEXT // cards
     moved = weights + cache - room
@@ -179,13 +183,17 @@ _VLLM_SCHEMES: tuple[tuple[Scheme, tuple[str, ...]], ...] = (
 )
 
 
-def _vllm_line(checkpoint: Checkpoint, cards: int, context: int, flags: tuple[str, ...]) -> str:
+def _vllm_line(
+    checkpoint: Checkpoint, cards: int, context: int, flags: tuple[str, ...], copies: int = 1
+) -> str:
     words = ["vllm", "serve", checkpoint.name, "--max-model-len", str(context)]
     words += ["--gpu-memory-utilization", str(_VLLM_SHARE)]
     if cards > 1:
         words += ["--tensor-parallel-size", str(cards)]
-        if any(tensor.routed for tensor in checkpoint.tensors):
-            words.append("--enable-expert-parallel")  # whole experts on each card
+    if copies > 1:
+        words += ["--data-parallel-size", str(copies)]
+    if cards * copies > 1 and any(tensor.routed for tensor in checkpoint.tensors):
+        words.append("--enable-expert-parallel")  # whole experts on each card
     return shlex.join([*words, *flags])
 
 

@@ -165,7 +165,12 @@ def test_the_line_for_vllm() -> None:
     assert one.startswith("vllm serve org/large --max-model-len ")
     assert "--quantization" not in one and "--tensor-parallel-size" not in one
     four = vllm_command(model, machine(64 * GIB, *[24 * GIB] * 4))
-    assert "bitsandbytes" in four or "--tensor-parallel-size" in four
+    assert four.endswith("--tensor-parallel-size 4 --enable-expert-parallel"), four
+    copies = vllm_command(model, machine(64 * GIB, *[80 * GIB] * 4))
+    assert copies.endswith("--data-parallel-size 4 --enable-expert-parallel"), copies
+    pairs = vllm_command(model, machine(64 * GIB, *[48 * GIB] * 4))
+    both = "--tensor-parallel-size 2 --data-parallel-size 2 --enable-expert-parallel"
+    assert pairs.endswith(both), pairs
     assert "--quantization fp8" in vllm_command(model, machine(64 * GIB, 48 * GIB))
     small = vllm_command(model, machine(64 * GIB, 12 * GIB))
     assert "--cpu-offload-gb" in small
