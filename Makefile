@@ -35,7 +35,17 @@ bench-lsp: models ## What the language server and daemon add to a request
 	@$(BIN)/python tests/benchmarks/lsp_overhead.py
 
 bench-typing: models ## Typing, side by side with llama.vim's requests to llama-server
-	@$(BIN)/python tests/benchmarks/keystrokes/run.py
+	@$(BIN)/python tests/benchmarks/keystrokes/run.py --save
+
+bench-speculation: models ## The same text with drafts and without, and how much faster it comes
+	@PYTHONPATH=. $(BIN)/python tests/benchmarks/speculation.py --save
+
+bench-cancellation: models ## How soon a cancelled request frees the engine
+	@PYTHONPATH=. $(BIN)/python tests/benchmarks/cancellation.py --save
+
+bench-layouts: models ## Which FIM layout a model writes best with, and what each costs (hours)
+	@PYTHONPATH=. $(BIN)/python tests/benchmarks/layouts.py quality
+	@PYTHONPATH=. $(BIN)/python tests/benchmarks/layouts.py report
 
 bench-load: models ## Sixteen editors with 64 documents on one daemon, alone and beside a flood
 	@$(BIN)/python tests/benchmarks/load.py --save

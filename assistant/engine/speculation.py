@@ -4,6 +4,10 @@ A draft is evaluated in the same batch as the token that it follows, and kept as
 would have said the same. Code repeats itself and edits repeat what they edit, so this needs no
 second model. How long a draft may be is learnt: from how often drafts came true, and from what a
 longer batch costs on this machine.
+
+A model's own head for several tokens (MTP, NextN) would draft better where there is one. llama.cpp
+loads such heads, but what drives them lives in its `common` library, which the wheel does not hold;
+the C interface alone does not hand out the hidden states that such a head starts from.
 """
 
 from __future__ import annotations
@@ -17,7 +21,9 @@ SURE_MARGIN = 1.0
 
 Several rows at once go through other kernels than a single one, so that their logits differ by
 rounding: by up to 0.5 with the 4 bit models and kernels measured here. A row that leads by less is
-evaluated again by itself, so that the text is the one that comes without drafts.
+evaluated again by itself, so that the text is the one that comes without drafts. What stays is the
+rounding in the cells of the tokens before it, which can turn a tie: one text in 200 was another one
+(tests/benchmarks/results/speculation.json).
 """
 
 _GRAMS = (4, 2)

@@ -25,24 +25,18 @@ import argparse
 import difflib
 import json
 import platform
-import random
-import re
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from layout_events import EVENTS, cost_of_events
-from numpy.typing import NDArray
+from layout_places import Place, places
+from layout_table import table
+from layout_writer import Writer
 
 import context
-from assistant.llama.context import Context, Span, Verdict
-from assistant.llama.model import Model
-from assistant.llama.spec import LoadSpec
 from assistant.models import families, vocabulary
 from assistant.models.catalogue import resolve
 from context.types import CursorKind, FimLayout, Part
@@ -51,7 +45,6 @@ ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).with_name("results")
 ANSWERS = RESULTS / "layouts.jsonl"
 REPORT = RESULTS / "layouts.json"
-MAX_ANSWER_TOKENS = 40
 KINDS = ("line", "rest", "span", "line unhealed")
 PRE, SUF, MID = Part.PREFIX_TOKEN, Part.SUFFIX_TOKEN, Part.MIDDLE_TOKEN
 FAR, NEAR, AFTER = Part.FAR_PREFIX, Part.PREFIX, Part.SUFFIX
@@ -63,147 +56,6 @@ ORDERS: dict[str, tuple[Part, ...]] = {
     "far outside": (FAR, PRE, SUF, AFTER, MID, NEAR),
 }
 COMPARED = ("documented", "open", "far first")
-
-
-@dataclass(frozen=True)
-class Place:
-    """A file with something missing at character `cursor`.
-
-    `wanted` is what, `behind` the rest of the line, `healed` what stands before the cursor and is
-    given back.
-    """
-
-    key: str
-    text: str
-    cursor: int
-    wanted: str
-    behind: str
-    healed: str = ""
-
-
-def places(kind: str, count: int, seed: int = 11) -> list[Place]:
-    """The same places for the same files and seed, drawn over all files in turn."""
-    listing = subprocess.run(
-        ["git", "ls-files", "*.py", "*.lua", "*.ts"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    files = [name for name in listing.stdout.split() if "/results/" not in name]
-    rng = random.Random(f"{seed} {kind.split(maxsplit=1)[0]}")
-    rng.shuffle(files)
-    found: list[Place] = []
-    while len(found) < count and files:
-        for name in files:
-            place = _place(kind, name, rng)
-            if place and len(found) < count:
-                found.append(place)
-    return found
-
-
-def _place(kind: str, name: str, rng: random.Random) -> Place | None:
-    text = (ROOT / name).read_text(encoding="utf-8")
-    lines = text.splitlines(keepends=True)
-    rows = [row for row, line in enumerate(lines) if row >= 12 and _is_code(line)]
-    if not rows:
-        return None
-    row = rng.choice(rows)
-    line = lines[row].rstrip("\n")
-    start = sum(map(len, lines[:row]))
-    indent = len(line) - len(line.lstrip())
-    first, last = indent, len(line)
-    if kind in {"rest", "span"}:
-        ends = [at for at in range(indent + 3, len(line) - 2) if _ends_word(line, at)]
-        if len(ends) < 2:
-            return None
-        first = rng.choice(ends[:-1] if kind == "span" else ends)
-        if kind == "span":
-            last = rng.choice([at for at in ends if at > first])
-    missing = line[first:last]
-    if len(missing.strip()) < 2:
-        return None
-    return Place(
-        key=f"{name}:{row + 1}:{first}",
-        text=text[: start + first] + text[start + last :],
-        cursor=start + first,
-        wanted=missing,
-        behind=line[last:],
-        healed=line[:first] if kind == "line" else "",
-    )
-
-
-def _is_code(line: str) -> bool:
-    """Neither blank nor short nor a comment; prose in docstrings has few signs."""
-    bare = line.strip()
-    return (
-        6 <= len(bare) <= 90
-        and not bare.startswith(("#", "--", "//", '"""', "*"))
-        and re.search(r"[=(\[{:]|\b(return|import|end|raise|else|if)\b", bare) is not None
-    )
-
-
-def _ends_word(line: str, at: int) -> bool:
-    """Between words, where the tokens of what stands before do not depend on what follows."""
-    return line[at - 1] != " " and not (line[at - 1].isalnum() and line[at].isalnum())
-
-
-class Writer:
-    """Greedy answers from one sequence; what a prompt shares with the last one is kept."""
-
-    def __init__(self, path: Path, vocab: Any, n_ctx: int, threads: int) -> None:
-        spec = LoadSpec(path=str(path), n_ctx=n_ctx, n_seq_max=1, n_threads=threads,
-                        n_threads_batch=threads)  # fmt: skip
-        self._model = Model(spec)
-        self._context = Context(self._model, spec)
-        self._held: list[int] = []
-        special = set(vocab.special.values())
-        self._bytes = [
-            b"" if token in special else vocab.decode_bytes([token]) for token in range(vocab.size)
-        ]
-
-    def _fitting(self, forced: bytes) -> NDArray[np.int64]:
-        """Tokens that begin `forced`, or go on beyond it."""
-        found = [
-            token
-            for token, content in enumerate(self._bytes)
-            if content and (content.startswith(forced) or forced.startswith(content))
-        ]
-        return np.array(found)
-
-    def write(
-        self, prompt: tuple[int, ...], ends: frozenset[int], forced: bytes = b""
-    ) -> Iterator[int]:
-        """Tokens of the answer, one after the other; it begins with `forced`."""
-        shared = 0
-        for old, new in zip(self._held, prompt[:-1], strict=False):
-            if old != new:
-                break
-            shared += 1
-        self._context.forget(0, shared)
-        self._held = list(prompt[:shared])
-        todo = list(prompt[shared:])
-        while len(self._held) < len(prompt) + MAX_ANSWER_TOKENS:
-            row = 0
-            for at in range(0, len(todo), 512):
-                piece = todo[at : at + 512]
-                outputs = int(at + 512 >= len(todo))
-                span = Span(0, len(self._held), piece, outputs)
-                if self._context.decode([span]) is not Verdict.DONE:
-                    raise RuntimeError("llama.cpp could not evaluate the prompt")
-                self._held += piece
-                row = len(piece) - 1
-            logits = self._context.logits(row)
-            if forced:
-                fitting = self._fitting(forced)
-                token = int(fitting[logits[fitting].argmax()])
-                forced = forced[len(self._bytes[token]) :]
-            else:
-                token = int(logits.argmax())
-            if token in ends or token in self._model.ends:
-                return
-            yield token
-            todo = [token]
 
 
 def layout(name: str, family: FimLayout) -> FimLayout:
@@ -337,6 +189,7 @@ def main() -> None:
             "cost": cost(arguments),
         }
         REPORT.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        REPORT.with_suffix(".md").write_text(table(whole), encoding="utf-8")
         print(json.dumps(whole, indent=1))
         return
     print(json.dumps(cost(arguments), indent=1))
