@@ -147,17 +147,24 @@ class Stage:
                 return True
         return False
 
+    def ours_bytes(self) -> int:
+        """What our living processes hold of the card."""
+        usages = [usage for usage in self.machine.usage() if usage.card == CARD]
+        return sum(usage.total_bytes for usage in usages if _lives(usage.pid))
+
     async def watch(self) -> None:
         """Note the truth until cancelled."""
         while True:
-            card = self.machine.card(CARD)
-            ours = sum(
-                usage.total_bytes
-                for usage in self.machine.usage()
-                if usage.card == CARD and psutil.pid_exists(usage.pid)
-            )
-            self.truth.append((self.now_s, card.others_bytes, ours))
+            others = self.machine.card(CARD).others_bytes
+            self.truth.append((self.now_s, others, self.ours_bytes()))
             await asyncio.sleep(0.05)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def workers() -> list[psutil.Process]:

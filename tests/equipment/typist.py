@@ -112,8 +112,12 @@ class Typist:
     async def arrive(self) -> None:
         """Ask until the language server has all that it needs and shows something."""
         while not self.tally.shown:
-            self._key()
-            await self._ask()
+            await self.ask()
+
+    async def ask(self) -> None:
+        """Press a key and wait for what comes."""
+        self._key()
+        await self._ask()
 
     async def type(self) -> None:
         """Type until cancelled; what was asked last is given up then."""

@@ -1,0 +1,49 @@
+"""What is free of a plan's devices: by the driver where one knows the card, else by the engine."""
+
+from __future__ import annotations
+
+from daemons import fake_model
+
+from assistant.daemon.loading import Loadable
+from assistant.llama.spec import BackendDevice, DeviceFree, DeviceKind
+from assistant.memory.devices import Card, HostMemory
+from assistant.memory.sampler import Sample
+
+MIB = 1 << 20
+
+
+def backend(name: str, bus_id: str = "") -> BackendDevice:
+    return BackendDevice(
+        name=name,
+        description=name,
+        kind=DeviceKind.GPU,
+        total_bytes=8000 * MIB,
+        free_bytes=7000 * MIB,  # when it was listed, long ago
+        bus_id=bus_id,
+    )
+
+
+def test_the_driver_then_the_engine_then_what_was_listed() -> None:
+    loadable = Loadable(
+        fake_model().ladder,
+        backend=(backend("CUDA0", "0000:01:00.0"), backend("Vulkan0"), backend("Vulkan1")),
+    )
+    card = Card("a card", "0000:01:00.0", "nvml", 8000 * MIB, 5000 * MIB)
+    sample = Sample(at_s=0.0, cards=(card,), host=HostMemory(100 * MIB, 60 * MIB))
+    engine = [
+        DeviceFree(name="CUDA0", total_bytes=8000 * MIB, free_bytes=1 * MIB),
+        DeviceFree(name="Vulkan0", total_bytes=4000 * MIB, free_bytes=2000 * MIB),
+    ]
+    found = {device.name: device.free_bytes // MIB for device in loadable.devices(sample, engine)}
+    assert found == {"CUDA0": 5000, "Vulkan0": 2000, "Vulkan1": 7000, "CPU": 60}
+    without = {device.name: device.free_bytes // MIB for device in loadable.devices(sample)}
+    assert without["Vulkan0"] == 7000
+
+
+def test_a_lost_card_has_nothing_whatever_the_engine_says() -> None:
+    loadable = Loadable(fake_model().ladder, backend=(backend("CUDA0", "0000:01:00.0"),))
+    sample = Sample(
+        at_s=0.0, cards=(), host=HostMemory(100 * MIB, 60 * MIB), lost=("0000:01:00.0",)
+    )
+    engine = [DeviceFree(name="CUDA0", total_bytes=8000 * MIB, free_bytes=7000 * MIB)]
+    assert loadable.devices(sample, engine)[0].free_bytes == 0
