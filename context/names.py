@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 _NAME = re.compile(r"[^\W\d][\w$]*")
 _MEMBER = re.compile(r"([^\W\d][\w$]*)\s*(?:\.|::|->|:)\s*([^\W\d][\w$]*)")
@@ -43,12 +44,15 @@ def words(name: str) -> list[str]:
 
 def terms(text: str) -> str:
     """What the search index holds for a text: its identifiers and their words, blank-separated."""
-    found: list[str] = []
-    for name in _NAME.findall(text):
-        parts = words(name)
-        found.extend(part for part in parts if len(part) > 1)
-        if len(parts) > 1:
-            found.append("".join(parts))
+    return " ".join(found for name in _NAME.findall(text) if (found := _terms_of(name)))
+
+
+@lru_cache(maxsize=1 << 14)
+def _terms_of(name: str) -> str:
+    parts = words(name)
+    found = [part for part in parts if len(part) > 1]
+    if len(parts) > 1:
+        found.append("".join(parts))
     return " ".join(found)
 
 

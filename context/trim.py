@@ -7,7 +7,8 @@ Three depths, each with all of the one before:
 2. `DOCS`: docstrings and doc comments down to their first line, other comments to a marker;
 3. `BODIES`: bodies of all definitions but those to be kept; signatures stay.
 
-Trimming twice gives the same as once, and nothing inside `protect` is touched.
+Trimming twice gives the same as once wherever the syntax is sound, and nothing inside `protect` is
+touched.
 """
 
 from __future__ import annotations
