@@ -123,25 +123,28 @@ class RemoteEngine:
             if asked.must_start_with != request.must_start_with:
                 yield answer.said(Piece(request.must_start_with))
             ask = dialect.ask(asked, self._prompt(request, asked), self._words)
-            reason = StopReason.CANCELLED
+            reason, ended = StopReason.CANCELLED, False
             pieces = self._pieces(http, dialect, ask, lane, started)
-            async with aclosing(pieces):
-                async for piece in pieces:
-                    if isinstance(piece, StopReason):
-                        reason = piece
-                        break
-                    last = answer.take(piece)
-                    if request.max_tokens and (piece.text or piece.tokens):
-                        if ends and not ends.isdisjoint(piece.tokens):
-                            reason = StopReason.EOS
+            try:
+                async with aclosing(pieces):
+                    async for piece in pieces:
+                        if isinstance(piece, StopReason):
+                            reason = piece
                             break
-                        yield answer.said(piece)
-                    if last is not None:
-                        reason = last
-                        if answer.complete:
+                        last = answer.take(piece)
+                        if request.max_tokens and (piece.text or piece.tokens):
+                            if ends and not ends.isdisjoint(piece.tokens):
+                                reason = StopReason.EOS
+                                break
+                            yield answer.said(piece)
+                        reason = last or reason
+                        if last is not None and answer.complete:
                             break
-            done = answer.done(reason)
-            self._tally.add(done)
+                ended = True
+            finally:
+                # Also where the caller has hung up, or the server has failed.
+                done = answer.done(reason if ended else StopReason.CANCELLED)
+                self._tally.add(done)
             yield done
 
     async def prefill(self, request: GenerateRequest) -> Done:
