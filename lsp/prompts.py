@@ -190,6 +190,8 @@ class Prompts:
         return self._workspace
 
     def _visited(self, workspace: Workspace, document: Document, cursor_byte: int) -> None:
+        if self._roots and not self._index:
+            return  # a region of one file must not show in the prompts of another
         visit = self._visit
         if visit is not None and visit.takes_in(document, cursor_byte):
             return
@@ -219,10 +221,18 @@ def index_file(roots: Sequence[Path]) -> Path:
 def _path(uri: str) -> Path:
     """The file that a URI names; of other schemes, a path that is in no workspace."""
     path = path_of(uri)
-    return path.resolve() if path is not None else Path(unquote(urlsplit(uri).path) or "untitled")
+    try:
+        if path is not None:
+            return path.resolve()
+        return Path(unquote(urlsplit(uri).path) or "untitled")
+    except (OSError, ValueError):  # a NUL, or too long: no file has such a name
+        return Path("untitled")
 
 
 def path_of(uri: str) -> Path | None:
     """The path of a `file` URI; None for any other."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return None
     return Path(unquote(parts.path)) if parts.scheme == "file" and parts.path else None

@@ -23,6 +23,12 @@ from assistant.wire import SettingsNow, Status, UseBody
 
 _REFERENCE = "#/components/schemas/{name}"
 _STREAM = "text/event-stream"
+# What each event holds: a piece of the answer as JSON, or OpenAI's [DONE].
+_EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"data": {"type": "string", "minLength": 1}},
+}
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,7 @@ def document() -> dict[str, Any]:
 def _described(operation: Operation) -> dict[str, Any]:
     content: dict[str, Any] = {operation.media: {"schema": _schema(operation.answer)}}
     if operation.streams:
-        content[_STREAM] = {"schema": {"type": "string"}}
+        content[_STREAM] = {"schema": _EVENT}
     error = {"application/json": {"schema": {"$ref": _REFERENCE.format(name="Error")}}}
     answers: dict[str, Any] = {"200": {"description": "The answer", "content": content}}
     for status in sorted({401, *operation.refusals}):

@@ -107,6 +107,17 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
         UnknownModelError: nothing of that name, or a catalogue model that was not pulled yet.
     """
     text = os.fspath(name_or_path)
+    try:
+        return _resolve(text)
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, ~ of nobody
+        raise UnknownModelError(
+            f"this cannot be the name of a file ({type(error).__name__})",
+            subject=text[:80].encode("utf-8", "replace").decode(),
+            advice="Give the path of a GGUF, or one of: " + ", ".join(known_names()),
+        ) from error
+
+
+def _resolve(text: str) -> Path:
     if model := catalogue().get(text):
         path = local_path(model)
         if path.is_file():
