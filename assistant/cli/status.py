@@ -15,6 +15,7 @@ from rich.text import Text
 
 from assistant.cli.plot import bar
 from assistant.client import DaemonClient, DeviceNow, ServiceState, Status
+from assistant.engine.types import Counting, ModelInfo
 from assistant.errors import DaemonError
 
 _STYLE = {
@@ -97,13 +98,24 @@ def headline(found: Status) -> Text:
     return head
 
 
+def _whence(model: ModelInfo) -> str:
+    """Where a model is, and whether its tokens are only estimated."""
+    if not model.server:
+        return f"{model.architecture}, {model.path}"
+    counted = "counted" if model.counting is Counting.EXACT else "estimated, from above"
+    return f"{model.server}, tokens {counted}"
+
+
 def _rows(found: Status) -> list[tuple[str, str]]:
     rows = []
     if model := found.model:
         rows += [
-            ("model", f"{model.name}  ({model.architecture}, {model.path})"),
+            ("model", f"{model.name}  ({_whence(model)})"),
             ("context", f"{model.n_ctx} cells, {model.n_seq_max} slots"),
         ]
+    if found.explain_state is not None:
+        second = found.explain_model.name if found.explain_model else "not loaded yet"
+        rows.append(("explains", f"{second}  ({found.explain_state.value})"))
     if stats := found.stats:
         seen = stats.cached_tokens + stats.evaluated_tokens
         hits = stats.cached_tokens / seen if seen else 0.0

@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from assistant.cli import status as status_command
 from assistant.cli import top as top_command
 from assistant.client import BudgetNow, DeviceNow, RungNow, ServiceState, Status
-from assistant.engine.types import EngineStats, ModelInfo
+from assistant.engine.types import Counting, EngineStats, ModelInfo
 from assistant.errors import UnknownModelError
 from assistant.wire import ErrorNow
 
@@ -92,3 +92,22 @@ def test_rates_are_zero_across_a_restart() -> None:
     gone = replace(READY, uptime_s=12.0, stats=None)
     back = replace(READY, uptime_s=13.0)
     assert top_command.rates([READY, fresh, gone, back]) == [0.0, 0.0, 0.0]
+
+
+def test_status_names_the_server_and_says_what_is_only_estimated() -> None:
+    remote = ModelInfo(
+        name="team", server="https://gpu.example:8000", counting=Counting.ESTIMATE, n_ctx=4096
+    )
+    shown = drawn(status_command.picture(replace(READY, model=remote)))
+    assert "https://gpu.example:8000" in shown and "estimated" in shown
+    exact = drawn(status_command.picture(replace(READY, model=replace(remote, counting="exact"))))
+    assert "estimated" not in exact
+
+
+def test_status_shows_the_second_model() -> None:
+    second = replace(READY, explain_state=ServiceState.RELEASED)
+    assert "not loaded yet" in drawn(status_command.picture(second))
+    ready = replace(
+        READY, explain_state=ServiceState.READY, explain_model=ModelInfo(name="Explainer")
+    )
+    assert "Explainer  (ready)" in drawn(status_command.picture(ready))
