@@ -33,11 +33,22 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     id: str = ""
 
 
+class Sequence(msgspec.Struct, frozen=True, array_like=True):
+    """A sequence of the KV cache: its tokens, and the state that llama.cpp saved of their cells."""
+
+    tokens: tuple[int, ...]
+    state: bytes
+
+
 class Load(_Message, frozen=True, kw_only=True, tag="load"):
-    """Load or reload; `carry` keeps the sequences where the new shape can take them."""
+    """Load or reload; `carry` keeps the sequences where the new shape can take them.
+
+    `saved`: sequences of an earlier worker with the same spec.
+    """
 
     spec: LoadSpec
     carry: bool = False
+    saved: tuple[Sequence, ...] = ()
 
 
 class CancelLoad(_Message, frozen=True, kw_only=True, tag="cancel_load"):
@@ -69,12 +80,27 @@ class Touch(_Message, frozen=True, kw_only=True, tag="touch"):
     """Read a byte of every page of the model, so that the kernel keeps them."""
 
 
+class Save(_Message, frozen=True, kw_only=True, tag="save"):
+    """Give out the sequences that were used last, `most_bytes` of them."""
+
+    most_bytes: int
+
+
 class GetStats(_Message, frozen=True, kw_only=True, tag="get_stats"):
     pass
 
 
 Command = (
-    Load | CancelLoad | Generate | Cancel | Tokenise | Detokenise | DropIdle | Touch | GetStats
+    Load
+    | CancelLoad
+    | Generate
+    | Cancel
+    | Tokenise
+    | Detokenise
+    | DropIdle
+    | Touch
+    | Save
+    | GetStats
 )
 
 
@@ -120,6 +146,10 @@ class Touched(_Message, frozen=True, kw_only=True, tag="touched"):
     pages: int
 
 
+class Saved(_Message, frozen=True, kw_only=True, tag="saved"):
+    sequences: tuple[Sequence, ...]
+
+
 class Stats(_Message, frozen=True, kw_only=True, tag="stats"):
     stats: EngineStats
 
@@ -147,7 +177,18 @@ class Failed(_Message, frozen=True, kw_only=True, tag="failed"):
 
 
 Report = (
-    Hello | Beat | Progress | Loaded | Event | Tokens | Text | Dropped | Touched | Stats | Failed
+    Hello
+    | Beat
+    | Progress
+    | Loaded
+    | Event
+    | Tokens
+    | Text
+    | Dropped
+    | Touched
+    | Saved
+    | Stats
+    | Failed
 )
 
 _Any = TypeVar("_Any")

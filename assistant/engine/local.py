@@ -24,6 +24,8 @@ HANG_S = 60.0
 
 _LOAD_PATIENCE = 10.0  # so many times that long while it loads: pages may come from a slow disk
 _LOG_LINES = 20
+_KEPT_BYTES = 32 * 2**20
+_SAVE_S = 5.0
 
 _ENVIRONMENT = {
     # Threads that wait for each other in a loop take the processor from the one they wait for:
@@ -164,6 +166,7 @@ class LlamaEngine:
         self._spec: LoadSpec | None = None
         self._info: ModelInfo | None = None
         self._ids = itertools.count(1)
+        self._kept: tuple[frames.Sequence, ...] = ()
         self._lock = asyncio.Lock()
         self._open = asyncio.Event()
         self._open.set()
@@ -182,9 +185,11 @@ class LlamaEngine:
         self, spec: LoadSpec, progress: Progress | None = None, *, carry: bool = False
     ) -> ModelInfo:
         worker = await self._process()
+        saved = self._kept if spec == self._spec and not carry else ()
+        self._kept = ()
         self._info = self._spec = None
         worker.progress, worker.loading = progress, True
-        command = frames.Load(id=self._id(), spec=spec, carry=carry)
+        command = frames.Load(id=self._id(), spec=spec, carry=carry, saved=saved)
         try:
             report = await self._ask(worker, command)
         except asyncio.CancelledError:
@@ -281,9 +286,24 @@ class LlamaEngine:
             self._open.set()
 
     async def unload(self) -> None:
+        """Give the memory back but for the sequences used last (`_KEPT_BYTES`), which the next
+        load of the same spec takes up again: their prompts need not be evaluated anew."""
         async with self._lock:
+            self._kept = await self._sequences()
             self._info = None
             await self._end()
+
+    async def _sequences(self) -> tuple[frames.Sequence, ...]:
+        worker = self._worker
+        if worker is None or worker.gone or self._info is None:
+            return ()
+        try:
+            command = frames.Save(id=self._id(), most_bytes=_KEPT_BYTES)
+            report = await asyncio.wait_for(self._ask(worker, command), _SAVE_S)
+        except (EngineError, TimeoutError):
+            return ()
+        assert isinstance(report, frames.Saved)
+        return report.sequences
 
     async def close(self) -> None:
         await self._end()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from assistant.engine import placing
@@ -112,6 +112,23 @@ class Slots:
             return False
         self.clear(min(idle, key=lambda slot: slot.used_at))
         return True
+
+    def saved(self, most_bytes: int) -> list[tuple[tuple[int, ...], bytes]]:
+        """Tokens and state of the sequences that were used last, as many as fit `most_bytes`."""
+        found = []
+        for slot in sorted(self._slots, key=lambda slot: -slot.used_at):
+            state = self.context.save(slot.number) if slot.tokens else b""
+            if state and len(state) <= most_bytes:
+                most_bytes -= len(state)
+                found.append((tuple(slot.tokens), state))
+        return found
+
+    def restore(self, sequences: Iterable[tuple[Sequence[int], bytes]]) -> None:
+        """Put saved sequences into the slots in turn, as far as there is room."""
+        for slot, (tokens, state) in zip(self._slots, sequences, strict=False):
+            fits = self.cells_used + len(tokens) < self.context.n_cells
+            if fits and self.context.restore(slot.number, state):
+                slot.tokens = list(tokens)
 
     def drop_idle(self) -> int:
         """Forget every idle sequence; returns the cells that were theirs."""

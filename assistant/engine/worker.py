@@ -117,6 +117,10 @@ class Worker:
                 # Whatever else is wanted goes first.
                 count = pages.touch(self._ready().spec.path, self._commands.empty)
                 self._say(frames.Touched(id=command.id, pages=count))
+            case frames.Save():
+                slots = self._ready().slots
+                kept = [frames.Sequence(*pair) for pair in slots.saved(command.most_bytes)]
+                self._say(frames.Saved(id=command.id, sequences=tuple(kept)))
             case frames.GetStats():
                 self._say(frames.Stats(id=command.id, stats=self._ready().stats()))
 
@@ -155,10 +159,8 @@ class Worker:
                 job.sampler.free()
                 self._failed(job.request.id, RefusedError(error.message, advice="Ask again"))
             raise
-        for slot, (tokens, state) in zip(runner.slots, saved, strict=False):
-            fits = runner.slots.cells_used + len(tokens) < runner.context.n_cells
-            if fits and runner.context.restore(slot.number, state):
-                slot.tokens = tokens
+        saved += [([*one.tokens], one.state) for one in command.saved]
+        runner.slots.restore(saved)
         runner.resume(jobs)
         self._runner = runner
         load_ms = (time.monotonic() - started) * 1000

@@ -22,6 +22,8 @@ COMMANDS: list[frames.Command] = [
     frames.Detokenise(id="4", tokens=(0, 151_000)),
     frames.DropIdle(id="5"),
     frames.GetStats(id="6"),
+    frames.Save(id="7", most_bytes=1000),
+    frames.Load(spec=LoadSpec(path="m"), saved=(frames.Sequence((1, 2), b"\0\xff"),)),
 ]
 
 REPORTS: list[frames.Report] = [
@@ -29,6 +31,7 @@ REPORTS: list[frames.Report] = [
     frames.Beat(),
     frames.Progress(id="1", share=0.5),
     frames.Event(id="2", event=Delta(id="2", text="x", tokens=(1,))),
+    frames.Saved(id="7", sequences=(frames.Sequence((1, 2), b"\0\xff"),)),
     frames.Event(id="2", event=Done(id="2", reason=StopReason.EOS)),
     frames.Failed.of("2", ContextFullError("no room", subject="2", advice="Shorten it")),
 ]

@@ -5,16 +5,26 @@ Counts only: tokens evaluated, steps taken, texts compared.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny_models
+from msgspec.structs import replace
 from running import Bench, running
 
+from assistant.engine.local import LlamaEngine
 from assistant.engine.runner import PREFILL_CHUNK
-from assistant.engine.types import LoadSpec, Priority, StopReason
+from assistant.engine.types import (
+    Delta,
+    GenerateRequest,
+    LoadSpec,
+    Priority,
+    StopReason,
+    Timings,
+)
 from assistant.errors import ContextFullError, RequestError
 from assistant.llama.model import Model
 
@@ -314,3 +324,37 @@ def test_a_sliding_window_may_be_cut_where_its_whole_length_is_kept(
         assert back.timings.evaluated_tokens == (2 if swa_full else len(jump))
     with running(path, swa_full=True) as fresh:
         assert fresh.answer(jump, 4).tokens == back.tokens
+
+
+def test_sequences_live_on_over_a_restart_of_the_worker(dense_model: Path) -> None:
+    async def ask(engine: LlamaEngine, prompt: tuple[int, ...]) -> tuple[str, Timings]:
+        text = ""
+        async for event in engine.generate(GenerateRequest(id="1", prompt=prompt, max_tokens=6)):
+            if isinstance(event, Delta):
+                text += event.text
+            else:
+                return text, event.timings
+        raise AssertionError("no end")
+
+    async def main() -> None:
+        engine = LlamaEngine()
+        spec = LoadSpec(path=str(dense_model), n_ctx=512, n_seq_max=2)
+        try:
+            await engine.load(spec)
+            prompt = tuple(await engine.tokenise(CODE))
+            before, evaluated = await ask(engine, prompt)
+            worker = engine.pid
+            await engine.unload()
+            assert engine.pid is None
+            await engine.load(spec)
+            assert engine.pid != worker
+            after, again = await ask(engine, prompt)
+            assert after == before
+            assert (evaluated.evaluated_tokens, again.evaluated_tokens) == (len(prompt), 1)
+            await engine.unload()
+            await engine.load(replace(spec, n_ctx=256))  # another spec takes up nothing
+            assert (await engine.stats()).cells_used == 0
+        finally:
+            await engine.close()
+
+    asyncio.run(main())
