@@ -100,7 +100,9 @@ def test_status_names_the_server_and_says_what_is_only_estimated() -> None:
     )
     shown = drawn(status_command.picture(replace(READY, model=remote)))
     assert "https://gpu.example:8000" in shown and "estimated" in shown
-    exact = drawn(status_command.picture(replace(READY, model=replace(remote, counting="exact"))))
+    exact = drawn(
+        status_command.picture(replace(READY, model=replace(remote, counting=Counting.EXACT)))
+    )
     assert "estimated" not in exact
 
 
