@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _REGION_BYTES = 2000
+_SEEN_BYTES = 500  # around where the cursor was, which one sees too
 _STUDIED = 4
 _STOP_LIMIT_S = 2.0
 
@@ -196,7 +197,8 @@ class Prompts:
         if visit is not None and visit.takes_in(document, cursor_byte):
             return
         if visit is not None:
-            workspace.visited(visit.document, visit.start_byte, visit.stop_byte)
+            first = max(0, visit.start_byte - _SEEN_BYTES)
+            workspace.visited(visit.document, first, visit.stop_byte + _SEEN_BYTES)
         self._visit = _Visit(document, cursor_byte, cursor_byte)
 
     def _forget(self, path: Path) -> None:

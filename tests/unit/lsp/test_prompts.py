@@ -78,6 +78,38 @@ def test_other_files_stay_out_where_the_user_wants_it(tmp_path: Path, fim: Fim) 
     play(Prompts([root], index=False), test)
 
 
+@pytest.mark.parametrize("index", [True, False])
+def test_what_was_visited_shows_elsewhere_only_where_other_files_may(
+    tmp_path: Path, fim: Fim, index: bool
+) -> None:
+    root = workspace(tmp_path)
+    visited = question(at(root / "seen.py", "def harbour_master(berth):\n    berth.open()\n"))
+    far = question(at(root / "other.py", "x = 1\n"))
+    asked = question(at(root / "use.py", "y = "))
+
+    async def test(prompts: Prompts) -> None:
+        for one in (visited, far):
+            await prompts.ids(one, fim, BUDGET_TOKENS)
+        ids = await prompts.ids(asked, fim, BUDGET_TOKENS, rest=True)
+        assert ("harbour_master" in text_of(fim, ids)) is index
+
+    play(Prompts([root], index=index), test)
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_what_the_user_excludes_is_never_shown(tmp_path: Path, fim: Fim, index: bool) -> None:
+    root = workspace(tmp_path)
+    hidden = question(at(root / "private" / "plan.py", "def hidden_plan():\n    "))
+    asked = question(at(root / "use.py", "y = hidden"))
+
+    async def test(prompts: Prompts) -> None:
+        assert await prompts.ids(hidden, fim, BUDGET_TOKENS) == ()
+        shown = text_of(fim, await prompts.ids(asked, fim, BUDGET_TOKENS, rest=True))
+        assert shown and "hidden_plan" not in shown
+
+    play(Prompts([root], index=index, excludes=["/private/"]), test)
+
+
 def test_a_file_that_may_hold_secrets_gives_no_prompt(tmp_path: Path, fim: Fim) -> None:
     async def test(prompts: Prompts) -> None:
         assert await prompts.ids(question(at(tmp_path / ".env", "TOKEN=")), fim, 500) == ()
