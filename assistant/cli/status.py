@@ -15,6 +15,7 @@ from rich.text import Text
 
 from assistant.cli.plot import bar
 from assistant.client import DaemonClient, DeviceNow, ServiceState, Status
+from assistant.daemon.reload import advice
 from assistant.engine.types import Counting, ModelInfo
 from assistant.errors import DaemonError
 
@@ -136,13 +137,21 @@ def _rows(found: Status) -> list[tuple[str, str]]:
     if budget := found.budget:
         reason = f"  ({budget.reason})" if budget.reason else ""
         rows.append(("budget", f"{budget.tokens} prompt tokens, level {budget.level}{reason}"))
+    waiting = found.settings.pending if found.settings else ()
+    rows += [
+        ("settings" if number == 0 else "", line) for number, line in enumerate(advice(waiting))
+    ]
     rows += [
         ("queue", f"{found.in_flight} of {found.max_waiting}"),
-        ("daemon", f"{found.version}, process {found.pid}, up {found.uptime_s:.0f} s"),
+        ("daemon", f"{found.version}, process {found.pid}, up {found.uptime_s:.0f} s{_by(found)}"),
         ("socket", found.socket),
         ("log", found.log),
     ]
     return rows
+
+
+def _by(found: Status) -> str:
+    return f", started by {found.supervisor}" if found.supervisor else ""
 
 
 def _memory(device: DeviceNow) -> str:

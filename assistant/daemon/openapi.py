@@ -53,7 +53,7 @@ class Operation:
     media: str = "application/json"
 
 
-_GENERATING = (400, 404, 408, 413, 429, 500, 502, 503, 507)
+_GENERATING = (400, 404, 408, 409, 413, 429, 500, 502, 503, 507)
 _SERVED = (404, 429, 500, 502, 503, 507)
 
 OPERATIONS = (
@@ -160,6 +160,7 @@ _MEANING: Mapping[int, str] = {
     401: "Over TCP, the token is missing or wrong",
     404: "The model is not on this machine",
     408: "The request did not come in time",
+    409: "The prompt is made of another model's tokens than are served now",
     413: "The request is too large",
     429: "Too many requests wait; try again",
     500: "The engine failed",

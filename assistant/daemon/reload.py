@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from watchfiles import awatch
 
 from assistant.settings import Settings
 from assistant.wire import ChangeNow
@@ -98,6 +97,8 @@ async def watch(path: Path, changed: Callable[[], Any]) -> None:
 
     The folder is watched, since editors replace files instead of writing into them.
     """
+    from watchfiles import awatch  # not for commands that only put changes into words
+
     while True:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 # What is still open this long after the engine was closed is cut off.
 _LAST_WORDS_S = 5
 _TELL_S = 1.0
+# A predecessor that has its last answers written is given so long to end.
+_LEAVING_S = 30.0
 _FILES = 8192
 # As in `assistant.llama.ggml`, which the daemon never imports: it loads llama.cpp.
 BACKENDS_VARIABLE = "UNDERKEEL_GGML_BACKENDS"
@@ -156,7 +158,7 @@ def after(predecessor: Predecessor, planner: Planner, limit_s: float) -> Planner
     """A planner that first waits until the predecessor has given its memory back."""
 
     def plan() -> Loadable:
-        if not predecessor.wait_gone(limit_s + 2 * _LAST_WORDS_S):
+        if not predecessor.wait_gone(limit_s + _LEAVING_S):
             log.warning("the daemon before us has not ended; planning with what is free")
         return planner()
 

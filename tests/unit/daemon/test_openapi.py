@@ -35,6 +35,7 @@ from assistant import address
 from assistant.daemon import app, bodies, instance, openapi, server
 from assistant.daemon.service import Service
 from assistant.engine.fake import FakeEngine
+from assistant.errors import BY_CODE
 from assistant.settings import Settings
 
 EXAMPLES = int(os.environ.get("UNDERKEEL_FUZZ_EXAMPLES", "15"))
@@ -74,6 +75,10 @@ def test_bodies_are_described_field_by_field() -> None:
     assert (limits["minimum"], limits["maximum"], limits["default"]) == (0.0, 100.0, 0.8)
     assert "prompt" in schemas["CompletionBody"]["required"]
     assert issubclass(bodies.CompletionBody, bodies.GenerateBody)
+
+
+def test_every_status_of_an_error_has_a_meaning() -> None:
+    assert {kind.http_status for kind in BY_CODE.values()} <= set(openapi._MEANING)
 
 
 def test_every_reference_leads_somewhere() -> None:
