@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from assistant.errors import ContextFullError, DaemonError, UnderkeelError, WorkerDiedError
 from lsp.backend import Backend
+from lsp.depth import Depth
 from lsp.document import Snapshot
 from lsp.suggestion import Source, Suggestion
 
@@ -51,6 +52,7 @@ class Completer:
         self.prompts = prompts
         self._backend = backend
         self._ids = itertools.count(1)
+        self._depth = Depth()
 
     async def suggestions(
         self, snapshot: Snapshot, settings: CompletionSettings, manner: Manner
@@ -101,13 +103,17 @@ class Completer:
         from lsp.asking import prompt_tokens, question
 
         asked = question(snapshot)
-        budget_tokens = prompt_tokens(served, settings)
+        allowed = prompt_tokens(served, settings)
+        if wanted:
+            self._depth.settle(allowed)
+        budget_tokens = self._depth.tokens(allowed)
         prompt = await self.prompts.ids(asked, served.fim, budget_tokens, rest=rest)
         if not prompt:
             return
         try:
             priority = Priority.INTERACTIVE if wanted else Priority.BACKGROUND
-            await self._backend.warm(prompt, _document(snapshot, "ahead"), priority)
+            cost = await self._backend.warm(prompt, _document(snapshot, "ahead"), priority)
+            self._depth.evaluated(cost.evaluated_tokens, cost.prefill_ms)
         except UnderkeelError as error:
             _log.info("a prompt was not warmed, for an error of kind %s", error.code)
 
@@ -151,7 +157,7 @@ class Completer:
             )
             for seed in range(1, manner.candidates)
         ]
-        budget_tokens = prompt_tokens(served, settings)
+        budget_tokens = self._depth.tokens(prompt_tokens(served, settings))
         prompt = await self.prompts.ids(first, served.fim, budget_tokens)
         self._backend.built(len(prompt), budget_tokens, self.prompts.cut)
         if not prompt:
