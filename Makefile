@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCK_FLAGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --quiet --custom-compile-command "make lock"
 
-.PHONY: help env models demo test check lint types lock fuzz bench-load bench-lsp bench-typing bench-speculation bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-quality bench-remote test-transformers vsix clean
+.PHONY: help env models demo test check lint types lock fuzz bench-load bench-worker bench-lsp bench-typing bench-speculation bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-quality bench-remote test-transformers vsix clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,9 @@ lint: env
 
 types: env
 	@$(BIN)/mypy
+
+bench-worker: models ## The worker's prefill and decode beside llama.cpp's own
+	@$(BIN)/python tests/benchmarks/worker_rate.py
 
 bench-lsp: models ## What the language server and daemon add to a request
 	@$(BIN)/python tests/benchmarks/lsp_overhead.py

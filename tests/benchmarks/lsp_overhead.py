@@ -60,8 +60,7 @@ def main() -> None:
     text = json.dumps(result, indent=2)
     print(text)
     if arguments.save:
-        name = f"lsp_overhead-{datetime.date.today():%Y-%m-%d}.json"  # noqa: DTZ011
-        (ROOT / "tests" / "benchmarks" / "results" / name).write_text(text + "\n")
+        (ROOT / "tests" / "benchmarks" / "results" / "lsp_overhead.json").write_text(text + "\n")
 
 
 async def serve() -> None:

@@ -37,9 +37,9 @@ from assistant.engine.local import LlamaEngine  # noqa: E402
 from assistant.engine.types import Done, GenerateRequest, LoadSpec  # noqa: E402
 from assistant.models.catalogue import resolve  # noqa: E402
 
-N_CTX = 1024
+N_CTX = 2048
 N_BATCH = 512
-PROMPT_TOKENS = 256
+PROMPT_TOKENS = 960  # a prompt of the usual budget
 GENERATED_TOKENS = 32
 SOURCE = ROOT / "assistant" / "memory" / "gguf.py"
 
