@@ -213,7 +213,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         state, stage, progress: where the service stands; `progress` is 0 to 1 while loading.
         error: why the last load failed, or None.
         in_flight: requests admitted and not yet answered; max_waiting: the most of them.
-        deaths: how often the worker ended by itself since the daemon started.
+        deaths: how often the worker ended by itself since the daemon started; `refusals`: how often
+            a load was refused memory, and a smaller shape was taken.
         devices: those that the plan uses, host memory last.
         load: what the last load took on each device against its plan, in words;
             `load_error_percent` is positive where more was taken.
@@ -234,6 +235,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int = 0
     max_waiting: int = 0
     deaths: int = 0
+    refusals: int = 0
     devices: tuple[DeviceNow, ...] = ()
     rung: RungNow | None = None
     explain_model: ModelInfo | None = None

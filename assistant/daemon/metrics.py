@@ -117,6 +117,7 @@ class Metrics:
         self._set("underkeel_ready", float(status.state is ServiceState.READY))
         self._set("underkeel_requests_in_flight", status.in_flight)
         self._set("underkeel_worker_deaths", status.deaths)
+        self._set("underkeel_memory_refusals", status.refusals)
         self._set("underkeel_uptime_seconds", status.uptime_s)
         return generate_latest(self._registry)
 
@@ -146,6 +147,7 @@ _GAUGES = {
     "underkeel_ladder_moves": "Moves on the ladder since the daemon started",
     "underkeel_ready": "Whether a model is served",
     "underkeel_requests_in_flight": "Requests admitted and not yet answered",
+    "underkeel_memory_refusals": "Loads that were refused memory",
     "underkeel_worker_deaths": "Times the engine's process ended by itself",
     "underkeel_uptime_seconds": "Time since the daemon started",
 }

@@ -195,6 +195,7 @@ class Service:
             in_flight=self.admission.inside,
             max_waiting=self.admission.most,
             deaths=host.deaths,
+            refusals=host.refusals,
             devices=self.governor.devices(),
             rung=self.governor.rung(),
             explain_model=self.explainer.desk.host.info if self.explainer else None,

@@ -232,7 +232,7 @@ def _hits(count: int) -> Scenario:
         deaths=True,
         moves=False,
         most_moves=2 * count,
-        tables={"engine": {"hang_s": 2.0}},
+        tables={"engine": {"hang_s": 6.0}},
     )
 
 

@@ -113,7 +113,7 @@ class Stage:
         for act in acts:
             await asyncio.sleep(max(start_s + act.at_s - time.monotonic(), 0))
             begun_s = time.monotonic()
-            while act.once_ready and self.state() != "ready":
+            while act.once_ready and self.state() != "ready":  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             start_s += time.monotonic() - begun_s  # what comes later waits as long
             self.do(act)
@@ -207,7 +207,7 @@ async def staged(
             "vram_margin_mib": MARGIN_MIB,
             "vram_overhead_mib": 0,
         },
-        "engine": {"hang_s": 3.0},
+        "engine": {"hang_s": 10.0},
         "daemon": {"log_level": "debug"},
         "completion": {"debounce_ms": 10},
     }

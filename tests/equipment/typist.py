@@ -24,7 +24,7 @@ from assistant.client import CompletionRequest, DaemonClient
 from assistant.engine.types import Priority
 from assistant.errors import ContextFullError, RequestError, UnderkeelError
 
-HANGS_AFTER_S = 45.0
+HANGS_AFTER_S = 90.0
 """What is not answered after so long is taken for lost; the longest honest wait is a hang that has
 to be found out, twice, and two loads."""
 FLOOR_TOKENS = 100
