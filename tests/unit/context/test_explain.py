@@ -84,3 +84,18 @@ def test_the_budget_holds(workspace, tmp_path, budget):
 )
 def test_a_block_tells_when_it_is_closed(name, before, answer, closed):
     assert block_closed(languages()[name], before + answer, len(before)) is closed
+
+
+def test_a_whole_file_loses_its_bodies_before_its_end(workspace, tmp_path):
+    document = workspace.open(tmp_path / "main.py", TEXT)
+    whole = workspace.overview(document, 4000)
+    assert [(one.topic, one.text) for one in whole.passages] == [(Topic.FILE, TEXT)]
+    assert whole.cut == ()
+    smaller = workspace.overview(document, whole.tokens - 10)
+    assert "def clearance(self, draught, hour):" in smaller.passages[0].text
+    assert "one + two" not in smaller.passages[0].text
+    assert smaller.tokens < whole.tokens and smaller.cut == ("the bodies of definitions",)
+    for budget in (0, 5, 20):
+        assert workspace.overview(document, budget).tokens <= budget
+    secret = workspace.open(tmp_path / ".env", "TOKEN=1\n")
+    assert workspace.overview(secret, 400).passages == ()

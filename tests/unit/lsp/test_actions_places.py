@@ -1,0 +1,148 @@
+"""Which lines an action is about, where documentation and tests go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import context
+from context.language import languages
+from lsp.actions import documenting, place, testing
+from lsp.actions.ground import ground_of
+from lsp.actions.scene import Scene
+from lsp.actions.wording import text as words
+
+CURSOR = "\u2038"
+
+
+def scene(marked: str, path: str = "/h/work.py", language: str = "python") -> Scene:
+    """A document with a cursor, or with a selection between two."""
+    first, _, rest = marked.partition(CURSOR)
+    inside, second, after = rest.partition(CURSOR)
+    text = first + inside + after
+    stop = len(first) + (len(inside) if second else 0)
+    return Scene(f"file://{path}", 1, language, text, len(first), stop)
+
+
+def documented(marked: str, path: str, said: str = "Return one.") -> str:
+    """The text after its definition was documented."""
+    at = scene(marked, path)
+    document = context.Document("", path, at.text)
+    definition = place.definition_at(document, at)
+    style = documenting.style_of(document)
+    assert definition is not None and style is not None
+    spot = documenting.spot(document, definition, style)
+    comment = documenting.written(said, style, spot.indent)
+    behind = spot.indent if spot.lead else ""
+    return at.text[: spot.start] + spot.lead + comment + behind + at.text[spot.stop :]
+
+
+@pytest.mark.parametrize(
+    ("path", "before", "after"),
+    [
+        ("a.py", "def f():\n    ‸return 1\n", 'def f():\n    """Return one."""\n    return 1\n'),
+        ("a.py", "def f(): ‸return 1\n", 'def f():\n    """Return one."""\n    return 1\n'),
+        (
+            "a.py",
+            'class A:\n    @x\n    def f(self):\n        """Old."""\n        ‸return 1\n',
+            'class A:\n    @x\n    def f(self):\n        """Return one."""\n        return 1\n',
+        ),
+        ("a.go", "package a\n\nfunc f() {\n‸}\n", "package a\n\n// Return one.\nfunc f() {\n}\n"),
+        (
+            "a.go",
+            "package a\n\n// f is old.\nfunc f() {\n‸}\n",
+            "package a\n\n// Return one.\nfunc f() {\n}\n",
+        ),
+        ("a.rs", "fn f() -> i32 {\n    ‸1\n}\n", "/// Return one.\nfn f() -> i32 {\n    1\n}\n"),
+        (
+            "a.ts",
+            "export function f() {\n  ‸return 1;\n}\n",
+            "/**\n * Return one.\n */\nexport function f() {\n  return 1;\n}\n",
+        ),
+        (
+            "a.js",
+            "// keep me\nfunction f() {\n  ‸return 1;\n}\n",
+            "// keep me\n/**\n * Return one.\n */\nfunction f() {\n  return 1;\n}\n",
+        ),
+    ],
+)
+def test_a_comment_goes_where_the_language_wants_it(path: str, before: str, after: str) -> None:
+    assert documented(before, f"/h/{path}") == after
+    assert context.broken_by(path, before.replace(CURSOR, ""), after) == ()
+
+
+@pytest.mark.parametrize("said", ['It says """hi"""', "ends */ early", "a\\b", 'quote"'])
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [("a.py", "def f():\n    ‸return 1\n"), ("a.js", "function f() {\n  ‸return 1;\n}\n")],
+)
+def test_no_words_end_a_comment_early(path: str, text: str, said: str) -> None:
+    assert context.damage(path, documented(text, f"/h/{path}", said)) == ()
+
+
+def test_all_languages_have_said_how_they_are_documented() -> None:
+    assert set(languages()) == set(documenting._styles())
+
+
+@pytest.mark.parametrize(
+    ("marked", "lines"),
+    [
+        ("a\nb‸\nc\n", (1, 2)),
+        ("a\n‸b\n‸c\n", (1, 2)),
+        ("a\n‸b\nc‸\n", (1, 3)),
+        ("def f():\n    ‸x\n    y\n\nz\n", (0, 3)),
+        ("def f():\n    x\n‸\n    y\n", (2, 3)),
+        ("‸", (0, 1)),
+    ],
+)
+def test_whole_lines_are_chosen(marked: str, lines: tuple[int, int]) -> None:
+    at = scene(marked)
+    region = place.chosen(context.Document("", "/h/work.py", at.text), at)
+    assert (region.first, region.stop) == lines
+
+
+def test_a_long_definition_is_mended_around_the_error() -> None:
+    marked = "def f():\n" + "    x = 1\n" * 200 + "    ‸y\n" + "    x = 1\n" * 200
+    at = scene(marked)
+    region = place.to_mend(context.Document("", "/h/work.py", at.text), at)
+    assert region.first <= 201 < region.stop and region.stop - region.first <= 25
+
+
+def test_what_stands_at_a_place() -> None:
+    def found(marked: str, path: str = "/h/work.py") -> object:
+        at = scene(marked, path)
+        return ground_of(context.Document("", path, at.text), at)
+
+    code = found("class A:\n    def f(self):\n        ‸return 1\n")
+    assert (code.definition, code.documentable, code.testable) == ("f", True, True)  # type: ignore[attr-defined]
+    assert found("‸\n").blank is True  # type: ignore[attr-defined]
+    assert found("def f():\n    ‸1\n", "/h/test_work.py").testable is False  # type: ignore[attr-defined]
+    assert found("x‸\n", "/h/notes.xyz").documentable is False  # type: ignore[attr-defined]
+    asked = found("‸# make it\n# faster\nx = 1‸\n")
+    assert asked.instruction == "make it faster"  # type: ignore[attr-defined]
+
+
+def test_tests_go_into_the_first_place_that_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "src" / "work.py"
+    file.parent.mkdir()
+    custom = testing.custom_of(context.Document("", str(file), ""))
+    assert custom is not None
+    assert testing.target(file, [tmp_path], custom) == testing.Target(
+        file.with_name("test_work.py"), None
+    )
+    (tmp_path / "tests").mkdir()
+    assert testing.target(file, [tmp_path], custom).path == tmp_path / "tests" / "test_work.py"
+    there = file.with_name("test_work.py")
+    there.write_text("x = 1\n")
+    assert testing.target(file, [tmp_path], custom) == testing.Target(there, "x = 1\n")
+
+
+@pytest.mark.parametrize("name", ["test_a", "a_test", "a.test", "ATest", "ATests", "a_spec"])
+def test_files_of_tests_are_known(name: str) -> None:
+    assert testing.is_test(Path(f"/h/{name}.x"))
+    assert not testing.is_test(Path("/h/contest.py"))
+
+
+def test_code_in_a_field_is_not_read_as_a_field() -> None:
+    assert "{evil}" in words("edit", "instruction", instruction="{evil}", diagnostic="")
