@@ -323,3 +323,20 @@ def test_complete_prints_what_the_language_server_suggests(
         assert done.returncode == 0
 
     play(dense_model, test, lambda _: " a + b")
+
+
+def test_a_huge_document_is_answered_or_left_alone(home: Path, dense_model: Path) -> None:
+    """50 MB, whether of short lines or of a single one: the server lives and serves the next."""
+
+    async def test(daemon: Daemon, engine: FakeEngine) -> None:
+        async with editing() as client:
+            for number, text in enumerate(("value = 12345\n" * 3_600_000, "x" * 50_000_000)):
+                uri = f"file:///huge{number}.py"
+                client.open(uri, text, "python")
+                last = text.count("\n")
+                assert isinstance(await client.complete(uri, last, 0), list)
+                client.notify("textDocument/didClose", {"textDocument": {"uri": uri}})
+            client.open("file:///next.py", TEXT, "python")
+            assert await client.complete("file:///next.py", 1, 11)
+
+    play(dense_model, test, lambda _: " a + b")
