@@ -115,7 +115,11 @@ KINDS: dict[str, Callable[[Row], bool]] = {
 
 
 def report(count: int, settings: Sequence[Setting], shares: context.Shares) -> dict[str, Any]:
-    """The table over the places that all of the settings have an answer for."""
+    """The table over the places that all of its settings have an answer for.
+
+    Settings that were asked at less than half as many places as others are left out of it, so that
+    a run that was ended early still gives the table of what it began with.
+    """
     words = vocabulary.load(paths.models_dir() / MODEL)
     known = answers()
     found: dict[str, dict[str, Row]] = {str(setting): {} for setting in settings}
@@ -123,6 +127,11 @@ def report(count: int, settings: Sequence[Setting], shares: context.Shares) -> d
         row = known.get((place.key, fingerprint(built.ids)))
         if row is not None:
             found[str(setting)][place.key] = row
+    counts = {setting: len(rows) for setting, rows in found.items()}
+    most = max(counts.values())
+    if not most:
+        raise SystemExit("nothing is answered yet: run it first")
+    found = {setting: rows for setting, rows in found.items() if 2 * len(rows) >= most}
     shared = set.intersection(*(set(rows) for rows in found.values()))
     table = {
         setting: {
@@ -135,7 +144,7 @@ def report(count: int, settings: Sequence[Setting], shares: context.Shares) -> d
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, CPU only", "model": MODEL, "seed": SEED,
         "places": len(shared), "places_wanted": count,
-        "answered": {setting: len(rows) for setting, rows in found.items()},
+        "answered": counts,
         "settings": table, "against_ours": against(found, sorted(shared)),
     }  # fmt: skip
 
@@ -164,9 +173,9 @@ def against(found: dict[str, dict[str, Row]], shared: list[str]) -> dict[str, An
     `nats_gained` is the mean over the places of how much likelier ours makes the wanted line, with
     the standard error of that mean.
     """
-    ours, *others = found
+    ours = next((setting for setting in found if setting.startswith("ours")), "")
     made = {}
-    for other in others:
+    for other in found if ours else ():
         if other.startswith("ours"):
             continue
         pairs = [(key, found[ours][key], found[other][key]) for key in shared]
