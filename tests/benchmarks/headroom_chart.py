@@ -31,11 +31,16 @@ class Row:
 
 
 def write_csv(target: Path, rows: Sequence[Row]) -> None:
-    """One line a moment, under the names of `Row`."""
+    """One line a change, under the names of `Row`."""
     with target.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Row.__dataclass_fields__)
-        writer.writerows([round(row.at_s, 2), *list(vars(row).values())[1:]] for row in rows)
+        before: list[object] = []
+        for row in rows:
+            at_s, *now = vars(row).values()
+            if now != before:
+                writer.writerow([round(at_s, 2), *now])
+            before = now
 
 
 def svg(
@@ -56,6 +61,8 @@ def svg(
         points, last = [], None
         for row, value in zip(rows, values, strict=True):
             y = top + HEIGHT * (1 - min(value, most) / most)
+            if y == last and row is not rows[-1]:
+                continue
             if last is not None:
                 points.append(f"{x(row.at_s):.1f},{last:.1f}")
             points.append(f"{x(row.at_s):.1f},{y:.1f}")
