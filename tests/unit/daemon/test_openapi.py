@@ -78,7 +78,9 @@ def test_bodies_are_described_field_by_field() -> None:
 
 
 def test_every_status_of_an_error_has_a_meaning() -> None:
-    assert {kind.http_status for kind in BY_CODE.values()} <= set(openapi._MEANING)
+    raised_by_others = {"answer"}  # by the language server, about what a model wrote
+    statuses = {kind.http_status for code, kind in BY_CODE.items() if code not in raised_by_others}
+    assert statuses <= set(openapi._MEANING)
 
 
 def test_every_reference_leads_somewhere() -> None:
