@@ -50,6 +50,7 @@ class _Process:
         self.log: deque[str] = deque(maxlen=_LOG_LINES)
         self.heard_s = asyncio.get_running_loop().time()
         self.dead: WorkerDiedError | None = None
+        self.told = False  # whether anybody was told of the death
         self.killed_for = ""
         self._tasks = [
             asyncio.create_task(self._read()),
@@ -101,6 +102,7 @@ class _Process:
         await self.process.wait()
         await asyncio.sleep(0)  # let the log reader take the last lines
         self.dead = self._death()
+        self.told = bool(self.waiting)
         for queue in self.waiting.values():
             queue.put_nowait(self.dead)
 
@@ -336,7 +338,8 @@ class LlamaEngine:
             if worker is not None and worker.gone and self._info is not None:
                 self._info = None
                 await worker.end()
-                raise worker.dead or WorkerDiedError("the engine's process ended")
+                if not worker.told:
+                    raise worker.dead or WorkerDiedError("the engine's process ended")
             if worker is None or worker.gone or self._info is None:
                 if self._spec is None:
                     raise LoadError("no model is loaded", advice="Load one first")

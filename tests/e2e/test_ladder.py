@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tiny_moe import TEXT
 
 from assistant.engine.local import LlamaEngine
 from assistant.engine.types import Delta, Done, GenerateRequest, LoadSpec, StopReason
-from assistant.errors import ContextFullError
+from assistant.errors import ContextFullError, WorkerDiedError
 from assistant.memory.devices import HostMemory, ask_backend, merge
 from assistant.memory.gguf import read_header
 from assistant.memory.ladder import Rung
@@ -200,3 +201,22 @@ def test_two_that_do_not_fit_together_take_turns(tiny_moe: Path) -> None:
             assert (TEXT * 60).startswith(answer.text)
 
     run(test)
+
+
+def test_a_worker_that_hangs_is_ended_and_the_next_request_is_served(tiny_moe: Path) -> None:
+    async def main() -> None:
+        engine = LlamaEngine(hang_s=4.0)
+        await engine.load(LoadSpec(path=str(tiny_moe), n_ctx=2048, n_threads=1))
+        answer = Answer(engine, ask(list(range(1000, 1200)), 1500))
+        await answer.more()
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGSTOP)
+        with pytest.raises(WorkerDiedError) as death:
+            await answer.task
+        assert death.value.hung
+        again = Answer(engine, ask(list(range(1000, 1200)), 20))
+        await again.task
+        assert (TEXT * 3).startswith(again.text) and again.text
+        await engine.close()
+
+    asyncio.run(main())
