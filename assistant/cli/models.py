@@ -87,9 +87,7 @@ def list_models(
 
 
 def pull_model(
-    name: Annotated[
-        str, typer.Argument(help="A known name, owner/repository[:Q4_K_M], or a URL.")
-    ],
+    name: Annotated[str, typer.Argument(help="A known name, owner/repository[:Q4_K_M], or a URL.")],
     yes: _Yes = False,
     source: Annotated[
         Source | None, typer.Option("--from", help="For catalogue names: take it from there only.")

@@ -9,7 +9,8 @@ import msgspec
 
 from assistant.engine.remote.dialect import Ask, Gauge, Piece, Prompt, decode
 from assistant.engine.remote.gauges import read_gauges
-from assistant.engine.remote.transport import Transport, refusal
+from assistant.engine.remote.refusals import refusal
+from assistant.engine.remote.transport import Transport
 from assistant.engine.types import GenerateRequest, ModelInfo, StopReason, Timings
 from assistant.errors import RemoteError, UnderkeelError
 from assistant.models.vocabulary import Vocabulary
