@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCK_FLAGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --quiet --custom-compile-command "make lock"
 
-.PHONY: help env models demo test check lint types lock fuzz bench-load bench-worker bench-lsp bench-typing bench-speculation bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-quality bench-remote test-transformers vsix clean
+.PHONY: help env models demo test check lint types lock fuzz bench-load bench-worker bench-lsp bench-typing bench-speculation bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-quality bench-remote test-transformers vsix pictures clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -79,6 +79,10 @@ bench-remote: models ## Ask a real llama-server and a real vLLM (builds and inst
 
 vsix: ## Package the VS Code extension
 	@cd editors/vscode && npm ci --ignore-scripts && npm run package
+
+pictures: models ## Take the README's pictures anew, in the real editors and a real terminal
+	@UNDERKEEL_PICTURES=editors/vscode/images $(BIN)/python -m pytest -q tests/e2e/test_vscode.py tests/e2e/test_vscode_commands.py
+	@$(BIN)/python tests/equipment/pictures.py
 
 lock: env ## Pin the newest versions that the ranges in pyproject.toml allow
 	@$(BIN)/uv pip compile pyproject.toml --extra test --extra dev $(LOCK_FLAGS) -o requirements.lock

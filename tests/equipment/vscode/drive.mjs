@@ -72,6 +72,16 @@ const steps = {
     for (const key of keys) await page.keyboard.press(key);
   },
   type: async (page, { text }) => page.keyboard.type(text, { delay: 40 }),
+  /** Take the last key back and press it again, now and then, until an element shows: the server may still start. */
+  insist: async (page, { key, selector }) => {
+    const end = Date.now() + PATIENCE_MS;
+    const found = page.locator(selector).first();
+    while (!(await found.waitFor({ timeout: 15_000 }).then(() => true, () => false))) {
+      if (Date.now() > end) throw new Error(`insisted in vain on ${selector}`);
+      await page.keyboard.press("Backspace");
+      await page.keyboard.press(key);
+    }
+  },
   command: (page, { title }) => command(page, `>${title}`),
   click: async (page, { selector }) => page.locator(selector).first().click(),
   hover: async (page, { selector, shows }) => {
