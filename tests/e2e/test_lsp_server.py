@@ -71,7 +71,8 @@ def play(
 
 def asked(engine: FakeEngine) -> list[GenerateRequest]:
     """What somebody waits for. Work ahead of the user may come before, between and after."""
-    return [made for made in engine.requests if made.priority is Priority.INTERACTIVE]
+    interactive = [made for made in engine.requests if made.priority is Priority.INTERACTIVE]
+    return [made for made in interactive if made.max_tokens]
 
 
 def messages(client: LanguageClient) -> list[str]:
@@ -191,8 +192,10 @@ def test_a_storm_of_cancelled_requests(home: Path, dense_model: Path) -> None:
                 await asyncio.sleep(0.01 * (number % 3))
             engine.resume()
             answers = [await response for _, response in responses]
-            errors = [answer["error"]["code"] for answer in answers if "error" in answer]
-            assert errors == [-32800] * 39
+            # One that a newer request overtook before its own cancellation came is empty instead.
+            for answer in answers[:-1]:
+                cancelled = "error" in answer and answer["error"]["code"] == -32800
+                assert cancelled or answer["result"]["items"] == [], answer
             assert answers[-1]["result"]["items"]
             await daemon.idle()
             assert engine.in_flight == 0
