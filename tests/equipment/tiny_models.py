@@ -1,4 +1,4 @@
-"""Models of a few kilobytes that llama.cpp runs: random weights, but the true shape of a memory kind.
+"""Models of a few kilobytes that llama.cpp runs: random weights in the shape of a memory kind.
 
 What they say is nonsense; how their cache may be cut, shared and extended is the real thing.
 """

@@ -29,7 +29,7 @@ def test_one_token_is_always_left_to_evaluate() -> None:
 
 
 def test_an_empty_slot_goes_before_one_that_would_lose_much() -> None:
-    """Only a start is shared with the other place's slot: it keeps its tokens and lends the start."""
+    """The other place's slot keeps its tokens and lends what both begin with."""
     slots = [view(0, OLD, used_at=5), view(1)]
     prompt = [*OLD[:20], *range(500, 580)]
     assert place(slots, prompt, partial=True) == Placing(1, 20, source=0)
