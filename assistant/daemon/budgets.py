@@ -5,6 +5,9 @@ from __future__ import annotations
 from assistant.engine.types import EngineStats, Priority
 from assistant.memory.budget import BudgetNow, BudgetState, Gauges, Memory, Policy, decide
 
+_EXPLAIN_FLOOR_TOKENS = 512
+"""Less than a function and the question about it is no use to anybody."""
+
 
 class Budgets:
     """Remembers the budget policy's state from look to look.
@@ -52,7 +55,10 @@ class Budgets:
 
     def _policy(self, priority: Priority, n_ctx: int) -> Policy:
         whole = max(n_ctx - self._answer_tokens, 1)
-        full = whole if priority is Priority.EXPLAIN else min(self._completion_tokens, whole)
+        if priority is Priority.EXPLAIN:
+            floor = min(_EXPLAIN_FLOOR_TOKENS, whole)
+            return Policy(full_tokens=whole, floor_tokens=floor, answer_tokens=self._answer_tokens)
+        full = min(self._completion_tokens, whole)
         return Policy(full_tokens=full, answer_tokens=self._answer_tokens)
 
 

@@ -23,6 +23,7 @@ from assistant.errors import (
     RefusedError,
     WorkerDiedError,
 )
+from assistant.memory.budget import Memory as BudgetMemory
 from assistant.memory.ladder import Rules
 from assistant.settings import CompletionSettings, DaemonSettings, Settings
 
@@ -259,3 +260,13 @@ def test_budget_settings_are_the_full_budget(home: Path) -> None:
         assert last.budget.tokens == 333
 
     run(body, settings=Settings(completion=CompletionSettings(budget_tokens=333)))
+
+
+def test_explanations_keep_what_they_need() -> None:
+    budgets = Budgets(1024, 64)
+    budgets.look(8192, None, (BudgetMemory("SIM0", 0, GIB),), 0.0)
+    floors = {priority: budgets.of(priority) for priority in Priority}
+    assert {now.level for now in floors.values() if now} == {4}
+    tokens = {priority: now.tokens for priority, now in floors.items() if now}
+    assert tokens[Priority.INTERACTIVE] == tokens[Priority.BACKGROUND] == 128
+    assert tokens[Priority.EXPLAIN] == 512
