@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Hashable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from assistant.errors import OverloadedError
 
@@ -54,6 +55,33 @@ class Admission:
             self.inside -= 1
             self._held[client] -= 1
             self._held = +self._held  # forgets who holds nothing
+
+
+class Turns:
+    """Lets each of many do a few things at a time; what is more waits in order."""
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._gates: dict[Hashable, asyncio.Semaphore] = {}
+        self._using: Counter[Hashable] = Counter()
+
+    @property
+    def known(self) -> int:
+        """How many are doing or waiting."""
+        return len(self._gates)
+
+    @asynccontextmanager
+    async def turn(self, who: Hashable) -> AsyncIterator[None]:
+        """Wait for a turn of `who`, and have it for the block."""
+        gate = self._gates.setdefault(who, asyncio.Semaphore(self._at_once))
+        self._using[who] += 1
+        try:
+            async with gate:
+                yield
+        finally:
+            self._using[who] -= 1
+            if not self._using[who]:
+                del self._using[who], self._gates[who]
 
 
 class Intake:

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 
 from assistant import __version__, paths
-from assistant.daemon.admission import Admission, Intake
+from assistant.daemon.admission import Admission, Intake, Turns
 from assistant.daemon.answers import Answer, ChatShape, Json, NativeShape, Shape, TextShape
 from assistant.daemon.bodies import (
     ChatBody,
@@ -30,7 +30,7 @@ from assistant.daemon.metrics import Metrics
 from assistant.daemon.prompts import Encoded, Encoder
 from assistant.daemon.swap import Models
 from assistant.engine.interface import ElasticEngine
-from assistant.engine.types import Done, GenerateRequest, ModelInfo, Priority
+from assistant.engine.types import Delta, Done, GenerateRequest, ModelInfo, Priority
 from assistant.errors import ModelError, UnderkeelError
 from assistant.memory.budget import BudgetNow
 from assistant.memory.ladder import Rules
@@ -40,6 +40,8 @@ from assistant.wire import Props, ServiceState, SettingsNow, Status, UseBody
 
 log = logging.getLogger(__name__)
 
+# Requests of one client and priority that the engine has at a time; an editor has fewer.
+_AT_ONCE = 6
 # So many bodies of full size are held at once, waiting requests and all.
 _BODIES = 4
 # The engine answers between two steps; who waits longer gets what it said before.
@@ -69,6 +71,7 @@ class Service:
         self.settings = settings
         self.host = ModelHost(engine, planner, clock)
         self.admission = Admission(settings.daemon.max_waiting)
+        self.turns = Turns(_AT_ONCE)
         self.intake = Intake(_BODIES * settings.daemon.max_body_bytes)
         self.metrics = Metrics()
         self.budgets = Budgets(settings.completion.budget_tokens, settings.completion.max_tokens)
@@ -251,7 +254,7 @@ class Service:
             if body.stream:
                 for event in shape.opening(answer):
                     yield event
-            async with aclosing(host.generate(request)) as items:
+            async with aclosing(self._in_turn(host, request, client)) as items:
                 async for item in items:
                     if isinstance(item, Done):
                         seconds = time.monotonic() - begun
@@ -263,6 +266,18 @@ class Service:
                         answer.add(item)
                         if body.stream:
                             yield shape.piece(answer, item)
+
+    async def _in_turn(
+        self, host: ModelHost, request: GenerateRequest, client: str
+    ) -> AsyncGenerator[Delta | Done, None]:
+        """The engine takes requests as they come: so that nobody's many stand before another's one,
+        each client has a few there at a time, and the rest of them wait here."""
+        async with (
+            self.turns.turn((client, request.priority)),
+            aclosing(host.generate(request)) as items,
+        ):
+            async for item in items:
+                yield item
 
     @contextmanager
     def _admitted(self, client: str) -> Iterator[None]:

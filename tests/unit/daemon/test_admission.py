@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import ExitStack
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.daemon.admission import Admission, Intake
+from assistant.daemon.admission import Admission, Intake, Turns
 from assistant.errors import OverloadedError
 
 
@@ -96,3 +97,33 @@ def test_bytes_held_are_bounded_and_given_back(steps: list[tuple[int, int]]) -> 
         holder.release()
         holder.release()
     assert intake.held_bytes == 0
+
+
+def test_each_has_a_few_turns_at_a_time_and_waits_in_order() -> None:
+    turns = Turns(2)
+    running: list[str] = []
+    most = 0
+    ended: list[str] = []
+
+    async def work(who: str, name: str) -> None:
+        nonlocal most
+        async with turns.turn(who):
+            running.append(who)
+            most = max(most, running.count("greedy"))
+            await asyncio.sleep(0.001)
+            running.remove(who)
+            ended.append(name)
+
+    async def main() -> None:
+        greedy = [asyncio.create_task(work("greedy", f"g{number}")) for number in range(20)]
+        await asyncio.sleep(0)
+        modest = asyncio.create_task(work("modest", "m"))
+        gone = asyncio.create_task(work("greedy", "gone"))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.gather(*greedy, modest)
+
+    asyncio.run(main())
+    assert most == 2 and ended.index("m") <= 4 and "gone" not in ended
+    assert [name for name in ended if name != "m"] == [f"g{number}" for number in range(20)]
+    assert turns.known == 0
