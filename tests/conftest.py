@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from assistant import paths
+
+# As the worker has it: threads that wait in a loop take the cores from whatever else runs.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def _model(name: str) -> Path:

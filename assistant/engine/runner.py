@@ -37,8 +37,12 @@ from assistant.llama.model import Model
 from assistant.llama.sampling import Sampler
 
 PREFILL_CHUNK = 32
-"""Most prompt tokens a step on a CPU. The abort flag ends a step early, so this does not bound the
-wait; it bounds what is evaluated in vain when that happens."""
+"""Most prompt tokens of a first step on a CPU. The abort flag ends a step early, so this does not
+bound the wait; it bounds what is evaluated in vain when that happens."""
+
+STEADY_CHUNK = 256
+"""The same once so many have been evaluated undisturbed: a step is never more than what came before
+it, and large ones are a fifth faster."""
 
 CARD_CHUNK = 256
 """The same on cards, where a step is not ended early and a long one costs little more."""
@@ -226,8 +230,7 @@ class Runner:
             placing.Wish(job.request.id, len(job.todo), len(drafts[job.request.id].tokens))
             for job in running
         ]
-        chunk = CARD_CHUNK if self.spec.devices else PREFILL_CHUNK
-        rows = min(self.context.n_batch, chunk)
+        rows = min(self.context.n_batch, self._chunk(running))
         chosen = []
         for portion in placing.share_out(wishes, rows, self.context.n_outputs):
             job = self._jobs[portion.id]
@@ -237,6 +240,14 @@ class Runner:
             span = Span(slot.number, len(slot.tokens), tokens, portion.outputs)
             chosen.append((job, slot, span))
         return chosen
+
+    def _chunk(self, running: list[Job]) -> int:
+        """The most tokens of the next batch."""
+        if self.spec.devices:
+            return CARD_CHUNK
+        if any(job.decoding for job in running):
+            return PREFILL_CHUNK  # whose next token should not wait for a long prompt
+        return max(PREFILL_CHUNK, min(STEADY_CHUNK, *(job.evaluated for job in running)))
 
     def _overtaken(self, chosen: list[tuple[Job, Slot, Span]], turn: Priority) -> bool:
         """Whether what the reader thread has taken in makes this batch needless."""
