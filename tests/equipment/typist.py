@@ -24,9 +24,9 @@ from assistant.client import CompletionRequest, DaemonClient
 from assistant.engine.types import Priority
 from assistant.errors import ContextFullError, RequestError, UnderkeelError
 
-HANGS_AFTER_S = 90.0
-"""What is not answered after so long is taken for lost; the longest honest wait is a hang that has
-to be found out, twice, and two loads."""
+HANGS_AFTER_S = 150.0
+"""The daemon ends any request after two minutes of its own; what is not answered then is lost."""
+
 FLOOR_TOKENS = 100
 """A prompt so short is never over the budget, whatever the memory."""
 
