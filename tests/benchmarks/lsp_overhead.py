@@ -35,7 +35,8 @@ from assistant.client import CompletionRequest, DaemonClient  # noqa: E402
 
 MODEL = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
 ANSWER = " = ab + cde\n"  # twelve chunks: the length of a line in tokens
-WARM_UP = 10
+WARM_UP = 12
+WORD_LETTERS = 12
 URI = "file:///bench.py"
 
 
@@ -55,7 +56,7 @@ def main() -> None:
         try:
             result = asyncio.run(measure(arguments.requests))
         finally:
-            daemon.terminate()
+            daemon.kill()  # it takes a termination for the end of serving, not of itself
             daemon.wait()
     text = json.dumps(result, indent=2)
     print(text)
@@ -101,29 +102,39 @@ async def measure(requests: int) -> dict[str, Any]:
             "answer_chunks": len(ANSWER),
             "engine": "fake, 0 ms",
         },
-        "language_server_and_daemon_ms": summary(through_both),
+        "language_server_and_daemon_ms": summary(through_both["typing"]),
+        "the_first_letter_at_another_place_ms": summary(through_both["jump"]),
         "daemon_alone_ms": summary(through_daemon),
     }
 
 
-async def edits(client: LanguageClient, source: str, requests: int) -> list[float]:
-    """Type a letter in a line of its own and ask, at places all over the document."""
+async def edits(client: LanguageClient, source: str, requests: int) -> dict[str, list[float]]:
+    """Type words in lines of their own, all over the document, and ask after each letter."""
     lines = source.count("\n")
-    took = []
+    took: dict[str, list[float]] = {"jump": [], "typing": []}
+    line = column = 0
     for number in range(WARM_UP + requests):
-        line = (number * 37) % lines
-        text = f"value_{number}\n"
-        edit = {"start": {"line": line, "character": 0}, "end": {"line": line, "character": 0}}
+        word, letter = divmod(number, WORD_LETTERS)
+        if not letter:
+            line, column = (word * 37) % lines, 0
+        here = {"line": line, "character": column}
+        text = "v\n" if not letter else "abcdefghijk"[letter % 11]
         document = {"uri": URI, "version": number + 2}
+        column += 1
         started = time.perf_counter()
         client.notify(
             "textDocument/didChange",
-            {"textDocument": document, "contentChanges": [{"range": edit, "text": text}]},
+            {
+                "textDocument": document,
+                "contentChanges": [{"range": {"start": here, "end": here}, "text": text}],
+            },
         )
-        items = await client.complete(URI, line, len(text) - 1)
-        took.append((time.perf_counter() - started) * 1000)
+        items = await client.complete(URI, line, column)
+        spent_ms = (time.perf_counter() - started) * 1000
         assert items, "no suggestion: the measurement would be worth nothing"
-    return took[WARM_UP:]
+        if number >= WARM_UP:
+            took["typing" if letter else "jump"].append(spent_ms)
+    return took
 
 
 async def direct(daemon: DaemonClient, requests: int) -> list[float]:
