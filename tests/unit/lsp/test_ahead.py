@@ -162,7 +162,11 @@ def test_the_user_may_allow_it_on_a_battery() -> None:
     assert not Machine(load=9.0, on_battery=True).may_work_ahead(on_battery=True)
 
 
-ELSEWHERE = "def add(a, b):\n    \u2038\n\n\ndef sub(a, b):\n    \n\n\ndef mul(a, b):\n    return a * b\n"
+ELSEWHERE = (
+    "def add(a, b):\n    \u2038\n\n\n"
+    "def sub(a, b):\n    \n\n\n"
+    "def mul(a, b):\n    return a * b\n"
+)
 
 
 def jump(editing: Editing) -> None:
