@@ -163,9 +163,7 @@ def test_the_user_may_allow_it_on_a_battery() -> None:
 
 
 ELSEWHERE = (
-    "def add(a, b):\n    \u2038\n\n\n"
-    "def sub(a, b):\n    \n\n\n"
-    "def mul(a, b):\n    return a * b\n"
+    "def add(a, b):\n    \u2038\n\n\ndef sub(a, b):\n    \n\n\ndef mul(a, b):\n    return a * b\n"
 )
 
 
