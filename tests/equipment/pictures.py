@@ -100,7 +100,7 @@ class Views:
             editor.wait("Stock keeping")
             editor.keys("/Value of the whole", "Enter", "j", "^", "C", "return sum(")
             editor.wait("underkeel ")
-            editor.wait(r"return sum\(.+\)")
+            editor.insist(r"return sum\(.+\)", "M-\\")
             self._draw("neovim-ghost-text", editor.screen(colours=True), "stock.py - Neovim")
             editor.keys("Tab", "Escape", "?total_value", "Enter", ":Underkeel explain", "Enter")
             editor.wait("a asks more")

@@ -89,6 +89,16 @@ class Terminal:
                 raise AssertionError(f"waited in vain for {pattern!r}; the screen:\n{screen}")
             time.sleep(0.1)
 
+    def insist(self, pattern: str, key: str) -> None:
+        """Press a key now and then until the screen holds what a regular expression finds."""
+        end = time.monotonic() + self.timeout_s
+        while not re.search(pattern, self.screen()) and time.monotonic() < end:
+            self.keys(key)
+            pause = time.monotonic() + 20
+            while not re.search(pattern, self.screen()) and time.monotonic() < pause:
+                time.sleep(0.2)
+        self.wait(pattern)
+
     def wait_end(self) -> None:
         """Wait until the program has ended; its last screen stays."""
         deadline = time.monotonic() + self.timeout_s
