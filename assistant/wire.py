@@ -193,7 +193,8 @@ class SettingsNow(msgspec.Struct, frozen=True, kw_only=True):
     """What the daemon has made of the settings file.
 
     Attributes:
-        path: the file, empty where none is followed; `read_at` when it was read last, in seconds since 1970.
+        path: the file, empty where none is followed; `read_at` when it was read last, in seconds
+            since 1970.
         changes: what the last reading changed.
         pending: what has changed since the start and has not taken effect yet.
         problems: what was wrong with the file, in words.
