@@ -50,7 +50,6 @@ def main() -> None:
             views.plan()
             views.demo()
             views.neovim()
-            views.status()
         finally:
             stop = [*UNDERKEEL.split(), "stop"]
             subprocess.run(stop, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
@@ -72,10 +71,6 @@ class Views:
 
     def demo(self) -> None:
         self._ended("demo", "demo", rows=44)
-
-    def status(self) -> None:
-        """The daemon that Neovim has started."""
-        self._ended("status", "status", rows=40)
 
     def neovim(self) -> None:
         file = self._folder / "stock.py"
