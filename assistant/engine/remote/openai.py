@@ -77,6 +77,8 @@ class OpenAI:
     name = "openai"
     heals = False
     warms = False
+    tells_folder = False
+    """Whether `root` of a model is the folder that it was loaded from."""
 
     def __init__(self, model: str = "", n_ctx: int = 0) -> None:
         """`model`: the name to ask for; empty takes the server's first."""
@@ -89,7 +91,7 @@ class OpenAI:
         n_ctx = self._n_ctx or entry.max_model_len or entry.context_length or 0
         return ModelInfo(
             name=entry.id,
-            path=entry.root or "",
+            path=(entry.root or "") if self.tells_folder else "",
             n_ctx=n_ctx or 4096,  # the least that servers of code models are started with
             n_ctx_train=n_ctx,
             writes_chat=True,
@@ -158,6 +160,7 @@ class VLLM(OpenAI):
 
     name = "vllm"
     warms = True
+    tells_folder = True
 
     async def tokenise(self, http: Transport, text: str, *, special: bool) -> list[int] | None:  # noqa: ARG002
         """Its tokeniser takes control tokens in a text for such, whatever `special` says."""
