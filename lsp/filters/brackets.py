@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 from lsp.site import Site
 
 _PAIRS = {")": "(", "]": "[", "}": "{"}
+_ONLY_CLOSING = re.compile(r"[\])}]+[;,]?")
 
 
 def balance_brackets(text: str, site: Site) -> str:
-    """The text before the first bracket that closes what the rest of the line closes already.
+    """The text before the first bracket that closes what stands after the cursor closes already.
 
-    Only the cursor's line is judged, and only where closing brackets stand after the cursor: of
-    what lies further away, strings and comments would make a guess of it.
+    Where closing brackets stand after the cursor, its line alone is judged: of what lies further
+    away, strings and comments would make a guess of it. Where none do, only a last line of nothing
+    but closing brackets is, against the line below.
     """
     if not site.line_suffix.strip():
-        return text
+        return _without_what_is_closed_below(text, site)
     room = _open_at_cursor(site)
     stack: list[str] = []
     for at, char in _code(text):
@@ -29,6 +33,24 @@ def balance_brackets(text: str, site: Site) -> str:
             else:
                 return text[:at]
     return text
+
+
+def _without_what_is_closed_below(text: str, site: Site) -> str:
+    """`text` without last lines that close what it has not opened and the line below closes."""
+    head, line_end, last = text.rstrip().rpartition("\n")
+    below = site.next_line.strip()
+    while line_end and _ONLY_CLOSING.fullmatch(last.strip()) and below.startswith(last.strip()[0]):
+        if not _closes_more(site.line_prefix + text, last.strip()[0]):
+            break
+        text = head
+        head, line_end, last = text.rstrip().rpartition("\n")
+    return text
+
+
+def _closes_more(text: str, closer: str) -> bool:
+    """Whether brackets of one kind are closed more often than opened in `text`."""
+    chars = [char for _, char in _code(text)]
+    return chars.count(closer) > chars.count(_PAIRS[closer])
 
 
 def _open_at_cursor(site: Site) -> dict[str, int]:
