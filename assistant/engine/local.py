@@ -187,9 +187,12 @@ class LlamaEngine:
         self, spec: LoadSpec, progress: Progress | None = None, *, carry: bool = False
     ) -> ModelInfo:
         worker = await self._process()
-        saved = self._kept if spec == self._spec and not carry else ()
+        again = spec == self._spec
+        saved = self._kept if again and not carry else ()
         self._kept = ()
-        self._info = self._spec = None
+        self._info = None
+        if not again:
+            self._spec = None  # what a failed change leaves behind is for the caller to say
         worker.progress, worker.loading = progress, True
         command = frames.Load(id=self._id(), spec=spec, carry=carry, saved=saved)
         try:
