@@ -90,7 +90,7 @@ def test_the_actions_of_a_place(home: Path, dense_model: Path) -> None:
         selection = await client.actions(URI, at(TEXT, "def depth", "tide\n"), triggerKind=2)
         assert selection[0]["title"] == "Explain this selection"
         assert await client.actions("file:///nowhere.py", at(TEXT, "nam\n")) == []
-        assert engine.requests == [], "no model is asked for a menu"
+        assert engine.asked == [], "no model is asked for a menu"
 
     play(dense_model, test, MENDED)
 
@@ -106,7 +106,7 @@ def test_fix_this_error(home: Path, dense_model: Path) -> None:
         assert description(action["edit"]) == "puts 1 line in place of 1 line"
         (chat,) = engine.chats
         assert "line 9: lint E7: os has no nam" in chat
-        assert engine.requests[0].priority == "explain"
+        assert engine.asked[0].priority == "explain"
 
     play(dense_model, test, MENDED)
 
@@ -332,7 +332,7 @@ def test_keys_are_neither_shown_nor_lost(home: Path, dense_model: Path) -> None:
         argument = {"textDocument": {"uri": URI}, "range": span, "instruction": "Tidy"}
         with pytest.raises(RequestError, match="looks like a key"):
             await client.execute("underkeel.edit", argument)
-        assert engine.requests == []
+        assert engine.asked == []
 
     play(dense_model, test, "```\nx\n```")
 

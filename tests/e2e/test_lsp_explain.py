@@ -69,7 +69,7 @@ def test_an_explanation_streams_and_is_about_the_symbol(home: Path, dense_model:
         assert "return self.depth - draught" in chat
         assert "class Berth" in chat, "what is around it is shown"
         assert "os.getcwd" not in chat, "the bodies of others are not"
-        assert engine.requests[-1].priority == "explain"
+        assert engine.asked[-1].priority == "explain"
 
     play(dense_model, test, "It **subtracts**.")
 
@@ -178,7 +178,7 @@ def test_a_completion_goes_first(home: Path, dense_model: Path) -> None:
         await until(lambda: len(client.events("e1")) > 2)
         items = await client.complete(URI, 6, 8, invoked=True)
         assert items and not response.done()
-        priorities = [request.priority.value for request in engine.requests]
+        priorities = [request.priority.value for request in engine.asked]
         assert priorities[0] == "explain" and "interactive" in priorities
         engine.token_ms = 0.0
         assert (await response)["result"]["stopReason"] == "end"
@@ -282,7 +282,7 @@ def test_a_file_of_secrets_is_never_shown(home: Path, dense_model: Path) -> None
         asked = {"id": "e1", "textDocument": {"uri": uri}, "kind": "file"}
         with pytest.raises(RequestError, match="may hold secrets"):
             await client.execute("underkeel.explain", asked)
-        assert engine.requests == []
+        assert engine.asked == []
 
     play(dense_model, test, "Never.")
 

@@ -13,7 +13,7 @@ from checked_client import CheckedClient, checked_server
 from daemons import Daemon, fake_model, serving
 
 from assistant.engine.fake import FakeEngine
-from assistant.engine.types import GenerateRequest, ModelInfo
+from assistant.engine.types import GenerateRequest, ModelInfo, Priority
 from assistant.models import vocabulary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,6 +28,11 @@ class ChattingEngine(FakeEngine):
 
     async def describe(self) -> ModelInfo:
         return msgspec.structs.replace(await super().describe(), chat_template=_TEMPLATE)
+
+    @property
+    def asked(self) -> list[GenerateRequest]:
+        """What somebody waits for. Work ahead of the user may come before, between and after."""
+        return [made for made in self.requests if made.priority is not Priority.BACKGROUND]
 
     @property
     def chats(self) -> list[str]:
