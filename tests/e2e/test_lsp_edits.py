@@ -245,8 +245,9 @@ def test_typing_elsewhere_moves_the_edit_and_typing_there_stops_it(
 
         async def while_it_writes(version: int, line: int, text: str) -> Any:
             engine.pause()
+            before = len(engine.asked)
             _, response = client.send("codeAction/resolve", action)
-            await until(lambda: engine.in_flight == 1)
+            await until(lambda: len(engine.asked) > before)
             here = {"line": line, "character": 0}
             change = {"range": {"start": here, "end": here}, "text": text}
             document = {"uri": URI, "version": version}

@@ -296,7 +296,7 @@ def test_nothing_is_left_of_an_editor_that_goes(home: Path, dense_model: Path) -
         client.open(URI, TEXT, "python")
         params = {"command": "underkeel.explain", "arguments": [argument()]}
         client.send("workspace/executeCommand", params)
-        await until(lambda: engine.in_flight == 1)
+        await until(lambda: bool(engine.asked))
         assert await client.stop() == 0
         await until(lambda: engine.in_flight == 0)
         await asyncio.sleep(0)

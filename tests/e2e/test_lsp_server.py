@@ -212,7 +212,7 @@ def test_a_worker_that_dies_in_between_is_not_felt(home: Path, dense_model: Path
             assert await client.complete(URI, 1, 11)
             engine.pause()
             _, response = client.send_completion(URI, 0, 14)
-            await until(lambda: engine.in_flight == 1)
+            await until(lambda: len(asked(engine)) == 2)
             engine.kill()
             assert (await response)["result"]["items"]
             assert messages(client) == []
