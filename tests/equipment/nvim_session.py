@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from conformance import wrong_messages
 from neovim import Neovim, neovim
 
 _SERVER = Path(__file__).with_name("scripted_lsp.py")
@@ -66,9 +68,14 @@ class Session(Neovim):
 def session(
     folder: Path, *, config: str = "{}", encoding: str = "utf-8", before: str = ""
 ) -> Iterator[Session]:
-    """Neovim in `folder`, the plugin set up with a Lua table, after the Lua of `before` ran."""
+    """Neovim in `folder`, the plugin set up with a Lua table, after the Lua of `before` ran.
+
+    All that it has said to the server is held to the protocol in the end.
+    """
+    heard = folder / "heard.jsonl"
     with neovim(folder, kind=Session) as editor:
         assert isinstance(editor, Session)
+        editor.lua("vim.env.SCRIPTED_LOG = ...", str(heard))
         editor.lua(
             f"{before}\nlocal config = {config}\nconfig.cmd = config.cmd or {{ ... }}\n"
             "require('underkeel').setup(config)",
@@ -78,3 +85,6 @@ def session(
             encoding,
         )
         yield editor
+    if heard.exists():
+        lines = heard.read_text(encoding="utf-8").splitlines()
+        assert not (wrong := wrong_messages(map(json.loads, lines))), "\n".join(wrong)

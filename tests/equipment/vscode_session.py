@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conformance import wrong_messages
+
 _HERE = Path(__file__).parent / "vscode"
 EXTENSION = Path(__file__).parents[2] / "editors" / "vscode"
 VSIX = EXTENSION / "underkeel.vsix"
@@ -106,7 +108,10 @@ class VSCode:
         return [message["params"] for message in self.messages() if message.get("method") == method]
 
     def run(self, steps: list[Step]) -> dict[str, Any]:
-        """What was seen, by name of the step; `failed` says where it ended early."""
+        """What was seen, by name of the step; `failed` says where it ended early.
+
+        All that the editor has said to the scripted server is held to the protocol.
+        """
         plan = self.home / "plan.json"
         plan.write_text(
             json.dumps(
@@ -127,6 +132,8 @@ class VSCode:
             ["node", _HERE / "drive.mjs", plan], capture_output=True, text=True, timeout=900
         )
         assert done.returncode == 0, done.stderr
+        if (self.home / "log.jsonl").exists():
+            assert not (wrong := wrong_messages(self.messages())), "\n".join(wrong)
         seen: dict[str, Any] = json.loads(done.stdout)
         return seen
 
