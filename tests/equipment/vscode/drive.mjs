@@ -204,10 +204,17 @@ async function until(what, holds, why = () => "") {
 const clean = (text) => text.replace(/[\u00a0\u00b7]/g, " ").replace(/[\u200b\u200c]/g, "");
 
 async function command(page, text, key = "F1") {
-  await page.keyboard.press(key);
   const input = page.locator(".quick-input-widget input").first();
-  await input.waitFor();
-  await input.fill(text);
+  // What takes the focus meanwhile closes it: open it again.
+  for (let left = 8; ; left--) {
+    await page.keyboard.press(key);
+    try {
+      await input.fill(text, { timeout: 5000 });
+      break;
+    } catch (error) {
+      if (!left) throw error;
+    }
+  }
   const words = text.replace(/^>/, "");
   await page.locator(".quick-input-list .monaco-list-row", { hasText: words }).first().waitFor();
   await page.keyboard.press("Enter");
