@@ -110,17 +110,7 @@ end
 H.VERBS = { fix = 'fix', document = 'document', tests = 'test' }
 H.pending = nil -- { client, id } of the edit that is being written
 
-function H.say(message)
-  vim.notify('underkeel: ' .. message, vim.log.levels.WARN)
-end
-
-function H.client(buf)
-  local client = server.client(buf)
-  if not client then
-    H.say("no language server here; ':checkhealth underkeel' tells why")
-  end
-  return client
-end
+H.say, H.client = server.say, server.client_or_say
 
 --- What the action would change comes into the preview, which the client's guard opens.
 function H.resolve(client, buf, action)

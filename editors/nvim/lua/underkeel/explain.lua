@@ -188,17 +188,7 @@ end
 
 -- Helpers ---------------------------------------------------------------------------------------
 
-function H.say(message)
-  vim.notify('underkeel: ' .. message, vim.log.levels.WARN)
-end
-
-function H.client(buf)
-  local client = server.client(buf)
-  if not client then
-    H.say("no language server here; ':checkhealth underkeel' tells why")
-  end
-  return client
-end
+H.say, H.client = server.say, server.client_or_say
 
 --- The LSP range of whole lines, or an empty one at the cursor.
 function H.range(client, buf, what)

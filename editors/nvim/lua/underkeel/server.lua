@@ -103,6 +103,20 @@ function M.restart(config)
   again()
 end
 
+--- Tell the user what cannot be done.
+function M.say(message)
+  vim.notify('underkeel: ' .. message, vim.log.levels.WARN)
+end
+
+--- The client of a buffer; where there is none, the user is told.
+function M.client_or_say(buf)
+  local client = M.client(buf)
+  if not client then
+    M.say("no language server here; ':checkhealth underkeel' tells why")
+  end
+  return client
+end
+
 --- The client that serves a buffer, or nil.
 function M.client(buf)
   return vim.lsp.get_clients({ bufnr = buf, name = M.NAME })[1]
