@@ -124,12 +124,14 @@ class LoadError(EngineError):
 
 class WorkerDiedError(EngineError):
     """`exit_code` is the process's, negative for a signal, None where it is not known; `hung`
-    says that it was ended because it did not answer. Neither goes over the wire."""
+    says that it was ended because it did not answer, `stopped` that somebody had stopped it (as by
+    SIGSTOP). None of them goes over the wire."""
 
     code = "worker_died"
     http_status = 503
     exit_code: int | None = None
     hung: bool = False
+    stopped: bool = False
 
 
 class RefusedError(EngineError):

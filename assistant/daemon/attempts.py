@@ -10,17 +10,17 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from assistant.daemon.autopsy import cause_of
+from assistant.daemon.autopsy import from_outside
 from assistant.daemon.replay import DivergedError, Replay
-from assistant.daemon.supervision import Cause
 from assistant.engine.types import Delta, Done, GenerateRequest, ModelInfo
 from assistant.errors import EngineError, LoadError, RefusedError, UnderkeelError, WorkerDiedError
 
 log = logging.getLogger(__name__)
 
 # After a death once more, after a refusal as long as there are rungs below.
-_MOST_ATTEMPTS = 12
+_MOST_FAILURES = 12
 _MOST_DEATHS = 1
+_PATIENCE_S = 120.0  # with a request that has no limit of its own
 _LOST = (WorkerDiedError, RefusedError, LoadError)
 
 
@@ -50,18 +50,19 @@ async def persevere(
     """Stream the answer; the last item is a Done. Closing the generator cancels the request.
 
     A request whose engine died, or was refused the memory to go on, is tried again when the engine
-    is back: it may only have been beside the one that was fatal. What was told of its answer is not
-    told again.
+    is back: it may only have been beside the one that was fatal. Who kills an engine from outside
+    says nothing about the request, so that is never held against it within its time. What was told
+    of its answer is not told again.
     """
     replay = Replay()
     failure: UnderkeelError | None = None
-    ends_s = time.monotonic() + request.time_limit_ms / 1000
-    deaths = 0
-    for attempt in range(1, _MOST_ATTEMPTS + 1):
+    ends_s = time.monotonic() + (request.time_limit_ms / 1000 or _PATIENCE_S)
+    failures = deaths = 0
+    while True:
         replay.begin()
         shape = host.shape
         try:
-            fitting = _fitting(request, host.info, ends_s if attempt > 1 else None)
+            fitting = _fitting(request, host.info, ends_s if failure else None)
             async with aclosing(host.attempt(fitting)) as stream:
                 async for item in stream:
                     if isinstance(item, Done):
@@ -74,10 +75,11 @@ async def persevere(
             raise failure or EngineError("the answer came out otherwise") from None
         except _LOST as error:
             failure = error
-            if isinstance(error, WorkerDiedError):
-                # Who kills from outside says nothing about the request.
-                deaths += cause_of(error, killed_for_memory=False) is not Cause.OUTSIDE
-            if attempt == _MOST_ATTEMPTS or deaths > _MOST_DEATHS:
+            outside = isinstance(error, WorkerDiedError) and from_outside(error)
+            failures += not outside
+            deaths += isinstance(error, WorkerDiedError) and not outside
+            spent = outside and time.monotonic() > ends_s
+            if failures == _MOST_FAILURES or deaths > _MOST_DEATHS or spent:
                 raise
             if not await host.mended(error, shape):
                 raise

@@ -51,6 +51,8 @@ def smaller_may_do(error: LoadError) -> bool:
 
 def cause_of(death: WorkerDiedError, *, killed_for_memory: bool) -> Cause:
     """The cause of a death. `killed_for_memory`: the kernel killed something just before it."""
+    if death.stopped:
+        return Cause.OUTSIDE
     if death.hung:
         return Cause.HANG
     if killed_for_memory or _WANTED_MEMORY.search(death.message):
@@ -58,3 +60,8 @@ def cause_of(death: WorkerDiedError, *, killed_for_memory: bool) -> Cause:
     if death.exit_code in _OUTSIDE:
         return Cause.OUTSIDE
     return Cause.CRASH
+
+
+def from_outside(death: WorkerDiedError) -> bool:
+    """Whether somebody killed or stopped it, which says nothing about what it was doing."""
+    return cause_of(death, killed_for_memory=False) is Cause.OUTSIDE

@@ -294,9 +294,11 @@ class Governor:
             log.info("idle for %.0f s", self.idle_s)
 
     def _try_again(self) -> None:
-        """Bring the service back by itself once the memory is there again."""
+        """Bring the service back by itself once the memory is there again, or a plan is free that
+        had died too often."""
         error = self._host.error
-        if error is None or error.code not in _PASSING or self._clock() - self._tried_s < _RETRY_S:
+        passing = error is not None and error.code in _PASSING
+        if not self._host.due and not (passing and self._clock() - self._tried_s >= _RETRY_S):
             return
         self._tried_s = self._clock()
         self._host.start_load()

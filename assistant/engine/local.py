@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import ClassVar
 
+import psutil
 from msgspec.structs import replace
 
 from assistant.engine import frames
@@ -52,6 +53,7 @@ class _Process:
         self.dead: WorkerDiedError | None = None
         self.told = False  # whether anybody was told of the death
         self.killed_for = ""
+        self.stopped = False
         self._tasks = [
             asyncio.create_task(self._read()),
             asyncio.create_task(self._read_log()),
@@ -130,6 +132,7 @@ class _Process:
                 self.heard_s = loop.time()
             elif loop.time() - self.heard_s > limit:
                 self.killed_for = f"it said nothing for {limit:.0f} s and was ended"
+                self.stopped = _is_stopped(self.process.pid)
                 self.process.kill()
                 return
 
@@ -147,8 +150,15 @@ class _Process:
             subject=f"worker {self.process.pid}",
             advice="The next request starts it again",
         )
-        death.exit_code, death.hung = code, bool(self.killed_for)
+        death.exit_code, death.hung, death.stopped = code, bool(self.killed_for), self.stopped
         return death
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process says nothing because somebody has stopped it, by a signal or a debugger."""
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).status() in {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}
+    return False
 
 
 class LlamaEngine:

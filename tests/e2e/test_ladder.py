@@ -213,7 +213,8 @@ def test_a_worker_that_hangs_is_ended_and_the_next_request_is_served(tiny_moe: P
         os.kill(engine.pid, signal.SIGSTOP)
         with pytest.raises(WorkerDiedError) as death:
             await answer.task
-        assert death.value.hung
+        # Somebody stopped it: no fault of the plan.
+        assert death.value.hung and death.value.stopped
         again = Answer(engine, ask(list(range(1000, 1200)), 20))
         await again.task
         assert (TEXT * 3).startswith(again.text) and again.text

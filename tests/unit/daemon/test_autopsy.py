@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant.daemon.autopsy import OutOfMemoryKills, cause_of
+from assistant.daemon.autopsy import OutOfMemoryKills, cause_of, from_outside
 from assistant.daemon.supervision import Cause
 from assistant.errors import WorkerDiedError
 
@@ -30,6 +30,13 @@ def test_causes(exit_code: int | None, said: str, hung: bool, killed: bool, caus
     death = WorkerDiedError(f"the engine's process ended ({said})")
     death.exit_code, death.hung = exit_code, hung
     assert cause_of(death, killed_for_memory=killed) is cause
+
+
+def test_one_that_somebody_stopped_did_not_hang_by_itself() -> None:
+    death = WorkerDiedError("it said nothing for 60 s and was ended")
+    death.exit_code, death.hung, death.stopped = -signal.SIGKILL, True, True
+    assert cause_of(death, killed_for_memory=False) is Cause.OUTSIDE
+    assert from_outside(death)
 
 
 def test_kills_are_counted_once_in_either_place(tmp_path: Path) -> None:

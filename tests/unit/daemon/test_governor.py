@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from assistant.client import CompletionRequest, ServiceState
 from assistant.daemon.budgets import Budgets
 from assistant.daemon.loading import Loadable
+from assistant.daemon.supervision import Rules as DeathRules
 from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.engine.types import EngineStats, Priority, SlotState
 from assistant.errors import (
@@ -239,6 +240,21 @@ def test_a_plan_that_does_not_fit_is_tried_again_when_there_is_memory(
             assert (await ask(daemon))[0] == DEFAULT_REPLY
 
     asyncio.run(main())
+
+
+def test_plans_that_all_died_are_tried_again_by_itself(home: Path) -> None:
+    async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
+        host = daemon.service.host
+        host._book._rules = DeathRules(most_delay_s=0, rest_s=0.5)
+        await host.release()
+        for _ in range(6):
+            engine.fail_next(WorkerDiedError("the engine's process ended"))
+        with pytest.raises(LoadError, match="died on every plan"):
+            await ask(daemon)
+        await until(lambda: host.state is ServiceState.READY)
+        assert (await ask(daemon))[0] == DEFAULT_REPLY
+
+    run(body)
 
 
 def test_cells_in_use_bound_the_budget() -> None:

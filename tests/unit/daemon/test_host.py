@@ -91,9 +91,51 @@ def test_an_engine_that_dies_on_every_plan_is_given_up_with_advice() -> None:
         # Asking again does not start what has died too often.
         host.start_load()
         await until(lambda: host.state is ServiceState.FAILED)
-        assert host.deaths == tried
+        assert host.deaths == tried and not host.due
 
     run(body, rules=Rules(most_delay_s=0))
+
+
+def test_the_safest_plan_is_tried_again_after_a_rest() -> None:
+    async def body(host: ModelHost, engine: FakeEngine) -> None:
+        await host.release()
+        for _ in range(6):  # of four plans: once on each, thrice on the safest
+            engine.fail_next(DIED)
+        with pytest.raises(LoadError, match="tried again in 0 s"):
+            await answer(host)
+        await until(lambda: host.due)
+        host.start_load()
+        assert await answer(host) == DEFAULT_REPLY
+        assert host.step == 5
+
+    run(body, rules=Rules(most_delay_s=0, rest_s=0.05, most_rest_s=0.05))
+
+
+def test_good_service_forgives_what_a_plan_has_done() -> None:
+    async def body(host: ModelHost, engine: FakeEngine) -> None:
+        for number in range(8):
+            await kill_in_the_middle(host, engine)
+            for _ in range(2):
+                await answer(host, number)
+        assert {spec.n_ctx for spec in engine.loads} == {4096}
+        assert (host.deaths, host.barred()) == (8, frozenset())
+
+    run(body, rules=Rules(most_delay_s=0, forgive_s=0, forgive_answers=2))
+
+
+def test_kills_from_outside_do_not_take_from_good_service() -> None:
+    async def body(host: ModelHost, engine: FakeEngine) -> None:
+        for _ in range(2):
+            await kill_in_the_middle(host, engine)
+        for number in range(4):
+            await answer(host, number)
+            engine.kill(exit_code=-9)
+        await answer(host)
+        await kill_in_the_middle(host, engine)
+        await answer(host)
+        assert host.step == 0
+
+    run(body, rules=Rules(most_delay_s=0, forgive_s=0, forgive_answers=4))
 
 
 def refused(stage: str = "the cache") -> LoadError:
@@ -156,6 +198,33 @@ def test_kills_from_outside_are_not_held_against_a_request() -> None:
         engine.resume()
         await reading
         assert "".join(item.text for item in items if isinstance(item, Delta)) == DEFAULT_REPLY
+
+    run(body, rules=Rules(most_delay_s=0))
+
+
+@pytest.mark.parametrize(("exit_code", "answered"), [(-9, True), (None, False)])
+def test_counting_tokens_outlives_kills_from_outside_and_one_other(
+    exit_code: int | None, answered: bool
+) -> None:
+    async def body(host: ModelHost, engine: FakeEngine) -> None:
+        tokenise, tries = engine.tokenise, 0
+
+        async def dies(text: str, *, special: bool = False) -> list[int]:
+            nonlocal tries
+            tries += 1
+            if tries > 5:
+                return await tokenise(text, special=special)
+            death = WorkerDiedError("the engine's process ended")
+            death.exit_code = exit_code
+            raise death
+
+        engine.tokenise = dies  # type: ignore[method-assign]
+        if answered:
+            assert await host.tokenise("ab") == [97, 98]
+        else:
+            with pytest.raises(WorkerDiedError):
+                await host.tokenise("ab")
+            assert tries == 2
 
     run(body, rules=Rules(most_delay_s=0))
 
