@@ -43,7 +43,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
         prompt: token ids, or text. As in llama-server, control tokens written in a text are read
             as such; so send what a person wrote as ids.
         n_predict: most tokens to generate; 0 only evaluates the prompt.
-        document, priority, must_start_with: see `assistant.engine.types.GenerateRequest`.
+        document, priority, must_start_with, unlike: see `assistant.engine.types.GenerateRequest`.
         t_max_predict_ms: ends the generation with what there is; 0 means no limit.
         budget_tokens: the budget the prompt was built under; 0 where it is unknown.
         of_model: name of the model whose token ids the prompt holds: if another is served by then,
@@ -61,6 +61,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     document: str = ""
     priority: Priority = Priority.INTERACTIVE
     must_start_with: str = ""
+    unlike: str = ""
     t_max_predict_ms: int = 0
     cache_prompt: bool = True
     budget_tokens: int = 0

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # What stands before the cursor of the word that it is in, and the blank that a token of it has.
 _BEGUN = re.compile(r"(?<=\S) $|(?:(?<=\S) |_)?[^\W_]{1,12}$")
 
+_LONGEST_UNLIKE_CHARS = 240
+
 
 @dataclass(frozen=True)
 class Question:
@@ -53,6 +55,16 @@ class Question:
         """The document as the prompt shows it: without what was begun."""
         head = self.snapshot.prefix
         return head[: len(head) - len(self.begun)] + self.snapshot.suffix
+
+    @property
+    def unlike(self) -> str:
+        """What the answer should not be: the line below once more, where it could be that."""
+        site = self.site
+        below = site.next_line.rstrip()
+        if site.line_suffix.strip() or not below.startswith(site.line_prefix):
+            return ""
+        rest = below[len(site.line_prefix) :]
+        return self.begun + rest if rest.strip() and len(rest) <= _LONGEST_UNLIKE_CHARS else ""
 
     @property
     def prompt_cursor_byte(self) -> int:
@@ -122,6 +134,7 @@ def request(
         document=asked.document,
         priority=asked.priority,
         must_start_with=asked.begun,
+        unlike=asked.unlike,
         t_max_predict_ms=settings.time_limit_ms,
         budget_tokens=prompt_tokens(served, settings),
         of_model=served.info.name,

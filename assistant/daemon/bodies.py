@@ -63,6 +63,7 @@ class OwnBody(SamplingBody, kw_only=True):
     document: _Short = ""
     priority: Priority = Priority.INTERACTIVE
     must_start_with: _Short = ""
+    unlike: _Short = ""
     budget_tokens: _Count = 0
     of_model: _Short = ""
 
@@ -280,6 +281,7 @@ def generate_request(
         priority=body.priority,
         document=body.document,
         must_start_with=body.must_start_with,
+        unlike=body.unlike,
         time_limit_ms=min(limits, default=0),
         cache=body.cache_prompt,
         model=model.name,

@@ -11,6 +11,7 @@ import numpy as np
 
 from assistant.engine.speculation import NO_DRAFT, Draft, Lookup
 from assistant.engine.types import Done, GenerateRequest, StopReason, Timings
+from assistant.engine.unlike import Unlike
 from assistant.llama.sampling import Chain, Sampler, Tokens
 
 
@@ -94,6 +95,7 @@ class Job:
         parked: it lost its place for want of cells and waits until another job ends.
         todo: tokens to evaluate next: the rest of the text, later the last sampled one.
         wanted: bytes that the answer still has to begin with.
+        unlike: keeps it from a line that it should not be, while it says nothing else.
         lookup: prompt and answer, to draft from; None where drafts are not for it.
         draft: what is evaluated after `todo` in the step that runs.
         alone: its next row is evaluated without a draft.
@@ -108,6 +110,7 @@ class Job:
     cached: int = 0
     todo: list[int] = field(default_factory=list)
     wanted: bytes = b""
+    unlike: Unlike | None = None
     lookup: Lookup | None = None
     draft: Draft = NO_DRAFT
     alone: bool = False

@@ -10,10 +10,10 @@ from msgspec.structs import replace
 
 from assistant.engine import placing
 from assistant.engine.drafting import Drafter
-from assistant.engine.job import Job, Pieces, Said, chain_of
+from assistant.engine.job import Job, Said, chain_of
 from assistant.engine.meter import Meter
 from assistant.engine.slots import Slot, Slots
-from assistant.engine.speculation import Lookup
+from assistant.engine.speaking import Speaker
 from assistant.engine.types import (
     Delta,
     Done,
@@ -68,7 +68,7 @@ class Runner:
         self.slots = Slots(context, partial=not facts.recurrent and whole_window)
         self.together = bool(spec.devices)
         self.drafter = Drafter(context, can_take_back=self.slots.partial)
-        self._pieces = Pieces(model.piece, facts.n_vocab)
+        self._speaker = Speaker(model, context, self.slots, self.drafter, say)
         self._say, self._fail = say, fail
         self._jobs: dict[str, Job] = {}
         self._stepping: Priority | None = None
@@ -117,7 +117,8 @@ class Runner:
                 other.cancelled = True
         sampler = Sampler(chain_of(request), n_vocab, request.prompt)
         wanted = request.must_start_with.encode()
-        self._jobs[request.id] = Job(request, sampler, Said(request.stop), wanted=wanted)
+        said, unlike = Said(request.stop), self._speaker.unlike(request)
+        self._jobs[request.id] = Job(request, sampler, said, wanted=wanted, unlike=unlike)
 
     def suspend(self) -> list[Job]:
         """Take all jobs out, to be taken in by another runner of the same model (`resume`)."""
@@ -220,7 +221,7 @@ class Runner:
             if not job.generated:
                 job.evaluated += sure
             if span.outputs:
-                self._sample(job, slot, row + sure - 1)
+                self._go_on(job, slot, row + sure - 1)
             row += len(span.tokens)
 
     def _chosen(self, running: list[Job]) -> list[tuple[Job, Slot, Span]]:
@@ -280,60 +281,18 @@ class Runner:
         holding[-1].parked = True
         return True
 
-    def _sample(self, job: Job, slot: Slot, row: int) -> None:
-        """Read what comes after the job's tokens, whose last sure one was the batch's `row`."""
+    def _go_on(self, job: Job, slot: Slot, row: int) -> None:
+        """Its tokens are evaluated, the last sure one as the batch's `row`."""
         if not job.first_s:
             job.first_s = time.perf_counter()
         if not job.request.max_tokens:
             self._end(job, StopReason.LENGTH)
             return
-        if not job.draft.tokens:
-            job.alone = False
-            self._say_token(job, self._picked(job, row))
-            return
-        found = self.drafter.read(job, row)
-        before = len(slot.tokens) - 1 - len(job.draft.tokens)
-        held = slot.tokens[before:]
-        self.slots.cut(slot, before + len(found.tokens))
-        for token in found.tokens:
-            if not self._say_token(job, token):
-                return
-        if found.again:
-            job.todo, job.alone = [held[len(found.tokens)]], True
-
-    def _picked(self, job: Job, row: int) -> int:
-        allowed = self._pieces.agreeing(job.wanted) if job.wanted else None
-        if allowed is not None and not len(allowed):
-            allowed = None
-        return job.sampler.pick(self.context.logits(row), allowed)
-
-    def _say_token(self, job: Job, token: int) -> bool:
-        """Take a token into the answer. False if that was its last."""
-        request = job.request
-        job.generated += 1
-        self._meter.totals["generated"] += 1
-        if token in self.model.ends or token in request.stop_tokens:
-            self._end(job, StopReason.EOS)
-            return False
-        piece = self.model.piece(token)
-        job.wanted = job.wanted[len(piece) :]
-        text, stop = job.said.add(piece)
-        if text:
-            self._say(Delta(id=request.id, text=text, tokens=(token,)))
-        if stop:
-            self._end(job, StopReason.STOP_TEXT, stop)
-        elif job.generated >= request.max_tokens:
-            self._end(job, StopReason.LENGTH)
-        elif job.late:
-            self._end(job, StopReason.TIME)
-        else:
-            if job.lookup is None and self.drafter.may_draft(job):
-                job.lookup = Lookup(request.prompt)
-            if job.lookup is not None:
-                job.lookup.extend((token,))
-            job.todo = [token]
-            return True
-        return False
+        before = job.generated
+        ending = self._speaker.go_on(job, slot, row)
+        self._meter.totals["generated"] += job.generated - before
+        if ending:
+            self._end(job, *ending)
 
     def _end(self, job: Job, reason: StopReason, stop_text: str = "") -> None:
         rest = job.said.rest()
@@ -373,6 +332,7 @@ class Runner:
             cells_total=self.context.n_cells,
             waiting=len(self._jobs) - running,
             running=running,
+            dropped=self.slots.dropped,
             drafted_tokens=self.drafter.drafted,
             accepted_tokens=self.drafter.accepted,
             rss_bytes=psutil.Process().memory_info().rss,

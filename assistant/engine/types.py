@@ -72,6 +72,9 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
         document: where it comes from; a newer request of the same document cancels an older one.
         must_start_with: UTF-8 text that the answer has to begin with (token healing); it is part
             of the answer's text.
+        unlike: a line that the answer, `must_start_with` included, should not be; where the model
+            says it, a greedy answer leaves it where the model is least sure of it. An engine that
+            cannot go back in a sequence leaves the answer as it is.
         time_limit_ms: ends the generation with what there is; 0 means no limit.
         cache: whether the sequence may be kept for reuse by later requests.
         speculate: whether tokens may be drafted and verified; the text is the same either way.
@@ -89,6 +92,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority = Priority.INTERACTIVE
     document: str = ""
     must_start_with: str = ""
+    unlike: str = ""
     time_limit_ms: int = 0
     cache: bool = True
     speculate: bool = True
@@ -211,6 +215,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
         rss_bytes: the engine process's resident memory; 0 for a remote engine.
         free_share: what is free of the cache by the engine's own gauge, 0 to 1.
         refused: how often memory for a computation was refused since the load.
+        dropped: how many idle sequences were forgotten since the load because others needed their
+            cells.
         devices: the cards in use, as ggml sees them.
     """
 
@@ -231,5 +237,6 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     rss_bytes: int = 0
     free_share: float = 1.0
     refused: int = 0
+    dropped: int = 0
     slots: tuple[SlotState, ...] = ()
     devices: tuple[DeviceFree, ...] = ()

@@ -108,6 +108,7 @@ def test_our_fields_reach_the_engine(home: Path) -> None:
             document="file:///a.py",
             priority=Priority.EXPLAIN,
             must_start_with="ret",
+            unlike="return 1",
             stop=("\n",),
             t_max_predict_ms=5000,
             cache_prompt=False,
@@ -117,7 +118,8 @@ def test_our_fields_reach_the_engine(home: Path) -> None:
         assert last.stop_reason is StopReason.STOP_TEXT
         sent = engine.requests[-1]
         assert (sent.document, sent.priority) == ("file:///a.py", Priority.EXPLAIN)
-        assert (sent.must_start_with, sent.stop) == ("ret", ("\n",))
+        assert (sent.must_start_with, sent.unlike) == ("ret", "return 1")
+        assert sent.stop == ("\n",)
         assert (sent.time_limit_ms, sent.cache) == (5000, False)
         assert sent.sampling.temperature == 0
 

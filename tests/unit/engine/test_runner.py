@@ -236,6 +236,41 @@ def test_token_healing_begins_with_what_was_typed(bench: Bench) -> None:
     assert inside.text.startswith(".items")
 
 
+@pytest.mark.parametrize("typed", ["", ".ite"])
+def test_a_line_that_is_not_wanted_is_left(bench: Bench, typed: str) -> None:
+    prompt = f"{CODE}        self" if typed else CODE
+    plain = bench.answer(prompt, 24, must_start_with=typed)
+    line = plain.text.split("\n")[0]
+    other = bench.answer(prompt, 24, must_start_with=typed, unlike=line)
+    assert other.text.split("\n")[0] not in {"", line}
+    assert other.text.startswith(typed)
+    slot = next(slot for slot in bench.runner.slots if slot.tokens)
+    assert bench.context.last(slot.number) == len(slot.tokens) - 1
+    said = len(slot.tokens) - len(bench.model.tokenise(prompt))
+    assert slot.tokens[-said:] == other.tokens[:said]
+    again = bench.answer([*slot.tokens], 4, speculate=False)
+    assert again.timings.evaluated_tokens == 1  # the cells are those of what was said
+
+
+@pytest.mark.parametrize("cut", [0, 3])
+def test_a_line_that_the_model_does_not_say_changes_nothing(bench: Bench, cut: int) -> None:
+    plain = bench.answer(CODE, 24)
+    line = plain.text.split("\n")[0]
+    unlike = f"{line} + 1" if not cut else line[:-cut]
+    other = bench.answer(CODE, 24, unlike=unlike)
+    assert (other.tokens, other.text) == (plain.tokens, plain.text)
+    assert other.timings.generated_tokens == plain.timings.generated_tokens
+
+
+@pytest.mark.parametrize("limit", [1, 4])
+def test_an_answer_that_is_cut_short_within_the_line_is_said(bench: Bench, limit: int) -> None:
+    plain = bench.answer(CODE, limit)
+    line = bench.answer(CODE, 24).text.split("\n")[0]
+    other = bench.answer(CODE, limit, unlike=line)
+    assert (other.tokens, other.text) == (plain.tokens, plain.text)
+    assert other.done is not None and other.done.reason is StopReason.LENGTH
+
+
 @pytest.mark.parametrize("prompt", [EDIT, LONG, CODE, f"{LONG}        self.items"])
 def test_speculation_says_the_same(bench: Bench, prompt: str) -> None:
     plain = bench.answer(prompt, 48, speculate=False)

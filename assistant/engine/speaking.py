@@ -1,0 +1,129 @@
+"""From logits to an answer: chooses the next token, says it, and knows when that was the last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from assistant.engine.drafting import Drafter
+from assistant.engine.job import Job, Pieces
+from assistant.engine.slots import Slot, Slots
+from assistant.engine.speculation import Lookup
+from assistant.engine.types import Delta, GenerateRequest, StopReason
+from assistant.engine.unlike import Said, Unlike
+from assistant.llama.context import Context
+from assistant.llama.model import Model
+
+
+class Ending(NamedTuple):
+    """Why an answer is over, and the stop text that it ended with (or "")."""
+
+    reason: StopReason
+    stop_text: str = ""
+
+
+class Speaker:
+    """Goes on with the answers of one model; what it says goes to `say`."""
+
+    def __init__(
+        self,
+        model: Model,
+        context: Context,
+        slots: Slots,
+        drafter: Drafter,
+        say: Callable[[Delta], None],
+    ) -> None:
+        self._model, self._context = model, context
+        self._slots, self._drafter = slots, drafter
+        self._pieces = Pieces(model.piece, model.facts.n_vocab)
+        self._say = say
+
+    def unlike(self, request: GenerateRequest) -> Unlike | None:
+        """What keeps the answer from the line it should not be; None where it may say anything."""
+        line = request.unlike.rstrip().encode()
+        greedy = request.sampling.temperature <= 0
+        if not line or not greedy or not self._slots.partial or b"\n" in line:
+            return None
+        return Unlike(line, self._model.piece, self._model.ends)
+
+    def go_on(self, job: Job, slot: Slot, row: int) -> Ending | None:
+        """Read what comes after the job's tokens, whose last sure one was the batch's `row`.
+
+        Returns:
+            How the answer has ended; None where the job has more to evaluate.
+        """
+        if not job.draft.tokens:
+            job.alone = False
+            return self._take(job, slot, self._picked(job, row))
+        found = self._drafter.read(job, row)
+        before = len(slot.tokens) - 1 - len(job.draft.tokens)
+        held = slot.tokens[before:]
+        self._slots.cut(slot, before + len(found.tokens))
+        for token in found.tokens:
+            ending = self._take(job, slot, token)
+            if ending:
+                return ending
+        if found.again:
+            job.todo, job.alone = [held[len(found.tokens)]], True
+        return None
+
+    def _picked(self, job: Job, row: int) -> int:
+        allowed = self._pieces.agreeing(job.wanted) if job.wanted else None
+        if allowed is not None and not len(allowed):
+            allowed = None
+        logits = self._context.logits(row)
+        token = job.sampler.pick(logits, allowed)
+        if job.unlike is not None:
+            job.unlike.weigh(token, logits, allowed)
+        return token
+
+    def _take(self, job: Job, slot: Slot, token: int) -> Ending | None:
+        """Take a token into the answer."""
+        job.generated += 1
+        tokens, enough = [token], job.generated >= job.request.max_tokens or job.late
+        if job.unlike is not None:
+            said = job.unlike.add(token)
+            if said is Said.WITHIN and not enough:
+                job.wanted = job.wanted[len(self._model.piece(token)) :]
+                job.todo = [token]
+                return None
+            tokens = job.unlike.tokens
+            if said is Said.WHOLE and not enough:
+                tokens = self._leave(job, slot)
+            job.unlike, job.wanted = None, job.request.must_start_with.encode()
+        for one in tokens:
+            ending = self._say_token(job, one)
+            if ending:
+                return ending
+        if job.generated >= job.request.max_tokens:
+            return Ending(StopReason.LENGTH)
+        if job.late:
+            return Ending(StopReason.TIME)
+        job.todo = tokens[-1:]
+        return None
+
+    def _leave(self, job: Job, slot: Slot) -> list[int]:
+        """The answer's tokens after it has gone back to where it leaves the unwanted line."""
+        assert job.unlike is not None
+        fork = job.unlike.fork()
+        if fork is None:
+            return job.unlike.tokens
+        self._slots.cut(slot, len(job.request.prompt) + fork.at)
+        return [*job.unlike.tokens[: fork.at], fork.token]
+
+    def _say_token(self, job: Job, token: int) -> Ending | None:
+        request = job.request
+        if token in self._model.ends or token in request.stop_tokens:
+            return Ending(StopReason.EOS)
+        piece = self._model.piece(token)
+        job.wanted = job.wanted[len(piece) :]
+        text, stop = job.said.add(piece)
+        if text:
+            self._say(Delta(id=request.id, text=text, tokens=(token,)))
+        if stop:
+            return Ending(StopReason.STOP_TEXT, stop)
+        if job.lookup is None and self._drafter.may_draft(job):
+            job.lookup = Lookup(request.prompt)
+        if job.lookup is not None:
+            job.lookup.extend((token,))
+        return None
