@@ -36,13 +36,16 @@ class Budgets:
         now_s: float,
         *,
         refused: bool = False,
+        least_level: int = 0,
     ) -> None:
-        """Decide anew; `refused`: an allocation was refused since the last look."""
+        """Decide anew; `refused`: an allocation was refused since the last look; `least_level`: no
+        better one is wished."""
         gauges = Gauges(
             cells_free=_cells_free(n_ctx, stats),
             memories=memories,
             engine_free_share=stats.free_share if stats else 1.0,
             refused=refused,
+            least_level=least_level,
         )
         for priority in Priority:
             policy = self._policy(priority, n_ctx)

@@ -21,7 +21,7 @@ from assistant.engine.types import EngineStats, ModelInfo, Priority
 from assistant.memory import ladder
 from assistant.memory.budget import Memory
 from assistant.memory.devices import Device
-from assistant.memory.ladder import Move, Rules, Situation, Standing
+from assistant.memory.ladder import DROP, TRIM, Move, Rules, Situation, Standing
 from assistant.memory.plan import HOST
 from assistant.memory.sampler import Reader, Sample, Sampler
 from assistant.wire import DeviceNow, RungNow, ServiceState
@@ -40,7 +40,7 @@ class Governor:
         sample: what the probes saw last; None before the first look. `stats`: what the engine said
             last.
         on_look: called after each look.
-        reason: why the last move was made; `moves`: how many were.
+        reason: why the last move was made; `moves`: how many made the service anew.
     """
 
     def __init__(
@@ -69,7 +69,8 @@ class Governor:
         self._active_s = clock()
         self._tried_s = clock()
         self._counting: asyncio.Task[None] | None = None
-        self._refused_seen = 0
+        self._refused_seen = self._dropped_seen = 0
+        self._dropped_s = float("-inf")
         self._fell = False
         self._loadable: Loadable | None = None
         self._had: dict[str, int] = {}
@@ -256,6 +257,10 @@ class Governor:
         if refused > self._refused_seen:
             self._note_refusal()
         self._refused_seen = refused
+        dropped = self.stats.dropped if self.stats else 0
+        if dropped > self._dropped_seen:
+            self._dropped_s = self._clock()
+        self._dropped_seen = dropped
 
     def _note_refusal(self) -> None:
         """Memory was refused, whatever the probes say: ask for less from now on."""
@@ -274,19 +279,44 @@ class Governor:
             and holds.get(device.name, 0)  # what others lack is no concern of ours
             and not info.server
         )
-        self._budgets.look(info.n_ctx, self.stats, memories, self._clock(), refused=refused)
+        self._budgets.look(
+            info.n_ctx,
+            self.stats,
+            memories,
+            self._clock(),
+            refused=refused,
+            least_level=int(self._shorter_wished(loadable)),
+        )
+
+    def _shorter_wished(self, loadable: Loadable) -> bool:
+        """Whether an operator's rules let the plan be served with shorter prompts only."""
+        pinned, top = self._rules.pinned, loadable.ladder[0]
+        if loadable.ladder[self._host.step].spec != top.spec:
+            return False
+        return top.name in self._rules.forbidden or pinned in {TRIM, DROP}
 
     def _situation(self, loadable: Loadable, sample: Sample) -> Situation:
-        free = {device.name: device.free_bytes for device in self._devices(loadable, sample)}
-        return Situation(free_bytes=free, margin_bytes=loadable.margins, idle_s=self.idle_s)
+        budget = self._budgets.of(Priority.INTERACTIVE)
+        return Situation(
+            free_bytes={
+                device.name: device.free_bytes for device in self._devices(loadable, sample)
+            },
+            margin_bytes=loadable.margins,
+            level=budget.level if budget else 0,
+            level_reason=budget.reason if budget else "",
+            dropped_s=self._clock() - self._dropped_s,
+            idle_s=self.idle_s,
+        )
 
     async def _make(self, move: Move) -> None:
         log.info("moving rung=%d reason=%s", move.rung, move.reason)
         made = await self._host.move_to(move.rung)
+        if self._rules.pinned == DROP:
+            await self._host.drop_idle()
         if made:
             self._standing = ladder.moved(self._standing, move, self._clock(), self._rules)
         self._fell = self._fell or not made
-        self.reason, self.moves = move.reason, self.moves + 1
+        self.reason, self.moves = move.reason, self.moves + (not move.costless)
         self._sampler.look()
 
     async def _release(self) -> None:

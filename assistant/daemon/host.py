@@ -94,15 +94,23 @@ class ModelHost(EngineLife):
             log.warning("no statistics: %s", error)
             return None
 
+    async def drop_idle(self) -> int:
+        """Forget what is kept for reuse; returns the cells that were its, 0 for no model."""
+        return await self._quietly("idle sequences are not forgotten", self._engine.drop_idle)
+
     async def touch(self) -> int:
         """Keep the model's pages in host memory; returns how many there are, 0 for no model."""
+        return await self._quietly("the model is not kept warm", self._engine.touch)
+
+    async def _quietly(self, failed: str, use: Callable[[], Awaitable[int]]) -> int:
+        """Use the engine for what nobody waits for; 0 for no model, or where it fails."""
         if self.state is not ServiceState.READY:
             return 0
         try:
             async with self._watched():
-                return await self._engine.touch()
+                return await use()
         except UnderkeelError as error:
-            log.warning("the model is not kept warm: %s", error)
+            log.warning("%s: %s", failed, error)
             return 0
 
     async def _surely(self, use: Callable[[], Awaitable[T]]) -> T:

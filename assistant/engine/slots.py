@@ -24,6 +24,9 @@ class Slot:
 class Slots:
     """Keeps the book of the cache: who holds what, what may be cut, what has to go.
 
+    Attributes:
+        dropped: how many idle sequences were forgotten because others needed their cells.
+
     Args:
         partial: sequences may be cut anywhere (False for recurrent and hybrid models, and behind
             a sliding window that does not keep its whole length).
@@ -34,6 +37,7 @@ class Slots:
         self.partial = partial
         self._slots = [Slot(number) for number in range(context.n_sequences)]
         self._clock = 0
+        self.dropped = 0
 
     def __iter__(self) -> Iterator[Slot]:
         return iter(self._slots)
@@ -111,6 +115,7 @@ class Slots:
         if not idle:
             return False
         self.clear(min(idle, key=lambda slot: slot.used_at))
+        self.dropped += 1
         return True
 
     def saved(self, most_bytes: int) -> list[tuple[tuple[int, ...], bytes]]:
@@ -132,7 +137,8 @@ class Slots:
 
     def drop_idle(self) -> int:
         """Forget every idle sequence; returns the cells that were theirs."""
-        before = self.cells_used
+        before, dropped = self.cells_used, self.dropped
         while self.evict():
             pass
+        self.dropped = dropped  # nobody needed their cells
         return before - self.cells_used

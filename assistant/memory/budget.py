@@ -105,12 +105,14 @@ class Gauges:
         cells_free: cells that are empty or held by sequences nobody is using.
         engine_free_share: the engine's own gauge, 0 (full) to 1.
         refused: an allocation was refused since the last look.
+        least_level: an operator wishes no better level than this.
     """
 
     cells_free: int
     memories: tuple[Memory, ...] = ()
     engine_free_share: float = 1.0
     refused: bool = False
+    least_level: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ def decide(
     share, why = _scarcest(policy, gauges)
     room = max(0, gauges.cells_free - policy.answer_tokens)
     by_memory, by_cells = _memory_level(policy, share), _cells_level(policy, room)
-    needed = max(by_memory, by_cells)
+    needed = max(by_memory, by_cells, gauges.least_level)
     if needed >= state.level:
         new = BudgetState(level=needed)
     else:
@@ -140,7 +142,8 @@ def decide(
     if by_cells >= by_memory and (by_cells == new.level or tokens == room):
         why = f"the cache has {gauges.cells_free} free cells"
     elif by_memory < new.level:
-        why = "memory has just come back"
+        wished = gauges.least_level == new.level
+        why = "an operator wishes it" if wished else "memory has just come back"
     scarce = new.level > 0 or tokens < policy.full_tokens
     return new, BudgetNow(tokens=tokens, level=new.level, reason=why if scarce else "")
 

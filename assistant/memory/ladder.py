@@ -4,6 +4,12 @@ Every rung is a whole shape of the service, made from the plan before it is need
 bytes are known. Each gives up what the ones above it gave up, and more. One goes down to the first
 rung that suffices, never by way of others, and up again as far as the memory that is free then
 allows, once the editor is idle.
+
+The KV cache is allocated whole when a context is made, so the first two rungs free cells, not
+bytes. Cells run short, or the budget falls while a margin is still half there: then shorter prompts
+suffice (`trim`), and where not even those leave idle sequences their cells, doing without these
+(`drop`). Both are taken at once, cost no pause, and end as soon as the need has ended; nothing is
+made anew. Where a device's bytes run short they are passed over.
 """
 
 from __future__ import annotations
@@ -13,8 +19,11 @@ from dataclasses import dataclass, field, replace
 
 from assistant.llama.spec import LoadSpec
 
+TRIM = "trim"
+"""The rung of shorter prompts: the budget stands below its full step."""
+
 DROP = "drop"
-"""The rung that forgets idle sequences: it frees cells, not bytes."""
+"""The rung where idle sequences are forgotten, the oldest first, as others need their cells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +78,16 @@ class Situation:
 
     Attributes:
         free_bytes, margin_bytes: by device.
-        cells_short: KV cells wanted by waiting requests beyond those that are free.
+        level: of the budget, 0 for the full one; `level_reason` says why it is not.
+        dropped_s: since an idle sequence had last to be forgotten for want of cells.
         idle_s: since the last request.
     """
 
     free_bytes: Mapping[str, int]
     margin_bytes: Mapping[str, int]
-    cells_short: int = 0
+    level: int = 0
+    level_reason: str = ""
+    dropped_s: float = float("inf")
     idle_s: float = 0.0
 
     def share(self, device: str, extra: int = 0) -> float:
@@ -106,10 +118,11 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Go to `rung`, because of `reason` (for a person)."""
+    """Go to `rung`, because of `reason` (for a person). `costless`: nothing is made anew."""
 
     rung: int
     reason: str
+    costless: bool = False
 
 
 def choose(
@@ -125,17 +138,21 @@ def choose(
         return None
     if rules.pinned or standing.rung not in allowed:
         target = min(allowed, key=lambda i: (abs(i - standing.rung), -i))
-        return None if target == standing.rung else Move(target, "an operator wishes it")
+        same = ladder[target].spec == ladder[standing.rung].spec
+        wish = Move(target, "an operator wishes it", costless=same)
+        return None if target == standing.rung else wish
     view = _View(ladder, standing, situation, allowed, rules)
     if short := [name for name in view.held if situation.share(name) < rules.act_share]:
         return _down(view, short)
-    if situation.cells_short > 0:
-        return _drop(view)
+    if ladder[standing.rung].spec == ladder[0].spec:
+        return _by_cells(view)
     return _up(view, now_s)
 
 
 def moved(standing: Standing, move: Move, now_s: float, rules: Rules = Rules()) -> Standing:
-    """The standing after a move that was made."""
+    """The standing after a move that was made. One that costs nothing says nothing of memory."""
+    if move.costless:
+        return replace(standing, rung=move.rung)
     down = move.rung > standing.rung
     hold = standing.hold_s or rules.hold_s
     if down and standing.climbed:
@@ -269,11 +286,20 @@ def _has_more(view: _View) -> bool:
     )
 
 
-def _drop(view: _View) -> Move | None:
-    """Cells are short, not bytes: forgetting idle sequences is all that helps."""
-    wanted = [i for i in view.allowed if view.ladder[i].name == DROP and i > view.standing.rung]
-    reason = f"{view.situation.cells_short} more cells are wanted than are free"
-    return Move(wanted[0], reason) if wanted else None
+def _by_cells(view: _View) -> Move | None:
+    """Among the rungs that hold what the plan holds: what the budget and the cells ask for now."""
+    situation, rules = view.situation, view.rules
+    wanted, reason = "", "prompts may be as long as ever, and no cells are wanted"
+    if situation.level:
+        wanted, reason = TRIM, situation.level_reason
+    if situation.dropped_s < rules.hold_s:
+        wanted, reason = DROP, "idle sequences were forgotten, since their cells were wanted"
+    top = view.ladder[0].spec
+    costless = [i for i in view.allowed if view.ladder[i].spec == top]
+    named = (i for i, rung in enumerate(view.ladder) if rung.name == wanted)
+    most = next(named, 0)
+    target = max((i for i in costless if i <= most), default=costless[0])
+    return None if target == view.standing.rung else Move(target, reason, costless=True)
 
 
 def _up(view: _View, now_s: float) -> Move | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from assistant.memory.kv import unusable_types
-from assistant.memory.ladder import DROP, Rung
+from assistant.memory.ladder import DROP, TRIM, Rung
 from assistant.memory.layout import sheet_of
 from assistant.memory.plan import HOST, Choice, Machine, Plan, Wishes
 from assistant.memory.planner import replan
@@ -54,7 +54,7 @@ def build(
     top = _holds(plan)
     rungs = [
         Rung("plan", "", plan.to_load_spec(), top),
-        Rung("trim", "shorter prompts", plan.to_load_spec(), top),
+        Rung(TRIM, "shorter prompts", plan.to_load_spec(), top),
         Rung(DROP, "sequences kept for reuse", plan.to_load_spec(), top),
     ]
     for change, guess in _shapes(plan, wishes):

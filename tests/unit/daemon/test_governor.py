@@ -95,6 +95,45 @@ def test_budget_falls_with_the_memory_and_holds_those_who_follow_it(home: Path) 
     run(body)
 
 
+def test_shorter_prompts_are_a_rung_before_anything_is_made_anew(home: Path) -> None:
+    async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
+        await ask(daemon, prompt="kept for reuse")
+        memory.leave(int(0.6 * GIB))  # of a margin of 1 GiB
+        await rung_is(daemon, "trim")
+        rung = daemon.service.governor.rung()
+        assert rung is not None and "of a 1024 MiB margin" in rung.reason
+        memory.others_bytes = 0
+        await rung_is(daemon, "plan")  # at once with the budget, whether anybody is at work or not
+        assert rung.moves == daemon.service.governor.moves == 0
+        assert len(engine.loads) == 1 and (await engine.stats()).cells_used
+
+    run(body)
+
+
+def test_cells_that_were_wanted_are_a_rung_too(home: Path) -> None:
+    async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
+        governor = daemon.service.governor
+        governor._rules = Rules(hold_s=2.5)
+        stats = engine.stats
+        dropped = 3
+
+        async def with_dropped() -> EngineStats:
+            return replace(await stats(), dropped=dropped)
+
+        engine.stats = with_dropped  # type: ignore[method-assign]
+        await rung_is(daemon, "drop")
+        rung = governor.rung()
+        assert rung is not None and "their cells were wanted" in rung.reason
+        await rung_is(daemon, "plan")
+        dropped = 1  # a new context counts anew
+        await until(lambda: governor.stats is not None and governor.stats.dropped == 1)
+        await asyncio.sleep(1.2)  # another look
+        rung = governor.rung()
+        assert rung is not None and (rung.name, rung.moves, len(engine.loads)) == ("plan", 0, 1)
+
+    run(body)
+
+
 def test_pressure_goes_down_the_ladder_and_never_stops_the_service(home: Path) -> None:
     async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
         # 0.4 GiB free of a margin of 1 GiB; halving the context brings 2 GiB.
@@ -218,6 +257,26 @@ def test_pinned_and_forbidden_rungs(home: Path) -> None:
         await rung_is(daemon, "context2")
 
     run(forbidden, settings=Settings(daemon=DaemonSettings(rungs_off=("context1",))))
+
+
+def test_a_pinned_rung_of_cells_does_what_it_says(home: Path) -> None:
+    async def trim(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
+        await rung_is(daemon, "trim")
+        await until(lambda: level(daemon) == 1)
+        _, last = await ask(daemon)
+        assert (last.budget.tokens, last.budget.reason) == (768, "an operator wishes it")
+
+    run(trim, settings=Settings(daemon=DaemonSettings(rung="trim")))
+    run(trim, settings=Settings(daemon=DaemonSettings(rungs_off=("plan", "drop"))))
+
+    async def drop(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
+        await ask(daemon, prompt="kept for reuse")
+        daemon.service.governor.follow(Rules(pinned="drop"), 0.0)
+        await rung_is(daemon, "drop")
+        await until(lambda: level(daemon) == 1)
+        assert not (await engine.stats()).cells_used
+
+    run(drop)
 
 
 def test_a_plan_that_does_not_fit_is_tried_again_when_there_is_memory(

@@ -50,6 +50,17 @@ def test_it_falls_at_once_to_the_level_of_the_headroom(
     assert (after.level, after.tokens) == (level, tokens)
 
 
+def test_an_operators_wish_is_kept_and_said() -> None:
+    wished = dataclasses.replace(gauges(2.0), least_level=1)
+    found = run([wished] * 30 + [gauges(2.0)] * 10)
+    assert {(now.level, now.tokens, now.reason) for now in found[:30]} == {
+        (1, 768, "an operator wishes it")
+    }
+    assert found[-1].level == 0
+    worse = dataclasses.replace(gauges(0.4), least_level=1)
+    assert run([worse])[0].level == 2 and "margin" in run([worse])[0].reason
+
+
 def test_it_climbs_one_level_at_a_time() -> None:
     found = run([gauges(0.0)] + [gauges(2.0)] * 40)
     levels = [now.level for now in found]

@@ -34,10 +34,10 @@ def make(*holds: int) -> tuple[Rung, ...]:
         Rung(
             name=name,
             says="",
-            spec=LoadSpec(path="m.gguf", n_ctx=index) if held else None,
+            spec=LoadSpec(path="m.gguf", n_ctx=held) if held else None,
             holds={"CUDA0": held * MIB, "CPU": 500 * MIB if held else 0},
         )
-        for index, (name, held) in enumerate(zip(NAMES, holds, strict=False))
+        for name, held in zip(NAMES, holds, strict=False)
     )
 
 
@@ -45,13 +45,20 @@ LADDER = make(7000, 7000, 7000, 6500, 6200, 6000, 3000, 0)
 
 
 def situation(
-    free_mib: float, *, idle_s: float = 0.0, cells_short: int = 0, host_mib: int = 9000
+    free_mib: float,
+    *,
+    idle_s: float = 0.0,
+    level: int = 0,
+    dropped_s: float = float("inf"),
+    host_mib: int = 9000,
 ) -> Situation:
     return Situation(
         free_bytes={"CUDA0": int(free_mib * MIB), "CPU": host_mib * MIB},
         margin_bytes={"CUDA0": MARGIN, "CPU": 512 * MIB},
         idle_s=idle_s,
-        cells_short=cells_short,
+        level=level,
+        level_reason="the cache has 400 free cells",
+        dropped_s=dropped_s,
     )
 
 
@@ -92,11 +99,46 @@ def test_a_rung_that_takes_what_another_device_lacks_is_no_help() -> None:
     assert target(choose(ladder, Standing(), situation(-1000), 0.0)) == "experts"
 
 
-def test_a_need_of_cells_drops_idle_sequences_and_nothing_else() -> None:
-    move = choose(LADDER, Standing(), situation(300, cells_short=500), 0.0)
-    assert target(move) == "drop"
-    standing = Standing(rung=NAMES.index("drop"))
-    assert choose(LADDER, standing, situation(300, cells_short=500), 0.0) is None
+def test_while_the_margin_holds_shorter_prompts_suffice() -> None:
+    """The budget falls at three quarters of a margin, bytes are given back at half of it."""
+    move = choose(LADDER, Standing(), situation(150, level=2), 0.0)
+    assert move == Move(NAMES.index("trim"), "the cache has 400 free cells", costless=True)
+    on_trim = Standing(rung=NAMES.index("trim"))
+    assert choose(LADDER, on_trim, situation(150, level=1), 0.0) is None
+    # Bytes are short: what frees none of them is passed over.
+    for standing in (Standing(), on_trim):
+        assert target(choose(LADDER, standing, situation(120, level=3), 0.0)) == "context"
+
+
+def test_cells_that_were_wanted_cost_idle_sequences_and_nothing_else() -> None:
+    hold_s = Rules().hold_s
+    for level in (0, 2):
+        move = choose(LADDER, Standing(), situation(300, level=level, dropped_s=1.0), 0.0)
+        assert move is not None and (NAMES[move.rung], move.costless) == ("drop", True)
+    on_drop = Standing(rung=NAMES.index("drop"))
+    assert choose(LADDER, on_drop, situation(300, dropped_s=hold_s - 1), 0.0) is None
+    calm = situation(300, dropped_s=hold_s)
+    assert target(choose(LADDER, on_drop, calm, 0.0)) == "plan"
+    assert target(choose(LADDER, on_drop, situation(300, level=1), 0.0)) == "trim"
+    # Below, the smaller context has given up both.
+    deeper = Standing(rung=NAMES.index("context"))
+    assert choose(LADDER, deeper, situation(300, level=2, dropped_s=0.0), 0.0) is None
+
+
+def test_costless_moves_wait_for_nobody_and_leave_no_mark() -> None:
+    standing = Standing(rung=1, since_s=99.0, climbed=True, hold_s=60.0)
+    move = choose(LADDER, standing, situation(300), 100.0)  # somebody types, just moved
+    assert move is not None and target(move) == "plan"
+    after = moved(standing, move, 100.0)
+    assert after == Standing(rung=0, since_s=99.0, climbed=True, hold_s=60.0)
+
+
+def test_an_operator_may_forbid_the_costless_rungs() -> None:
+    short = situation(300, level=1, dropped_s=0.0)
+    no_drop = Rules(forbidden=frozenset({"drop"}))
+    assert target(choose(LADDER, Standing(), short, 0.0, no_drop)) == "trim"
+    neither = Rules(forbidden=frozenset({"drop", "trim"}))
+    assert choose(LADDER, Standing(), short, 0.0, neither) is None
 
 
 def test_up_again_only_when_idle_and_after_a_while() -> None:
