@@ -7,18 +7,18 @@ from typing import Any
 import msgspec
 
 from assistant.memory.checkpoint_plan import (
-    Scheme,
     active_parameters,
     checkpoint_bytes,
     map_devices,
+    schemes_for,
     token_bytes,
-    vllm_command,
 )
 from assistant.memory.checkpoints import Checkpoint
 from assistant.memory.gguf import Header
 from assistant.memory.model import model_of
 from assistant.memory.outlook import decode_bound, most_context, what_if
 from assistant.memory.plan import DeviceUsage, Machine, Plan, Wishes
+from assistant.memory.vllm import vllm_command
 
 
 def plan_json(header: Header, machine: Machine, wishes: Wishes, plan: Plan) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def plan_json(header: Header, machine: Machine, wishes: Wishes, plan: Plan) -> d
 def checkpoint_json(checkpoint: Checkpoint, machine: Machine) -> dict[str, Any]:
     """A checkpoint's sizes by scheme, its device maps, and the vLLM line."""
     schemes = {}
-    for scheme in Scheme:
+    for scheme in schemes_for(checkpoint):
         mapped = map_devices(checkpoint, machine, scheme)
         schemes[scheme.value] = {
             "bytes": checkpoint_bytes(checkpoint, scheme),

@@ -9,11 +9,10 @@ from rich.text import Text
 
 from assistant.memory.census import Amount
 from assistant.memory.checkpoint_plan import (
-    Scheme,
     active_parameters,
     checkpoint_bytes,
     map_devices,
-    vllm_command,
+    schemes_for,
 )
 from assistant.memory.checkpoints import Checkpoint
 from assistant.memory.gguf import Header
@@ -27,6 +26,7 @@ from assistant.memory.outlook import (
 )
 from assistant.memory.plan import DeviceUsage, Machine, Plan, Wishes
 from assistant.memory.reasons import billions, gib
+from assistant.memory.vllm import vllm_command
 
 _BAR_CELLS = 44
 _MAP_LINES = 8
@@ -64,7 +64,7 @@ def checkpoint_picture(checkpoint: Checkpoint, machine: Machine) -> RenderableTy
     for name in ("stored as", "weights", "fits", "experts on cards"):
         table.add_column(name)
     best = None
-    for scheme in Scheme:
+    for scheme in schemes_for(checkpoint):
         mapped = map_devices(checkpoint, machine, scheme)
         best = best or (scheme, mapped) if mapped.fits else best
         table.add_row(

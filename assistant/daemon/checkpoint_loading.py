@@ -19,7 +19,6 @@ from assistant.memory.sampler import Sample
 from assistant.settings import ModelSettings
 
 _MARGIN_BYTES = 512 << 20
-_READY_MADE = {"gptq": Scheme.GPTQ, "awq": Scheme.AWQ}
 
 
 @dataclass
@@ -107,10 +106,8 @@ def load_spec(
 
 
 def _schemes(checkpoint: Checkpoint, settings: ModelSettings) -> list[Scheme]:
-    made = checkpoint.config.get("quantization_config")
-    method = made.get("quant_method") if isinstance(made, dict) else None
-    if method is not None:
-        return [_READY_MADE.get(str(method), Scheme.BITS_16)]
+    if checkpoint.method:
+        return [Scheme.STORED]
     wished = {"as they are": [Scheme.BITS_16], "nf4": [Scheme.NF4_DOUBLE]}
     return wished.get(settings.weights, [Scheme.BITS_16, Scheme.NF4_DOUBLE])
 

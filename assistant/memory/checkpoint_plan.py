@@ -1,4 +1,4 @@
-"""What a safetensors checkpoint takes at 16, 8 and 4 bits, and where Transformers or vLLM put it.
+"""What a safetensors checkpoint takes at 16, 8 and 4 bits, and where Transformers puts it.
 
 Sizes by scheme follow the libraries' own storage; what they leave unquantised stays at 16 bits:
 embeddings, the output, norms and routers.
@@ -6,7 +6,6 @@ embeddings, the output, norms and routers.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,11 +17,11 @@ from assistant.memory.plan import Machine
 _NF4_BLOCK = 64
 _NESTED_BLOCK = 256
 _GROUP = 128
-_VLLM_SHARE = 0.9  # --gpu-memory-utilization's default
-_VLLM_OVERHEAD_BYTES = 2 << 30  # activations of the profile run and CUDA graphs, roughly
 _TORCH_OVERHEAD_BYTES = 1 << 30  # CUDA context and the caching allocator's slack, roughly
-_USUAL_CONTEXT = 16_384
-_KEPT = ("embed", "lm_head", "norm", "router", ".gate.", "bias", "wte", "wpe")
+USUAL_CONTEXT = 16_384
+UNPACKED_SINGLY = ("gptq", "awq")
+"""Methods whose experts the Transformers engine holds and unpacks one by one."""
+_KEPT = ("embed", "lm_head", "norm", "router", ".gate.", "expert_gate", "bias", "wte", "wpe")
 
 
 class Scheme(StrEnum):
@@ -34,6 +33,10 @@ class Scheme(StrEnum):
     NF4_DOUBLE = "NF4, double quantisation"
     GPTQ = "GPTQ 4 bit"
     AWQ = "AWQ 4 bit"
+    STORED = "as it is stored"
+
+
+_BITSANDBYTES = (Scheme.INT8, Scheme.NF4, Scheme.NF4_DOUBLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +61,11 @@ def tensor_bytes(tensor: CheckpointTensor, scheme: Scheme) -> int:
 
     NF4 keeps a float32 scale for 64 weights, with double quantisation an 8-bit one and a float32
     for 256 of those (bitsandbytes); GPTQ and AWQ a float16 scale and a 4-bit zero for 128, GPTQ
-    an int32 index for each input besides.
+    an int32 index for each input besides. What is quantised already counts as its file holds it.
     """
     count = tensor.parameters
+    if scheme is Scheme.STORED:
+        return tensor.stored_bytes
     if scheme is Scheme.BITS_16 or not quantised(tensor):
         return 2 * count
     rows = count // tensor.shape[-1]
@@ -75,6 +80,13 @@ def tensor_bytes(tensor: CheckpointTensor, scheme: Scheme) -> int:
     groups = _ceil(tensor.shape[-1], _GROUP) * rows
     index = 4 * tensor.shape[-1] * (rows // tensor.shape[-2]) if scheme is Scheme.GPTQ else 0
     return count // 2 + 2 * groups + groups // 2 + index
+
+
+def schemes_for(checkpoint: Checkpoint) -> tuple[Scheme, ...]:
+    """The schemes to choose from; what is quantised already stays as it is."""
+    if checkpoint.method:
+        return (Scheme.STORED,)
+    return tuple(scheme for scheme in Scheme if scheme is not Scheme.STORED)
 
 
 def quantised(tensor: CheckpointTensor) -> bool:
@@ -92,7 +104,7 @@ def active_parameters(checkpoint: Checkpoint) -> int:
     """Parameters that one token passes: of the routed experts only the chosen ones."""
     count = checkpoint.number("num_experts", "num_local_experts", "n_routed_experts")
     used = checkpoint.number("num_experts_per_tok", "num_experts_per_token", "moe_topk")
-    routed = sum(tensor.parameters for tensor in checkpoint.tensors if tensor.routed)
+    routed = sum(checkpoint.weights(tensor) for tensor in checkpoint.tensors if tensor.routed)
     chosen = routed * min(used, count) // count if count and used else routed
     return checkpoint.parameters - routed + chosen
 
@@ -110,34 +122,53 @@ def token_bytes(checkpoint: Checkpoint) -> int:
 
 
 def map_devices(
-    checkpoint: Checkpoint, machine: Machine, scheme: Scheme, n_ctx: int = _USUAL_CONTEXT
+    checkpoint: Checkpoint, machine: Machine, scheme: Scheme, n_ctx: int = USUAL_CONTEXT
 ) -> Mapped:
-    """A `device_map` for `from_pretrained`, by the rule of every plan: attention before experts."""
+    """A `device_map` for `from_pretrained`, by the rule of every plan: attention before experts.
+
+    Beside a card, bitsandbytes leaves what stands on the host at 16 bits; only where there is no
+    card does it quantise there. And where experts are kept in one tensor a layer, a card needs
+    room for one layer's at 16 bits: those that come from the host while their layer is computed,
+    and those that are unpacked from 4 bits.
+    """
+    whole = _mapped(checkpoint, machine, scheme, n_ctx, spare_bytes=0)
+    unpacks = scheme in _BITSANDBYTES
+    at_rest = not machine.gpus or "cpu" not in whole.bytes_by_device
+    if at_rest and not (unpacks and machine.gpus):
+        return whole
+    spare = 0 if checkpoint.method in UNPACKED_SINGLY else _largest_experts(checkpoint)
+    return _mapped(checkpoint, machine, scheme, n_ctx, spare_bytes=spare)
+
+
+def _mapped(
+    checkpoint: Checkpoint, machine: Machine, scheme: Scheme, n_ctx: int, *, spare_bytes: int
+) -> Mapped:
     layers = checkpoint.n_layer
+    on_card = _sizes(checkpoint, scheme)
+    beside_cards = machine.gpus and scheme in _BITSANDBYTES
+    on_host = _sizes(checkpoint, Scheme.BITS_16) if beside_cards else on_card
     cache = token_bytes(checkpoint) * n_ctx // max(layers, 1)
-    dense = [cache] * layers
-    experts = [0] * layers
-    outside = 0
-    for tensor in checkpoint.tensors:
-        size = tensor_bytes(tensor, scheme)
-        if tensor.layer < 0:
-            outside += size
-        elif tensor.routed:
-            experts[tensor.layer] += size
-        else:
-            dense[tensor.layer] += size
-    costs = [Costs(tuple(dense), tuple(experts), outside) for _ in machine.gpus]
-    budgets = [gpu.free_bytes - _TORCH_OVERHEAD_BYTES for gpu in machine.gpus]
-    placement = place(costs, budgets)
+    dense = tuple(size + cache for size in on_card.dense)
+    costs = [Costs(dense, on_card.experts, on_card.outside) for _ in machine.gpus]
+    reserved = _TORCH_OVERHEAD_BYTES + spare_bytes
+    placement = place(costs, [gpu.free_bytes - reserved for gpu in machine.gpus])
     cards = [placement.card(index) for index in range(layers + 1)]
     taken: dict[str, int] = {}
+
+    def take(device: str, size: int) -> None:
+        if size:
+            taken[device] = taken.get(device, 0) + size
+
     for index in range(layers):
-        place_of = _device(cards[index])
-        taken[place_of] = taken.get(place_of, 0) + dense[index]
-        group = place_of if index in placement.groups else "cpu"
-        taken[group] = taken.get(group, 0) + experts[index]
+        device = _device(cards[index])
+        sizes = on_host if device == "cpu" else on_card
+        take(device, sizes.dense[index] + cache)
+        if index in placement.groups:
+            take(device, on_card.experts[index])
+        else:
+            take("cpu", on_host.experts[index])
     last = _device(cards[layers])
-    taken[last] = taken.get(last, 0) + outside
+    take(last, (on_host if last == "cpu" else on_card).outside)
     return Mapped(
         device_map=_device_map(checkpoint, cards, placement.groups),
         fits=taken.get("cpu", 0) <= machine.host.free_bytes,
@@ -146,71 +177,35 @@ def map_devices(
     )
 
 
-def vllm_command(checkpoint: Checkpoint, machine: Machine) -> str:
-    """The `vllm serve` line that fits; empty where none does.
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Bytes of weights, by layer: all but the routed experts, those, and what is in no layer."""
 
-    Weights as they are come before quantised ones, if need be over more cards; what cards are left
-    serve further copies to more users. vLLM splits every layer over its cards alike, so the
-    smallest counts for each; what does not fit may stand in host memory (`--cpu-offload-gb`), as
-    whole layers' worth a card.
-    """
-    if not machine.gpus:
-        return ""
-    smallest = min(gpu.free_bytes for gpu in machine.gpus)
-    room = int(smallest * _VLLM_SHARE) - _VLLM_OVERHEAD_BYTES
-    counts = _powers_of_two(len(machine.gpus), checkpoint.number("num_attention_heads"))
-    for scheme, flags in _VLLM_SCHEMES:
-        for cards in counts:
-            weights = checkpoint_bytes(checkpoint, scheme) // cards
-            context = _context(checkpoint, (room - weights) * cards)
-            if context:
-                copies = len(machine.gpus) // cards
-                return _vllm_line(checkpoint, cards, context, flags, copies)
-    cards = counts[-1]
-    weights = checkpoint_bytes(checkpoint, Scheme.BITS_16) // cards
-    cache = token_bytes(checkpoint) * _USUAL_CONTEXT // cards
-    moved = weights + cache - room
-    if moved >= weights or moved * cards > machine.host.free_bytes:
-        return ""
-    gib = _ceil(moved, 1 << 30)
-    return _vllm_line(checkpoint, cards, _USUAL_CONTEXT, ("--cpu-offload-gb", str(gib)))
+    dense: tuple[int, ...]
+    experts: tuple[int, ...]
+    outside: int
 
 
-_VLLM_SCHEMES: tuple[tuple[Scheme, tuple[str, ...]], ...] = (
-    (Scheme.BITS_16, ()),
-    (Scheme.INT8, ("--quantization", "fp8")),  # one byte a weight, made while loading
-    (Scheme.NF4_DOUBLE, ("--quantization", "bitsandbytes")),
-)
+def _sizes(checkpoint: Checkpoint, scheme: Scheme) -> _Sizes:
+    dense, experts, outside = [0] * checkpoint.n_layer, [0] * checkpoint.n_layer, 0
+    for tensor in checkpoint.tensors:
+        size = tensor_bytes(tensor, scheme)
+        if tensor.layer < 0:
+            outside += size
+        elif tensor.routed:
+            experts[tensor.layer] += size
+        else:
+            dense[tensor.layer] += size
+    return _Sizes(tuple(dense), tuple(experts), outside)
 
 
-def _vllm_line(
-    checkpoint: Checkpoint, cards: int, context: int, flags: tuple[str, ...], copies: int = 1
-) -> str:
-    words = ["vllm", "serve", checkpoint.name, "--max-model-len", str(context)]
-    words += ["--gpu-memory-utilization", str(_VLLM_SHARE)]
-    if cards > 1:
-        words += ["--tensor-parallel-size", str(cards)]
-    if copies > 1:
-        words += ["--data-parallel-size", str(copies)]
-    if cards * copies > 1 and any(tensor.routed for tensor in checkpoint.tensors):
-        words.append("--enable-expert-parallel")  # whole experts on each card
-    return shlex.join([*words, *flags])
-
-
-def _context(checkpoint: Checkpoint, room_bytes: int) -> int:
-    """Tokens of context in that room, in steps of 1,024 up to what was trained; 0 for too few."""
-    each = max(token_bytes(checkpoint), 1)
-    trained = checkpoint.number("max_position_embeddings", default=_USUAL_CONTEXT)
-    tokens = min(room_bytes // each, trained) // 1024 * 1024
-    return tokens if tokens >= min(4096, trained) else 0
-
-
-def _powers_of_two(most: int, heads: int) -> list[int]:
-    """Counts of cards over which the attention heads can be shared out."""
-    counts = [1]
-    while counts[-1] * 2 <= most and (heads or 1) % (counts[-1] * 2) == 0:
-        counts.append(counts[-1] * 2)
-    return counts
+def _largest_experts(checkpoint: Checkpoint) -> int:
+    """Bytes at 16 bits of the layer with the most of them."""
+    sizes = [0] * checkpoint.n_layer
+    for tensor in checkpoint.tensors:
+        if tensor.routed:
+            sizes[tensor.layer] += 2 * checkpoint.weights(tensor)
+    return max(sizes, default=0)
 
 
 def _attention_layers(checkpoint: Checkpoint) -> int:

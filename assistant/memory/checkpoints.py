@@ -27,6 +27,9 @@ MAX_CONFIG_BYTES = 1 << 20
 _LAYER = re.compile(r"^(?P<stem>.*?\blayers)\.(?P<index>\d{1,4})\.(?P<rest>.+)$")
 _ROUTED = re.compile(r"\bexperts?\.")
 _SHARED = re.compile(r"shared_experts?\.")
+_DTYPE_BITS = re.compile(r"^(?:BOOL|[A-Z]+(?P<bits>\d+)(?:_.*)?)$")
+# What GPTQ and AWQ keep beside the packed weights: no parameters of the model.
+_BESIDE = ("qzeros", "scales", "g_idx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,13 @@ class CheckpointTensor:
     @property
     def parameters(self) -> int:
         return prod(self.shape)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes in its file; a type that is not known counts as 16 bits."""
+        found = _DTYPE_BITS.match(self.dtype)
+        bits = int(found["bits"] or 8) if found else 16
+        return -(-self.parameters * bits // 8)
 
     @property
     def layer(self) -> int:
@@ -70,7 +80,27 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        return sum(tensor.parameters for tensor in self.tensors)
+        return sum(self.weights(tensor) for tensor in self.tensors)
+
+    @property
+    def method(self) -> str:
+        """How it is quantised already ("gptq"); empty where it is not."""
+        return str(self._quantisation.get("quant_method") or "")
+
+    @property
+    def _quantisation(self) -> Mapping[str, Any]:
+        said = self.config.get("quantization_config")
+        return said if isinstance(said, dict) else {}
+
+    def weights(self, tensor: CheckpointTensor) -> int:
+        """How many of the model's parameters a tensor holds: several in each packed word."""
+        part = tensor.name.rpartition(".")[2]
+        if part in _BESIDE:
+            return 0
+        bits = self._quantisation.get("bits", self._quantisation.get("w_bit", 4))
+        if part == "qweight" and isinstance(bits, int) and 0 < bits <= 32:
+            return tensor.parameters * 32 // bits
+        return tensor.parameters
 
     @property
     def n_layer(self) -> int:

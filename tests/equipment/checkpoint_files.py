@@ -40,17 +40,46 @@ def tensors() -> dict[str, tuple[int, ...]]:
     return found
 
 
-def write_checkpoint(folder: Path, config: dict[str, object] = CONFIG) -> Path:
-    """Two files with the layers shared out between them, and the config."""
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+EXPERTS_BYTES = EXPERTS * 2 * INNER * HIDDEN * 2
+"""Of one layer, at 16 bits."""
+
+
+def gptq_tensors() -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Types and shapes as GPTQ leaves them: matrices in 32-bit words, eight weights in each."""
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for name, shape in tensors().items():
+        if len(shape) < 2 or ".layers." not in name or ".gate." in name:
+            found[name] = ("F16", shape)
+            continue
+        (outputs, inputs), stem = shape, name.removesuffix("weight")
+        groups = inputs // 128
+        found[stem + "qweight"] = ("I32", (inputs // 8, outputs))
+        found[stem + "qzeros"] = ("I32", (groups, outputs // 8))
+        found[stem + "scales"] = ("F16", (groups, outputs))
+        found[stem + "g_idx"] = ("I32", (inputs,))
+    return found
+
+
+def write_checkpoint(
+    folder: Path,
+    config: dict[str, object] = CONFIG,
+    found: dict[str, tuple[str, tuple[int, ...]]] | None = None,
+) -> Path:
+    """Two files with the layers shared out between them, and the config.
+
+    `found`: types and shapes of the tensors; None for those of `tensors`, in 16 bits.
+    """
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
-    names = list(tensors().items())
+    found = found or {name: ("BF16", shape) for name, shape in tensors().items()}
+    names = list(found.items())
     for number, part in enumerate((names[: len(names) // 2], names[len(names) // 2 :]), start=1):
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         offset = 0
-        for name, shape in part:
-            end = offset + 2 * prod(shape)
-            header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}
+        for name, (dtype, shape) in part:
+            end = offset + int(dtype.lstrip("BFI")) // 8 * prod(shape)
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
             offset = end
         raw = json.dumps(header).encode()
         with (folder / f"model-0000{number}-of-00002.safetensors").open("wb") as file:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,16 @@ class LoadedCheckpoint:
                 folder, local_files_only=True, trust_remote_code=False
             )
             _go_on(goes_on, 0.05, spec)
-            self.model = transformers.AutoModelForCausalLM.from_pretrained(
+            from assistant.engine.transformers_engine import packed
+
+            config = transformers.AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+            packed.adopt(config, folder)
+            self.model, report = transformers.AutoModelForCausalLM.from_pretrained(
                 folder,
+                config=config,
+                output_loading_info=True,
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
@@ -59,6 +67,7 @@ class LoadedCheckpoint:
                 device_map=_device_map(spec),
                 quantization_config=_quantisation(transformers, torch, spec),
             )
+            _check_whole(report, spec)
             _go_on(goes_on, 0.8, spec)
             if spec.scheme == "nf4":
                 self._quantise_experts(lambda share: _go_on(goes_on, 0.8 + share * 0.2, spec))
@@ -212,14 +221,33 @@ def _device_map(spec: LoadSpec) -> dict[str, int | str]:
 
 def _quantisation(transformers: Any, torch: Any, spec: LoadSpec) -> Any:
     if spec.scheme != "nf4":
-        return None  # GPTQ and AWQ checkpoints say themselves what they are
+        return None  # a checkpoint that is quantised already says itself what it is
+    places = {entry.device for entry in spec.overrides}
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
         llm_int8_skip_modules=list(_ROUTERS),
+        # Beside a card, what stands on the host stays at 16 bits: the plan counts it so.
+        llm_int8_enable_fp32_cpu_offload=len(places) > 1,
     )
+
+
+def _check_whole(report: Mapping[str, Any], spec: LoadSpec) -> None:
+    """Transformers fills weights that a checkpoint lacks with chance, and only warns.
+
+    Raises:
+        LoadError: there are such.
+    """
+    lacking = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if lacking:
+        raise LoadError(
+            f"Transformers found no weights for {len(lacking)} of its tensors"
+            f" ({', '.join(lacking[:3])})",
+            subject=spec.path,
+            advice="It knows the checkpoint by other names: serve it with vLLM, or take a GGUF",
+        )
 
 
 def _go_on(goes_on: Callable[[float], bool], share: float, spec: LoadSpec) -> None:

@@ -16,9 +16,9 @@ from assistant.memory.checkpoint_plan import (
     active_parameters,
     checkpoint_bytes,
     map_devices,
+    schemes_for,
     tensor_bytes,
     token_bytes,
-    vllm_command,
 )
 from assistant.memory.checkpoints import (
     Checkpoint,
@@ -30,6 +30,7 @@ from assistant.memory.checkpoints import (
 from assistant.memory.devices import Device
 from assistant.memory.plan import HOST, Machine
 from assistant.memory.source import BytesSource
+from assistant.memory.vllm import vllm_command
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -137,6 +138,56 @@ def test_more_memory_brings_more_onto_the_card(checkpoint: Checkpoint) -> None:
     split = next(mapped for mapped in found if 0 < mapped.expert_layers_on_cards < 4)
     assert "cpu" in split.device_map.values() and 0 in split.device_map.values()
     assert any(module.endswith("mlp.experts") for module in split.device_map)
+
+
+def test_what_is_quantised_already_counts_as_it_is_stored(
+    tmp_path: Path, checkpoint: Checkpoint
+) -> None:
+    """Words hold eight weights each; what stands beside them are no parameters."""
+    packed = checkpoint_files.gptq_tensors()
+    config = {**checkpoint_files.CONFIG, "quantization_config": checkpoint_files.GPTQ}
+    folder = checkpoint_files.write_checkpoint(tmp_path / "packed", config, packed)
+    found = read_checkpoint(folder)
+    assert found.parameters == checkpoint.parameters
+    assert active_parameters(found) == active_parameters(checkpoint)
+    assert schemes_for(found) == (Scheme.STORED,) and Scheme.STORED not in schemes_for(checkpoint)
+    data = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    headers = sum(
+        8 + int.from_bytes(path.read_bytes()[:8], "little") for path in folder.glob("*.safetensors")
+    )
+    assert checkpoint_bytes(found, Scheme.STORED) == data - headers
+    # What a 16-bit checkpoint is promised to take as GPTQ is what one takes.
+    assert checkpoint_bytes(checkpoint, Scheme.GPTQ) == data - headers
+    none = map_devices(found, machine(GIB), Scheme.STORED, n_ctx=0)
+    assert none.bytes_by_device == {"cpu": data - headers}
+    assert "--quantization" not in vllm_command(found, machine(GIB, 24 * GIB))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"), [("F8_E4M3", 10), ("BF16", 20), ("I32", 40), ("BOOL", 10), ("F4", 5)]
+)
+def test_stored_bytes_by_type(dtype: str, size: int) -> None:
+    assert CheckpointTensor("x", dtype, (10,)).stored_bytes == size
+
+
+def test_beside_a_card_the_host_holds_16_bits(checkpoint: Checkpoint) -> None:
+    """bitsandbytes quantises nothing on the host where there is a card, and Transformers brings
+    a layer's experts to the card to compute them."""
+    none = map_devices(checkpoint, machine(GIB), Scheme.NF4_DOUBLE, n_ctx=0)
+    assert none.bytes_by_device["cpu"] == checkpoint_bytes(checkpoint, Scheme.NF4_DOUBLE)
+    # Room for all but two layers' experts at 4 bits, and for one layer's at 16.
+    one = checkpoint_bytes(checkpoint, Scheme.NF4_DOUBLE) - 2 * _experts(checkpoint, nf4=True)
+    card = GIB + one + checkpoint_files.EXPERTS_BYTES
+    mapped = map_devices(checkpoint, machine(GIB, card), Scheme.NF4_DOUBLE, n_ctx=0)
+    assert mapped.expert_layers_on_cards == 2
+    assert mapped.bytes_by_device["cpu"] == 2 * _experts(checkpoint, nf4=False)
+    short = map_devices(checkpoint, machine(GIB, GIB + one), Scheme.NF4_DOUBLE, n_ctx=0)
+    assert short.expert_layers_on_cards < 2
+
+
+def _experts(checkpoint: Checkpoint, *, nf4: bool) -> int:
+    scheme = Scheme.NF4_DOUBLE if nf4 else Scheme.BITS_16
+    return sum(tensor_bytes(t, scheme) for t in checkpoint.tensors if t.layer == 0 and t.routed)
 
 
 def large(n_layer: int = 48) -> Checkpoint:
