@@ -24,9 +24,9 @@ from assistant.errors import DaemonError, GGUFError, ModelError, PlanError, Unkn
 from assistant.memory.census import take_census
 from assistant.memory.gguf import Header, read_header
 from assistant.memory.machine import this_machine
-from assistant.memory.plan import Wishes
 from assistant.memory.reasons import billions
 from assistant.memory.remote import is_remote, read_remote_header
+from assistant.memory.wishes import wishes_of
 from assistant.models import shelf
 from assistant.models.acquire import acquire
 from assistant.models.catalogue import catalogue, find, local_path, resolve
@@ -198,7 +198,7 @@ def _show_fit(path: Path, purpose: Purpose) -> None:
     if purpose is Purpose.EXPLAIN:
         models.reverse()  # the one for completions is planned first
     for model in models:
-        plan = make(read_header(model), here, _wishes(), here)
+        plan = make(read_header(model), here, wishes_of(settings.load()[0].model), here)
         taken = {usage.device.name: usage.needed_bytes for usage in plan.usages}
         typer.echo(f"{model.name} takes {_size(sum(taken.values()))} of memory.")
         here = credited(here, {device: -size for device, size in taken.items()})
@@ -241,11 +241,6 @@ def _used(model: LocalModel) -> bool:
     return name == model.name or str(Path(name).expanduser()) in map(str, model.files)
 
 
-def _wishes() -> Wishes:
-    chosen = settings.load()[0].model
-    return Wishes(n_ctx=chosen.n_ctx, cache_type=chosen.cache_type, n_seq_max=chosen.n_seq_max)
-
-
 def _catalogue_header(name: str) -> Header | None:
     """What a catalogue model is before it is here, as far as its source tells."""
     entry = find(name)
@@ -277,7 +272,7 @@ def _agree(console: Console, header: Header | None, size_bytes: int, yes: bool) 
     """Show the plan and what it costs on disk; ask whether it is to be fetched."""
     if header is not None:
         machine, remarks = this_machine()
-        wishes = _wishes()
+        wishes = wishes_of(settings.load()[0].model)
         try:
             plan = make(header, machine, wishes, machine)
         except PlanError as error:

@@ -34,6 +34,7 @@ from assistant.memory.remote import (
     read_remote_header,
     split_name,
 )
+from assistant.memory.wishes import wishes_of
 from assistant.models.catalogue import catalogue, resolve
 
 _UNMEASURED = (
@@ -52,33 +53,45 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
             help="A GGUF, a folder of safetensors, a Hugging Face repository, or a known name."
         ),
     ] = "",
-    ctx: Annotated[int, typer.Option(min=0, help="Tokens of context; 0 lets the plan choose.")] = 0,
-    cache_type: Annotated[str, typer.Option(help="Type of the KV cache: f16, q8_0, ...")] = "",
-    sequences: Annotated[int, typer.Option(min=1, max=256, help="Slots that share it.")] = 4,
+    ctx: Annotated[
+        int | None, typer.Option(min=0, help="Tokens of context; 0 lets the plan choose.")
+    ] = None,
+    cache_type: Annotated[
+        str | None, typer.Option(help="Type of the KV cache: f16, q8_0, ...")
+    ] = None,
+    sequences: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Slots that share it.")
+    ] = None,
     quantisation: Annotated[
         str, typer.Option("--quant", help="Of a known model: Q4_K_M, Q8_0, ...")
     ] = "",
     vram: Annotated[str, typer.Option(help="Plan for cards of this size: 24G, or 24G,12G.")] = "",
     ram: Annotated[str, typer.Option(help="Plan for so much free host memory: 64G.")] = "",
     gpus: Annotated[int, typer.Option(help="How many cards; 0 plans for the host alone.")] = -1,
-    margin: Annotated[str, typer.Option(help="Leave so much of each card free.")] = "256M",
+    margin: Annotated[str, typer.Option(help="Leave so much of each card free.")] = "",
     experts_on_gpu: Annotated[
         bool, typer.Option("--experts-on-gpu", help="Accept no expert on the host.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a model takes, what fits where, and what would change it."""
+    """Show what a model takes, what fits where, and what would change it.
+
+    What is not given stands in the settings, as for the daemon.
+    """
     here, remarks = this_machine()
     sizes = [parse_size(part) for part in vram.split(",") if part]
     machine = imagined(here, sizes, parse_size(ram) if ram else 0, gpus)
-    wishes = Wishes(
-        n_ctx=ctx,
-        cache_type=cache_type,
-        n_seq_max=sequences,
-        margin_bytes=parse_size(margin),
+    chosen = settings.load()[0].model
+    usual = wishes_of(chosen)
+    wishes = replace(
+        usual,
+        n_ctx=usual.n_ctx if ctx is None else ctx,
+        cache_type=usual.cache_type if cache_type is None else cache_type,
+        n_seq_max=usual.n_seq_max if sequences is None else sequences,
+        margin_bytes=parse_size(margin) if margin else usual.margin_bytes,
         experts_on_gpu=experts_on_gpu,
     )
-    found = find_model(model or settings.load()[0].model.name, quantisation)
+    found = find_model(model or chosen.name, quantisation)
     if isinstance(found, Checkpoint):
         if as_json:
             typer.echo(json.dumps(checkpoint_json(found, machine), indent=1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import typer
@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from assistant import settings
 from assistant.errors import ModelError, PlanError
 from assistant.memory.gguf import Header, read_header
 from assistant.memory.known_models import known_header, known_models
@@ -21,6 +22,7 @@ from assistant.memory.outlook import decode_bound
 from assistant.memory.plan import HOST, Machine, Plan, Wishes
 from assistant.memory.planner import make_plan
 from assistant.memory.reasons import gib
+from assistant.memory.wishes import wishes_of
 from assistant.models.catalogue import catalogue, local_path
 
 _USABLE_TOKENS_PER_S = 8.0  # slower than that, ghost text comes too late to be of use
@@ -77,7 +79,8 @@ def recommend(
     here, _ = this_machine()
     sizes = [parse_size(part) for part in vram.split(",") if part]
     machine = imagined(here, sizes, parse_size(ram) if ram else 0, gpus)
-    verdicts = judge(candidates(), machine, Wishes(n_ctx=ctx))
+    wishes = replace(wishes_of(settings.load()[0].model), n_ctx=ctx)
+    verdicts = judge(candidates(), machine, wishes)
     if as_json:
         typer.echo(json.dumps([_json(verdict) for verdict in verdicts], indent=1))
     else:

@@ -14,10 +14,11 @@ from assistant.memory.devices import Device, ask_backend, merge
 from assistant.memory.gguf import read_header
 from assistant.memory.ladder import Rung
 from assistant.memory.machine import machine_of
-from assistant.memory.plan import Machine, Plan, Wishes
+from assistant.memory.plan import Machine, Plan
 from assistant.memory.planning import plan_with_ladder
 from assistant.memory.report import LoadReport, compare, planned_memory
 from assistant.memory.sampler import Sample
+from assistant.memory.wishes import wishes_of
 from assistant.models import catalogue
 from assistant.settings import ModelSettings
 
@@ -114,18 +115,7 @@ class Planning:
             self._backend, self._asked_with = ask_backend(), cards
         devices = merge(self._backend, sample.cards, sample.host, sample.lost)
         machine = credited(machine_of(devices), self.credit())
-        wishes = Wishes(
-            n_ctx=self.settings.n_ctx,
-            cache_type=self.settings.cache_type,
-            n_seq_max=self.settings.n_seq_max,
-            margin_bytes=self.settings.vram_margin_mib << 20,
-            overhead_bytes=(
-                self.settings.vram_overhead_mib << 20
-                if self.settings.vram_overhead_mib >= 0
-                else -1
-            ),
-        )
-        plan, rungs = plan_with_ladder(header, machine, wishes)
+        plan, rungs = plan_with_ladder(header, machine, wishes_of(self.settings))
         ladder = tuple(self._as_set(rung) for rung in rungs)
         margins = {usage.device.name: usage.margin_bytes for usage in plan.usages}
         return Loadable(ladder, plan, self._backend, margins)

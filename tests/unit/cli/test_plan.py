@@ -10,11 +10,15 @@ from pathlib import Path
 import checkpoint_files
 import pytest
 import shapes
+from real_daemon import configure
 from typer.testing import CliRunner, Result
 
+from assistant import settings
 from assistant.cli import build_app
 from assistant.errors import PlanError, SettingsError, UnderkeelError, UnknownModelError
 from assistant.memory.machine import parse_size
+from assistant.memory.wishes import wishes_of
+from assistant.settings import ModelSettings
 
 ROOT = Path(__file__).parents[3]
 
@@ -37,7 +41,7 @@ def failure(*arguments: str) -> UnderkeelError:
 
 
 def test_a_picture_of_a_machine_one_does_not_have() -> None:
-    result = run("plan", "qwen3-coder-next", "--vram", "24G,12G", "--ram", "64G")
+    result = run("plan", "qwen3-coder-next", "--vram", "24G,12G", "--ram", "64G", "--ctx", "0")
     assert result.exit_code == 0, result.output
     words = " ".join(result.output.split())
     for wanted in (
@@ -57,6 +61,50 @@ def test_json_holds_all_of_it() -> None:
     assert found["context"]["n_ctx"] == 8192  # type: ignore[index]
     assert found["load"]["devices"] == ["CUDA0"]  # type: ignore[index]
     assert {row["cache_type"] for row in found["what_if"]} == {"f16", "q8_0", "q4_0"}  # type: ignore[attr-defined]
+
+
+def test_plan_and_daemon_read_the_same_settings(home: Path, tmp_path: Path) -> None:
+    """Whatever the daemon plans by, `plan` plans by; what is given on the command line wins."""
+    path = shapes.write_family(tmp_path, "granitemoe")
+    configure(
+        home,
+        model={
+            "name": str(path),
+            "n_ctx": 2048,
+            "n_seq_max": 2,
+            "cache_type": "q8_0",
+            "vram_margin_mib": 300,
+            "vram_overhead_mib": 7,
+        },
+    )
+    machine = ("--vram", "8G", "--ram", "64G")
+    found = answer("plan", *machine)
+    chosen, problems = settings.load()
+    assert not problems
+    daemons = wishes_of(chosen.model)
+    card = next(row for row in found["devices"] if row["name"] == "CUDA0")  # type: ignore[attr-defined]
+    assert card["margin_bytes"] == daemons.margin_bytes == 300 << 20
+    assert card["overhead_bytes"] == daemons.overhead_bytes == 7 << 20
+    context, load = found["context"], found["load"]
+    assert (context["n_ctx"], context["cache_type"]) == (2048, "q8_0")  # type: ignore[index]
+    assert load["n_seq_max"] == 2  # type: ignore[index]
+    given = answer("plan", *machine, "--ctx", "4096", "--margin", "64M", "--cache-type", "f16")
+    card = next(row for row in given["devices"] if row["name"] == "CUDA0")  # type: ignore[attr-defined]
+    assert card["margin_bytes"] == 64 << 20
+    assert (given["context"]["n_ctx"], given["context"]["cache_type"]) == (4096, "f16")  # type: ignore[index]
+
+
+def test_every_setting_of_memory_is_a_wish() -> None:
+    """A setting that the planner should know of cannot be forgotten in one of the two places."""
+    plain = wishes_of(ModelSettings())
+    for name, value in {
+        "n_ctx": 1024,
+        "n_seq_max": 7,
+        "cache_type": "q4_0",
+        "vram_margin_mib": 1,
+        "vram_overhead_mib": 1,
+    }.items():
+        assert wishes_of(ModelSettings(**{name: value})) != plain, name
 
 
 def test_a_file_of_this_machine_is_measured(tmp_path: Path) -> None:
