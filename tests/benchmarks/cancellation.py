@@ -16,14 +16,14 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import random
 import statistics
 import time
 from contextlib import aclosing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from head import head
 
 from assistant.engine.local import LlamaEngine
 from assistant.engine.types import Delta, GenerateRequest, LoadSpec, Priority
@@ -76,6 +76,7 @@ async def first_token(engine: LlamaEngine, prompt: tuple[int, ...]) -> float:
 
 
 async def measure(model: Path, times: int, threads: int, seed: int) -> dict[str, Any]:
+    begun = head("cancellation")
     words = vocabulary.load(model)
     text = (ROOT / "lsp" / "session.py").read_text(encoding="utf-8")
     ids = tuple(words.encode(text * 2))
@@ -107,13 +108,7 @@ async def measure(model: Path, times: int, threads: int, seed: int) -> dict[str,
     finally:
         await engine.close()
     return {
-        "benchmark": "cancellation",
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": {
-            "cpu": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "load_average": os.getloadavg()[0],
-        },
+        **begun,
         "settings": {"model": model.name, "times": times, "threads": threads, "seed": seed},
         "asking_an_idle_worker_ms": summary(asked),
         "cancelled_in_prefill_ms": summary(prefill),

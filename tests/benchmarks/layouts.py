@@ -24,13 +24,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import platform
 import subprocess
 from collections import defaultdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from head import head
 from layout_events import EVENTS, cost_of_events
 from layout_places import Place, places
 from layout_table import table
@@ -182,8 +181,7 @@ def main() -> None:
             ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
         )
         whole = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": f"{platform.machine()}, CPU only",
+            **head("layouts"),
             "commit": commit.stdout.strip(),
             "quality": summary(),
             "cost": cost(arguments),

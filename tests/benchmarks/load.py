@@ -18,10 +18,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import datetime
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -35,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "equipment")]
 
 from crowd import Editor, crowd, fairness  # noqa: E402
+from head import head  # noqa: E402
 from real_daemon import configure, ended_afterwards, family  # noqa: E402
 from tiny_moe import write_tiny_moe  # noqa: E402
 
@@ -74,11 +73,13 @@ def main() -> None:
     print(text)
     if options.save:
         folder = Path(__file__).parent / "results"
+        model = "" if options.model == TINY else f"_{Path(options.model).stem}"
         flood = "_flood" if options.flood else ""
-        (folder / f"load{flood}.json").write_text(text + "\n", encoding="utf-8")
+        (folder / f"load{model}{flood}.json").write_text(text + "\n", encoding="utf-8")
 
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
+    opening = head("load")
     async with (
         DaemonClient() as client,
         crowd(options.editors, options.documents) as editors,
@@ -100,7 +101,8 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         took_s = time.monotonic() - begun
         done.set()
         flooded = [await task for task in flood]
-        return report(options, editors, await gauges, await gaps, took_s, flooded)
+        found = report(options, editors, await gauges, await gaps, took_s, flooded)
+        return {**opening, **found}
 
 
 async def ask_on(client: DaemonClient, done: asyncio.Event) -> tuple[int, int]:
@@ -172,10 +174,6 @@ def report(  # noqa: PLR0917
         return statistics.fmean(values[-quarter:]) - statistics.fmean(values[:quarter])
 
     return {
-        "benchmark": "load",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "load_average": round(os.getloadavg()[0], 1),
         "settings": {
             "editors": options.editors,
             "documents": options.editors * options.documents,

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,6 +26,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "equipment")]
+
+from head import head  # noqa: E402
 
 from assistant import paths  # noqa: E402
 from assistant.cli.language_client import LanguageClient, language_server  # noqa: E402
@@ -79,7 +79,7 @@ async def serve() -> None:
 async def measure(requests: int) -> dict[str, Any]:
     options = {"underkeel": {"completion": {"debounce_ms": 0, "ahead": False}}}
     source = (ROOT / "lsp" / "session.py").read_text() * 2
-    load_before = os.getloadavg()[0]
+    begun = head("lsp_overhead")
     async with language_server() as client:
         await client.initialise(options=options, progress=False)
         client.open(URI, source, "python")
@@ -87,14 +87,7 @@ async def measure(requests: int) -> dict[str, Any]:
     async with DaemonClient(autostart=False) as daemon:
         through_daemon = await direct(daemon, requests)
     return {
-        "benchmark": "lsp_overhead",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "cpu": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "load_before": load_before,
-        },
+        **begun,
         "settings": {
             "requests": requests,
             "document_lines": source.count("\n"),

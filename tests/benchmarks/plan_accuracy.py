@@ -12,12 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ sys.path[:0] = [str(HERE.parents[2]), str(HERE.parents[1] / "equipment")]
 
 import known_failures  # noqa: E402
 import shapes  # noqa: E402
+from head import head  # noqa: E402
 from simulated import GIB, Card  # noqa: E402
 from simulated import Machine as SimulatedMachine  # noqa: E402
 
@@ -117,10 +116,12 @@ def failure_rows(bench: known_failures.Bench) -> list[dict[str, Any]]:
 
 def markdown(found: dict[str, Any]) -> str:
     """The tables to read."""
+    machine = found["machine"]
+    version = machine["llama_cpp_python"]
     lines = [
         "# Plans against llama.cpp's own figures",
         "",
-        f"{found['date']}, {found['machine']}, llama-cpp-python {found['llama_cpp']}. Made by",
+        f"{found['date'][:10]}, {machine['system']}, llama-cpp-python {version}. Made by",
         "`tests/benchmarks/plan_accuracy.py`: true shapes in sparse files, a simulated 24 GiB card",
         "(48 where 24 do not hold it) beside 1,000 GiB of host memory, 16,384 tokens, 4 sequences.",
         "Weights, KV and compute are card and host together. The compute estimate comes from the",
@@ -166,9 +167,7 @@ def main() -> None:
         with Oracle() as oracle:
             family_row("olmoe", oracle)  # the child's start is not the dry run's
             found = {
-                "date": datetime.now(UTC).date().isoformat(),
-                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-                "llama_cpp": llama_cpp.__version__,
+                **head("plan_accuracy", llama_cpp_python=llama_cpp.__version__),
                 "families": [family_row(family, oracle) for family in shapes.SHAPES],
                 "headers": [
                     header_row(name)

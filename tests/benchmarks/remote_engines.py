@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -33,6 +31,7 @@ import llama_server  # noqa: E402
 import tiny_checkpoint  # noqa: E402
 import vllm_server  # noqa: E402
 from daemons import serving  # noqa: E402
+from head import head  # noqa: E402
 
 from assistant import paths  # noqa: E402
 from assistant.cli.language_client import language_server  # noqa: E402
@@ -66,10 +65,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["llama-server", "vllm"])
     parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
-    result: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-    }
+    result = head("remote_engines")
     parts = {"llama-server": _llama_server, "vllm": _vllm}
     if arguments.only and RESULT.exists():
         result = json.loads(RESULT.read_text("utf-8")) | result

@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve()
 sys.path[:0] = [str(HERE.parents[2]), str(HERE.parents[1] / "equipment")]
+
+from head import head  # noqa: E402
 
 
 async def _measure(busy: bool, seconds: float) -> dict[str, Any]:
@@ -71,6 +72,7 @@ def main() -> None:
 
             cards = [Card("SIM0", 8 * GIB), Card("SIM1", 24 * GIB)]
             environment = Machine(Path(folder), cards).environment()
+        begun = head("sampler_cost")
         answer = subprocess.run(
             [sys.executable, str(HERE), "--child", "--seconds", str(options.seconds)],
             env=environment,
@@ -78,15 +80,9 @@ def main() -> None:
             check=True,
         )
     result = {
-        "benchmark": "sampler_cost",
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-        },
+        **begun,
         "driver": "nvidia" if options.real else "simulated",
         "seconds": options.seconds,
-        "load_average": os.getloadavg()[0],
         "rows": json.loads(answer.stdout),
     }
     print(json.dumps(result, indent=2))

@@ -23,22 +23,40 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent / "equipment"), str(HERE)]
 
 if TYPE_CHECKING:
-    from stage import Stage
+    from collections.abc import Sequence
+
+    from headroom_chart import Row
+    from stage import Look, Stage
 
 RESULTS = HERE / "results" / "scenarios"
 
 
 def keep(stage: Stage, name: str, title: str, folder: Path = RESULTS) -> None:
     """Write what happened on a stage as CSV and SVG."""
-    from headroom_chart import Row, svg, write_csv
-    from stage import CARD_BYTES
+    from headroom_chart import svg, write_csv
 
     folder.mkdir(parents=True, exist_ok=True)
     looks = stage.looks()
     rungs: dict[int, str] = {look.index: look.rung for look in looks}
     names = [rungs.get(index, "") for index in range(max(max(rungs, default=0) + 1, 11))]
+    for card in stage.machine.cards:
+        first = card is stage.machine.cards[0]
+        file = folder / (name if first else f"{name}_{card.name}")
+        rows = _rows(stage.truths[card.name], looks, card.total_bytes)
+        write_csv(file.with_suffix(".csv"), rows)
+        told = f"{title} ({card.name})" if len(stage.machine.cards) > 1 else title
+        picture = svg(told, rows, stage.marks, card.total_bytes, names)
+        file.with_suffix(".svg").write_text(picture, encoding="utf-8")
+
+
+def _rows(
+    truth: Sequence[tuple[float, int, int]], looks: Sequence[Look], total_bytes: int
+) -> list[Row]:
+    """What was true of a card, with what the governor made of it at the look before."""
+    from headroom_chart import Row
+
     rows, number = [], 0
-    for at_s, others, ours in stage.truth[:: max(len(stage.truth) // 1500, 1)]:
+    for at_s, others, ours in truth[:: max(len(truth) // 1500, 1)]:
         while number + 1 < len(looks) and looks[number + 1].at_s <= at_s:
             number += 1
         look = looks[number]
@@ -47,7 +65,7 @@ def keep(stage: Stage, name: str, title: str, folder: Path = RESULTS) -> None:
                 at_s=at_s,
                 others_bytes=others,
                 ours_bytes=ours,
-                free_bytes=max(CARD_BYTES - others - ours, 0),
+                free_bytes=max(total_bytes - others - ours, 0),
                 budget_tokens=look.tokens,
                 level=look.level,
                 rung=look.index,
@@ -55,9 +73,7 @@ def keep(stage: Stage, name: str, title: str, folder: Path = RESULTS) -> None:
                 state=look.state,
             )
         )
-    write_csv(folder / f"{name}.csv", rows)
-    picture = svg(title, rows, stage.marks, CARD_BYTES, names)
-    (folder / f"{name}.svg").write_text(picture, encoding="utf-8")
+    return rows
 
 
 def machine() -> dict[str, object]:

@@ -9,13 +9,12 @@ text is the standard library's and the installed packages' source. Prints JSON.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
 import sysconfig
 import time
-from datetime import UTC, datetime
 from pathlib import Path
+
+from head import head
 
 from assistant.errors import ModelError
 from assistant.memory.gguf import read_header
@@ -67,11 +66,10 @@ def compare(path: Path, sources: list[str]) -> dict[str, object]:
 
 
 def main() -> None:
+    begun = head("vocabularies")
     sources = texts()
     rows = [compare(path, sources) for path in sorted(Path(sys.argv[1]).glob("*.gguf"))]
-    date = datetime.now(UTC).date().isoformat()
-    machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    print(json.dumps({"date": date, "machine": machine, "vocabularies": rows}, indent=1))
+    print(json.dumps({**begun, "vocabularies": rows}, indent=1))
 
 
 if __name__ == "__main__":

@@ -19,12 +19,10 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
 import psutil  # noqa: E402
+from head import head  # noqa: E402
 
 from assistant.engine.local import LlamaEngine  # noqa: E402
 from assistant.engine.types import Done, GenerateRequest, LoadSpec  # noqa: E402
@@ -210,18 +209,10 @@ def main() -> None:
         return
     import llama_cpp
 
-    load_before = os.getloadavg()[0]
+    begun = head("worker_rate", llama_cpp_python=llama_cpp.__version__)
     ours, theirs = asyncio.run(measure(resolve(wanted.model), wanted.rounds))
     found = {
-        "benchmark": "worker_rate",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "cpu": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "llama_cpp_python": llama_cpp.__version__,
-            "load_before": load_before,
-        },
+        **begun,
         "settings": {
             "model": wanted.model,
             "rounds": wanted.rounds,
