@@ -92,13 +92,16 @@ class Job:
         cached: prompt tokens found in the cache.
         text: all tokens that come before the next one to sample: the prompt, and once the job was
             interrupted what it had generated.
+        apart: its answer grows in another slot than the prompt was read in.
         parked: it lost its place for want of cells and waits until another job ends.
         todo: tokens to evaluate next: the rest of the text, later the last sampled one.
         wanted: bytes that the answer still has to begin with.
         unlike: keeps it from a line that it should not be, while it says nothing else.
         lookup: prompt and answer, to draft from; None where drafts are not for it.
         draft: what is evaluated after `todo` in the step that runs.
-        alone: its next row is evaluated without a draft.
+        drafted_from: how many tokens come before the first one whose cells a batch with a draft
+            has written; -1 where there is none.
+        singly: its tokens are evaluated one by one, to write those cells anew.
     """
 
     request: GenerateRequest
@@ -106,6 +109,7 @@ class Job:
     said: Said
     slot: int = -1
     text: Sequence[int] = ()
+    apart: bool = False
     parked: bool = False
     cached: int = 0
     todo: list[int] = field(default_factory=list)
@@ -113,7 +117,8 @@ class Job:
     unlike: Unlike | None = None
     lookup: Lookup | None = None
     draft: Draft = NO_DRAFT
-    alone: bool = False
+    drafted_from: int = -1
+    singly: bool = False
     drafted: int = 0
     accepted: int = 0
     generated: int = 0

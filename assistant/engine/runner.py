@@ -14,6 +14,7 @@ from assistant.engine.job import Job, Said, chain_of
 from assistant.engine.meter import Meter
 from assistant.engine.slots import Slot, Slots
 from assistant.engine.speaking import Speaker
+from assistant.engine.speculation import NO_DRAFT
 from assistant.engine.types import (
     Delta,
     Done,
@@ -67,7 +68,7 @@ class Runner:
         whole_window = facts.n_swa == 0 or spec.swa_full
         self.slots = Slots(context, partial=not facts.recurrent and whole_window)
         self.together = bool(spec.devices)
-        self.drafter = Drafter(context, can_take_back=self.slots.partial)
+        self.drafter = Drafter(context, self.slots)
         self._speaker = Speaker(model, context, self.slots, self.drafter, say)
         self._say, self._fail = say, fail
         self._jobs: dict[str, Job] = {}
@@ -153,6 +154,7 @@ class Runner:
             slot = self.slots[job.slot]
             job.text = [*slot.tokens, *job.todo]
             slot.busy, job.slot, job.todo = False, -1, []
+            job.singly = False
 
     def step(self) -> None:
         """One batch: end what is over, admit what fits, evaluate, sample."""
@@ -194,8 +196,12 @@ class Runner:
             return
         slot, kept = taken
         job.slot, job.todo = slot.number, list(job.text[kept:])
+        if not self.slots.partial and not request.max_tokens:
+            job.todo.pop()  # a question with this prompt has to have something to evaluate
         if not job.began_s:
             job.cached, job.began_s = kept, time.perf_counter()
+        if not job.todo:
+            self._end(job, StopReason.LENGTH)
 
     def _evaluate(self, running: list[Job], turn: Priority) -> None:
         chosen = self._chosen(running)
@@ -220,15 +226,16 @@ class Runner:
             del job.todo[:sure]
             if not job.generated:
                 job.evaluated += sure
-            if span.outputs:
+            if span.outputs and not job.todo:
                 self._go_on(job, slot, row + sure - 1)
             row += len(span.tokens)
 
     def _chosen(self, running: list[Job]) -> list[tuple[Job, Slot, Span]]:
         """The next batch: who of these evaluates what in it."""
-        drafts = {job.request.id: self.drafter.draft(job) for job in running}
+        alone = len(running) == 1
+        drafts = {job.request.id: self.drafter.draft(job) if alone else NO_DRAFT for job in running}
         wishes = [
-            placing.Wish(job.request.id, len(job.todo), len(drafts[job.request.id].tokens))
+            placing.Wish(job.request.id, self._sure(job), len(drafts[job.request.id].tokens))
             for job in running
         ]
         rows = min(self.context.n_batch, self._chunk(running))
@@ -241,6 +248,19 @@ class Runner:
             span = Span(slot.number, len(slot.tokens), tokens, portion.outputs)
             chosen.append((job, slot, span))
         return chosen
+
+    def _sure(self, job: Job) -> int:
+        """How many of its tokens the next batch may hold."""
+        if job.singly:
+            return 1
+        if self.slots.partial or job.generated or job.apart or not job.request.max_tokens:
+            return len(job.todo)
+        # What is added to a sequence here stays in it: the answer gets a copy of the prompt's.
+        if len(job.todo) > 1:
+            return len(job.todo) - 1
+        branch = self.slots.branch(self.slots[job.slot])
+        job.slot, job.apart = branch.number if branch else job.slot, True
+        return 1
 
     def _chunk(self, running: list[Job]) -> int:
         """The most tokens of the next batch."""
@@ -260,7 +280,7 @@ class Runner:
         for job, slot, _ in chosen:
             held_tokens, held = [*slot.tokens], len(slot.tokens)
             if self.context.last(slot.number) >= held and not self.slots.cut_after(slot, held):
-                job.todo = [*held_tokens, *job.todo]
+                job.todo, job.singly = [*held_tokens, *job.todo], False
         if verdict is Verdict.ABORTED:
             return
         if verdict in {Verdict.NO_CELLS, Verdict.NO_MEMORY} and self.slots.evict():

@@ -85,6 +85,22 @@ class Slots:
             pass
         return slot, kept
 
+    def branch(self, slot: Slot) -> Slot | None:
+        """An idle slot that holds the same tokens from now on, copied, not evaluated.
+
+        It is the one used longest ago, and takes over `slot`'s work; None while all are busy.
+        """
+        idle = [other for other in self._slots if not other.busy]
+        if not idle:
+            return None
+        other = min(idle, key=lambda one: (bool(one.tokens), one.used_at))
+        self.clear(other)
+        self.context.share(slot.number, other.number)
+        other.tokens, other.document = [*slot.tokens], slot.document
+        self._clock += 1
+        other.used_at, other.busy, slot.busy = self._clock, True, False
+        return other
+
     def cut(self, slot: Slot, length: int) -> bool:
         """Keep the first `length` tokens; False, with nothing kept, where that cannot be done."""
         if length == len(slot.tokens):

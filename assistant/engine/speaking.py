@@ -53,18 +53,21 @@ class Speaker:
             How the answer has ended; None where the job has more to evaluate.
         """
         if not job.draft.tokens:
-            job.alone = False
-            return self._take(job, slot, self._picked(job, row))
+            if self._drafter.sure(job, row):
+                return self._take(job, slot, self._picked(job, row))
+            self._drafter.rewrite(job, slot)
+            return None
         found = self._drafter.read(job, row)
         before = len(slot.tokens) - 1 - len(job.draft.tokens)
-        held = slot.tokens[before:]
-        self._slots.cut(slot, before + len(found.tokens))
+        if job.drafted_from < 0:
+            job.drafted_from = before
+        self._slots.cut(slot, before + len(found.tokens) + found.again)
         for token in found.tokens:
             ending = self._take(job, slot, token)
             if ending:
                 return ending
         if found.again:
-            job.todo, job.alone = [held[len(found.tokens)]], True
+            self._drafter.rewrite(job, slot)
         return None
 
     def _picked(self, job: Job, row: int) -> int:

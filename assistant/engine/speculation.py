@@ -17,13 +17,12 @@ from dataclasses import dataclass, field
 
 MOST_DRAFTED = 12
 SURE_MARGIN = 1.0
-"""How far the best logit of a row evaluated with others must lead for the row to be believed.
+"""By how much the best logit must lead to be believed where drafts have been evaluated.
 
-Several rows at once go through other kernels than a single one, so that their logits differ by
-rounding: by up to 0.5 with the 4 bit models and kernels measured here. A row that leads by less is
-evaluated again by itself, so that the text is the one that comes without drafts. What stays is the
-rounding in the cells of the tokens before it, which can turn a tie: one text in 200 was another one
-(tests/benchmarks/results/speculation.json).
+Several rows at once go through other kernels than a single one, so that their logits, and those of
+all rows after them, differ by rounding. What leads by less is evaluated again without drafts. The
+margin is more than twice the most by which rounding was seen to move a lead
+(tests/benchmarks/results/rounding.json).
 """
 
 _GRAMS = (4, 2)
@@ -173,7 +172,7 @@ class Verified:
 
     Attributes:
         tokens: what the model says next; one at least, unless `again`.
-        again: the row after them leads by too little and has to be evaluated by itself.
+        again: the row after them leads by too little to be believed.
     """
 
     tokens: tuple[int, ...]

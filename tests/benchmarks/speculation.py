@@ -18,16 +18,15 @@ import ast
 import asyncio
 import json
 import os
-import platform
 import random
 import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from head import head
 from msgspec.structs import replace
 
 import context
@@ -128,6 +127,7 @@ async def answer(engine: LlamaEngine, prompt: Prompt, *, speculate: bool) -> tup
 
 
 async def measure(model: Path, count: int, threads: int, seed: int) -> dict[str, Any]:
+    begun = head("speculation")
     words = vocabulary.load(model)
     rng = random.Random(seed)
     kinds = (edits(words, rng), fresh(words, rng))
@@ -155,13 +155,7 @@ async def measure(model: Path, count: int, threads: int, seed: int) -> dict[str,
     finally:
         await engine.close()
     return {
-        "benchmark": "speculation",
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": {
-            "cpu": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "load_average": os.getloadavg()[0],
-        },
+        **begun,
         "settings": {
             "model": model.name,
             "prompts": len(prompts),

@@ -12,6 +12,8 @@ import numpy as np
 
 WIDTH, LAYERS, WORDS, WINDOW = 64, 2, 256, 32
 
+Shapes = dict[str, tuple[int, ...]]
+
 
 def recurrent(path: Path) -> Path:
     """Mamba: its memory is a state that can be extended, never cut."""
@@ -34,6 +36,37 @@ def recurrent(path: Path) -> Path:
         "ssm_out.weight": (WIDTH, inner),
     }
     return _finished(writer, path, shapes)
+
+
+def hybrid(path: Path) -> Path:
+    """LFM2: a layer with a state (a short convolution) and one with attention."""
+    writer = _writer(path, "lfm2")
+    heads, kept, ffn = 2, 3, 2 * WIDTH
+    writer.add_feed_forward_length(ffn)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv([0, heads])
+    writer.add_shortconv_l_cache(kept)
+    both = {
+        "attn_norm.weight": (WIDTH,),
+        "ffn_norm.weight": (WIDTH,),
+        "ffn_gate.weight": (ffn, WIDTH),
+        "ffn_up.weight": (ffn, WIDTH),
+        "ffn_down.weight": (WIDTH, ffn),
+    }
+    convolution = {
+        "shortconv.conv.weight": (WIDTH, kept),
+        "shortconv.in_proj.weight": (3 * WIDTH, WIDTH),
+        "shortconv.out_proj.weight": (WIDTH, WIDTH),
+    }
+    attention = {
+        "attn_q.weight": (WIDTH, WIDTH),
+        "attn_k.weight": (WIDTH, WIDTH),
+        "attn_v.weight": (WIDTH, WIDTH),
+        "attn_output.weight": (WIDTH, WIDTH),
+        "attn_q_norm.weight": (WIDTH // heads,),
+        "attn_k_norm.weight": (WIDTH // heads,),
+    }
+    return _finished(writer, path, both | convolution, both | attention)
 
 
 def sliding_window(path: Path) -> Path:
@@ -83,10 +116,13 @@ def _writer(path: Path, architecture: str) -> gguf.GGUFWriter:
     return writer
 
 
-def _finished(writer: gguf.GGUFWriter, path: Path, block: dict[str, tuple[int, ...]]) -> Path:
+def _finished(writer: gguf.GGUFWriter, path: Path, *blocks: Shapes) -> Path:
+    """Write the weights of LAYERS layers, of these blocks in turn."""
     rng = np.random.default_rng(1)
-    shapes = {"token_embd.weight": (WORDS, WIDTH), "output_norm.weight": (WIDTH,)}
+    last_norm = "token_embd_norm.weight" if writer.arch == "lfm2" else "output_norm.weight"
+    shapes: Shapes = {"token_embd.weight": (WORDS, WIDTH), last_norm: (WIDTH,)}
     for layer in range(LAYERS):
+        block = blocks[layer % len(blocks)]
         shapes |= {f"blk.{layer}.{name}": shape for name, shape in block.items()}
     for name, shape in shapes.items():
         if "norm" in name:

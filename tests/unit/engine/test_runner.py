@@ -6,6 +6,7 @@ Counts only: tokens evaluated, steps taken, texts compared.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ import tiny_models
 from msgspec.structs import replace
 from running import Bench, running
 
+from assistant.engine import drafting, speculation
+from assistant.engine.job import Job
 from assistant.engine.local import LlamaEngine
 from assistant.engine.runner import PREFILL_CHUNK
 from assistant.engine.types import (
@@ -26,6 +29,7 @@ from assistant.engine.types import (
     Timings,
 )
 from assistant.errors import ContextFullError, RequestError
+from assistant.llama.context import Span, Verdict
 from assistant.llama.model import Model
 
 pytestmark = pytest.mark.model
@@ -319,6 +323,49 @@ def test_a_wrong_draft_leaves_no_trace(bench: Bench) -> None:
     assert bench.context.last(slot.number) == len(slot.tokens) - 1
 
 
+def test_what_is_not_believed_is_decided_by_the_bits_that_come_without_drafts(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decided: list[bytes] = []
+    picked = bench.runner._speaker._picked
+
+    def noted(job: Job, row: int) -> int:
+        decided.append(bench.context.logits(row).tobytes())
+        return picked(job, row)
+
+    monkeypatch.setattr(bench.runner._speaker, "_picked", noted)
+    bench.answer(EDIT, 1)  # both find the prompt in the cache
+    decided.clear()
+    plain = bench.answer(EDIT, 16, speculate=False)
+    without, decided[:] = [*decided], []
+    monkeypatch.setattr(speculation, "SURE_MARGIN", math.inf)
+    monkeypatch.setattr(drafting, "SURE_MARGIN", math.inf)
+    monkeypatch.setattr(bench.runner.drafter.pace, "length", lambda draft: len(draft.tokens))
+    drafted = bench.answer(EDIT, 16)
+    assert drafted.timings.drafted_tokens > 0 < bench.runner.drafter.rewritten
+    assert drafted.tokens == plain.tokens
+    assert decided == without
+
+
+def test_another_request_is_never_in_a_batch_with_a_draft(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.runner.drafter.pace, "length", lambda draft: len(draft.tokens))
+    decode, batches = bench.context.decode, list[list[Span]]()
+
+    def seen(spans: list[Span]) -> Verdict:
+        batches.append(spans)
+        return decode(spans)
+
+    monkeypatch.setattr(bench.context, "decode", seen)
+    names = [bench.ask(EDIT, 40), bench.ask(f"{EDIT}class", 8)]
+    bench.finish()
+    assert bench.heard[names[0]].timings.drafted_tokens > 0
+    for spans in batches:
+        drafted = [span for span in spans if span.outputs > 1]
+        assert not drafted or len(spans) == 1
+
+
 def test_sampling_by_chance_drafts_nothing(bench: Bench) -> None:
     from assistant.engine.types import Sampling
 
@@ -335,7 +382,8 @@ def test_a_recurrent_memory_is_only_ever_extended(tmp_path: Path) -> None:
         prompt = list(range(3, 103))
         first = bench.answer(prompt, 4)
         assert first.timings.evaluated_tokens == 100
-        held = [*next(slot.tokens for slot in bench.runner.slots if slot.tokens)]
+        held = [*max((slot.tokens for slot in bench.runner.slots), key=len)]
+        assert len(held) > len(prompt)  # the answer as well, in a slot of its own
         longer = bench.answer([*held, 7, 8, 9], 4)
         assert longer.timings.evaluated_tokens == 3
         cut = bench.answer([*prompt[:50], 200], 4)  # it would have to be cut

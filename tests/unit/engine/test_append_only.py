@@ -1,0 +1,106 @@
+"""Models whose memory is a state: it can be extended and copied, never cut. In the real worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import tiny_models
+from running import running
+
+from assistant.engine.local import LlamaEngine
+from assistant.engine.types import Delta, Done, GenerateRequest, LoadSpec, Timings
+
+Kind = Callable[[Path], Path]
+KINDS = pytest.mark.parametrize("kind", [tiny_models.recurrent, tiny_models.hybrid])
+PROMPT = tuple(range(3, 103))
+TYPED = (7, 8, 9)
+EDITED = (*PROMPT[:20], 200, *PROMPT[21:])
+
+
+class Asked:
+    """One worker process, asked one question after another."""
+
+    def __init__(self, engine: LlamaEngine) -> None:
+        self.engine = engine
+
+    async def answer(self, prompt: tuple[int, ...]) -> tuple[tuple[int, ...], Timings]:
+        said: tuple[int, ...] = ()
+        request = GenerateRequest(id="1", prompt=prompt, max_tokens=6, document="a.py")
+        async for event in self.engine.generate(request):
+            if isinstance(event, Delta):
+                said += event.tokens
+            else:
+                return said, event.timings
+        raise AssertionError("no end")
+
+    async def warm(self, prompt: tuple[int, ...]) -> Done:
+        return await self.engine.prefill(GenerateRequest(id="0", prompt=prompt, max_tokens=0))
+
+
+def ask(path: Path, body: Callable[[Asked], Awaitable[None]]) -> None:
+    async def main() -> None:
+        engine = LlamaEngine()
+        try:
+            info = await engine.load(LoadSpec(path=str(path), n_ctx=512, n_threads=1))
+            assert info.reuse == "append"
+            await body(Asked(engine))
+        finally:
+            await engine.close()
+
+    asyncio.run(main())
+
+
+@KINDS
+def test_llama_cpp_refuses_to_cut_such_a_sequence(kind: Kind, tmp_path: Path) -> None:
+    with running(kind(tmp_path / "m.gguf"), n_ctx=512) as bench:
+        bench.answer([*PROMPT], 2)
+        slot = max(bench.runner.slots, key=lambda slot: len(slot.tokens))
+        held = bench.context.last(slot.number)
+        assert not bench.context.forget(slot.number, 50)
+        assert bench.context.last(slot.number) == held
+
+
+@KINDS
+def test_typing_costs_what_is_typed_and_an_edit_above_the_whole(kind: Kind, tmp_path: Path) -> None:
+    path = kind(tmp_path / "m.gguf")
+    answers: dict[tuple[int, ...], tuple[int, ...]] = {}
+
+    async def typing(asked: Asked) -> None:
+        prompt = PROMPT
+        answers[prompt], first = await asked.answer(prompt)
+        assert (first.cached_tokens, first.evaluated_tokens) == (0, len(prompt))
+        _, again = await asked.answer(prompt)
+        assert again.evaluated_tokens == 1
+        for token in TYPED:  # none of them is what was answered
+            prompt = (*prompt, token)
+            answers[prompt], typed = await asked.answer(prompt)
+            assert typed.evaluated_tokens == 2  # and the last one before it
+        answers[EDITED], edit = await asked.answer(EDITED)
+        assert (edit.cached_tokens, edit.evaluated_tokens) == (0, len(EDITED))
+        _, back = await asked.answer(prompt)
+        assert back.evaluated_tokens == 1
+
+    ask(path, typing)
+    for prompt, said in answers.items():
+
+        async def alone(
+            asked: Asked, prompt: tuple[int, ...] = prompt, said: tuple[int, ...] = said
+        ) -> None:
+            assert (await asked.answer(prompt))[0] == said
+
+        ask(path, alone)
+
+
+@KINDS
+def test_a_prompt_that_was_warmed_is_not_evaluated_again(kind: Kind, tmp_path: Path) -> None:
+    async def body(asked: Asked) -> None:
+        await asked.warm(PROMPT)
+        assert (await asked.answer(PROMPT))[1].evaluated_tokens == 1
+        again = await asked.warm(PROMPT)
+        assert again.timings.evaluated_tokens == 0
+        assert (await asked.answer((*PROMPT, 7)))[1].evaluated_tokens == 2
+
+    ask(kind(tmp_path / "m.gguf"), body)
