@@ -32,6 +32,7 @@ def examine(*, deep: bool = False) -> Iterator[Finding]:
                 ask_backend(), sample.cards, sample.trouble, hardware.pci_graphics()
             ),
         )
+        yield from _safely("threads", lambda: [hardware.computing(chosen.model.n_threads)])
         swap_bytes = psutil.swap_memory().used
         yield from _safely("memory", lambda: hardware.memory(sample.host, swap_bytes))
         folders = [("models", paths.models_dir()), ("logs", paths.state_dir())]

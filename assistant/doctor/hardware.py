@@ -10,6 +10,7 @@ from pathlib import Path
 
 from assistant import __version__
 from assistant.doctor.findings import Finding, note, well, wrong
+from assistant.llama import threads
 from assistant.llama.spec import BackendDevice, DeviceKind
 from assistant.memory.devices import Card, HostMemory, normal_bus_id
 
@@ -125,6 +126,21 @@ def build(
     elif not cards and not gpus:
         found.append(note("card", "no graphics card is seen; models run on the processor"))
     return found
+
+
+def computing(wished: int, machine: threads.Processors | None = None) -> Finding:
+    """How many threads llama.cpp computes with.
+
+    Args:
+        wished: what the settings say; 0 for nothing.
+    """
+    machine = machine or threads.processors()
+    chosen = threads.choose(wished, machine)
+    said = f"llama.cpp computes with {chosen.count} threads: {chosen.reason}"
+    if wished and wished > (least := threads.choose(0, machine)).count:
+        mend = f"Unset model.n_threads: {least.count} would be right, {least.reason}"
+        return wrong("threads", said, mend)
+    return well("threads", said)
 
 
 def memory(host: HostMemory, swap_bytes: int) -> list[Finding]:

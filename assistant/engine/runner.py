@@ -9,12 +9,13 @@ import psutil
 from msgspec.structs import replace
 
 from assistant.engine import placing
+from assistant.engine.composing import Composer, Part
+from assistant.engine.describing import described
 from assistant.engine.drafting import Drafter
 from assistant.engine.job import Job, Said, chain_of
 from assistant.engine.meter import Meter
 from assistant.engine.slots import Slot, Slots
 from assistant.engine.speaking import Speaker
-from assistant.engine.speculation import NO_DRAFT
 from assistant.engine.types import (
     Delta,
     Done,
@@ -33,20 +34,9 @@ from assistant.errors import (
     UnderkeelError,
 )
 from assistant.llama import ggml
-from assistant.llama.context import Context, Span, Verdict
+from assistant.llama.context import Context, Verdict
 from assistant.llama.model import Model
 from assistant.llama.sampling import Sampler
-
-PREFILL_CHUNK = 32
-"""Most prompt tokens of a first step on a CPU. The abort flag ends a step early, so this does not
-bound the wait; it bounds what is evaluated in vain when that happens."""
-
-STEADY_CHUNK = 256
-"""The same once so many have been evaluated undisturbed: a step is never more than what came before
-it, and large ones are a fifth faster."""
-
-CARD_CHUNK = 256
-"""The same on cards, where a step is not ended early and a long one costs little more."""
 
 Say = Callable[[Delta | Done], None]
 Fail = Callable[[str, UnderkeelError], None]
@@ -69,6 +59,7 @@ class Runner:
         self.slots = Slots(context, partial=not facts.recurrent and whole_window)
         self.together = bool(spec.devices)
         self.drafter = Drafter(context, self.slots)
+        self._composer = Composer(context, self.slots, self.drafter, cards=bool(spec.devices))
         self._speaker = Speaker(model, context, self.slots, self.drafter, say)
         self._say, self._fail = say, fail
         self._jobs: dict[str, Job] = {}
@@ -154,7 +145,7 @@ class Runner:
             slot = self.slots[job.slot]
             job.text = [*slot.tokens, *job.todo]
             slot.busy, job.slot, job.todo = False, -1, []
-            job.singly = False
+            job.singly = job.apart = False
 
     def step(self) -> None:
         """One batch: end what is over, admit what fits, evaluate, sample."""
@@ -204,7 +195,7 @@ class Runner:
             self._end(job, StopReason.LENGTH)
 
     def _evaluate(self, running: list[Job], turn: Priority) -> None:
-        chosen = self._chosen(running)
+        chosen = self._composer.batch(running)
         self._stepping = turn
         if self._overtaken(chosen, turn):
             self._stepping = None
@@ -230,52 +221,12 @@ class Runner:
                 self._go_on(job, slot, row + sure - 1)
             row += len(span.tokens)
 
-    def _chosen(self, running: list[Job]) -> list[tuple[Job, Slot, Span]]:
-        """The next batch: who of these evaluates what in it."""
-        alone = len(running) == 1
-        drafts = {job.request.id: self.drafter.draft(job) if alone else NO_DRAFT for job in running}
-        wishes = [
-            placing.Wish(job.request.id, self._sure(job), len(drafts[job.request.id].tokens))
-            for job in running
-        ]
-        rows = min(self.context.n_batch, self._chunk(running))
-        chosen = []
-        for portion in placing.share_out(wishes, rows, self.context.n_outputs):
-            job = self._jobs[portion.id]
-            slot = self.slots[job.slot]
-            job.draft = drafts[portion.id].cut(portion.drafted)
-            tokens = [*job.todo[: portion.sure], *job.draft.tokens]
-            span = Span(slot.number, len(slot.tokens), tokens, portion.outputs)
-            chosen.append((job, slot, span))
-        return chosen
-
-    def _sure(self, job: Job) -> int:
-        """How many of its tokens the next batch may hold."""
-        if job.singly:
-            return 1
-        if self.slots.partial or job.generated or job.apart or not job.request.max_tokens:
-            return len(job.todo)
-        # What is added to a sequence here stays in it: the answer gets a copy of the prompt's.
-        if len(job.todo) > 1:
-            return len(job.todo) - 1
-        branch = self.slots.branch(self.slots[job.slot])
-        job.slot, job.apart = branch.number if branch else job.slot, True
-        return 1
-
-    def _chunk(self, running: list[Job]) -> int:
-        """The most tokens of the next batch."""
-        if self.spec.devices:
-            return CARD_CHUNK
-        if any(job.decoding for job in running):
-            return PREFILL_CHUNK  # whose next token should not wait for a long prompt
-        return max(PREFILL_CHUNK, min(STEADY_CHUNK, *(job.evaluated for job in running)))
-
-    def _overtaken(self, chosen: list[tuple[Job, Slot, Span]], turn: Priority) -> bool:
+    def _overtaken(self, chosen: list[Part], turn: Priority) -> bool:
         """Whether what the reader thread has taken in makes this batch needless."""
         knocked = self._knocked and turn is not Priority.INTERACTIVE
         return knocked or any(job.cancelled for job, _, _ in chosen)
 
-    def _undo(self, chosen: list[tuple[Job, Slot, Span]], verdict: Verdict) -> None:
+    def _undo(self, chosen: list[Part], verdict: Verdict) -> None:
         """Bring the cache back to what the slots say, and deal with the cause."""
         for job, slot, _ in chosen:
             held_tokens, held = [*slot.tokens], len(slot.tokens)
@@ -361,21 +312,6 @@ class Runner:
         )
 
     def info(self, load_ms: float) -> ModelInfo:
-        facts, context = self.model.facts, self.context
-        return ModelInfo(
-            name=facts.name,
-            path=self.spec.path,
-            architecture=facts.architecture,
-            n_vocab=facts.n_vocab,
-            n_ctx=context.n_cells,
-            n_ctx_train=facts.n_ctx_train,
-            n_params=facts.n_params,
-            size_bytes=facts.size_bytes,
-            n_seq_max=context.n_sequences,
-            add_bos=facts.add_bos,
-            bos=facts.bos,
-            chat_template=facts.chat_template,
-            reuse="partial" if self.slots.partial else "append",
-            load_ms=load_ms,
-            memory=context.memory,
+        return described(
+            self.model, self.context, self.spec.path, partial=self.slots.partial, load_ms=load_ms
         )

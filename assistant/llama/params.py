@@ -7,11 +7,10 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 from llama_cpp import llama_cpp
 
 from assistant.errors import LoadError
-from assistant.llama import ggml
+from assistant.llama import ggml, threads
 from assistant.llama.spec import LoadSpec, TensorOverride
 
 _MOST_OVERRIDES = 4096  # llama_max_tensor_buft_overrides() (src/llama.cpp)
@@ -75,8 +74,9 @@ def context_params(spec: LoadSpec) -> Any:
     struct.n_seq_max = spec.n_seq_max
     # llama.cpp reserves a row a sequence in any case, and aborts the process if it may not
     struct.n_outputs_max = spec.n_outputs_max and max(spec.n_outputs_max, spec.n_seq_max)
-    struct.n_threads = spec.n_threads or _physical_cores()
-    struct.n_threads_batch = spec.n_threads_batch or _physical_cores()
+    cpu = threads.processors()
+    struct.n_threads = threads.choose(spec.n_threads, cpu).count
+    struct.n_threads_batch = threads.choose(spec.n_threads_batch, cpu).count
     struct.type_k = ggml_type(spec.cache_type_k)
     struct.type_v = ggml_type(spec.cache_type_v)
     struct.flash_attn_type = (
@@ -113,11 +113,6 @@ def _types() -> dict[str, int]:
     name = ggml.function("ggml_type_name")
     numbers = range(llama_cpp.GGML_TYPE_COUNT)
     return {text.decode(): number for number in numbers if (text := name(number))}
-
-
-@functools.cache
-def _physical_cores() -> int:
-    return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
 
 
 def _devices(names: tuple[str, ...]) -> ctypes.Array[ctypes.c_void_p]:

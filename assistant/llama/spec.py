@@ -64,7 +64,7 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
         tensor_split: share of the layers for each device; empty lets llama.cpp decide.
         overrides: where expert groups stand; first match wins.
         cache_type_k, cache_type_v: ggml type names ("f16", "q8_0").
-        n_threads, n_threads_batch: 0 means the physical cores.
+        n_threads, n_threads_batch: 0 leaves them to `assistant.llama.threads`.
         n_outputs_max: 0 leaves llama.cpp's default (n_batch); otherwise at least n_seq_max.
         swa_full: full-length cache for sliding-window layers (needed to reuse a prefix there).
         scheme: of a checkpoint's weights: "nf4", or empty for as they are. Of a checkpoint the

@@ -15,6 +15,7 @@ from assistant.cli import build_app
 from assistant.doctor import Level, examine, hardware, software
 from assistant.doctor.findings import Finding
 from assistant.llama.spec import BackendDevice, DeviceKind
+from assistant.llama.threads import Processors
 from assistant.memory.devices import Card, HostMemory
 from assistant.service.manager import ServiceNow
 from assistant.service.units import Manager
@@ -52,6 +53,15 @@ def test_packages_that_are_missing_are_named() -> None:
     assert hardware.packages(["httpx>=0.28", "vllm; extra == 'team'"]).level is Level.WELL
     found = hardware.packages(["httpx>=0.28", "no-such-package-at-all>=1"])
     assert found.level is Level.WRONG and "no-such-package-at-all" in found.says
+
+
+def test_more_threads_than_can_run_are_found_out() -> None:
+    machine = Processors(cores=8, logical=16, allowed=16, quota=2.0)
+    fitting = hardware.computing(0, machine)
+    assert fitting.level is Level.WELL and "2 threads" in fitting.says
+    assert hardware.computing(2, machine).level is Level.WELL
+    found = hardware.computing(8, machine)
+    assert found.level is Level.WRONG and "model.n_threads" in found.mend
 
 
 def test_a_card_that_the_build_can_use_and_one_that_it_cannot() -> None:

@@ -17,9 +17,9 @@ from msgspec.structs import replace
 from running import Bench, running
 
 from assistant.engine import drafting, speculation
+from assistant.engine.batches import PREFILL_CHUNK
 from assistant.engine.job import Job
 from assistant.engine.local import LlamaEngine
-from assistant.engine.runner import PREFILL_CHUNK
 from assistant.engine.types import (
     Delta,
     GenerateRequest,
