@@ -24,6 +24,7 @@ and what it costs:
   layout. What would be shifted has then seen another text before it: its cells are not what
   evaluation would give, only their positions. Shifting is exact for a window whose start is dropped
   with everything that depends on it, never for text behind an edit.
+{measured}
 - Recurrent and hybrid models, MLA with absorbed positions and quantised keys either refuse it or
   round the keys once more with every move.
 
@@ -32,10 +33,41 @@ to evaluate a keystroke with that.
 """
 
 
+MEASURED = """\
+- Measured at {places} places (`make bench-shifting`): with {lines} lines deleted right below the
+  cursor, shifting spares {saved:.0f} tokens of {prompt}. The model then says the same line at
+  {same} of {places} places, and finds what stands there less likely by {lost:.2f} nats on average,
+  by more than one at {worse} places (more likely by that at {better}). With lines deleted above the
+  cursor it spares {above_saved:.0f} tokens, and {above_same} of {places} lines are the same. All
+  figures: `shifting.json`.
+"""
+
+
+def measured() -> str:
+    """What shifted cells do to answers, in words, by what `shifting.py` has kept."""
+    shifting = json.loads(RESULT.with_name("shifting.json").read_text(encoding="utf-8"))
+    below, above = shifting["suffix"], shifting["prefix"]
+    return MEASURED.format(
+        places=below["places"],
+        lines=shifting["settings"]["deleted_lines"],
+        saved=below["saved_tokens_mean"],
+        prompt=shifting["settings"]["prompt_tokens"],
+        same=below["same_greedy_line"],
+        lost=below["lost_logprob_mean"],
+        worse=below["worse_by_a_nat"],
+        better=below["better_by_a_nat"],
+        above_saved=above["saved_tokens_mean"],
+        above_same=above["same_greedy_line"],
+    ).rstrip()
+
+
 def table(report: dict[str, Any]) -> str:
     """All tables, and what follows from them."""
     cost = report["cost"]
-    head = f"{report['date']}, {report['machine']}, commit {report['commit']}"
+    machine = report["machine"]
+    if isinstance(machine, dict):
+        machine = f"{machine['cpu']}, {machine['cores']} cores"
+    head = f"{report['date']}, {machine}, commit {report['commit']}"
     lines = ["# FIM layouts", "", head, "", "## Quality", ""]
     lines += ["| model | kind of cursor | layout | places | exact | similar | empty |"]
     lines += ["|---|---|---|---|---|---|---|"]
@@ -52,7 +84,7 @@ def table(report: dict[str, Any]) -> str:
         for slots, counts in by_slots.items():
             values = " | ".join(f"{counts[event]:g}" for event in events)
             lines.append(f"| {layout} | {slots.split()[0]} | {values} |")
-    return "\n".join([*lines, "", SHIFT])
+    return "\n".join([*lines, "", SHIFT.format(measured=measured())])
 
 
 if __name__ == "__main__":

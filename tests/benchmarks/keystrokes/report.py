@@ -67,9 +67,17 @@ def summary(outcomes: list[Outcome]) -> dict[str, Any]:
 
 
 def keep(report: dict[str, Any]) -> None:
-    """Write the report to results/typing.json, and its table to results/typing.md."""
+    """Write the report to results/typing.json, and its table to results/typing.md.
+
+    A side that did not run keeps what was kept of it, if that was of the same settings.
+    """
+    path = RESULTS / "typing.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if kept.get("settings") == report["settings"]:
+        for part in ("runs", "summary", "places"):
+            report[part] = kept[part] | report[part]
     text = json.dumps(report, indent=1)
-    (RESULTS / "typing.json").write_text(text + "\n", encoding="utf-8")
+    path.write_text(text + "\n", encoding="utf-8")
     (RESULTS / "typing.md").write_text(table(report), encoding="utf-8")
 
 
@@ -79,14 +87,27 @@ def table(report: dict[str, Any]) -> str:
     names = sorted(sides, reverse=True)
     places = {sides[name]["places"] for name in names}
     how = (
-        f"{report['date']}, {machine['cores']} cores ({machine['cpu']}), load average"
-        f" {machine['load_average_before']:.1f} before the run; {settings['model']},"
+        f"{machine['cores']} cores ({machine['cpu']}); {settings['model']},"
         f" {settings['threads']} threads, {settings['n_ctx']} cells; {max(places)} places in"
-        f" {', '.join(settings['files'])}. Both sides typed the same keys in turns, in one run. A"
-        f" place without a suggestion counts as {GIVE_UP_S:.0f} s of waiting."
+        f" {', '.join(settings['files'])}. Both sides typed the same keys. A place without a"
+        f" suggestion counts as {GIVE_UP_S:.0f} s of waiting. {_when(report['runs'])}"
     )
     lines = ["# Typing, side by side", "", how, ""]
     lines += [f"| measure | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
     for key, label in ROWS.items():
         lines.append(f"| {label} | {' | '.join(str(sides[name][key]) for name in names)} |")
     return "\n".join(lines) + "\n"
+
+
+def _when(runs: dict[str, Any]) -> str:
+    """Which side typed when, beside how much other work, and whether in turns with the other."""
+    dates = {run["date"] for run in runs.values()}
+    if len(dates) == 1 and all(run["in_turns"] for run in runs.values()):
+        load = next(iter(runs.values()))["load_average_before"]
+        return f"In turns, in one run: {dates.pop()}, load average {load} before it."
+    parts = [
+        f"{name} {'in turns with the other' if run['in_turns'] else 'alone'}, {run['date']}, load"
+        f" average {run['load_average_before']} before it"
+        for name, run in sorted(runs.items(), reverse=True)
+    ]
+    return f"The sides were not run together: {'; '.join(parts)}."

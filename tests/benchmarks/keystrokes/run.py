@@ -184,7 +184,8 @@ async def peer_side(model: Path, threads: int, seed: int) -> AsyncIterator[PeerS
         await editor.close()
 
 
-async def run(count: int, threads: int, seed: int) -> dict[str, Any]:
+async def run(count: int, threads: int, seed: int, *, alone: bool) -> dict[str, Any]:
+    """Type at all places, by turns on both sides, or on our side alone."""
     load_before = os.getloadavg()[0]
     model = paths.models_dir() / MODEL
     rng = random.Random(seed)
@@ -195,10 +196,14 @@ async def run(count: int, threads: int, seed: int) -> dict[str, Any]:
         sources.append(Path(spec.origin))
     root = sources[0].parent
     results: dict[str, list[Outcome]] = {}
-    async with our_side(model, root, threads) as ours, peer_side(model, threads, seed) as peer:
+    async with contextlib.AsyncExitStack() as stack:
+        editors: list[Any] = [await stack.enter_async_context(our_side(model, root, threads))]
+        if not alone:
+            peer = peer_side(model, threads, seed)
+            editors.append(await stack.enter_async_context(peer))
         for path in sources:
             lines = path.read_text(encoding="utf-8").split("\n")
-            sides = [(side, Buffer(path, list(lines))) for side in (ours, peer)]
+            sides = [(side, Buffer(path, list(lines))) for side in editors]
             for side, buffer in sides:
                 await side.editor.open(buffer)
             for number, place in enumerate(places(path, count // len(FILES), rng)):
@@ -218,11 +223,17 @@ async def run(count: int, threads: int, seed: int) -> dict[str, Any]:
             "peer_flags": llama_server.FLAGS,
             "give_up_s": GIVE_UP_S,
         },
-        "date": datetime.now(UTC).date().isoformat(),
         "machine": {
             "cpu": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
-            "load_average_before": load_before,
+        },
+        "runs": {
+            name: {
+                "date": datetime.now(UTC).isoformat(timespec="minutes"),
+                "load_average_before": round(load_before, 1),
+                "in_turns": not alone,
+            }
+            for name in results
         },
         "summary": {name: summary(outcomes) for name, outcomes in results.items()},
         "places": {name: [asdict(o) for o in outcomes] for name, outcomes in results.items()},
@@ -234,10 +245,15 @@ def main() -> None:
     parser.add_argument("--places", type=int, default=24)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--alone", action="store_true", help="our side only")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--save", action="store_true", help="keep the result in results/")
+    parser.add_argument(
+        "--save",
+        action="store_true",
+        help="keep the result in results/; of a side that did not run, what is there stays",
+    )
     options = parser.parse_args()
-    report = asyncio.run(run(options.places, options.threads, options.seed))
+    report = asyncio.run(run(options.places, options.threads, options.seed, alone=options.alone))
     text = json.dumps(report, indent=1)
     if options.out:
         options.out.write_text(text + "\n", encoding="utf-8")
