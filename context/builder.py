@@ -12,12 +12,12 @@ from context.far import far_prefix, later_outline
 from context.head import Asked, Head, Reason
 from context.language import Language, language_for
 from context.layout import repo_section_overhead
-from context.names import near_names
+from context.names import near_names, shingles
 from context.outline import Outline
 from context.pack import Rooms, Shares, repo_sections, rooms, worth_showing
 from context.pick import candidates
 from context.place import Place, unused_imports
-from context.rank import Candidate, Relation
+from context.rank import UNUSED_NEED, Candidate, Relation
 from context.recent import Region
 from context.secrecy import masked
 from context.store import Store
@@ -29,6 +29,7 @@ _MIN_LATER_TOKENS = 48
 _BEFORE_CHARS, _AFTER_CHARS = 2400, 800  # what counts as near the cursor when picking
 _PRESENT_CHARS = 4000
 _HEADER_CHARS = 600
+_CHARS_A_TOKEN = 3  # at least, of source code
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,11 @@ class Builder:
         weights = near_names(
             text[max(0, cursor - _BEFORE_CHARS) : cursor], text[cursor : cursor + _AFTER_CHARS]
         )
-        found = self._found(document, cursor, recent) if Part.REPO in order else []
+        if document.source is not None:
+            for name in unused_imports(text, document.source.outline):
+                weights[name] = max(weights.get(name, 0.0), UNUSED_NEED)
+        sure = (near.start, cursor + int(room_tokens * self.shares.suffix) * _CHARS_A_TOKEN)
+        found = self._found(document, cursor, recent, sure) if Part.REPO in order else []
         each = repo_section_overhead(self.layout, kind)
         shared = rooms(
             room_tokens,
@@ -77,6 +82,7 @@ class Builder:
             encoder=self.encoder,
             weights=weights,
         )
+        found = [one for one in found if not _within(document, one, far.text)]
         repo, repo_cut = repo_sections(
             found,
             shared.repo + shared.far - far.tokens,
@@ -122,8 +128,15 @@ class Builder:
         """What the imports near `cursor` ask for now; costs look-ups in the index."""
         return _imported(self._found(document, cursor, ()))
 
-    def _found(self, document: Document, cursor: int, recent: Sequence[Region]) -> list[Candidate]:
-        return worth_showing(candidates(self.store, self._place(document, cursor), recent))
+    def _found(
+        self,
+        document: Document,
+        cursor: int,
+        recent: Sequence[Region],
+        shown: tuple[int, int] | None = None,
+    ) -> list[Candidate]:
+        place = self._place(document, cursor, shown)
+        return worth_showing(candidates(self.store, place, recent))
 
     def _later(  # noqa: PLR0917 - a private step of `build`
         self,
@@ -140,10 +153,10 @@ class Builder:
         Where all that is left of the file fits as it is, that is better than an outline.
         """
         source, text = document.source, document.text
-        spare = shared.suffix - shared.suffix_over_jump - each
+        spare = shared.suffix - shared.suffix_at_least - each
         if source is None or Part.REPO not in order or suffix_stop >= len(text):
             return None
-        own = suffix_window(text, cursor, self.encoder, shared.suffix_over_jump)
+        own = suffix_window(text, cursor, self.encoder, shared.suffix_at_least)
         header = _header(self.layout, document, " (later)")
         room = spare - self.encoder.text_count(header)
         if room < _MIN_LATER_TOKENS:
@@ -179,7 +192,9 @@ class Builder:
             return room_tokens
         return self.encoder.text_count(text[:stop])
 
-    def _place(self, document: Document, cursor: int) -> Place:
+    def _place(
+        self, document: Document, cursor: int, shown: tuple[int, int] | None = None
+    ) -> Place:
         text = document.text
         source = document.source
         outline = source.outline if source is not None else Outline()
@@ -195,6 +210,8 @@ class Builder:
             header=header,
             present=text[max(0, cursor - _PRESENT_CHARS) : cursor + _AFTER_CHARS],
             unused=unused_imports(text, outline),
+            text=text if shown is not None else "",
+            shown=shown or (0, 0),
         )
 
 
@@ -202,6 +219,12 @@ def _header(layout: FimLayout, document: Document, remark: str) -> str:
     comment = document.language.line_comment if document.language is not None else "#"
     path = f"{document.path}{remark}\n"
     return path if Part.FILE_TOKEN in layout.tokens else f"{comment} {path}"
+
+
+def _within(document: Document, one: Candidate, far: str) -> bool:
+    """Whether a piece of this very file is in the far prefix anyway."""
+    own = (one.root, one.path) == (document.root, document.path)
+    return own and shingles(one.text) <= shingles(far)
 
 
 def _imported(found: Sequence[Candidate]) -> frozenset[Asked]:

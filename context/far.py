@@ -60,13 +60,13 @@ def far_prefix(
 
     Args:
         source: the text parsed; None leaves only whole lines right before `stop`.
-        weights: names used near the cursor: their definitions are worth more.
+        weights: names used near the cursor, or expected there: their definitions are worth more.
         depth: how far what stays is trimmed.
     """
     if room_tokens <= 0 or stop <= 0:
         return Far("", 0, text.count("\n", 0, stop))
     if stop <= room_tokens * _MAX_CHARS_A_TOKEN:
-        whole = _lightened(text, source, stop)
+        whole = _lightened(text, source, stop, weights)
         tokens = encoder.text_count(whole)
         if tokens <= room_tokens:
             return Far(whole, tokens, text.count("\n", 0, stop) - whole.count("\n"))
@@ -85,12 +85,13 @@ def far_prefix(
     return Far(shown, tokens, max(0, text.count("\n", 0, stop) - shown.count("\n")))
 
 
-def _lightened(text: str, source: Source | None, stop: int) -> str:
+def _lightened(text: str, source: Source | None, stop: int, weights: Mapping[str, float]) -> str:
     """All of `text[:stop]` but for boilerplate, which is not worth its evaluation even so."""
     if source is None:
         return text[:stop]
     shielded = (line_start(text, max(0, stop - _SHIELDED_CHARS)), len(text))
-    return apply(text, cuts(source, Depth.LIGHT, protect=shielded), 0, stop)
+    made = cuts(source, Depth.LIGHT, expected=weights, protect=shielded)
+    return apply(text, made, 0, stop)
 
 
 def _verbatim(text: str, stop: int, room_tokens: int, encoder: Encoder) -> tuple[int, int]:
@@ -142,7 +143,7 @@ def _segments(
     depth: Depth,
 ) -> list[_Segment]:
     """The file between two line starts as functions and what lies between them."""
-    made = cuts(source, depth)
+    made = cuts(source, depth, expected=weights)
     bodies = cuts(source, Depth.BODIES)
     around = source.outline.enclosing(cursor)
     found: list[_Segment] = []

@@ -32,13 +32,15 @@ class Shares:
         near_over_jump: what it has while an old head is kept over a jump; small, so that most of
             the prompt is what was evaluated before.
         suffix: text after the cursor, unless more is left over.
+        suffix_over_jump: the same, while an old head is kept over a jump.
         repo: other files.
     """
 
     near: float = 0.33
     near_at_first: float = 0.24
     near_over_jump: float = 0.07
-    suffix: float = 0.08
+    suffix: float = 0.12
+    suffix_over_jump: float = 0.055
     repo: float = 0.3
 
 
@@ -52,6 +54,7 @@ class Rooms:
     near: int
     near_at_first: int
     near_over_jump: int
+    suffix_at_least: int
     suffix_over_jump: int
 
 
@@ -83,7 +86,8 @@ def rooms(
         near,
         near_at_first=int(room_tokens * shares.near_at_first),
         near_over_jump=int(room_tokens * shares.near_over_jump),
-        suffix_over_jump=suffix,
+        suffix_at_least=suffix,
+        suffix_over_jump=min(int(room_tokens * shares.suffix_over_jump), suffix),
     )
 
 

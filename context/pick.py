@@ -52,7 +52,9 @@ def _without_duplicates(found: list[Candidate], place: Place) -> list[Candidate]
     kept: list[tuple[Candidate, set[str]]] = []
     for one in found:
         lines = {line for line in shingles(one.text) if not _COMMENT_LINE.match(line)}
-        if len(lines - present) < (1 if one.relation is Relation.ECHO else fresh_lines(lines)):
+        own = (one.root, one.path) == (place.root, place.path)
+        needed = 1 if one.relation is Relation.ECHO else fresh_lines(lines)
+        if not own and len(lines - present) < needed:
             continue
         if any(_overlap(one, other) for other, _ in kept):
             continue

@@ -24,6 +24,8 @@ class Place:
         before, after: text near the cursor, a few dozen lines.
         header: first lines of the definitions around the cursor.
         present: all text that is in the prompt anyway, to drop duplicates of it.
+        text: the whole document; empty where it is not to be searched for code like that here.
+        shown: the characters of `text` that are in the prompt for sure.
         unused: names that are imported and used nowhere yet: they are likely to come next.
     """
 
@@ -36,6 +38,8 @@ class Place:
     header: str
     present: str
     unused: frozenset[str] = frozenset()
+    text: str = ""
+    shown: tuple[int, int] = (0, 0)
 
     @cached_property
     def weights(self) -> Weights:

@@ -1,17 +1,16 @@
-"""Chunks of other files that are like the code near the cursor.
+"""Code that is like the code near the cursor: in other files, and elsewhere in this one.
 
-BM25 finds them by the rarer names near the cursor. Where one has lines like those right before the
-cursor, what stands behind those lines there is what may come next here: an echo. Twins of a file
-(with and without `async`, say), siblings of a class and code that is copied and changed are full
-of them. An echo is shown from a little before the place at which it runs alongside.
+BM25 finds chunks of other files by the rarer names near the cursor. Where one has lines like those
+around the cursor, what stands there is what may come next here: an echo. Twins of a file (with and
+without `async`, say), siblings of a class and code that is copied and changed are full of them. An
+echo is shown from a little before the place at which it runs alongside.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from context.echo import Surroundings, line_words
 from context.names import query_terms
 from context.place import Place
 from context.rank import Candidate, Relation, score
@@ -21,23 +20,22 @@ from context.store import PassageRow, Store
 _MAX_SEARCH_TERMS = 14
 _MAX_SIMILAR = 8
 _COMMON_SHARE = 0.08  # a term in more of all chunks than this tells nothing
-_NEAR_LINES = 10
-_HALF_DISTANCE_LINES = 3
-_LIKE = 0.5  # words in common over all words, from which two lines are alike
 _MIN_ECHO = 0.3
 _MAX_ECHOES = 3
-_LINES_BEFORE, _LINES_AFTER = 4, 10
-_WORD = re.compile(r"\w+")
+_MAX_OWN_ECHOES = 1
+_OWN_LINES = 3000  # of this file, on either side of the cursor
+_LINES_BEFORE, _LINES_AFTER = 5, 9
 
 
 def similar(store: Store, place: Place) -> list[Candidate]:
     """Echoes and other similar chunks, as candidates."""
+    around = Surroundings.of(place.before, place.after)
+    own = _own_echoes(place, around)
     rows = _searched(store, place)
     if not rows:
-        return []
-    near = _Near.of(place.before)
+        return own
     echoes = sorted(
-        (echo for row in rows if (echo := _echo(store, place, near, row)) is not None),
+        (echo for row in rows if (echo := _echo(store, place, around, row)) is not None),
         key=lambda one: -one.score,
     )[:_MAX_ECHOES]
     top = rows[0].score
@@ -45,7 +43,34 @@ def similar(store: Store, place: Place) -> list[Candidate]:
         _candidate(place, row, Relation.SIMILAR, row.score / top, (row.start, row.stop), row.text)
         for row in rows[:_MAX_SIMILAR]
     ]
-    return echoes + plain
+    return own + echoes + plain
+
+
+def _own_echoes(place: Place, around: Surroundings) -> list[Candidate]:
+    """Echoes in the file itself, where it is not shown anyway."""
+    start, stop = place.shown
+    found: list[Candidate] = []
+    for text, offset in ((place.text[:start], 0), (place.text[stop:], stop)):
+        lines = text.split("\n")
+        first = max(0, len(lines) - _OWN_LINES) if not offset else 0
+        words = [line_words(line) for line in lines[first : first + _OWN_LINES]]
+        for twin in around.twins(words, _MAX_OWN_ECHOES):
+            if twin.share < _MIN_ECHO:
+                continue
+            begin, shown = _excerpt(lines, first + twin.row)
+            span = (offset + begin, offset + begin + len(shown))
+            worth = score(Relation.ECHO, twin.share, 1.0)
+            found.append(
+                Candidate(place.root, place.path, *span, shown.rstrip(), Relation.ECHO, worth)
+            )
+    return sorted(found, key=lambda one: -one.score)[:_MAX_OWN_ECHOES]
+
+
+def _excerpt(lines: Sequence[str], row: int) -> tuple[int, str]:
+    """Lines around a row, and where they begin."""
+    first = max(0, row - _LINES_BEFORE)
+    begin = sum(len(line) + 1 for line in lines[:first])
+    return begin, "\n".join(lines[first : row + _LINES_AFTER])
 
 
 def _searched(store: Store, place: Place) -> list[PassageRow]:
@@ -58,50 +83,19 @@ def _searched(store: Store, place: Place) -> list[PassageRow]:
     return [row for row in rows if (row.file.root, row.file.path) != (place.root, place.path)]
 
 
-@dataclass(frozen=True)
-class _Near:
-    """The last lines before the cursor as words, the last one first, and what each weighs."""
-
-    lines: tuple[frozenset[str], ...]
-
-    @classmethod
-    def of(cls, before: str) -> _Near:
-        lines = (_words(line) for line in reversed(before.split("\n")))
-        telling = [line for line in lines if len(line) > 1]
-        return cls(tuple(telling[:_NEAR_LINES]))
-
-    def alongside(self, lines: Sequence[frozenset[str]]) -> tuple[float, int]:
-        """How much of these lines `lines` have too, 0 to 1, and where the nearest of them is."""
-        found = total = 0.0
-        at = -1
-        for distance, own in enumerate(self.lines):
-            weight = 0.5 ** (distance / _HALF_DISTANCE_LINES)
-            total += weight
-            alike, where = max(
-                ((_alike(own, other), row) for row, other in enumerate(lines)), default=(0.0, -1)
-            )
-            if alike >= _LIKE:
-                found += weight * alike
-                at = where if at < 0 else at
-        return (found / total if total else 0.0), at
-
-
-def _echo(store: Store, place: Place, near: _Near, row: PassageRow) -> Candidate | None:
-    """What follows in a chunk, and right after it, the lines that are like those of the cursor."""
-    lines = row.text.split("\n")
-    share, at = near.alongside([_words(line) for line in lines])
-    if share < _MIN_ECHO:
-        return None
+def _echo(store: Store, place: Place, around: Surroundings, row: PassageRow) -> Candidate | None:
+    """What stands in a chunk, and right after it, where it runs alongside the cursor."""
+    text = row.text
     following = store.passage_after(row.file, row.stop)
-    text, start = row.text, row.start
     if following is not None:
         text += following.text
     lines = text.split("\n")
-    first = max(0, at - _LINES_BEFORE)
-    shown = "\n".join(lines[first : at + 1 + _LINES_AFTER])
-    start += sum(len(line) + 1 for line in lines[:first])
-    span = (start, start + len(shown))
-    return _candidate(place, row, Relation.ECHO, share, span, shown)
+    twins = around.twins([line_words(line) for line in lines], 1)
+    if not twins or twins[0].share < _MIN_ECHO:
+        return None
+    begin, shown = _excerpt(lines, twins[0].row)
+    span = (row.start + begin, row.start + begin + len(shown))
+    return _candidate(place, row, Relation.ECHO, twins[0].share, span, shown)
 
 
 def _candidate(  # noqa: PLR0917 - a private step of its callers
@@ -114,12 +108,3 @@ def _candidate(  # noqa: PLR0917 - a private step of its callers
 ) -> Candidate:
     worth = score(relation, need, closeness(place.path, row.file.path))
     return Candidate(row.file.root, row.file.path, *span, text.rstrip(), relation, worth)
-
-
-def _words(line: str) -> frozenset[str]:
-    return frozenset(_WORD.findall(line[:400]))
-
-
-def _alike(one: frozenset[str], other: frozenset[str]) -> float:
-    common = len(one & other)
-    return common / (len(one) + len(other) - common) if common else 0.0

@@ -74,6 +74,7 @@ def cuts(
     depth: Depth,
     *,
     used: Collection[str] | None = None,
+    expected: Collection[str] = (),
     keep: Callable[[int, int], bool] | None = None,
     protect: tuple[int, int] = (0, 0),
 ) -> list[Cut]:
@@ -81,6 +82,7 @@ def cuts(
 
     Args:
         used: names whose imports stay; None keeps those used anywhere in the text.
+        expected: names whose imports stay in any case, since they may be used soon.
         keep: tells of a body's start and stop whether it stays at depth BODIES.
         protect: characters that stay as they are, with everything that reaches into them.
     """
@@ -92,7 +94,7 @@ def cuts(
     if depth >= Depth.BODIES or is_generated(source.text):
         found += _bodies(source, keep)
     others = _settled(source, found, protect)
-    return _settled(source, [*others, *_imports(source, used, others)], protect)
+    return _settled(source, [*others, *_imports(source, used, expected, others)], protect)
 
 
 def _settled(source: Source, found: list[Cut], protect: tuple[int, int]) -> list[Cut]:
@@ -172,7 +174,12 @@ def _licence(source: Source) -> list[Cut]:
     return []
 
 
-def _imports(source: Source, used: Collection[str] | None, others: list[Cut]) -> list[Cut]:
+def _imports(
+    source: Source,
+    used: Collection[str] | None,
+    expected: Collection[str],
+    others: list[Cut],
+) -> list[Cut]:
     """Each run of statements that bring in only unused names becomes one marker line."""
     statements: dict[tuple[int, int], list[Import]] = {}
     for one in source.outline.imports:
@@ -182,7 +189,7 @@ def _imports(source: Source, used: Collection[str] | None, others: list[Cut]) ->
         used = used_names(apply(source.text, _disjoint([*others, *gone])))
     runs: list[tuple[int, int]] = []
     for (start, stop), imports in sorted(statements.items()):
-        if any(not one.local or one.local in used for one in imports):
+        if any(not one.local or one.local in used or one.local in expected for one in imports):
             continue
         rest = line_end(source.text, stop)
         if source.text[stop:rest].lstrip(" \t;").startswith(source.language.line_comment):

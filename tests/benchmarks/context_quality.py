@@ -28,9 +28,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from context_model import Model
+from context_model import Model, unpacked
 from context_places import SEED, MaskedLine, masked_lines
-from context_prompts import Built, Prompts, Setting
+from context_prompts import STORES, Built, Prompts, Setting
 
 import context
 from assistant import paths
@@ -61,10 +61,10 @@ def answers() -> dict[tuple[str, str], Row]:
 
 
 def asked(
-    count: int, settings: Sequence[Setting], prompts: Prompts
+    count: int, settings: Sequence[Setting], prompts: Prompts, only: set[str] | None = None
 ) -> Iterator[tuple[MaskedLine, Setting, Built]]:
     """Every question in the order in which they are asked: the first settings for all places."""
-    places = masked_lines(count)
+    places = [one for one in masked_lines(count) if only is None or one.key in only]
     for group in (settings[:3], settings[3:]):
         for place in places:
             for setting in group:
@@ -78,13 +78,19 @@ def run(
     *,
     minutes: float,
     threads: int,
+    shard: tuple[int, int] = (1, 1),
 ) -> bool:
-    """Ask what was not asked yet, for so long; True when nothing is left."""
+    """Ask what was not asked yet, for so long; True when nothing is left.
+
+    Args:
+        shard: (k, n) asks for every nth place only, from the kth: n processes share the work.
+    """
     words = vocabulary.load(paths.models_dir() / MODEL)
-    model = Model(paths.models_dir() / MODEL, words, threads)
+    model = Model(unpacked(paths.models_dir() / MODEL, STORES), words, threads)
     known = answers()
     end = time.monotonic() + minutes * 60
-    for place, setting, built in asked(count, settings, Prompts(words, shares)):
+    mine = {place.key for place in masked_lines(count)[shard[0] - 1 :: shard[1]]}
+    for place, setting, built in asked(count, settings, Prompts(words, shares), mine):
         key = (place.key, fingerprint(built.ids))
         if key in known:
             continue
@@ -142,7 +148,8 @@ def report(count: int, settings: Sequence[Setting], shares: context.Shares) -> d
     }
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, CPU only", "model": MODEL, "seed": SEED,
+        "machine": f"{platform.machine()}, CPU only", "model": f"{MODEL}, its weights as BF16",
+        "seed": SEED,
         "places": len(shared), "places_wanted": count,
         "answered": counts,
         "settings": table, "against_ours": against(found, sorted(shared)),
@@ -229,19 +236,22 @@ def markdown(made: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["run", "report"])
-    parser.add_argument("--count", type=int, default=312)
+    parser.add_argument("--count", type=int, default=304)
     parser.add_argument("--settings", default=",".join(SETTINGS))
     parser.add_argument("--minutes", type=float, default=math.inf, help="for how long to ask")
     parser.add_argument("--threads", type=int, default=2, help="1 where others compute too")
+    parser.add_argument("--shard", default="1/1", help="K/N: every Nth place from the Kth")
     parser.add_argument("--shares", default="{}", help="JSON of context.Shares, to try others")
     parser.add_argument("--keep", action="store_true", help="write the table to the results")
     options = parser.parse_args()
     shares = context.Shares(**json.loads(options.shares))
     settings = [Setting.parse(one) for one in options.settings.split(",")]
     if options.what == "run":
+        shard = tuple(map(int, options.shard.split("/")))
         done = run(
-            options.count, settings, shares, minutes=options.minutes, threads=options.threads
-        )
+            options.count, settings, shares, minutes=options.minutes, threads=options.threads,
+            shard=(shard[0], shard[1]),
+        )  # fmt: skip
         print("all is answered" if done else "some is left: run it again")
         return
     made = report(options.count, settings, shares)

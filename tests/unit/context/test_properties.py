@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import context
 from context.chunk import chunks
 from context.encoder import Encoder
-from context.language import languages
+from context.language import language_for, languages
 from context.source import read_file
 from context.text import byte_offset
 from context.trim import Depth, cuts, trim
@@ -36,13 +37,23 @@ def check(prompt, text, cursor, budget, answer=0):
     assert after.startswith(suffix) or "..." in suffix
 
 
+def by_language(sources):
+    found = defaultdict(list)
+    for path, text in sources:
+        language = language_for(path)
+        found[language.name if language is not None else "none"].append((path, text))
+    return found
+
+
 def test_random_places_cursors_and_budgets(real_sources, fast_counter, layout, control, tmp_path):
     """Cursors jump about under one budget for a while: so heads are built and kept, both."""
     rng = random.Random(7)
     workspace = context.Workspace([tmp_path], fast_counter, layout, control)
     done: Counter[str] = Counter()
+    turns = itertools.cycle(by_language(real_sources).values())
     while done.total() < TRIPLES:
-        path, text = rng.choice(real_sources)
+        # Files as they come, most of them Python; and one of each language in turn.
+        path, text = rng.choice(rng.choice((real_sources, next(turns))))
         document = workspace.open(tmp_path / path.lstrip("/").replace("/", "_"), text)
         text = document.text
         for _ in range(3):

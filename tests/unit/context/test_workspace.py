@@ -51,7 +51,8 @@ def test_sections_stand_in_the_layouts_order(workspace, tmp_path, counter):
     text = "from tides import height_at\n\n\n" + FILE + "def last(hour):\n    height_at("
     document = workspace.open(tmp_path / "main.py", text + "\n")
     prompt = workspace.prompt(document, len(text), 700)
-    assert parts(prompt) == [Part.REPO, Part.FAR_PREFIX, Part.SUFFIX, Part.PREFIX]
+    in_order = list(dict.fromkeys(parts(prompt)))
+    assert in_order == [Part.REPO, Part.FAR_PREFIX, Part.SUFFIX, Part.PREFIX]
     assert "def height_at(hour, mean=1.5):" in text_of(prompt, Part.REPO)
     assert "from tides import height_at" in text_of(prompt, Part.FAR_PREFIX)
     assert text_of(prompt, Part.PREFIX).endswith("    height_at(")
@@ -207,7 +208,7 @@ def test_a_model_of_another_kind_is_refused(workspace, counter, layout):
 def test_shares_flow_on():
     shares = Shares()
     full = rooms(1000, shares, repo_tokens=9999, far_tokens=9999, suffix_tokens=9999)
-    assert full.repo == 300 and full.suffix == 80
+    assert full.repo == 300 and full.suffix == 120
     assert full.repo + full.far + full.suffix + full.near <= 1000
     no_repo = rooms(1000, shares, repo_tokens=0, far_tokens=9999, suffix_tokens=9999)
     assert no_repo.far == full.far + full.repo
@@ -282,3 +283,31 @@ def test_open_and_close(workspace, tmp_path):
     workspace.close(document)
     workspace.close(document)
     assert workspace.open(path, "b = 1\n") is not document
+
+
+def test_code_like_that_here_is_shown_from_far_away_in_the_file(workspace, tmp_path):
+    """Neither the far prefix nor the suffix reaches there, but an echo does, from either side."""
+    twin = (
+        "def harbour_of(self, ship):\n    found = self.harbours.get(ship.number)\n"
+        "    if found is None:\n        raise UnknownShip(ship)\n    self.log_the_visit(ship)\n"
+    )
+    start = twin.replace("harbour", "channel").replace("    self.log_the_visit(ship)\n", "    ")
+    filler = "".join(
+        f"def filler_{i}(tide):\n    return tide * {i} + other_{i}\n\n\n" for i in range(99)
+    )
+    for text in (twin + "\n\n" + filler + start + "|\n", start + "|\n\n\n" + filler + twin):
+        before, _, after = text.partition("|")
+        document = workspace.open(tmp_path / "twins.py", before + after)
+        prompt = workspace.prompt(document, len(before), 500, rest=True)
+        shown = [one for one in prompt.sections if "self.log_the_visit" in one.text]
+        assert [one.path for one in shown] == ["twins.py"] and "goes on" in shown[0].reason
+
+
+def test_an_import_that_nothing_uses_yet_stays_in_sight(workspace, tmp_path):
+    filler = "".join(f"def filler_{i}(tide):\n    return tide * {i}\n\n\n" for i in range(99))
+    imports = "".join(f"from lib_{i} import name_{i}\n" for i in range(30))
+    uses = "".join(f"print(name_{i})\n" for i in range(30))
+    text = imports + "from collections import deque\n\n" + uses + filler + "queue = "
+    document = workspace.open(tmp_path / "imports.py", text + "\n")
+    prompt = workspace.prompt(document, len(text), 400, rest=True)
+    assert "import deque" in text_of(prompt, Part.FAR_PREFIX)
