@@ -121,7 +121,7 @@ class Workspace:
 
     def visited(self, document: Document, start_byte: int, stop_byte: int) -> None:
         """Note a region that was edited or read: it may be of use elsewhere. Whole lines count."""
-        if self._hidden(document):
+        if self.hidden(document):
             return
         if document.root and not self.index.allows(document.root, document.path):
             return  # what .gitignore keeps out of the index must not come in by this door
@@ -156,7 +156,7 @@ class Workspace:
         text = document.text
         cursor = char_offset(text, cursor_byte)
         kind = cursor_kind(text, cursor)
-        if hidden := self._hidden(document):
+        if hidden := self.hidden(document):
             return Prompt((), (), self._layout, kind, budget_tokens, (hidden,))
         room = room_for(self._layout, kind, budget_tokens, max_answer_tokens)
         if room <= 0:
@@ -190,7 +190,7 @@ class Workspace:
         diagnostic: str = "",
     ) -> Explanation:
         """What a model should see to explain a selection: see `context.explain`."""
-        if hidden := self._hidden(document):
+        if hidden := self.hidden(document):
             return Explanation((), budget_tokens, cut=(hidden,))
         return explain(
             self.index.store,
@@ -203,11 +203,11 @@ class Workspace:
 
     def overview(self, document: Document, budget_tokens: int) -> Explanation:
         """What a model should see to explain a whole file: see `context.explain.overview`."""
-        if hidden := self._hidden(document):
+        if hidden := self.hidden(document):
             return Explanation((), budget_tokens, cut=(hidden,))
         return overview(document, self._encoder, budget_tokens)
 
-    def _hidden(self, document: Document) -> str:
+    def hidden(self, document: Document) -> str:
         """Why nothing of a document may be shown to a model; empty where it may."""
         if is_secret(document.path):
             return "this file may hold secrets"

@@ -71,8 +71,14 @@ def show(
         store=index_path(folder),
         excludes=chosen.completion.excludes,
     )
-    report = _refresh(workspace, quiet=as_json)
     document = workspace.open(path, text)
+    if reason := workspace.hidden(document):
+        raise RequestError(
+            f"a model sees nothing of it: {reason}",
+            subject=str(path),
+            advice="Name another, or change completion.excludes in the settings",
+        )
+    report = _refresh(workspace, quiet=as_json)
     at = len(text[:cursor].encode("utf-8", "replace"))
     prompt = workspace.prompt(document, at, budget or chosen.completion.budget_tokens, rest=True)
     workspace.index.close()

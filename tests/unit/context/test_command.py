@@ -8,8 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from assistant.cli import build_app
-from assistant.cli.context import read_cursor, workspace_root
+from assistant.cli.context import index_path, read_cursor, workspace_root
 from assistant.errors import RequestError
+from context.store import Store
 
 
 @pytest.fixture
@@ -61,3 +62,16 @@ def test_a_place_without_column_is_the_end_of_the_line(project, monkeypatch):
     assert text[:cursor].endswith("height_at(hour)")
     assert read_cursor("main.py:5:1000")[2] == cursor
     assert workspace_root(path) == project
+
+
+@pytest.mark.parametrize("name", [".env", "mine/notes.py"])
+def test_a_file_that_no_model_may_see_is_refused_before_anything_is_read(
+    project, dense_model, home, name
+):
+    (home / "config.toml").write_text('[completion]\nexcludes = ["mine/"]\n')
+    (project / name).parent.mkdir(exist_ok=True)
+    (project / name).write_text("KEY = 1\n")
+    result = run(f"{project / name}:1", "--model", str(dense_model))
+    assert isinstance(result.exception, RequestError)
+    assert "a model sees nothing of it" in str(result.exception)
+    assert not index_path(project).exists() or not Store(index_path(project)).count()[0]
