@@ -127,12 +127,18 @@ class _Process:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(min(_CHECK_S, self._hang_s / 4))
-            limit = self._hang_s * (_LOAD_PATIENCE if self.loading else 1.0)
             if not self.waiting:
                 self.heard_s = loop.time()
-            elif loop.time() - self.heard_s > limit:
-                self.killed_for = f"it said nothing for {limit:.0f} s and was ended"
-                self.stopped = _is_stopped(self.process.pid)
+                continue
+            silent_s = loop.time() - self.heard_s
+            if silent_s <= self._hang_s:
+                continue
+            # A slow disk explains a long load, but not one that somebody has stopped.
+            stopped = _is_stopped(self.process.pid)
+            patient = self.loading and not stopped
+            if silent_s > self._hang_s * (_LOAD_PATIENCE if patient else 1.0):
+                self.stopped = stopped
+                self.killed_for = f"it said nothing for {silent_s:.0f} s and was ended"
                 self.process.kill()
                 return
 

@@ -221,3 +221,21 @@ def test_a_worker_that_hangs_is_ended_and_the_next_request_is_served(tiny_moe: P
         await engine.close()
 
     asyncio.run(main())
+
+
+def test_one_that_is_stopped_while_it_loads_is_not_waited_for_like_a_slow_disk(
+    tiny_moe: Path,
+) -> None:
+    async def main() -> None:
+        engine = LlamaEngine(hang_s=2.0)
+        loading = asyncio.create_task(engine.load(LoadSpec(path=str(tiny_moe), n_threads=1)))
+        async with asyncio.timeout(15):
+            while engine.pid is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            os.kill(engine.pid, signal.SIGSTOP)
+            with pytest.raises(WorkerDiedError) as death:
+                await loading
+        assert death.value.stopped
+        await engine.close()
+
+    asyncio.run(main())

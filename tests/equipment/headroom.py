@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from simulated import Card, Compute, Foreign, Stage
-from stage import CARD, CARD_BYTES, DESKTOP_BYTES, ROOT, UNIT, Act, serves_all, staged, until
+from stage import CARD, CARD_BYTES, DESKTOP_BYTES, ROOT, UNIT, Act, Look, serves_all, staged, until
 from stage import Stage as Theatre
 from typist import Reader, Tally, at_work, editors
+
+from assistant.memory.ladder import DROP, TRIM
 
 GIB = 1 << 30
 MOST_OVER_S = 2.0
@@ -25,6 +28,7 @@ MOST_OVER_S = 2.0
 
 _TRUTH_STEP_S = 0.05
 _CARD = Card(CARD, CARD_BYTES, others_bytes=DESKTOP_BYTES)
+_SECOND = "SIM1"
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,10 @@ class Scenario:
         name: for files and tests.
         says: what happens, for a person.
         acts: the script; the last one ends it.
-        card: the card when the curtain rises.
+        cards: the cards when the curtain rises, `CARD` first.
         most_moves: more moves on the ladder than this would be restless.
         moves: whether the ladder has to be used at all.
+        costless: only rungs that make nothing anew may be used, and one has to be.
         deaths: whether a worker is bound to die.
         errors: codes that a reader may be told while nothing can be served at all.
         speed: how much faster than life the ways back up are.
@@ -47,9 +52,10 @@ class Scenario:
     name: str
     says: str
     acts: Sequence[Act]
-    card: Card = _CARD
+    cards: Sequence[Card] = (_CARD,)
     most_moves: int = 4
     moves: bool = True
+    costless: bool = False
     deaths: bool = False
     errors: frozenset[str] = frozenset()
     speed: float = 10.0
@@ -76,7 +82,9 @@ def scenarios(stretch: float = 1.0, hits: int = 8) -> list[Scenario]:
         *_refused_loads(stretch),
         *_refused_computations(stretch),
         _host(stretch),
-        _hits(hits),
+        _two_cards(stretch),
+        _cells(stretch),
+        _hits(hits, stretch),
     ]
 
 
@@ -145,7 +153,7 @@ def _overstated(stretch: float) -> Scenario:
         Act(5 + 2 * stretch),
     ]
     says = "The driver reports 5 GiB as free that are not, from before the load."
-    return Scenario("overstated", says, acts, card=card, moves=False, deaths=True, speed=20)
+    return Scenario("overstated", says, acts, cards=(card,), moves=False, deaths=True, speed=20)
 
 
 def _refused_loads(stretch: float) -> list[Scenario]:
@@ -163,7 +171,7 @@ def _refused_loads(stretch: float) -> list[Scenario]:
             Act(2 * stretch, "nothing is refused any more", card={"refuse": Stage.NONE}),
             Act(1 + 2 * stretch),
         ]
-        found.append(Scenario(name, says, acts, card=card, moves=False, speed=30))
+        found.append(Scenario(name, says, acts, cards=(card,), moves=False, speed=30))
     return found
 
 
@@ -213,17 +221,60 @@ def _host(stretch: float) -> Scenario:
     )
 
 
-def _hits(count: int) -> Scenario:
-    """Mostly killed, sometimes stopped so that it hangs until the watchdog ends it."""
+def _two_cards(stretch: float) -> Scenario:
+    """The model stands on both; what happens to the second must not cost the first."""
+    cards = tuple(Card(name, 6 * UNIT, others_bytes=DESKTOP_BYTES // 2) for name in (CARD, _SECOND))
+
+    def second(**changes: Any) -> dict[str, dict[str, Any]]:
+        return {_SECOND: changes}
+
+    acts = [
+        Act(1.5, "a game takes 3 GiB of the second", cards=second(others_bytes=3 * UNIT)),
+        Act(1.5 + 3 * stretch, "it leaves", cards=second(others_bytes=DESKTOP_BYTES // 2)),
+        Act(2.5 + 6 * stretch, "the second is lost", cards=second(lost=True)),
+        Act(2.5 + 9 * stretch, "it returns", cards=second(lost=False)),
+        Act(3.5 + 9 * stretch),
+    ]
+    says = "Of two cards that share the model one is filled and given back, then lost and returns."
+    return Scenario("two_cards", says, acts, cards=cards, deaths=True, most_moves=6)
+
+
+def _cells(stretch: float) -> Scenario:
+    acts = [Act(8 * stretch, "they have done enough")]
+    return Scenario(
+        "cells",
+        "Several people share a small cache: its cells run short, the card's memory does not.",
+        acts,
+        moves=False,
+        costless=True,
+        most_moves=0,
+        tables={"model": {"n_ctx": 1024}},
+    )
+
+
+_HANG_S = 6.0
+_HITS = {"killed": 0.85, "stopped": 0.1, "hangs in the driver": 0.05}
+
+
+def _hits(count: int, stretch: float) -> Scenario:
+    """Mostly killed, sometimes stopped, and sometimes it hangs in a driver that comes to itself
+    only once the watchdog has ended the worker."""
     dice = random.Random(9)
     at_s, acts = 1.0, []
-    for number in range(count):
-        hang = number % 8 == 5
-        send = signal.SIGSTOP if hang else signal.SIGKILL
+    for _ in range(count):
+        how = dice.choices([*_HITS], [*_HITS.values()])[0]
         # Most hit it at work, some while it loads.
         ready = dice.random() < 0.8
-        acts.append(Act(at_s, "hangs" if hang else "killed", send=send, once_ready=ready))
-        at_s += dice.uniform(0.2, 2.0)
+        if how == "hangs in the driver":
+            acts.append(Act(at_s, how, card={"compute": Compute.HANG}, once_ready=True))
+            at_s += _HANG_S + 3.0
+            acts.append(Act(at_s, card={"compute": Compute.OK}))
+        else:
+            send = signal.SIGKILL if how == "killed" else signal.SIGSTOP
+            acts.append(Act(at_s, how, send=send, once_ready=ready))
+            if how == "stopped":
+                at_s += _HANG_S + 1.5  # until the watchdog ends it; another hit would come first
+        at_s += dice.uniform(0.2, 2.0) * stretch
     acts.append(Act(at_s + 1))
     return Scenario(
         "hits",
@@ -232,9 +283,7 @@ def _hits(count: int) -> Scenario:
         deaths=True,
         moves=False,
         most_moves=2 * count,
-        # One that was twice beside a hang cannot be told from one that causes it.
-        errors=frozenset({"worker_died"}),
-        tables={"engine": {"hang_s": 6.0}},
+        tables={"engine": {"hang_s": _HANG_S}},
     )
 
 
@@ -243,7 +292,7 @@ async def play(
 ) -> Outcome:
     """Play it with people at work throughout, and wait until all is as before."""
     async with staged(
-        home, folder, model, speed=scenario.speed, card=scenario.card, tables=scenario.tables
+        home, folder, model, speed=scenario.speed, cards=scenario.cards, tables=scenario.tables
     ) as (stage, client):
         pid = (await client.status()).pid
         async with editors(n_editors, root=str(ROOT), seed=7) as typists:
@@ -267,7 +316,7 @@ async def play(
             *([] if status.pid == pid else ["another daemon"]),
             *([] if over_s <= MOST_OVER_S else [f"over the card's memory for {over_s:.2f} s"]),
             *(f"a prompt of {n} over the budget of {most}" for n, most in admitted if n > most),
-            *_of_the_ladder(scenario, looks[-1].data),
+            *_of_the_ladder(scenario, looks),
         ]
         figures = {
             "scenario": scenario.name,
@@ -280,7 +329,9 @@ async def play(
             "over_the_card_s": round(over_s, 2),
             "deepest_rung": max(looks, key=lambda look: look.index).rung,
             "moves": looks[-1].moves,
+            "acts": dict(Counter(says for _, says in stage.marks)),
             "deaths": looks[-1].deaths,
+            "causes": stage.causes(),
             "refusals": looks[-1].refusals,
             "restored_after_s": round(restored_s - stage.marks[-1][0], 1),
             "speed": scenario.speed,
@@ -290,11 +341,12 @@ async def play(
 
 
 def over(stage: Theatre) -> float:
-    """The longest time, in seconds, that more was held of the card than it has."""
+    """The longest time, in seconds, that more was held of a card than it has."""
     longest = run = 0
-    for _, others, ours in stage.truth:
-        run = run + 1 if others + ours > CARD_BYTES else 0
-        longest = max(longest, run)
+    for card in stage.machine.cards:
+        for _, others, ours in stage.truths[card.name]:
+            run = run + 1 if others + ours > card.total_bytes else 0
+            longest = max(longest, run)
     return longest * _TRUTH_STEP_S
 
 
@@ -314,8 +366,11 @@ def _of_people(scenario: Scenario, editing: Sequence[Tally], reading: Tally) -> 
     return broken
 
 
-def _of_the_ladder(scenario: Scenario, last: Mapping[str, Any]) -> list[str]:
-    broken = []
+def _of_the_ladder(scenario: Scenario, looks: Sequence[Look]) -> list[str]:
+    broken, last = [], looks[-1].data
+    stood = {look.rung for look in looks if look.rung}
+    if scenario.costless and (stood - {"plan"} != stood & {TRIM, DROP} or stood == {"plan"}):
+        broken.append(f"it stood on {sorted(stood)}")
     if last["moves"] > scenario.most_moves:
         broken.append(f"{last['moves']} moves, where {scenario.most_moves} suffice")
     if scenario.moves and not last["moves"]:

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ MARGIN_MIB = 4
 DESKTOP_BYTES = UNIT // 4  # what a desktop holds of a card all the time
 
 _LAST_BYTES = 4096  # of the record: a line and more
+_DIED = re.compile(r"the engine died \(\d+ so far, cause=(\w+)\)")
 _ADMITTED = re.compile(r"admitted id=\S+ prompt=(\d+) budget=(\d+) level=(\d+)")
 
 
@@ -48,8 +50,8 @@ class Act:
     Attributes:
         at_s: seconds after the curtain.
         says: for the chart; empty for what needs no mark there.
-        card: fields of the card to change (`simulated.Card`).
-        send: a signal for the worker.
+        card: fields of the card to change (`simulated.Card`); `cards`: the same of others, by name.
+        send: a signal for the worker; where there is none yet, it waits for one.
         processes: other programs as NVML lists them from now on.
         host_bytes: what is available of the host's memory from now on.
         once_ready: wait besides until the service is ready.
@@ -58,6 +60,7 @@ class Act:
     at_s: float
     says: str = ""
     card: Mapping[str, Any] = field(default_factory=dict)
+    cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     send: signal.Signals | None = None
     processes: tuple[Foreign, ...] | None = None
     host_bytes: int | None = None
@@ -80,7 +83,8 @@ class Stage:
 
     Attributes:
         marks: what was done when, for the chart: (seconds, words).
-        truth: (seconds, bytes that others hold, bytes that are ours), many times a second.
+        truths: by card: (seconds, bytes that others hold, bytes that are ours), many times a
+            second.
     """
 
     def __init__(self, folder: Path, machine: Machine) -> None:
@@ -89,7 +93,9 @@ class Stage:
         self.record = folder / "looks.jsonl"
         self.begun_s = time.monotonic()
         self.marks: list[tuple[float, str]] = []
-        self.truth: list[tuple[float, int, int]] = []
+        self.truths: dict[str, list[tuple[float, int, int]]] = {
+            card.name: [] for card in machine.cards
+        }
 
     @property
     def now_s(self) -> float:
@@ -115,6 +121,9 @@ class Stage:
             begun_s = time.monotonic()
             while act.once_ready and self.state() != "ready":  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
+            if act.send is not None:
+                while not self.hit(act.send):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
             start_s += time.monotonic() - begun_s  # what comes later waits as long
             self.do(act)
 
@@ -128,16 +137,15 @@ class Stage:
     def do(self, act: Act) -> None:
         if act.says:
             self.marks.append((self.now_s, act.says))
-        if act.card:
-            self.machine.change(CARD, **act.card)
+        for name, changes in {CARD: act.card, **act.cards}.items():
+            if changes:
+                self.machine.change(name, **changes)
         if act.processes is not None:
             self.machine.run(*act.processes)
         if act.host_bytes is not None:
             new = self.machine.folder / "host.new"
             new.write_text(str(act.host_bytes))
             new.replace(self.machine.folder / "host")
-        if act.send is not None:
-            self.hit(act.send)
 
     def hit(self, number: signal.Signals) -> bool:
         """Send the worker a signal; False where there is none now."""
@@ -147,16 +155,21 @@ class Stage:
                 return True
         return False
 
-    def ours_bytes(self) -> int:
-        """What our living processes hold of the card."""
-        usages = [usage for usage in self.machine.usage() if usage.card == CARD]
+    def causes(self) -> dict[str, int]:
+        """What workers died of, as the daemon saw it."""
+        return dict(Counter(_DIED.findall(paths.log_file().read_text(errors="replace"))))
+
+    def ours_bytes(self, card: str = CARD) -> int:
+        """What our living processes hold of a card."""
+        usages = [usage for usage in self.machine.usage() if usage.card == card]
         return sum(usage.total_bytes for usage in usages if _lives(usage.pid))
 
     async def watch(self) -> None:
         """Note the truth until cancelled."""
         while True:
-            others = self.machine.card(CARD).others_bytes
-            self.truth.append((self.now_s, others, self.ours_bytes()))
+            for card in self.machine.cards:
+                row = (self.now_s, card.others_bytes, self.ours_bytes(card.name))
+                self.truths[card.name].append(row)
             await asyncio.sleep(0.05)
 
 
@@ -186,7 +199,7 @@ async def staged(
     model: Path,
     *,
     speed: float = 10.0,
-    card: Card | None = None,
+    cards: Sequence[Card] = (),
     tables: Mapping[str, Mapping[str, Any]] | None = None,
     ready: bool = True,
 ) -> AsyncIterator[tuple[Stage, DaemonClient]]:
@@ -196,9 +209,8 @@ async def staged(
         tables: settings over those of the stage.
         ready: wait until the model is served.
     """
-    machine = Machine(
-        folder / "cards", [card or Card(CARD, CARD_BYTES, others_bytes=DESKTOP_BYTES)]
-    )
+    usual_card = Card(CARD, CARD_BYTES, others_bytes=DESKTOP_BYTES)
+    machine = Machine(folder / "cards", list(cards) or [usual_card])
     usual: dict[str, dict[str, Any]] = {
         "model": {
             "name": model,

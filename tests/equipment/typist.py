@@ -24,8 +24,9 @@ from assistant.client import CompletionRequest, DaemonClient
 from assistant.engine.types import Priority
 from assistant.errors import ContextFullError, RequestError, UnderkeelError
 
-HANGS_AFTER_S = 150.0
-"""The daemon ends any request after two minutes of its own; what is not answered then is lost."""
+HANGS_AFTER_S = 60.0
+"""Whoever has no answer then has none: half of what the daemon grants a request, and several times
+what the watchdog, a reload and a queue take together."""
 
 FLOOR_TOKENS = 100
 """A prompt so short is never over the budget, whatever the memory."""
