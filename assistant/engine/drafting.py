@@ -63,6 +63,7 @@ class Drafter:
         while right and found.tokens[right - 1] != draft.tokens[right - 1]:
             right -= 1
         self.pace.learn(draft, right)
+        job.unsure.append(draft.matched)
         self.drafted += len(draft.tokens)
         self.accepted += right
         job.drafted += len(draft.tokens)
@@ -72,7 +73,7 @@ class Drafter:
     def sure(self, job: Job, row: int) -> bool:
         """Whether a row that was evaluated by itself is to be believed."""
         if job.singly:
-            job.drafted_from, job.singly = -1, False
+            job.drafted_from, job.singly, job.unsure = -1, False, []
         lead = Sampler.best(self._context.logits(row))[1] if job.drafted_from >= 0 else SURE_MARGIN
         return lead >= SURE_MARGIN
 
@@ -80,6 +81,7 @@ class Drafter:
         """Have the slot's cells that drafts have touched written anew, for the last to decide."""
         job.todo, job.singly = slot.tokens[job.drafted_from :], True
         self.rewritten += len(job.todo)
+        self.pace.redid(job.unsure, len(job.todo))
         self._slots.cut(slot, job.drafted_from)
 
     def _rows(self, first: int, count: int) -> Iterator[tuple[int, float]]:

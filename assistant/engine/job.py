@@ -101,6 +101,7 @@ class Job:
         draft: what is evaluated after `todo` in the step that runs.
         drafted_from: how many tokens come before the first one whose cells a batch with a draft
             has written; -1 where there is none.
+        unsure: for each draft since those cells, how many tokens it matched.
         singly: its tokens are evaluated one by one, to write those cells anew.
     """
 
@@ -118,6 +119,7 @@ class Job:
     lookup: Lookup | None = None
     draft: Draft = NO_DRAFT
     drafted_from: int = -1
+    unsure: list[int] = field(default_factory=list)
     singly: bool = False
     drafted: int = 0
     accepted: int = 0

@@ -86,27 +86,43 @@ class Lookup:
 
 @dataclass
 class _Chance:
-    """How likely a drafted token is right, if those before it were; old trials fade."""
+    """What drafts of one kind have come to; what is long ago fades.
+
+    Attributes:
+        prior: how likely a drafted token is right, if those before it were, before any trial.
+        prior_redone: how many rows have to be evaluated anew for a draft, before any.
+    """
 
     prior: float
+    prior_redone: float
     hits: float = 0.0
     trials: float = 0.0
+    redone: float = 0.0
+    drafts: float = 0.0
 
     @property
     def value(self) -> float:
         return (self.hits + _PRIOR_TRIALS * self.prior) / (self.trials + _PRIOR_TRIALS)
 
+    @property
+    def redone_a_draft(self) -> float:
+        return (self.redone + _PRIOR_DRAFTS * self.prior_redone) / (self.drafts + _PRIOR_DRAFTS)
+
     def learn(self, hits: int, trials: int) -> None:
         self.fade(_KEPT_A_TRIAL**trials)
         self.hits += hits
         self.trials += trials
+        self.drafts += 1
 
     def fade(self, kept: float) -> None:
         self.hits *= kept
         self.trials *= kept
+        self.redone *= kept
+        self.drafts *= kept
 
 
 _PRIOR_TRIALS = 4.0
+_PRIOR_DRAFTS = 4.0
 _KEPT_A_TRIAL = 0.97
 _KEPT_A_PASS = 0.99
 _LEAST_GAIN = 1.1
@@ -116,7 +132,7 @@ _FIRST_ROW_COST, _LEAST_ROW_COST = 0.35, 0.01
 
 def _chances() -> dict[int, _Chance]:
     """By the least number of tokens that agreed, longest first."""
-    return {8: _Chance(0.9), 4: _Chance(0.75), 0: _Chance(0.45)}
+    return {8: _Chance(0.9, 0.1), 4: _Chance(0.75, 0.3), 0: _Chance(0.45, 0.5)}
 
 
 @dataclass
@@ -136,7 +152,8 @@ class Pace:
         chance = self._chance(draft.matched)
         best, best_gain = 0, _LEAST_GAIN
         for length in range(1, len(draft.tokens) + 1):
-            gain = expected(chance.value, length) / (1.0 + self.row_cost * length)
+            cost = 1.0 + self.row_cost * length + chance.redone_a_draft
+            gain = expected(chance.value, length) / cost
             if gain > best_gain:
                 best, best_gain = length, gain
         if draft.tokens and not best:
@@ -147,6 +164,15 @@ class Pace:
         """Of a draft that was evaluated as it is, so many tokens came true."""
         trials = min(came_true + 1, len(draft.tokens))
         self._chance(draft.matched).learn(came_true, trials)
+
+    def redid(self, matched: Sequence[int], rows: int) -> None:
+        """For want of a sure lead after drafts, so many rows were evaluated anew, one by one.
+
+        Args:
+            matched: of each of those drafts.
+        """
+        for one in matched:
+            self._chance(one).redone += rows / len(matched)
 
     def took(self, rows: int, took_s: float) -> None:
         """A batch that only decodes has taken so long."""

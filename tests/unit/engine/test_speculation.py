@@ -108,6 +108,16 @@ def test_what_failed_is_tried_again_some_day() -> None:
     assert any(pace.length(LONG) for _ in range(2000))
 
 
+def test_drafts_stop_where_their_rows_have_to_be_evaluated_anew() -> None:
+    pace = taught(3)
+    assert pace.length(LONG) > 0
+    for _ in range(60):
+        pace.learn(Draft((1, 2, 3, 4), 4), 3)
+        pace.redid([4, 4], 6)
+    assert pace.length(LONG) == 0
+    assert pace.length(Draft(LONG.tokens, matched=12)) > 0  # others are not to blame
+
+
 def test_short_matches_are_judged_by_themselves() -> None:
     pace = taught(0, matched=2)
     assert pace.length(Draft((1, 2, 3), matched=2)) == 0
