@@ -117,7 +117,8 @@ def main() -> None:
                 )
                 keep(outcome.stage, scenario.name, scenario.says)
             print(f"  broken: {outcome.broken or 'nothing'}", file=sys.stderr)
-            rows.append(outcome.figures)
+            load = round(os.getloadavg()[0], 1)
+            rows.append(outcome.figures | {"stretch": options.stretch, "load_average": load})
     result = {
         "benchmark": "scenarios",
         "date": time.strftime("%Y-%m-%d"),
