@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 from context.encoder import Encoder
 from context.outline import Definition, Kind
 from context.source import Source
-from context.text import line_start, next_text_line, pieces_before
+from context.text import line_end, line_start, next_text_line, pieces_before
 from context.trim import Cut, Depth, apply, cuts
 
 _VERBATIM_SHARE = 0.6
@@ -153,7 +153,7 @@ def _segments(
         if start < at:
             continue
         found += _gaps(source, at, start, made, around, weights)
-        end = min(next_text_line(source.text, _line_after(source.text, one.stop)), stop)
+        end = min(next_text_line(source.text, line_end(source.text, one.stop)), stop)
         found.append(_function(source, one, (start, end), (made, bodies), around, weights, cursor))
         at = end
     found += _gaps(source, at, stop, made, around, weights)
@@ -169,11 +169,6 @@ def _functions(source: Source, start: int, stop: int) -> Iterator[Definition]:
                 continue
             yield one
             end = one.stop
-
-
-def _line_after(text: str, offset: int) -> int:
-    found = text.find("\n", offset)
-    return len(text) if found < 0 else found + 1
 
 
 def _function(  # noqa: PLR0917 - a private step of one caller
@@ -215,7 +210,7 @@ def _gaps(  # noqa: PLR0917 - a private step of one caller
             edges.add(line_start(source.text, one.lead))
     for brought in imports:
         edges.add(line_start(source.text, brought.start))
-        edges.add(next_text_line(source.text, _line_after(source.text, brought.stop)))
+        edges.add(next_text_line(source.text, line_end(source.text, brought.stop)))
     ordered = sorted(edge for edge in edges if start <= edge <= stop)
     found = []
     for first, last in pairwise(ordered):

@@ -1,4 +1,4 @@
-"""Finds what the cursor needs from other files, as candidates with scores."""
+"""Finds what the cursor needs besides the text around it, as candidates with scores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _COMMENT_LINE = re.compile(r"^\s*(?:#|//|--|/?\*)")
 
 
 def candidates(store: Store, place: Place, recent: Sequence[Region] = ()) -> list[Candidate]:
-    """What may be shown from other files, best first, without near-duplicates.
+    """What may be shown from other files, and from elsewhere in this one, best first, without
+    near-duplicates.
 
     Names that are imported come first, resolved through the import; then members and base classes;
     code that goes on as the code before the cursor may; then files beside (where the language sees

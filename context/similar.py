@@ -16,6 +16,7 @@ from context.place import Place
 from context.rank import Candidate, Relation, score
 from context.resolve import closeness
 from context.store import PassageRow, Store
+from context.text import line_end
 
 _MAX_SEARCH_TERMS = 14
 _MAX_SIMILAR = 8
@@ -48,7 +49,7 @@ def similar(store: Store, place: Place) -> list[Candidate]:
 
 def _own_echoes(place: Place, around: Surroundings) -> list[Candidate]:
     """Echoes in the file itself, where it is not shown anyway."""
-    start, stop = place.shown
+    start, stop = place.shown[0], line_end(place.text, place.shown[1])
     found: list[Candidate] = []
     for text, offset in ((place.text[:start], 0), (place.text[stop:], stop)):
         lines = text.split("\n")
