@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCK_FLAGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --quiet --custom-compile-command "make lock"
 
-.PHONY: help env models demo test check lint types lock fuzz bench-load bench-worker bench-lsp bench-typing bench-speculation bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-quality bench-remote test-transformers vsix pictures clean
+.PHONY: help env models demo test check lint types lock fuzz bench-load bench-worker bench-lsp bench-typing bench-speculation bench-threads bench-shifting bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-quality bench-remote test-transformers vsix pictures clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,14 @@ bench-typing: models ## Typing, side by side with llama.vim's requests to llama-
 
 bench-speculation: models ## The same text with drafts and without, and how much faster it comes
 	@PYTHONPATH=. $(BIN)/python tests/benchmarks/speculation.py --save
+	@PYTHONPATH=. $(BIN)/python tests/benchmarks/rounding.py --save
+	@PYTHONPATH=. $(BIN)/python tests/benchmarks/rounding.py --model starter-moe --prompts 30 --save
+
+bench-threads: models ## Reading and writing by threads and by length of batches
+	@PYTHONPATH=. $(BIN)/python tests/benchmarks/threads_batches.py --save
+
+bench-shifting: models ## What moving cells after an edit would save, and what it would cost
+	@PYTHONPATH=. $(BIN)/python tests/benchmarks/shifting.py --save
 
 bench-cancellation: models ## How soon a cancelled request frees the engine
 	@PYTHONPATH=. $(BIN)/python tests/benchmarks/cancellation.py --save
@@ -54,8 +62,8 @@ bench-load: models ## Sixteen editors with 64 documents on one daemon, alone and
 	@$(BIN)/python tests/benchmarks/load.py --save
 	@$(BIN)/python tests/benchmarks/load.py --flood 100 --save
 
-fuzz: env ## Fuzz the daemon by its OpenAPI description, at length
-	@UNDERKEEL_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest tests/unit/daemon/test_openapi.py --timeout 3600
+fuzz: env ## Fuzz the daemon by its OpenAPI description, and its frames, at length
+	@$(BIN)/python tests/benchmarks/fuzz.py --save
 
 bench-scenarios: models ## Everything that can happen to the memory, at length, with pictures
 	@$(BIN)/python tests/benchmarks/scenarios.py
