@@ -10,13 +10,25 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
-from stage import DESKTOP_BYTES, ROOT, UNIT, Act, Stage, serves_all, staged, until, workers
+from gauges import Gauge, Reading
+from stage import (
+    CARD,
+    CARD_BYTES,
+    DESKTOP_BYTES,
+    ROOT,
+    UNIT,
+    Act,
+    Stage,
+    serves_all,
+    staged,
+    until,
+    workers,
+)
 from typist import Reader, at_work, editors
 
 from assistant.client import DaemonClient
@@ -25,28 +37,6 @@ from assistant.daemon.instance import running_pid
 _KEY_S = 0.2  # of life: five keys a second
 _COFFEE_S = 60.0
 _CALM_S = 0.5
-
-
-@dataclass
-class Gauge:
-    """Figures of one process over time: seconds, resident MiB, files, threads."""
-
-    name: str
-    rows: list[tuple[float, float, int, int]] = field(default_factory=list)
-
-    def slope_mib_per_hour(self) -> float:
-        """Of the resident memory over the second half, by least squares, in hours of real time."""
-        rows = self.rows[len(self.rows) // 2 :]
-        if len(rows) < 3:
-            return 0.0
-        hours = np.array([row[0] for row in rows]) / 3600
-        return float(np.polyfit(hours, np.array([row[1] for row in rows]), 1)[0])
-
-    def growth_mib(self) -> float:
-        """What the median of the last quarter is above that of the second."""
-        quarter = max(len(self.rows) // 4, 1)
-        second, last = self.rows[quarter : 2 * quarter], self.rows[-quarter:]
-        return float(np.median([row[1] for row in last]) - np.median([row[1] for row in second]))
 
 
 @dataclass
@@ -113,18 +103,8 @@ async def soak(
             "refusals": looks[-1].refusals,
             "held_before": before,
             "held_after": after,
-            "resident": {
-                gauge.name: {
-                    "first_mib": round(gauge.rows[0][1], 1),
-                    "last_mib": round(gauge.rows[-1][1], 1),
-                    "growth_mib": round(gauge.growth_mib(), 1),
-                    "slope_mib_per_hour": round(gauge.slope_mib_per_hour(), 1),
-                    "most_files": max(row[2] for row in gauge.rows),
-                    "most_threads": max(row[3] for row in gauge.rows),
-                }
-                for gauge in gauges.values()
-                if gauge.rows
-            },
+            "resident": {gauge.name: gauge.figures() for gauge in gauges.values() if gauge.rows},
+            "over_the_card": _spells(stage, gauges["worker"]),
             "broken": broken,
         }
         return Report(broken, figures, stage)
@@ -159,15 +139,53 @@ async def _measure(
         for name, processes in (("daemon", [daemon]), ("worker", workers()), ("editors", servers)):
             with contextlib.suppress(psutil.Error):
                 if processes:
-                    gauges[name].rows.append(
-                        (
-                            stage.now_s,
-                            sum(process.memory_info().rss for process in processes) / 2**20,
-                            sum(process.num_fds() for process in processes),
-                            sum(process.num_threads() for process in processes),
-                        )
-                    )
+                    gauges[name].rows.append(_reading(stage, name, processes))
         await asyncio.sleep(1.0)
+
+
+def _reading(stage: Stage, name: str, processes: Sequence[psutil.Process]) -> Reading:
+    state = ""
+    if name == "worker":  # its memory is what its rung holds of the host
+        now = stage.last()
+        state = f"{now['rung']}" if now.get("state") == "ready" else "loading"
+    cpu = [process.cpu_times() for process in processes]
+    return Reading(
+        at_s=stage.now_s,
+        rss_mib=sum(process.memory_info().rss for process in processes) / 2**20,
+        files=sum(process.num_fds() for process in processes),
+        threads=sum(process.num_threads() for process in processes),
+        state=state,
+        cpu_s=sum(times.user + times.system for times in cpu),
+    )
+
+
+def _spells(stage: Stage, worker: Gauge) -> dict[str, Any]:
+    """When more was held of the card than it has, for how long, and what the worker could do about
+    it: a move takes its time in cores, which other work on the machine may have."""
+    rows = stage.truths[CARD]
+    spells: list[list[float]] = []
+    for before, (at_s, others, ours) in zip([None, *rows], rows, strict=False):
+        if others + ours <= CARD_BYTES:
+            continue
+        if spells and before is not None and spells[-1][1] == before[0]:
+            spells[-1][1] = at_s
+        else:
+            spells.append([at_s, at_s])
+    looks = stage.looks()
+    longest = sorted(spells, key=lambda spell: spell[0] - spell[1])[:5]
+    return {
+        "spells": len(spells),
+        "longest": [
+            {
+                "at_s": round(begun_s, 1),
+                "lasted_s": round(ended_s - begun_s, 2),
+                "rung": next((look.rung for look in reversed(looks) if look.at_s < begun_s), ""),
+                "rung_after": next((look.rung for look in looks if look.at_s > ended_s), ""),
+                "cores_of_the_worker": worker.cpu_share(begun_s, ended_s),
+            }
+            for begun_s, ended_s in longest
+        ],
+    }
 
 
 async def _held(stage: Stage, client: DaemonClient) -> dict[str, int]:

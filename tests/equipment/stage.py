@@ -129,10 +129,16 @@ class Stage:
 
     def state(self) -> str:
         """The service's state at the last look."""
+        return str(self.last().get("state", ""))
+
+    def last(self) -> dict[str, Any]:
+        """The last look; nothing before the first."""
+        if not self.record.exists():
+            return {}
         with self.record.open("rb") as file:
             file.seek(max(self.record.stat().st_size - _LAST_BYTES, 0))
             lines = file.read().split(b"\n")
-        return str(json.loads(lines[-2])["state"]) if len(lines) > 1 else ""
+        return dict(json.loads(lines[-2])) if len(lines) > 1 else {}
 
     def do(self, act: Act) -> None:
         if act.says:
