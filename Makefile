@@ -66,10 +66,10 @@ fuzz: env ## Fuzz the daemon by its OpenAPI description, and its frames, at leng
 	@$(BIN)/python tests/benchmarks/fuzz.py --save
 
 bench-scenarios: models ## Everything that can happen to the memory, at length, with pictures
-	@$(BIN)/python tests/benchmarks/scenarios.py
+	@$(BIN)/python tests/benchmarks/scenarios.py --save
 
 bench-soak: models ## Half an hour of typing under random pressure: nothing may grow or leak
-	@$(BIN)/python tests/benchmarks/soak.py
+	@$(BIN)/python tests/benchmarks/soak.py --save
 
 bench-context: models ## Speed of prompts and of the index, and what stays in the KV cache
 	@$(BIN)/python tests/benchmarks/context_speed.py

@@ -1,10 +1,12 @@
 """Every scenario of headroom in its long form, with figures, a CSV and a picture of each.
 
     python tests/benchmarks/scenarios.py [--only game --only lost] [--stretch 3] [--hits 100]
+        [--save]
 
 The full stack on a simulated card (see tests/equipment/headroom.py): sizes are a sixty-fourth of
 life, the ways back up are faster by each scenario's `speed`, falls take the time that they take.
-Writes scenarios/NAME.{csv,svg} under `results` and prints JSON.
+Writes scenarios/NAME.{csv,svg} under `results` and prints JSON; --save keeps it in scenarios.json,
+where rows of scenarios that were not played stay as they are.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent / "equipment"), str(HERE)]
@@ -102,6 +104,7 @@ def main() -> None:
     parser.add_argument("--stretch", type=float, default=3.0)
     parser.add_argument("--hits", type=int, default=100)
     parser.add_argument("--editors", type=int, default=2)
+    parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as models:
@@ -118,20 +121,36 @@ def main() -> None:
                 keep(outcome.stage, scenario.name, scenario.says)
             print(f"  broken: {outcome.broken or 'nothing'}", file=sys.stderr)
             load = round(os.getloadavg()[0], 1)
-            rows.append(outcome.figures | {"stretch": options.stretch, "load_average": load})
-    result = {
+            when = {
+                "date": time.strftime("%Y-%m-%d"),
+                "stretch": options.stretch,
+                "load_average": load,
+            }
+            rows.append(outcome.figures | when)
+    kept = RESULTS.with_suffix(".json")
+    if options.save and kept.exists():
+        rows = merged(json.loads(kept.read_text())["rows"], rows)
+    text = json.dumps(result(rows), indent=2)
+    print(text)
+    if options.save:
+        kept.write_text(text + "\n", encoding="utf-8")
+
+
+def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The new rows, in the place of the old ones of the same scenarios."""
+    found = {row["scenario"]: row for row in (*old, *new)}
+    return list(found.values())
+
+
+def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
         "benchmark": "scenarios",
-        "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
         "card": "simulated, with a stand-in NVML; sizes are 1/64 of life",
-        "stretch": options.stretch,
-        "hits": options.hits,
-        "load_average": os.getloadavg()[0],
         "requests": sum(row["requests"] for row in rows),
         "broken": sum(len(row["broken"]) for row in rows),
         "rows": rows,
     }
-    print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """Half an hour of typing under random pressure, on the full stack: RSS, slots, files and tasks.
 
-    python tests/benchmarks/soak.py [--minutes 30] [--speed 6]
+    python tests/benchmarks/soak.py [--minutes 30] [--speed 6] [--save]
 
 `--minutes` are of life; `--speed` says how much faster than life keys come and calm passes. Two
 editors type five keys a second of life each, and somebody reads explanations, while other programs
 take and return memory at random and the card is lost now and then. Prints JSON; writes
-soak.{csv,svg} under `results`.
+soak.{csv,svg} under `results`, and soak.json with --save.
+
+Resident memory is judged at equal states (a worker's depends on its rung): see `gauges`. Spells
+over the card's limit are told with the cores that the worker had meanwhile: a move takes its time
+in those, and a busy machine has few to give.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--speed", type=float, default=6.0)
+    parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -52,7 +57,10 @@ def main() -> None:
         "load_average": os.getloadavg()[0],
         **report.figures,
     }
-    print(json.dumps(result, indent=2))
+    text = json.dumps(result, indent=2)
+    print(text)
+    if options.save:
+        (RESULTS.parent / "soak.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
