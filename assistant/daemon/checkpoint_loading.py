@@ -52,7 +52,7 @@ class CheckpointPlanning:
             Rung("unload", "the model, until the next request", None, {HOST: 0}, reload=True),
         )
         margins = dict.fromkeys(({HOST: 0} | held), _MARGIN_BYTES)
-        return Loadable(ladder, margins=margins)
+        return Loadable(ladder, margins=margins, model=self.settings)
 
 
 def choose(

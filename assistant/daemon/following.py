@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from assistant import paths
 from assistant.daemon import logs, reload
 from assistant.daemon.service import Service
@@ -24,7 +26,7 @@ class Follower:
     """Reads the settings again when told to, and gives the service what can change at once.
 
     Attributes:
-        now: what the last reading found.
+        path: the file that is followed.
     """
 
     def __init__(
@@ -41,26 +43,43 @@ class Follower:
         self._take_model = take_model
         self._start = service.settings
         self.path = path or paths.config_file()
-        self.now = SettingsNow(path=str(self.path), read_at=time.time())
-        service.settings_now = self.now
+        self._last = SettingsNow(path=str(self.path), read_at=time.time())
+        service.settings_now = lambda: self.now
+
+    @property
+    def now(self) -> SettingsNow:
+        """What the last reading found, and what of the file has not taken effect by now."""
+        return replace(
+            self._last, pending=reload.pending(self._in_effect(), self._service.settings)
+        )
 
     def reload(self) -> SettingsNow:
         """Read the file, and say what that changed; what cannot be read keeps its default."""
         settings, problems = self._read()
-        changes = reload.compare(self._service.settings, settings)
+        before, served = self._service.settings, self._in_effect()
+        changes = reload.compare(before, settings, served)
         self._service.follow(settings)
         self._take_model(settings)
         logs.set_level(settings.daemon.log_level)
-        self.now = SettingsNow(
+        self._last = SettingsNow(
             path=str(self.path),
             read_at=time.time(),
             changes=changes,
-            pending=reload.pending(self._start, settings),
             problems=tuple(str(problem) for problem in problems),
         )
-        self._service.settings_now = self.now
         for line in reload.advice(changes):
             log.info("settings: %s", line)
         for problem in problems:
             log.warning("settings: %s", problem)
         return self.now
+
+    def _in_effect(self) -> Settings:
+        """What the daemon was started with, but for models that have been loaded since."""
+        found, service = self._start, self._service
+        loadable = service.host.loadable
+        if loadable is not None and loadable.model is not None:
+            found = replace(found, model=loadable.model)
+        second = service.models.plannings.get("explain") if service.models else None
+        if second is not None:
+            found = replace(found, explain=replace(found.explain, name=second.settings.name))
+        return found

@@ -13,7 +13,13 @@ from assistant.daemon.attempts import persevere
 from assistant.daemon.autopsy import from_outside
 from assistant.daemon.life import EngineLife, Planner, stopping
 from assistant.engine.types import Delta, Done, EngineStats, GenerateRequest, ModelInfo
-from assistant.errors import LoadError, RefusedError, UnderkeelError, WorkerDiedError
+from assistant.errors import (
+    LoadError,
+    ModelChangedError,
+    RefusedError,
+    UnderkeelError,
+    WorkerDiedError,
+)
 from assistant.wire import ServiceState
 
 __all__ = ["ModelHost", "Planner"]
@@ -56,8 +62,22 @@ class ModelHost(EngineLife):
         return persevere(self, request)
 
     async def attempt(self, request: GenerateRequest) -> AsyncGenerator[Delta | Done, None]:
-        """Stream an answer of the engine that is there now; its death is noticed."""
-        async with self._watched(), aclosing(self._stream(request)) as stream:
+        """Stream an answer of the engine that is there now; its death is noticed.
+
+        Raises:
+            ModelChangedError: another model has come since the prompt was encoded.
+        """
+        await self._gate.opened()
+        if request.model and self.info is not None and request.model != self.info.name:
+            raise ModelChangedError(
+                f"the prompt is of {request.model}, {self.info.name} is served now",
+                advice="Encode it again for that",
+            )
+        async with (
+            self._gate.passing(),
+            self._watched(),
+            aclosing(self._stream(request)) as stream,
+        ):
             async for item in stream:
                 if isinstance(item, Done):
                     self._book.answered()

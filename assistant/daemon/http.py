@@ -46,11 +46,12 @@ class Json(Response):
         return msgspec.json.encode(content)
 
 
-def error_response(error: UnderkeelError) -> Json:
+def error_response(error: UnderkeelError, *, body_read: bool = False) -> Json:
+    """`body_read`: the request has come whole, so its connection can serve the next one."""
     headers = {}
     if error.http_status in {429, 503}:
         headers["Retry-After"] = "1"
-    if isinstance(error, TooLargeError | TooSlowError | OverloadedError):
+    if not body_read and isinstance(error, TooLargeError | TooSlowError | OverloadedError):
         # What is left of the body must not be waited for.
         headers["Connection"] = "close"
     return Json(error_object(error), status_code=error.http_status, headers=headers)
@@ -170,7 +171,7 @@ class EventStream(Response):
         except Exception as raised:
             error = self._mapped(raised)
             if not self._begun:
-                await error_response(error)(scope, receive, send)
+                await error_response(error, body_read=True)(scope, receive, send)
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LAST_WORDS_S):

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from assistant.daemon.autopsy import OutOfMemoryKills, cause_of, smaller_may_do
 from assistant.daemon.deaths import DeathBook
+from assistant.daemon.gate import Gate
 from assistant.daemon.loading import Loadable
 from assistant.daemon.supervision import USUAL, Cause, Restart, Rules
 from assistant.engine.interface import ElasticEngine
@@ -48,6 +49,7 @@ class EngineLife:
         self._kills = OutOfMemoryKills()
         self._loading: asyncio.Task[None] | None = None
         self._life = asyncio.Lock()  # one load, reshape or release at a time
+        self._gate = Gate()
         self._epoch = 0
         self._least_step = 0
         self._book = DeathBook(clock, rules)
@@ -141,6 +143,12 @@ class EngineLife:
         Raises:
             LoadError: it could not be loaded; the one before serves again.
         """
+        # Until all have ended the ladder goes on as ever: an answer takes its time, and memory may
+        # be wanted meanwhile.
+        async with self._gate.drained():
+            return await self._exchange(loadable)
+
+    async def _exchange(self, loadable: Loadable) -> ModelInfo:
         async with self._life:
             if self.state is not ServiceState.READY or self.info is None:
                 raise LoadError("no model is served that could be changed", advice="Try again")

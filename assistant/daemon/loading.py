@@ -34,12 +34,14 @@ class Loadable:
         plan: what the ladder was made from; None for an engine that is not planned for.
         backend: the devices that ggml has.
         margins: bytes that the plan wishes to stay free, by device.
+        model: the settings that it was planned by; None where they do not matter.
     """
 
     ladder: tuple[Rung, ...]
     plan: Plan | None = None
     backend: tuple[BackendDevice, ...] = ()
     margins: Mapping[str, int] = field(default_factory=dict)
+    model: ModelSettings | None = None
 
     @property
     def specs(self) -> list[LoadSpec]:
@@ -107,7 +109,8 @@ class Planning:
             PlanError: nothing fits; says what is missing and what would fit.
             LoadError: llama.cpp cannot list its devices.
         """
-        header = read_header(catalogue.resolve(self.settings.name))
+        settings = self.settings  # they may be others before this ends
+        header = read_header(catalogue.resolve(settings.name))
         sample = self.look()
         # ggml's devices change only with the cards that are there; asking costs a process.
         cards = frozenset(card.bus_id for card in sample.cards)
@@ -115,10 +118,10 @@ class Planning:
             self._backend, self._asked_with = ask_backend(), cards
         devices = merge(self._backend, sample.cards, sample.host, sample.lost)
         machine = credited(machine_of(devices), self.credit())
-        plan, rungs = plan_with_ladder(header, machine, wishes_of(self.settings))
+        plan, rungs = plan_with_ladder(header, machine, wishes_of(settings))
         ladder = tuple(self._as_set(rung) for rung in rungs)
         margins = {usage.device.name: usage.margin_bytes for usage in plan.usages}
-        return Loadable(ladder, plan, self._backend, margins)
+        return Loadable(ladder, plan, self._backend, margins, settings)
 
     def like(self, settings: ModelSettings, credit: Callable[[], Credit]) -> Planning:
         """The same for another model."""

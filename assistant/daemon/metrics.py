@@ -30,12 +30,16 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self._prompt = self._counter("llamacpp:prompt_tokens", "Prompt tokens evaluated")
+        self._prompt = self._counter(
+            "llamacpp:prompt_tokens", "Prompt tokens evaluated, of whole answers"
+        )
         self._cached = self._counter(
             "llamacpp:prompt_tokens_cached", "Prompt tokens found in the KV cache"
         )
         self._prompt_s = self._counter("llamacpp:prompt_seconds", "Time spent on prompts")
-        self._predicted = self._counter("llamacpp:tokens_predicted", "Tokens generated")
+        self._predicted = self._counter(
+            "llamacpp:tokens_predicted", "Tokens generated, of whole answers"
+        )
         self._predicted_s = self._counter(
             "llamacpp:tokens_predicted_seconds", "Time spent generating"
         )
@@ -90,6 +94,13 @@ class Metrics:
         self._seconds.labels(priority).observe(seconds)
         self._queued.labels(priority).observe(timings.queue_ms / 1000)
 
+    def left(self, request: GenerateRequest, seconds: float) -> None:
+        """Count an answer whose reader went away, as an editor does that has all it can use; its
+        tokens are among the engine's."""
+        priority = request.priority.value
+        self._requests.labels(priority, StopReason.CANCELLED.value).inc()
+        self._seconds.labels(priority).observe(seconds)
+
     def failed(self, code: str) -> None:
         """Count a request that ended with an error; `code` as in `assistant.errors`."""
         self._errors.labels(code).inc()
@@ -105,6 +116,8 @@ class Metrics:
             self._set("underkeel_kv_cells_used", stats.cells_used)
             self._set("underkeel_kv_cells", stats.cells_total)
             self._set("underkeel_worker_resident_bytes", stats.rss_bytes)
+            for name in _ENGINE_TOTALS:
+                self._set(f"underkeel_engine_{name}", getattr(stats, name))
         if status.budget is not None:
             self._set("underkeel_budget_tokens", status.budget.tokens)
             self._set("underkeel_budget_level", status.budget.level)
@@ -133,7 +146,20 @@ class Metrics:
         self._gauges[name].set(value)
 
 
+_ENGINE_TOTALS = {
+    "requests": "Requests",
+    "cancelled": "Requests cancelled",
+    "evaluated_tokens": "Prompt tokens evaluated",
+    "cached_tokens": "Prompt tokens found in the KV cache",
+    "generated_tokens": "Tokens generated",
+    "drafted_tokens": "Tokens drafted by speculation",
+    "accepted_tokens": "Drafted tokens that were accepted",
+}
 _GAUGES = {
+    **{
+        f"underkeel_engine_{name}": f"{text} since the model was loaded, cancelled answers included"
+        for name, text in _ENGINE_TOTALS.items()
+    },
     "llamacpp:prompt_tokens_seconds": "Prompt tokens a second, moving average",
     "llamacpp:predicted_tokens_seconds": "Generated tokens a second, moving average",
     "llamacpp:requests_processing": "Requests being answered",

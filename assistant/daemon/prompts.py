@@ -21,12 +21,14 @@ class Encoded:
     """A prompt as the engine wants it, the token ids that end its answer, and what was left out.
 
     `turns`: the conversation, where the engine's server writes it itself; the ids only count it.
+    `of_text`: it can be encoded for any model; who sends token ids meant one.
     """
 
     ids: list[int]
     stop_tokens: tuple[int, ...] = ()
     cut: tuple[str, ...] = ()
     turns: tuple[tuple[str, str], ...] = ()
+    of_text: bool = True
 
 
 class Encoder:
@@ -48,7 +50,7 @@ class Encoder:
                 ids += part
         if alone and isinstance(parts[0], str) and model.add_bos:
             ids.insert(0, model.bos)
-        return Encoded(ids)
+        return Encoded(ids, of_text=all(isinstance(part, str) for part in parts))
 
     async def chat(self, body: ChatBody, model: ModelInfo) -> Encoded:
         """A conversation in the model's own template."""

@@ -32,6 +32,7 @@ _TABLES = {
     "engine": Effect.RESTART,
     "model": Effect.NEXT_LOAD,
 }
+_WAITING = (Effect.NEXT_LOAD, Effect.RESTART)
 # A table that is not listed here is read once, when the daemon starts.
 _SINGLE = {
     "completion.budget_tokens": Effect.NOW,
@@ -49,8 +50,14 @@ def effect_of(key: str) -> Effect:
     return _SINGLE.get(key) or _TABLES.get(key.partition(".")[0], Effect.RESTART)
 
 
-def compare(old: Settings, new: Settings) -> tuple[ChangeNow, ...]:
-    """What differs, setting by setting."""
+def compare(
+    old: Settings, new: Settings, in_effect: Settings | None = None
+) -> tuple[ChangeNow, ...]:
+    """What differs, setting by setting.
+
+    Args:
+        in_effect: what the daemon works by now: a setting that is so already need not wait.
+    """
     changes = []
     for table in old.__struct_fields__:
         before, after = getattr(old, table), getattr(new, table)
@@ -58,38 +65,45 @@ def compare(old: Settings, new: Settings) -> tuple[ChangeNow, ...]:
             was, is_now = getattr(before, name), getattr(after, name)
             if was != is_now:
                 key = f"{table}.{name}"
+                effect = effect_of(key)
+                if in_effect is not None and effect in _WAITING:
+                    there = getattr(getattr(in_effect, table), name) == is_now
+                    effect = Effect.NOW if there else effect
                 change = ChangeNow(
                     key=key,
                     old=_shown(name, was),
                     new=_shown(name, is_now),
-                    effect=effect_of(key).value,
+                    effect=effect.value,
                 )
                 changes.append(change)
     return tuple(changes)
 
 
-def pending(start: Settings, now: Settings) -> tuple[ChangeNow, ...]:
-    """Of the settings that hold `now`, those that a daemon started with `start` does not follow."""
-    return tuple(
-        change
-        for change in compare(start, now)
-        if change.effect in {Effect.NEXT_LOAD, Effect.RESTART}
-    )
+def pending(in_effect: Settings, now: Settings) -> tuple[ChangeNow, ...]:
+    """Of the settings of `now`, those by which the daemon does not work yet."""
+    return tuple(change for change in compare(in_effect, now) if change.effect in _WAITING)
 
 
 def advice(changes: tuple[ChangeNow, ...]) -> list[str]:
     """The changes as sentences, with what to do about those that wait."""
-    said = {
-        Effect.NOW: "took effect",
-        Effect.NEXT_LOAD: "takes effect when a model is loaded next; at once with: "
-        "underkeel restart",
-        Effect.RESTART: "takes effect with: underkeel restart",
-        Effect.EDITORS: "takes effect in each editor when it is started next",
-    }
-    return [
-        f"{change.key}: {change.old} -> {change.new}, {said[Effect(change.effect)]}"
-        for change in changes
-    ]
+    return [f"{change.key}: {change.old} -> {change.new}, {_said(change)}" for change in changes]
+
+
+def _said(change: ChangeNow) -> str:
+    match Effect(change.effect):
+        case Effect.NOW:
+            return "took effect"
+        case Effect.NEXT_LOAD:
+            # A model's load takes minutes and much memory: saving a file is no word for that.
+            how = f"models use {change.new}" if change.key == "model.name" else "restart"
+            return f"takes effect when a model is loaded next; at once with: underkeel {how}"
+        case Effect.RESTART:
+            how = "restart"
+            if change.key == "explain.name" and '""' not in {change.old, change.new}:
+                how = f"models use --for explain {change.new}"
+            return f"takes effect with: underkeel {how}"
+        case Effect.EDITORS:
+            return "takes effect in each editor when it is started next"
 
 
 async def watch(path: Path, changed: Callable[[], Any]) -> None:

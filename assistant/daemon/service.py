@@ -9,8 +9,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 
 from assistant import __version__, paths
+from assistant.daemon import answering
 from assistant.daemon.admission import Admission, Intake, Turns
-from assistant.daemon.answers import Answer, ChatShape, Json, NativeShape, Shape, TextShape
+from assistant.daemon.answering import Asked, Encode
+from assistant.daemon.answers import ChatShape, Json, NativeShape, Shape, TextShape
 from assistant.daemon.bodies import (
     ChatBody,
     CompletionBody,
@@ -20,7 +22,6 @@ from assistant.daemon.bodies import (
     TextCompletionBody,
     TokenizeBody,
     check_vocabulary,
-    generate_request,
 )
 from assistant.daemon.budgets import Budgets
 from assistant.daemon.explainer import Desk, Explainer
@@ -30,9 +31,8 @@ from assistant.daemon.metrics import Metrics
 from assistant.daemon.prompts import Encoded, Encoder
 from assistant.daemon.swap import Models
 from assistant.engine.interface import ElasticEngine
-from assistant.engine.types import Delta, Done, GenerateRequest, ModelInfo, Priority
+from assistant.engine.types import ModelInfo, Priority
 from assistant.errors import ModelError, UnderkeelError
-from assistant.memory.budget import BudgetNow
 from assistant.memory.ladder import Rules
 from assistant.memory.sampler import Reader
 from assistant.settings import DaemonSettings, Settings
@@ -48,9 +48,6 @@ _BODIES = 4
 _STATS_S = 0.5
 # Kept free for the answer where the request does not say how long it may be.
 _LEAST_ANSWER = 64
-
-Encode = Callable[[ModelInfo], Awaitable[Encoded]]
-"""Makes a request's prompt for the model that is served."""
 
 
 class Service:
@@ -85,7 +82,7 @@ class Service:
             keep_warm_s=_keep_warm_s(settings),
             clock=clock,
         )
-        self.settings_now: SettingsNow | None = None
+        self.settings_now: Callable[[], SettingsNow | None] = lambda: None
         self.supervisor = ""
         self.explainer: Explainer | None = None
         self.models: Models | None = None
@@ -207,7 +204,7 @@ class Service:
             load_error_percent=host.report.error_percent if host.report else None,
             socket=str(paths.socket_path()),
             log=str(paths.log_file()),
-            settings=self.settings_now,
+            settings=self.settings_now(),
             supervisor=self.supervisor,
         )
 
@@ -226,58 +223,13 @@ class Service:
         desk: Desk | None = None,
     ) -> AsyncGenerator[Json, None]:
         """The events of a streamed answer, or the one object of a whole one."""
-        begun = time.monotonic()
-        host, budgets = (desk or self._desk).host, (desk or self._desk).budgets
+        asked = Asked(body, shape, encode, client, with_usage=with_usage)
+        limit_s = self.settings.daemon.request_limit_s
         with self._admitted(client):
-            model = await host.usable(self.settings.daemon.request_limit_s)
-            prompt = await encode(model)
-            limit_ms = int(self.settings.daemon.request_limit_s * 1000)
-            limit = _limit(body, budgets)
-            request = generate_request(
-                body,
-                prompt.ids,
-                model,
-                limit,
-                request_limit_ms=limit_ms,
-                stop_tokens=prompt.stop_tokens,
-                turns=prompt.turns,
-            )
-            answer = Answer(
-                request=request,
-                model=model,
-                with_tokens=body.return_tokens,
-                with_usage=with_usage,
-                built_under=limit or budgets.of(Priority.EXPLAIN),
-                cut=prompt.cut,
-            )
-            self._log_admitted(request, answer.built_under)
-            if body.stream:
-                for event in shape.opening(answer):
+            events = answering.events(asked, desk or self._desk, self.turns, self.metrics, limit_s)
+            async with aclosing(events):
+                async for event in events:
                     yield event
-            async with aclosing(self._in_turn(host, request, client)) as items:
-                async for item in items:
-                    if isinstance(item, Done):
-                        seconds = time.monotonic() - begun
-                        self.metrics.answered(request, item.reason, item.timings, seconds)
-                        answer.budget = budgets.of(request.priority)
-                        for event in self._end(body, shape, answer, item):
-                            yield event
-                    else:
-                        answer.add(item)
-                        if body.stream:
-                            yield shape.piece(answer, item)
-
-    async def _in_turn(
-        self, host: ModelHost, request: GenerateRequest, client: str
-    ) -> AsyncGenerator[Delta | Done, None]:
-        """The engine takes requests as they come: so that nobody's many stand before another's one,
-        each client has a few there at a time, and the rest of them wait here."""
-        async with (
-            self.turns.turn((client, request.priority)),
-            aclosing(host.generate(request)) as items,
-        ):
-            async for item in items:
-                yield item
 
     @contextmanager
     def _admitted(self, client: str) -> Iterator[None]:
@@ -292,42 +244,10 @@ class Service:
         finally:
             self.governor.active()
 
-    @staticmethod
-    def _log_admitted(request: GenerateRequest, budget: BudgetNow | None) -> None:
-        log.debug(
-            "admitted id=%s prompt=%d budget=%d level=%d",
-            request.id,
-            len(request.prompt),
-            budget.tokens if budget else 0,
-            budget.level if budget else 0,
-        )
-
-    def _end(self, body: GenerateBody, shape: Shape, answer: Answer, done: Done) -> list[Json]:
-        timings = done.timings
-        log.debug(
-            "answered id=%s reason=%s prompt=%d cached=%d generated=%d ms=%.0f",
-            done.id,
-            done.reason.value,
-            timings.prompt_tokens,
-            timings.cached_tokens,
-            timings.generated_tokens,
-            timings.queue_ms + timings.prefill_ms + timings.decode_ms,
-        )
-        return shape.closing(answer, done) if body.stream else [shape.whole(answer, done)]
-
 
 def _keep_warm_s(settings: Settings) -> float:
     """Pages that are locked need no touching."""
     return 0.0 if settings.model.mlock else settings.model.keep_warm_s
-
-
-def _limit(body: GenerateBody, budgets: Budgets) -> BudgetNow | None:
-    """What the prompt may hold. Clients that follow the budgets are held to their own; others
-    only to the context, as long as nothing is scarce."""
-    if body.budget_tokens:
-        return budgets.of(body.priority)
-    budget = budgets.of(Priority.EXPLAIN)
-    return budget if budget is not None and budget.level else None
 
 
 def _rules(settings: DaemonSettings) -> Rules:

@@ -8,7 +8,7 @@ import psutil
 
 from assistant import paths
 from assistant import settings as all_settings
-from assistant.doctor import hardware, software
+from assistant.doctor import hardware, remote, software
 from assistant.doctor.findings import Finding, wrong
 from assistant.errors import UnderkeelError
 from assistant.memory.devices import ask_backend
@@ -43,8 +43,10 @@ def examine(*, deep: bool = False) -> Iterator[Finding]:
         found, status = software.daemon()
         yield from found
         yield from _safely("service", software.service)
-        yield from _safely("model", lambda: software.model(chosen, deep=deep))
-        yield from _safely("plan", lambda: software.plan(chosen, probes, status))
+        yield from _safely("server", lambda: remote.server(chosen.remote))
+        if remote.local_answers(chosen.remote):
+            yield from _safely("model", lambda: software.model(chosen, deep=deep))
+            yield from _safely("plan", lambda: software.plan(chosen, probes, status))
         yield from _safely("log", software.log)
         yield from _safely("editors", software.editors)
     finally:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from assistant import __version__, paths
 from assistant.client import DaemonClient, ServiceState, Status
+from assistant.daemon.engines import LocalPlanning, is_checkpoint_folder
 from assistant.daemon.instance import running_pid
-from assistant.daemon.loading import Planning
 from assistant.daemon.reload import advice
 from assistant.doctor.findings import Finding, note, well, wrong
 from assistant.errors import DaemonError, PlanError, SettingsError, UnderkeelError
@@ -43,6 +43,9 @@ def settings(problems: Sequence[SettingsError]) -> list[Finding]:
 def model(chosen: Settings, *, deep: bool) -> list[Finding]:
     """The model's file. `deep` compares its hash, however large it is."""
     name = chosen.model.name
+    if is_checkpoint_folder(name):
+        size = sum(file.stat().st_size for file in Path(name).expanduser().glob("*.safetensors"))
+        return [well("model", f"{name}, {size / _GIB:.2f} GiB, a folder of safetensors")]
     try:
         path = catalogue.resolve(name)
     except UnderkeelError as error:
@@ -67,7 +70,7 @@ def plan(chosen: Settings, look: Reader, ours: Status | None) -> list[Finding]:
         lines = "; ".join(ours.load)
         return [well("plan", f"loaded{': ' + lines if lines else ''}")]
     try:
-        loadable = Planning(chosen.model, look)()
+        loadable = LocalPlanning(chosen.model, look)()
     except PlanError as error:
         fitting = "; ".join(error.alternatives)
         says = f"{error.message}{'. Would fit: ' + fitting if fitting else ''}"

@@ -59,9 +59,25 @@ def test_a_running_daemon_changes_its_model_and_goes_back_where_it_cannot(
         assert str(moe_model) in (home / "config.toml").read_text(), "the settings are as they were"
         assert asyncio.run(ask(before)) > 0
 
-        done = underkeel("models", "use", str(dense_model), timeout_s=120)
-        assert done.returncode == 0, done.stderr
-        assert "The running daemon serves it" in done.stdout
+        async def during() -> tuple[int, str]:
+            """An answer that is under way, and a text that comes meanwhile."""
+            async with DaemonClient(autostart=False) as client:
+                request = CompletionRequest(prompt=(750, 912), n_predict=48, of_model=before)
+                long = asyncio.create_task(answer(client, request))
+                while not (await client.status()).in_flight:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+                use = asyncio.create_task(
+                    asyncio.to_thread(underkeel, "models", "use", str(dense_model), timeout_s=120)
+                )
+                _, last = await long
+                done = await use
+                assert done.returncode == 0, done.stderr
+                assert last.timings is not None
+                return last.timings.generated_tokens, done.stdout
+
+        generated, printed = asyncio.run(during())
+        assert generated == 48, "what was begun ends on the old model"
+        assert "The running daemon serves it" in printed
         assert asyncio.run(served()) == str(dense_model)
         assert str(dense_model) in (home / "config.toml").read_text()
         with pytest.raises(ModelChangedError):

@@ -355,6 +355,27 @@ def test_a_flood_is_refused_and_the_queue_recovers(home: Path) -> None:
     run(body, engine, settings=settings)
 
 
+def test_who_is_refused_may_ask_again_on_the_same_connection(home: Path) -> None:
+    """A client that keeps connections open need not open one for each try."""
+    settings = Settings(daemon=DaemonSettings(max_waiting=0))
+
+    async def body(daemon: Daemon) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(paths.socket_path()))
+        asked = b'{"prompt": "a"}'
+        for _ in range(3):
+            writer.write(
+                b"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n" + asked
+            )
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+            assert head.startswith(b"HTTP/1.1 429")
+            assert b"retry-after: 1" in head.lower() and b"connection: close" not in head.lower()
+            size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+            await reader.readexactly(size)
+        writer.close()
+
+    run(body, settings=settings)
+
+
 def test_bodies_are_bounded_all_together(home: Path) -> None:
     """Senders that stall in the middle hold no more than four full bodies, and then a 429."""
     engine = FakeEngine()
@@ -589,10 +610,27 @@ def test_metrics_count_answers_and_errors(home: Path) -> None:
             "underkeel_budget_tokens 1024.0",
             'underkeel_device_free_bytes{device="CPU"} 1.2884901888e+10',
             "underkeel_ladder_rung 0.0",
+            "underkeel_engine_requests 2.0",
+            f"underkeel_engine_generated_tokens {2 * len(DEFAULT_REPLY) + 2}.0",
         ):
             assert line in lines, line
 
     run(body)
+
+
+def test_metrics_count_answers_whose_reader_went_away(home: Path) -> None:
+    """Editors do that all the time: they have all that they can use."""
+
+    async def body(daemon: Daemon) -> None:
+        async with contextlib.aclosing(daemon.client.complete(ask())) as stream:
+            await anext(stream)
+        await daemon.idle()
+        lines = (await daemon.http.get("/metrics")).text.splitlines()
+        counted = 'underkeel_requests_total{priority="interactive",reason="cancelled"} 1.0'
+        assert counted in lines
+        assert 'underkeel_request_seconds_count{priority="interactive"} 1.0' in lines
+
+    run(body, FakeEngine(token_ms=20))
 
 
 def test_tokens_of_no_vocabulary_never_reach_the_engine(home: Path) -> None:

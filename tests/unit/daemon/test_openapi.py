@@ -1,14 +1,17 @@
 """The description of the daemon: exact, and what it promises holds under fuzzing.
 
-`UNDERKEEL_FUZZ_EXAMPLES` asks for more examples an operation (make fuzz).
+`UNDERKEEL_FUZZ_EXAMPLES` asks for more examples an operation, other ones each time, and
+`UNDERKEEL_FUZZ_REPORT` for a file of what was asked and answered (make fuzz).
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +41,8 @@ from assistant.engine.fake import FakeEngine
 from assistant.errors import BY_CODE
 from assistant.settings import Settings
 
-EXAMPLES = int(os.environ.get("UNDERKEEL_FUZZ_EXAMPLES", "15"))
+EXAMPLES = int(os.environ.get("UNDERKEEL_FUZZ_EXAMPLES", "0"))
+REPORT = os.environ.get("UNDERKEEL_FUZZ_REPORT", "")
 # What a daemon is asked for once, and not in the middle of a fuzz.
 ENDS = "/underkeel/stop"
 CHECKS = [
@@ -166,31 +170,41 @@ def running(home: Path) -> Iterator[_Running]:
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 def test_what_it_promises_holds_under_fuzzing(running: _Running, mode: GenerationMode) -> None:
     """schemathesis against the real wire: sound and unsound requests to every operation."""
-    assert running.address is not None and running.service is not None
+    assert running.service is not None
     schema = schemathesis.openapi.from_dict(openapi.document()).exclude(path=ENDS)
-    reached = []
+    answers: dict[str, Counter[int]] = {}
     for operation in (found.ok() for found in schema.get_all_operations()):
         if mode is GenerationMode.NEGATIVE and not operation.body:
             continue  # nothing can be wrong with a request that says nothing
-
-        @settings(
-            max_examples=EXAMPLES,
-            deadline=None,
-            database=None,
-            derandomize=True,
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(case=operation.as_strategy(mode))
-        def fuzz(case: Any) -> None:
-            assert running.address is not None
-            case.call_and_validate(
-                base_url=running.address.base_url,
-                headers=running.address.headers,
-                checks=CHECKS,
-                timeout=30,
-            )
-
-        fuzz()
-        reached.append(operation.label)
-    assert len(reached) >= (8 if mode is GenerationMode.NEGATIVE else 18)
+        answers[operation.label] = _fuzz(running, operation, mode)
+    assert len(answers) >= (8 if mode is GenerationMode.NEGATIVE else 18)
     assert running.service.admission.inside == 0 and running.service.intake.held_bytes == 0
+    if REPORT:
+        with Path(REPORT).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"requests": mode.value, "answers": answers}) + "\n")
+
+
+def _fuzz(running: _Running, operation: Any, mode: GenerationMode) -> Counter[int]:
+    """Ask for one operation in many ways; how often each status was the answer."""
+    statuses: Counter[int] = Counter()
+
+    @settings(
+        max_examples=EXAMPLES or 15,
+        deadline=None,
+        database=None,
+        derandomize=not EXAMPLES,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(mode))
+    def fuzz(case: Any) -> None:
+        assert running.address is not None
+        answer = case.call_and_validate(
+            base_url=running.address.base_url,
+            headers=running.address.headers,
+            checks=CHECKS,
+            timeout=30,
+        )
+        statuses[answer.status_code] += 1
+
+    fuzz()
+    return statuses

@@ -18,8 +18,10 @@ from assistant import settings
 from assistant.cli.reload import told
 from assistant.daemon import reload
 from assistant.daemon.following import Follower
+from assistant.daemon.loading import Loadable
 from assistant.daemon.reload import Effect, advice, compare, effect_of, pending
-from assistant.engine.types import Priority
+from assistant.engine.types import LoadSpec, Priority
+from assistant.memory.ladder import Rung
 from assistant.settings import CompletionSettings, DaemonSettings, ModelSettings, Settings
 
 KEYS = [
@@ -109,6 +111,36 @@ def test_a_running_daemon_follows_its_file(home: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_model_that_is_served_already_does_not_wait(home: Path) -> None:
+    """`underkeel models use` changes the model first, and the file after that."""
+
+    def plan(name: str) -> Loadable:
+        spec = LoadSpec(path=f"/{name}.gguf", n_ctx=1024)
+        rungs = (Rung("plan", "", spec, {"CPU": 1}), Rung("unload", "", None, {}))
+        return Loadable(rungs, model=ModelSettings(name=name))
+
+    async def main() -> None:
+        chosen, _ = settings.load()
+        first = plan(chosen.model.name)
+        async with asyncio.timeout(60), serving(planner=lambda: first, settings=chosen) as daemon:
+            follower = Follower(daemon.service, settings.load)
+            write(home, '[model]\nname = "b"\n')
+            assert [change.key for change in follower.reload().pending] == ["model.name"]
+            await daemon.service.host.exchange(plan("b"))
+            told_now = (await daemon.client.status()).settings
+            assert told_now is not None and not told_now.pending
+            await daemon.service.host.exchange(plan("c"))
+            write(home, '[model]\nname = "c"\n')
+            found = follower.reload()
+            assert advice(found.changes) == ['model.name: "b" -> "c", took effect']
+            assert not found.pending
+            # A load that has yet to come takes the settings of then.
+            write(home, '[model]\nname = "c"\nn_ctx = 2048\n')
+            assert [change.key for change in follower.reload().pending] == ["model.n_ctx"]
+
+    asyncio.run(main())
+
+
 def _budget(service: object) -> int:
     budget = service.budgets.of(Priority.INTERACTIVE)  # type: ignore[attr-defined]
     return budget.tokens if budget else 0
@@ -137,7 +169,7 @@ def test_over_the_socket_and_by_a_signal(home: Path) -> None:
                 found = await client.reload()
                 assert taken[-1] == "other"
                 lines = "\n".join(told(found))
-                assert "model.name" in lines and "underkeel restart" in lines
+                assert "model.name" in lines and 'underkeel models use "other"' in lines
                 again = await client.reload()
                 assert "changed earlier, and waiting" in "\n".join(told(again))
                 write(home, "[daemon]\nmax_waiting = 5\n")

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from daemons import Daemon, Memory, serving, until
@@ -77,8 +78,8 @@ async def changing(
         yield daemon
 
 
-async def said(daemon: Daemon, **wishes: str) -> str:
-    request = CompletionRequest(prompt=(1, 2), n_predict=64, **wishes)
+async def said(daemon: Daemon, **wishes: Any) -> str:
+    request = CompletionRequest(**{"prompt": (1, 2), "n_predict": 64, **wishes})
     return "".join([chunk.content async for chunk in daemon.client.complete(request)])
 
 
@@ -95,6 +96,46 @@ def test_what_is_begun_ends_on_the_old_model_and_the_next_is_the_new_ones(home: 
             with pytest.raises(ModelChangedError):
                 await said(daemon, of_model="small")
             assert (await daemon.client.status()).deaths == 0
+
+    asyncio.run(main())
+
+
+def test_a_text_that_waits_is_encoded_anew_for_the_new_model(home: Path) -> None:
+    """Its client knows nothing of models; who sends tokens meant those of one."""
+
+    async def main() -> None:
+        engine = Named(reply=lambda request: request.model, token_ms=5)
+        async with changing(engine) as daemon:
+            old = asyncio.create_task(said(daemon))
+            await until(lambda: bool(engine.in_flight))
+            change = asyncio.create_task(daemon.client.use_model("large"))
+            await until(lambda: not daemon.service.host._gate._open.is_set())
+            text = asyncio.create_task(said(daemon, prompt="def f"))
+            tokens = asyncio.create_task(said(daemon))
+            await until(lambda: daemon.service.admission.inside == 3)
+            assert not change.done(), "it waits for what was begun"
+            assert await old == "small"
+            assert (await change).name == "large"
+            assert await text == "large"
+            with pytest.raises(ModelChangedError) as caught:
+                await tokens
+            assert "small" in str(caught.value) and "Encode it again" in caught.value.advice
+
+    asyncio.run(main())
+
+
+def test_memory_is_given_back_while_answers_are_waited_for(home: Path) -> None:
+    async def main() -> None:
+        engine = Named(reply=lambda request: request.model, token_ms=5)
+        async with changing(engine) as daemon:
+            host = daemon.service.host
+            old = asyncio.create_task(said(daemon))
+            await until(lambda: bool(engine.in_flight))
+            change = asyncio.create_task(daemon.client.use_model("large"))
+            await until(lambda: not host._gate._open.is_set())
+            assert await asyncio.wait_for(host.move_to(0), 5)
+            assert not change.done()
+            assert (await old, (await change).name) == ("small", "large")
 
     asyncio.run(main())
 
