@@ -1,138 +1,64 @@
-"""The worker: the one process that holds llama.cpp. Frames in on stdin, frames out on stdout.
-
-A reader thread takes frames in, so that a cancellation reaches a computation that runs; the main
-thread computes. When stdin ends the daemon is gone, and so is the worker.
-"""
+"""The worker: the one process that holds llama.cpp. Frames in on stdin, frames out on stdout."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-import queue
 import signal
 import sys
-import threading
 import time
+from collections.abc import Sequence
 from typing import BinaryIO
 
 from msgspec.structs import replace
 
 from assistant.engine import frames
 from assistant.engine.job import Job
+from assistant.engine.obeying import ObeyingWorker
 from assistant.engine.runner import Runner
-from assistant.engine.types import Delta, Done, LoadSpec
-from assistant.errors import EngineError, FrameError, LoadError, RefusedError, UnderkeelError
+from assistant.engine.types import LoadSpec
+from assistant.errors import EngineError, LoadError, RefusedError
 from assistant.llama import pages
 from assistant.llama.context import Context, Span
 from assistant.llama.model import Model
 
-_BEAT_S = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
-class Worker:
-    """Executes commands until its input ends."""
+class Worker(ObeyingWorker[Runner]):
+    """The worker whose model is a GGUF."""
 
-    def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
-        self._source, self._sink = source, sink
-        self._commands: queue.SimpleQueue[frames.Command | None] = queue.SimpleQueue()
-        self._cancel_load = threading.Event()
-        self._runner: Runner | None = None
-        self._said_s = 0.0
+    def tokenise(self, text: str, *, special: bool) -> Sequence[int]:
+        return self.ready().model.tokenise(text, special=special)
 
-    def run(self) -> None:
-        threading.Thread(target=self._read, name="reader", daemon=True).start()
-        self._say(frames.Hello(pid=os.getpid()))
-        while True:
-            runner = self._runner
-            busy = runner is not None and runner.busy
-            try:
-                command = self._commands.get(block=not busy, timeout=None if busy else _BEAT_S)
-            except queue.Empty:
-                if not busy:
-                    self._say(frames.Beat())
-                elif runner is not None:
-                    runner.step()
-                    if time.monotonic() - self._said_s > _BEAT_S:
-                        self._say(frames.Beat())
-                continue
-            if command is None:
-                return
-            self._obey(command)
+    def detokenise(self, tokens: Sequence[int]) -> str:
+        return self.ready().model.detokenise(tokens)
 
-    def _read(self) -> None:
-        """Reader thread: only puts commands in line, and raises flags for what cannot wait."""
-        cutter = frames.Cutter()
-        try:
-            while data := os.read(self._source.fileno(), 1 << 16):
-                for body in cutter.feed(data):
-                    self._take(frames.command(body))
-        except (OSError, FrameError) as error:
-            print(f"worker: {error}", file=sys.stderr)
-        self._commands.put(None)
-        self._cancel_load.set()
-        if self._runner is not None:
-            self._runner.context.abort.set()
+    def drop_idle(self) -> int:
+        return self.ready().slots.drop_idle()
 
-    def _take(self, command: frames.Command) -> None:
-        runner = self._runner
-        if isinstance(command, frames.CancelLoad):
-            self._cancel_load.set()
+    def touch(self) -> int:
+        # Whatever else is wanted goes first.
+        return pages.touch(self.ready().spec.path, self.commands.empty)
+
+    def saved(self, most_bytes: int) -> Sequence[frames.Sequence]:
+        return [frames.Sequence(*pair) for pair in self.ready().slots.saved(most_bytes)]
+
+    def overheard(self, command: frames.Command) -> None:
+        if self.runner is None:
             return
-        if runner is not None:
-            if isinstance(command, frames.Cancel):
-                runner.cancel(command.id)
-            elif isinstance(command, frames.Generate):
-                runner.knock(command.request)
-            elif isinstance(command, frames.Load):
-                runner.context.abort.set()  # the step under way is evaluated again afterwards
-        self._commands.put(command)
+        if isinstance(command, frames.Generate):
+            self.runner.knock(command.request)
+        elif isinstance(command, frames.Load):
+            self.runner.context.abort.set()  # the step under way is evaluated again afterwards
 
-    def _obey(self, command: frames.Command) -> None:
-        try:
-            self._do(command)
-        except UnderkeelError as error:
-            self._say(frames.Failed.of(command.id, error))
+    def deserted(self) -> None:
+        if self.runner is not None:
+            self.runner.context.abort.set()
 
-    def _do(self, command: frames.Command) -> None:
-        match command:
-            case frames.Load():
-                self._load(command)
-            case frames.CancelLoad():
-                pass
-            case frames.Generate():
-                self._ready().add(command.request)
-            case frames.Cancel():
-                self._ready().cancel(command.id)
-            case frames.Tokenise():
-                tokens = self._ready().model.tokenise(command.text, special=command.special)
-                self._say(frames.Tokens(id=command.id, tokens=tuple(tokens)))
-            case frames.Detokenise():
-                text = self._ready().model.detokenise(command.tokens)
-                self._say(frames.Text(id=command.id, text=text))
-            case frames.DropIdle():
-                cells = self._ready().slots.drop_idle()
-                self._say(frames.Dropped(id=command.id, cells=cells))
-            case frames.Touch():
-                # Whatever else is wanted goes first.
-                count = pages.touch(self._ready().spec.path, self._commands.empty)
-                self._say(frames.Touched(id=command.id, pages=count))
-            case frames.Save():
-                slots = self._ready().slots
-                kept = [frames.Sequence(*pair) for pair in slots.saved(command.most_bytes)]
-                self._say(frames.Saved(id=command.id, sequences=tuple(kept)))
-            case frames.GetStats():
-                self._say(frames.Stats(id=command.id, stats=self._ready().stats()))
-
-    def _ready(self) -> Runner:
-        if self._runner is None:
-            raise LoadError("no model is loaded", advice="Load one first")
-        return self._runner
-
-    def _load(self, command: frames.Load) -> None:
-        spec, old = command.spec, self._runner
+    def load(self, command: frames.Load) -> None:
+        spec, old = command.spec, self.runner
         started = time.monotonic()
-        self._cancel_load.clear()
         saved: list[tuple[list[int], bytes]] = []
         jobs: list[Job] = []
         model: Model | None = None
@@ -146,7 +72,7 @@ class Worker:
                 saved = [
                     (slot.tokens, old.context.save(slot.number)) for slot in order if slot.tokens
                 ]
-            self._runner = None
+            self.runner = None
             old.context.free()
             if _same_model(old.spec, spec):
                 model = old.model
@@ -157,14 +83,14 @@ class Worker:
         except LoadError as error:
             for job in jobs:
                 job.sampler.free()
-                self._failed(job.request.id, RefusedError(error.message, advice="Ask again"))
+                self.failed(job.request.id, RefusedError(error.message, advice="Ask again"))
             raise
         saved += [([*one.tokens], one.state) for one in command.saved]
         runner.slots.restore(saved)
         runner.resume(jobs)
-        self._runner = runner
+        self.runner = runner
         load_ms = (time.monotonic() - started) * 1000
-        self._say(frames.Loaded(id=command.id, info=runner.info(load_ms)))
+        self.say(frames.Loaded(id=command.id, info=runner.info(load_ms)))
 
     def _made(self, command: frames.Load, model: Model | None) -> Runner:
         """A runner for the command's spec, on `model` where that is loaded already.
@@ -178,8 +104,8 @@ class Worker:
         def goes_on(share: float) -> bool:
             if share - shown[0] >= 0.01:
                 shown[0] = share
-                self._say(frames.Progress(id=command.id, share=share))
-            return not self._cancel_load.is_set()
+                self.say(frames.Progress(id=command.id, share=share))
+            return not self.given_up.is_set()
 
         model = model or Model(spec, goes_on)
         context: Context | None = None
@@ -191,7 +117,7 @@ class Worker:
                 context.free()
             model.free()
             raise
-        return Runner(model, context, spec, self._event, self._failed)
+        return Runner(model, context, spec, self.told, self.failed)
 
     @staticmethod
     def _warm_up(context: Context, spec: LoadSpec) -> None:
@@ -209,17 +135,6 @@ class Worker:
                 subject=spec.path,
                 advice="Ask for fewer cells or a smaller batch",
             )
-
-    def _event(self, event: Delta | Done) -> None:
-        self._say(frames.Event(id=event.id, event=event))
-
-    def _failed(self, request_id: str, error: UnderkeelError) -> None:
-        self._say(frames.Failed.of(request_id, error))
-
-    def _say(self, report: frames.Report) -> None:
-        self._said_s = time.monotonic()
-        self._sink.write(frames.encode(report))
-        self._sink.flush()
 
 
 _CONTEXT_FIELDS = (
