@@ -1,0 +1,78 @@
+"""Fuzzes the daemon at length: every operation of its OpenAPI description over the real wire, and
+the frames between daemon and worker.
+
+The same tests as in `make test`, with more and other examples each time. Prints JSON; `--save`
+keeps it in tests/benchmarks/results/fuzz.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from head import head
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULT = ROOT / "tests/benchmarks/results/fuzz.json"
+HTTP, FRAMES = "tests/unit/daemon/test_openapi.py", "tests/unit/engine/test_frames_fuzz.py"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--examples", type=int, default=1000, help="of each operation")
+    parser.add_argument("--save", action="store_true")
+    options = parser.parse_args()
+    result = head("fuzz") | {"examples_of_each_operation": options.examples}
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report"
+        environment = {
+            "UNDERKEEL_FUZZ_EXAMPLES": str(options.examples),
+            "UNDERKEEL_FUZZ_REPORT": str(report),
+        }
+        http = _run(HTTP, environment)
+        lines = report.read_text("utf-8").splitlines() if report.exists() else []
+    result["http"] = http | {"modes": [_mode(json.loads(line)) for line in lines]}
+    result["http"]["requests"] = sum(mode["requests"] for mode in result["http"]["modes"])
+    sys.path[:0] = [str(ROOT), str(ROOT / FRAMES.rpartition("/")[0])]
+    import test_frames_fuzz
+
+    result["frames"] = _run(FRAMES, {}) | {"mutated_frames": test_frames_fuzz.CASES}
+    text = json.dumps(result, indent=1)
+    print(text)
+    if options.save:
+        RESULT.write_text(text + "\n", "utf-8")
+    sys.exit(0 if all(result[part]["passed"] for part in ("http", "frames")) else 1)
+
+
+def _run(tests: str, environment: dict[str, str]) -> dict[str, Any]:
+    begun = time.monotonic()
+    command = [sys.executable, "-m", "pytest", "-q", tests, "--timeout", "3600"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, stdout=sys.stderr, check=False
+    )
+    return {"passed": done.returncode == 0, "seconds": round(time.monotonic() - begun)}
+
+
+def _mode(line: dict[str, Any]) -> dict[str, Any]:
+    """One kind of requests: how many there were, and how they were answered."""
+    statuses: Counter[str] = Counter()
+    for answers in line["answers"].values():
+        statuses.update(answers)
+    return {
+        "kind": line["requests"],
+        "operations": len(line["answers"]),
+        "requests": sum(statuses.values()),
+        "answers_by_status": dict(sorted(statuses.items())),
+    }
+
+
+if __name__ == "__main__":
+    main()
