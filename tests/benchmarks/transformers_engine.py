@@ -1,18 +1,16 @@
 """The Transformers engine's tests, run for real in an environment that has torch, and its figures.
 
-Makes that environment once (1.5 GB), runs `tests/unit/engine/test_transformers.py` in it, then
-measures what 16 and 4 bits take and how a kept prefix helps. Prints JSON; the last result is kept
-in tests/benchmarks/results/transformers_engine.json.
+Makes that environment once (1.5 GB), runs `tests/unit/engine/test_transformers*.py` in it, then
+measures what 16 bits, NF4, GPTQ and AWQ take and how a kept prefix helps. Prints JSON; the last
+result is kept in tests/benchmarks/results/transformers_engine.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import datetime
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -23,11 +21,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/equipment")]
 RESULT = ROOT / "tests/benchmarks/results/transformers_engine.json"
-TESTS = "tests/unit/engine/test_transformers.py"
+TESTS = ("tests/unit/engine/test_transformers.py", "tests/unit/engine/test_transformers_packed.py")
 PROMPT = "def fibonacci(n):\n    if n < 2:\n        return n\n    return" * 8
 
 
-async def _figures(folder: Path, scheme: str) -> dict[str, Any]:
+async def _figures(folder: Path, scheme: str, name: str) -> dict[str, Any]:
     from assistant.engine.transformers_engine import TransformersEngine
     from assistant.engine.types import Delta, GenerateRequest, LoadSpec
 
@@ -50,7 +48,7 @@ async def _figures(folder: Path, scheme: str) -> dict[str, Any]:
         )
     await engine.close()
     return {
-        "weights": scheme or "as they are",
+        "weights": name,
         "parameters": info.n_params,
         "size_bytes": info.size_bytes,
         "first": runs[0],
@@ -61,10 +59,16 @@ async def _figures(folder: Path, scheme: str) -> dict[str, Any]:
 def _inside(folder: Path) -> None:
     """In the other environment: the figures as one line of JSON."""
     import bitsandbytes
+    import packed_checkpoint
     import torch
     import transformers
 
-    found = [asyncio.run(_figures(folder, scheme)) for scheme in ("", "nf4")]
+    found = [asyncio.run(_figures(folder, "", "16 bit"))]
+    found.append(asyncio.run(_figures(folder, "nf4", "NF4, double quantisation")))
+    for method in ("gptq", "awq"):
+        packed = folder.with_name(method)
+        packed_checkpoint.write(folder, packed, packed_checkpoint.Kind(method))
+        found.append(asyncio.run(_figures(packed, "", f"{method.upper()} 4 bit, packed")))
     versions = {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -81,13 +85,15 @@ def main() -> None:
         return
     import extra_environments
     import tiny_checkpoint
+    from head import head
 
     from assistant.models.catalogue import resolve
 
+    begun = head("transformers_engine", cards=0)
     python = extra_environments.transformers()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     tests = subprocess.run(
-        [python, "-m", "pytest", TESTS, "-q", "-p", "no:cacheprovider"],
+        [python, "-m", "pytest", *TESTS, "-q", "-p", "no:cacheprovider"],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -106,8 +112,7 @@ def main() -> None:
             check=True,
         )
     result = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, no card",
+        **begun,
         "checkpoint": {
             "layers": tiny_checkpoint.LAYERS,
             "experts": tiny_checkpoint.EXPERTS,
