@@ -3,7 +3,7 @@
     python tests/benchmarks/scenarios.py [--only game --only lost] [--stretch 3] [--hits 100]
         [--save]
 
-The full stack on a simulated card (see tests/equipment/headroom.py): sizes are a sixty-fourth of
+The full stack on a simulated card (see tests/equipment/plays.py): sizes are a sixty-fourth of
 life, the ways back up are faster by each scenario's `speed`, falls take the time that they take.
 Writes scenarios/NAME.{csv,svg} under `results` and prints JSON; --save keeps it in scenarios.json,
 where rows of scenarios that were not played stay as they are.
@@ -94,7 +94,8 @@ def private_home(folder: Path) -> Path:
 
 
 def main() -> None:
-    from headroom import run, scenarios
+    from headroom import run
+    from plays import scenarios
     from tiny_moe import write_tiny_moe
 
     from assistant import paths

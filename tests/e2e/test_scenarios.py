@@ -1,7 +1,7 @@
 """Headroom on the full stack: whatever happens to the memory, people are served.
 
 Language servers, the daemon and its worker run as for a user, on a simulated card and a stand-in
-NVML that follow one script (`headroom`). Sizes are a sixty-fourth of life; the ways back up are
+NVML that follow one script (`plays`). Sizes are a sixty-fourth of life; the ways back up are
 faster than life; the probes look as often as ever. The long form is `make bench-scenarios`.
 """
 
@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from daemons import until as wait_for
-from headroom import Scenario, run, scenarios
+from headroom import run
 from long_typing import soak
+from plays import Scenario, scenarios
 from stage import ROOT, staged, until, workers
 from typist import editors
 
