@@ -190,7 +190,7 @@ def test_kills_from_outside_are_not_held_against_a_request() -> None:
             items.extend([item async for item in host.generate(request)])
 
         reading = asyncio.create_task(read())
-        for number in range(1, 6):
+        for number in range(1, 16):
             await until(lambda: engine.in_flight == 1)
             engine.kill(exit_code=-9)
             engine.pause()
