@@ -61,6 +61,7 @@ class Follower:
         self._service.follow(settings)
         self._take_model(settings)
         logs.set_level(settings.daemon.log_level)
+        told = self._last.problems
         self._last = SettingsNow(
             path=str(self.path),
             read_at=time.time(),
@@ -69,8 +70,9 @@ class Follower:
         )
         for line in reload.advice(changes):
             log.info("settings: %s", line)
-        for problem in problems:
-            log.warning("settings: %s", problem)
+        for problem in self._last.problems:
+            if problem not in told:
+                log.warning("settings: %s", problem)
         return self.now
 
     def _in_effect(self) -> Settings:

@@ -78,7 +78,7 @@ def write(home: Path, text: str) -> None:
     new.replace(home / "config.toml")
 
 
-def test_a_running_daemon_follows_its_file(home: Path) -> None:
+def test_a_running_daemon_follows_its_file(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         chosen, _ = settings.load()
         async with asyncio.timeout(60), serving(settings=chosen) as daemon:
@@ -99,6 +99,13 @@ def test_a_running_daemon_follows_its_file(home: Path) -> None:
             write(home, '[daemon]\nmax_waiting = "many"\n[completion]\nbudget_tokens = 300\n')
             await until(lambda: service.admission.most == 64)
             assert follower.now.problems and not follower.now.pending
+            warned = [
+                record.message for record in caplog.records if "max_waiting" in record.message
+            ]
+            follower.reload()  # what is wrong still is told, and not logged once more
+            assert follower.now.problems
+            again = [record.message for record in caplog.records if "max_waiting" in record.message]
+            assert len(warned) == len(again) > 0
             await until(lambda: _budget(service) == 300)
             # A file that is broken, and one that is gone.
             write(home, "[daemon\n")
