@@ -53,11 +53,15 @@ def told(budget: BudgetNow | None) -> dict[str, Any] | None:
 
 
 def _in_words(status: Status) -> str:
-    """Why the service is less than it could be; empty where it is not."""
+    """Why the service is less than it could be; empty where it is not.
+
+    Of the rung of shorter prompts the budget says it all.
+    """
     said = []
-    if status.rung is not None and status.rung.index and status.rung.says:
-        why = f" ({status.rung.reason})" if status.rung.reason else ""
-        said.append(f"without {status.rung.says}{why}")
+    rung = status.rung
+    if rung is not None and rung.index and rung.says and rung.name != "trim":
+        why = f" ({rung.reason})" if rung.reason else ""
+        said.append(f"without {rung.says}{why}")
     if status.budget is not None and status.budget.level:
         said.append(f"prompts of {status.budget.tokens} tokens: {status.budget.reason}")
     return "; ".join(said)

@@ -54,7 +54,7 @@ def build(
     top = _holds(plan)
     rungs = [
         Rung("plan", "", plan.to_load_spec(), top),
-        Rung(TRIM, "shorter prompts", plan.to_load_spec(), top),
+        Rung(TRIM, "long prompts", plan.to_load_spec(), top),
         Rung(DROP, "sequences kept for reuse", plan.to_load_spec(), top),
     ]
     for change, guess in _shapes(plan, wishes):

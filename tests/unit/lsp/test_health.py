@@ -69,6 +69,10 @@ def test_what_is_not_there_is_left_out() -> None:
     assert set(facts.values()) == {None}
     calm = replace(STATUS, budget=BudgetNow(tokens=1024), rung=RungNow(index=0, of=11, name="plan"))
     assert facts_of(calm)["message"] == "" and facts_of(calm)["ladder"] is None
+    shorter = RungNow(index=1, of=11, name="trim", says="long prompts", reason=SCARCE.reason)
+    assert facts_of(replace(STATUS, rung=shorter))["message"] == (
+        "prompts of 512 tokens: " + SCARCE.reason
+    )
     no_gpu = replace(STATUS, devices=STATUS.devices[-1:])
     assert facts_of(no_gpu)["vram"] is None
 
