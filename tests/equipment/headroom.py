@@ -122,7 +122,7 @@ def _of_the_ladder(scenario: Scenario, looks: Sequence[Look]) -> list[str]:
         broken.append(f"{last['moves']} moves, where {scenario.most_moves} suffice")
     if scenario.moves and not last["moves"]:
         broken.append("the ladder was not used")
-    if scenario.deaths != bool(last["deaths"]):
+    if scenario.deaths not in {None, bool(last["deaths"])}:
         broken.append(f"{last['deaths']} deaths")
     return broken
 

@@ -29,7 +29,7 @@ class Scenario:
         most_moves: more moves on the ladder than this would be restless.
         moves: whether the ladder has to be used at all.
         costless: only rungs that make nothing anew may be used, and one has to be.
-        deaths: whether a worker is bound to die.
+        deaths: whether a worker is bound to die; None where it may, or may be moved in time.
         errors: codes that a reader may be told while nothing can be served at all.
         speed: how much faster than life the ways back up are.
         tables: settings over those of the stage.
@@ -42,7 +42,7 @@ class Scenario:
     most_moves: int = 4
     moves: bool = True
     costless: bool = False
-    deaths: bool = False
+    deaths: bool | None = False
     errors: frozenset[str] = frozenset()
     speed: float = 10.0
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -118,7 +118,7 @@ def _lost(stretch: float) -> Scenario:
         Act(1.5 + 4 * stretch, "it returns", card={"lost": False}),
         Act(2.5 + 4 * stretch),
     ]
-    return Scenario("lost", "The card falls off the bus and returns.", acts, deaths=True)
+    return Scenario("lost", "The card falls off the bus and returns.", acts, deaths=None)
 
 
 def _overstated(stretch: float) -> Scenario:
@@ -213,7 +213,7 @@ def _two_cards(stretch: float) -> Scenario:
         Act(3.5 + 9 * stretch),
     ]
     says = "Of two cards that share the model one is filled and given back, then lost and returns."
-    return Scenario("two_cards", says, acts, cards=cards, deaths=True, most_moves=6)
+    return Scenario("two_cards", says, acts, cards=cards, deaths=None, most_moves=6)
 
 
 def _cells(stretch: float) -> Scenario:
