@@ -229,7 +229,7 @@ def _cells(stretch: float) -> Scenario:
     )
 
 
-_HANG_S = 6.0
+_HANG_S = 5.0
 _HITS = {"killed": 0.85, "stopped": 0.1, "hangs in the driver": 0.05}
 
 
