@@ -15,7 +15,7 @@ from assistant.engine.interface import Progress
 from assistant.engine.remote.counting import find_vocabulary
 from assistant.engine.remote.detect import dialect_for
 from assistant.engine.remote.dialect import Ask, Dialect, Gauge, Piece, Prompt
-from assistant.engine.remote.keys import read_key
+from assistant.engine.remote.keys import wait_for_key
 from assistant.engine.remote.lanes import Lane, Lanes
 from assistant.engine.remote.openai import stop_ids
 from assistant.engine.remote.tally import Answered, Tally
@@ -207,7 +207,7 @@ class RemoteEngine:
 
     async def _connected(self) -> Transport:
         if self._http is None:
-            key = await asyncio.to_thread(read_key, self._remote)
+            key = await wait_for_key(self._remote)
             self._http = Transport(self._remote, key, clock=self._clock)
         return self._http
 

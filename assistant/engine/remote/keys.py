@@ -2,14 +2,56 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import stat
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 from assistant.errors import SettingsError
 from assistant.settings import RemoteSettings
 
 _MOST_BYTES = 16 << 10
+_ANSWER_S = 60.0
+
+
+async def wait_for_key(remote: RemoteSettings, limit_s: float = _ANSWER_S) -> str:
+    """As `read_key`, in a thread: a locked keyring may ask its user, where nobody sees it ask.
+
+    Raises:
+        SettingsError: also where that takes longer than `limit_s`.
+    """
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[str] = loop.create_future()
+
+    def settle(key: str, error: Exception | None) -> None:
+        if found.done():
+            return
+        if error is None:
+            found.set_result(key)
+        else:
+            found.set_exception(error)
+
+    def read() -> None:
+        key, failure = "", None
+        try:
+            key = read_key(remote)
+        except Exception as error:
+            failure = error
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, key, failure)
+
+    # A daemon thread: one that waits for ever must not keep the process from ending.
+    threading.Thread(target=read, name="key", daemon=True).start()
+    try:
+        return await asyncio.wait_for(found, limit_s)
+    except TimeoutError as error:
+        raise SettingsError(
+            f"the keyring did not answer within {limit_s:.0f} s",
+            subject=remote.key_name or remote.key_file,
+            advice="Unlock it, or use key_file",
+        ) from error
 
 
 def read_key(remote: RemoteSettings) -> str:

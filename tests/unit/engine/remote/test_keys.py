@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from keyring.backends.fail import Keyring as NoKeyring
 from keyrings.alt.file import PlaintextKeyring
 
-from assistant.engine.remote.keys import read_key
+from assistant.engine.remote.keys import read_key, wait_for_key
 from assistant.errors import SettingsError
 from assistant.settings import RemoteSettings
 from tests.unit.engine.remote.conftest import Serve, asking
@@ -73,6 +74,24 @@ def test_a_machine_without_a_keyring_is_told(entries: Path) -> None:
     with pytest.raises(SettingsError, match="the keyring cannot be read") as caught:
         read_key(RemoteSettings(key_name="team/jane"))
     assert "key_file" in caught.value.advice
+
+
+def test_a_keyring_that_waits_for_its_user_is_not_waited_for(entries: Path) -> None:
+    asked, answered = threading.Event(), threading.Event()
+
+    class Locked(PlaintextKeyring):
+        """Asks for its password in a window that nobody sees."""
+
+        def get_password(self, service: str, username: str) -> str | None:  # noqa: ARG002
+            asked.set()
+            answered.wait(60)
+            return None
+
+    keyring.set_keyring(Locked())
+    with pytest.raises(SettingsError, match="did not answer") as caught:
+        asyncio.run(wait_for_key(RemoteSettings(key_name="team/jane"), limit_s=0.2))
+    answered.set()
+    assert asked.is_set() and "key_file" in caught.value.advice
 
 
 def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
