@@ -145,8 +145,13 @@ class EngineLife:
         """
         # Until all have ended the ladder goes on as ever: an answer takes its time, and memory may
         # be wanted meanwhile.
-        async with self._gate.drained():
-            return await self._exchange(loadable)
+        self.stage = "waiting for answers to end"
+        try:
+            async with self._gate.drained():
+                return await self._exchange(loadable)
+        finally:
+            if self.state is ServiceState.READY:
+                self.stage = ""
 
     async def _exchange(self, loadable: Loadable) -> ModelInfo:
         async with self._life:

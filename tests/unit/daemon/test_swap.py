@@ -114,9 +114,11 @@ def test_a_text_that_waits_is_encoded_anew_for_the_new_model(home: Path) -> None
             tokens = asyncio.create_task(said(daemon))
             await until(lambda: daemon.service.admission.inside == 3)
             assert not change.done(), "it waits for what was begun"
+            assert "waiting" in (await daemon.client.status()).stage
             assert await old == "small"
             assert (await change).name == "large"
             assert await text == "large"
+            assert not (await daemon.client.status()).stage
             with pytest.raises(ModelChangedError) as caught:
                 await tokens
             assert "small" in str(caught.value) and "Encode it again" in caught.value.advice
