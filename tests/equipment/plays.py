@@ -32,6 +32,7 @@ class Scenario:
         deaths: whether a worker is bound to die; None where it may, or may be moved in time.
         errors: codes that a reader may be told while nothing can be served at all.
         speed: how much faster than life the ways back up are.
+        answer_tokens: of what a reader is told.
         tables: settings over those of the stage.
     """
 
@@ -45,6 +46,7 @@ class Scenario:
     deaths: bool | None = False
     errors: frozenset[str] = frozenset()
     speed: float = 10.0
+    answer_tokens: int = 60
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -260,5 +262,7 @@ def _hits(count: int, stretch: float) -> Scenario:
         deaths=True,
         moves=False,
         most_moves=2 * count,
+        # An answer begins anew with each worker, so it must be shorter than the calm between hits.
+        answer_tokens=30,
         tables={"engine": {"hang_s": _HANG_S}},
     )
