@@ -12,12 +12,13 @@ from context.far import far_prefix, later_outline
 from context.head import Asked, Head, Reason
 from context.language import Language, language_for
 from context.layout import repo_section_overhead
+from context.missing import missing
 from context.names import near_names, shingles
 from context.outline import Outline
 from context.pack import Rooms, Shares, repo_sections, rooms, worth_showing
 from context.pick import candidates
 from context.place import Place, unused_imports
-from context.rank import UNUSED_NEED, Candidate, Relation
+from context.rank import UNUSED_NEED, Candidate, Relation, best
 from context.recent import Region
 from context.secrecy import masked
 from context.store import Store
@@ -65,6 +66,8 @@ class Builder:
                 weights[name] = max(weights.get(name, 0.0), UNUSED_NEED)
         sure = (near.start, cursor + int(room_tokens * self.shares.suffix) * _CHARS_A_TOKEN)
         found = self._found(document, cursor, recent, sure) if Part.REPO in order else []
+        if Part.REPO in order:
+            found = best([*found, *missing(document, cursor, sure[1])])
         each = repo_section_overhead(self.layout, kind)
         shared = rooms(
             room_tokens,

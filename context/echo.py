@@ -17,7 +17,7 @@ Words = frozenset[str]
 _LIKE = 0.5  # words in common over all words, from which two lines are alike
 _LINES_BEFORE, _LINES_AFTER = 10, 5
 _AFTER_FACTOR = 0.5
-_HALF_DISTANCE_LINES = 3
+_HALF_DISTANCE_LINES = 2
 _SLACK_ROWS, _SLACK_COST = 2, 0.2
 _APART_ROWS = 8  # nearer than this two twins are one
 _WORD = re.compile(r"\w+")
@@ -49,7 +49,7 @@ class Surroundings:
         """The best rows of `lines` for a twin, at most `limit`, none near another.
 
         share = sum of weight * likeness over the lines that vote for the row, over the weight of
-        all lines before the cursor; weight = 0.5 ** (distance / 3), half of that after the cursor;
+        all lines before the cursor; weight = 0.5 ** (distance / 2), half of that after the cursor;
         likeness = common words over all words of two lines, where it is at least a half.
         """
         told = [row for row, words in enumerate(lines) if len(words) > 1]

@@ -23,6 +23,7 @@ class Relation(StrEnum):
     MEMBER = "member of what is imported here"
     BASE = "base of the enclosing class"
     ECHO = "goes on where code like that before the cursor stands"
+    MISSING = "used below, defined nowhere"
     RECENT = "recently edited or visited"
     BESIDE = "definition of a file beside"
     NAMED = "definition of a name used near the cursor"
@@ -34,6 +35,7 @@ WEIGHTS: dict[Relation, float] = {
     Relation.MEMBER: 0.95,
     Relation.BASE: 0.9,
     Relation.ECHO: 0.9,
+    Relation.MISSING: 0.8,
     Relation.RECENT: 0.6,
     Relation.BESIDE: 0.6,
     Relation.NAMED: 0.5,

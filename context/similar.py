@@ -9,6 +9,7 @@ echo is shown from a little before the place at which it runs alongside.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from context.echo import Surroundings, line_words
 from context.names import query_terms
@@ -21,11 +22,12 @@ from context.text import line_end
 _MAX_SEARCH_TERMS = 14
 _MAX_SIMILAR = 8
 _COMMON_SHARE = 0.08  # a term in more of all chunks than this tells nothing
-_MIN_ECHO = 0.3
+_MIN_ECHO = 0.25
 _MAX_ECHOES = 3
 _MAX_OWN_ECHOES = 1
 _OWN_LINES = 3000  # of this file, on either side of the cursor
 _LINES_BEFORE, _LINES_AFTER = 5, 9
+_SHORT_BEFORE, _SHORT_AFTER = 2, 5
 
 
 def similar(store: Store, place: Place) -> list[Candidate]:
@@ -58,20 +60,22 @@ def _own_echoes(place: Place, around: Surroundings) -> list[Candidate]:
         for twin in around.twins(words, _MAX_OWN_ECHOES):
             if twin.share < _MIN_ECHO:
                 continue
-            begin, shown = _excerpt(lines, first + twin.row)
+            begin, shown, short = _excerpts(lines, first + twin.row)
             span = (offset + begin, offset + begin + len(shown))
             worth = score(Relation.ECHO, twin.share, 1.0)
             found.append(
-                Candidate(place.root, place.path, *span, shown.rstrip(), Relation.ECHO, worth)
+                Candidate(place.root, place.path, *span, shown, Relation.ECHO, worth, short=short)
             )
     return sorted(found, key=lambda one: -one.score)[:_MAX_OWN_ECHOES]
 
 
-def _excerpt(lines: Sequence[str], row: int) -> tuple[int, str]:
-    """Lines around a row, and where they begin."""
+def _excerpts(lines: Sequence[str], row: int) -> tuple[int, str, str]:
+    """Lines around a row: where they begin, they themselves, and fewer of them."""
     first = max(0, row - _LINES_BEFORE)
     begin = sum(len(line) + 1 for line in lines[:first])
-    return begin, "\n".join(lines[first : row + _LINES_AFTER])
+    shown = "\n".join(lines[first : row + _LINES_AFTER])
+    short = "\n".join(lines[max(0, row - _SHORT_BEFORE) : row + _SHORT_AFTER])
+    return begin, shown.rstrip(), short.rstrip()
 
 
 def _searched(store: Store, place: Place) -> list[PassageRow]:
@@ -94,9 +98,10 @@ def _echo(store: Store, place: Place, around: Surroundings, row: PassageRow) -> 
     twins = around.twins([line_words(line) for line in lines], 1)
     if not twins or twins[0].share < _MIN_ECHO:
         return None
-    begin, shown = _excerpt(lines, twins[0].row)
+    begin, shown, short = _excerpts(lines, twins[0].row)
     span = (row.start + begin, row.start + begin + len(shown))
-    return _candidate(place, row, Relation.ECHO, twins[0].share, span, shown)
+    made = _candidate(place, row, Relation.ECHO, twins[0].share, span, shown)
+    return replace(made, short=short)
 
 
 def _candidate(  # noqa: PLR0917 - a private step of its callers
