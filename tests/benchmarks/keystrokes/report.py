@@ -73,6 +73,7 @@ def keep(report: dict[str, Any]) -> None:
     """
     path = RESULTS / "typing.json"
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    report = json.loads(json.dumps(report))
     if kept.get("settings") == report["settings"]:
         for part in ("runs", "summary", "places"):
             report[part] = kept[part] | report[part]
