@@ -9,8 +9,8 @@ For the dense starter model and the mixture of experts, each setting in a contex
   memory that the compute buffers take; and how long an evaluation of such a batch goes on after it
   was told to stop, at random moments.
 
-Rounds take turns over all settings, and the fastest round of each counts: other programs can only
-make one slower. `assistant.llama.threads` and `assistant.engine.batches` choose by what this shows.
+Rounds take turns over all settings, and the fastest of each counts: other programs can only make it
+slower. `assistant.llama.threads` and `assistant.engine.batches` choose by what this shows.
 
 Prints JSON; `--save` also writes it to tests/benchmarks/results/threads_batches.json.
 """
@@ -42,8 +42,9 @@ SOURCE = Path(__file__).parents[2] / "assistant" / "memory" / "gguf.py"
 MODELS = ("qwen2.5-coder-0.5b", "starter-moe")
 BATCHES = (64, 128, 256, 512, 1024)
 PROMPT_TOKENS = 1024
-THREADS_PROMPT_TOKENS, DECODED_TOKENS = 256, 24
-STOPS = 8
+THREADS_PROMPT_TOKENS, DECODED_TOKENS = 128, 16
+THREADS_TIMES = 3
+STOPS = 3
 
 
 def prefill_s(context: Context, tokens: list[int], size: int) -> float:
@@ -96,7 +97,7 @@ def measure(name: str, rounds: int, rng: random.Random) -> dict[str, Any]:
     stops: dict[int, list[float]] = {}
     compute: dict[int, int] = {}
     for _ in range(rounds):
-        for count in counts:
+        for count in [*counts] * THREADS_TIMES:
             context = Context(model, replace(base, n_threads=count, n_threads_batch=count))
             some = tokens[:THREADS_PROMPT_TOKENS]
             prefill_s(context, some[:32], 32)
@@ -110,7 +111,7 @@ def measure(name: str, rounds: int, rng: random.Random) -> dict[str, Any]:
             by_batch.setdefault(size, []).append(prefill_s(context, tokens, size))
             compute[size] = sum(device.compute_bytes for device in context.memory)
             one_s = by_batch[size][-1] * size / len(tokens)
-            found = [stop_s(context, tokens[:size], one_s, rng) for _ in range(STOPS // rounds + 1)]
+            found = [stop_s(context, tokens[:size], one_s, rng) for _ in range(STOPS)]
             stops.setdefault(size, []).extend(value for value in found if value)
             context.free()
         print(name, by_threads, by_batch, file=sys.stderr)
@@ -155,6 +156,8 @@ def main() -> None:
             "prompt_tokens": PROMPT_TOKENS,
             "threads_prompt_tokens": THREADS_PROMPT_TOKENS,
             "decoded_tokens": DECODED_TOKENS,
+            "threads_times_a_round": THREADS_TIMES,
+            "stops_a_round": STOPS,
             "seed": options.seed,
         },
         "models": [measure(name, options.rounds, rng) for name in MODELS],
