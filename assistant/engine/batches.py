@@ -1,8 +1,9 @@
 """How many tokens the next batch may hold. Pure.
 
-On a CPU the abort flag ends a batch early, so its length does not bound the wait of what overtakes
-it; it bounds what is evaluated in vain then. Rates and the time that a batch goes on after it was
-told to stop are measured by length (tests/benchmarks/results/threads_batches.json).
+On a CPU the abort flag ends a batch early, between two nodes of its graph. A longer batch evaluates
+more in vain then, and its nodes are longer: what overtakes it waits for one of them. Rates by
+length, and how long a batch goes on after it was told to stop, are measured
+(tests/benchmarks/results/threads_batches.json).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ PREFILL_CHUNK = 32
 
 STEADY_CHUNK = 256
 """The same once so many have been evaluated undisturbed: a step is never more than what came before
-it. Still larger ones are hardly faster, and take memory."""
+it. 256 tokens are a tenth to a fifth faster than 64, and stop within 20 ms; 512 are 2 % faster
+still, but stop within 66 ms, when a person has waited for 50 already, and take twice the memory."""
 
 CARD_CHUNK = 256
 """The same on cards, where a step is not ended early and a long one costs little more."""
