@@ -13,8 +13,8 @@ PREFILL_CHUNK = 32
 
 STEADY_CHUNK = 256
 """The same once so many have been evaluated undisturbed: a step is never more than what came before
-it. 256 tokens are a tenth to a fifth faster than 64, and stop within 20 ms; 512 are 2 % faster
-still, but stop within 66 ms, when a person has waited for 50 already, and take twice the memory."""
+it. Steps of 256 tokens are a seventh to a fifth faster than those of 64, and stopped within 20 ms;
+those of 512 are 2 % faster still, but took up to 66 ms to stop, and twice the memory."""
 
 CARD_CHUNK = 256
 """The same on cards, where a step is not ended early and a long one costs little more."""
