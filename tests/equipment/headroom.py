@@ -43,7 +43,7 @@ async def play(
     ) as (stage, client):
         pid = (await client.status()).pid
         async with editors(n_editors, root=str(ROOT), seed=7) as typists:
-            reader = Reader(client, tokens=scenario.answer_tokens)
+            reader = Reader(client, tokens=scenario.answer_tokens, patience_s=scenario.patience_s)
             await asyncio.gather(*(typist.arrive() for typist in typists))
             people = [typist.type() for typist in typists]
             async with at_work(*people, reader.read()):

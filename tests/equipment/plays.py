@@ -10,6 +10,7 @@ from typing import Any
 
 from simulated import Card, Compute, Foreign, Stage
 from stage import CARD, CARD_BYTES, DESKTOP_BYTES, UNIT, Act
+from typist import HANGS_AFTER_S
 
 GIB = 1 << 30
 
@@ -32,7 +33,7 @@ class Scenario:
         deaths: whether a worker is bound to die; None where it may, or may be moved in time.
         errors: codes that a reader may be told while nothing can be served at all.
         speed: how much faster than life the ways back up are.
-        answer_tokens: of what a reader is told.
+        answer_tokens: of what a reader is told; `patience_s`: who waits longer is left hanging.
         tables: settings over those of the stage.
     """
 
@@ -47,6 +48,7 @@ class Scenario:
     errors: frozenset[str] = frozenset()
     speed: float = 10.0
     answer_tokens: int = 60
+    patience_s: float = HANGS_AFTER_S
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -264,5 +266,9 @@ def _hits(count: int, stretch: float) -> Scenario:
         most_moves=2 * count,
         # An answer begins anew with each worker, so it must be shorter than the calm between hits.
         answer_tokens=30,
+        # Where a busy machine leaves no such calm, the daemon ends it after two minutes.
+        patience_s=140.0,
+        # Who was beside two hangs cannot be told from the one that causes them, and is told so.
+        errors=frozenset({"worker_died"}),
         tables={"engine": {"hang_s": _HANG_S}},
     )

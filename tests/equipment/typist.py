@@ -175,10 +175,18 @@ class Typist:
 class Reader:
     """Asks the daemon for long answers, one after another, and checks every word of them."""
 
-    def __init__(self, client: DaemonClient, *, tokens: int = 60, prompt_tokens: int = 600) -> None:
+    def __init__(
+        self,
+        client: DaemonClient,
+        *,
+        tokens: int = 60,
+        prompt_tokens: int = 600,
+        patience_s: float = HANGS_AFTER_S,
+    ) -> None:
         self.tally = Tally()
         self._client = client
         self._tokens = tokens
+        self._patience_s = patience_s
         self._prompt_tokens = prompt_tokens
 
     async def read(self) -> None:
@@ -209,7 +217,7 @@ class Reader:
         tally.asked += 1
         begun_s, text = loop.time(), ""
         try:
-            async with asyncio.timeout(HANGS_AFTER_S):
+            async with asyncio.timeout(self._patience_s):
                 async for chunk in self._client.complete(request):
                     text += chunk.content
         except asyncio.CancelledError:
