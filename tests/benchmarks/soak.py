@@ -1,4 +1,4 @@
-"""Half an hour of typing under random pressure, on the full stack: RSS, slots, files and tasks.
+"""Half an hour of typing under random pressure, on the full stack: memory, slots, files and tasks.
 
     python tests/benchmarks/soak.py [--minutes 30] [--speed 6] [--save]
 
@@ -7,9 +7,9 @@ editors type five keys a second of life each, and somebody reads explanations, w
 take and return memory at random and the card is lost now and then. Prints JSON; writes
 soak.{csv,svg} under `results`, and soak.json with --save.
 
-Resident memory is judged at equal states (a worker's depends on its rung): see `gauges`. Spells
-over the card's limit are told with the cores that the worker had meanwhile: a move takes its time
-in those, and a busy machine has few to give.
+Resident memory, but for mapped files, is judged at equal states (a worker's depends on its rung):
+see `gauges`. Spells over the card's limit are told with the cores that the worker had meanwhile: a
+move takes its time in those, and a busy machine has few to give.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a process held over time, judged at equal states: growth that its state does not explain.
 
-A worker's resident memory follows the rung that it serves on (weights and cache on the host or on
+A worker's memory follows the rung that it serves on (weights and cache on the host or on
 the card), so a plain line through all of it says which rungs came first and last, not what leaks.
 Here every state (a process on a rung) has a level of its own, and all share one slope.
 """
@@ -18,10 +18,16 @@ _SETTLED_S = 3.0
 
 @dataclass(frozen=True)
 class Reading:
-    """One look at a process (or several of a kind): `state` is what its memory depends on."""
+    """One look at a process (or several of a kind).
+
+    Attributes:
+        own_mib: resident memory but for what is mapped from files or shared: of a model's pages
+            more become resident as more experts are used, which is no growth.
+        state: what its memory depends on.
+    """
 
     at_s: float
-    rss_mib: float
+    own_mib: float
     files: int
     threads: int
     state: str
@@ -53,9 +59,9 @@ class Gauge:
         times, sizes = [], []
         for rows in self._by_state().values():
             at = np.array([row.at_s for row in rows])
-            rss = np.array([row.rss_mib for row in rows])
+            own = np.array([row.own_mib for row in rows])
             times.append(at - at.mean())
-            sizes.append(rss - rss.mean())
+            sizes.append(own - own.mean())
         if not times:
             return 0.0
         across, up = np.concatenate(times) / 3600, np.concatenate(sizes)
@@ -68,8 +74,8 @@ class Gauge:
         for state, rows in self._by_state().items():
             third = max(len(rows) // 3, 1)
             found[state] = {
-                "first_mib": round(float(np.median([row.rss_mib for row in rows[:third]])), 1),
-                "last_mib": round(float(np.median([row.rss_mib for row in rows[-third:]])), 1),
+                "first_mib": round(float(np.median([row.own_mib for row in rows[:third]])), 1),
+                "last_mib": round(float(np.median([row.own_mib for row in rows[-third:]])), 1),
                 "between_s": round(rows[-1].at_s - rows[0].at_s, 1),
                 "readings": len(rows),
             }
@@ -84,8 +90,8 @@ class Gauge:
 
     def figures(self) -> dict[str, Any]:
         return {
-            "first_mib": round(self.rows[0].rss_mib, 1),
-            "last_mib": round(self.rows[-1].rss_mib, 1),
+            "first_mib": round(self.rows[0].own_mib, 1),
+            "last_mib": round(self.rows[-1].own_mib, 1),
             "slope_mib_per_hour": round(self.slope_mib_per_hour(), 1),
             "at_equal_states": self.states(),
             "most_files": max(row.files for row in self.rows),

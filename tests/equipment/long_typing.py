@@ -149,9 +149,10 @@ def _reading(stage: Stage, name: str, processes: Sequence[psutil.Process]) -> Re
         now = stage.last()
         state = f"{now['rung']}" if now.get("state") == "ready" else "loading"
     cpu = [process.cpu_times() for process in processes]
+    held = [process.memory_info() for process in processes]
     return Reading(
         at_s=stage.now_s,
-        rss_mib=sum(process.memory_info().rss for process in processes) / 2**20,
+        own_mib=sum(one.rss - one.shared for one in held) / 2**20,
         files=sum(process.num_fds() for process in processes),
         threads=sum(process.num_threads() for process in processes),
         state=state,
