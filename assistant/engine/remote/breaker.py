@@ -52,7 +52,8 @@ class Breaker:
 
     def wait_s(self, now_s: float) -> float:
         """How long until the next try is allowed; 0 where one is."""
-        return max(self.opened_at_s + self.pause_s - now_s, 0.0) if self.pause_s else 0.0
+        left_s = self.opened_at_s + self.pause_s - now_s
+        return min(max(left_s, 0.0), self.pause_s)  # the sum may round up
 
     def begin(self, now_s: float) -> bool:
         """Whether the server may be asked now. Half open, only one try at a time may."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from assistant.engine.remote.breaker import Breaker, Circuit, Patience, retry_pause_s
@@ -64,6 +64,15 @@ def test_late_failures_of_older_requests_do_not_lengthen_the_pause() -> None:
     assert breaker.wait_s(2) == 3
 
 
+@example(  # the sum of time and pause rounds up
+    [
+        ("f", 0.0),
+        ("f", 20.0),
+        ("f", 29.85963428935642),
+        ("f", 29.28258811838224),
+        ("f", 29.624378356676768),
+    ]
+)
 @given(st.lists(st.tuples(st.sampled_from("fsg"), st.floats(0, 30)), max_size=60))
 def test_it_is_never_shut_for_good(steps: list[tuple[str, float]]) -> None:
     breaker, now = Breaker(PATIENCE), 0.0
