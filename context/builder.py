@@ -61,13 +61,14 @@ class Builder:
         weights = near_names(
             text[max(0, cursor - _BEFORE_CHARS) : cursor], text[cursor : cursor + _AFTER_CHARS]
         )
-        if document.source is not None:
-            for name in unused_imports(text, document.source.outline):
-                weights[name] = max(weights.get(name, 0.0), UNUSED_NEED)
         sure = (near.start, cursor + int(room_tokens * self.shares.suffix) * _CHARS_A_TOKEN)
-        found = self._found(document, cursor, recent, sure) if Part.REPO in order else []
+        place = self._place(document, cursor, sure)
+        for name in place.unused:
+            weights[name] = max(weights.get(name, 0.0), UNUSED_NEED)
+        found: list[Candidate] = []
         if Part.REPO in order:
-            found = best([*found, *missing(document, cursor, sure[1])])
+            elsewhere = worth_showing(candidates(self.store, place, recent))
+            found = best([*elsewhere, *missing(document, cursor, sure[1])])
         each = repo_section_overhead(self.layout, kind)
         shared = rooms(
             room_tokens,
@@ -129,17 +130,8 @@ class Builder:
 
     def imported(self, document: Document, cursor: int) -> frozenset[Asked]:
         """What the imports near `cursor` ask for now; costs look-ups in the index."""
-        return _imported(self._found(document, cursor, ()))
-
-    def _found(
-        self,
-        document: Document,
-        cursor: int,
-        recent: Sequence[Region],
-        shown: tuple[int, int] | None = None,
-    ) -> list[Candidate]:
-        place = self._place(document, cursor, shown)
-        return worth_showing(candidates(self.store, place, recent))
+        place = self._place(document, cursor)
+        return _imported(worth_showing(candidates(self.store, place)))
 
     def _later(  # noqa: PLR0917 - a private step of `build`
         self,
@@ -213,8 +205,8 @@ class Builder:
             header=header,
             present=text[max(0, cursor - _PRESENT_CHARS) : cursor + _AFTER_CHARS],
             unused=unused_imports(text, outline),
-            text=text if shown is not None else "",
-            shown=shown or (0, 0),
+            text=text,
+            shown=shown,
         )
 
 

@@ -24,8 +24,9 @@ class Place:
         before, after: text near the cursor, a few dozen lines.
         header: first lines of the definitions around the cursor.
         present: all text that is in the prompt anyway, to drop duplicates of it.
-        text: the whole document; empty where it is not to be searched for code like that here.
-        shown: the characters of `text` that are in the prompt for sure.
+        text: the whole document.
+        shown: the characters of `text` that are in the prompt for sure; None where the document is
+            not to be searched for code like that here.
         unused: names that are imported and used nowhere yet: they are likely to come next.
     """
 
@@ -39,7 +40,7 @@ class Place:
     present: str
     unused: frozenset[str] = frozenset()
     text: str = ""
-    shown: tuple[int, int] = (0, 0)
+    shown: tuple[int, int] | None = None
 
     @cached_property
     def weights(self) -> Weights:

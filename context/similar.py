@@ -16,7 +16,7 @@ from context.names import query_terms
 from context.place import Place
 from context.rank import Candidate, Relation, score
 from context.resolve import closeness
-from context.store import PassageRow, Store
+from context.store import FileRow, PassageRow, Store
 from context.text import line_end
 
 _MAX_SEARCH_TERMS = 14
@@ -28,6 +28,8 @@ _MAX_OWN_ECHOES = 1
 _OWN_LINES = 3000  # of this file, on either side of the cursor
 _LINES_BEFORE, _LINES_AFTER = 5, 9
 _SHORT_BEFORE, _SHORT_AFTER = 2, 5
+
+_File = FileRow | Place  # of the index, or the one at hand
 
 
 def similar(store: Store, place: Place) -> list[Candidate]:
@@ -43,7 +45,9 @@ def similar(store: Store, place: Place) -> list[Candidate]:
     )[:_MAX_ECHOES]
     top = rows[0].score
     plain = [
-        _candidate(place, row, Relation.SIMILAR, row.score / top, (row.start, row.stop), row.text)
+        _candidate(
+            place, row.file, Relation.SIMILAR, row.score / top, (row.start, row.stop), row.text
+        )
         for row in rows[:_MAX_SIMILAR]
     ]
     return own + echoes + plain
@@ -51,22 +55,29 @@ def similar(store: Store, place: Place) -> list[Candidate]:
 
 def _own_echoes(place: Place, around: Surroundings) -> list[Candidate]:
     """Echoes in the file itself, where it is not shown anyway."""
+    if place.shown is None:
+        return []
     start, stop = place.shown[0], line_end(place.text, place.shown[1])
     found: list[Candidate] = []
     for text, offset in ((place.text[:start], 0), (place.text[stop:], stop)):
         lines = text.split("\n")
         first = max(0, len(lines) - _OWN_LINES) if not offset else 0
         words = [line_words(line) for line in lines[first : first + _OWN_LINES]]
-        for twin in around.twins(words, _MAX_OWN_ECHOES):
-            if twin.share < _MIN_ECHO:
-                continue
-            begin, shown, short = _excerpts(lines, first + twin.row)
-            span = (offset + begin, offset + begin + len(shown))
-            worth = score(Relation.ECHO, twin.share, 1.0)
-            found.append(
-                Candidate(place.root, place.path, *span, shown, Relation.ECHO, worth, short=short)
-            )
+        found += [
+            _echo_at(place, place, lines, first + twin.row, twin.share, offset)
+            for twin in around.twins(words, _MAX_OWN_ECHOES)
+            if twin.share >= _MIN_ECHO
+        ]
     return sorted(found, key=lambda one: -one.score)[:_MAX_OWN_ECHOES]
+
+
+def _echo_at(  # noqa: PLR0917 - a private step of its callers
+    place: Place, file: _File, lines: Sequence[str], row: int, share: float, offset: int
+) -> Candidate:
+    """An echo: what stands around a row of `lines`, which begin at character `offset` of a file."""
+    begin, shown, short = _excerpts(lines, row)
+    span = (offset + begin, offset + begin + len(shown))
+    return replace(_candidate(place, file, Relation.ECHO, share, span, shown), short=short)
 
 
 def _excerpts(lines: Sequence[str], row: int) -> tuple[int, str, str]:
@@ -98,19 +109,11 @@ def _echo(store: Store, place: Place, around: Surroundings, row: PassageRow) -> 
     twins = around.twins([line_words(line) for line in lines], 1)
     if not twins or twins[0].share < _MIN_ECHO:
         return None
-    begin, shown, short = _excerpts(lines, twins[0].row)
-    span = (row.start + begin, row.start + begin + len(shown))
-    made = _candidate(place, row, Relation.ECHO, twins[0].share, span, shown)
-    return replace(made, short=short)
+    return _echo_at(place, row.file, lines, twins[0].row, twins[0].share, row.start)
 
 
 def _candidate(  # noqa: PLR0917 - a private step of its callers
-    place: Place,
-    row: PassageRow,
-    relation: Relation,
-    need: float,
-    span: tuple[int, int],
-    text: str,
+    place: Place, file: _File, relation: Relation, need: float, span: tuple[int, int], text: str
 ) -> Candidate:
-    worth = score(relation, need, closeness(place.path, row.file.path))
-    return Candidate(row.file.root, row.file.path, *span, text.rstrip(), relation, worth)
+    worth = score(relation, need, closeness(place.path, file.path))
+    return Candidate(file.root, file.path, *span, text.rstrip(), relation, worth)

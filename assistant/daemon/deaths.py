@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from assistant.daemon.supervision import (
+    NO_FAULT,
     Cause,
     Death,
     Merit,
@@ -63,8 +64,7 @@ class DeathBook:
     def note(self, spec: LoadSpec, cause: Cause, error: UnderkeelError) -> None:
         """A plan had this end; it serves no longer."""
         self.serves(None)
-        fault = cause not in {Cause.OUTSIDE, Cause.REFUSED}
-        merit = self._merits.pop(spec, Merit()) if fault else Merit()
+        merit = self._merits.pop(spec, Merit()) if cause not in NO_FAULT else Merit()
         self._entries.append(Death(self._clock(), spec, cause, merit))
         del self._entries[:-_KEPT]
         if cause is Cause.REFUSED:

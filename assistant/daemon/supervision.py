@@ -20,7 +20,7 @@ without service for good by what a driver did an hour ago.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -41,7 +41,8 @@ class Cause(StrEnum):
     OUTSIDE = "outside"
 
 
-_NO_FAULT = frozenset({Cause.OUTSIDE, Cause.REFUSED})
+NO_FAULT = frozenset({Cause.OUTSIDE, Cause.REFUSED})
+"""What says nothing against a plan."""
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,8 @@ def strikes(
 ) -> int:
     """How many of `deaths` count against `plan`. `merit`: what it has done since the last one."""
     count = 0
-    for death in deaths:
-        if death.plan != plan or death.cause in _NO_FAULT or now_s - death.at_s >= rules.memory_s:
+    for death in _faults(deaths, plan):
+        if now_s - death.at_s >= rules.memory_s:
             continue
         count = 1 if rules.forgives(death.after) else count + 1
     return 0 if merit is not None and rules.forgives(merit) else count
@@ -187,6 +188,11 @@ def barred(
     return _free_s(deaths, plan, now_s, merit, rules) > now_s
 
 
+def _faults(deaths: Sequence[Death], plan: LoadSpec) -> Iterator[Death]:
+    """Those of `deaths` that speak against `plan`."""
+    return (death for death in deaths if death.plan == plan and death.cause not in NO_FAULT)
+
+
 def _free_s(
     deaths: Sequence[Death],
     plan: LoadSpec,
@@ -200,9 +206,7 @@ def _free_s(
     beyond = strikes(deaths, plan, now_s, merit, rules) - rules.strikes
     if beyond < 0:
         return float("-inf")
-    last_s = max(
-        death.at_s for death in deaths if death.plan == plan and death.cause not in _NO_FAULT
-    )
+    last_s = max(death.at_s for death in _faults(deaths, plan))
     first, most = (
         (rules.rest_s, rules.most_rest_s) if last_resort else (rules.bar_s, rules.most_bar_s)
     )

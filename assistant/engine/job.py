@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from assistant.engine.speculation import NO_DRAFT, Draft, Lookup
-from assistant.engine.types import Done, GenerateRequest, StopReason, Timings
+from assistant.engine.types import Delta, Done, GenerateRequest, StopReason, Timings
 from assistant.engine.unlike import Unlike
 from assistant.llama.sampling import Chain, Sampler, Tokens
 
@@ -70,8 +71,11 @@ class Pieces:
         self._n_vocab = n_vocab
         self._by_byte: dict[int, list[tuple[int, bytes]]] | None = None
 
-    def agreeing(self, wanted: bytes) -> Tokens:
-        """Tokens that begin `wanted` or that it begins; empty where there are none."""
+    def agreeing(self, wanted: bytes) -> Tokens | None:
+        """Tokens that begin `wanted` or that it begins; None for any, where it is empty or there
+        are none."""
+        if not wanted:
+            return None
         if self._by_byte is None:
             self._by_byte = {}
             for token in range(self._n_vocab):
@@ -80,7 +84,46 @@ class Pieces:
                     self._by_byte.setdefault(text[0], []).append((token, text))
         near = self._by_byte.get(wanted[0], ())
         fitting = [t for t, text in near if wanted.startswith(text) or text.startswith(wanted)]
-        return np.array(fitting, np.int32)
+        return np.array(fitting, np.int32) if fitting else None
+
+
+class Ending(NamedTuple):
+    """Why an answer is over, and the stop text that it ended with (or "")."""
+
+    reason: StopReason
+    stop_text: str = ""
+
+
+class Words(Protocol):
+    """What a model's tokens are."""
+
+    @property
+    def ends(self) -> Container[int]:
+        """The tokens that end an answer."""
+        ...
+
+    def piece(self, token: int) -> bytes: ...
+
+
+class Telling(Protocol):
+    """A job that is being answered; for its attributes see `Job`."""
+
+    request: GenerateRequest
+    said: Said
+    wanted: bytes
+
+
+def tell(job: Telling, token: int, words: Words, say: Callable[[Delta], None]) -> Ending | None:
+    """Take a token into what is said; None where the answer may go on."""
+    request = job.request
+    if token in words.ends or token in request.stop_tokens:
+        return Ending(StopReason.EOS)
+    piece = words.piece(token)
+    job.wanted = job.wanted[len(piece) :]
+    text, stop = job.said.add(piece)
+    if text:
+        say(Delta(id=request.id, text=text, tokens=(token,)))
+    return Ending(StopReason.STOP_TEXT, stop) if stop else None
 
 
 @dataclass

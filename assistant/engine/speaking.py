@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from assistant.engine.drafting import Drafter
-from assistant.engine.job import Job, Pieces
+from assistant.engine.job import Ending, Job, Pieces, tell
 from assistant.engine.slots import Slot, Slots
 from assistant.engine.speculation import Lookup
 from assistant.engine.types import Delta, GenerateRequest, StopReason
-from assistant.engine.unlike import Said, Unlike
+from assistant.engine.unlike import Stance, Unlike
 from assistant.llama.context import Context
 from assistant.llama.model import Model
-
-
-class Ending(NamedTuple):
-    """Why an answer is over, and the stop text that it ended with (or "")."""
-
-    reason: StopReason
-    stop_text: str = ""
 
 
 class Speaker:
@@ -71,9 +63,7 @@ class Speaker:
         return None
 
     def _picked(self, job: Job, row: int) -> int:
-        allowed = self._pieces.agreeing(job.wanted) if job.wanted else None
-        if allowed is not None and not len(allowed):
-            allowed = None
+        allowed = self._pieces.agreeing(job.wanted)
         logits = self._context.logits(row)
         token = job.sampler.pick(logits, allowed)
         if job.unlike is not None:
@@ -85,13 +75,13 @@ class Speaker:
         job.generated += 1
         tokens, enough = [token], job.generated >= job.request.max_tokens or job.late
         if job.unlike is not None:
-            said = job.unlike.add(token)
-            if said is Said.WITHIN and not enough:
+            stance = job.unlike.add(token)
+            if stance is Stance.WITHIN and not enough:
                 job.wanted = job.wanted[len(self._model.piece(token)) :]
                 job.todo = [token]
                 return None
             tokens = job.unlike.tokens
-            if said is Said.WHOLE and not enough:
+            if stance is Stance.WHOLE and not enough:
                 tokens = self._leave(job, slot)
             job.unlike, job.wanted = None, job.request.must_start_with.encode()
         for one in tokens:
@@ -115,18 +105,11 @@ class Speaker:
         return [*job.unlike.tokens[: fork.at], fork.token]
 
     def _say_token(self, job: Job, token: int) -> Ending | None:
-        request = job.request
-        if token in self._model.ends or token in request.stop_tokens:
-            return Ending(StopReason.EOS)
-        piece = self._model.piece(token)
-        job.wanted = job.wanted[len(piece) :]
-        text, stop = job.said.add(piece)
-        if text:
-            self._say(Delta(id=request.id, text=text, tokens=(token,)))
-        if stop:
-            return Ending(StopReason.STOP_TEXT, stop)
+        ending = tell(job, token, self._model, self._say)
+        if ending:
+            return ending
         if job.lookup is None and self._drafter.may_draft(job):
-            job.lookup = Lookup(request.prompt)
+            job.lookup = Lookup(job.request.prompt)
         if job.lookup is not None:
             job.lookup.extend((token,))
         return None

@@ -24,7 +24,7 @@ further behind is not worth showing, and nothing is."""
 _LOOKED_AT = 24
 
 
-class Said(Enum):
+class Stance(Enum):
     """How an answer stands to the unwanted line."""
 
     WITHIN = auto()
@@ -72,18 +72,18 @@ class Unlike:
                     self._fork = Fork(len(self.tokens), other, behind)
                 return
 
-    def add(self, token: int) -> Said:
+    def add(self, token: int) -> Stance:
         """The answer goes on with `token`."""
         self.tokens.append(token)
         if token in self.ends:
-            return Said.WHOLE if self._said.rstrip() == self.line else Said.LEFT
+            return Stance.WHOLE if self._said.rstrip() == self.line else Stance.LEFT
         self._said += self.piece(token)
         if self.line.startswith(self._said):
-            return Said.WITHIN
+            return Stance.WITHIN
         after = self._said[len(self.line) :]
         if not self._said.startswith(self.line) or after.split(b"\n")[0].strip(b" \t\r"):
-            return Said.LEFT
-        return Said.WHOLE if b"\n" in after else Said.WITHIN
+            return Stance.LEFT
+        return Stance.WHOLE if b"\n" in after else Stance.WITHIN
 
     def fork(self) -> Fork | None:
         """Where to leave the line, once it came whole; None where the model sees nothing else."""

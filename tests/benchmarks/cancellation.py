@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import statistics
@@ -23,7 +22,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-from head import head
+from head import head, publish
 
 from assistant.engine.local import LlamaEngine
 from assistant.engine.types import Delta, GenerateRequest, LoadSpec, Priority
@@ -138,10 +137,7 @@ def main() -> None:
     report = asyncio.run(
         measure(resolve(options.model), options.times, options.threads, options.seed)
     )
-    text = json.dumps(report, indent=1)
-    print(text)
-    if options.save:
-        RESULT.write_text(text + "\n", encoding="utf-8")
+    publish(report, RESULT, save=options.save)
 
 
 if __name__ == "__main__":

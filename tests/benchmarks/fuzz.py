@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from head import head
+from head import head, publish
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tests/benchmarks/results/fuzz.json"
@@ -45,10 +45,7 @@ def main() -> None:
     import test_frames_fuzz
 
     result["frames"] = _run(FRAMES, {}) | {"mutated_frames": test_frames_fuzz.CASES}
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.save:
-        RESULT.write_text(text + "\n", "utf-8")
+    publish(result, RESULT, save=options.save)
     sys.exit(0 if all(result[part]["passed"] for part in ("http", "frames")) else 1)
 
 

@@ -1,9 +1,11 @@
-"""What every kept result begins with: what was measured, when, and on which machine."""
+"""How every result begins (what was measured, when, on which machine), and where it goes."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,14 @@ def head(benchmark: str, **more: Any) -> dict[str, Any]:
             **more,
         },
     }
+
+
+def publish(result: Mapping[str, Any], path: Path, *, save: bool) -> None:
+    """Print a result as JSON, and keep it in `path` where that is wished."""
+    text = json.dumps(result, indent=1, ensure_ascii=False)
+    print(text)
+    if save:
+        path.write_text(text + "\n", encoding="utf-8")
 
 
 def _processor() -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import os
 import statistics
 import sys
@@ -33,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "equipment")]
 
 from crowd import Editor, crowd, fairness  # noqa: E402
-from head import head  # noqa: E402
+from head import head, publish  # noqa: E402
 from real_daemon import configure, ended_afterwards, family  # noqa: E402
 from tiny_moe import write_tiny_moe  # noqa: E402
 
@@ -69,13 +68,10 @@ def main() -> None:
         configure(home, model={"name": model, "n_ctx": 8192})
         with ended_afterwards():
             result = asyncio.run(measure(options))
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.save:
-        folder = Path(__file__).parent / "results"
-        model = "" if options.model == TINY else f"_{Path(options.model).stem}"
-        flood = "_flood" if options.flood else ""
-        (folder / f"load{model}{flood}.json").write_text(text + "\n", encoding="utf-8")
+    folder = Path(__file__).parent / "results"
+    kind = "" if options.model == TINY else f"_{Path(options.model).stem}"
+    flood = "_flood" if options.flood else ""
+    publish(result, folder / f"load{kind}{flood}.json", save=options.save)
 
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:

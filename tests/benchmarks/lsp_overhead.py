@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
 import subprocess
@@ -25,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+RESULT = Path(__file__).resolve().with_name("results") / "lsp_overhead.json"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "equipment")]
 
-from head import head  # noqa: E402
+from head import head, publish  # noqa: E402
 
 from assistant import paths  # noqa: E402
 from assistant.cli.language_client import LanguageClient, language_server  # noqa: E402
@@ -58,10 +58,7 @@ def main() -> None:
         finally:
             daemon.kill()  # it takes a termination for the end of serving, not of itself
             daemon.wait()
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.save:
-        (ROOT / "tests" / "benchmarks" / "results" / "lsp_overhead.json").write_text(text + "\n")
+    publish(result, RESULT, save=arguments.save)
 
 
 async def serve() -> None:

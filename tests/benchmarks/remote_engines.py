@@ -31,7 +31,7 @@ import llama_server  # noqa: E402
 import tiny_checkpoint  # noqa: E402
 import vllm_server  # noqa: E402
 from daemons import serving  # noqa: E402
-from head import head  # noqa: E402
+from head import head, publish  # noqa: E402
 
 from assistant import paths  # noqa: E402
 from assistant.cli.language_client import language_server  # noqa: E402
@@ -76,10 +76,7 @@ def main() -> None:
             if arguments.only in {None, name}:
                 print(f"asking a real {name}", file=sys.stderr)
                 result[name] = part(Path(home))
-    text = json.dumps(result, indent=1, ensure_ascii=False)
-    print(text)
-    if arguments.save:
-        RESULT.write_text(text + "\n", "utf-8")
+    publish(result, RESULT, save=arguments.save)
     checks = [ok for name in parts for ok in result.get(name, {}).get("checks", {}).values()]
     sys.exit(0 if all(checks) else 1)
 

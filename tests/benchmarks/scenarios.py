@@ -94,6 +94,7 @@ def private_home(folder: Path) -> Path:
 
 
 def main() -> None:
+    from head import publish
     from headroom import run
     from plays import scenarios
     from tiny_moe import write_tiny_moe
@@ -131,10 +132,7 @@ def main() -> None:
     kept = RESULTS.with_suffix(".json")
     if options.save and kept.exists():
         rows = merged(json.loads(kept.read_text())["rows"], rows)
-    text = json.dumps(result(rows), indent=2)
-    print(text)
-    if options.save:
-        kept.write_text(text + "\n", encoding="utf-8")
+    publish(result(rows), kept, save=options.save)
 
 
 def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -20,7 +20,6 @@ Prints JSON; `--save` also writes it to tests/benchmarks/results/shifting.json, 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import random
@@ -32,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from head import head
+from head import head, publish
 from llama_cpp import llama_cpp
 
 import context
@@ -220,10 +219,7 @@ def main() -> None:
         "deleted_lines": DELETED_LINES,
         "answer_tokens": ANSWER_TOKENS,
     }
-    text = json.dumps({**begun, "settings": settings, **kinds}, indent=1)
-    print(text)
-    if options.save:
-        RESULT.write_text(text + "\n", encoding="utf-8")
+    publish({**begun, "settings": settings, **kinds}, RESULT, save=options.save)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import sys
 import tempfile
@@ -29,6 +28,7 @@ sys.path[:0] = [str(HERE.parent / "equipment"), str(HERE.parents[1]), str(HERE)]
 
 
 def main() -> None:
+    from head import publish
     from long_typing import soak
     from scenarios import RESULTS, keep, machine, private_home
     from tiny_moe import write_tiny_moe
@@ -57,10 +57,7 @@ def main() -> None:
         "load_average": os.getloadavg()[0],
         **report.figures,
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.save:
-        (RESULTS.parent / "soak.json").write_text(text + "\n", encoding="utf-8")
+    publish(result, RESULTS.parent / "soak.json", save=options.save)
 
 
 if __name__ == "__main__":

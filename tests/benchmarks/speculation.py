@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import ast
 import asyncio
-import json
 import os
 import random
 import statistics
@@ -26,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from head import head
+from head import head, publish
 from msgspec.structs import replace
 
 import context
@@ -203,10 +202,7 @@ def main() -> None:
     options = parser.parse_args()
     model = resolve(options.model)
     report = asyncio.run(measure(model, options.prompts, options.threads, options.seed))
-    text = json.dumps(report, indent=1)
-    print(text)
-    if options.save:
-        RESULT.write_text(text + "\n", encoding="utf-8")
+    publish(report, RESULT, save=options.save)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ Prints JSON; `--save` also writes it to tests/benchmarks/results/threads_batches
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import statistics
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from head import head
+from head import head, publish
 from msgspec.structs import replace
 
 from assistant.engine.types import LoadSpec
@@ -162,10 +161,7 @@ def main() -> None:
         },
         "models": [measure(name, options.rounds, rng) for name in MODELS],
     }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if options.save:
-        RESULT.write_text(text + "\n", encoding="utf-8")
+    publish(report, RESULT, save=options.save)
 
 
 if __name__ == "__main__":

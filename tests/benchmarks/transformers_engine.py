@@ -85,7 +85,7 @@ def main() -> None:
         return
     import extra_environments
     import tiny_checkpoint
-    from head import head
+    from head import head, publish
 
     from assistant.models.catalogue import resolve
 
@@ -121,9 +121,7 @@ def main() -> None:
         "tests": {outcome: int(count) for count, outcome in counts.items()},
         **json.loads(told.stdout.splitlines()[-1]),
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    RESULT.write_text(text + "\n", "utf-8")
+    publish(result, RESULT, save=True)
     sys.exit(tests.returncode)
 
 

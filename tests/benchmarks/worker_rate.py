@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
+RESULT = Path(__file__).resolve().with_name("results") / "worker_rate.json"
 sys.path[:0] = [str(ROOT)]
 
 import psutil  # noqa: E402
-from head import head  # noqa: E402
+from head import head, publish  # noqa: E402
 
 from assistant.engine.local import LlamaEngine  # noqa: E402
 from assistant.engine.types import Done, GenerateRequest, LoadSpec  # noqa: E402
@@ -224,10 +225,7 @@ def main() -> None:
         "prefill": summary(ours, theirs, "prefill", PROMPT_TOKENS),
         "decode": summary(ours, theirs, "decode", GENERATED_TOKENS - 1),
     }
-    text = json.dumps(found, indent=2)
-    print(text)
-    if wanted.save:
-        (ROOT / "tests" / "benchmarks" / "results" / "worker_rate.json").write_text(text + "\n")
+    publish(found, RESULT, save=wanted.save)
 
 
 if __name__ == "__main__":

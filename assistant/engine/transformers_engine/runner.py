@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from assistant.engine.job import Pieces, Said
+from assistant.engine.job import Pieces, Said, tell
 from assistant.engine.prefix import shared_length
 from assistant.engine.transformers_engine.checkpoint import LoadedCheckpoint
 from assistant.engine.transformers_engine.sampling import Chooser
@@ -208,24 +208,15 @@ class Runner:
         return True
 
     def _choose(self, job: _Job, logits: Any) -> int:
-        only = self._pieces.agreeing(job.wanted) if job.wanted else None
         last = [*job.request.prompt, *job.answer]
-        return job.chooser.choose(logits, last, only if only is not None and len(only) else None)
+        return job.chooser.choose(logits, last, self._pieces.agreeing(job.wanted))
 
     def _say(self, job: _Job, token: int) -> None:
-        request = job.request
         job.answer.append(token)
-        if token in self.model.ends or token in request.stop_tokens:
-            self._end(job, job.done(StopReason.EOS))
-            return
-        piece = self.model.piece(token)
-        job.wanted = job.wanted[len(piece) :]
-        text, stop_text = job.said.add(piece)
-        if text:
-            self._event(Delta(id=request.id, text=text, tokens=(token,)))
-        if stop_text:
-            self._end(job, job.done(StopReason.STOP_TEXT, stop_text))
-        elif len(job.answer) >= request.max_tokens:
+        ending = tell(job, token, self.model, self._event)
+        if ending:
+            self._end(job, job.done(*ending))
+        elif len(job.answer) >= job.request.max_tokens:
             self._end(job, job.done(StopReason.LENGTH))
         else:
             job.todo = [token]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from assistant.engine.unlike import MOST_BEHIND, Fork, Said, Unlike
+from assistant.engine.unlike import MOST_BEHIND, Fork, Stance, Unlike
 
 WORDS = [b"", b"a", b"b", b"ab", b"c", b"\n", b" ", b"abc", b"cd", b"ac"]
 END, A, B, AB, C, LINE_END, BLANK, ABC, CD, AC = range(len(WORDS))
@@ -22,20 +22,20 @@ def logits(**values: float) -> np.ndarray:
     return made
 
 
-def follow(one: Unlike, *tokens: int) -> list[Said]:
+def follow(one: Unlike, *tokens: int) -> list[Stance]:
     return [one.add(token) for token in tokens]
 
 
 def test_the_line_is_whole_once_it_has_ended() -> None:
-    assert follow(unlike(), AB, C, LINE_END) == [Said.WITHIN, Said.WITHIN, Said.WHOLE]
-    assert follow(unlike(), A, B, C, BLANK, END)[-1] is Said.WHOLE
+    assert follow(unlike(), AB, C, LINE_END) == [Stance.WITHIN, Stance.WITHIN, Stance.WHOLE]
+    assert follow(unlike(), A, B, C, BLANK, END)[-1] is Stance.WHOLE
 
 
 def test_what_says_more_or_less_than_the_line_has_left_it() -> None:
-    assert follow(unlike(), AB, CD) == [Said.WITHIN, Said.LEFT]
-    assert follow(unlike(), AB, C, A)[-1] is Said.LEFT
-    assert follow(unlike(), AB, END)[-1] is Said.LEFT
-    assert follow(unlike(), AC) == [Said.LEFT]
+    assert follow(unlike(), AB, CD) == [Stance.WITHIN, Stance.LEFT]
+    assert follow(unlike(), AB, C, A)[-1] is Stance.LEFT
+    assert follow(unlike(), AB, END)[-1] is Stance.LEFT
+    assert follow(unlike(), AC) == [Stance.LEFT]
 
 
 def test_it_is_left_where_the_model_was_least_sure() -> None:
