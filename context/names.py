@@ -61,7 +61,7 @@ def query_terms(weights: dict[str, float]) -> list[str]:
     scored: dict[str, float] = {}
     for name, weight in weights.items():
         parts = words(name)
-        for term in {*parts, "".join(parts)}:
+        for term in (*parts, "".join(parts)):
             if len(term) > 2:
                 scored[term] = max(scored.get(term, 0.0), weight)
     return [term for term, _ in sorted(scored.items(), key=lambda one: -one[1])][:_MAX_TERMS]

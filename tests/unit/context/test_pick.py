@@ -205,6 +205,8 @@ def test_words_and_terms():
     assert words("HTTPServer2") == ["http", "server", "2"]
     assert "heightat" in terms("x = heightAt(1)").split()
     assert query_terms({"height_at": 1.0, "x": 0.5})[0] in ("height", "heightat")
+    found = query_terms({"tide_height_noon": 1.0, "ship_berth": 1.0})
+    assert found == ["tide", "height", "noon", "tideheightnoon", "ship", "berth", "shipberth"]
     assert members("a.b + c::d(e->f)") == {"a": {"b"}, "c": {"d"}, "e": {"f"}}
     assert similarity(set(), set()) == 0.0 and similarity({"a"}, {"a"}) == 1.0
 
