@@ -21,7 +21,7 @@ _SHORT_CHARS = 700
 _FULL_NEED = 0.3  # below this a long definition is shown in short
 _CALLED = re.compile(r"(?<![.\w])([^\W\d]\w*)\s*\(")
 _CALLED_MEMBER = re.compile(r"(?:\.|->|::)([^\W\d]\w*)\s*\(")
-_TYPE_LIKE = re.compile(r"\b[A-Z]\w*[a-z]\w*")
+_TYPE_LIKE = re.compile(r"(?<![.\w])[A-Z]\w*[a-z]\w*")
 _OWNER = re.compile(r"([^\W\d]\w*)\s*(?:\.|::|->|:)$")  # its members are asked for
 _PLAIN_MEMBER = 0.3  # what a member of one plain word, as `append`, is worth: it may be anybody's
 
@@ -82,6 +82,8 @@ def _wanted(
     # The module itself is imported: its members as they are used, or the first few.
     local = one.local or ""
     used = used_members.get(local, set())
+    taken = {name for owner, names in used_members.items() if owner != local for name in names}
+    taken = (taken | {row.name for row in place.outline.definitions}) - {local}
     top = [row for row in outer if not row.name.startswith("_")]
     wildcard = place.language is not None and place.language.resolve.wildcard
     if wildcard:
@@ -89,7 +91,7 @@ def _wanted(
     chosen = [
         (row, Relation.MEMBER, max(weights.of(row.name), IMPORT_NEED))
         for row in top
-        if row.name in used or weights.holds(row.name)
+        if row.name in used or (weights.holds(row.name) and row.name not in taken)
     ]
     owner = _OWNER.search(place.before)
     scopes = {row.name for row in rows if row.kind == Kind.SCOPE} | {local}
@@ -232,7 +234,7 @@ def _candidate(
     worth = score(relation, need, closeness(place.path, row.file.path))
     short = ""
     if row.kind == Kind.CLASS and len(row.text) > _SHORT_CHARS:
-        short = _short_class(rows, row, place.weights)
+        short = _short_class(rows, row, place.weights, full=need >= _FULL_NEED)
     elif len(row.text) > _SHORT_CHARS:
         short = row.text[: row.text.rfind("\n", 0, _SHORT_CHARS)] if "\n" in row.text else ""
     text = row.text
@@ -251,16 +253,23 @@ def _candidate(
     )
 
 
-def _short_class(rows: Sequence[EntryRow], row: EntryRow, weights: Weights) -> str:
-    """A class with its constructor and those members that are named near the cursor."""
+def _short_class(rows: Sequence[EntryRow], row: EntryRow, weights: Weights, *, full: bool) -> str:
+    """A class with its constructor and those members that are named near the cursor; where it is
+    much needed, or has neither, with as many of the others, from the first, as make it not long."""
     head = row.text.split("\n")
     lines = [head[0]]
     while not lines[-1].rstrip().endswith((":", "{")) and len(lines) < min(6, len(head)):
         lines.append(head[len(lines)])
-    kept = 0
-    for member in rows:
-        wanted = weights.holds(member.name) or member.name in ("__init__", "constructor", row.name)
-        if member.parent == row.position and wanted and len(member.text) < _SHORT_CHARS:
-            lines.append(member.text)
-            kept += 1
-    return "\n".join(lines) if kept else ""
+    members = [one for one in rows if one.parent == row.position and len(one.text) < _SHORT_CHARS]
+    kept = {
+        one.position
+        for one in members
+        if weights.holds(one.name) or one.name in ("__init__", "constructor", row.name)
+    }
+    spare = _SHORT_CHARS - sum(len(one.text) for one in members if one.position in kept)
+    for one in members if full or not kept else ():
+        if one.position not in kept and not one.name.startswith("_") and len(one.text) < spare:
+            kept.add(one.position)
+            spare -= len(one.text)
+    shown = [one.text for one in members if one.position in kept]
+    return "\n".join([*lines, *shown]) if shown else ""

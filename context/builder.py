@@ -13,23 +13,26 @@ from context.head import Asked, Head, Reason
 from context.language import Language, language_for
 from context.layout import repo_section_overhead
 from context.missing import missing
-from context.names import near_names, shingles
+from context.names import shingles
 from context.outline import Outline
 from context.pack import Rooms, Shares, repo_sections, rooms, worth_showing
 from context.pick import candidates
-from context.place import Place, unused_imports
+from context.place import Place, among_imports
 from context.rank import UNUSED_NEED, Candidate, Relation, best
 from context.recent import Region
 from context.secrecy import masked
 from context.store import Store
 from context.text import line_start
+from context.trim import licence_end
 from context.types import CursorKind, FimLayout, Part, Section
+from context.unused import unused_definitions, unused_imports, waiting
 from context.window import prefix_window, suffix_window
 
 _MIN_LATER_TOKENS = 48
 _BEFORE_CHARS, _AFTER_CHARS = 2400, 800  # what counts as near the cursor when picking
 _PRESENT_CHARS = 4000
 _HEADER_CHARS = 600
+_IMPORTED_WEIGHT = 0.3  # of the workspace's own names: their imports go before far outlines
 _CHARS_A_TOKEN = 3  # at least, of source code
 
 
@@ -57,36 +60,40 @@ class Builder:
         """The best head for `cursor` in `room_tokens` (control tokens already taken off)."""
         text = document.text
         near_room = int(room_tokens * self.shares.near_at_first)
-        near = prefix_window(text, cursor, self.encoder, near_room)
-        weights = near_names(
-            text[max(0, cursor - _BEFORE_CHARS) : cursor], text[cursor : cursor + _AFTER_CHARS]
-        )
-        sure = (near.start, cursor + int(room_tokens * self.shares.suffix) * _CHARS_A_TOKEN)
+        near_start = prefix_window(text, cursor, self.encoder, near_room).start
+        licence = licence_end(document.source) if document.source is not None else 0
+        if licence <= line_start(text, cursor):
+            near_start = max(near_start, licence)
+        sure = (near_start, cursor + int(room_tokens * self.shares.suffix) * _CHARS_A_TOKEN)
         place = self._place(document, cursor, sure)
+        weights = dict(place.weights)
         for name in place.unused:
             weights[name] = max(weights.get(name, 0.0), UNUSED_NEED)
         found: list[Candidate] = []
         if Part.REPO in order:
             elsewhere = worth_showing(candidates(self.store, place, recent))
-            found = best([*elsewhere, *missing(document, cursor, sure[1])])
+            own = waiting(document, place.unused, cursor, sure)
+            found = best([*elsewhere, *own, *missing(document, cursor, sure[1])])
+            for _, _, name in _imported(found):
+                weights[name] = max(weights.get(name, 0.0), _IMPORTED_WEIGHT)
         each = repo_section_overhead(self.layout, kind)
         shared = rooms(
             room_tokens,
             self.shares,
             repo_tokens=self._need([one for one in found if one.strong], each, room_tokens),
-            far_tokens=self._far_need(text, near.start, room_tokens),
+            far_tokens=self._far_need(text, near_start, room_tokens),
             suffix_tokens=suffix_window(text, cursor, self.encoder, room_tokens).tokens,
             has_repo=Part.REPO in order,
         )
         far = far_prefix(
             text,
             document.source,
-            near.start,
+            near_start,
             shared.far,
             encoder=self.encoder,
             weights=weights,
         )
-        found = [one for one in found if not _within(document, one, far.text)]
+        found = [one for one in found if not _within(document, one, far.text, licence)]
         repo, repo_cut = repo_sections(
             found,
             shared.repo + shared.far - far.tokens,
@@ -100,7 +107,7 @@ class Builder:
             far = far_prefix(
                 text,
                 document.source,
-                near.start,
+                near_start,
                 shared.far + shared.repo - spent,
                 encoder=self.encoder,
                 weights=weights,
@@ -119,8 +126,8 @@ class Builder:
             rooms=shared,
             room_tokens=room_tokens,
             order=order,
-            near_start=near.start,
-            before=text[: near.start],
+            near_start=near_start,
+            before=text[:near_start],
             edited_chars=document.edited_chars,
             index_version=index_version,
             imported=_imported(found),
@@ -204,9 +211,10 @@ class Builder:
             after=text[cursor : cursor + _AFTER_CHARS],
             header=header,
             present=text[max(0, cursor - _PRESENT_CHARS) : cursor + _AFTER_CHARS],
-            unused=unused_imports(text, outline),
+            unused=unused_imports(text, outline) | unused_definitions(text, outline),
             text=text,
             shown=shown,
+            among_imports=among_imports(text, outline, cursor),
         )
 
 
@@ -216,10 +224,10 @@ def _header(layout: FimLayout, document: Document, remark: str) -> str:
     return path if Part.FILE_TOKEN in layout.tokens else f"{comment} {path}"
 
 
-def _within(document: Document, one: Candidate, far: str) -> bool:
-    """Whether a piece of this very file is in the far prefix anyway."""
+def _within(document: Document, one: Candidate, far: str, licence_stop: int) -> bool:
+    """Whether a piece of this very file is in the far prefix anyway, or of the licence header."""
     own = (one.root, one.path) == (document.root, document.path)
-    return own and shingles(one.text) <= shingles(far)
+    return own and (one.start < licence_stop or shingles(one.text) <= shingles(far))
 
 
 def _imported(found: Sequence[Candidate]) -> frozenset[Asked]:

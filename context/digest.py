@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from context.chunk import chunk_lines, chunks
+from context.chunk import Chunk, chunk_lines, chunks
 from context.encoder import Encoder
 from context.language import language_for
 from context.names import terms
@@ -56,13 +56,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class Passage:
-    """A chunk as the index knows it; `terms` is what search sees."""
+    """A chunk as the index knows it; `terms` is what search sees.
+
+    Attributes:
+        imports: whether most of it brings in names: it is like code only where imports are written.
+    """
 
     start: int
     stop: int
     text: str
     signature: str
     terms: str
+    imports: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,10 +117,18 @@ def _skeleton(source: Source, one: Definition, made: list[Cut]) -> str:
 def _passages(source: Source) -> tuple[Passage, ...]:
     found = chunks(source, _ESTIMATE, _CHUNK_TOKENS)[:_MAX_CHUNKS]
     return tuple(
-        Passage(one.start, one.stop, text, one.signature, terms(text))
+        Passage(one.start, one.stop, text, one.signature, terms(text), _is_imports(source, one))
         for one in found
         if (text := source.text[one.start : one.stop]).strip()
     )
+
+
+def _is_imports(source: Source, chunk: Chunk) -> bool:
+    statements = {(one.start, one.stop) for one in source.outline.imports}
+    chars = sum(
+        max(0, min(stop, chunk.stop) - max(start, chunk.start)) for start, stop in statements
+    )
+    return 2 * chars > len(source.text[chunk.start : chunk.stop].strip())
 
 
 def _line_passages(text: str) -> tuple[Passage, ...]:

@@ -17,7 +17,7 @@ from context.encoder import Encoder
 from context.outline import Definition, Kind
 from context.source import Source
 from context.text import line_end, line_start, next_text_line, pieces_before
-from context.trim import Cut, Depth, apply, cuts
+from context.trim import Cut, Depth, apply, cuts, licence_end
 
 _VERBATIM_SHARE = 0.6
 _MARKER_TOKENS = 4
@@ -89,9 +89,10 @@ def _lightened(text: str, source: Source | None, stop: int, weights: Mapping[str
     """All of `text[:stop]` but for boilerplate, which is not worth its evaluation even so."""
     if source is None:
         return text[:stop]
-    shielded = (line_start(text, max(0, stop - _SHIELDED_CHARS)), len(text))
-    made = cuts(source, Depth.LIGHT, expected=weights, protect=shielded)
-    return apply(text, made, 0, stop)
+    near = max(line_start(text, max(0, stop - _SHIELDED_CHARS)), min(licence_end(source), stop))
+    made = cuts(source, Depth.LIGHT, expected=weights, protect=(near, len(text)))
+    left = apply(text, made, 0, stop)
+    return left if any(map(str.isalnum, left)) else ""
 
 
 def _verbatim(text: str, stop: int, room_tokens: int, encoder: Encoder) -> tuple[int, int]:
@@ -218,8 +219,12 @@ def _gaps(  # noqa: PLR0917 - a private step of one caller
         holds = any(first <= one.start < last for one in around)
         names = [one.local for one in _between(imports, first, last)]
         brings = 0.3 * bool(names) + max((weights.get(name, 0.0) for name in names), default=0.0)
-        inner = _between(definitions, first, last)
-        defines = max((weights.get(one.name, 0.0) for one in inner), default=0.0)
+        outer = [
+            one
+            for one in _between(definitions, first, last)
+            if one.parent < 0 or source.outline.definitions[one.parent].start < first
+        ]
+        defines = max((weights.get(one.name, 0.0) for one in outer), default=0.0)
         value = 0.25 + 1.2 * holds + brings + 0.8 * defines
         found.append(_Segment(first, last, text, value, -1.0))
     return found

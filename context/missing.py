@@ -26,6 +26,8 @@ _LONGEST_NAME = 40
 _GIVEN = frozenset(dir(builtins))  # of Python; in other languages these do no harm
 _DECLARE = "for|as|def|class|fn|func|let|var|const|import|global|nonlocal"
 _OWNER = re.compile(r"[\w$]*$")
+_OWN_NAME = re.compile(r"_{0,2}[^\W\d_A-Z](?!\w*__$)")  # no class, no constant, no `__dict__`
+_CONSTRUCTORS = ("__init__", "__new__", "constructor", "initialize")
 
 
 def missing(document: Document, cursor: int, shown: int) -> list[Candidate]:
@@ -33,7 +35,7 @@ def missing(document: Document, cursor: int, shown: int) -> list[Candidate]:
 
     Args:
         cursor: a name counts if nothing binds it in the function around the cursor; or, as a
-            member of `self`, nothing in the class around it.
+            member of `self`, nothing in the class around it, and in a constructor nothing in that.
         shown: where the text that the model sees anyway ends; names used before that are left out.
     """
     source = document.source
@@ -77,14 +79,22 @@ def _members(source: Source, cursor: int, shown: int) -> dict[str, int]:
     if not scopes:
         return {}
     inner = scopes[-1]
+    # After the last statement of a function one still stands in it, whatever the tree says.
+    around = source.outline.enclosing(len(source.text[:cursor].rstrip()))
+    setter = next((one for one in around if _constructs(one, inner)), inner)
     known = used_names(source.text[cursor:shown])
     known |= {one.name for one in source.outline.definitions}
     own = source.language.self_names
     return {
         name: at
         for name, at, owner in _uses(source, shown, min(inner.stop, cursor + _REACH_CHARS))
-        if owner in own and name not in known and not _sets(source, inner, name)
+        if owner in own and name not in known and not _sets(source, setter, name)
     }
+
+
+def _constructs(one: Definition, scope: Definition) -> bool:
+    """Whether a function makes the members of a class that it stands in."""
+    return one.kind is Kind.FUNCTION and one.name in (*_CONSTRUCTORS, scope.name)
 
 
 def _binds(text: str, name: str) -> bool:
@@ -95,7 +105,7 @@ def _binds(text: str, name: str) -> bool:
 
 
 def _sets(source: Source, scope: Definition, name: str) -> bool:
-    """Whether a class's text gives the member a value."""
+    """Whether the text of a class, or of a part of it, gives the member a value."""
     own = "|".join(map(re.escape, source.language.self_names))
     pattern = rf"\b(?:{own})\.{re.escape(name)}\s*(?:[:,][^=\n]*)?=(?!=)"
     return re.search(pattern, source.text[scope.start : scope.stop]) is not None
@@ -115,7 +125,7 @@ def _uses(source: Source, start: int, stop: int) -> Iterator[tuple[str, int, str
             found = _OWNER.search(text[max(0, at - 1 - _LONGEST_NAME) : at - 1])
             owner = found.group() if found is not None else ""
         called = text.startswith("(", at + len(name))
-        if name[:1].islower() and not called and (name, owner) not in told:
+        if _OWN_NAME.match(name) and not called and (name, owner) not in told:
             told.add((name, owner))
             yield name, at, owner
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 _NAME = re.compile(r"[^\W\d][\w$]*")
-_MEMBER = re.compile(r"([^\W\d][\w$]*)\s*(?:\.|::|->|:)\s*([^\W\d][\w$]*)")
+_MEMBER = re.compile(r"([^\W\d][\w$]*)\s*(?:\.|::|->|:)\s*(?=([^\W\d][\w$]*))")
 _WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_A-Za-z]+")
 _HALF_DISTANCE_LINES = 8
 _MAX_TERMS = 40

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 from context.language import Language
 from context.names import near_names
 from context.outline import Outline
+from context.text import line_end, line_start
 
 _PARTIAL = re.compile(r"[^\W\d]\w+$")  # the word being typed, of two letters at least
 _HEADER_NEED = 0.4
-_FEW = 6
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,9 @@ class Place:
         text: the whole document.
         shown: the characters of `text` that are in the prompt for sure; None where the document is
             not to be searched for code like that here.
-        unused: names that are imported and used nowhere yet: they are likely to come next.
+        among_imports: whether the cursor stands in an import, or next to one.
+        unused: names that are imported, or defined here for use here, and used nowhere yet: they
+            are likely to come next.
     """
 
     root: str
@@ -41,6 +42,7 @@ class Place:
     unused: frozenset[str] = frozenset()
     text: str = ""
     shown: tuple[int, int] | None = None
+    among_imports: bool = False
 
     @cached_property
     def weights(self) -> Weights:
@@ -51,29 +53,12 @@ class Place:
         return Weights(weights, _PARTIAL.search(self.before))
 
 
-def unused_imports(text: str, outline: Outline) -> frozenset[str]:
-    """Names that `text` imports and uses nowhere; none where they are many, as in a file that only
-    passes names on."""
-    found = set()
-    for name in {one.local for one in outline.imports if one.local}:
-        if text.count(name) <= _FEW and all(_in_import(outline, at) for at in _uses(text, name)):
-            found.add(name)
-    return frozenset(found) if len(found) <= _FEW else frozenset()
-
-
-def _uses(text: str, name: str) -> Iterator[int]:
-    """Where `name` stands as a word of its own. A search for plain text is a hundred times faster
-    than one by a pattern, and files are long."""
-    at = text.find(name)
-    while at >= 0:
-        around = text[max(0, at - 1) : at], text[at + len(name) : at + len(name) + 1]
-        if not any(char.isalnum() or char == "_" for char in around):
-            yield at
-        at = text.find(name, at + 1)
-
-
-def _in_import(outline: Outline, at: int) -> bool:
-    return any(one.start <= at < one.stop for one in outline.imports)
+def among_imports(text: str, outline: Outline, cursor: int) -> bool:
+    """Whether the cursor's line is one of an import, or next to one, blank lines not counted."""
+    before = len(text[: line_start(text, cursor)].rstrip())
+    below = line_end(text, cursor)
+    after = len(text) - len(text[below:].lstrip())
+    return any(one.start <= after and before <= one.stop for one in outline.imports)
 
 
 class Weights(dict[str, float]):

@@ -24,6 +24,7 @@ class Relation(StrEnum):
     BASE = "base of the enclosing class"
     ECHO = "goes on where code like that before the cursor stands"
     MISSING = "used below, defined nowhere"
+    WAITING = "defined here, used nowhere yet"
     RECENT = "recently edited or visited"
     BESIDE = "definition of a file beside"
     NAMED = "definition of a name used near the cursor"
@@ -36,6 +37,7 @@ WEIGHTS: dict[Relation, float] = {
     Relation.BASE: 0.9,
     Relation.ECHO: 0.9,
     Relation.MISSING: 0.8,
+    Relation.WAITING: 0.8,
     Relation.RECENT: 0.6,
     Relation.BESIDE: 0.6,
     Relation.NAMED: 0.5,

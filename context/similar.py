@@ -96,7 +96,12 @@ def _searched(store: Store, place: Place) -> list[PassageRow]:
     common = max(8, chunks_in_all * _COMMON_SHARE)
     telling = [term for term in terms if 0 < rarity.get(term, 0) <= common]
     rows = store.search(telling[:_MAX_SEARCH_TERMS], _MAX_SIMILAR * 2)
-    return [row for row in rows if (row.file.root, row.file.path) != (place.root, place.path)]
+    return [
+        row
+        for row in rows
+        if (row.file.root, row.file.path) != (place.root, place.path)
+        and (place.among_imports or not row.imports)
+    ]
 
 
 def _echo(store: Store, place: Place, around: Surroundings, row: PassageRow) -> Candidate | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from context.digest import Digest
 
-_VERSION = 5
+_VERSION = 6
 _SCHEMA = """
 CREATE TABLE files (
     id INTEGER PRIMARY KEY, root TEXT NOT NULL, path TEXT NOT NULL, tail TEXT NOT NULL,
@@ -33,7 +33,7 @@ CREATE TABLE entries (
 CREATE INDEX entries_name ON entries (name);
 CREATE TABLE passages (
     id INTEGER PRIMARY KEY, file INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
-    text TEXT NOT NULL, signature TEXT NOT NULL
+    text TEXT NOT NULL, signature TEXT NOT NULL, imports INTEGER NOT NULL
 );
 CREATE INDEX passages_file ON passages (file);
 CREATE VIRTUAL TABLE search USING fts5 (terms, tokenize = 'ascii');
@@ -75,6 +75,7 @@ class PassageRow:
     stop: int
     text: str
     signature: str
+    imports: bool
     score: float
 
 
@@ -161,9 +162,9 @@ class Store:
             )
             for one in made.passages:
                 row = self._db.execute(
-                    "INSERT INTO passages (file, start, stop, text, signature)"
-                    " VALUES (?, ?, ?, ?, ?)",
-                    (file, one.start, one.stop, one.text, one.signature),
+                    "INSERT INTO passages (file, start, stop, text, signature, imports)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
+                    (file, one.start, one.stop, one.text, one.signature, one.imports),
                 )
                 self._db.execute(
                     "INSERT INTO search (rowid, terms) VALUES (?, ?)", (row.lastrowid, one.terms)
@@ -258,7 +259,7 @@ class Store:
             return []
         query = " OR ".join(f'"{term}"' for term in terms)
         rows = self._all(
-            f"SELECT {_FILE}, start, stop, text, signature, -rank FROM ("
+            f"SELECT {_FILE}, start, stop, text, signature, imports, -rank FROM ("
             "  SELECT rowid AS found, rank FROM search WHERE search MATCH ? ORDER BY rank LIMIT ?"
             ") JOIN passages ON passages.id = found JOIN files ON files.id = passages.file"
             " ORDER BY rank",
@@ -269,7 +270,8 @@ class Store:
     def passage_after(self, file: FileRow, stop: int) -> PassageRow | None:
         """The chunk of a file that begins where another ends."""
         rows = self._all(
-            "SELECT start, stop, text, signature, 0.0 FROM passages WHERE file = ? AND start = ?",
+            "SELECT start, stop, text, signature, imports, 0.0 FROM passages"
+            " WHERE file = ? AND start = ?",
             (file.id, stop),
         )
         return PassageRow(file, *rows[0]) if rows else None

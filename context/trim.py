@@ -20,7 +20,7 @@ from enum import IntEnum
 
 from context.outline import Import
 from context.source import Source
-from context.text import line_end, line_start
+from context.text import line_end, line_start, next_text_line
 
 _MIN_SAVED_CHARS = 12
 _LONG_LITERAL_CHARS = 120
@@ -172,6 +172,12 @@ def _licence(source: Source) -> list[Cut]:
             marker = source.language.cut_marker
             return [Cut(start, stop, marker, "licence header")] if start < stop else []
     return []
+
+
+def licence_end(source: Source) -> int:
+    """Where the line after the licence header begins; 0 where there is no header."""
+    found = _licence(source)
+    return next_text_line(source.text, line_end(source.text, found[0].stop)) if found else 0
 
 
 def _imports(

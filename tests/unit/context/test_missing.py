@@ -58,6 +58,24 @@ def test_a_member_that_the_class_never_sets():
     assert found(script, "quay.js") == [("berths", "this.berths.push(ship);")]
 
 
+def test_in_a_constructor_a_member_that_only_another_method_sets_is_missing():
+    text = (
+        "class Quay:\n    def __init__(self, length):\n        self.length = length\n{here}"
+        "    def moor(self, ship):\n        self._berth = ship.berth\n{there}        return ship\n"
+    )
+    in_constructor = text.format(here="        |\n", there="")
+    assert found(in_constructor) == [("_berth", "self._berth = ship.berth")]
+    script = (
+        "class Quay {\n  constructor(length) {\n    |\n  }\n"
+        "  moor(ship) {\n    this.berth = ship.berth;\n  }\n}\n"
+    )
+    assert found(script, "quay.js") == [("berth", "this.berth = ship.berth;")]
+    elsewhere = text.format(here="", there="        |\n") + (
+        "\n    def leave(self):\n        return self._berth, self.__dict__\n"
+    )
+    assert found(elsewhere) == []
+
+
 def test_what_is_shown_anyway_is_left_out():
     text = "def f(ships):\n    |\n    a = draught\n    return draught + width\n"
     assert [name for name, _ in found(text)] == ["draught", "width"]

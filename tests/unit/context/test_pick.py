@@ -9,11 +9,12 @@ from context.language import languages
 from context.names import members, near_names, query_terms, similarity, terms, words
 from context.outline import Import
 from context.pick import candidates
-from context.place import Place, unused_imports
+from context.place import Place, among_imports
 from context.rank import WEIGHTS, Relation, score
 from context.recent import Recent, Region
 from context.resolve import closeness, places
 from context.source import read
+from context.unused import unused_imports
 
 
 def found(tmp_path, files, text, name="main.py", recent=(), present="", unused=()):  # noqa: PLR0917
@@ -37,6 +38,7 @@ def found(tmp_path, files, text, name="main.py", recent=(), present="", unused=(
         header=header,
         present=present,
         unused=frozenset(unused),
+        among_imports=among_imports(source.text, source.outline, len(before)),
     )
     return candidates(index.store, place, recent)
 
@@ -80,6 +82,49 @@ def test_the_base_class_is_shown(tmp_path):
 def test_the_word_being_typed_counts_by_its_beginning(tmp_path):
     text = "from tides import height_at, other_thing\n\n\ndef f():\n    return oth|"
     assert found(tmp_path, {"tides.py": HEIGHTS}, text)[0].name == "other_thing"
+
+
+def members_of_a_wide_class(text, tmp_path):
+    fields = "".join(f"    field_{at}: int = {at}\n" for at in range(6))
+    methods = "".join(
+        f"    def method_{at}(self, one: int, two: int) -> int:\n        return one + two\n"
+        for at in range(30)
+    )
+    files = {"wide.py": f"class Wide(NamedTuple):\n{fields}{methods}"}
+    best = next(one for one in found(tmp_path, files, text) if one.name == "Wide")
+    return best.short or best.text
+
+
+def test_a_wide_class_without_a_constructor_shows_what_it_offers(tmp_path):
+    shown = members_of_a_wide_class("from wide import Wide\nx = Wide(|", tmp_path)
+    assert shown.startswith("class Wide(NamedTuple):\n    field_0: int = 0\n    field_1")
+    assert "method_0(self, one: int, two: int)" in shown and "method_29" not in shown
+    assert len(shown) < 900
+
+
+def test_of_a_wide_class_the_members_that_are_named_come_before_the_first(tmp_path):
+    text = "from wide import Wide\nx = Wide()\nx.method_28(1, 2)\nx.|"
+    shown = members_of_a_wide_class(text, tmp_path)
+    assert "method_28(self" in shown and "field_0" in shown and "method_29" not in shown
+
+
+def test_a_name_behind_another_owner_is_no_member_of_what_is_imported(tmp_path):
+    files = {"nodes.py": "class Tuple:\n    items = ()\n\n\nclass Leaf:\n    name = ''\n"}
+    text = "import typing as t\nimport nodes\n\n\ndef f(x: t.Tuple) -> nodes.Leaf:\n    |"
+    shown = found(tmp_path, files, text)
+    leaf, *others = shown
+    assert leaf.name == "Leaf" and leaf.relation is Relation.MEMBER
+    assert all(one.score < leaf.score / 4 for one in others)
+
+
+def test_imports_of_other_files_are_like_code_only_among_imports(tmp_path):
+    lines = "".join(f"from harbour.part_{at} import Mooring, Berth\n" for at in range(12))
+    files = {"other.py": lines + "\n\ndef unlike(x):\n    return x\n"}
+    text = "from harbour.part_1 import Mooring, Berth\n{}\n\n\ndef f(x):\n    {}\n"
+    code = found(tmp_path, files, text.format("", "return |"))
+    assert not any("harbour.part" in one.text for one in code)
+    among = found(tmp_path, files, text.format("from harbour.|", "return x"))
+    assert any("harbour.part" in one.text for one in among)
 
 
 QUAY = """
@@ -208,6 +253,12 @@ def test_words_and_terms():
     found = query_terms({"tide_height_noon": 1.0, "ship_berth": 1.0})
     assert found == ["tide", "height", "noon", "tideheightnoon", "ship", "berth", "shipberth"]
     assert members("a.b + c::d(e->f)") == {"a": {"b"}, "c": {"d"}, "e": {"f"}}
+    assert members("def f(x: t.Tuple, y.z.w)") == {
+        "x": {"t"},
+        "t": {"Tuple"},
+        "y": {"z"},
+        "z": {"w"},
+    }
     assert similarity(set(), set()) == 0.0 and similarity({"a"}, {"a"}) == 1.0
 
 

@@ -311,3 +311,31 @@ def test_an_import_that_nothing_uses_yet_stays_in_sight(workspace, tmp_path):
     document = workspace.open(tmp_path / "imports.py", text + "\n")
     prompt = workspace.prompt(document, len(text), 400, rest=True)
     assert "import deque" in text_of(prompt, Part.FAR_PREFIX)
+
+
+def test_a_licence_header_is_cut_however_near_it_stands(workspace, tmp_path):
+    header = "# Copyright 2026 The Harbour Project\n" + "# Permission is hereby granted.\n" * 12
+    text = f"{header}\nimport tides\n\n\ndef f(hour):\n    "
+    document = workspace.open(tmp_path / "main.py", text + "\n")
+    prompt = workspace.prompt(document, len(text), 400)
+    assert "Permission" not in "".join(one.text for one in prompt.sections)
+    assert text_of(prompt, Part.PREFIX).startswith("import tides")
+    inside = workspace.prompt(document, len(header) // 2, 400, rest=True)
+    assert "Permission" in text_of(inside, Part.PREFIX), "who writes in it sees it"
+
+
+def test_a_helper_that_nothing_calls_yet_is_shown_from_below(workspace, tmp_path):
+    text = "def _tide_of(hour: int) -> float:\n    return 1.5 * hour\n"
+    before = FILE + "def last(hour):\n    "
+    document = workspace.open(tmp_path / "main.py", f"{before}\n\n\n{FILE}{text}")
+    prompt = workspace.prompt(document, len(before), 700)
+    assert "def _tide_of(hour: int) -> float:" in text_of(prompt, Part.REPO)
+
+
+def test_imports_of_the_workspaces_own_names_stay_in_sight(workspace, tmp_path):
+    imports = "import json\nfrom tides import height_at\nfrom re import compile\n"
+    uses = "\n\ndef use():\n    json.x, height_at(1), compile('')\n\n\n"
+    text = f"{imports}{uses}{FILE}def last(hour):\n    "
+    document = workspace.open(tmp_path / "main.py", text + "\n")
+    far = text_of(workspace.prompt(document, len(text), 700), Part.FAR_PREFIX)
+    assert "from tides import height_at" in far
