@@ -21,6 +21,7 @@ import hashlib
 import json
 import math
 import platform
+import statistics
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -109,8 +110,18 @@ def run(
     return True
 
 
-def edit_similarity(one: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, one, other, autojunk=False).ratio()
+def alike(row: Row) -> float:
+    """Edit similarity of answer and wanted line, 0 to 1."""
+    return difflib.SequenceMatcher(None, row["answer"], row["wanted"], autojunk=False).ratio()
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """The mean, and its standard error."""
+    if len(values) < 2:
+        return (values[0] if values else 0.0), 0.0
+    return round(statistics.fmean(values), 3), round(
+        statistics.stdev(values) / math.sqrt(len(values)), 3
+    )
 
 
 KINDS: dict[str, Callable[[Row], bool]] = {
@@ -159,13 +170,13 @@ def report(count: int, settings: Sequence[Setting], shares: context.Shares) -> d
 def figures(rows: list[Row]) -> dict[str, float]:
     if not rows:
         return {}
-    alike = sum(edit_similarity(row["answer"], row["wanted"]) for row in rows)
+    similarity = sum(map(alike, rows))
     tokens = sum(row["wanted_tokens"] for row in rows)
     return {
         "places": len(rows),
         "prompt_tokens": round(sum(row["prompt_tokens"] for row in rows) / len(rows)),
         "exact_percent": round(100 * sum(map(right, rows)) / len(rows), 1),
-        "edit_similarity_percent": round(100 * alike / len(rows), 1),
+        "edit_similarity_percent": round(100 * similarity / len(rows), 1),
         "nats_a_token": round(sum(row["nats"] for row in rows) / tokens, 4),
     }
 
@@ -177,8 +188,8 @@ def right(row: Row) -> bool:
 def against(found: dict[str, dict[str, Row]], shared: list[str]) -> dict[str, Any]:
     """Ours at the first budget, place by place, with each other way: who wins, and who loses.
 
-    `nats_gained` is the mean over the places of how much likelier ours makes the wanted line, with
-    the standard error of that mean.
+    `gained` holds, by kind of place, how much likelier ours makes the wanted line (nats), and how
+    much more alike its answer is (percent): each the mean over the places and its standard error.
     """
     ours = next((setting for setting in found if setting.startswith("ours")), "")
     made = {}
@@ -186,14 +197,19 @@ def against(found: dict[str, dict[str, Row]], shared: list[str]) -> dict[str, An
         if other.startswith("ours"):
             continue
         pairs = [(key, found[ours][key], found[other][key]) for key in shared]
-        gains = [theirs["nats"] - own["nats"] for _, own, theirs in pairs]
-        mean = sum(gains) / len(gains) if gains else 0.0
-        spread = sum((gain - mean) ** 2 for gain in gains)
-        error = math.sqrt(spread / max(1, len(gains) - 1) / len(gains)) if gains else 0.0
+        gained = {}
+        for kind, holds in KINDS.items():
+            kept = [(own, theirs) for _, own, theirs in pairs if holds(own)]
+            gained[kind] = {
+                "nats": mean_and_error([theirs["nats"] - own["nats"] for own, theirs in kept]),
+                "edit_similarity_percent": mean_and_error(
+                    [100 * (alike(own) - alike(theirs)) for own, theirs in kept]
+                ),
+            }
         made[other] = {
             "exact_only_ours": [k for k, own, theirs in pairs if right(own) and not right(theirs)],
             "exact_only_theirs": [k for k, own, theirs in pairs if right(theirs) > right(own)],
-            "nats_gained": round(mean, 3), "standard_error": round(error, 3),
+            "gained": gained,
         }  # fmt: skip
     return {"ours": ours, "others": made}
 
@@ -223,8 +239,14 @@ def markdown(made: dict[str, Any]) -> str:
             "",
             f"## {ours} and {other}",
             "",
-            f"Ours makes the wanted line likelier by {one['nats_gained']} nats a place,",
-            f"standard error {one['standard_error']}.",
+            *(
+                f"{said}: likelier by {found['nats'][0]} nats a place (standard error"
+                f" {found['nats'][1]}), {found['edit_similarity_percent'][0]} percent more alike"
+                f" (standard error {found['edit_similarity_percent'][1]})."
+                for kind, said in (("all", "All places"), ("elsewhere", "Another file needed"))
+                for found in (one["gained"][kind],)
+            ),
+            "",
             f"Exact only with ours: {len(one['exact_only_ours'])} places;",
             f"only with the other, so lost by ours: {len(one['exact_only_theirs'])} places:",
             "",
