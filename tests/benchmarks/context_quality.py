@@ -46,6 +46,8 @@ SETTINGS = (
     "ours:1024", "plain:2048", "ring:2048", "ours:512", "ours:2048", "plain:1024", "ring:1024",
     "plain:512", "ring:512",
 )  # fmt: skip
+NEARLY_ALL = 0.9  # of the places that other settings were asked at
+MIN_PLACES = 20  # for a setting to be told of at all
 Row = dict[str, Any]
 
 
@@ -134,8 +136,8 @@ KINDS: dict[str, Callable[[Row], bool]] = {
 def report(count: int, settings: Sequence[Setting], shares: context.Shares) -> dict[str, Any]:
     """The table over the places that all of its settings have an answer for.
 
-    Settings that were asked at less than half as many places as others are left out of it, so that
-    a run that was ended early still gives the table of what it began with.
+    A run may be ended early. Settings that lag behind the others are left out of the table; a
+    second one, `in_part`, has all settings at the places that those were asked at too.
     """
     words = vocabulary.load(paths.models_dir() / MODEL)
     known = answers()
@@ -148,23 +150,31 @@ def report(count: int, settings: Sequence[Setting], shares: context.Shares) -> d
     most = max(counts.values())
     if not most:
         raise SystemExit("nothing is answered yet: run it first")
-    found = {setting: rows for setting, rows in found.items() if 2 * len(rows) >= most}
-    shared = set.intersection(*(set(rows) for rows in found.values()))
-    table = {
-        setting: {
-            kind: figures([rows[key] for key in sorted(shared) if holds(rows[key])])
-            for kind, holds in KINDS.items()
-        }
-        for setting, rows in found.items()
-    }
+    begun = {setting: rows for setting, rows in found.items() if len(rows) >= MIN_PLACES}
+    found = {setting: rows for setting, rows in found.items() if len(rows) >= NEARLY_ALL * most}
+    shared, table = table_of(found)
+    in_part = table_of(begun) if len(begun) > len(found) else None
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, CPU only", "model": f"{MODEL}, its weights as BF16",
         "seed": SEED,
         "places": len(shared), "places_wanted": count,
         "answered": counts,
-        "settings": table, "against_ours": against(found, sorted(shared)),
+        "settings": table, "against_ours": against(found, shared),
+        "in_part": in_part and {"places": len(in_part[0]), "settings": in_part[1]},
     }  # fmt: skip
+
+
+def table_of(found: dict[str, dict[str, Row]]) -> tuple[list[str], dict[str, Any]]:
+    """The places that all have an answer for, and the figures over them by setting and kind."""
+    shared = sorted(set.intersection(*(set(rows) for rows in found.values())))
+    return shared, {
+        setting: {
+            kind: figures([rows[key] for key in shared if holds(rows[key])])
+            for kind, holds in KINDS.items()
+        }
+        for setting, rows in found.items()
+    }
 
 
 def figures(rows: list[Row]) -> dict[str, float]:
@@ -222,17 +232,11 @@ def markdown(made: dict[str, Any]) -> str:
         f"{made['places']} of {made['places_wanted']} places, {made['model']}, {made['machine']}.",
         "Exact matches, edit similarity, and nats a token of the wanted line (less is better).",
         "",
-        "| prompt | tokens | all | another file needed | this file only |",
-        "|---|---|---|---|---|",
+        *rows_of(made["settings"]),
     ]
-    for setting, kinds in made["settings"].items():
-        cells = [
-            f"{one['exact_percent']} %, {one['edit_similarity_percent']} %, {one['nats_a_token']}"
-            if one else "-"
-            for one in (kinds["all"], kinds["elsewhere"], kinds["here"])
-        ]  # fmt: skip
-        tokens = kinds["all"].get("prompt_tokens", "-")
-        lines.append(f"| {setting} | {tokens} | {' | '.join(cells)} |")
+    if made["in_part"] is not None:
+        said = f"All settings, at {made['in_part']['places']} of these places:"
+        lines += ["", said, "", *rows_of(made["in_part"]["settings"])]
     ours = made["against_ours"]["ours"]
     for other, one in made["against_ours"]["others"].items():
         lines += [
@@ -253,6 +257,23 @@ def markdown(made: dict[str, Any]) -> str:
             *(f"- {place}" for place in one["exact_only_theirs"]),
         ]
     return "\n".join(lines) + "\n"
+
+
+def rows_of(settings: dict[str, Any]) -> list[str]:
+    """A table's lines."""
+    lines = [
+        "| prompt | tokens | all | another file needed | this file only |",
+        "|---|---|---|---|---|",
+    ]
+    for setting, kinds in settings.items():
+        cells = [
+            f"{one['exact_percent']} %, {one['edit_similarity_percent']} %, {one['nats_a_token']}"
+            if one else "-"
+            for one in (kinds["all"], kinds["elsewhere"], kinds["here"])
+        ]  # fmt: skip
+        tokens = kinds["all"].get("prompt_tokens", "-")
+        lines.append(f"| {setting} | {tokens} | {' | '.join(cells)} |")
+    return lines
 
 
 def main() -> None:
