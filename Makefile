@@ -78,6 +78,8 @@ bench-context: models ## Speed of prompts and of the index, and what stays in th
 bench-quality: models ## Masked lines by three kinds of prompt: hours, may be ended and taken up again
 	@$(BIN)/python tests/benchmarks/context_quality.py run
 	@$(BIN)/python tests/benchmarks/context_quality.py report --keep
+	@$(BIN)/python tests/benchmarks/context_quality.py run --held-out
+	@$(BIN)/python tests/benchmarks/context_quality.py report --held-out --keep
 
 test-transformers: models ## Run a checkpoint through Transformers (installs torch, 1.5 GB, once)
 	@$(BIN)/python tests/benchmarks/transformers_engine.py

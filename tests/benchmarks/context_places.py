@@ -53,7 +53,8 @@ def masked_lines(count: int) -> list[MaskedLine]:
     rng.shuffle(here)
     rng.shuffle(elsewhere)
     pairs = zip(_spread(here), _spread(elsewhere), strict=False)
-    return [one for pair in pairs for one in pair][:count]
+    # A line of a function within a function is found twice.
+    return list(dict.fromkeys(one for pair in pairs for one in pair))[:count]
 
 
 def _spread(found: list[MaskedLine]) -> list[MaskedLine]:
