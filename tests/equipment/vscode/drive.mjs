@@ -152,12 +152,17 @@ const steps = {
     await input.press("Enter");
   },
   count: async (page, { selector }) => page.locator(selector).count(),
-  /** The lines of the first editor. */
+  /** The lines of the first editor, once it has done painting. */
   lines: async (page) => {
-    const lines = await page.locator(".editor-instance .view-line").evaluateAll((found) =>
-      found.map((line) => [line.getBoundingClientRect().top, line.textContent]),
-    );
-    return lines.sort((a, b) => a[0] - b[0]).map(([, text]) => clean(text));
+    for (let before = ""; ; ) {
+      const lines = await page.locator(".editor-instance .view-line").evaluateAll((found) =>
+        found.map((line) => [line.getBoundingClientRect().top, line.textContent]),
+      );
+      const now = JSON.stringify(lines);
+      if (now === before) return lines.sort((a, b) => a[0] - b[0]).map(([, text]) => clean(text));
+      before = now;
+      await page.waitForTimeout(200);
+    }
   },
   /** Wait for text inside a webview, and return its page's main text. */
   webview: async (page, { text, selector = "main" }) => {
@@ -203,21 +208,20 @@ async function until(what, holds, why = () => "") {
 
 const clean = (text) => text.replace(/[\u00a0\u00b7]/g, " ").replace(/[\u200b\u200c]/g, "");
 
+/** Choose what the palette offers for a text. What takes the focus meanwhile closes it: it is opened again then. */
 async function command(page, text, key = "F1") {
   const input = page.locator(".quick-input-widget input").first();
-  // What takes the focus meanwhile closes it: open it again.
+  const row = page.locator(".quick-input-list .monaco-list-row", { hasText: text.replace(/^>/, "") }).first();
   for (let left = 8; ; left--) {
-    await page.keyboard.press(key);
     try {
+      await page.keyboard.press(key);
       await input.fill(text, { timeout: 5000 });
-      break;
+      await row.click({ timeout: 10_000 }); // Enter would go to whatever has the focus by then
+      return;
     } catch (error) {
       if (!left) throw error;
     }
   }
-  const words = text.replace(/^>/, "");
-  await page.locator(".quick-input-list .monaco-list-row", { hasText: words }).first().waitFor();
-  await page.keyboard.press("Enter");
 }
 
 async function session() {
