@@ -40,8 +40,10 @@ class Budgets:
     ) -> None:
         """Decide anew; `refused`: an allocation was refused since the last look; `least_level`: no
         better one is wished."""
+        cells_free, cells_lent = _cells(n_ctx, stats)
         gauges = Gauges(
-            cells_free=_cells_free(n_ctx, stats),
+            cells_free=cells_free,
+            cells_lent=cells_lent,
             memories=memories,
             engine_free_share=stats.free_share if stats else 1.0,
             refused=refused,
@@ -65,10 +67,10 @@ class Budgets:
         return Policy(full_tokens=full, answer_tokens=self._answer_tokens)
 
 
-def _cells_free(n_ctx: int, stats: EngineStats | None) -> int:
-    """Cells that are empty, or held by sequences that nobody uses now."""
+def _cells(n_ctx: int, stats: EngineStats | None) -> tuple[int, int]:
+    """Cells that are empty or held by sequences that nobody uses now, and those in use."""
     if stats is None:
-        return n_ctx
-    return max(
-        (stats.cells_total or n_ctx) - sum(slot.tokens for slot in stats.slots if slot.busy), 0
-    )
+        return n_ctx, 0
+    total = stats.cells_total or n_ctx
+    lent = min(sum(slot.tokens for slot in stats.slots if slot.busy), total)
+    return total - lent, lent

@@ -114,3 +114,11 @@ def share_out(wishes: Sequence[Wish], rows: int, outputs: int) -> list[Portion]:
 def working(priorities: Sequence[Priority]) -> Priority | None:
     """The class that works in the next step: everything below it waits."""
     return next((priority for priority in _ORDER if priority in priorities), None)
+
+
+def yielding(priorities: Sequence[Priority]) -> int:
+    """Which of several requests gives its cells back where they do not suffice for all: the newest
+    (last) of the lowest class. So whoever works now is never kept waiting by one that waits for
+    it."""
+    ranks = [_ORDER.index(priority) for priority in priorities]
+    return max(range(len(ranks)), key=lambda index: (ranks[index], index))

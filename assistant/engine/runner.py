@@ -244,12 +244,13 @@ class Runner:
             self._lose(job, cause)
 
     def _park(self) -> bool:
-        """Let the newest of several jobs wait until another one has ended; False for a single."""
+        """Let one of several jobs wait until another one has ended; False for a single."""
         holding = [job for job in self._jobs.values() if job.slot >= 0]
         if len(holding) < 2:
             return False
-        self._interrupt(holding[-1])
-        holding[-1].parked = True
+        job = holding[placing.yielding([job.request.priority for job in holding])]
+        self._interrupt(job)
+        job.parked = True
         return True
 
     def _go_on(self, job: Job, slot: Slot, row: int) -> None:

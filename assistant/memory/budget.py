@@ -8,7 +8,9 @@ What decides the step is the scarcest of three:
 - *memories* (each card, the host): free bytes against the plan's margin, as a share of it. The
   margin is there for what the plan cannot see (pools that grow, other programs), so a margin that
   is being eaten is the sign to ask for less.
-- *cells* of the KV cache: a prompt is never promised more than fits together with its answer.
+- *cells* of the KV cache: a prompt is never promised more than fits together with its answer,
+  except for the floor: a prompt so short waits until requests that are being answered give their
+  cells back, which serves a person better than a refusal.
 - *the engine's own gauge*, for engines that know their cache better than we do.
 
     step                     full    3/4    1/2    1/4    floor
@@ -46,7 +48,7 @@ class Policy:
 
     Attributes:
         full_tokens: the prompt budget when nothing is scarce.
-        floor_tokens: what a useful completion needs; only a lack of cells goes below.
+        floor_tokens: what a useful completion needs; only a cache too small for it goes below.
         answer_tokens: cells kept for the answer beside the prompt.
         steps: share of `full_tokens` at each level; the floor is one level more.
         enter: share of the margin that must be free for each level of `steps`, falling.
@@ -103,12 +105,14 @@ class Gauges:
 
     Attributes:
         cells_free: cells that are empty or held by sequences nobody is using.
+        cells_lent: cells of requests that are being answered; they come back.
         engine_free_share: the engine's own gauge, 0 (full) to 1.
         refused: an allocation was refused since the last look.
         least_level: an operator wishes no better level than this.
     """
 
     cells_free: int
+    cells_lent: int = 0
     memories: tuple[Memory, ...] = ()
     engine_free_share: float = 1.0
     refused: bool = False
@@ -138,8 +142,10 @@ def decide(
         new = BudgetState(level=needed)
     else:
         new = _climb(policy, state, share, room, now_s)
-    tokens = min(policy.tokens(new.level), room)
-    if by_cells >= by_memory and (by_cells == new.level or tokens == room):
+    once_returned = max(0, gauges.cells_free + gauges.cells_lent - policy.answer_tokens)
+    floor = min(policy.tokens(policy.floor_level), once_returned)
+    tokens = min(policy.tokens(new.level), max(room, floor))
+    if by_cells >= by_memory and (by_cells == new.level or tokens >= room):
         why = f"the cache has {gauges.cells_free} free cells"
     elif by_memory < new.level:
         wished = gauges.least_level == new.level

@@ -90,6 +90,15 @@ def test_below_the_floor_only_what_the_cells_hold() -> None:
     assert run([gauges(2.0, cells_free=10)])[0].tokens == 0
 
 
+def test_the_floor_waits_for_cells_that_come_back() -> None:
+    lent = Gauges(cells_free=100, cells_lent=900)
+    (now,) = run([lent])
+    assert (now.tokens, now.level) == (POLICY.floor_tokens, 4)
+    assert "100 free cells" in now.reason
+    small = dataclasses.replace(lent, cells_lent=50)
+    assert run([small])[0].tokens == 100 + 50 - POLICY.answer_tokens
+
+
 def test_reasons_name_what_is_scarce() -> None:
     memory = (Memory("CUDA0", 200 << 20, 256 << 20), Memory("CUDA1", 30 << 20, 256 << 20))
     (now,) = run([Gauges(cells_free=PLENTY, memories=memory)])
@@ -124,11 +133,17 @@ def test_more_headroom_never_gives_less(
         assert low.level >= high.level
 
 
-@given(st.lists(st.tuples(shares, cells), min_size=1, max_size=60))
+@given(st.lists(st.tuples(shares, cells, cells), min_size=1, max_size=60))
 @settings(max_examples=300, deadline=None)
-def test_it_never_promises_what_is_not_there(looks: Sequence[tuple[float, int]]) -> None:
-    for (share, free), now in zip(looks, run(gauges(*look) for look in looks), strict=True):
-        assert now.tokens <= max(0, free - POLICY.answer_tokens)
+def test_it_never_promises_what_is_not_there(looks: Sequence[tuple[float, int, int]]) -> None:
+    seen = [
+        dataclasses.replace(gauges(share, free), cells_lent=lent) for share, free, lent in looks
+    ]
+    for (share, free, lent), now in zip(looks, run(seen), strict=True):
+        here = max(0, free - POLICY.answer_tokens)
+        once_returned = max(0, free + lent - POLICY.answer_tokens)
+        assert now.tokens <= max(here, min(POLICY.floor_tokens, once_returned))
+        assert now.tokens >= min(POLICY.floor_tokens, once_returned)
         assert now.tokens <= POLICY.full_tokens
         assert bool(now.reason) == (now.tokens < POLICY.full_tokens or now.level > 0)
         if share < POLICY.enter[-1]:
