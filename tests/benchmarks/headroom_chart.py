@@ -111,9 +111,10 @@ def svg(
         here = f"{x(at_s):.1f}"
         parts.append(f'<line class="mark" x1="{here}" y1="{tops[0]}" x2="{here}" y2="{bottom}"/>')
         if at_s - said_s > end_s / 12:
-            parts.append(
-                f'<text class="says" x="{x(at_s) + 2:.1f}" y="{bottom + 12}">{says}</text>'
-            )
+            late = at_s > 0.75 * end_s
+            place = f'x="{x(at_s) + (-2 if late else 2):.1f}" y="{bottom + 12}"'
+            anchor = ' text-anchor="end"' if late else ""
+            parts.append(f'<text class="says" {place}{anchor}>{says}</text>')
             said_s = at_s
     parts.append(
         f'<text x="{LEFT + WIDTH}" y="{bottom + 28}" text-anchor="end">{end_s:.0f} seconds</text>'
