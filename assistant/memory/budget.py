@@ -99,7 +99,7 @@ class Memory:
         return f"{self.name} has {free} MiB free of a {margin} MiB margin"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gauges:
     """What is free at one moment.
 

@@ -43,7 +43,8 @@ def run() -> Iterator[tuple[float, float, BudgetNow]]:
         at_s = index * STEP_S
         share = free_share(at_s, noise)
         memory = Memory("GPU", int(share * MARGIN_BYTES), MARGIN_BYTES)
-        state, now = decide(POLICY, state, Gauges(8192, (memory,)), at_s)
+        gauges = Gauges(cells_free=8192, memories=(memory,))
+        state, now = decide(POLICY, state, gauges, at_s)
         yield at_s, share, now
 
 

@@ -154,15 +154,16 @@ const steps = {
   count: async (page, { selector }) => page.locator(selector).count(),
   /** The lines of the first editor, once it has done painting. */
   lines: async (page) => {
-    for (let before = ""; ; ) {
-      const lines = await page.locator(".editor-instance .view-line").evaluateAll((found) =>
+    let lines, before;
+    await until("the lines to stand still", async () => {
+      await page.waitForTimeout(150);
+      before = JSON.stringify(lines);
+      lines = await page.locator(".editor-instance .view-line").evaluateAll((found) =>
         found.map((line) => [line.getBoundingClientRect().top, line.textContent]),
       );
-      const now = JSON.stringify(lines);
-      if (now === before) return lines.sort((a, b) => a[0] - b[0]).map(([, text]) => clean(text));
-      before = now;
-      await page.waitForTimeout(200);
-    }
+      return JSON.stringify(lines) === before;
+    });
+    return lines.sort((a, b) => a[0] - b[0]).map(([, text]) => clean(text));
   },
   /** Wait for text inside a webview, and return its page's main text. */
   webview: async (page, { text, selector = "main" }) => {
@@ -200,7 +201,7 @@ function log() {
 
 async function until(what, holds, why = () => "") {
   const end = Date.now() + PATIENCE_MS;
-  while (!holds()) {
+  while (!(await holds())) {
     if (Date.now() > end) throw new Error(`waited in vain for ${what}; ${why()}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }

@@ -18,7 +18,6 @@ from assistant.llama.model import Model
 pytestmark = pytest.mark.model
 
 PROMPT = "".join(f"value_{n} = compute({n})\n" for n in range(40))
-MOST_STEPS = 2000
 CELLS = 512
 
 

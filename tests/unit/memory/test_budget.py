@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -108,6 +111,13 @@ def test_reasons_name_what_is_scarce() -> None:
     assert run([refused])[0] == BudgetNow(tokens=128, level=4, reason="an allocation was refused")
     climbing = run([gauges(0.1), gauges(2.0)])[-1]
     assert climbing.reason == "memory has just come back"
+
+
+def test_the_picture_that_is_kept_is_of_this_policy() -> None:
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    command = [sys.executable, benchmarks / "budget_plot.py"]
+    drawn = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert drawn == (benchmarks / "results" / "budget.svg").read_text(encoding="utf-8")
 
 
 def test_a_remote_engine_has_only_its_gauge() -> None:
