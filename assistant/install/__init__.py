@@ -1,0 +1,1 @@
+"""Chooses, builds and installs the llama.cpp that fits this machine."""
