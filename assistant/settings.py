@@ -102,7 +102,7 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `max_waiting` bounds the queue; a request past it gets 429. `request_limit_s` ends any request.
     `max_body_bytes` bounds a request's size. After `release_after_s` without a request the model's
     memory is given back until the next one; 0 keeps it for good. `rungs_off` names rungs of the
-    ladder never to stand on, `rung` the only one to stand on (`assistant.memory.rungs`).
+    ladder never to stand on, `rung` the only one to stand on (`assistant.memory.planning.rungs`).
     `tcp_port` listens on that loopback port too, where every request must show the token that the
     address file holds; 0 is for Unix sockets only, and for any free port where there are none.
     `log_format` "json" writes a JSON object a line.

@@ -12,7 +12,7 @@ import msgspec
 
 from assistant.engine.types import EngineStats, ModelInfo, Priority, StopReason, Timings
 from assistant.errors import UnderkeelError, from_wire
-from assistant.memory.budget import BudgetNow
+from assistant.memory.degrade.budget import BudgetNow
 
 __all__ = [
     "CLIENT_HEADER",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from context.damage import broken_by, damage
-from context.document import Document
-from context.explain import Explanation, Passage, Topic
-from context.index import Index, Progress, Report
-from context.outline import Definition, Kind
-from context.pack import Shares
+from context.index.project_index import Index, Progress, Report
+from context.index.walk import Limits
+from context.prompt.explanation import Explanation, Passage, Topic
+from context.prompt.pack import Shares
+from context.prompt.window import window
+from context.syntax.document import Document
+from context.syntax.outline import Definition, Kind
+from context.syntax.parsed_text import broken_by, damage
 from context.types import (
     Cursor,
     CursorKind,
@@ -17,8 +19,6 @@ from context.types import (
     Section,
     TokenCounter,
 )
-from context.walk import Limits
-from context.window import window
 from context.workspace import Workspace
 
 __all__ = [

@@ -22,21 +22,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from context.builder import Builder
-from context.compose import compose
-from context.document import Document
-from context.encoder import Encoder
-from context.explain import Explanation, explain, overview
-from context.head import Head, Reason, room_for, verdict
-from context.index import Index
-from context.layout import control_ids, order_of
-from context.pack import Shares
-from context.recent import MAX_REGION_CHARS, Recent, Region
-from context.secrecy import is_secret, masked
-from context.text import byte_offset, char_offset, cursor_kind, line_end, line_start
+from context.index.project_index import Index
+from context.index.read_policy import is_secret, masked
+from context.index.walk import Limits
+from context.prompt.builder import Builder
+from context.prompt.explanation import Explanation, explain, overview
+from context.prompt.head import Head, Reason, compose, room_for, verdict
+from context.prompt.layout import control_ids, order_of
+from context.prompt.pack import Shares
+from context.prompt.window import window
+from context.retrieval.query import MAX_REGION_CHARS, Recent, Region
+from context.syntax.document import Document
+from context.syntax.text import byte_offset, char_offset, cursor_kind, line_end, line_start
+from context.syntax.tokens import Encoder
 from context.types import CursorKind, FimLayout, Part, Prompt, TokenCounter
-from context.walk import Limits
-from context.window import window
 
 
 @dataclass
@@ -189,7 +188,7 @@ class Workspace:
         *,
         diagnostic: str = "",
     ) -> Explanation:
-        """What a model should see to explain a selection: see `context.explain`."""
+        """What a model should see to explain a selection: see `context.prompt.explanation`."""
         if hidden := self.hidden(document):
             return Explanation((), budget_tokens, cut=(hidden,))
         return explain(
@@ -202,7 +201,7 @@ class Workspace:
         )
 
     def overview(self, document: Document, budget_tokens: int) -> Explanation:
-        """What a model should see to explain a whole file: see `context.explain.overview`."""
+        """What a model should see to explain a file: `context.prompt.explanation.overview`."""
         if hidden := self.hidden(document):
             return Explanation((), budget_tokens, cut=(hidden,))
         return overview(document, self._encoder, budget_tokens)

@@ -15,14 +15,14 @@ from pygls.protocol import LanguageServerProtocol, default_converter, lsp_method
 
 from assistant import __version__
 from lsp.actions import feature
-from lsp.backend import Backend, Client
-from lsp.configuration import Configuration
+from lsp.completion.prompts import path_of
+from lsp.completion.session import Edit, Item, Selected, Session
+from lsp.daemon.backend import Backend, Client
+from lsp.daemon.configuration import Configuration
+from lsp.daemon.status import State, StatusLine
+from lsp.documents.positions import Encoding
 from lsp.editor import Severity
-from lsp.positions import Encoding
 from lsp.progress import LoadProgress
-from lsp.prompts import path_of
-from lsp.session import Edit, Item, Selected, Session
-from lsp.status import State, StatusLine
 
 _log = logging.getLogger(__name__)
 

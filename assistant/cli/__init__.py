@@ -32,7 +32,7 @@ COMMANDS: dict[str, str] = {
     "context": "assistant.cli.context",
     "plan": "assistant.cli.plan",
     "recommend": "assistant.cli.recommend",
-    "pull": "assistant.cli.pull",
+    "pull": "assistant.cli.models",
     "models": "assistant.cli.models",
     "doctor": "assistant.cli.doctor",
     "bundle": "assistant.cli.bundle",

@@ -135,7 +135,7 @@ async def _ask(cursor: Cursor, *, several: bool) -> list[Message]:
 
 
 async def _complete(client: LanguageClient, cursor: Cursor, *, several: bool) -> list[Message]:
-    from context.language import language_for
+    from context.syntax.language import language_for
 
     found = language_for(str(cursor.path), cursor.text)
     name = found.name if found else "plaintext"

@@ -31,8 +31,8 @@ from assistant.cli.language_client import LanguageClient, language_server
 from assistant.client import DaemonClient
 from assistant.engine.types import EngineStats, ModelInfo
 from assistant.errors import DaemonError
-from assistant.memory.census import take_census
-from assistant.memory.gguf import read_header
+from assistant.memory.gguf.header import read_header
+from assistant.memory.model.tensor_inventory import take_census
 from assistant.models.catalogue import resolve
 
 MARK = "‸"

@@ -1,4 +1,4 @@
-"""`underkeel models`: list, pull, verify, remove and use models."""
+"""`underkeel models` and `underkeel pull`: list, pull, verify, remove and use models."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ from rich.console import Console
 from rich.table import Table
 
 from assistant import paths, settings
+from assistant.cli.download_progress import Bars
 from assistant.cli.plan import make
 from assistant.cli.plan_view import plan_picture
-from assistant.cli.pull import Bars
 from assistant.client import DaemonClient
-from assistant.daemon.loading import credited
+from assistant.daemon.models.loading import credited
 from assistant.errors import DaemonError, GGUFError, ModelError, PlanError, UnknownModelError
-from assistant.memory.census import take_census
-from assistant.memory.gguf import Header, read_header
-from assistant.memory.machine import this_machine
-from assistant.memory.reasons import billions
-from assistant.memory.remote import is_remote, read_remote_header
-from assistant.memory.wishes import wishes_of
-from assistant.models import shelf
+from assistant.memory.gguf.header import Header, read_header
+from assistant.memory.gguf.remote import is_remote, read_remote_header
+from assistant.memory.model.tensor_inventory import take_census
+from assistant.memory.planning.machine import this_machine
+from assistant.memory.planning.planner import wishes_of
+from assistant.memory.planning.reasons import billions
+from assistant.models import local_store
 from assistant.models.acquire import acquire
 from assistant.models.catalogue import catalogue, find, local_path, resolve
-from assistant.models.chosen import use_model
 from assistant.models.fetch import open_client
 from assistant.models.hub import Wanted, address_of, find_wanted
+from assistant.models.local_store import LocalModel, State, use_model
 from assistant.models.pull import Source, pull
-from assistant.models.shelf import LocalModel, State
 
 
 class Purpose(StrEnum):
@@ -61,13 +60,14 @@ def register(app: typer.Typer) -> None:
     models.command("remove")(remove_model)
     models.command("use")(use)
     app.add_typer(models, name="models")
+    app.command("pull")(pull_command)
 
 
 def list_models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what is here, what can be pulled by name, and which model is used."""
-    rows = [_row(model) for model in shelf.local_models()]
+    rows = [_row(model) for model in local_store.local_models()]
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
@@ -84,6 +84,28 @@ def list_models(
             str(row["origin"]),
         )
     Console().print(table)
+
+
+def pull_command(
+    name: Annotated[str, typer.Argument(help="A known name, owner/repository[:Q4_K_M], or a URL.")],
+    source: Annotated[
+        Source | None, typer.Option("--from", help="Use only this source, not the first available.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask, once the plan is shown.")
+    ] = False,
+) -> None:
+    """Fetch a model, verify its checksum, and put it into the models folder.
+
+    Interrupted downloads resume. Starter models are fetched at once, or made here; for any other
+    model the plan is shown first.
+    """
+    if name not in catalogue():
+        pull_model(name, yes, source)
+        return
+    with Bars(Console(stderr=True)) as bars:
+        path = pull(name, source, bars)
+    typer.echo(path)
 
 
 def pull_model(
@@ -121,10 +143,10 @@ def verify_models(
     names: Annotated[list[str] | None, typer.Argument(help="Models; all that are here.")] = None,
 ) -> None:
     """Compare every byte with what it should be. Exit code 1 where something is wrong."""
-    chosen = [shelf.find_local(name) for name in names or []]
-    chosen = chosen or [model for model in shelf.local_models() if model.files]
+    chosen = [local_store.find_local(name) for name in names or []]
+    chosen = chosen or [model for model in local_store.local_models() if model.files]
     with Bars(Console(stderr=True)) as bars:
-        verdicts = [shelf.verify(model, bars) for model in chosen]
+        verdicts = [local_store.verify(model, bars) for model in chosen]
     for verdict in verdicts:
         mark = _MARKS.get(verdict.state, verdict.state.value)
         typer.echo(f"{verdict.model.name}: {mark}, {verdict.reason}")
@@ -136,12 +158,12 @@ def remove_model(
     name: Annotated[str, typer.Argument(help="A model that was pulled.")], yes: _Yes = False
 ) -> None:
     """Delete a model's files from the models folder. Files elsewhere are never touched."""
-    model = shelf.find_local(name)
+    model = local_store.find_local(name)
     if _used(model):
         typer.echo(f"{model.name} is the model in use.", err=True)
     if not yes:
         _ask(f"Delete {model.name} ({_size(model.size_bytes)})?")
-    typer.echo(f"{_size(shelf.remove(model))} are free again")
+    typer.echo(f"{_size(local_store.remove(model))} are free again")
 
 
 def use(

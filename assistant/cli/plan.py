@@ -14,27 +14,26 @@ from assistant import settings
 from assistant.cli.plan_json import checkpoint_json, plan_json
 from assistant.cli.plan_view import checkpoint_picture, plan_picture
 from assistant.errors import PlanError, UnknownModelError
-from assistant.memory.checkpoints import (
+from assistant.memory.checkpoints.checkpoint import (
     Checkpoint,
     is_checkpoint,
     read_checkpoint,
     read_remote_checkpoint,
 )
-from assistant.memory.gguf import Header, read_header
-from assistant.memory.known_models import known_header, known_models
-from assistant.memory.machine import imagined, parse_size, this_machine
-from assistant.memory.model import model_of
-from assistant.memory.plan import Machine, Plan, Wishes
-from assistant.memory.planner import make_plan
-from assistant.memory.planning import plan_and_measure
-from assistant.memory.remote import (
+from assistant.memory.gguf.header import Header, read_header
+from assistant.memory.gguf.remote import (
     http_client,
     is_remote,
     list_files,
     read_remote_header,
     split_name,
 )
-from assistant.memory.wishes import wishes_of
+from assistant.memory.model.known_models import known_header, known_models
+from assistant.memory.model.profile import model_of
+from assistant.memory.planning.machine import imagined, parse_size, this_machine
+from assistant.memory.planning.measured_planner import plan_and_measure
+from assistant.memory.planning.plan import Machine, Plan, Wishes
+from assistant.memory.planning.planner import make_plan, wishes_of
 from assistant.models.catalogue import catalogue, resolve
 
 _UNMEASURED = (

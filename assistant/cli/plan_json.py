@@ -6,19 +6,19 @@ from typing import Any
 
 import msgspec
 
-from assistant.memory.checkpoint_plan import (
+from assistant.memory.checkpoints.checkpoint import Checkpoint
+from assistant.memory.checkpoints.checkpoint_plan import (
     active_parameters,
     checkpoint_bytes,
     map_devices,
     schemes_for,
     token_bytes,
 )
-from assistant.memory.checkpoints import Checkpoint
-from assistant.memory.gguf import Header
-from assistant.memory.model import model_of
-from assistant.memory.outlook import decode_bound, most_context, what_if
-from assistant.memory.plan import DeviceUsage, Machine, Plan, Wishes
-from assistant.memory.vllm import vllm_command
+from assistant.memory.checkpoints.vllm import vllm_command
+from assistant.memory.gguf.header import Header
+from assistant.memory.model.profile import model_of
+from assistant.memory.planning.plan import DeviceUsage, Machine, Plan, Wishes
+from assistant.memory.planning.projections import decode_bound, most_context, what_if
 
 
 def plan_json(header: Header, machine: Machine, wishes: Wishes, plan: Plan) -> dict[str, Any]:

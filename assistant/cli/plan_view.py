@@ -7,26 +7,26 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from assistant.memory.census import Amount
-from assistant.memory.checkpoint_plan import (
+from assistant.memory.checkpoints.checkpoint import Checkpoint
+from assistant.memory.checkpoints.checkpoint_plan import (
     active_parameters,
     checkpoint_bytes,
     map_devices,
     schemes_for,
 )
-from assistant.memory.checkpoints import Checkpoint
-from assistant.memory.gguf import Header
-from assistant.memory.model import Model, model_of
-from assistant.memory.outlook import (
+from assistant.memory.checkpoints.vllm import vllm_command
+from assistant.memory.gguf.header import Header
+from assistant.memory.model.profile import Model, model_of
+from assistant.memory.model.tensor_inventory import Amount
+from assistant.memory.planning.plan import DeviceUsage, Machine, Plan, Wishes
+from assistant.memory.planning.projections import (
     CARD_BYTES_PER_S,
     HOST_BYTES_PER_S,
     decode_bound,
     most_context,
     what_if,
 )
-from assistant.memory.plan import DeviceUsage, Machine, Plan, Wishes
-from assistant.memory.reasons import billions, gib
-from assistant.memory.vllm import vllm_command
+from assistant.memory.planning.reasons import billions, gib
 
 _BAR_CELLS = 44
 _MAP_LINES = 8

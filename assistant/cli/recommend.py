@@ -14,15 +14,14 @@ from rich.text import Text
 
 from assistant import settings
 from assistant.errors import ModelError, PlanError
-from assistant.memory.gguf import Header, read_header
-from assistant.memory.known_models import known_header, known_models
-from assistant.memory.machine import imagined, parse_size, this_machine
-from assistant.memory.model import model_of
-from assistant.memory.outlook import decode_bound
-from assistant.memory.plan import HOST, Machine, Plan, Wishes
-from assistant.memory.planner import make_plan
-from assistant.memory.reasons import gib
-from assistant.memory.wishes import wishes_of
+from assistant.memory.gguf.header import Header, read_header
+from assistant.memory.model.known_models import known_header, known_models
+from assistant.memory.model.profile import model_of
+from assistant.memory.planning.machine import imagined, parse_size, this_machine
+from assistant.memory.planning.plan import HOST, Machine, Plan, Wishes
+from assistant.memory.planning.planner import make_plan, wishes_of
+from assistant.memory.planning.projections import decode_bound
+from assistant.memory.planning.reasons import gib
 from assistant.models.catalogue import catalogue, local_path
 
 _USABLE_TOKENS_PER_S = 8.0  # slower than that, ghost text comes too late to be of use

@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from assistant.client import DaemonClient
-from assistant.daemon.reload import advice
+from assistant.daemon.process.settings_diff import advice
 from assistant.wire import SettingsNow
 
 

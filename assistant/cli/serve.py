@@ -46,8 +46,8 @@ def serve(  # noqa: PLR0917 - one parameter an option
 ) -> None:
     """Load the model and serve it to editors until stopped."""
     # Here, not above: `--help` and other commands need no web server.
-    from assistant.daemon import logs, server
-    from assistant.daemon.engines import engine_for
+    from assistant.daemon.models.engines import engine_for
+    from assistant.daemon.process import logs, server
 
     def read() -> tuple[settings.Settings, list[SettingsError]]:
         """The file, and over it what the command line gave; again whenever the file changes."""

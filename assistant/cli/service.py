@@ -9,7 +9,7 @@ import typer
 
 from assistant import paths
 from assistant.cli.stop import stop
-from assistant.daemon.instance import running_pid
+from assistant.daemon.process.instance import running_pid
 from assistant.service import manager
 from assistant.service.manager import ServiceNow
 from assistant.service.units import Manager

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from assistant.cli.plot import bar
 from assistant.client import DaemonClient, DeviceNow, ServiceState, Status
-from assistant.daemon.reload import advice
+from assistant.daemon.process.settings_diff import advice
 from assistant.engine.types import Counting, ModelInfo
 from assistant.errors import DaemonError
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from assistant.client import DaemonClient
-from assistant.daemon.instance import running_pid
+from assistant.daemon.process.instance import running_pid
 from assistant.errors import DaemonError
 
 # Streams get their last words within 5 s; a worker in the middle of a kernel may take longer.

@@ -24,4 +24,5 @@ __all__ = [
     "RungNow",
     "ServiceState",
     "Status",
+    "starter",
 ]

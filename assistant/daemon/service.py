@@ -9,11 +9,15 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 
 from assistant import __version__, paths
-from assistant.daemon import answering
-from assistant.daemon.admission import Admission, Intake, Turns
-from assistant.daemon.answering import Asked, Encode
-from assistant.daemon.answers import ChatShape, Json, NativeShape, Shape, TextShape
-from assistant.daemon.bodies import (
+from assistant.daemon.headroom.budgets import Budgets
+from assistant.daemon.headroom.explainer import Desk, Explainer
+from assistant.daemon.headroom.governor import Governor
+from assistant.daemon.http import completion_handler
+from assistant.daemon.http.admission import Admission, Intake, Turns
+from assistant.daemon.http.completion_handler import Asked, Encode
+from assistant.daemon.http.metrics import Metrics
+from assistant.daemon.http.prompts import Encoded, Encoder
+from assistant.daemon.http.request_schemas import (
     ChatBody,
     CompletionBody,
     DetokenizeBody,
@@ -23,18 +27,14 @@ from assistant.daemon.bodies import (
     TokenizeBody,
     check_vocabulary,
 )
-from assistant.daemon.budgets import Budgets
-from assistant.daemon.explainer import Desk, Explainer
-from assistant.daemon.governor import Governor
-from assistant.daemon.host import ModelHost, Planner
-from assistant.daemon.metrics import Metrics
-from assistant.daemon.prompts import Encoded, Encoder
-from assistant.daemon.swap import Models
+from assistant.daemon.http.response_formats import ChatShape, Json, NativeShape, Shape, TextShape
+from assistant.daemon.models.model_swap import Models
+from assistant.daemon.supervisor.engine_supervisor import ModelHost, Planner
 from assistant.engine.interface import ElasticEngine
 from assistant.engine.types import ModelInfo, Priority
 from assistant.errors import ModelError, UnderkeelError
-from assistant.memory.ladder import Rules
-from assistant.memory.sampler import Reader
+from assistant.memory.degrade.ladder import Rules
+from assistant.memory.probes.sampler import Reader
 from assistant.settings import DaemonSettings, Settings
 from assistant.wire import Props, ServiceState, SettingsNow, Status, UseBody
 
@@ -61,7 +61,7 @@ class Service:
         look: Reader,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`look`: what memory is free now (`assistant.memory.sampler.Probes`).
+        """`look`: what memory is free now (`assistant.memory.probes.sampler.Probes`).
 
         `clock`: by which deaths are remembered and the ways back up are waited for.
         """
@@ -226,7 +226,9 @@ class Service:
         asked = Asked(body, shape, encode, client, with_usage=with_usage)
         limit_s = self.settings.daemon.request_limit_s
         with self._admitted(client):
-            events = answering.events(asked, desk or self._desk, self.turns, self.metrics, limit_s)
+            events = completion_handler.events(
+                asked, desk or self._desk, self.turns, self.metrics, limit_s
+            )
             async with aclosing(events):
                 async for event in events:
                     yield event

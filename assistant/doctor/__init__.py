@@ -3,4 +3,4 @@
 from assistant.doctor.examination import examine
 from assistant.doctor.findings import Finding, Level
 
-__all__ = ["Finding", "Level", "examine"]
+__all__ = ["Finding", "Level", "bundle", "examine"]

@@ -11,8 +11,8 @@ from assistant import settings as all_settings
 from assistant.doctor import hardware, remote, software
 from assistant.doctor.findings import Finding, wrong
 from assistant.errors import UnderkeelError
-from assistant.memory.devices import ask_backend
-from assistant.memory.sampler import Probes
+from assistant.memory.probes.devices import ask_backend
+from assistant.memory.probes.sampler import Probes
 
 
 def examine(*, deep: bool = False) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from assistant import __version__
 from assistant.doctor.findings import Finding, note, well, wrong
 from assistant.llama import threads
 from assistant.llama.spec import BackendDevice, DeviceKind
-from assistant.memory.devices import Card, HostMemory, normal_bus_id
+from assistant.memory.probes.devices import Card, HostMemory, normal_bus_id
 
 _GIB = 1 << 30
 _LEAST_DISK_BYTES = 2 * _GIB

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from assistant import __version__, paths
 from assistant.client import DaemonClient, ServiceState, Status
-from assistant.daemon.engines import LocalPlanning, is_checkpoint_folder
-from assistant.daemon.instance import running_pid
-from assistant.daemon.reload import advice
+from assistant.daemon.models.engines import LocalPlanning, is_checkpoint_folder
+from assistant.daemon.process.instance import running_pid
+from assistant.daemon.process.settings_diff import advice
 from assistant.doctor.findings import Finding, note, well, wrong
 from assistant.errors import DaemonError, PlanError, SettingsError, UnderkeelError
-from assistant.memory.sampler import Reader
-from assistant.models import catalogue, shelf
-from assistant.models.report import Silent
-from assistant.models.shelf import State
+from assistant.memory.probes.sampler import Reader
+from assistant.models import catalogue, local_store
+from assistant.models.local_store import State
+from assistant.models.storage import Silent
 from assistant.service import manager
 from assistant.service.manager import ServiceNow
 from assistant.service.units import Manager
@@ -50,14 +50,14 @@ def model(chosen: Settings, *, deep: bool) -> list[Finding]:
         path = catalogue.resolve(name)
     except UnderkeelError as error:
         return [_of("model", error)]
-    local = next((found for found in shelf.local_models() if path in found.files), None)
+    local = next((found for found in local_store.local_models() if path in found.files), None)
     size = sum(file.stat().st_size for file in (local.files if local else (path,)))
     said = f"{name}, {size / _GIB:.2f} GiB, {path}"
     if local is None:
         return [well("model", f"{said}; nobody told its SHA-256")]
     if size > _HASH_UNASKED_BYTES and not deep:
         return [well("model", f"{said}; its bytes were not compared (--deep does)")]
-    verdict = shelf.verify(local, Silent())
+    verdict = local_store.verify(local, Silent())
     if verdict.state is State.WRONG:
         mend = f"Run: underkeel models remove {local.name}, and: underkeel pull {local.name}"
         return [wrong("model", f"{said}: {verdict.reason}", mend)]

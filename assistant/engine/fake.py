@@ -15,7 +15,6 @@ from time import perf_counter
 from msgspec.structs import replace
 
 from assistant.engine.interface import Progress
-from assistant.engine.prefix import shared_length
 from assistant.engine.types import (
     Delta,
     Done,
@@ -26,6 +25,7 @@ from assistant.engine.types import (
     SlotState,
     StopReason,
     Timings,
+    shared_length,
 )
 from assistant.errors import ContextFullError, LoadError, RequestError, UnderkeelError
 from assistant.errors import WorkerDiedError as Died

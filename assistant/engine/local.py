@@ -15,7 +15,7 @@ from typing import ClassVar
 import psutil
 from msgspec.structs import replace
 
-from assistant.engine import frames
+from assistant.engine import ipc
 from assistant.engine.interface import Progress
 from assistant.engine.types import Delta, Done, EngineStats, GenerateRequest, LoadSpec, ModelInfo
 from assistant.errors import EngineError, FrameError, LoadError, UnderkeelError, WorkerDiedError
@@ -45,7 +45,7 @@ class _Process:
     def __init__(self, process: asyncio.subprocess.Process, hang_s: float) -> None:
         self.process = process
         self._hang_s = hang_s
-        self.waiting: dict[str, asyncio.Queue[frames.Report | UnderkeelError]] = {}
+        self.waiting: dict[str, asyncio.Queue[ipc.Report | UnderkeelError]] = {}
         self.progress: Progress | None = None
         self.loading = False
         self.log: deque[str] = deque(maxlen=_LOG_LINES)
@@ -60,11 +60,11 @@ class _Process:
             asyncio.create_task(self._watch()),
         ]
 
-    def send(self, command: frames.Command) -> None:
+    def send(self, command: ipc.Command) -> None:
         stdin = self.process.stdin
         if self.dead is not None or stdin is None or stdin.is_closing():
             raise self.dead or self._death()
-        stdin.write(frames.encode(command))
+        stdin.write(ipc.encode(command))
 
     @property
     def gone(self) -> bool:
@@ -92,12 +92,12 @@ class _Process:
     async def _read(self) -> None:
         stdout = self.process.stdout
         assert stdout is not None
-        cutter = frames.Cutter()
+        cutter = ipc.Cutter()
         try:
             while data := await stdout.read(1 << 16):
                 self.heard_s = asyncio.get_running_loop().time()
                 for body in cutter.feed(data):
-                    self._take(frames.report(body))
+                    self._take(ipc.report(body))
         except FrameError as error:
             self.killed_for = str(error)
             self.process.kill()
@@ -108,14 +108,14 @@ class _Process:
         for queue in self.waiting.values():
             queue.put_nowait(self.dead)
 
-    def _take(self, report: frames.Report) -> None:
-        if isinstance(report, frames.Progress):
+    def _take(self, report: ipc.Report) -> None:
+        if isinstance(report, ipc.Progress):
             if self.progress is not None:
                 self.progress(report.share)
             return
         queue = self.waiting.get(report.id)
         if queue is not None:
-            queue.put_nowait(report.error() if isinstance(report, frames.Failed) else report)
+            queue.put_nowait(report.error() if isinstance(report, ipc.Failed) else report)
 
     async def _read_log(self) -> None:
         stderr = self.process.stderr
@@ -184,7 +184,7 @@ class LlamaEngine:
         self._spec: LoadSpec | None = None
         self._info: ModelInfo | None = None
         self._ids = itertools.count(1)
-        self._kept: tuple[frames.Sequence, ...] = ()
+        self._kept: tuple[ipc.Sequence, ...] = ()
         self._lock = asyncio.Lock()
         self._open = asyncio.Event()
         self._open.set()
@@ -210,7 +210,7 @@ class LlamaEngine:
         if not again:
             self._spec = None  # what a failed change leaves behind is for the caller to say
         worker.progress, worker.loading = progress, True
-        command = frames.Load(id=self._id(), spec=spec, carry=carry, saved=saved)
+        command = ipc.Load(id=self._id(), spec=spec, carry=carry, saved=saved)
         try:
             report = await self._ask(worker, command)
         except asyncio.CancelledError:
@@ -219,7 +219,7 @@ class LlamaEngine:
             raise
         finally:
             worker.progress, worker.loading = None, False
-        assert isinstance(report, frames.Loaded)
+        assert isinstance(report, ipc.Loaded)
         self._spec, self._info = spec, report.info
         return report.info
 
@@ -230,14 +230,14 @@ class LlamaEngine:
 
     async def tokenise(self, text: str, *, special: bool = False) -> list[int]:
         worker = await self._loaded()
-        report = await self._ask(worker, frames.Tokenise(id=self._id(), text=text, special=special))
-        assert isinstance(report, frames.Tokens)
+        report = await self._ask(worker, ipc.Tokenise(id=self._id(), text=text, special=special))
+        assert isinstance(report, ipc.Tokens)
         return list(report.tokens)
 
     async def detokenise(self, tokens: Sequence[int]) -> str:
         worker = await self._loaded()
-        report = await self._ask(worker, frames.Detokenise(id=self._id(), tokens=tuple(tokens)))
-        assert isinstance(report, frames.Text)
+        report = await self._ask(worker, ipc.Detokenise(id=self._id(), tokens=tuple(tokens)))
+        assert isinstance(report, ipc.Text)
         return report.text
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Delta | Done]:
@@ -245,17 +245,17 @@ class LlamaEngine:
         worker = await self._loaded()
         # The caller's id may come back while an old request still winds down; ours never does.
         own = replace(request, id=self._id())
-        queue: asyncio.Queue[frames.Report | UnderkeelError] = asyncio.Queue()
+        queue: asyncio.Queue[ipc.Report | UnderkeelError] = asyncio.Queue()
         worker.waiting[own.id] = queue
         finished = False
         try:
-            worker.send(frames.Generate(id=own.id, request=own))
+            worker.send(ipc.Generate(id=own.id, request=own))
             while not finished:
                 report = await queue.get()
                 if isinstance(report, UnderkeelError):
                     finished = True
                     raise report
-                assert isinstance(report, frames.Event)
+                assert isinstance(report, ipc.Event)
                 finished = isinstance(report.event, Done)
                 if finished:
                     worker.waiting.pop(own.id, None)
@@ -263,7 +263,7 @@ class LlamaEngine:
         finally:
             if not finished and worker.dead is None:
                 with contextlib.suppress(EngineError):
-                    worker.send(frames.Cancel(id=own.id))
+                    worker.send(ipc.Cancel(id=own.id))
             worker.waiting.pop(own.id, None)
 
     async def prefill(self, request: GenerateRequest) -> Done:
@@ -281,20 +281,20 @@ class LlamaEngine:
             return EngineStats()
         if worker.dead is not None:
             raise worker.dead
-        report = await self._ask(worker, frames.GetStats(id=self._id()))
-        assert isinstance(report, frames.Stats)
+        report = await self._ask(worker, ipc.GetStats(id=self._id()))
+        assert isinstance(report, ipc.Stats)
         return report.stats
 
     async def drop_idle(self) -> int:
         worker = await self._loaded()
-        report = await self._ask(worker, frames.DropIdle(id=self._id()))
-        assert isinstance(report, frames.Dropped)
+        report = await self._ask(worker, ipc.DropIdle(id=self._id()))
+        assert isinstance(report, ipc.Dropped)
         return report.cells
 
     async def touch(self) -> int:
         worker = await self._loaded()
-        report = await self._ask(worker, frames.Touch(id=self._id()))
-        assert isinstance(report, frames.Touched)
+        report = await self._ask(worker, ipc.Touch(id=self._id()))
+        assert isinstance(report, ipc.Touched)
         return report.pages
 
     async def reshape(self, spec: LoadSpec, progress: Progress | None = None) -> ModelInfo:
@@ -314,16 +314,16 @@ class LlamaEngine:
             self._info = None
             await self._end()
 
-    async def _sequences(self) -> tuple[frames.Sequence, ...]:
+    async def _sequences(self) -> tuple[ipc.Sequence, ...]:
         worker = self._worker
         if worker is None or worker.gone or self._info is None:
             return ()
         try:
-            command = frames.Save(id=self._id(), most_bytes=_KEPT_BYTES)
+            command = ipc.Save(id=self._id(), most_bytes=_KEPT_BYTES)
             report = await asyncio.wait_for(self._ask(worker, command), _SAVE_S)
         except (EngineError, TimeoutError):
             return ()
-        assert isinstance(report, frames.Saved)
+        assert isinstance(report, ipc.Saved)
         return report.sequences
 
     async def close(self) -> None:
@@ -367,8 +367,8 @@ class LlamaEngine:
             assert worker is not None
             return worker
 
-    async def _ask(self, worker: _Process, command: frames.Command) -> frames.Report:
-        queue: asyncio.Queue[frames.Report | UnderkeelError] = asyncio.Queue()
+    async def _ask(self, worker: _Process, command: ipc.Command) -> ipc.Report:
+        queue: asyncio.Queue[ipc.Report | UnderkeelError] = asyncio.Queue()
         worker.waiting[command.id] = queue
         try:
             worker.send(command)

@@ -10,16 +10,17 @@ import httpx
 
 from assistant import paths
 from assistant.errors import ModelError
-from assistant.memory.gguf import read_header
+from assistant.memory.gguf.header import read_header
 from assistant.models.fetch import fetch, side_by_side
 from assistant.models.hub import Wanted, WantedFile
-from assistant.models.origins import Origin, read_origin, write_origin
-from assistant.models.report import Report, once_it_moves
+from assistant.models.local_store import Origin, read_origin, write_origin
 from assistant.models.storage import (
+    Report,
     accept,
     disk_errors,
     exclusive,
     is_whole,
+    once_it_moves,
     partial_dir,
     require_space,
     sha256_of,

@@ -14,7 +14,7 @@ from importlib import resources
 
 import msgspec
 
-from assistant.memory.gguf import Header, StringArray
+from assistant.memory.gguf.header import Header, StringArray
 from assistant.models.vocabulary import Vocabulary
 from context.types import CursorKind, FimLayout, Part
 

@@ -20,7 +20,7 @@ from typing import TypeVar
 import httpx
 
 from assistant.errors import DownloadError
-from assistant.memory.remote import endpoint
+from assistant.memory.gguf.remote import endpoint
 from assistant.models.storage import Advance, disk_errors
 
 _CONNECT_SECONDS = 6.0

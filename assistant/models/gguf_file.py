@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from assistant.memory.ggml_types import GgmlType
-from assistant.memory.reader import Reader, read_value
-from assistant.memory.source import FileSource
+from assistant.memory.gguf.reader import FileSource, Reader, read_value
+from assistant.memory.gguf.tensor_types import GgmlType
 
 _UINT32, _STRING = 4, 8  # gguf.h, enum gguf_type
 

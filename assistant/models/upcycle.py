@@ -25,8 +25,8 @@ from typing import BinaryIO
 import numpy as np
 
 from assistant.errors import ModelError
-from assistant.memory.ggml_types import BY_NUMBER
-from assistant.memory.gguf import Header, Tensor, read_header
+from assistant.memory.gguf.header import Header, Tensor, read_header
+from assistant.memory.gguf.tensor_types import BY_NUMBER
 from assistant.models.catalogue import Upcycle
 from assistant.models.gguf_file import NewTensor, raw_values, string, uint32, write, written_bytes
 from assistant.models.storage import Advance, disk_errors

@@ -20,7 +20,7 @@ import msgspec
 import tiktoken
 
 from assistant.errors import VocabularyError
-from assistant.memory.gguf import Header, StringArray, read_header
+from assistant.memory.gguf.header import Header, StringArray, read_header
 
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # llama.h, enum llama_token_type
 _FILLER = re.compile(r"\[PAD\d+\]|<unused\d+>|\[unused\d+\]", re.IGNORECASE)

@@ -1,1 +1,3 @@
 """Code actions: what is offered where, explanations, and edits that are shown before made."""
+
+__all__ = ["feature", "scene"]

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from assistant.engine.types import StopReason
 from assistant.errors import AnswerError, RequestError
 from lsp.actions.scene import Scene
-from lsp.prompts import path_of
+from lsp.completion.prompts import path_of
 
 if TYPE_CHECKING:
     from assistant.client import ChatMessage
     from assistant.settings import ActionSettings
     from context import Document
     from lsp.actions.change import Change
-    from lsp.actions.place import Region
-    from lsp.actions.questions import Question
-    from lsp.backend import Backend
-    from lsp.model import Served
-    from lsp.prompts import Prompts
+    from lsp.actions.code_range import Region
+    from lsp.actions.edit_prompts import Question
+    from lsp.completion.prompts import Prompts
+    from lsp.daemon.backend import Backend
+    from lsp.daemon.model import Served
 
 T = TypeVar("T")
 
@@ -83,40 +83,40 @@ class Edits:
 
     async def fixed(self, scene: Scene, diagnostic: str, settings: ActionSettings) -> Proposal:
         """Mend what a tool complains of in the range."""
-        from lsp.actions import place, questions
+        from lsp.actions import code_range, edit_prompts
 
-        region = await self._study(scene, lambda document: place.to_mend(document, scene))
-        question = questions.rewriting(scene, region, "fix", diagnostic=diagnostic)
+        region = await self._study(scene, lambda document: code_range.to_mend(document, scene))
+        question = edit_prompts.rewriting(scene, region, "fix", diagnostic=diagnostic)
         return await self._rewritten(question, region, settings, "Fix this error")
 
     async def instructed(
         self, scene: Scene, instruction: str, settings: ActionSettings
     ) -> Proposal:
         """Change the lines of the range as an instruction says; in blank ones, write new code."""
-        from lsp.actions import place, questions
+        from lsp.actions import code_range, edit_prompts
 
         if not instruction.strip():
             raise RequestError("there is no instruction", advice="Say what is to change")
-        region = await self._study(scene, lambda document: place.chosen(document, scene))
+        region = await self._study(scene, lambda document: code_range.chosen(document, scene))
         blank = not scene.block(region.first, region.stop).strip()
         which = "insertion" if blank else "instruction"
-        question = questions.rewriting(scene, region, which, instruction=instruction.strip())
+        question = edit_prompts.rewriting(scene, region, which, instruction=instruction.strip())
         return await self._rewritten(question, region, settings, "Edit with an instruction")
 
     async def documented(self, scene: Scene, settings: ActionSettings) -> Proposal:
         """Write the documentation comment of the definition around the range."""
-        from lsp.actions import documenting, questions
+        from lsp.actions import doc_comments, edit_prompts
         from lsp.actions.answer import words_of
         from lsp.actions.change import between
 
         found = await self._study(
-            scene, lambda document: questions.documenting_question(document, scene)
+            scene, lambda document: edit_prompts.documenting_question(document, scene)
         )
         words = words_of(await self._answer(found.question, settings))
         if not words:
             raise AnswerError("the model wrote no documentation", advice="Try again")
         spot = found.spot
-        comment = documenting.written(words, found.style, spot.indent)
+        comment = doc_comments.written(words, found.style, spot.indent)
         behind = spot.indent if spot.lead else ""
         text = f"{scene.text[: spot.start]}{spot.lead}{comment}{behind}{scene.text[spot.stop :]}"
         change = between(scene.lines, 0, len(scene.lines), text.split("\n"))
@@ -124,7 +124,7 @@ class Edits:
 
     async def tested(self, scene: Scene, settings: ActionSettings) -> Proposal:
         """Write tests for the definition around the range, into the file where they belong."""
-        from lsp.actions import questions
+        from lsp.actions import edit_prompts
         from lsp.actions.answer import code_of
         from lsp.actions.change import Change
 
@@ -133,7 +133,7 @@ class Edits:
             raise RequestError("only a file can be tested", advice="Save this document first")
         roots = self._documents.roots
         asked = await self._study(
-            scene, lambda document: questions.testing_question(document, scene, path, roots)
+            scene, lambda document: edit_prompts.testing_question(document, scene, path, roots)
         )
         uri = self._documents.uri_at(asked.target.path) or asked.target.path.as_uri()
         known = self._documents.scene(uri)
@@ -161,9 +161,8 @@ class Edits:
     async def _rewritten(
         self, question: Question, region: Region, settings: ActionSettings, label: str
     ) -> Proposal:
-        from lsp.actions.answer import code_of
+        from lsp.actions.answer import code_of, fitted, place_for
         from lsp.actions.change import between
-        from lsp.actions.indent import fitted, place_for
 
         scene = question.scene
         old = scene.block(region.first, region.stop)
@@ -178,7 +177,7 @@ class Edits:
 
     async def _answer(self, question: Question, settings: ActionSettings) -> str:
         """What the model says to a question, if it could say all of it."""
-        from lsp.actions.asking import Limits, whole
+        from lsp.actions.chat_stream import Limits, whole
 
         async def make(served: Served, room_tokens: int) -> list[ChatMessage]:
             return await question.messages(self._prompts(), served, room_tokens)

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from assistant.client import ChatMessage
     from assistant.settings import ActionSettings
     from context import Document, Explanation, Workspace
-    from lsp.backend import Backend
-    from lsp.model import Served
-    from lsp.prompts import Prompts
+    from lsp.completion.prompts import Prompts
+    from lsp.daemon.backend import Backend
+    from lsp.daemon.model import Served
 
 _KEPT = 32
 
@@ -125,7 +125,7 @@ class Explanations:
         Raises:
             UnderkeelError: there is no answer to be had; what came before is remembered.
         """
-        from lsp.actions.asking import Limits, ask
+        from lsp.actions.chat_stream import Limits, ask
 
         text, ended = "", Ended.CANCELLED
         current = conversation
@@ -169,7 +169,7 @@ class Explanations:
         self, conversation: Conversation, served: Served, room_tokens: int
     ) -> tuple[Conversation, list[ChatMessage]]:
         """The messages within `room_tokens`: old turns go first, then parts of the opening."""
-        from context.encoder import Encoder
+        from context.syntax.tokens import Encoder
         from lsp.actions import messages, wording
 
         count = Encoder.of(served.fim.counter).text_count

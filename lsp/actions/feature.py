@@ -12,7 +12,7 @@ from pygls.exceptions import JsonRpcException
 from assistant.errors import AnswerError, RequestError, UnderkeelError
 from lsp.actions import arguments
 from lsp.actions.edits import Edits, Proposal
-from lsp.actions.explaining import Explaining
+from lsp.actions.explain_command import Explaining
 from lsp.actions.explanations import Explanations, Kind
 from lsp.actions.offer import KINDS, RESOLVED, Offer, Task, Trouble, offers
 from lsp.actions.scene import Scene
@@ -89,7 +89,7 @@ class Actions:
             Trouble(number, arguments.diagnostic_text(one))
             for number, one in enumerate(asked.diagnostics[:_MOST_TROUBLES])
         ]
-        from lsp.actions.ground import ground_of
+        from lsp.actions.offer import ground_of
 
         streams = self._streams()
         ground = await self._server.session.prompts.study(

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 
-from lsp.document import Document, one_line_end
-from lsp.positions import Place
+from lsp.documents.document import Document, one_line_end
+from lsp.documents.positions import Place
 
 Position = tuple[int, int]
 """A client position: line and units, both from 0."""

@@ -9,7 +9,7 @@ from lsprotocol import types
 
 from assistant.errors import RequestError
 from lsp.actions.edits import Proposal
-from lsp.positions import Encoding, to_units
+from lsp.documents.positions import Encoding, to_units
 
 _ANNOTATION = "underkeel"
 

@@ -77,7 +77,7 @@ async def first_token(engine: LlamaEngine, prompt: tuple[int, ...]) -> float:
 async def measure(model: Path, times: int, threads: int, seed: int) -> dict[str, Any]:
     begun = head("cancellation")
     words = vocabulary.load(model)
-    text = (ROOT / "lsp" / "session.py").read_text(encoding="utf-8")
+    text = (ROOT / "lsp" / "completion" / "session.py").read_text(encoding="utf-8")
     ids = tuple(words.encode(text * 2))
     rng = random.Random(seed)
     engine = LlamaEngine()

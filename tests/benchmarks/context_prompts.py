@@ -1,6 +1,6 @@
 """Three ways to build the prompt for a masked line, all with the FIM layout of the model.
 
-- plain: text before and after the cursor (`context.window`);
+- plain: text before and after the cursor (`context.prompt.window`);
 - ring: half of it so, half a ring of chunks of 64 lines from files visited before, the newest
   nearest, near-duplicates dropped (in the manner of llama.vim);
 - ours: `context.Workspace`, as the language server has it once the cursor rests.
@@ -18,12 +18,12 @@ from context_places import SITE, MaskedLine
 
 import context
 from assistant.models import families
-from context.encoder import Encoder
-from context.layout import assemble, overhead_tokens, repo_section_overhead
-from context.names import shingles, similarity
-from context.text import byte_offset
+from context.prompt.layout import assemble, overhead_tokens, repo_section_overhead
+from context.prompt.window import window, windows
+from context.syntax.names import shingles, similarity
+from context.syntax.text import byte_offset
+from context.syntax.tokens import Encoder
 from context.types import CursorKind, FimLayout, Part, Section
-from context.window import window, windows
 
 # Orders of parts to compare with the one that the model's family ships with.
 ORDERS = {

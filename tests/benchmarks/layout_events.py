@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import context
-from assistant.engine.prefix import shared_length
+from assistant.engine.types import shared_length
 from context.types import FimLayout
 
 EVENTS = {

@@ -75,7 +75,7 @@ async def serve() -> None:
 
 async def measure(requests: int) -> dict[str, Any]:
     options = {"underkeel": {"completion": {"debounce_ms": 0, "ahead": False}}}
-    source = (ROOT / "lsp" / "session.py").read_text() * 2
+    source = (ROOT / "lsp" / "completion" / "session.py").read_text() * 2
     begun = head("lsp_overhead")
     async with language_server() as client:
         await client.initialise(options=options, progress=False)

@@ -31,12 +31,12 @@ from simulated import Machine as SimulatedMachine  # noqa: E402
 
 from assistant import paths  # noqa: E402
 from assistant.errors import PlanError  # noqa: E402
-from assistant.memory.gguf import read_header  # noqa: E402
-from assistant.memory.model import model_of  # noqa: E402
-from assistant.memory.oracle import Oracle  # noqa: E402
-from assistant.memory.plan import Plan, Wishes  # noqa: E402
-from assistant.memory.planner import make_plan  # noqa: E402
-from assistant.memory.planning import measure  # noqa: E402
+from assistant.memory.gguf.header import read_header  # noqa: E402
+from assistant.memory.model.profile import model_of  # noqa: E402
+from assistant.memory.planning.dry_run import Oracle  # noqa: E402
+from assistant.memory.planning.measured_planner import measure  # noqa: E402
+from assistant.memory.planning.plan import Plan, Wishes  # noqa: E402
+from assistant.memory.planning.planner import make_plan  # noqa: E402
 
 MIB = 1 << 20
 _COLUMNS = (

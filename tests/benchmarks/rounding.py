@@ -13,7 +13,7 @@ token's logit is above the second likeliest's.
 - `anew`: the same once those cells have been written anew token by token; 0 says that nothing at
   all is left of the batches.
 
-`SURE_MARGIN` (assistant/engine/speculation.py) has to be above the most of the first two.
+`SURE_MARGIN` (assistant/engine/worker/speculation.py) has to be above the most of the first two.
 
 Prints JSON; `--save` keeps it, by model, in tests/benchmarks/results/rounding.json.
 """
@@ -34,8 +34,8 @@ import numpy as np
 from head import head
 from speculation import Prompt, edits, fresh
 
-from assistant.engine.speculation import MOST_DRAFTED, SURE_MARGIN
 from assistant.engine.types import LoadSpec
+from assistant.engine.worker.speculation import MOST_DRAFTED, SURE_MARGIN
 from assistant.llama.context import Context, Logits, Span, Verdict
 from assistant.llama.model import Model
 from assistant.models import vocabulary

@@ -10,7 +10,7 @@ For the dense starter model and the mixture of experts, each setting in a contex
   was told to stop, at random moments.
 
 Rounds take turns over all settings, and the fastest of each counts: other programs can only make it
-slower. `assistant.llama.threads` and `assistant.engine.batches` choose by what this shows.
+slower. `assistant.llama.threads` and `assistant.engine.worker.scheduler` choose by what this shows.
 
 Prints JSON; `--save` also writes it to tests/benchmarks/results/threads_batches.json.
 """
@@ -37,7 +37,7 @@ from assistant.llama.model import Model
 from assistant.models.catalogue import resolve
 
 RESULT = Path(__file__).with_name("results") / "threads_batches.json"
-SOURCE = Path(__file__).parents[2] / "assistant" / "memory" / "gguf.py"
+SOURCE = Path(__file__).parents[2] / "assistant" / "memory" / "gguf" / "header.py"
 MODELS = ("qwen2.5-coder-0.5b", "starter-moe")
 BATCHES = (64, 128, 256, 512, 1024)
 PROMPT_TOKENS = 1024

@@ -26,7 +26,7 @@ PROMPT = "def fibonacci(n):\n    if n < 2:\n        return n\n    return" * 8
 
 
 async def _figures(folder: Path, scheme: str, name: str) -> dict[str, Any]:
-    from assistant.engine.transformers_engine import TransformersEngine
+    from assistant.engine.transformers import TransformersEngine
     from assistant.engine.types import Delta, GenerateRequest, LoadSpec
 
     engine = TransformersEngine()

@@ -17,7 +17,7 @@ from pathlib import Path
 from head import head
 
 from assistant.errors import ModelError
-from assistant.memory.gguf import read_header
+from assistant.memory.gguf.header import read_header
 from assistant.models.vocabulary import Vocabulary
 from tests.equipment.llama_tokeniser import LlamaTokeniser
 

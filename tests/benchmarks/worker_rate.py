@@ -41,7 +41,7 @@ N_CTX = 2048
 N_BATCH = 512
 PROMPT_TOKENS = 960  # a prompt of the usual budget
 GENERATED_TOKENS = 32
-SOURCE = ROOT / "assistant" / "memory" / "gguf.py"
+SOURCE = ROOT / "assistant" / "memory" / "gguf" / "header.py"
 
 
 class Round(NamedTuple):

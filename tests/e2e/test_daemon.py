@@ -32,7 +32,7 @@ from assistant.client import (
     ServiceState,
     Status,
 )
-from assistant.daemon.instance import running_pid
+from assistant.daemon.process.instance import running_pid
 from assistant.engine.types import StopReason
 from assistant.errors import DaemonError, GGUFError, UnderkeelError, UnknownModelError
 

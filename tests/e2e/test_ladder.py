@@ -17,12 +17,12 @@ from tiny_moe import TEXT
 from assistant.engine.local import LlamaEngine
 from assistant.engine.types import Delta, Done, GenerateRequest, LoadSpec, StopReason
 from assistant.errors import ContextFullError, WorkerDiedError
-from assistant.memory.devices import HostMemory, ask_backend, merge
-from assistant.memory.gguf import read_header
-from assistant.memory.ladder import Rung
-from assistant.memory.machine import machine_of
-from assistant.memory.plan import Wishes
-from assistant.memory.planning import plan_with_ladder
+from assistant.memory.degrade.ladder import Rung
+from assistant.memory.gguf.header import read_header
+from assistant.memory.planning.machine import machine_of
+from assistant.memory.planning.measured_planner import plan_with_ladder
+from assistant.memory.planning.plan import Wishes
+from assistant.memory.probes.devices import HostMemory, ask_backend, merge
 
 pytestmark = pytest.mark.model
 

@@ -107,7 +107,7 @@ def test_initialise_says_what_the_server_can_do_and_imports_no_more() -> None:
 
 def test_the_language_server_never_loads_llama_cpp(home: Path, dense_model: Path) -> None:
     code = (
-        "import sys, lsp.__main__, lsp.server, lsp.asking, assistant.client\n"
+        "import sys, lsp.__main__, lsp.server, lsp.completion.completion_stream, assistant.client\n"
         "from assistant.models import vocabulary, families\n"
         f"families.layout_for(vocabulary.load({str(dense_model)!r}))\n"
         "print([name for name in sys.modules if name.startswith('llama_cpp')])"

@@ -11,7 +11,7 @@ from real_daemon import answer, configure, ended_afterwards, underkeel
 
 from assistant.client import CompletionRequest, DaemonClient
 from assistant.errors import ModelChangedError
-from assistant.memory.gguf import read_header
+from assistant.memory.gguf.header import read_header
 
 
 def broken(model: Path, target: Path) -> Path:

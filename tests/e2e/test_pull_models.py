@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant.memory.known_models import known_models
+from assistant.memory.model.known_models import known_models
 from tests.equipment.file_server import FileServer
 from tests.equipment.tiny_gguf import split_gguf, tiny_gguf
 

@@ -13,7 +13,7 @@ from real_daemon import answer, configure, ended_afterwards, underkeel, until_st
 
 from assistant import paths
 from assistant.client import CompletionRequest, DaemonClient
-from assistant.daemon.instance import running_pid
+from assistant.daemon.process.instance import running_pid
 
 pytestmark = pytest.mark.model
 

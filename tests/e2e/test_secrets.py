@@ -19,7 +19,7 @@ from daemons import Daemon, fake_model, serving, until
 
 from assistant import paths
 from assistant.cli.language_client import LanguageClient, language_server
-from assistant.daemon import logs
+from assistant.daemon.process import logs
 from assistant.doctor import bundle
 from assistant.doctor.findings import well
 from assistant.engine.fake import FakeEngine

@@ -16,7 +16,7 @@ from real_daemon import answer, configure, underkeel
 
 from assistant import paths
 from assistant.client import CompletionRequest, DaemonClient
-from assistant.daemon.instance import running_pid
+from assistant.daemon.process.instance import running_pid
 from assistant.service import manager, units
 
 pytestmark = pytest.mark.model

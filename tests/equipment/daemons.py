@@ -13,17 +13,17 @@ from msgspec.structs import replace
 
 from assistant import paths
 from assistant.client import DaemonClient
-from assistant.daemon import instance, server
-from assistant.daemon.host import Planner
-from assistant.daemon.loading import Loadable
+from assistant.daemon.models.loading import Loadable
+from assistant.daemon.process import instance, server
 from assistant.daemon.service import Service
+from assistant.daemon.supervisor.engine_supervisor import Planner
 from assistant.engine.fake import FakeEngine
 from assistant.engine.interface import ElasticEngine
 from assistant.engine.types import LoadSpec
 from assistant.errors import DaemonError
-from assistant.memory.devices import HostMemory
-from assistant.memory.ladder import DROP, Rung
-from assistant.memory.sampler import Reader, Sample
+from assistant.memory.degrade.ladder import DROP, Rung
+from assistant.memory.probes.devices import HostMemory
+from assistant.memory.probes.sampler import Reader, Sample
 from assistant.settings import Settings
 from assistant.wire import ServiceState
 

@@ -14,10 +14,10 @@ from assistant.engine.types import ModelInfo, Priority, StopReason, Timings
 from assistant.errors import DaemonError, UnderkeelError
 from assistant.settings import CompletionSettings
 from assistant.wire import BudgetNow
-from lsp.backend import Backend
+from lsp.completion.prefetch import Machine, Watch
+from lsp.completion.session import Edit, Item, Session
+from lsp.daemon.backend import Backend
 from lsp.editor import Severity
-from lsp.machine import Machine, Watch
-from lsp.session import Edit, Item, Session
 
 URI = "file:///work.py"
 CURSOR = "\u2038"

@@ -15,16 +15,16 @@ from simulated import Machine as SimulatedMachine
 
 from assistant.errors import PlanError
 from assistant.llama.spec import DeviceKind, LoadSpec
-from assistant.memory.architecture import model_memory
-from assistant.memory.devices import Device
-from assistant.memory.gguf import Header
-from assistant.memory.kv import CacheWish, cache_bytes
-from assistant.memory.model import model_of
-from assistant.memory.oracle import Oracle
-from assistant.memory.plan import HOST, Machine, Wishes
-from assistant.memory.planner import make_plan
-from assistant.memory.planning import measure, plan_and_measure
-from assistant.memory.spec_choice import spec_usages
+from assistant.memory.gguf.header import Header
+from assistant.memory.model.architecture import model_memory
+from assistant.memory.model.kv_cache import CacheWish, cache_bytes
+from assistant.memory.model.profile import model_of
+from assistant.memory.planning.dry_run import Oracle
+from assistant.memory.planning.measured_planner import measure, plan_and_measure
+from assistant.memory.planning.plan import HOST, Machine, Wishes
+from assistant.memory.planning.planner import make_plan
+from assistant.memory.planning.spec_choice import spec_usages
+from assistant.memory.probes.devices import Device
 
 MIB = 1 << 20
 

@@ -32,7 +32,7 @@ from stage import (
 from typist import Reader, at_work, editors
 
 from assistant.client import DaemonClient
-from assistant.daemon.instance import running_pid
+from assistant.daemon.process.instance import running_pid
 
 _KEY_S = 0.2  # of life: five keys a second
 _COFFEE_S = 60.0

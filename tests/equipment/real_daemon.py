@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from assistant.client import CompletionChunk, CompletionRequest, DaemonClient, Status
-from assistant.daemon.instance import running_pid
+from assistant.daemon.process.instance import running_pid
 
 
 def underkeel(*arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:

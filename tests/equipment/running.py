@@ -11,8 +11,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from assistant.engine.runner import Runner
 from assistant.engine.types import Delta, Done, GenerateRequest, LoadSpec, Timings
+from assistant.engine.worker.runner import Runner
 from assistant.errors import UnderkeelError
 from assistant.llama.context import Context
 from assistant.llama.model import Model

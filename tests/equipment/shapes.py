@@ -6,10 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from assistant.memory.gguf import Header
-from assistant.memory.known_models import known_models
-from assistant.memory.shapes import header_of
-from assistant.memory.skeleton import write_skeleton
+from assistant.memory.gguf.header import Header
+from assistant.memory.model.known_models import header_of, known_models
+from assistant.memory.planning.dry_run import write_skeleton
 
 # Which model of `known_models.toml` stands for a family.
 _KNOWN = {

@@ -27,7 +27,7 @@ from simulated import Card, Foreign, Machine
 
 from assistant import paths
 from assistant.client import DaemonClient, ServiceState, Status
-from assistant.daemon.instance import running_pid
+from assistant.daemon.process.instance import running_pid
 from assistant.errors import UnderkeelError
 
 HERE = Path(__file__).parent

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from assistant.memory.gguf import read_header
+from assistant.memory.gguf.header import read_header
 
 _PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from assistant.memory.ggml_types import BY_NUMBER
-from assistant.memory.gguf import read_header
+from assistant.memory.gguf.header import read_header
+from assistant.memory.gguf.tensor_types import BY_NUMBER
 from assistant.models import vocabulary
 from assistant.models.gguf_file import NewTensor, raw_values, string, uint32, write
 

@@ -11,10 +11,10 @@ from tiny_gguf import tiny_gguf
 
 from assistant import paths
 from assistant.errors import ModelError, UnknownModelError
-from assistant.models import catalogue, shelf
-from lsp.configuration import Configuration
-from lsp.prompts import Prompts, path_of
-from lsp.prompts import _path as known_path
+from assistant.models import catalogue, local_store
+from lsp.completion.prompts import Prompts, path_of
+from lsp.completion.prompts import _path as known_path
+from lsp.daemon.configuration import Configuration
 
 NAMES = [
     "../outside",
@@ -48,7 +48,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_names_name_nothing_outside_the_models_folder(home: Path, models: Path, name: str) -> None:
     """A path may be served if a person writes it; but only what is in the folder is managed."""
     with pytest.raises(UnknownModelError):
-        shelf.find_local(name)
+        local_store.find_local(name)
     found, advice = None, ""
     try:
         found = catalogue.resolve(name)
@@ -60,7 +60,7 @@ def test_names_name_nothing_outside_the_models_folder(home: Path, models: Path, 
 
 
 def test_removing_takes_files_of_the_folder_only(home: Path, models: Path) -> None:
-    shelf.remove(shelf.find_local("inside"))
+    local_store.remove(local_store.find_local("inside"))
     assert not (models / "inside.gguf").exists() and (models.parent / "outside.gguf").exists()
 
 

@@ -1,25 +1,34 @@
-"""The engine that asks a server, and keeps the same contract as the one that holds a model."""
+"""Who is being answered: one answer a document, and ghost text before everything else.
+
+A remote server has a queue of its own, but not our order. So what nobody waits for gives way here,
+before it takes a place there.
+
+Which kind of server it is, asked of the server itself.
+
+The engine that asks a server, and keeps the same contract as the one that holds a model.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from assistant.engine.interface import Progress
-from assistant.engine.remote.counting import find_vocabulary
-from assistant.engine.remote.detect import dialect_for
-from assistant.engine.remote.dialect import Ask, Dialect, Gauge, Piece, Prompt
-from assistant.engine.remote.keys import wait_for_key
-from assistant.engine.remote.lanes import Lane, Lanes
-from assistant.engine.remote.openai import stop_ids
-from assistant.engine.remote.tally import Answered, Tally
+from assistant.engine.remote.api_key import wait_for_key
+from assistant.engine.remote.dialect import Ask, Dialect, Gauge, Piece, Prompt, decode
+from assistant.engine.remote.llama_server import LlamaServer
+from assistant.engine.remote.openai import VLLM, OpenAI, stop_ids
+from assistant.engine.remote.token_counter import find_vocabulary
 from assistant.engine.remote.transport import Transport
+from assistant.engine.remote.usage import Answered, Tally
 from assistant.engine.types import (
     Counting,
     Delta,
@@ -28,11 +37,88 @@ from assistant.engine.types import (
     GenerateRequest,
     LoadSpec,
     ModelInfo,
+    Priority,
     StopReason,
 )
 from assistant.errors import EngineError, LoadError, RequestError
 from assistant.models import estimate, vocabulary
 from assistant.settings import RemoteSettings
+
+
+@dataclass(eq=False)
+class Lane:
+    """One request in flight. `left` is set when it is to end."""
+
+    request: GenerateRequest
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Lanes:
+    """The requests in flight at one server.
+
+    Attributes:
+        parallel: how many the server answers at once; 0 where nobody knows.
+    """
+
+    def __init__(self, parallel: int = 0) -> None:
+        self.parallel = parallel
+        self._lanes: list[Lane] = []
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    @contextmanager
+    def enter(self, request: GenerateRequest) -> Iterator[Lane]:
+        """Take a lane; what must give way to the request is told to leave."""
+        lane = Lane(request)
+        for other in self._giving_way(request):
+            other.left.set()
+        self._lanes.append(lane)
+        try:
+            yield lane
+        finally:
+            self._lanes.remove(lane)
+
+    def _giving_way(self, request: GenerateRequest) -> list[Lane]:
+        same = [
+            lane
+            for lane in self._lanes
+            if request.document and lane.request.document == request.document
+        ]
+        full = bool(self.parallel) and len(self._lanes) - len(same) >= self.parallel
+        if request.priority is Priority.BACKGROUND or not full:
+            return same
+        idle = [lane for lane in self._lanes if lane.request.priority is Priority.BACKGROUND]
+        return [*same, *(lane for lane in idle if lane not in same)]
+
+
+_BY_OWNER = {"llamacpp": "llama-server", "underkeel": "llama-server", "vllm": "vllm"}
+
+
+class _Entry(msgspec.Struct):
+    owned_by: str = ""
+
+
+class _Models(msgspec.Struct):
+    data: list[_Entry] = []
+
+
+async def dialect_for(remote: RemoteSettings, http: Transport) -> Dialect:
+    """The dialect that the settings name, or that the server's list of models shows.
+
+    Raises:
+        RemoteError: the server cannot be reached, or answers with something else.
+    """
+    kind = remote.kind
+    if kind == "auto":
+        listed = decode(await http.get("/v1/models"), _Models, http.server).data
+        kind = _BY_OWNER.get(listed[0].owned_by if listed else "", "openai")  # type: ignore[assignment]
+    if kind == "llama-server":
+        return LlamaServer(remote.model)
+    if kind == "vllm":
+        return VLLM(remote.model, remote.n_ctx)
+    return OpenAI(remote.model, remote.n_ctx)
+
 
 log = logging.getLogger(__name__)
 

@@ -9,15 +9,14 @@ from typing import Any
 
 import msgspec
 
-from assistant.engine.remote.dialect import Ask, Gauge, Piece, Prompt, decode
-from assistant.engine.remote.gauges import read_gauges
+from assistant.engine.remote.dialect import Ask, Gauge, Piece, Prompt, decode, read_gauges
 from assistant.engine.remote.openai import Failure
 from assistant.engine.remote.transport import Transport
 from assistant.engine.types import GenerateRequest, ModelInfo, StopReason, Timings
 from assistant.errors import RemoteError, UnderkeelError
 from assistant.models.families import control_texts
 from assistant.models.vocabulary import Vocabulary
-from assistant.models.words import Words
+from assistant.models.vocabulary_import import Words
 
 _STOPS = {
     "eos": StopReason.EOS,

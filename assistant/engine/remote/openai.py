@@ -7,14 +7,13 @@ from typing import Any
 
 import msgspec
 
-from assistant.engine.remote.dialect import Ask, Gauge, Piece, Prompt, decode
-from assistant.engine.remote.gauges import read_gauges
-from assistant.engine.remote.refusals import refusal
+from assistant.engine.remote.dialect import Ask, Gauge, Piece, Prompt, decode, read_gauges
+from assistant.engine.remote.http_errors import refusal
 from assistant.engine.remote.transport import Transport
 from assistant.engine.types import GenerateRequest, ModelInfo, StopReason, Timings
 from assistant.errors import RemoteError, UnderkeelError
 from assistant.models.vocabulary import Vocabulary
-from assistant.models.words import Words
+from assistant.models.vocabulary_import import Words
 
 _MOST_STOPS = 4  # OpenAI's own limit; others take more
 

@@ -1,4 +1,10 @@
-"""HTTP to one server: key, TLS, time limits, retries, the circuit breaker, errors of our tree."""
+"""Cuts a stream of server-sent events into the data of each. Pure.
+
+After https://html.spec.whatwg.org/multipage/server-sent-events.html: lines end with CR, LF or both,
+and nothing else that Unicode calls a line end. Comments and fields other than `data` are dropped.
+
+HTTP to one server: key, TLS, time limits, retries, the circuit breaker, errors of our tree.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +13,7 @@ import contextlib
 import ipaddress
 import logging
 import random
+import re
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -18,11 +25,41 @@ import httpx
 import msgspec
 
 from assistant import __version__
-from assistant.engine.remote.breaker import Breaker, Circuit, retry_pause_s
-from assistant.engine.remote.events import Splitter
-from assistant.engine.remote.refusals import UnreachableError, refusal
+from assistant.engine.remote.circuit_breaker import Breaker, Circuit, retry_pause_s
+from assistant.engine.remote.http_errors import UnreachableError, refusal
 from assistant.errors import OverloadedError, RemoteError, SettingsError, UnderkeelError
 from assistant.settings import RemoteSettings
+
+_LINE_END = re.compile(rb"\r\n|\n|\r(?!$)")
+_LONGEST_BYTES = 16 << 20
+
+
+class Splitter:
+    """Takes the bytes as they arrive."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._data: list[bytes] = []
+
+    def feed(self, part: bytes) -> list[bytes]:
+        """The data of the events that `part` completes.
+
+        Raises:
+            RemoteError: an event is longer than any answer of a server could be.
+        """
+        *lines, self._rest = _LINE_END.split(self._rest + part)
+        if len(self._rest) + sum(map(len, self._data)) > _LONGEST_BYTES:
+            raise RemoteError("the server sends an event without an end")
+        found: list[bytes] = []
+        for line in lines:
+            if not line:
+                if self._data:
+                    found.append(b"\n".join(self._data))
+                    self._data = []
+            elif line.startswith(b"data:"):
+                self._data.append(line[5:].removeprefix(b" "))
+        return found
+
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 from assistant import settings
 from assistant.cli import build_app
 from assistant.errors import PlanError, SettingsError, UnderkeelError, UnknownModelError
-from assistant.memory.machine import parse_size
-from assistant.memory.wishes import wishes_of
+from assistant.memory.planning.machine import parse_size
+from assistant.memory.planning.planner import wishes_of
 from assistant.settings import ModelSettings
 
 ROOT = Path(__file__).parents[3]

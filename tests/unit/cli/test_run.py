@@ -105,11 +105,11 @@ def test_a_reader_that_leaves_is_no_error(home: Path) -> None:
     assert (found.stdout, found.stderr) == ("line\n", "")
 
 
-@pytest.mark.parametrize("module", ["assistant.daemon.server", "assistant.cli.serve"])
+@pytest.mark.parametrize("module", ["assistant.daemon.process.server", "assistant.cli.serve"])
 def test_the_daemon_never_loads_llama_cpp(module: str) -> None:
     code = (
         f"import sys, {module}\n"
-        "import assistant.daemon.app, assistant.engine.local\n"
+        "import assistant.daemon.http.app, assistant.engine.local\n"
         "print([name for name in sys.modules if name.startswith('llama_cpp')])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

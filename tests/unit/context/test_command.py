@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from assistant.cli import build_app
 from assistant.cli.context import index_path, read_cursor, workspace_root
 from assistant.errors import RequestError
-from context.store import Store
+from context.index.store import Store
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from context.echo import Surroundings, likeness, line_words
+from context.retrieval.lexical_search import Surroundings, likeness, line_words
 
 NAMES = ["ship", "tide", "quay", "depth", "hour", "berth", "crane", "rope"]
 LINE = st.lists(st.sampled_from(NAMES), max_size=6)
@@ -79,7 +79,7 @@ def test_twins_are_rows_apart_with_shares_best_first(here, other, at, limit):
 @given(LINE, TEXT)
 def test_the_lookup_finds_every_line_that_is_like_one(own, lines):
     """It compares only with lines that share a rarer word: none may be lost by that."""
-    from context.echo import _LIKE, _Lookup
+    from context.retrieval.lexical_search import _LIKE, _Lookup
 
     words = [frozenset(line.split()) for line in lines]
     line = frozenset(own)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 import context
-from context.block import block_closed
-from context.explain import Topic
-from context.language import languages
+from context.prompt.explanation import Topic
 
 TEXT = '''from tides import height_at
 
@@ -63,27 +61,6 @@ def test_the_budget_holds(workspace, tmp_path, budget):
     found = explain(workspace, tmp_path, (0, len(TEXT)), budget, diagnostic="x" * 500)
     assert found.tokens <= budget
     assert budget > 100 or "the end of the selection" in found.cut
-
-
-@pytest.mark.parametrize(
-    ("name", "before", "answer", "closed"),
-    [
-        ("python", "x = 1\n", "if x:\n    y = 2\n", False),
-        ("python", "x = 1\n", "if x:\n    y = 2\nz", True),
-        ("python", "x = 1\n", "y = f(1,\n", False),
-        ("python", "x = 1\n", "y = f(1, 2)\n", True),
-        ("python", "def f():\n    ", "return 1\n", True),
-        ("javascript", "let x;\n", "if (x) {\n  f();\n", False),
-        ("javascript", "let x;\n", "if (x) {\n  f();\n}", True),
-        ("go", "package a\n", "func f() {\n\treturn\n}", True),
-        ("go", "package a\n", "func f() {\n\treturn\n", False),
-        ("ruby", "x = 1\n", "if x\n  y\nend", True),
-        ("c", "int x;\n", "int f(void) {\n", False),
-        ("python", "", "", False),
-    ],
-)
-def test_a_block_tells_when_it_is_closed(name, before, answer, closed):
-    assert block_closed(languages()[name], before + answer, len(before)) is closed
 
 
 def test_a_whole_file_loses_its_bodies_before_its_end(workspace, tmp_path):

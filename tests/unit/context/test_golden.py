@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 import context
-from context.chunk import chunks
-from context.encoder import Encoder
-from context.language import languages
-from context.source import read
-from context.trim import Depth, trim
+from context.syntax.chunk import chunks
+from context.syntax.language import languages
+from context.syntax.parsed_text import read
+from context.syntax.tokens import Encoder
+from context.syntax.trim import Depth, trim
 
 NAMES = sorted(languages())
 

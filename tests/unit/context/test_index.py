@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from context.index import Index
-from context.walk import Limits, Walk, read_text
-from context.watch import keep
+from context.index.project_index import Index, keep
+from context.index.walk import Limits, Walk, read_text
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from context.language import QUERIES, language_for, languages
-from context.source import read
+from context.syntax.language import QUERIES, language_for, languages
+from context.syntax.parsed_text import read
 
 WANTED = {
     "python", "javascript", "typescript", "tsx", "go", "rust", "java", "c", "cpp", "csharp",
@@ -53,7 +53,7 @@ def test_a_file_tells_its_language(path, text, name):
 
 
 def test_every_language_has_a_folder_with_a_readme():
-    folder = Path(__import__("context").__file__).with_name("languages")
+    folder = Path(__import__("context").__file__).with_name("syntax") / "languages"
     readme = (folder / "README.md").read_text(encoding="utf-8")
     for query in QUERIES:
         assert f"`{query}.scm`" in readme

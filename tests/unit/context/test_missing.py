@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from context.document import Document
-from context.missing import missing
-from context.rank import Relation
+from context.retrieval.rank import Relation
+from context.retrieval.undefined_names import missing
+from context.syntax.document import Document
 
 
 def found(text: str, path: str = "quay.py", shown: int = 0) -> list[tuple[str, str]]:

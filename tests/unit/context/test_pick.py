@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from context.index import Index
-from context.language import languages
-from context.names import members, near_names, query_terms, similarity, terms, words
-from context.outline import Import
-from context.pick import candidates
-from context.place import Place, among_imports
-from context.rank import WEIGHTS, Relation, score
-from context.recent import Recent, Region
-from context.resolve import closeness, places
-from context.source import read
-from context.unused import unused_imports
+from context.index.project_index import Index
+from context.retrieval.candidates import candidates
+from context.retrieval.import_paths import closeness, places
+from context.retrieval.query import Place, Recent, Region, among_imports
+from context.retrieval.rank import WEIGHTS, Relation, score
+from context.retrieval.unused_names import unused_imports
+from context.syntax.language import languages
+from context.syntax.names import members, near_names, query_terms, similarity, terms, words
+from context.syntax.outline import Import
+from context.syntax.parsed_text import read
 
 
 def found(tmp_path, files, text, name="main.py", recent=(), present="", unused=()):  # noqa: PLR0917

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 import context
-from context.chunk import chunks
-from context.encoder import Encoder
-from context.language import language_for, languages
-from context.source import read_file
-from context.text import byte_offset
-from context.trim import Depth, cuts, trim
+from context.syntax.chunk import chunks
+from context.syntax.language import language_for, languages
+from context.syntax.parsed_text import read_file
+from context.syntax.text import byte_offset
+from context.syntax.tokens import Encoder
+from context.syntax.trim import Depth, cuts, trim
 from context.types import Part
 
 TRIPLES = 21_000

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from context.document import Document
-from context.language import languages
-from context.source import read
-from context.syntax import MAX_PARSED_BYTES, ByteMap, SyntaxTree
+from context.syntax.document import Document
+from context.syntax.language import languages
+from context.syntax.parsed_text import read
+from context.syntax.parser import MAX_PARSED_BYTES, ByteMap, SyntaxTree
 
 INSERTS = [
     "x", "(", ")", "{", "}", '"', "'", "\n", "    ", "if ", "def f():\n", "/*", "*/", "#", "//",

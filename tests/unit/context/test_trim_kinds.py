@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from context.language import languages
-from context.source import read
-from context.trim import Depth, cuts, is_generated, trim
+from context.syntax.language import languages
+from context.syntax.parsed_text import read
+from context.syntax.trim import Depth, cuts, is_generated, trim
 
 KINDS = Path(__file__).with_name("fixtures") / "kinds"
 NAMES = sorted(languages())

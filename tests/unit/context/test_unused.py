@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from context.document import Document
-from context.rank import Relation
-from context.unused import unused_definitions, waiting
+from context.retrieval.rank import Relation
+from context.retrieval.unused_names import unused_definitions, waiting
+from context.syntax.document import Document
 
 
 def unused(text: str, path: str = "quay.py") -> set[str]:

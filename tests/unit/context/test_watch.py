@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 
-from context.index import Index
-from context.watch import keep
+from context.index.project_index import Index, keep
 
 _TRIES = 100
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import context
-from context.text import byte_offset, char_offset, clean, pieces, pieces_before
+from context.syntax.text import byte_offset, char_offset, clean, pieces, pieces_before
 from context.types import CursorKind, Part
 
-SOURCE = Path(context.__file__).with_name("window.py").read_text(encoding="utf-8")
+SOURCE = (Path(context.__file__).with_name("prompt") / "window.py").read_text(encoding="utf-8")
 
 
 def build(text, cursor, layout, counter, control, budget=300, answer=0):  # noqa: PLR0917

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import context
-from context.head import SETTLE_CHARS, Reason
-from context.layout import order_of
-from context.pack import Shares, rooms
+from context.prompt.head import SETTLE_CHARS, Reason
+from context.prompt.layout import order_of
+from context.prompt.pack import Shares, rooms
 from context.types import CursorKind, FimLayout, Part
 
 FILE = "".join(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.daemon.admission import Admission, Intake, Turns
+from assistant.daemon.http.admission import Admission, Intake, Turns
 from assistant.errors import OverloadedError
 
 

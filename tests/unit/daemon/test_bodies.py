@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.daemon.bodies import (
+from assistant.daemon.http.request_schemas import (
     ChatBody,
     CompletionBody,
     InfillBody,
@@ -17,7 +17,7 @@ from assistant.daemon.bodies import (
 )
 from assistant.engine.types import ModelInfo
 from assistant.errors import ContextFullError, RequestError
-from assistant.memory.budget import BudgetNow
+from assistant.memory.degrade.budget import BudgetNow
 
 MODEL = ModelInfo(name="m", n_vocab=256, n_ctx=100)
 

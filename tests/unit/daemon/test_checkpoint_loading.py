@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from checkpoint_files import CONFIG, EXPERTS, EXPERTS_BYTES, LAYERS, write_checkpoint
 
-from assistant.daemon.checkpoint_loading import choose, load_spec
-from assistant.daemon.engines import LocalPlanning, local_engine
+from assistant.daemon.models.checkpoint_loading import choose, load_spec
+from assistant.daemon.models.engines import LocalPlanning, local_engine
 from assistant.engine.local import LlamaEngine
-from assistant.engine.transformers_engine import TransformersEngine
+from assistant.engine.transformers import TransformersEngine
 from assistant.errors import LoadError, ModelError, PlanError
-from assistant.memory.checkpoint_plan import Scheme, checkpoint_bytes
-from assistant.memory.checkpoints import read_checkpoint
-from assistant.memory.devices import Device, DeviceKind
-from assistant.memory.plan import Machine
+from assistant.memory.checkpoints.checkpoint import read_checkpoint
+from assistant.memory.checkpoints.checkpoint_plan import Scheme, checkpoint_bytes
+from assistant.memory.planning.plan import Machine
+from assistant.memory.probes.devices import Device, DeviceKind
 from assistant.settings import ModelSettings, Settings
 
 GIB = 1 << 30

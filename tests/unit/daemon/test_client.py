@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from assistant import paths
 from assistant.client import CompletionRequest, DaemonClient, events
-from assistant.daemon.answers import error_object, timings_object
+from assistant.daemon.http.response_formats import error_object, timings_object
 from assistant.engine.types import StopReason, Timings
 from assistant.errors import (
     BY_CODE,

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 from daemons import fake_model, until
 
-from assistant.daemon.host import ModelHost
-from assistant.daemon.supervision import USUAL, Rules
+from assistant.daemon.supervisor.engine_supervisor import ModelHost
+from assistant.daemon.supervisor.restart_policy import USUAL, Rules
 from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.engine.types import Delta, Done, GenerateRequest
 from assistant.errors import DaemonError, LoadError, PlanError, UnderkeelError, WorkerDiedError

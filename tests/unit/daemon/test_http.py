@@ -16,7 +16,7 @@ from daemons import Daemon, fake_model, serving, until
 
 from assistant import paths
 from assistant.client import ChatMessage, CompletionRequest
-from assistant.daemon.loading import Loadable
+from assistant.daemon.models.loading import Loadable
 from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.engine.types import Priority, StopReason
 from assistant.errors import (
@@ -266,7 +266,7 @@ def test_too_large_a_request(home: Path) -> None:
 def test_a_client_that_stalls_is_sent_away_and_harms_nobody(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("assistant.daemon.http._BODY_LIMIT_S", 0.3)
+    monkeypatch.setattr("assistant.daemon.http.bodies._BODY_LIMIT_S", 0.3)
 
     async def body(daemon: Daemon) -> None:
         reader, writer = await asyncio.open_unix_connection(str(paths.socket_path()))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from assistant.daemon.bodies import ExtraBody, InfillBody
-from assistant.daemon.infill import compose, infill_ids
+from assistant.daemon.http.infill import compose, infill_ids
+from assistant.daemon.http.request_schemas import ExtraBody, InfillBody
 from assistant.engine.types import ModelInfo
 from assistant.models import families, vocabulary
 from assistant.models.vocabulary import Vocabulary

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from assistant import paths
-from assistant.daemon import instance
+from assistant.daemon.process import instance
 from assistant.errors import AlreadyRunningError, DaemonError
 
 
@@ -40,7 +40,7 @@ def test_second_daemon_is_told_of_the_first(home: Path) -> None:
 def test_stale_socket_of_a_killed_daemon_is_replaced(home: Path) -> None:
     code = (
         "import os, signal\n"
-        "from assistant.daemon import instance\n"
+        "from assistant.daemon.process import instance\n"
         "with instance.claim():\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant.daemon import launchd
+from assistant.daemon.process import launchd
 
 # As <launch.h> declares it: it allocates the array, and the caller frees it.
 STAND_IN = r"""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from daemons import fake_model
 
-from assistant.daemon.loading import Loadable
+from assistant.daemon.models.loading import Loadable
 from assistant.llama.spec import BackendDevice, DeviceFree, DeviceKind
-from assistant.memory.devices import Card, HostMemory
-from assistant.memory.sampler import Sample
+from assistant.memory.probes.devices import Card, HostMemory
+from assistant.memory.probes.sampler import Sample
 
 MIB = 1 << 20
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant.daemon import logs
+from assistant.daemon.process import logs
 from assistant.errors import DaemonError
 
 SECRET = "tell_nobody_of_this"

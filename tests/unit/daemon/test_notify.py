@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from assistant.daemon import instance
-from assistant.daemon.notify import Notifier, listen_fds
+from assistant.daemon.process import instance
+from assistant.daemon.process.systemd import Notifier, listen_fds
 from assistant.errors import DaemonError
 
 
@@ -80,8 +80,8 @@ os.environ["LISTEN_PID"] = str(os.getpid())
 os.environ["LISTEN_FDS"] = "1"
 os.environ["LISTEN_FDNAMES"] = "underkeel"
 os.dup2(int(sys.argv[1]), 3)
-from assistant.daemon import instance
-from assistant.daemon.notify import listen_fds
+from assistant.daemon.process import instance
+from assistant.daemon.process.systemd import listen_fds
 fds = listen_fds()
 assert fds == {3: "underkeel"} and not os.get_inheritable(3)
 with instance.claim(activated=list(fds)) as seat:

@@ -35,7 +35,8 @@ from schemathesis.specs.openapi.checks import (
 from starlette.routing import Route
 
 from assistant import address
-from assistant.daemon import app, bodies, instance, openapi, server
+from assistant.daemon.http import app, openapi, request_schemas
+from assistant.daemon.process import instance, server
 from assistant.daemon.service import Service
 from assistant.engine.fake import FakeEngine
 from assistant.errors import BY_CODE
@@ -66,7 +67,7 @@ def test_every_route_is_described_and_nothing_else() -> None:
         if method != "HEAD"
     }
     described = {(operation.path, operation.method) for operation in openapi.OPERATIONS}
-    assert routes == described, "describe it in assistant/daemon/openapi.py"
+    assert routes == described, "describe it in assistant/daemon/http/openapi.py"
 
 
 def test_bodies_are_described_field_by_field() -> None:
@@ -78,7 +79,7 @@ def test_bodies_are_described_field_by_field() -> None:
     limits = schemas["CompletionBody"]["properties"]["temperature"]
     assert (limits["minimum"], limits["maximum"], limits["default"]) == (0.0, 100.0, 0.8)
     assert "prompt" in schemas["CompletionBody"]["required"]
-    assert issubclass(bodies.CompletionBody, bodies.GenerateBody)
+    assert issubclass(request_schemas.CompletionBody, request_schemas.GenerateBody)
 
 
 def test_every_status_of_an_error_has_a_meaning() -> None:

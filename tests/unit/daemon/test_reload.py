@@ -16,12 +16,12 @@ from msgspec.structs import replace
 
 from assistant import settings
 from assistant.cli.reload import told
-from assistant.daemon import reload
-from assistant.daemon.following import Follower
-from assistant.daemon.loading import Loadable
-from assistant.daemon.reload import Effect, advice, compare, effect_of, pending
+from assistant.daemon.models.loading import Loadable
+from assistant.daemon.process import settings_diff
+from assistant.daemon.process.settings_diff import Effect, advice, compare, effect_of, pending
+from assistant.daemon.process.settings_watcher import Follower
 from assistant.engine.types import LoadSpec, Priority
-from assistant.memory.ladder import Rung
+from assistant.memory.degrade.ladder import Rung
 from assistant.settings import CompletionSettings, DaemonSettings, ModelSettings, Settings
 
 KEYS = [
@@ -67,8 +67,11 @@ def test_what_waits_is_told_with_what_brings_it_about() -> None:
 
 
 def test_secrets_are_not_told() -> None:
-    assert reload._shown("api_key", "hunter2") == "***"
-    assert reload._shown("key_file", "/k") == '"/k"' and reload._shown("max_tokens", 3) == "3"
+    assert settings_diff._shown("api_key", "hunter2") == "***"
+    assert (
+        settings_diff._shown("key_file", "/k") == '"/k"'
+        and settings_diff._shown("max_tokens", 3) == "3"
+    )
 
 
 def write(home: Path, text: str) -> None:
@@ -84,7 +87,7 @@ def test_a_running_daemon_follows_its_file(home: Path, caplog: pytest.LogCapture
         async with asyncio.timeout(60), serving(settings=chosen) as daemon:
             service = daemon.service
             follower = Follower(service, settings.load)
-            watching = asyncio.create_task(reload.watch(follower.path, follower.reload))
+            watching = asyncio.create_task(settings_diff.watch(follower.path, follower.reload))
             await asyncio.sleep(0.3)  # the watcher is there
             write(home, "[daemon]\nmax_waiting = 7\n[model]\nn_ctx = 2048\n")
             await until(lambda: service.admission.most == 7)
@@ -157,7 +160,7 @@ def test_over_the_socket_and_by_a_signal(home: Path) -> None:
     from daemons import Memory, fake_model
 
     from assistant.client import DaemonClient
-    from assistant.daemon import instance, server
+    from assistant.daemon.process import instance, server
     from assistant.daemon.service import Service
     from assistant.engine.fake import FakeEngine
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.daemon.replay import DivergedError, Replay
+from assistant.daemon.supervisor.retry import DivergedError, Replay
 from assistant.engine.types import Delta
 
 

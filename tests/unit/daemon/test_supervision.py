@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from assistant.daemon.supervision import (
+from assistant.daemon.supervisor.restart_policy import (
     Cause,
     Death,
     Merit,

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from daemons import Daemon, Memory, serving, until
 
-from assistant.daemon.explainer import Explainer
-from assistant.daemon.loading import Credit, Loadable, Planning, credited
-from assistant.daemon.swap import Models
-from assistant.daemon.together import Ledger
+from assistant.daemon.headroom.explainer import Explainer
+from assistant.daemon.models.loading import Credit, Loadable, Planning, credited
+from assistant.daemon.models.memory_reservations import Ledger
+from assistant.daemon.models.model_swap import Models
 from assistant.engine.fake import FakeEngine
 from assistant.engine.types import LoadSpec
 from assistant.errors import LoadError, ModelChangedError, ModelError, PlanError
-from assistant.memory.devices import Device, DeviceKind
-from assistant.memory.ladder import Rung
-from assistant.memory.plan import Machine
+from assistant.memory.degrade.ladder import Rung
+from assistant.memory.planning.plan import Machine
+from assistant.memory.probes.devices import Device, DeviceKind
 from assistant.settings import ExplainSettings, ModelSettings, Settings
 from assistant.wire import ChatMessage, CompletionRequest, ServiceState
 

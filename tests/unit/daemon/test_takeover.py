@@ -16,7 +16,7 @@ from daemons import Daemon, Memory, fake_model, serving, until
 
 from assistant import address, paths
 from assistant.client import CompletionRequest, DaemonClient
-from assistant.daemon import handover, instance, server
+from assistant.daemon.process import handover, instance, server
 from assistant.daemon.service import Service
 from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.errors import AlreadyRunningError, DaemonError

@@ -14,7 +14,7 @@ from daemons import Daemon, serving
 
 from assistant import address, paths
 from assistant.client import CompletionRequest, DaemonClient
-from assistant.daemon import instance
+from assistant.daemon.process import instance
 from assistant.engine.fake import DEFAULT_REPLY
 from assistant.errors import DaemonError
 
@@ -118,7 +118,7 @@ def serving_on(seat: instance.Seat) -> Any:
 
     from daemons import Memory, fake_model
 
-    from assistant.daemon import server
+    from assistant.daemon.process import server
     from assistant.daemon.service import Service
     from assistant.engine.fake import FakeEngine
     from assistant.settings import Settings
@@ -140,7 +140,7 @@ def serving_on(seat: instance.Seat) -> Any:
 def test_a_head_that_does_not_come_ends_the_connection(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("assistant.daemon.connections.HEAD_LIMIT_S", 0.2)
+    monkeypatch.setattr("assistant.daemon.http.web_server.HEAD_LIMIT_S", 0.2)
 
     async def body(daemon: Daemon) -> None:
         way = address.find_tcp()
@@ -166,7 +166,7 @@ def test_a_head_that_does_not_come_ends_the_connection(
 
 def test_so_many_connections_and_no_more(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Past the limit the one that has been silent longest goes; whoever is answered stays."""
-    monkeypatch.setattr("assistant.daemon.connections.MOST_CONNECTIONS", 20)
+    monkeypatch.setattr("assistant.daemon.http.web_server.MOST_CONNECTIONS", 20)
 
     async def body(daemon: Daemon) -> None:
         way = address.find_tcp()

@@ -16,7 +16,7 @@ from assistant.doctor import Level, examine, hardware, software
 from assistant.doctor.findings import Finding
 from assistant.llama.spec import BackendDevice, DeviceKind
 from assistant.llama.threads import Processors
-from assistant.memory.devices import Card, HostMemory
+from assistant.memory.probes.devices import Card, HostMemory
 from assistant.service.manager import ServiceNow
 from assistant.service.units import Manager
 from assistant.settings import ModelSettings, Settings

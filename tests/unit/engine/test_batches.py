@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.engine.batches import CARD_CHUNK, PREFILL_CHUNK, STEADY_CHUNK, most_rows
+from assistant.engine.worker.scheduler import CARD_CHUNK, PREFILL_CHUNK, STEADY_CHUNK, most_rows
 
 
 def test_steps_grow_while_nothing_overtakes_them() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from assistant.engine import frames
+from assistant.engine import ipc
 from assistant.engine.types import Delta, Done, GenerateRequest, LoadSpec, StopReason
 from assistant.errors import EngineError, FrameError
 
@@ -36,24 +36,24 @@ INTERESTING = (
     0xDF,
     255,
 )
-LENGTHS = (0, 1, 2, 255, 1 << 16, frames.MOST_BYTES, frames.MOST_BYTES + 1, (1 << 32) - 1)
+LENGTHS = (0, 1, 2, 255, 1 << 16, ipc.MOST_BYTES, ipc.MOST_BYTES + 1, (1 << 32) - 1)
 
 STARTS = [
-    frames.encode(message)
+    ipc.encode(message)
     for message in (
-        frames.Load(id="1", spec=LoadSpec(path="m.gguf", n_ctx=4096)),
-        frames.CancelLoad(),
-        frames.Generate(
+        ipc.Load(id="1", spec=LoadSpec(path="m.gguf", n_ctx=4096)),
+        ipc.CancelLoad(),
+        ipc.Generate(
             id="2", request=GenerateRequest(id="2", prompt=tuple(range(40)), max_tokens=3)
         ),
-        frames.Cancel(id="2"),
-        frames.Tokenise(id="3", text="def f():\n    return 'é😀'" * 4),
-        frames.Detokenise(id="4", tokens=(0, 151_000)),
-        frames.GetStats(id="6"),
-        frames.Hello(pid=1),
-        frames.Event(id="2", event=Delta(id="2", text="x", tokens=(1,))),
-        frames.Event(id="2", event=Done(id="2", reason=StopReason.EOS)),
-        frames.Failed.of("2", EngineError("no", subject="2", advice="Mend it")),
+        ipc.Cancel(id="2"),
+        ipc.Tokenise(id="3", text="def f():\n    return 'é😀'" * 4),
+        ipc.Detokenise(id="4", tokens=(0, 151_000)),
+        ipc.GetStats(id="6"),
+        ipc.Hello(pid=1),
+        ipc.Event(id="2", event=Delta(id="2", text="x", tokens=(1,))),
+        ipc.Event(id="2", event=Done(id="2", reason=StopReason.EOS)),
+        ipc.Failed.of("2", EngineError("no", subject="2", advice="Mend it")),
     )
 ]
 
@@ -87,7 +87,7 @@ def mutate(data: bytes, chance: random.Random) -> bytes:
 
 def cut(data: bytes, chance: random.Random) -> tuple[int, int, int]:
     """Feed both parsers. Returns how many bodies came, how many were read, how many refused."""
-    cutter = frames.Cutter()
+    cutter = ipc.Cutter()
     bodies = read = refused = 0
     try:
         at = 0
@@ -95,7 +95,7 @@ def cut(data: bytes, chance: random.Random) -> tuple[int, int, int]:
             size = chance.randint(1, 64)
             for body in cutter.feed(data[at : at + size]):
                 bodies += 1
-                for parse in (frames.command, frames.report):
+                for parse in (ipc.command, ipc.report):
                     try:
                         parse(body)
                         read += 1
@@ -139,7 +139,7 @@ def _seconds(work: object) -> float:
 def test_depth_is_no_way_to_the_stack() -> None:
     for opener in (b"\x91", b"\x81\xa1x", b"\xdc\x00\x01"):
         body = opener * 200_000
-        for parse in (frames.command, frames.report):
+        for parse in (ipc.command, ipc.report):
             try:
                 parse(body)
             except FrameError:
@@ -153,7 +153,7 @@ def test_a_worker_that_is_told_nonsense_says_so_and_ends() -> None:
     for data in (
         b"\xff" * 64,
         (20).to_bytes(4, "little") + chance.randbytes(20),
-        frames.encode(frames.GetStats(id="1")) + b"\x05\0\0\0hello",
+        ipc.encode(ipc.GetStats(id="1")) + b"\x05\0\0\0hello",
     ):
         worker = subprocess.run(
             [sys.executable, "-m", "assistant.engine.worker"],
@@ -163,20 +163,20 @@ def test_a_worker_that_is_told_nonsense_says_so_and_ends() -> None:
             env=os.environ | {"PYTHONPATH": str(Path.cwd())},
         )
         assert b"Traceback" not in worker.stderr and b"worker: " in worker.stderr
-        said = [frames.report(body) for body in frames.Cutter().feed(worker.stdout)]
-        assert isinstance(said[0], frames.Hello)
+        said = [ipc.report(body) for body in ipc.Cutter().feed(worker.stdout)]
+        assert isinstance(said[0], ipc.Hello)
         assert worker.returncode in {0, 1}
 
 
 def test_what_was_read_is_what_its_types_say() -> None:
     """A mutated command that is still read holds values of the declared types."""
     chance = random.Random(11)
-    strict = msgspec.msgpack.Decoder(frames.Command, strict=True)
+    strict = msgspec.msgpack.Decoder(ipc.Command, strict=True)
     for _ in range(3000):
         data = mutate(chance.choice(STARTS), chance)
         try:
-            for body in frames.Cutter().feed(data):
-                command = frames.command(body)
+            for body in ipc.Cutter().feed(data):
+                command = ipc.command(body)
                 assert strict.decode(msgspec.msgpack.encode(command)) == command
         except FrameError:
             continue

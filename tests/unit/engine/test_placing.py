@@ -5,9 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.engine.placing import Placing, SlotView, Wish, place, share_out, working
-from assistant.engine.prefix import shared_length
-from assistant.engine.types import Priority
+from assistant.engine.types import Priority, shared_length
+from assistant.engine.worker.scheduler import Placing, SlotView, Wish, place, share_out, working
 
 OLD = list(range(100))
 

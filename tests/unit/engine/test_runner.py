@@ -16,9 +16,6 @@ import tiny_models
 from msgspec.structs import replace
 from running import Bench, running
 
-from assistant.engine import drafting, speculation
-from assistant.engine.batches import PREFILL_CHUNK
-from assistant.engine.job import Job
 from assistant.engine.local import LlamaEngine
 from assistant.engine.types import (
     Delta,
@@ -28,6 +25,9 @@ from assistant.engine.types import (
     StopReason,
     Timings,
 )
+from assistant.engine.worker import drafting, speculation
+from assistant.engine.worker.job import Job
+from assistant.engine.worker.scheduler import PREFILL_CHUNK
 from assistant.errors import ContextFullError, RequestError
 from assistant.llama.context import Span, Verdict
 from assistant.llama.model import Model
@@ -309,7 +309,7 @@ def test_a_wrong_draft_leaves_no_trace(bench: Bench) -> None:
 
     def wrong(most: int) -> object:
         found = lookup(most)
-        from assistant.engine.speculation import Draft
+        from assistant.engine.worker.speculation import Draft
 
         return Draft((*found.tokens[:1], *rubbish)[:most], 8)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.engine.speculation import (
+from assistant.engine.worker.speculation import (
     MOST_DRAFTED,
     NO_DRAFT,
     SURE_MARGIN,

@@ -17,7 +17,7 @@ import pytest
 import tiny_checkpoint
 
 from assistant import paths
-from assistant.engine.transformers_engine import TransformersEngine
+from assistant.engine.transformers import TransformersEngine
 from assistant.engine.types import Delta, Done, GenerateRequest, LoadSpec, Sampling, StopReason
 from assistant.errors import ContextFullError, LoadError, RequestError
 from assistant.models import families, vocabulary

@@ -16,14 +16,14 @@ import pytest
 import tiny_checkpoint
 
 from assistant import paths
-from assistant.daemon.checkpoint_loading import load_spec
-from assistant.engine.transformers_engine import TransformersEngine
+from assistant.daemon.models.checkpoint_loading import load_spec
+from assistant.engine.transformers import TransformersEngine
 from assistant.engine.types import Delta, GenerateRequest, LoadSpec
 from assistant.errors import LoadError
-from assistant.memory.checkpoint_plan import Scheme, checkpoint_bytes, map_devices
-from assistant.memory.checkpoints import read_checkpoint
-from assistant.memory.devices import Device, DeviceKind
-from assistant.memory.plan import Machine
+from assistant.memory.checkpoints.checkpoint import read_checkpoint
+from assistant.memory.checkpoints.checkpoint_plan import Scheme, checkpoint_bytes, map_devices
+from assistant.memory.planning.plan import Machine
+from assistant.memory.probes.devices import Device, DeviceKind
 from assistant.settings import ModelSettings
 
 torch = pytest.importorskip(
@@ -54,7 +54,7 @@ def source(dense_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def _load(folder: Path, **spec: object) -> object:
     """The worker's own loading, in this process."""
-    from assistant.engine.transformers_engine.checkpoint import LoadedCheckpoint
+    from assistant.engine.transformers.checkpoint import LoadedCheckpoint
 
     return LoadedCheckpoint(LoadSpec(path=str(folder), n_ctx=256, **spec), lambda _: True)  # type: ignore[arg-type]
 
@@ -144,7 +144,7 @@ def test_beside_a_card_the_host_is_left_at_16_bits(source: Path) -> None:
     from bitsandbytes.nn import Linear4bit
     from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
-    from assistant.engine.transformers_engine.checkpoint import _device_map, _quantisation
+    from assistant.engine.transformers.checkpoint import _device_map, _quantisation
 
     found = read_checkpoint(source)
     gib = 1 << 30

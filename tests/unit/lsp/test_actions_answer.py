@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lsp.actions.answer import blocks, code_of, words_of
-from lsp.actions.indent import fitted, place_for
+from lsp.actions.answer import blocks, code_of, fitted, place_for, words_of
 
 OLD = "    def area(self):\n        return self.a * self.b\n"
 

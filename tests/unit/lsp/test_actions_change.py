@@ -9,8 +9,8 @@ from lsprotocol import types
 from lsp.actions.change import Change, applied, between, carried, in_words, judged
 from lsp.actions.edits import Proposal
 from lsp.actions.workspace_edit import Abilities, text_edit, workspace_edit
-from lsp.document import Document
-from lsp.positions import Encoding
+from lsp.documents.document import Document
+from lsp.documents.positions import Encoding
 
 LINES = st.lists(st.sampled_from(["", "a", "b", "    c", "\U0001f600 d", "\f"]), max_size=8)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import context
-from context.language import languages
-from lsp.actions import documenting, place, testing
-from lsp.actions.ground import ground_of
+from context.syntax.language import languages
+from lsp.actions import code_range, doc_comments, test_files
+from lsp.actions.offer import ground_of
 from lsp.actions.scene import Scene
 from lsp.actions.wording import text as words
 
@@ -29,11 +29,11 @@ def documented(marked: str, path: str, said: str = "Return one.") -> str:
     """The text after its definition was documented."""
     at = scene(marked, path)
     document = context.Document("", path, at.text)
-    definition = place.definition_at(document, at)
-    style = documenting.style_of(document)
+    definition = code_range.definition_at(document, at)
+    style = doc_comments.style_of(document)
     assert definition is not None and style is not None
-    spot = documenting.spot(document, definition, style)
-    comment = documenting.written(said, style, spot.indent)
+    spot = doc_comments.spot(document, definition, style)
+    comment = doc_comments.written(said, style, spot.indent)
     behind = spot.indent if spot.lead else ""
     return at.text[: spot.start] + spot.lead + comment + behind + at.text[spot.stop :]
 
@@ -82,7 +82,7 @@ def test_no_words_end_a_comment_early(path: str, text: str, said: str) -> None:
 
 
 def test_all_languages_have_said_how_they_are_documented() -> None:
-    assert set(languages()) == set(documenting._styles())
+    assert set(languages()) == set(doc_comments._styles())
 
 
 @pytest.mark.parametrize(
@@ -98,14 +98,14 @@ def test_all_languages_have_said_how_they_are_documented() -> None:
 )
 def test_whole_lines_are_chosen(marked: str, lines: tuple[int, int]) -> None:
     at = scene(marked)
-    region = place.chosen(context.Document("", "/h/work.py", at.text), at)
+    region = code_range.chosen(context.Document("", "/h/work.py", at.text), at)
     assert (region.first, region.stop) == lines
 
 
 def test_a_long_definition_is_mended_around_the_error() -> None:
     marked = "def f():\n" + "    x = 1\n" * 200 + "    ‸y\n" + "    x = 1\n" * 200
     at = scene(marked)
-    region = place.to_mend(context.Document("", "/h/work.py", at.text), at)
+    region = code_range.to_mend(context.Document("", "/h/work.py", at.text), at)
     assert region.first <= 201 < region.stop and region.stop - region.first <= 25
 
 
@@ -126,22 +126,22 @@ def test_what_stands_at_a_place() -> None:
 def test_tests_go_into_the_first_place_that_is_there(tmp_path: Path) -> None:
     file = tmp_path / "src" / "work.py"
     file.parent.mkdir()
-    custom = testing.custom_of(context.Document("", str(file), ""))
+    custom = test_files.custom_of(context.Document("", str(file), ""))
     assert custom is not None
-    assert testing.target(file, [tmp_path], custom) == testing.Target(
+    assert test_files.target(file, [tmp_path], custom) == test_files.Target(
         file.with_name("test_work.py"), None
     )
     (tmp_path / "tests").mkdir()
-    assert testing.target(file, [tmp_path], custom).path == tmp_path / "tests" / "test_work.py"
+    assert test_files.target(file, [tmp_path], custom).path == tmp_path / "tests" / "test_work.py"
     there = file.with_name("test_work.py")
     there.write_text("x = 1\n")
-    assert testing.target(file, [tmp_path], custom) == testing.Target(there, "x = 1\n")
+    assert test_files.target(file, [tmp_path], custom) == test_files.Target(there, "x = 1\n")
 
 
 @pytest.mark.parametrize("name", ["test_a", "a_test", "a.test", "ATest", "ATests", "a_spec"])
 def test_files_of_tests_are_known(name: str) -> None:
-    assert testing.is_test(Path(f"/h/{name}.x"))
-    assert not testing.is_test(Path("/h/contest.py"))
+    assert test_files.is_test(Path(f"/h/{name}.x"))
+    assert not test_files.is_test(Path("/h/contest.py"))
 
 
 def test_code_in_a_field_is_not_read_as_a_field() -> None:

@@ -11,8 +11,8 @@ from editing import URI, Editing, PlayedClient
 
 from assistant.engine.types import Priority
 from assistant.models import vocabulary
-from lsp import ahead
-from lsp.machine import Machine
+from lsp.completion import prefetch
+from lsp.completion.prefetch import Machine
 
 TEXT = "def add(a, b):\n    \u2038\n\n\ndef sub(a, b):\n    return a - b\n"
 REST_S = 0.02
@@ -20,7 +20,7 @@ REST_S = 0.02
 
 @pytest.fixture(autouse=True)
 def _short_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "REST_S", REST_S)
+    monkeypatch.setattr(prefetch, "REST_S", REST_S)
 
 
 def play(model: Path, test: Callable[[Editing], Awaitable[None]], text: str = TEXT) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lsp.asking import question
-from lsp.document import Document
-from lsp.positions import Encoding
+from lsp.completion.completion_stream import question
+from lsp.documents.document import Document
+from lsp.documents.positions import Encoding
 
 CURSOR = "\u2038"
 

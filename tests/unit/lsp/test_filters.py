@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsp import filters
-from lsp.site import Shape, Site
-from lsp.stopping import end_of
+from lsp.completion import filters
+from lsp.completion.stopping import end_of
+from lsp.documents.site import Shape, Site
 
 GOLDEN = Path(__file__).parent / "golden"
 CURSOR = "\u2038"

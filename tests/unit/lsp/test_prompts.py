@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from assistant.engine.types import ModelInfo
-from lsp.asking import question
-from lsp.document import Snapshot
-from lsp.model import Fim, Served
-from lsp.prompts import Prompts, path_of
+from lsp.completion.completion_stream import question
+from lsp.completion.prompts import Prompts, path_of
+from lsp.daemon.model import Fim, Served
+from lsp.documents.document import Snapshot
 
 BUDGET_TOKENS = 600
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lsp.rhythm import Rhythm
+from lsp.completion.debounce import Rhythm
 
 LEAST_S = 0.06
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsp.document import Snapshot
-from lsp.suggestion import Source, Suggestion, Suggestions
+from lsp.completion.suggestion import Source, Suggestion, Suggestions
+from lsp.documents.document import Snapshot
 
 
 def at(prefix: str, suffix: str = "\n") -> Snapshot:

@@ -12,7 +12,7 @@ import pytest
 from assistant import statistics
 from assistant.errors import StatisticsError
 from assistant.statistics import Counts
-from lsp.tallying import Tally, kept_chars
+from lsp.completion.acceptance_stats import Tally, kept_chars
 
 URI = "file:///a.py"
 

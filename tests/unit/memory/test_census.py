@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 import shapes
 
-from assistant.memory.architecture import is_known, is_supported
-from assistant.memory.census import TensorClass, classify, take_census
-from assistant.memory.gguf import Header, read_header
-from assistant.memory.known_models import known_header, known_models
-from assistant.memory.model import model_of
-from assistant.memory.shapes import header_of
+from assistant.memory.gguf.header import Header, read_header
+from assistant.memory.model.architecture import is_known, is_supported
+from assistant.memory.model.known_models import header_of, known_header, known_models
+from assistant.memory.model.profile import model_of
+from assistant.memory.model.tensor_inventory import TensorClass, classify, take_census
 
 # What the makers say of active parameters, in billions. They count differently (with or without
 # embeddings), so a tenth is allowed, and the embedding's rows on top.

@@ -11,7 +11,14 @@ import pytest
 
 from assistant.errors import ModelError
 from assistant.llama.spec import DeviceKind
-from assistant.memory.checkpoint_plan import (
+from assistant.memory.checkpoints.checkpoint import (
+    Checkpoint,
+    CheckpointTensor,
+    is_checkpoint,
+    parse_safetensors,
+    read_checkpoint,
+)
+from assistant.memory.checkpoints.checkpoint_plan import (
     Scheme,
     active_parameters,
     checkpoint_bytes,
@@ -20,17 +27,10 @@ from assistant.memory.checkpoint_plan import (
     tensor_bytes,
     token_bytes,
 )
-from assistant.memory.checkpoints import (
-    Checkpoint,
-    CheckpointTensor,
-    is_checkpoint,
-    parse_safetensors,
-    read_checkpoint,
-)
-from assistant.memory.devices import Device
-from assistant.memory.plan import HOST, Machine
-from assistant.memory.source import BytesSource
-from assistant.memory.vllm import vllm_command
+from assistant.memory.checkpoints.vllm import vllm_command
+from assistant.memory.gguf.reader import BytesSource
+from assistant.memory.planning.plan import HOST, Machine
+from assistant.memory.probes.devices import Device
 
 GIB = 1 << 30
 MIB = 1 << 20

@@ -15,10 +15,10 @@ from simulated import GIB, Card, Foreign, Machine, Slice
 
 from assistant.errors import LoadError
 from assistant.llama.spec import BackendDevice, DeviceKind
-from assistant.memory import devices
-from assistant.memory.amdgpu import read_amdgpu
-from assistant.memory.devices import HostMemory, ask_backend, merge, normal_bus_id
-from assistant.memory.host import read_host
+from assistant.memory.probes import devices
+from assistant.memory.probes.devices import HostMemory, ask_backend, merge, normal_bus_id
+from assistant.memory.probes.host_memory import read_host
+from assistant.memory.probes.sampler import read_amdgpu
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PROBE = """
 import json, sys
 from dataclasses import asdict
-from assistant.memory.nvml import Nvml
+from assistant.memory.probes.nvml import Nvml
 now = 0.0
 probe = Nvml(clock=lambda: now)
 for line in sys.stdin:

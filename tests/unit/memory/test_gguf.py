@@ -10,9 +10,9 @@ import gguf as reference
 import pytest
 
 from assistant.errors import GGUFError
-from assistant.memory.ggml_types import BY_NAME, BY_NUMBER
-from assistant.memory.gguf import Header, StringArray, Tensor, read_bytes, read_header
-from assistant.memory.skeleton import encode
+from assistant.memory.gguf.header import Header, StringArray, Tensor, read_bytes, read_header
+from assistant.memory.gguf.tensor_types import BY_NAME, BY_NUMBER
+from assistant.memory.planning.dry_run import encode
 
 F32, Q4_K = BY_NAME["f32"], BY_NAME["q4_K"]
 
@@ -266,7 +266,7 @@ def test_a_file_that_shrinks_while_it_is_read() -> None:
 
     from contextlib import nullcontext
 
-    from assistant.memory.gguf import read_parts
+    from assistant.memory.gguf.header import read_parts
 
     with pytest.raises(GGUFError, match="shrank"):
         read_parts("shrinking", lambda _: nullcontext(Shrinking()))
@@ -286,7 +286,7 @@ def test_nothing_but_the_header_is_read(tmp_path: Path) -> None:
 
     from contextlib import nullcontext
 
-    from assistant.memory.gguf import read_parts
+    from assistant.memory.gguf.header import read_parts
 
     header: Header = read_parts("counting", lambda _: nullcontext(Counting()))
     assert header.tensors[0].n_elements == 1 << 22

@@ -8,11 +8,11 @@ import struct
 from array import array
 
 from assistant.errors import GGUFError
-from assistant.memory.ggml_types import BY_NAME
-from assistant.memory.gguf import Header, Tensor, read_bytes
-from assistant.memory.kv import CacheWish, cache_bytes
-from assistant.memory.model import model_of
-from assistant.memory.skeleton import encode
+from assistant.memory.gguf.header import Header, Tensor, read_bytes
+from assistant.memory.gguf.tensor_types import BY_NAME
+from assistant.memory.model.kv_cache import CacheWish, cache_bytes
+from assistant.memory.model.profile import model_of
+from assistant.memory.planning.dry_run import encode
 
 CASES = 52_000
 MOST_MEMORY = 64 << 20

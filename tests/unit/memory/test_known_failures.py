@@ -8,7 +8,7 @@ import known_failures
 import pytest
 from simulated import GIB, Card, Machine
 
-from assistant.memory.oracle import Oracle
+from assistant.memory.planning.dry_run import Oracle
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import shapes
 
 from assistant.errors import LoadError
 from assistant.llama.spec import LoadSpec
-from assistant.memory.architecture import model_memory
-from assistant.memory.kv import (
+from assistant.memory.model.architecture import model_memory
+from assistant.memory.model.kv_cache import (
     CacheWish,
     cache_bytes,
     cells,
@@ -21,7 +21,7 @@ from assistant.memory.kv import (
     unusable_types,
     window_cells,
 )
-from assistant.memory.oracle import Oracle
+from assistant.memory.planning.dry_run import Oracle
 
 WISHES = {
     "f16": CacheWish(n_ctx=32768, n_seq_max=4, swa_full=False),
@@ -134,8 +134,8 @@ def test_a_head_that_blocks_do_not_divide() -> None:
 
 def test_weights_are_llama_cpps_to_the_byte(oracle: Oracle) -> None:
     """On the host and not repacked, so that a tied output is no second copy."""
-    from assistant.memory.census import take_census
-    from assistant.memory.model import sized
+    from assistant.memory.model.profile import sized
+    from assistant.memory.model.tensor_inventory import take_census
 
     for family in shapes.SHAPES:
         header = shapes.family_header(family)

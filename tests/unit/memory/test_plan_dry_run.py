@@ -12,13 +12,13 @@ from simulated import Machine as SimulatedMachine
 
 from assistant.errors import EngineError, LoadError, PlanError
 from assistant.llama.spec import DeviceKind, LoadSpec
-from assistant.memory.devices import Device
-from assistant.memory.model import model_of
-from assistant.memory.oracle import Oracle
-from assistant.memory.plan import HOST, Machine, Plan, Wishes
-from assistant.memory.planner import make_plan
-from assistant.memory.planning import measure, plan_and_measure
-from assistant.memory.spec_choice import spec_usages
+from assistant.memory.model.profile import model_of
+from assistant.memory.planning.dry_run import Oracle
+from assistant.memory.planning.measured_planner import measure, plan_and_measure
+from assistant.memory.planning.plan import HOST, Machine, Plan, Wishes
+from assistant.memory.planning.planner import make_plan
+from assistant.memory.planning.spec_choice import spec_usages
+from assistant.memory.probes.devices import Device
 
 CARDS = {"SIM0": 24, "SIM1": 12}
 

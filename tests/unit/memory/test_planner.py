@@ -13,18 +13,16 @@ from hypothesis import strategies as st
 
 from assistant.errors import PlanError
 from assistant.llama.spec import DeviceKind, LoadSpec
-from assistant.memory.alternatives import nearest, shrunk
-from assistant.memory.devices import Device
-from assistant.memory.known_models import known_header
-from assistant.memory.kv import cache_bytes
-from assistant.memory.layout import sheet_of
-from assistant.memory.model import Model, model_of
-from assistant.memory.outlook import decode_bound, most_context, what_if
-from assistant.memory.plan import HOST, Machine, Plan, Wishes
-from assistant.memory.planner import make_plan
-from assistant.memory.shape import Shape
-from assistant.memory.shapes import header_of
-from assistant.memory.spec_choice import choice_of, spec_usages
+from assistant.memory.model.block_tensors import Shape
+from assistant.memory.model.known_models import header_of, known_header
+from assistant.memory.model.kv_cache import cache_bytes
+from assistant.memory.model.profile import Model, model_of
+from assistant.memory.planning.footprint import sheet_of
+from assistant.memory.planning.plan import HOST, Machine, Plan, Wishes
+from assistant.memory.planning.planner import make_plan, nearest, shrunk
+from assistant.memory.planning.projections import decode_bound, most_context, what_if
+from assistant.memory.planning.spec_choice import choice_of, spec_usages
+from assistant.memory.probes.devices import Device
 
 MIB = 1 << 20
 GIB = 1 << 30

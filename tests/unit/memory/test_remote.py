@@ -14,9 +14,9 @@ import pytest
 import shapes
 
 from assistant.errors import GGUFError, ModelError
-from assistant.memory.checkpoints import read_remote_checkpoint
-from assistant.memory.gguf import read_header
-from assistant.memory.remote import (
+from assistant.memory.checkpoints.checkpoint import read_remote_checkpoint
+from assistant.memory.gguf.header import read_header
+from assistant.memory.gguf.remote import (
     choose_file,
     is_remote,
     read_remote_header,
@@ -192,9 +192,9 @@ def test_what_is_not_there(server: Server) -> None:
 
 
 def test_a_split_model_over_http(server: Server, tmp_path: Path) -> None:
-    from assistant.memory.ggml_types import BY_NAME
-    from assistant.memory.gguf import Tensor
-    from assistant.memory.skeleton import encode
+    from assistant.memory.gguf.header import Tensor
+    from assistant.memory.gguf.tensor_types import BY_NAME
+    from assistant.memory.planning.dry_run import encode
 
     for index, name in enumerate("ab"):
         keys: dict[str, object] = {"split.no": index, "split.count": 2}

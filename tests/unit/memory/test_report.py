@@ -9,12 +9,12 @@ import pytest
 
 from assistant.errors import PlanError
 from assistant.llama.spec import DeviceKind, DeviceMemory
-from assistant.memory.devices import Device
-from assistant.memory.gguf import read_header
-from assistant.memory.model import model_of
-from assistant.memory.plan import Machine, Plan, Wishes
-from assistant.memory.planner import make_plan
-from assistant.memory.report import compare, planned_memory, recheck
+from assistant.memory.gguf.header import read_header
+from assistant.memory.model.profile import model_of
+from assistant.memory.planning.load_report import compare, planned_memory, recheck
+from assistant.memory.planning.plan import Machine, Plan, Wishes
+from assistant.memory.planning.planner import make_plan
+from assistant.memory.probes.devices import Device
 
 MIB = 1 << 20
 GIB = 1 << 30

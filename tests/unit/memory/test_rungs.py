@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from assistant.llama.spec import DeviceKind
-from assistant.memory.devices import Device
-from assistant.memory.gguf import read_header
-from assistant.memory.ladder import Rung
-from assistant.memory.model import model_of
-from assistant.memory.plan import Machine, Plan, Wishes
-from assistant.memory.planner import make_plan
-from assistant.memory.rungs import build
+from assistant.memory.degrade.ladder import Rung
+from assistant.memory.gguf.header import read_header
+from assistant.memory.model.profile import model_of
+from assistant.memory.planning.plan import Machine, Plan, Wishes
+from assistant.memory.planning.planner import make_plan
+from assistant.memory.planning.rungs import build
+from assistant.memory.probes.devices import Device
 
 GIB = 1 << 30
 WISHES = Wishes(n_ctx=8192, overhead_bytes=0)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from assistant.memory import sampler
-from assistant.memory.devices import Card, HostMemory
-from assistant.memory.sampler import Sample, Sampler, interval_s, stirred
+from assistant.memory.probes import sampler
+from assistant.memory.probes.devices import Card, HostMemory
+from assistant.memory.probes.sampler import Sample, Sampler, interval_s, stirred
 
 
 def sample(free: int = 500, *, available: int = 500, lost: tuple[str, ...] = ()) -> Sample:

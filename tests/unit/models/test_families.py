@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant.memory.gguf import Header, read_bytes, read_header
+from assistant.memory.gguf.header import Header, read_bytes, read_header
 from assistant.models.families import PLAIN, family_names, layout_for, layout_named
 from assistant.models.gguf_file import string
 from assistant.models.vocabulary import load

@@ -15,9 +15,8 @@ from assistant.models.acquire import acquire
 from assistant.models.catalogue import known_names, resolve
 from assistant.models.fetch import open_client
 from assistant.models.hub import Wanted, find_wanted, local_name
-from assistant.models.origins import read_origin
-from assistant.models.report import Silent
-from assistant.models.storage import partial_dir
+from assistant.models.local_store import read_origin
+from assistant.models.storage import Silent, partial_dir
 from tests.equipment.file_server import Behaviour, FileServer
 from tests.equipment.tiny_gguf import split_gguf, tiny_gguf
 

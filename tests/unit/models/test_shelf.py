@@ -12,11 +12,19 @@ from hypothesis import strategies as st
 
 from assistant.errors import SettingsError, UnknownModelError
 from assistant.models.catalogue import catalogue
-from assistant.models.chosen import use_model, with_model
-from assistant.models.origins import Origin, read_origin, write_origin
-from assistant.models.report import Silent
-from assistant.models.shelf import State, find_local, local_models, remove, verify
-from assistant.models.storage import partial_dir
+from assistant.models.local_store import (
+    Origin,
+    State,
+    find_local,
+    local_models,
+    read_origin,
+    remove,
+    use_model,
+    verify,
+    with_model,
+    write_origin,
+)
+from assistant.models.storage import Silent, partial_dir
 from tests.equipment.tiny_gguf import split_gguf, tiny_gguf
 
 

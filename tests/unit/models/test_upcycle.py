@@ -10,22 +10,22 @@ from pathlib import Path
 import pytest
 
 from assistant.errors import GGUFError, ModelError
-from assistant.memory.census import take_census
-from assistant.memory.gguf import read_header
+from assistant.memory.gguf.header import read_header
+from assistant.memory.model.tensor_inventory import take_census
 from assistant.models.catalogue import Upcycle, find
 from assistant.models.gguf_file import NewTensor, raw_values, string, uint32, write
 from assistant.models.storage import sha256_of
 from assistant.models.upcycle import Upcycler
 from tests.equipment import compare_models
 
-SAMPLE = Path(__file__).parents[3] / "assistant" / "memory" / "gguf.py"
+SAMPLE = Path(__file__).parents[3] / "assistant" / "memory" / "gguf" / "header.py"
 RECIPE = find("starter-moe").upcycle
 assert RECIPE
 
 
 def tiny(path: Path, layers: int = 2, architecture: str = "qwen2") -> Path:
     """A dense model of 2 heads of 4 dimensions, embedding 8, feed-forward 16, all F32."""
-    from assistant.memory.ggml_types import BY_NUMBER
+    from assistant.memory.gguf.tensor_types import BY_NUMBER
 
     f32 = BY_NUMBER[0]
     values = {

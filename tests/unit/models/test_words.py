@@ -9,7 +9,7 @@ import pytest
 import tiny_checkpoint
 
 from assistant.errors import VocabularyError
-from assistant.models import families, vocabulary, words
+from assistant.models import families, vocabulary, vocabulary_import
 
 TEXT = "def größe(x):\n\t\treturn x ** 12345  # 汉字 <|im_end|> <tool_call>\r\n\n   'It''s'\n"
 
@@ -21,9 +21,9 @@ def folder(dense_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def told(dense: vocabulary.Vocabulary) -> words.Words:
+def told(dense: vocabulary.Vocabulary) -> vocabulary_import.Words:
     """As a llama-server tells it."""
-    return words.Words(
+    return vocabulary_import.Words(
         name="qwen2.5-coder",
         tokens=[dense.decode_bytes([token]) for token in range(dense.size)],
         control=frozenset(dense.control.values()),
@@ -33,7 +33,7 @@ def told(dense: vocabulary.Vocabulary) -> words.Words:
 
 def test_a_servers_list_gives_its_own_ids(home: Path, dense_model: Path) -> None:
     dense = vocabulary.load(dense_model)
-    path = words.adopt(told(dense), dense.encode)
+    path = vocabulary_import.adopt(told(dense), dense.encode)
     found = vocabulary.load(path)
     assert found.encode(TEXT) == dense.encode(TEXT)
     assert found.special == dense.special
@@ -45,15 +45,15 @@ def test_a_servers_list_gives_its_own_ids(home: Path, dense_model: Path) -> None
 def test_no_pattern_that_fits_is_no_vocabulary(home: Path, dense_model: Path) -> None:
     dense = vocabulary.load(dense_model)
     with pytest.raises(VocabularyError, match="estimated"):
-        words.adopt(told(dense), lambda text: dense.encode(text)[:-1])
+        vocabulary_import.adopt(told(dense), lambda text: dense.encode(text)[:-1])
     assert not list((home / "cache/vocabularies").glob("*.gguf"))
 
 
 def test_a_tokenizer_file_gives_the_models_ids(home: Path, dense_model: Path, folder: Path) -> None:
     dense = vocabulary.load(dense_model)
-    read = words.read_tokenizer(folder / "tokenizer.json", "qwen2.5-coder")
+    read = vocabulary_import.read_tokenizer(folder / "tokenizer.json", "qwen2.5-coder")
     for encode in (dense.encode, None):
-        found = vocabulary.load(words.adopt(read, encode))
+        found = vocabulary.load(vocabulary_import.adopt(read, encode))
         assert found.encode(TEXT) == dense.encode(TEXT)
         assert found.special == dense.special
 
@@ -73,7 +73,7 @@ def test_what_is_no_byte_level_bpe_is_refused(
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(whole | change), "utf-8")
     with pytest.raises(VocabularyError, match=says):
-        words.read_tokenizer(path, "x")
+        vocabulary_import.read_tokenizer(path, "x")
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b'{"model": 1}'])
@@ -81,6 +81,6 @@ def test_no_tokenizer_at_all_is_told(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
     with pytest.raises(VocabularyError, match=r"tokenizer\.json"):
-        words.read_tokenizer(path, "x")
+        vocabulary_import.read_tokenizer(path, "x")
     with pytest.raises(VocabularyError):
-        words.read_tokenizer(tmp_path / "missing.json", "x")
+        vocabulary_import.read_tokenizer(tmp_path / "missing.json", "x")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.engine.remote.events import Splitter
-from assistant.engine.remote.gauges import read_gauges
+from assistant.engine.remote.dialect import read_gauges
+from assistant.engine.remote.transport import Splitter
 from assistant.errors import RemoteError
 
 VLLM = """\

@@ -1,0 +1,343 @@
+"""The headroom governor: looks at the memory, moves on the ladder, sets the budget.
+
+It decides nothing itself: `assistant.memory.degrade.ladder` decides when to move and where,
+and `assistant.memory.degrade.budget` how much a prompt may hold. This module measures and acts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from assistant.daemon.headroom.budgets import Budgets
+from assistant.daemon.headroom.page_warmer import Warmth
+from assistant.daemon.models.loading import Loadable
+from assistant.daemon.supervisor.engine_supervisor import ModelHost
+from assistant.engine.types import EngineStats, ModelInfo, Priority
+from assistant.memory.degrade import ladder
+from assistant.memory.degrade.budget import Memory
+from assistant.memory.degrade.ladder import DROP, TRIM, Move, Rules, Situation, Standing
+from assistant.memory.planning.plan import HOST
+from assistant.memory.probes.devices import Device
+from assistant.memory.probes.sampler import Reader, Sample, Sampler
+from assistant.wire import DeviceNow, RungNow, ServiceState
+
+log = logging.getLogger(__name__)
+
+# A load that failed for want of memory is tried again this often, and no oftener.
+_RETRY_S = 10.0
+_PASSING = frozenset({"plan", "remote"})
+
+
+class Governor:
+    """Keeps the service within the memory that other programs leave.
+
+    Attributes:
+        sample: what the probes saw last; None before the first look. `stats`: what the engine said
+            last.
+        on_look: called after each look.
+        reason: why the last move was made; `moves`: how many made the service anew.
+    """
+
+    def __init__(
+        self,
+        host: ModelHost,
+        look: Reader,
+        *,
+        budgets: Budgets,
+        rules: Rules,
+        release_after_s: float,
+        busy: Callable[[], bool],
+        keep_warm_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`release_after_s`: idle time after which the model is unloaded; `keep_warm_s`: how often
+        its pages are touched while it idles. 0 for never."""
+        self._host = host
+        self._budgets = budgets
+        self._rules = rules
+        self._release_after_s = release_after_s
+        self._busy = busy
+        self._clock = clock
+        self._sampler = Sampler(look, self._on_sample)
+        self._standing = Standing()
+        self._moving: asyncio.Task[None] | None = None
+        self._active_s = clock()
+        self._tried_s = clock()
+        self._counting: asyncio.Task[None] | None = None
+        self._refused_seen = self._dropped_seen = 0
+        self._dropped_s = float("-inf")
+        self._fell = False
+        self._loadable: Loadable | None = None
+        self._had: dict[str, int] = {}
+        self.stats: EngineStats | None = None
+        self.sample: Sample | None = None
+        self.reason = ""
+        self.moves = 0
+        self.warmth = Warmth(host.touch, keep_warm_s, clock)
+        self.on_look: Callable[[Sample], None] = lambda _: None
+        host.on_serving = self._on_serving
+        host.on_refused = self.relieve
+        host.first_fit = self.first_fit
+
+    async def run(self) -> None:
+        """Govern until cancelled."""
+        try:
+            await self._sampler.run()
+        finally:
+            tasks = [task for task in (self._moving, self._counting) if task is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.warmth.aclose()
+
+    def follow(self, rules: Rules, release_after_s: float) -> None:
+        """Other settings hold from the next look on, which comes now."""
+        self._rules, self._release_after_s = rules, release_after_s
+        self._sampler.look()
+
+    def active(self) -> None:
+        """A request has come or gone: look closely while any is served."""
+        self._active_s = self._clock()
+        self._sampler.busy(self._busy())
+
+    @property
+    def idle_s(self) -> float:
+        """Since the last request; 0 while one is served."""
+        return 0.0 if self._busy() else self._clock() - self._active_s
+
+    def devices(self) -> tuple[DeviceNow, ...]:
+        """The devices of the plan, with what is free and what is ours."""
+        loadable, sample = self._host.loadable, self.sample
+        if loadable is None or sample is None:
+            return ()
+        ours = _ours(self._host.info) if self._host.state is ServiceState.READY else {}
+        addresses = {device.name: device.bus_id for device in loadable.backend}
+        return tuple(
+            DeviceNow(
+                name=device.name,
+                total_bytes=device.total_bytes,
+                free_bytes=device.free_bytes,
+                ours_bytes=ours.get(device.name, 0),
+                margin_bytes=loadable.margins.get(device.name, 0),
+                lost=addresses.get(device.name, "") in sample.lost,
+            )
+            for device in self._devices(loadable, sample)
+        )
+
+    async def first_fit(self, loadable: Loadable) -> int:
+        """The rung that the memory of now has room for, while nothing is loaded."""
+        sample = await self._sampler.fresh()
+        if sample is None:
+            return 0
+        free = {device.name: device.free_bytes for device in loadable.devices(sample)}
+        return ladder.first_fit(loadable.ladder, free, loadable.margins, self._rules_now())
+
+    async def relieve(self, shape: int) -> None:
+        """Go to the next safer rung, since `shape` was refused the memory to compute."""
+        loadable = self._host.loadable
+        if loadable is None or self._host.shape != shape:
+            return
+        if self._moving is None or self._moving.done():
+            self._note_refusal()
+            lower = ladder.safer(loadable.ladder, self._host.step, self._rules_now())
+            if lower is None:
+                return
+            move = Move(lower, "memory for a computation was refused")
+            self._moving = asyncio.create_task(self._make(move))
+        await asyncio.wait({self._moving})
+
+    def rung(self) -> RungNow | None:
+        """Where the service stands; None before the first plan."""
+        loadable = self._host.loadable
+        if loadable is None:
+            return None
+        rung = loadable.ladder[self._host.step]
+        return RungNow(
+            index=self._host.step,
+            of=len(loadable.ladder),
+            name=rung.name,
+            says=rung.says,
+            reason=self.reason,
+            moves=self.moves,
+        )
+
+    def _on_serving(self) -> None:
+        """Nobody is to be answered without a budget, or released before anybody could ask."""
+        self._active_s = self._clock()
+        if self.sample is not None:
+            self._set_budgets(self.sample)
+        self._sampler.look()
+
+    def _on_sample(self, sample: Sample) -> None:
+        self.sample = sample
+        self._sampler.busy(self._busy())
+        self._look(sample)
+        self.on_look(sample)
+
+    def _look(self, sample: Sample) -> None:
+        if self._counting is None or self._counting.done():
+            self._counting = asyncio.create_task(self._count())
+        state = self._host.state
+        moving = self._moving is not None and not self._moving.done()
+        self._remember(sample, settled=state is ServiceState.READY and not moving)
+        if moving or state is ServiceState.LOADING:
+            return  # what is free now is what we have let go
+        if state is ServiceState.READY:
+            self._set_budgets(sample)
+            self._keep_warm()
+        if state is ServiceState.READY or self._unloaded():
+            self._consider(sample)
+        elif state is ServiceState.FAILED:
+            self._try_again()
+
+    def _consider(self, sample: Sample) -> None:
+        """Release what idles, or move on the ladder, or stay."""
+        loadable = self._host.loadable
+        if loadable is None:
+            return
+        if 0 < self._release_after_s <= self.idle_s and not self._unloaded():
+            self._moving = asyncio.create_task(self._release())
+            return
+        self._find_standing(loadable)
+        situation = self._situation(loadable, sample)
+        rules = self._rules_now()
+        move = ladder.choose(loadable.ladder, self._standing, situation, self._clock(), rules)
+        if move is not None:
+            self._moving = asyncio.create_task(self._make(move))
+
+    def _find_standing(self, loadable: Loadable) -> None:
+        """See where a death, a refusal or a new plan has moved the service meanwhile."""
+        step, now_s = self._host.step, self._clock()
+        same = self._loadable is loadable
+        self._loadable = loadable
+        if self._fell or (same and step > self._standing.rung):
+            self._standing = ladder.fallen(self._standing, step, self._had, now_s, self._rules)
+        elif step != self._standing.rung:
+            self._standing = replace(self._standing, rung=step, since_s=now_s, climbed=False)
+        self._fell = False
+
+    def _remember(self, sample: Sample, *, settled: bool) -> None:
+        """Know the least that there was of each device since the service last stood still."""
+        loadable = self._host.loadable
+        if loadable is None:
+            return
+        held = loadable.ladder[self._host.step].holds if settled else {}
+        for device in self._devices(loadable, sample):
+            has = device.free_bytes + held.get(device.name, 0)
+            self._had[device.name] = has if settled else min(has, self._had.get(device.name, has))
+
+    def _rules_now(self) -> Rules:
+        """The operator's rules, and no plan that has struck too often."""
+        barred = self._host.barred()
+        return replace(self._rules, forbidden=self._rules.forbidden | barred)
+
+    def _devices(self, loadable: Loadable, sample: Sample) -> tuple[Device, ...]:
+        return loadable.devices(sample, self.stats.devices if self.stats else ())
+
+    def _keep_warm(self) -> None:
+        budget = self._budgets.of(Priority.EXPLAIN)
+        self.warmth.look(idle_s=self.idle_s, well=budget is not None and not budget.level)
+
+    def _unloaded(self) -> bool:
+        """Whether the ladder's last rung, and not idleness, has given the memory back."""
+        host = self._host
+        if host.state is not ServiceState.RELEASED or host.loadable is None:
+            return False
+        return host.loadable.ladder[host.step].spec is None
+
+    async def _count(self) -> None:
+        """Ask the engine for its cells; an engine that died unnoticed is noticed by it."""
+        self.stats = await self._host.stats()
+        refused = self.stats.refused if self.stats else 0
+        if refused > self._refused_seen:
+            self._note_refusal()
+        self._refused_seen = refused
+        dropped = self.stats.dropped if self.stats else 0
+        if dropped > self._dropped_seen:
+            self._dropped_s = self._clock()
+        self._dropped_seen = dropped
+
+    def _note_refusal(self) -> None:
+        """Memory was refused, whatever the probes say: ask for less from now on."""
+        if self.sample is not None:
+            self._set_budgets(self.sample, refused=True)
+
+    def _set_budgets(self, sample: Sample, *, refused: bool = False) -> None:
+        loadable, info = self._host.loadable, self._host.info
+        if loadable is None or info is None:
+            return
+        holds = loadable.ladder[self._host.step].holds
+        memories = tuple(
+            Memory(device.name, device.free_bytes, loadable.margins[device.name])
+            for device in self._devices(loadable, sample)
+            if device.name in loadable.margins
+            and holds.get(device.name, 0)  # what others lack is no concern of ours
+            and not info.server
+        )
+        self._budgets.look(
+            info.n_ctx,
+            self.stats,
+            memories,
+            self._clock(),
+            refused=refused,
+            least_level=int(self._shorter_wished(loadable)),
+        )
+
+    def _shorter_wished(self, loadable: Loadable) -> bool:
+        """Whether an operator's rules let the plan be served with shorter prompts only."""
+        pinned, top = self._rules.pinned, loadable.ladder[0]
+        if loadable.ladder[self._host.step].spec != top.spec:
+            return False
+        return top.name in self._rules.forbidden or pinned in {TRIM, DROP}
+
+    def _situation(self, loadable: Loadable, sample: Sample) -> Situation:
+        budget = self._budgets.of(Priority.INTERACTIVE)
+        return Situation(
+            free_bytes={
+                device.name: device.free_bytes for device in self._devices(loadable, sample)
+            },
+            margin_bytes=loadable.margins,
+            level=budget.level if budget else 0,
+            level_reason=budget.reason if budget else "",
+            dropped_s=self._clock() - self._dropped_s,
+            idle_s=self.idle_s,
+        )
+
+    async def _make(self, move: Move) -> None:
+        log.info("moving rung=%d reason=%s", move.rung, move.reason)
+        made = await self._host.move_to(move.rung)
+        if self._rules.pinned == DROP:
+            await self._host.drop_idle()
+        if made:
+            self._standing = ladder.moved(self._standing, move, self._clock(), self._rules)
+        self._fell = self._fell or not made
+        self.reason, self.moves = move.reason, self.moves + (not move.costless)
+        self._sampler.look()
+
+    async def _release(self) -> None:
+        if await self._host.release():
+            log.info("idle for %.0f s", self.idle_s)
+
+    def _try_again(self) -> None:
+        """Bring the service back by itself once the memory is there again, or a plan is free that
+        had died too often."""
+        error = self._host.error
+        passing = error is not None and error.code in _PASSING
+        if not self._host.due and not (passing and self._clock() - self._tried_s >= _RETRY_S):
+            return
+        self._tried_s = self._clock()
+        self._host.start_load()
+
+
+def _ours(info: ModelInfo | None) -> dict[str, int]:
+    """Bytes by device as llama.cpp counts them."""
+    found: dict[str, int] = {}
+    for entry in info.memory if info else ():
+        taken = entry.weights_bytes + entry.kv_bytes + entry.compute_bytes
+        name = HOST if entry.is_host else entry.device
+        found[name] = found.get(name, 0) + taken
+    return found

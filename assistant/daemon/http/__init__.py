@@ -1,0 +1,13 @@
+"""The HTTP side of the daemon: routes, request schemas, response formats, admission."""
+
+__all__ = [
+    "admission",
+    "app",
+    "bodies",
+    "completion_handler",
+    "metrics",
+    "prompts",
+    "request_schemas",
+    "response_formats",
+    "web_server",
+]

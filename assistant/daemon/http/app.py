@@ -1,0 +1,253 @@
+"""The daemon's HTTP routes: llama-server's protocol, and what is ours under /underkeel."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from assistant import __version__
+from assistant.daemon.http import metrics, openapi
+from assistant.daemon.http.admission import Held
+from assistant.daemon.http.bodies import (
+    EventStream,
+    Json,
+    error_response,
+    read_body,
+    unexpected,
+    within,
+)
+from assistant.daemon.http.request_schemas import (
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    GenerateBody,
+    InfillBody,
+    TextCompletionBody,
+    TokenizeBody,
+)
+from assistant.daemon.service import Service
+from assistant.errors import RequestError, UnderkeelError
+from assistant.wire import CLIENT_HEADER, ServiceState, SettingsNow, UseBody
+
+B = TypeVar("B", bound=GenerateBody)
+K = TypeVar("K")
+
+_LONGEST_NAME = 64
+
+
+def build_app(
+    service: Service,
+    stop: Callable[[], None] = lambda: None,
+    reload: Callable[[], SettingsNow] = lambda: SettingsNow(path=""),
+) -> Starlette:
+    """The ASGI application around `service`.
+
+    Args:
+        stop: ends the server that runs it.
+        reload: reads the settings file again, and says what that changed.
+    """
+
+    def generating(
+        path: str,
+        kind: type[B],
+        produce: Callable[[B, str], AsyncGenerator[Any, None]],
+        *,
+        marker: bool,
+    ) -> Route:
+        async def endpoint(request: Request) -> Response:
+            held = service.intake.hold()
+            try:
+                body = await _body(request, kind, held)
+            except BaseException:
+                held.release()
+                raise
+            return EventStream(
+                lambda: produce(body, _client(request)),
+                stream=body.stream,
+                marker=marker,
+                limit_s=service.settings.daemon.request_limit_s,
+                after=held.release,
+            )
+
+        return Route(path, endpoint, methods=["POST"])
+
+    async def health(_: Request) -> Response:
+        return _health(service)
+
+    async def props(_: Request) -> Response:
+        found = await service.props()
+        return Json(
+            {
+                "default_generation_settings": {"n_ctx": found.model.n_ctx},
+                "total_slots": found.n_slots,
+                "model_path": found.model.path,
+                "chat_template": found.model.chat_template,
+                "build_info": f"underkeel {__version__}",
+                "underkeel": {
+                    "model": found.model,
+                    "budget": found.budget,
+                    "explain_budget": found.explain_budget,
+                },
+            }
+        )
+
+    async def models(_: Request) -> Response:
+        model = await service.host.usable()
+        meta = {
+            "n_vocab": model.n_vocab,
+            "n_ctx": model.n_ctx,
+            "n_ctx_train": model.n_ctx_train,
+            "n_params": model.n_params,
+            "size": model.size_bytes,
+        }
+        entry = {
+            "id": model.name,
+            "object": "model",
+            "created": int(time.time()),
+            "owned_by": "underkeel",
+            "meta": meta,
+        }
+        return Json({"object": "list", "data": [entry]})
+
+    async def tokenise(request: Request) -> Response:
+        return await small(request, TokenizeBody, service.tokenise)
+
+    async def detokenise(request: Request) -> Response:
+        return await small(request, DetokenizeBody, service.detokenise)
+
+    async def status(_: Request) -> Response:
+        return Json(await service.status())
+
+    async def exposition(_: Request) -> Response:
+        return Response(await service.exposition(), media_type=metrics.CONTENT_TYPE)
+
+    async def load(_: Request) -> Response:
+        service.host.start_load()
+        return Json({"state": service.host.state})
+
+    async def use_model(request: Request) -> Response:
+        return await small(request, UseBody, service.use_model)
+
+    async def end(_: Request) -> Response:
+        stop()
+        return Json({"state": ServiceState.STOPPING})
+
+    async def read_settings(_: Request) -> Response:
+        return Json(reload())
+
+    async def description(_: Request) -> Response:
+        return Json(openapi.document())
+
+    async def small(
+        request: Request, kind: type[K], answer: Callable[[K, str], Awaitable[Any]]
+    ) -> Response:
+        held = service.intake.hold()
+        try:
+            body = await _body(request, kind, held)
+            async with within(service.settings.daemon.request_limit_s):
+                return Json(await answer(body, _client(request)))
+        finally:
+            held.release()
+
+    async def _body(request: Request, kind: type[K], held: Held) -> K:
+        limit = service.settings.daemon.max_body_bytes
+        return await read_body(request, kind, held, limit_bytes=limit)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        service.host.start_load()
+        governors = [service.governor, *([service.explainer.governor] if service.explainer else [])]
+        governing = [asyncio.create_task(governor.run()) for governor in governors]
+        try:
+            yield
+        finally:
+            for task in governing:
+                task.cancel()
+            await asyncio.gather(*governing, return_exceptions=True)
+            await service.close()
+
+    routes = [
+        Route("/health", health),
+        Route("/v1/health", health),
+        Route("/props", props),
+        Route("/models", models),
+        Route("/v1/models", models),
+        Route("/tokenize", tokenise, methods=["POST"]),
+        Route("/detokenize", detokenise, methods=["POST"]),
+        generating("/completion", CompletionBody, service.complete, marker=False),
+        generating("/completions", CompletionBody, service.complete, marker=False),
+        generating("/infill", InfillBody, service.infill, marker=False),
+        generating("/v1/completions", TextCompletionBody, service.text_complete, marker=True),
+        generating("/v1/chat/completions", ChatBody, service.chat, marker=True),
+        generating("/chat/completions", ChatBody, service.chat, marker=True),
+        Route("/metrics", exposition),
+        Route("/underkeel/status", status),
+        Route("/underkeel/load", load, methods=["POST"]),
+        Route("/underkeel/model", use_model, methods=["POST"]),
+        Route("/underkeel/reload", read_settings, methods=["POST"]),
+        Route("/underkeel/stop", end, methods=["POST"]),
+        Route("/openapi.json", description),
+    ]
+    return Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        exception_handlers={
+            UnderkeelError: _own_error,
+            HTTPException: _http_error,
+            Exception: _unexpected_error,
+        },
+    )
+
+
+def _client(request: Request) -> str:
+    """Who asks, for a fair share of the queue; what a client calls itself."""
+    return request.headers.get(CLIENT_HEADER, "")[:_LONGEST_NAME]
+
+
+def _health(service: Service) -> Json:
+    host = service.host
+    if host.state is ServiceState.READY:
+        return Json({"status": "ok"})
+    error = host.error.rebuild() if host.error else None
+    said = {
+        "status": host.state,
+        "stage": host.stage,
+        "progress": host.progress,
+        "failure": host.error,
+        # For clients of llama-server, which look here.
+        "error": {
+            "code": 503,
+            "message": str(error) if error else "Loading model",
+            "type": "unavailable_error",
+        },
+    }
+    return Json(said, status_code=503)
+
+
+async def _own_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, UnderkeelError)
+    return error_response(error)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    what = {404: f"there is no {path[:100]} here", 405: f"{request.method} is not for {path}"}
+    mapped = RequestError(what.get(error.status_code, error.detail), advice="See the README")
+    answer = error_response(mapped)
+    answer.status_code = error.status_code
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _unexpected_error(_: Request, error: Exception) -> Response:
+    return error_response(unexpected(error))

@@ -1,0 +1,227 @@
+"""HTTP as the daemon speaks it: bounded bodies, errors as JSON, answers that end with their client.
+
+Foreign exceptions of msgspec and starlette are mapped into our tree here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from assistant.daemon.http.admission import Held
+from assistant.daemon.http.response_formats import error_object
+from assistant.errors import (
+    AccessError,
+    EngineError,
+    OverloadedError,
+    RequestError,
+    TooLargeError,
+    TooSlowError,
+    UnderkeelError,
+)
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_BODY_LIMIT_S = 30.0
+_LAST_WORDS_S = 5.0
+
+
+class Json(Response):
+    """A JSON answer; bytes are written by msgspec."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return msgspec.json.encode(content)
+
+
+def error_response(error: UnderkeelError, *, body_read: bool = False) -> Json:
+    """`body_read`: the request has come whole, so its connection can serve the next one."""
+    headers = {}
+    if error.http_status in {429, 503}:
+        headers["Retry-After"] = "1"
+    if not body_read and isinstance(error, TooLargeError | TooSlowError | OverloadedError):
+        # What is left of the body must not be waited for.
+        headers["Connection"] = "close"
+    return Json(error_object(error), status_code=error.http_status, headers=headers)
+
+
+def unexpected(error: BaseException) -> UnderkeelError:
+    """What a person is told of an exception nobody foresaw; the log keeps the rest."""
+    log.error("unexpected %s", type(error).__name__, exc_info=error)
+    return UnderkeelError(
+        f"unexpected {type(error).__name__} in the daemon", advice="Run: underkeel logs"
+    )
+
+
+async def read_body(request: Request, kind: type[T], held: Held, *, limit_bytes: int) -> T:
+    """The body as `kind`. It is counted in `held` until that is released.
+
+    Raises:
+        RequestError: it is not JSON of that kind, larger than `limit_bytes`, or too slow.
+        OverloadedError: with all other bodies it would be too much.
+    """
+    try:
+        async with asyncio.timeout(_BODY_LIMIT_S):
+            data = await _collect(request, held, limit_bytes)
+    except TimeoutError as error:
+        raise TooSlowError(f"the request did not come within {_BODY_LIMIT_S:.0f} s") from error
+    except ClientDisconnect as error:
+        raise RequestError("the client went away") from error
+    try:
+        return msgspec.json.decode(data or b"{}", type=kind)
+    except msgspec.ValidationError as error:
+        raise RequestError(f"the request is not right: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(f"the request is not JSON: {error}") from error
+
+
+async def _collect(request: Request, held: Held, limit_bytes: int) -> bytes:
+    too_large = TooLargeError(
+        f"the request is larger than {limit_bytes} bytes", advice="Send less of the file"
+    )
+    with suppress(ValueError):
+        if int(request.headers.get("content-length", "0")) > limit_bytes:
+            raise too_large
+    data = bytearray()
+    async for part in request.stream():
+        held.add(len(part))
+        data += part
+        if len(data) > limit_bytes:
+            raise too_large
+    return bytes(data)
+
+
+@asynccontextmanager
+async def within(limit_s: float) -> AsyncIterator[None]:
+    """Raises EngineError where the block takes longer."""
+    try:
+        async with asyncio.timeout(limit_s):
+            yield
+    except TimeoutError as error:
+        raise _late(limit_s) from error
+
+
+def _late(limit_s: float) -> EngineError:
+    return EngineError(
+        f"the answer took longer than {limit_s:.0f} s",
+        advice="Ask for fewer tokens, or raise daemon.request_limit_s",
+    )
+
+
+class EventStream(Response):
+    """Sends what `produce` yields, and stops producing when the client goes away.
+
+    The first item decides between success and error, so the status is sent only after it. With
+    `stream` the items go out as server-sent events; without, the only item is the JSON answer.
+    """
+
+    def __init__(
+        self,
+        produce: Callable[[], AsyncGenerator[Any, None]],
+        *,
+        stream: bool,
+        marker: bool,
+        limit_s: float,
+        after: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`marker`: a stream ends with `[DONE]`; `limit_s`: the longest an answer may take;
+        `after` is called when it has ended, however it did."""
+        super().__init__()
+        self._produce = produce
+        self._stream = stream
+        self._marker = marker
+        self._limit_s = limit_s
+        self._after = after
+        self._begun = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        pump = asyncio.ensure_future(self._pump(scope, receive, send))
+        gone = asyncio.ensure_future(_until_gone(receive))
+        try:
+            await asyncio.wait({pump, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # Also when the server cancels us: whatever happens, the engine is set free.
+            for task in (pump, gone):
+                task.cancel()
+            await asyncio.gather(pump, gone, return_exceptions=True)
+            self._after()
+
+    async def _pump(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with asyncio.timeout(self._limit_s), aclosing(self._produce()) as items:
+                async for item in items:
+                    if not self._stream:
+                        await Json(item)(scope, receive, send)
+                        return
+                    await self._send_event(send, msgspec.json.encode(item))
+                if self._marker:
+                    await self._send_event(send, b"[DONE]")
+        except Exception as raised:
+            error = self._mapped(raised)
+            if not self._begun:
+                await error_response(error, body_read=True)(scope, receive, send)
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_WORDS_S):
+                    await self._send_event(send, msgspec.json.encode(error_object(error)))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_event(self, send: Send, data: bytes) -> None:
+        if not self._begun:
+            self._begun = True
+            headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+        body = b"data: " + data + b"\n\n"
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+
+    def _mapped(self, error: Exception) -> UnderkeelError:
+        if isinstance(error, UnderkeelError):
+            return error
+        return _late(self._limit_s) if isinstance(error, TimeoutError) else unexpected(error)
+
+
+class TokenGate:
+    """Lets through what came over a Unix socket, and over TCP only what shows the token."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._wanted = f"Bearer {token}".encode() if token else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._may_enter(scope):
+            error = AccessError(
+                "this address wants a token",
+                advice="Send it as 'Authorization: Bearer ...'; it stands in the address file",
+            )
+            answer = error_response(error)
+            answer.headers["WWW-Authenticate"] = "Bearer"
+            answer.headers["Connection"] = "close"  # whatever body follows is not read
+            await answer(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _may_enter(self, scope: Scope) -> bool:
+        server = scope.get("server")
+        if server is not None and server[1] is None:  # the path of a Unix socket
+            return True
+        shown = [value for name, value in scope["headers"] if name == b"authorization"]
+        if self._wanted is None or len(shown) != 1:
+            return False
+        return hmac.compare_digest(shown[0], self._wanted)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,247 @@
+"""How an answer is written: llama-server's own shape and OpenAI's two. Pure.
+
+Field for field after llama.cpp's tools/server/server-task.cpp (`to_json_non_oaicompat`,
+`to_json_oaicompat`, `to_json_oaicompat_chat`) and server-common.cpp (`server_slot_stats`,
+`format_error_response`).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+import msgspec
+
+from assistant.engine.types import Delta, Done, GenerateRequest, ModelInfo, StopReason, Timings
+from assistant.errors import ContextFullError, UnderkeelError
+from assistant.memory.degrade.budget import BudgetNow
+from assistant.wire import ErrorNow
+
+Json = dict[str, Any]
+
+_STOP_TYPE = {
+    StopReason.EOS: "eos",
+    StopReason.STOP_TEXT: "word",
+    StopReason.LENGTH: "limit",
+    StopReason.TIME: "limit",
+    StopReason.CANCELLED: "none",
+}
+_ERROR_TYPE = {
+    400: "invalid_request_error",
+    404: "not_found_error",
+    413: "invalid_request_error",
+    429: "unavailable_error",
+    503: "unavailable_error",
+}
+
+
+class Answer(msgspec.Struct, kw_only=True):
+    """An answer so far, and what it is an answer to.
+
+    `built_under` is the budget that the prompt was held to, `cut` what the daemon left out of it;
+    `budget` is what the next prompt may hold, known at the end.
+    """
+
+    request: GenerateRequest
+    model: ModelInfo
+    built_under: BudgetNow | None = None
+    cut: tuple[str, ...] = ()
+    budget: BudgetNow | None = None
+    with_tokens: bool = False
+    with_usage: bool = False
+    text: str = ""
+    tokens: list[int] = []
+
+    def add(self, delta: Delta) -> None:
+        self.text += delta.text
+        self.tokens.extend(delta.tokens)
+
+
+class Shape(Protocol):
+    """One way to write answers."""
+
+    ends_with_marker: bool
+    """Whether a stream ends with OpenAI's `[DONE]`."""
+
+    def opening(self, answer: Answer) -> list[Json]:
+        """Events before the first piece."""
+        ...
+
+    def piece(self, answer: Answer, delta: Delta) -> Json: ...
+
+    def closing(self, answer: Answer, done: Done) -> list[Json]:
+        """Events after the last piece."""
+        ...
+
+    def whole(self, answer: Answer, done: Done) -> Json:
+        """The answer in one object, for clients that do not stream."""
+        ...
+
+
+class NativeShape:
+    """POST /completion and /infill."""
+
+    ends_with_marker = False
+
+    def opening(self, answer: Answer) -> list[Json]:  # noqa: ARG002
+        return []
+
+    def piece(self, answer: Answer, delta: Delta) -> Json:
+        return {
+            "index": 0,
+            "content": delta.text,
+            "tokens": list(delta.tokens),
+            "stop": False,
+            "id_slot": -1,
+            "tokens_predicted": len(answer.tokens),
+            "tokens_evaluated": len(answer.request.prompt),
+        }
+
+    def closing(self, answer: Answer, done: Done) -> list[Json]:
+        return [self._final(answer, done) | {"content": "", "tokens": []}]
+
+    def whole(self, answer: Answer, done: Done) -> Json:
+        tokens = answer.tokens if answer.with_tokens else []
+        return self._final(answer, done) | {"content": answer.text, "tokens": tokens}
+
+    def _final(self, answer: Answer, done: Done) -> Json:
+        timings = done.timings
+        return {
+            "index": 0,
+            "id_slot": -1,
+            "stop": True,
+            "model": answer.model.name,
+            "tokens_predicted": timings.generated_tokens,
+            "tokens_evaluated": len(answer.request.prompt),
+            # The tokens the slot holds now; the last one sampled is not in the cache yet.
+            "tokens_cached": len(answer.request.prompt) + max(timings.generated_tokens - 1, 0),
+            "has_new_line": "\n" in answer.text,
+            "truncated": bool(answer.cut),
+            "stop_type": _STOP_TYPE[done.reason],
+            "stopping_word": done.stop_text,
+            **_own(answer, done),
+        }
+
+
+class TextShape:
+    """POST /v1/completions."""
+
+    ends_with_marker = True
+
+    def opening(self, answer: Answer) -> list[Json]:  # noqa: ARG002
+        return []
+
+    def piece(self, answer: Answer, delta: Delta) -> Json:
+        return self._frame(answer, delta.text, None)
+
+    def closing(self, answer: Answer, done: Done) -> list[Json]:
+        last = self._frame(answer, "", _finish_reason(done)) | _own(answer, done)
+        if answer.with_usage:
+            last["usage"] = _usage(done.timings)
+        return [last]
+
+    def whole(self, answer: Answer, done: Done) -> Json:
+        frame = self._frame(answer, answer.text, _finish_reason(done))
+        return frame | {"usage": _usage(done.timings)} | _own(answer, done)
+
+    def _frame(self, answer: Answer, text: str, finish_reason: str | None) -> Json:
+        choice = {"text": text, "index": 0, "logprobs": None, "finish_reason": finish_reason}
+        return _envelope(answer, "cmpl", "text_completion") | {"choices": [choice]}
+
+
+class ChatShape:
+    """POST /v1/chat/completions."""
+
+    ends_with_marker = True
+
+    def opening(self, answer: Answer) -> list[Json]:
+        return [self._frame(answer, {"role": "assistant", "content": None}, None)]
+
+    def piece(self, answer: Answer, delta: Delta) -> Json:
+        return self._frame(answer, {"content": delta.text}, None)
+
+    def closing(self, answer: Answer, done: Done) -> list[Json]:
+        last = self._frame(answer, {}, _finish_reason(done)) | _own(answer, done)
+        if not answer.with_usage:
+            return [last]
+        usage = _envelope(answer, "chatcmpl", "chat.completion.chunk")
+        return [last, usage | {"choices": [], "usage": _usage(done.timings)}]
+
+    def whole(self, answer: Answer, done: Done) -> Json:
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": answer.text},
+            "finish_reason": _finish_reason(done),
+        }
+        envelope = _envelope(answer, "chatcmpl", "chat.completion")
+        return envelope | {"choices": [choice], "usage": _usage(done.timings)} | _own(answer, done)
+
+    def _frame(self, answer: Answer, delta: Json, finish_reason: str | None) -> Json:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+        return _envelope(answer, "chatcmpl", "chat.completion.chunk") | {"choices": [choice]}
+
+
+def error_object(error: UnderkeelError) -> Json:
+    """llama-server's error object, with our own fields under `underkeel`."""
+    status = error.http_status
+    kind = _ERROR_TYPE.get(status, "server_error")
+    if isinstance(error, ContextFullError):
+        kind = "exceed_context_size_error"
+    own = msgspec.to_builtins(ErrorNow.of(error))
+    return {"error": {"code": status, "message": str(error), "type": kind, "underkeel": own}}
+
+
+def timings_object(timings: Timings) -> Json:
+    """llama-server's `timings`, with our queue time beside."""
+    found = {
+        "cache_n": timings.cached_tokens,
+        "prompt_n": timings.evaluated_tokens,
+        "prompt_ms": timings.prefill_ms,
+        "prompt_per_token_ms": _ratio(timings.prefill_ms, timings.evaluated_tokens),
+        "prompt_per_second": _ratio(1000.0 * timings.evaluated_tokens, timings.prefill_ms),
+        "predicted_n": timings.generated_tokens,
+        "predicted_ms": timings.decode_ms,
+        "predicted_per_token_ms": _ratio(timings.decode_ms, timings.generated_tokens),
+        "predicted_per_second": _ratio(1000.0 * timings.generated_tokens, timings.decode_ms),
+        "queue_ms": timings.queue_ms,
+    }
+    if timings.drafted_tokens:
+        found["draft_n"] = timings.drafted_tokens
+        found["draft_n_accepted"] = timings.accepted_tokens
+    return found
+
+
+def _own(answer: Answer, done: Done) -> Json:
+    return {
+        "timings": timings_object(done.timings),
+        "stop_reason": done.reason.value,
+        "budget": msgspec.to_builtins(answer.budget),
+        "built_under": msgspec.to_builtins(answer.built_under),
+        "cut": list(answer.cut),
+    }
+
+
+def _envelope(answer: Answer, prefix: str, kind: str) -> Json:
+    return {
+        "id": f"{prefix}-{answer.request.id}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": answer.model.name,
+    }
+
+
+def _finish_reason(done: Done) -> str:
+    return "stop" if done.reason in {StopReason.EOS, StopReason.STOP_TEXT} else "length"
+
+
+def _usage(timings: Timings) -> Json:
+    return {
+        "prompt_tokens": timings.prompt_tokens,
+        "completion_tokens": timings.generated_tokens,
+        "total_tokens": timings.prompt_tokens + timings.generated_tokens,
+        "prompt_tokens_details": {"cached_tokens": timings.cached_tokens},
+    }
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0

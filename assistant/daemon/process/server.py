@@ -1,0 +1,241 @@
+"""Runs the daemon: the place, the web server, and what is attended to beside the requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+
+import uvicorn
+
+from assistant import __version__, settings
+from assistant.daemon.http.app import build_app
+from assistant.daemon.http.bodies import TokenGate
+from assistant.daemon.http.web_server import Connection, WebServer
+from assistant.daemon.models import engines
+from assistant.daemon.models.loading import Loadable
+from assistant.daemon.models.memory_reservations import Ledger
+from assistant.daemon.process import handover, instance, launchd, settings_diff
+from assistant.daemon.process.handover import Legacy, Predecessor
+from assistant.daemon.process.instance import Seat
+from assistant.daemon.process.settings_watcher import Follower, Read
+from assistant.daemon.process.systemd import Notifier, listen_fds
+from assistant.daemon.service import Service
+from assistant.daemon.supervisor.engine_supervisor import Planner
+from assistant.engine.interface import ElasticEngine
+from assistant.errors import DaemonError, SettingsError
+from assistant.memory.probes.sampler import Probes
+from assistant.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# What is still open this long after the engine was closed is cut off.
+_LAST_WORDS_S = 5
+_TELL_S = 1.0
+# A predecessor that has its last answers written is given so long to end.
+_LEAVING_S = 30.0
+_FILES = 8192
+# As in `assistant.llama.ggml`, which the daemon never imports: it loads llama.cpp.
+BACKENDS_VARIABLE = "UNDERKEEL_GGML_BACKENDS"
+
+
+def run(
+    chosen: Settings,
+    problems: Sequence[SettingsError],
+    engine: ElasticEngine,
+    *,
+    read: Read = settings.load,
+    take_over: bool = False,
+) -> None:
+    """Serve until told to stop.
+
+    Args:
+        problems: what was wrong with the settings; logged, and never fatal.
+        read: how the settings are read again when their file changes.
+        take_over: if a daemon is running, take its place without losing a request.
+
+    Raises:
+        DaemonError: another daemon is running, or the socket cannot be made.
+    """
+    _allow_many_connections()
+    _name_backends(chosen.engine.backend_libraries)
+    notifier = Notifier()
+    from_systemd, from_launchd = list(listen_fds()), launchd.listen_fds()
+    claim = partial(
+        instance.claim,
+        activated=[*from_systemd, *from_launchd],
+        tcp_port=chosen.daemon.tcp_port,
+        take_over=take_over,
+    )
+    with claim() as seat:
+        where = ", ".join(str(listener.getsockname()) for listener in seat.listeners)
+        log.info("daemon version=%s listening=%s", __version__, where)
+        for problem in problems:
+            log.warning("settings: %s", problem)
+        probes = Probes()
+        planning = engines.LocalPlanning(chosen.model, probes)
+        limit_s = chosen.daemon.request_limit_s
+        ledger = Ledger()
+        planning.credit = lambda: ledger.others("complete")
+        planner = engines.planner_for(chosen, ledger.planner("complete", planning))
+        planner = after(seat.predecessor, planner, limit_s) if seat.predecessor else planner
+        service = Service(engine, planner, chosen, probes)
+        engines.tell_changes(engine, service.host.exchanged)
+        service.models = engines.seat_models(service, planning, ledger, probes)
+        if from_launchd:
+            service.supervisor = "launchd"
+        elif from_systemd or notifier.listened:
+            service.supervisor = "systemd"
+
+        def take_model(new: Settings) -> None:
+            planning.settings = new.model
+
+        follower = Follower(service, read, take_model=take_model)
+        asyncio.run(serve(service, seat, notifier=notifier, follower=follower))
+        log.info("stopped")
+
+
+async def serve(
+    service: Service,
+    seat: Seat,
+    *,
+    notifier: Notifier | None = None,
+    follower: Follower | None = None,
+) -> None:
+    """Serve `service` on the seat's listeners until told to stop, or until a successor serves."""
+    notifier = notifier or Notifier({})
+    server: WebServer | None = None
+    tasks: list[asyncio.Task[None]] = []
+
+    def stop() -> None:
+        assert server is not None
+        server.end()
+
+    def begin() -> None:
+        """Connections are accepted."""
+        assert server is not None
+        seat.serving()
+        notifier.ready()
+        tasks.append(asyncio.create_task(_offer(service, seat, server.leave)))
+        if notifier.listened:
+            tasks.append(asyncio.create_task(_tell(service, notifier)))
+        if follower is not None:
+            again = partial(_reload, follower, notifier)
+            tasks.append(asyncio.create_task(settings_diff.watch(follower.path, again)))
+            if hasattr(signal, "SIGHUP"):
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again)
+
+    # So that requests wait for our first load, as they would for any later one.
+    service.host.info = seat.served
+    app = build_app(service, stop, **({"reload": follower.reload} if follower else {}))
+    config = uvicorn.Config(
+        TokenGate(app, seat.token),
+        http=Connection,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=_LAST_WORDS_S,
+    )
+    server = WebServer(config, service, begin, leave_on_signal=seat.activated)
+    try:
+        await server.run_on(seat.listeners)
+    finally:
+        if seat.activated:
+            handover.leave_word(service.host.info)
+        notifier.stopping()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def after(predecessor: Predecessor, planner: Planner, limit_s: float) -> Planner:
+    """A planner that first waits until the predecessor has given its memory back."""
+
+    def plan() -> Loadable:
+        if not predecessor.wait_gone(limit_s + _LEAVING_S):
+            log.warning("the daemon before us has not ended; planning with what is free")
+        return planner()
+
+    return plan
+
+
+async def _offer(service: Service, seat: Seat, leave: Callable[[], Awaitable[None]]) -> None:
+    """Let a successor take our place, whenever one asks."""
+    if seat.activated or not handover.possible():
+        return  # the service manager hands the sockets on
+    try:
+        door = instance.listen_private(handover.path())
+    except (OSError, DaemonError) as error:
+        log.warning("no daemon can take over from this one: %s", error)
+        return
+    loop = asyncio.get_running_loop()
+    with door:
+        while True:
+            channel, _ = await loop.sock_accept(door)
+            legacy = Legacy(
+                version=__version__, pid=os.getpid(), model=service.host.info, token=seat.token
+            )
+            fds = [listener.fileno() for listener in seat.listeners]
+            with channel:
+                giving = asyncio.to_thread(handover.give, channel, legacy, seat.lock, fds)
+                try:
+                    given = await giving
+                except asyncio.CancelledError:
+                    handover.hang_up(channel)
+                    raise
+                if given:
+                    log.info("a successor serves")
+                    seat.give()
+                    await leave()
+                    # The channel ends with our memory: the successor waits for that.
+                    await service.close()
+                    return
+                log.warning("a successor came and did not serve; staying")
+
+
+async def _tell(service: Service, notifier: Notifier) -> None:
+    """Keep the service manager informed of each change, and its watchdog quiet."""
+    pause_s = min(_TELL_S, notifier.watchdog_s / 2) if notifier.watchdog_s else _TELL_S
+    told = ""
+    while True:
+        host = service.host
+        name = host.info.name if host.info else "no model yet"
+        text = f"{host.state.value}: {host.stage or name}"
+        if text != told:
+            notifier.status(text)
+            told = text
+        notifier.alive()
+        await asyncio.sleep(pause_s)
+
+
+def _reload(follower: Follower, notifier: Notifier) -> None:
+    notifier.reloading()
+    try:
+        follower.reload()
+    finally:
+        notifier.ready()
+
+
+def _allow_many_connections() -> None:
+    """Connections cost a file each, and some systems allow 256 unless asked for more."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _name_backends(libraries: Sequence[str]) -> None:
+    """Let the worker and the planner's children load the user's own ggml backends."""
+    if libraries and BACKENDS_VARIABLE not in os.environ:
+        os.environ[BACKENDS_VARIABLE] = os.pathsep.join(libraries)

@@ -1,0 +1,305 @@
+"""The requests of a checkpoint's worker: who is next, one token at a time.
+
+Chooses the next token from logits; the same order of steps as llama.cpp's usual chain.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from assistant.engine.transformers.checkpoint import LoadedCheckpoint
+from assistant.engine.types import (
+    Delta,
+    Done,
+    EngineStats,
+    GenerateRequest,
+    Priority,
+    Sampling,
+    SlotState,
+    StopReason,
+    Timings,
+    shared_length,
+)
+from assistant.engine.worker.job import Pieces, Said, tell
+from assistant.errors import ContextFullError, EngineError, RequestError, UnderkeelError
+
+Floats = npt.NDArray[np.float32]
+
+
+class Chooser:
+    """For one request: its random numbers go on from token to token."""
+
+    def __init__(self, wish: Sampling) -> None:
+        self._wish = wish
+        self._random = np.random.default_rng(wish.seed)
+
+    def choose(
+        self, logits: Any, last: Sequence[int], only: npt.NDArray[np.int32] | None = None
+    ) -> int:
+        """The next token.
+
+        Args:
+            logits: one a token of the vocabulary.
+            last: tokens before it, for the repetition penalty.
+            only: tokens to choose from; None for all.
+        """
+        values: Floats = np.array(logits, np.float32)
+        if only is not None:
+            kept = np.full_like(values, -np.inf)
+            kept[only] = values[only]
+            values = kept
+        self._penalise(values, last)
+        if self._wish.temperature <= 0:
+            return int(values.argmax())
+        order = np.argsort(-values)[: self._wish.top_k or len(values)]
+        scaled = values[order] / self._wish.temperature
+        shares = np.exp(scaled - scaled.max())
+        shares /= shares.sum()
+        keep = np.cumsum(shares) - shares < self._wish.top_p
+        keep &= shares >= self._wish.min_p * shares[0]
+        keep[0] = True
+        shares = np.where(keep, shares, 0)
+        return int(self._random.choice(order, p=shares / shares.sum()))
+
+    def _penalise(self, values: Floats, last: Sequence[int]) -> None:
+        penalty, count = self._wish.repeat_penalty, self._wish.repeat_last_n
+        if penalty == 1.0 or count == 0:
+            return
+        seen = np.unique(np.array(last if count < 0 else last[-count:], np.int64))
+        seen = seen[seen < len(values)]
+        found = values[seen]
+        values[seen] = np.where(found > 0, found / penalty, found * penalty)
+
+
+_CHUNK = 256  # prompt tokens evaluated between two looks at what has come
+_ORDER = list(Priority)
+
+
+@dataclass
+class _Kept:
+    """A KV cache and the tokens in it."""
+
+    tokens: list[int]
+    cache: Any
+
+
+@dataclass
+class _Job:
+    request: GenerateRequest
+    chooser: Chooser
+    said: Said
+    kept: _Kept
+    todo: list[int]
+    wanted: bytes
+    cached: int = 0
+    evaluated: int = 0
+    answer: list[int] = field(default_factory=list)
+    cancelled: bool = False
+    came_s: float = field(default_factory=time.perf_counter)
+    began_s: float = 0.0
+    first_s: float = 0.0
+
+    def done(self, reason: StopReason, stop_text: str = "") -> Done:
+        now = time.perf_counter()
+        began, first = self.began_s or now, self.first_s or now
+        timings = Timings(
+            prompt_tokens=len(self.request.prompt),
+            cached_tokens=self.cached,
+            evaluated_tokens=self.evaluated,
+            generated_tokens=len(self.answer),
+            queue_ms=(began - self.came_s) * 1000,
+            prefill_ms=(first - began) * 1000,
+            decode_ms=(now - first) * 1000,
+        )
+        return Done(id=self.request.id, reason=reason, stop_text=stop_text, timings=timings)
+
+
+class Runner:
+    """Takes the requests in the order of their priority; keeps a few caches for reuse."""
+
+    def __init__(
+        self,
+        model: LoadedCheckpoint,
+        event: Callable[[Delta | Done], None],
+        failed: Callable[[str, UnderkeelError], None],
+    ) -> None:
+        self.model = model
+        self._info = model.info()
+        self._event = event
+        self._failed = failed
+        self._jobs: list[_Job] = []
+        self._kept: list[_Kept] = []
+        self._pieces = Pieces(model.piece, self._info.n_vocab)
+        self._totals = EngineStats()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._jobs)
+
+    def add(self, request: GenerateRequest) -> None:
+        """Put a request in line; a newer one of a document ends the older.
+
+        Raises:
+            RequestError: its prompt is empty, or holds tokens of another vocabulary.
+            ContextFullError: it does not fit the context.
+        """
+        if not request.prompt or max(request.prompt) >= self._info.n_vocab:
+            raise RequestError("the prompt is empty or holds unknown tokens", subject=request.id)
+        if len(request.prompt) + request.max_tokens > self._info.n_ctx:
+            raise ContextFullError(
+                f"{len(request.prompt)} prompt tokens and {request.max_tokens} to generate do not"
+                f" fit {self._info.n_ctx}",
+                advice="Shorten the prompt",
+            )
+        for job in self._jobs:
+            job.cancelled |= bool(request.document) and job.request.document == request.document
+        self._jobs.append(
+            _Job(
+                request=request,
+                chooser=Chooser(request.sampling),
+                said=Said(request.stop),
+                kept=_Kept([], None),
+                todo=[],
+                wanted=request.must_start_with.encode(),
+            )
+        )
+
+    def cancel(self, request_id: str) -> None:
+        """Called by any thread."""
+        for job in list(self._jobs):
+            job.cancelled |= job.request.id == request_id
+
+    def fail_all(self, error: UnderkeelError) -> None:
+        for job in self._jobs:
+            self._failed(job.request.id, error)
+        self._jobs.clear()
+
+    def drop_idle(self) -> int:
+        cells = sum(len(kept.tokens) for kept in self._kept)
+        self._kept.clear()
+        return cells
+
+    def step(self) -> None:
+        """One piece of work for the request whose turn it is."""
+        for job in [job for job in self._jobs if job.cancelled]:
+            self._end(job, job.done(StopReason.CANCELLED))
+        if not self._jobs:
+            return
+        job = min(self._jobs, key=lambda job: _ORDER.index(job.request.priority))
+        try:
+            self._advance(job)
+        except RuntimeError as error:  # torch's own, want of memory among them
+            self._jobs.remove(job)
+            self._kept.clear()
+            said = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+            self._failed(job.request.id, EngineError(f"Transformers failed: {said}"))
+
+    def stats(self) -> EngineStats:
+        from msgspec.structs import replace
+
+        busy = [job.kept for job in self._jobs]
+        slots = [(kept, False) for kept in self._kept] + [(kept, True) for kept in busy]
+        return replace(
+            self._totals,
+            cells_used=sum(len(kept.tokens) for kept, _ in slots),
+            cells_total=self._info.n_ctx,
+            running=min(len(self._jobs), 1),
+            waiting=max(len(self._jobs) - 1, 0),
+            slots=tuple(
+                SlotState(id=number, tokens=len(kept.tokens), busy=taken)
+                for number, (kept, taken) in enumerate(slots)
+            ),
+        )
+
+    def _advance(self, job: _Job) -> None:
+        if not job.began_s:
+            self._begin(job)
+        request = job.request
+        if 0 < request.time_limit_ms <= (time.perf_counter() - job.came_s) * 1000:
+            self._end(job, job.done(StopReason.TIME))
+            return
+        chunk, job.todo = job.todo[:_CHUNK], job.todo[_CHUNK:]
+        logits = self.model.logits(chunk, job.kept.cache)
+        job.kept.tokens += chunk
+        if not job.answer:
+            job.evaluated += len(chunk)
+        if job.todo:
+            return
+        job.first_s = job.first_s or time.perf_counter()
+        if not request.max_tokens:
+            self._end(job, job.done(StopReason.LENGTH))
+            return
+        self._say(job, self._choose(job, logits))
+
+    def _begin(self, job: _Job) -> None:
+        job.began_s = time.perf_counter()
+        prompt = list(job.request.prompt)
+        best = max(self._kept, key=lambda kept: shared_length(kept.tokens, prompt), default=None)
+        shared = min(shared_length(best.tokens, prompt), len(prompt) - 1) if best else 0
+        if best is not None and shared and self._cut(best, shared):
+            self._kept.remove(best)
+            job.kept, job.cached = best, shared
+        else:
+            job.kept = _Kept([], self.model.new_cache())
+        job.todo = prompt[job.cached :]
+
+    @staticmethod
+    def _cut(kept: _Kept, length: int) -> bool:
+        """Cut a cache back; False where its kind cannot be (recurrent, sliding window)."""
+        surplus = len(kept.tokens) - length
+        if surplus:
+            try:
+                kept.cache.crop(-surplus)
+            except (ValueError, NotImplementedError, AttributeError, RuntimeError):
+                return False
+        del kept.tokens[length:]
+        return True
+
+    def _choose(self, job: _Job, logits: Any) -> int:
+        last = [*job.request.prompt, *job.answer]
+        return job.chooser.choose(logits, last, self._pieces.agreeing(job.wanted))
+
+    def _say(self, job: _Job, token: int) -> None:
+        job.answer.append(token)
+        ending = tell(job, token, self.model, self._event)
+        if ending:
+            self._end(job, job.done(*ending))
+        elif len(job.answer) >= job.request.max_tokens:
+            self._end(job, job.done(StopReason.LENGTH))
+        else:
+            job.todo = [token]
+
+    def _end(self, job: _Job, done: Done) -> None:
+        self._jobs.remove(job)
+        if rest := job.said.rest() if done.reason is not StopReason.STOP_TEXT else "":
+            self._event(Delta(id=job.request.id, text=rest))
+        if job.request.cache and job.kept.tokens:
+            self._kept.append(job.kept)
+            del self._kept[: -self.model.spec.n_seq_max]
+        self._count(done)
+        self._event(done)
+
+    def _count(self, done: Done) -> None:
+        from msgspec.structs import replace
+
+        old, new = self._totals, done.timings
+        self._totals = replace(
+            old,
+            requests=old.requests + 1,
+            cancelled=old.cancelled + (done.reason is StopReason.CANCELLED),
+            evaluated_tokens=old.evaluated_tokens + new.evaluated_tokens,
+            cached_tokens=old.cached_tokens + new.cached_tokens,
+            generated_tokens=old.generated_tokens + new.generated_tokens,
+            prefill_tokens_per_s=_rate(new.evaluated_tokens, new.prefill_ms),
+            decode_tokens_per_s=_rate(new.generated_tokens, new.decode_ms),
+        )
+
+
+def _rate(tokens: int, ms: float) -> float:
+    return 1000.0 * tokens / ms if ms > 0 else 0.0

@@ -1,0 +1,256 @@
+"""What may be asked of a runner, and what a batch that failed means for those in it. Pure.
+
+One request inside the worker: what it has evaluated, said, and still holds back.
+"""
+
+from __future__ import annotations
+
+import codecs
+import time
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from assistant.engine.types import Delta, Done, GenerateRequest, Priority, StopReason, Timings
+from assistant.engine.worker.line_avoidance import Unlike
+from assistant.engine.worker.speculation import NO_DRAFT, Draft, Lookup
+from assistant.errors import ContextFullError, EngineError, RefusedError, RequestError
+from assistant.llama.context import Verdict
+from assistant.llama.sampling import Chain, Sampler, Tokens
+
+
+def check(request: GenerateRequest, *, n_vocab: int, room: int) -> None:
+    """Whether a request can be answered at all, with `room` cells for its sequence.
+
+    Raises:
+        RequestError: it is malformed. ContextFullError: it can never fit.
+    """
+    if not request.prompt or not all(0 <= token < n_vocab for token in request.prompt):
+        raise RequestError("the prompt is empty or holds unknown tokens", subject=request.id)
+    if len(request.prompt) + request.max_tokens > room:
+        raise ContextFullError(
+            f"{len(request.prompt)} prompt tokens and {request.max_tokens} to generate"
+            f" do not fit {room} cells",
+            subject=request.id,
+            advice="Shorten the prompt",
+        )
+
+
+def replaces(new: GenerateRequest, old: GenerateRequest) -> bool:
+    """Whether a newer request for the same document makes an older one needless."""
+    return (
+        new.document == old.document != ""
+        and new.priority is old.priority is not Priority.EXPLAIN
+        and new.id != old.id
+    )
+
+
+def cause_of(verdict: Verdict) -> EngineError:
+    """Why the requests of a batch fail, where nothing could be given up for them."""
+    if verdict is Verdict.NO_CELLS:
+        return ContextFullError("the KV cache is full", advice="Ask again with a shorter prompt")
+    if verdict is Verdict.NO_MEMORY:
+        return RefusedError("memory for the computation was refused", advice="Ask again")
+    if verdict is Verdict.FAILED:
+        return RefusedError("a device failed to compute", advice="Ask again")
+    return EngineError(f"llama.cpp failed to evaluate ({verdict.name})", advice="Ask again")
+
+
+def chain_of(request: GenerateRequest) -> Chain:
+    """The sampler chain that a request asks for."""
+    wish = request.sampling
+    return Chain(
+        temperature=wish.temperature,
+        top_k=wish.top_k,
+        top_p=wish.top_p,
+        min_p=wish.min_p,
+        repeat_penalty=wish.repeat_penalty,
+        repeat_last_n=wish.repeat_last_n,
+        seed=wish.seed,
+    )
+
+
+class Said:
+    """Turns token bytes into text: whole characters only, stop texts held back until sure."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stops = [stop for stop in stops if stop]
+        self._held = ""
+
+    def add(self, piece: bytes) -> tuple[str, str]:
+        """The text that is sure now, and the stop text that ended the answer (or "")."""
+        self._held += self._decoder.decode(piece)
+        found = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if found:
+            at, stop = min(found)
+            text, self._held = self._held[:at], ""
+            return text, stop
+        keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
+        cut = len(self._held) - keep
+        text, self._held = self._held[:cut], self._held[cut:]
+        return text, ""
+
+    def rest(self) -> str:
+        """What was held back, once no stop text can follow; half a character is dropped."""
+        text, self._held = self._held, ""
+        return text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    most = min(len(text), len(stop) - 1)
+    return next((size for size in range(most, 0, -1) if text.endswith(stop[:size])), 0)
+
+
+class Pieces:
+    """The bytes of every token, to find the tokens that agree with a given text."""
+
+    def __init__(self, piece: Callable[[int], bytes], n_vocab: int) -> None:
+        self._piece = piece
+        self._n_vocab = n_vocab
+        self._by_byte: dict[int, list[tuple[int, bytes]]] | None = None
+
+    def agreeing(self, wanted: bytes) -> Tokens | None:
+        """Tokens that begin `wanted` or that it begins; None for any, where it is empty or there
+        are none."""
+        if not wanted:
+            return None
+        if self._by_byte is None:
+            self._by_byte = {}
+            for token in range(self._n_vocab):
+                text = self._piece(token)
+                if text:
+                    self._by_byte.setdefault(text[0], []).append((token, text))
+        near = self._by_byte.get(wanted[0], ())
+        fitting = [t for t, text in near if wanted.startswith(text) or text.startswith(wanted)]
+        return np.array(fitting, np.int32) if fitting else None
+
+
+class Ending(NamedTuple):
+    """Why an answer is over, and the stop text that it ended with (or "")."""
+
+    reason: StopReason
+    stop_text: str = ""
+
+
+class Words(Protocol):
+    """What a model's tokens are."""
+
+    @property
+    def ends(self) -> Container[int]:
+        """The tokens that end an answer."""
+        ...
+
+    def piece(self, token: int) -> bytes: ...
+
+
+class Telling(Protocol):
+    """A job that is being answered; for its attributes see `Job`."""
+
+    request: GenerateRequest
+    said: Said
+    wanted: bytes
+
+
+def tell(job: Telling, token: int, words: Words, say: Callable[[Delta], None]) -> Ending | None:
+    """Take a token into what is said; None where the answer may go on."""
+    request = job.request
+    if token in words.ends or token in request.stop_tokens:
+        return Ending(StopReason.EOS)
+    piece = words.piece(token)
+    job.wanted = job.wanted[len(piece) :]
+    text, stop = job.said.add(piece)
+    if text:
+        say(Delta(id=request.id, text=text, tokens=(token,)))
+    return Ending(StopReason.STOP_TEXT, stop) if stop else None
+
+
+@dataclass
+class Job:
+    """A request in progress.
+
+    Attributes:
+        slot: its sequence; -1 while it waits.
+        cached: prompt tokens found in the cache.
+        text: all tokens that come before the next one to sample: the prompt, and once the job was
+            interrupted what it had generated.
+        apart: its answer grows in another slot than the prompt was read in.
+        parked: it lost its place for want of cells and waits until another job ends.
+        todo: tokens to evaluate next: the rest of the text, later the last sampled one.
+        wanted: bytes that the answer still has to begin with.
+        unlike: keeps it from a line that it should not be, while it says nothing else.
+        lookup: prompt and answer, to draft from; None where drafts are not for it.
+        draft: what is evaluated after `todo` in the step that runs.
+        drafted_from: how many tokens come before the first one whose cells a batch with a draft
+            has written; -1 where there is none.
+        unsure: for each draft since those cells, how many tokens it matched.
+        singly: its tokens are evaluated one by one, to write those cells anew.
+    """
+
+    request: GenerateRequest
+    sampler: Sampler
+    said: Said
+    slot: int = -1
+    text: Sequence[int] = ()
+    apart: bool = False
+    parked: bool = False
+    cached: int = 0
+    todo: list[int] = field(default_factory=list)
+    wanted: bytes = b""
+    unlike: Unlike | None = None
+    lookup: Lookup | None = None
+    draft: Draft = NO_DRAFT
+    drafted_from: int = -1
+    unsure: list[int] = field(default_factory=list)
+    singly: bool = False
+    drafted: int = 0
+    accepted: int = 0
+    generated: int = 0
+    evaluated: int = 0
+    cancelled: bool = False
+    came_s: float = field(default_factory=time.perf_counter)
+    began_s: float = 0.0
+    first_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.text = self.text or self.request.prompt
+
+    @property
+    def decoding(self) -> bool:
+        """Whether its next row brings a token of the answer."""
+        return self.generated > 0 and len(self.todo) == 1
+
+    @property
+    def most_left(self) -> int:
+        """Tokens that it may still generate."""
+        return self.request.max_tokens - self.generated
+
+    @property
+    def late(self) -> bool:
+        """Whether its time is up, counted from its arrival."""
+        limit = self.request.time_limit_ms
+        return 0 < limit <= (time.perf_counter() - self.came_s) * 1000
+
+    def done(self, reason: StopReason, stop_text: str = "") -> Done:
+        """Its end, with what it cost."""
+        now = time.perf_counter()
+        began, first = self.began_s or now, self.first_s or now
+        return Done(
+            id=self.request.id,
+            reason=reason,
+            stop_text=stop_text,
+            timings=Timings(
+                prompt_tokens=len(self.request.prompt),
+                cached_tokens=self.cached,
+                evaluated_tokens=self.evaluated,
+                generated_tokens=self.generated,
+                drafted_tokens=self.drafted,
+                accepted_tokens=self.accepted,
+                queue_ms=(began - self.came_s) * 1000,
+                prefill_ms=(first - began) * 1000,
+                decode_ms=(now - first) * 1000,
+            ),
+        )

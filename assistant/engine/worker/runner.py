@@ -1,0 +1,410 @@
+"""The step: decide who works, evaluate, sample, say. Runs in the worker's main thread.
+
+What is served, in the words of the engine's contract.
+
+What a runner has done since its load, in counts and rates.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import psutil
+from msgspec.structs import replace
+
+from assistant.engine.types import (
+    Delta,
+    Done,
+    EngineStats,
+    GenerateRequest,
+    LoadSpec,
+    ModelInfo,
+    Priority,
+    StopReason,
+)
+from assistant.engine.worker import scheduler
+from assistant.engine.worker.batch import Composer, Part
+from assistant.engine.worker.drafting import Drafter
+from assistant.engine.worker.job import Job, Said, cause_of, chain_of, check, replaces
+from assistant.engine.worker.slots import Slot, Slots
+from assistant.engine.worker.speculation import Pace
+from assistant.engine.worker.token_generation import Speaker
+from assistant.errors import (
+    ContextFullError,
+    RefusedError,
+    RequestError,
+    UnderkeelError,
+)
+from assistant.llama import ggml
+from assistant.llama.context import Context, Verdict
+from assistant.llama.model import Model
+from assistant.llama.sampling import Sampler
+
+
+def described(
+    model: Model, context: Context, path: str, *, partial: bool, load_ms: float
+) -> ModelInfo:
+    """A loaded model with its context.
+
+    Args:
+        partial: sequences may be cut anywhere.
+    """
+    facts = model.facts
+    return ModelInfo(
+        name=facts.name,
+        path=path,
+        architecture=facts.architecture,
+        n_vocab=facts.n_vocab,
+        n_ctx=context.n_cells,
+        n_ctx_train=facts.n_ctx_train,
+        n_params=facts.n_params,
+        size_bytes=facts.size_bytes,
+        n_seq_max=context.n_sequences,
+        add_bos=facts.add_bos,
+        bos=facts.bos,
+        chat_template=facts.chat_template,
+        reuse="partial" if partial else "append",
+        load_ms=load_ms,
+        memory=context.memory,
+    )
+
+
+_SMOOTHING = 0.3
+
+
+class Meter:
+    """Totals since the load, and moving averages of the speed.
+
+    Attributes:
+        totals: requests, cancelled, refused, and tokens evaluated (`ahead`: by warm-ups), cached,
+            generated.
+        prefill_rate, decode_rate: tokens a second; 0 before the first.
+    """
+
+    def __init__(self) -> None:
+        self.totals: Counter[str] = Counter()
+        self.prefill_rate = self.decode_rate = 0.0
+
+    def batch(self, parts: Sequence[tuple[Job, int]], took_s: float, pace: Pace) -> None:
+        """A batch has taken `took_s`: for each job in it so many tokens, drafts among them."""
+        prompt = sum(count for job, count in parts if not job.generated)
+        # What an interrupted job evaluates again is neither prompt nor answer.
+        decoding = [(job, count) for job, count in parts if job.generated]
+        again = any(count > 1 + len(job.draft.tokens) for job, count in decoding)
+        self.totals["evaluated"] += prompt
+        self.totals["ahead"] += sum(
+            count for job, count in parts if not job.generated and not job.request.max_tokens
+        )
+        if again:
+            return
+        if prompt and not decoding:
+            self.prefill_rate = _smooth(self.prefill_rate, prompt / took_s)
+        elif decoding and not prompt:
+            self.decode_rate = _smooth(self.decode_rate, len(decoding) / took_s)
+            pace.took(sum(count for _, count in decoding), took_s)
+
+    def stats(self) -> EngineStats:
+        """The counters; what there is now is for others to tell."""
+        return EngineStats(
+            requests=self.totals["requests"],
+            cancelled=self.totals["cancelled"],
+            refused=self.totals["refused"],
+            evaluated_tokens=self.totals["evaluated"],
+            ahead_tokens=self.totals["ahead"],
+            cached_tokens=self.totals["cached"],
+            generated_tokens=self.totals["generated"],
+            prefill_tokens_per_s=self.prefill_rate,
+            decode_tokens_per_s=self.decode_rate,
+        )
+
+    def ended(self, job: Job, reason: StopReason) -> None:
+        """A request has been answered."""
+        self.totals["requests"] += 1
+        self.totals["cached"] += job.cached
+        self.totals["cancelled"] += reason is StopReason.CANCELLED
+
+
+def _smooth(old: float, new: float) -> float:
+    return new if not old else old + _SMOOTHING * (new - old)
+
+
+Say = Callable[[Delta | Done], None]
+Fail = Callable[[str, UnderkeelError], None]
+
+
+class Runner:
+    """Serves requests on one loaded model and context.
+
+    Attributes:
+        together: what is being answered for a lower class goes on in the batches of a higher one;
+            on a card a few rows more cost next to nothing, on a CPU each has its price.
+    """
+
+    def __init__(
+        self, model: Model, context: Context, spec: LoadSpec, say: Say, fail: Fail
+    ) -> None:
+        self.model, self.context, self.spec = model, context, spec
+        facts = model.facts
+        whole_window = facts.n_swa == 0 or spec.swa_full
+        self.slots = Slots(context, partial=not facts.recurrent and whole_window)
+        self.together = bool(spec.devices)
+        self.drafter = Drafter(context, self.slots)
+        self._composer = Composer(context, self.slots, self.drafter, cards=bool(spec.devices))
+        self._speaker = Speaker(model, context, self.slots, self.drafter, say)
+        self._say, self._fail = say, fail
+        self._jobs: dict[str, Job] = {}
+        self._stepping: Priority | None = None
+        self._knocked = False
+        self._meter = Meter()
+
+    # Told by the reader thread: sets flags only.
+
+    def cancel(self, request_id: str) -> None:
+        """End a request with what there is, within the graph node that runs."""
+        job = self._jobs.get(request_id)
+        if job is not None:
+            job.cancelled = True
+            if job.request.priority is self._stepping:
+                self.context.abort.set()
+
+    def knock(self, request: GenerateRequest) -> None:
+        """A request is coming: the step of what it takes the place of, or goes before, ends."""
+        for job in list(self._jobs.values()):
+            if replaces(request, job.request):
+                self.cancel(job.request.id)
+        if request.priority is Priority.INTERACTIVE:
+            self._knocked = True
+            if self._stepping not in {None, request.priority}:
+                self.context.abort.set()
+
+    # Told by the main thread.
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._jobs)
+
+    def add(self, request: GenerateRequest) -> None:
+        """Take a request in; its events follow from `step`.
+
+        Raises:
+            RequestError: it is malformed. ContextFullError: it can never fit.
+        """
+        self._knocked = False
+        if request.id in self._jobs:
+            raise RequestError("this id is in flight already", subject=request.id)
+        n_vocab = self.model.facts.n_vocab
+        check(request, n_vocab=n_vocab, room=self.context.n_cells_sequence)
+        for other in self._jobs.values():
+            if replaces(request, other.request):
+                other.cancelled = True
+        sampler = Sampler(chain_of(request), n_vocab, request.prompt)
+        wanted = request.must_start_with.encode()
+        said, unlike = Said(request.stop), self._speaker.unlike(request)
+        self._jobs[request.id] = Job(request, sampler, said, wanted=wanted, unlike=unlike)
+
+    def suspend(self) -> list[Job]:
+        """Take all jobs out, to be taken in by another runner of the same model (`resume`)."""
+        for job in self._jobs.values():
+            self._interrupt(job)
+        jobs, self._jobs = list(self._jobs.values()), {}
+        return jobs
+
+    def resume(self, jobs: Iterable[Job]) -> None:
+        """Go on with jobs that were suspended; one that does not fit any more ends here."""
+        for job in jobs:
+            self._jobs[job.request.id] = job
+            room = self.context.n_cells_sequence
+            if len(job.text) + job.most_left <= room:
+                continue
+            if job.generated:
+                self._end(job, StopReason.LENGTH)
+            else:
+                needed = len(job.text) + job.most_left
+                self._lose(
+                    job,
+                    ContextFullError(
+                        f"{needed} tokens no longer fit: the context was cut to {room} cells",
+                        subject=job.request.id,
+                        advice="Ask again with a shorter prompt",
+                    ),
+                )
+
+    def _interrupt(self, job: Job) -> None:
+        """Give the job's slot back; it goes on where it was once it is admitted again."""
+        if job.slot >= 0:
+            slot = self.slots[job.slot]
+            job.text = [*slot.tokens, *job.todo]
+            slot.busy, job.slot, job.todo = False, -1, []
+            job.singly = job.apart = False
+
+    def step(self) -> None:
+        """One batch: end what is over, admit what fits, evaluate, sample."""
+        for job in list(self._jobs.values()):
+            if job.cancelled:
+                self._end(job, StopReason.CANCELLED)
+            elif job.late and not job.todo:
+                self._end(job, StopReason.TIME)
+        turn = scheduler.working([job.request.priority for job in self._jobs.values()])
+        if turn is None:
+            return
+        jobs = [job for job in self._jobs.values() if job.request.priority is turn]
+        for job in jobs:
+            if job.slot < 0 and not job.parked:
+                self._admit(job)
+        running = [job for job in jobs if job.slot >= 0 and job.request.id in self._jobs]
+        if not running and not self._borrow(jobs):
+            time.sleep(0.001)  # every slot belongs to a class that waits for this one
+            return
+        if running and self.together:
+            lower = [job for job in self._jobs.values() if job.request.priority is not turn]
+            running += [job for job in lower if job.slot >= 0 and job.decoding]
+        if running:
+            self._evaluate(running, turn)
+
+    def _borrow(self, jobs: list[Job]) -> bool:
+        """Take the slot of a lower class's job, which goes on later."""
+        wanting = {job.request.id for job in jobs}
+        for job in self._jobs.values():
+            if job.slot >= 0 and job.request.id not in wanting:
+                self._interrupt(job)
+                return True
+        return False
+
+    def _admit(self, job: Job) -> None:
+        request = job.request
+        taken = self.slots.take(job.text, job.most_left, request.document)
+        if taken is None:
+            return
+        slot, kept = taken
+        job.slot, job.todo = slot.number, list(job.text[kept:])
+        if not self.slots.partial and not request.max_tokens:
+            job.todo.pop()  # a question with this prompt has to have something to evaluate
+        if not job.began_s:
+            job.cached, job.began_s = kept, time.perf_counter()
+        if not job.todo:
+            self._end(job, StopReason.LENGTH)
+
+    def _evaluate(self, running: list[Job], turn: Priority) -> None:
+        chosen = self._composer.batch(running)
+        self._stepping = turn
+        if self._overtaken(chosen, turn):
+            self._stepping = None
+            return
+        started = time.perf_counter()
+        verdict = self.context.decode([span for _, _, span in chosen])
+        took_s = time.perf_counter() - started
+        self._stepping = None
+        self.context.abort.clear()
+        if verdict is not Verdict.DONE:
+            self._undo(chosen, verdict)
+            return
+        parts = [(job, len(span.tokens)) for job, _, span in chosen]
+        self._meter.batch(parts, took_s, self.drafter.pace)
+        row = 0
+        for job, slot, span in chosen:
+            sure = len(span.tokens) - len(job.draft.tokens)
+            slot.tokens += span.tokens
+            del job.todo[:sure]
+            if not job.generated:
+                job.evaluated += sure
+            if span.outputs and not job.todo:
+                self._go_on(job, slot, row + sure - 1)
+            row += len(span.tokens)
+
+    def _overtaken(self, chosen: list[Part], turn: Priority) -> bool:
+        """Whether what the reader thread has taken in makes this batch needless."""
+        knocked = self._knocked and turn is not Priority.INTERACTIVE
+        return knocked or any(job.cancelled for job, _, _ in chosen)
+
+    def _undo(self, chosen: list[Part], verdict: Verdict) -> None:
+        """Bring the cache back to what the slots say, and deal with the cause."""
+        for job, slot, _ in chosen:
+            held_tokens, held = [*slot.tokens], len(slot.tokens)
+            if self.context.last(slot.number) >= held and not self.slots.cut_after(slot, held):
+                job.todo, job.singly = [*held_tokens, *job.todo], False
+        if verdict is Verdict.ABORTED:
+            return
+        if verdict in {Verdict.NO_CELLS, Verdict.NO_MEMORY} and self.slots.evict():
+            return
+        if verdict is Verdict.NO_CELLS and self._park():
+            return
+        cause = cause_of(verdict)
+        self._meter.totals["refused"] += isinstance(cause, RefusedError)
+        for job, _, _ in chosen:
+            self._lose(job, cause)
+
+    def _park(self) -> bool:
+        """Let one of several jobs wait until another one has ended; False for a single."""
+        holding = [job for job in self._jobs.values() if job.slot >= 0]
+        if len(holding) < 2:
+            return False
+        job = holding[scheduler.yielding([job.request.priority for job in holding])]
+        self._interrupt(job)
+        job.parked = True
+        return True
+
+    def _go_on(self, job: Job, slot: Slot, row: int) -> None:
+        """Its tokens are evaluated, the last sure one as the batch's `row`."""
+        if not job.first_s:
+            job.first_s = time.perf_counter()
+        if not job.request.max_tokens:
+            self._end(job, StopReason.LENGTH)
+            return
+        before = job.generated
+        ending = self._speaker.go_on(job, slot, row)
+        self._meter.totals["generated"] += job.generated - before
+        if ending:
+            self._end(job, *ending)
+
+    def _end(self, job: Job, reason: StopReason, stop_text: str = "") -> None:
+        rest = job.said.rest()
+        if rest and reason is not StopReason.STOP_TEXT:
+            self._say(Delta(id=job.request.id, text=rest))
+        self._leave(job)
+        self._meter.ended(job, reason)
+        self._say(job.done(reason, stop_text))
+
+    def _lose(self, job: Job, cause: UnderkeelError) -> None:
+        if job.request.id in self._jobs:
+            self._leave(job)
+            self._fail(job.request.id, cause)
+
+    def _leave(self, job: Job) -> None:
+        self._jobs.pop(job.request.id, None)
+        for other in self._jobs.values():
+            other.parked = False
+        job.sampler.free()
+        if job.slot >= 0:
+            slot = self.slots[job.slot]
+            slot.busy = False
+            if not job.request.cache:
+                self.slots.clear(slot)
+
+    def fail_all(self, cause: UnderkeelError) -> None:
+        for job in list(self._jobs.values()):
+            self._lose(job, cause)
+
+    # Told to the outside.
+
+    def stats(self) -> EngineStats:
+        running = sum(job.slot >= 0 for job in self._jobs.values())
+        return replace(
+            self._meter.stats(),
+            cells_used=self.slots.cells_used,
+            cells_total=self.context.n_cells,
+            waiting=len(self._jobs) - running,
+            running=running,
+            dropped=self.slots.dropped,
+            drafted_tokens=self.drafter.drafted,
+            accepted_tokens=self.drafter.accepted,
+            rss_bytes=psutil.Process().memory_info().rss,
+            devices=tuple(ggml.memory(name) for name in self.spec.devices),
+            slots=self.slots.states(),
+        )
+
+    def info(self, load_ms: float) -> ModelInfo:
+        return described(
+            self.model, self.context, self.spec.path, partial=self.slots.partial, load_ms=load_ms
+        )

@@ -1,0 +1,158 @@
+"""How many tokens the next batch may hold. Pure.
+
+On a CPU the abort flag ends a batch early, between two nodes of its graph. A longer batch evaluates
+more in vain then, and its nodes are longer: what overtakes it waits for one of them. Rates by
+length, and how long a batch goes on after it was told to stop, are measured
+(tests/benchmarks/results/threads_batches.json).
+
+Decides which slot a prompt goes to and who works next. Pure: knows tokens, not llama.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from assistant.engine.types import Priority, shared_length
+
+PREFILL_CHUNK = 32
+"""Most prompt tokens of a first step on a CPU: a prompt that is overtaken soon has lost little."""
+
+STEADY_CHUNK = 256
+"""The same once so many have been evaluated undisturbed: a step is never more than what came before
+it. Steps of 256 tokens are a seventh to a fifth faster than those of 64, and stopped within 20 ms;
+those of 512 are 2 % faster still, but took up to 66 ms to stop, and twice the memory."""
+
+CARD_CHUNK = 256
+"""The same on cards, where a step is not ended early and a long one costs little more."""
+
+
+def most_rows(*, cards: bool, decoding: bool, evaluated: int) -> int:
+    """The most tokens of the next batch.
+
+    Args:
+        cards: the model, or part of it, stands on cards.
+        decoding: an answer is in the batch, whose next token should not wait for a long prompt.
+        evaluated: the fewest prompt tokens that a request in the batch has evaluated so far.
+    """
+    if cards:
+        return CARD_CHUNK
+    if decoding:
+        return PREFILL_CHUNK
+    return max(PREFILL_CHUNK, min(STEADY_CHUNK, evaluated))
+
+
+_ORDER = (Priority.INTERACTIVE, Priority.EXPLAIN, Priority.BACKGROUND)
+
+KEEP_SHARE = 0.5
+"""A slot that would lose more than this share of its tokens is left alone while one is empty."""
+
+
+@dataclass(frozen=True)
+class SlotView:
+    """A slot as the scheduler sees it. `used_at` counts requests; higher is more recent."""
+
+    number: int
+    tokens: Sequence[int]
+    busy: bool
+    used_at: int
+
+
+@dataclass(frozen=True)
+class Placing:
+    """Where a prompt goes.
+
+    Attributes:
+        slot: the slot to use.
+        kept: tokens of the prompt that the slot holds already; the rest of it is forgotten.
+        source: another slot to share the first `kept` tokens from; None where `slot` holds them.
+    """
+
+    slot: int
+    kept: int
+    source: int | None = None
+
+
+def place(slots: Sequence[SlotView], prompt: Sequence[int], *, partial: bool) -> Placing | None:
+    """The slot for a prompt, or None while all are busy.
+
+    The longest common start wins. At least one token is left to evaluate, since its logits are
+    needed. `partial` says whether a sequence can be cut anywhere; where not, only a sequence
+    that the prompt extends is of use, and nothing is shared.
+    """
+    free = [slot for slot in slots if not slot.busy]
+    if not free:
+        return None
+    most = len(prompt) - 1
+
+    def common(slot: SlotView) -> int:
+        shared = min(shared_length(slot.tokens, prompt), most)
+        return shared if partial or shared == len(slot.tokens) else 0
+
+    best = max(free, key=lambda slot: (common(slot), slot.used_at))
+    empty = next((slot for slot in free if not slot.tokens), None)
+    donor = max(slots, key=common) if partial else best
+    if common(best) and common(best) >= KEEP_SHARE * len(best.tokens):
+        if common(donor) <= common(best):
+            return Placing(best.number, common(best))
+        return Placing(best.number, common(donor), donor.number)
+    target = empty or min(free, key=lambda slot: slot.used_at)
+    if not common(donor):
+        return Placing(target.number, 0)
+    if donor.number == target.number:
+        return Placing(target.number, common(target))
+    return Placing(target.number, common(donor), donor.number)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a request wants of the next batch: `sure` tokens, and `drafted` ones after them."""
+
+    id: str
+    sure: int
+    drafted: int = 0
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What a request gets of it. `outputs`: rows whose logits are kept, the last ones."""
+
+    id: str
+    sure: int
+    drafted: int
+    outputs: int
+
+
+def share_out(wishes: Sequence[Wish], rows: int, outputs: int) -> list[Portion]:
+    """Who gets how much of a batch of `rows` tokens, of which `outputs` may keep logits.
+
+    The shortest wish comes first, so that decoding never waits for a prompt. Drafts get what is
+    left once everybody has what is sure.
+    """
+    served: list[tuple[Wish, int]] = []
+    for wish in sorted(wishes, key=lambda wish: wish.sure):
+        if not rows or len(served) == outputs:
+            break
+        served.append((wish, min(wish.sure, rows)))
+        rows -= min(wish.sure, rows)
+    spare = outputs - len(served)
+    portions = []
+    for wish, sure in served:
+        ends = sure == wish.sure
+        drafted = min(wish.drafted, rows, spare) if ends else 0
+        rows, spare = rows - drafted, spare - drafted
+        portions.append(Portion(wish.id, sure, drafted, (1 + drafted) if ends else 0))
+    return portions
+
+
+def working(priorities: Sequence[Priority]) -> Priority | None:
+    """The class that works in the next step: everything below it waits."""
+    return next((priority for priority in _ORDER if priority in priorities), None)
+
+
+def yielding(priorities: Sequence[Priority]) -> int:
+    """Which of several requests gives its cells back where they do not suffice for all: the newest
+    (last) of the lowest class. So whoever works now is never kept waiting by one that waits for
+    it."""
+    ranks = [_ORDER.index(priority) for priority in priorities]
+    return max(range(len(ranks)), key=lambda index: (ranks[index], index))

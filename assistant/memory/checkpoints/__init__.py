@@ -1,0 +1,3 @@
+"""Plans for safetensors checkpoints, for Transformers and vLLM."""
+
+__all__ = ["checkpoint", "checkpoint_plan", "vllm"]

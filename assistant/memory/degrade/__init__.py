@@ -1,0 +1,3 @@
+"""Gives memory back while running: the context budget, the ladder and its rungs."""
+
+__all__ = ["budget", "ladder"]

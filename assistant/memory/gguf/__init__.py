@@ -1,0 +1,3 @@
+"""GGUF files: headers, tensor types, and reading them from disk or a server within bounds."""
+
+__all__ = ["header", "reader", "remote", "tensor_types"]

@@ -1,0 +1,321 @@
+"""The few numbers that fix every tensor of a model.
+
+The tensors of one block, by architecture: names after `blk.N.` and dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+
+class Ssm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A recurrent mixer's sizes, named as the keys `ssm.*`."""
+
+    conv_kernel: int
+    inner_size: int
+    state_size: int
+    time_step_rank: int
+    group_count: int = 0
+
+
+class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What fixes every tensor of a model. Lengths are elements, counts are counts.
+
+    Attributes:
+        architecture: llama.cpp's name of it ("qwen3moe").
+        layers: blocks of the trunk; `nextn` more follow for multi-token prediction.
+        vocabulary: rows of the token embedding.
+        key_length, value_length: of one head as it is computed, before any compression.
+        sigmoid: the router scores by a sigmoid and a learnt bias, not by a softmax.
+        dense_lead: first blocks with a plain feed-forward.
+        kv_lora, q_lora, rope: multi-head latent attention; `legacy` files keep it uncompressed.
+        window: tokens of the sliding window.
+        indexer_heads, indexer_length: of the indexer of sparse attention (DeepSeek-V3.2).
+        l_cache: positions that a short convolution looks back, plus one (LFM2).
+        attention_layers: of a hybrid, the blocks that attend; the others are recurrent.
+        interval: of a hybrid, every how many blocks one attends.
+    """
+
+    architecture: str
+    layers: int
+    embedding: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    context: int
+    key_length: int = 128
+    value_length: int = 128
+    feed_forward: int = 0
+    experts: int = 0
+    experts_used: int = 0
+    expert_feed_forward: int = 0
+    shared_feed_forward: int = 0
+    shared_experts: int = 0
+    sigmoid: bool = False
+    dense_lead: int = 0
+    nextn: int = 0
+    tied: bool = False
+    q_lora: int = 0
+    kv_lora: int = 0
+    rope: int = 0
+    legacy: bool = False
+    window: int = 0
+    indexer_heads: int = 0
+    indexer_length: int = 0
+    l_cache: int = 0
+    interval: int = 0
+    attention_layers: tuple[int, ...] = ()
+    qk_norm: bool = True
+    ssm: Ssm | None = None
+
+    @property
+    def compressed(self) -> bool:
+        return self.kv_lora > 0 and not self.legacy
+
+    def attends(self, index: int) -> bool:
+        """Whether block `index` has attention (rather than a recurrent mixer)."""
+        if (self.ssm is None and not self.l_cache) or index >= self.layers:
+            return True
+        if self.interval:
+            return (index + 1) % self.interval == 0
+        return index in self.attention_layers
+
+    def has_experts(self, index: int) -> bool:
+        return self.experts > 0 and index >= self.dense_lead
+
+
+Named = tuple[str, tuple[int, ...]]
+
+
+class Features(NamedTuple):
+    """Where architectures differ beyond their sizes.
+
+    Attributes:
+        qkv_bias, out_bias: biases of the attention's projections.
+        qk_norm: width of the norms of queries and keys: "head", "all", or none.
+        post_attention_norm: the second norm is called `post_attention_norm`, not `ffn_norm`.
+        sandwich: Gemma's norms after attention and feed-forward.
+        selection_bias: the router's `exp_probs_b` under a softmax.
+        shared_gate: the shared expert has a gate of its own.
+        expert_bias: biases of router and experts, and attention sinks (gpt-oss).
+        rope_freqs: a table of rotary factors that every device copies.
+        output_norm: what the output's norm is called.
+    """
+
+    qkv_bias: bool = False
+    out_bias: bool = False
+    qk_norm: str = ""
+    post_attention_norm: bool = False
+    sandwich: bool = False
+    selection_bias: bool = False
+    shared_gate: bool = False
+    expert_bias: bool = False
+    rope_freqs: bool = False
+    output_norm: str = "output_norm"
+
+
+_PLAIN = Features()
+_FEATURES = {
+    "dots1": Features(qk_norm="head"),
+    "ernie4_5-moe": Features(selection_bias=True),
+    "gemma2": Features(sandwich=True),
+    "gemma3": Features(qk_norm="head", sandwich=True),
+    "glm4moe": Features(qkv_bias=True, qk_norm="head", post_attention_norm=True),
+    "gpt-oss": Features(qkv_bias=True, out_bias=True, post_attention_norm=True, expert_bias=True),
+    "hunyuan-moe": Features(qk_norm="head"),
+    "lfm2moe": Features(qk_norm="head", output_norm="token_embd_norm"),
+    "llama4": Features(rope_freqs=True),
+    "minimax-m2": Features(qk_norm="all"),
+    "olmoe": Features(qk_norm="all"),
+    "qwen2": Features(qkv_bias=True),
+    "qwen2moe": Features(qkv_bias=True, shared_gate=True),
+    "qwen3": Features(qk_norm="head"),
+    "qwen3moe": Features(qk_norm="head"),
+    "qwen3next": Features(qk_norm="head", post_attention_norm=True, shared_gate=True),
+}
+
+
+def outside(shape: Shape) -> Iterator[Named]:
+    """The tensors outside the blocks."""
+    yield "token_embd.weight", (shape.embedding, shape.vocabulary)
+    if not shape.tied:
+        yield "output.weight", (shape.embedding, shape.vocabulary)
+    features = _FEATURES.get(shape.architecture, _PLAIN)
+    yield f"{features.output_norm}.weight", (shape.embedding,)
+    if features.rope_freqs:
+        yield "rope_freqs.weight", (shape.key_length // 2,)
+
+
+def block(shape: Shape, index: int) -> Iterator[Named]:
+    """The tensors of block `index`, in a converter's order."""
+    features = _FEATURES.get(shape.architecture, _PLAIN)
+    yield "attn_norm.weight", (shape.embedding,)
+    if not shape.attends(index):
+        yield from _recurrent(shape)
+    elif shape.kv_lora:
+        yield from _latent_attention(shape)
+        yield from _indexer(shape)
+    else:
+        yield from _attention(shape, features)
+    if not shape.feed_forward and not shape.experts:
+        return
+    if features.sandwich:
+        yield "post_attention_norm.weight", (shape.embedding,)
+        yield "post_ffw_norm.weight", (shape.embedding,)
+    if features.post_attention_norm:
+        yield "post_attention_norm.weight", (shape.embedding,)
+    else:
+        yield "ffn_norm.weight", (shape.embedding,)
+    if shape.has_experts(index):
+        yield from _experts(shape, features)
+    else:
+        yield from _feed_forward("", shape.embedding, shape.feed_forward)
+    if index >= shape.layers:
+        yield from _prediction(shape)
+
+
+def _attention(shape: Shape, features: Features) -> Iterator[Named]:
+    query = shape.heads * shape.key_length
+    key = shape.kv_heads * shape.key_length
+    value = shape.kv_heads * shape.value_length
+    gated = 2 if shape.architecture == "qwen3next" else 1  # queries and their gates in one
+    widths = {"attn_q": query * gated, "attn_k": key, "attn_v": value}
+    for name, width in widths.items():
+        yield f"{name}.weight", (shape.embedding, width)
+        if features.qkv_bias:
+            yield f"{name}.bias", (width,)
+    yield "attn_output.weight", (shape.heads * shape.value_length, shape.embedding)
+    if features.out_bias:
+        yield "attn_output.bias", (shape.embedding,)
+    if features.qk_norm and shape.qk_norm:
+        whole = features.qk_norm == "all"
+        yield "attn_q_norm.weight", (query if whole else shape.key_length,)
+        yield "attn_k_norm.weight", (key if whole else shape.key_length,)
+    if features.expert_bias:
+        yield "attn_sinks.weight", (shape.heads,)
+
+
+def _latent_attention(shape: Shape) -> Iterator[Named]:
+    """DeepSeek's: `key_length` is the uncompressed head, its last `rope` elements rotated."""
+    plain = shape.key_length - shape.rope
+    if shape.q_lora:
+        yield "attn_q_a_norm.weight", (shape.q_lora,)
+        yield "attn_q_a.weight", (shape.embedding, shape.q_lora)
+        yield "attn_q_b.weight", (shape.q_lora, shape.heads * shape.key_length)
+    else:
+        yield "attn_q.weight", (shape.embedding, shape.heads * shape.key_length)
+    yield "attn_kv_a_norm.weight", (shape.kv_lora,)
+    yield "attn_kv_a_mqa.weight", (shape.embedding, shape.kv_lora + shape.rope)
+    if shape.legacy:
+        yield "attn_kv_b.weight", (shape.kv_lora, shape.heads * (plain + shape.value_length))
+    else:
+        yield "attn_k_b.weight", (plain, shape.kv_lora, shape.heads)
+        yield "attn_v_b.weight", (shape.kv_lora, shape.value_length, shape.heads)
+    yield "attn_output.weight", (shape.heads * shape.value_length, shape.embedding)
+
+
+def _indexer(shape: Shape) -> Iterator[Named]:
+    """DeepSeek-V3.2's choice of the tokens to attend to."""
+    if not shape.indexer_heads:
+        return
+    yield "indexer.k_norm.weight", (shape.indexer_length,)
+    yield "indexer.k_norm.bias", (shape.indexer_length,)
+    yield "indexer.proj.weight", (shape.embedding, shape.indexer_heads)
+    yield "indexer.attn_k.weight", (shape.embedding, shape.indexer_length)
+    yield "indexer.attn_q_b.weight", (shape.q_lora, shape.indexer_heads * shape.indexer_length)
+
+
+def _recurrent(shape: Shape) -> Iterator[Named]:
+    match shape.architecture:
+        case "qwen3next":
+            yield from _gated_delta_net(shape)
+        case "granitehybrid":
+            yield from _mamba2(shape)
+        case "mamba":
+            yield from _mamba(shape)
+        case "lfm2moe":
+            yield "shortconv.conv.weight", (shape.l_cache, shape.embedding)
+            yield "shortconv.in_proj.weight", (shape.embedding, 3 * shape.embedding)
+            yield "shortconv.out_proj.weight", (shape.embedding, shape.embedding)
+
+
+def _gated_delta_net(shape: Shape) -> Iterator[Named]:
+    ssm = shape.ssm
+    assert ssm is not None
+    keys = ssm.state_size * ssm.group_count
+    values = ssm.state_size * ssm.time_step_rank
+    yield "attn_qkv.weight", (shape.embedding, 2 * keys + values)
+    yield "attn_gate.weight", (shape.embedding, values)
+    yield "ssm_conv1d.weight", (ssm.conv_kernel, 2 * keys + values)
+    yield "ssm_dt.bias", (ssm.time_step_rank,)
+    yield "ssm_a", (ssm.time_step_rank,)
+    yield "ssm_ba.weight", (shape.embedding, 2 * ssm.time_step_rank)
+    yield "ssm_norm.weight", (ssm.state_size,)
+    yield "ssm_out.weight", (values, shape.embedding)
+
+
+def _mamba2(shape: Shape) -> Iterator[Named]:
+    ssm = shape.ssm
+    assert ssm is not None
+    mixed = ssm.inner_size + 2 * ssm.group_count * ssm.state_size
+    yield "ssm_in.weight", (shape.embedding, ssm.inner_size + mixed + ssm.time_step_rank)
+    yield "ssm_conv1d.weight", (ssm.conv_kernel, mixed)
+    yield "ssm_conv1d.bias", (mixed,)
+    yield "ssm_dt.bias", (ssm.time_step_rank,)
+    yield "ssm_a", (1, ssm.time_step_rank)
+    yield "ssm_d", (1, ssm.time_step_rank)
+    yield "ssm_norm.weight", (ssm.inner_size // ssm.group_count, ssm.group_count)
+    yield "ssm_out.weight", (ssm.inner_size, shape.embedding)
+
+
+def _mamba(shape: Shape) -> Iterator[Named]:
+    ssm = shape.ssm
+    assert ssm is not None
+    yield "ssm_in.weight", (shape.embedding, 2 * ssm.inner_size)
+    yield "ssm_conv1d.weight", (ssm.conv_kernel, ssm.inner_size)
+    yield "ssm_conv1d.bias", (ssm.inner_size,)
+    yield "ssm_x.weight", (ssm.inner_size, ssm.time_step_rank + 2 * ssm.state_size)
+    yield "ssm_dt.weight", (ssm.time_step_rank, ssm.inner_size)
+    yield "ssm_dt.bias", (ssm.inner_size,)
+    yield "ssm_a", (ssm.state_size, ssm.inner_size)
+    yield "ssm_d", (ssm.inner_size,)
+    yield "ssm_out.weight", (ssm.inner_size, shape.embedding)
+
+
+def _experts(shape: Shape, features: Features) -> Iterator[Named]:
+    n_in, n_out, count = shape.embedding, shape.expert_feed_forward, shape.experts
+    yield "ffn_gate_inp.weight", (n_in, count)
+    if features.expert_bias:
+        yield "ffn_gate_inp.bias", (count,)
+    if features.selection_bias or shape.sigmoid:
+        yield "exp_probs_b.bias", (count,)
+    for name, width in {"gate": n_out, "up": n_out}.items():
+        yield f"ffn_{name}_exps.weight", (n_in, width, count)
+        if features.expert_bias:
+            yield f"ffn_{name}_exps.bias", (width, count)
+    yield "ffn_down_exps.weight", (n_out, n_in, count)
+    if features.expert_bias:
+        yield "ffn_down_exps.bias", (n_in, count)
+    shared = shape.shared_feed_forward or shape.shared_experts * n_out
+    if shared:
+        if features.shared_gate:
+            yield "ffn_gate_inp_shexp.weight", (n_in,)
+        yield from _feed_forward("_shexp", n_in, shared)
+
+
+def _feed_forward(suffix: str, n_in: int, n_out: int) -> Iterator[Named]:
+    yield f"ffn_gate{suffix}.weight", (n_in, n_out)
+    yield f"ffn_up{suffix}.weight", (n_in, n_out)
+    yield f"ffn_down{suffix}.weight", (n_out, n_in)
+
+
+def _prediction(shape: Shape) -> Iterator[Named]:
+    """What a block of multi-token prediction has besides."""
+    yield "nextn.eh_proj.weight", (2 * shape.embedding, shape.embedding)
+    for name in ("enorm", "hnorm", "shared_head_norm"):
+        yield f"nextn.{name}.weight", (shape.embedding,)
+    for name in ("embed_tokens", "shared_head_head"):
+        yield f"nextn.{name}.weight", (shape.embedding, shape.vocabulary)

@@ -1,0 +1,201 @@
+"""Models known by their shape, so that they can be planned for before anything is fetched.
+
+The header that a model of known shape has: every tensor of it, without a file.
+
+With it a model can be planned before a byte of it is fetched, and the planner can be tested
+against llama.cpp on models of any size. What each architecture consists of follows the
+`load_arch_tensors` functions of llama.cpp's src/models (llama-cpp-python 0.3.36).
+"""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from array import array
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from assistant.memory.gguf.header import DEFAULT_ALIGNMENT, Header, Tensor
+from assistant.memory.model.block_tensors import Named, Shape, block, outside
+from assistant.memory.model.quantisation import Recipe, recipe
+
+_RMS_EPSILON = 1e-6
+_INDEXER_TOP_K = 2048
+_SIGMOID = 2  # enum llama_expert_gating_func_type
+
+
+def header_of(shape: Shape, quantisation: str = "Q4_K_M", name: str = "shape") -> Header:
+    """The header that llama.cpp's converter and quantiser would give a model of this shape.
+
+    The sizes follow the quantiser's rules for each recipe but not its every exception, so they
+    come within a few per cent of published files.
+
+    Raises:
+        ModelError: the recipe or the architecture is not one that is known here.
+    """
+    rules = recipe(quantisation)
+    tensors: list[Tensor] = []
+    offset = 0
+    for tensor_name, dimensions in _tensors(shape):
+        kind = rules.type_of(
+            tensor_name,
+            dimensions,
+            n_layer=shape.layers,
+            n_expert=shape.experts,
+            tied=shape.tied,
+        )
+        tensor = Tensor(tensor_name, dimensions, kind, offset)
+        tensors.append(tensor)
+        offset += -(-tensor.size_bytes // DEFAULT_ALIGNMENT) * DEFAULT_ALIGNMENT
+    return Header(
+        path=f"{name}-{quantisation}.gguf",
+        version=3,
+        architecture=shape.architecture,
+        metadata=MappingProxyType(_metadata(shape, name, rules)),
+        tensors=tuple(tensors),
+        alignment=DEFAULT_ALIGNMENT,
+        data_offset=0,
+        file_bytes=offset,
+        parts=(f"{name}-{quantisation}.gguf",),
+    )
+
+
+def _tensors(shape: Shape) -> Iterator[Named]:
+    yield from outside(shape)
+    for index in range(shape.layers + shape.nextn):
+        for name, dimensions in block(shape, index):
+            yield f"blk.{index}.{name}", dimensions
+
+
+def _metadata(shape: Shape, name: str, rules: Recipe) -> dict[str, object]:
+    keys: dict[str, object] = {
+        "general.architecture": shape.architecture,
+        "general.name": name,
+        "general.file_type": rules.file_type,
+        "tokenizer.ggml.model": "no_vocab",
+    }
+    for key, value in _architecture_keys(shape).items():
+        keys[f"{shape.architecture}.{key}"] = value
+    return keys
+
+
+def _architecture_keys(shape: Shape) -> Mapping[str, Any]:
+    blocks = shape.layers + shape.nextn
+    keys: dict[str, Any] = {
+        "block_count": blocks,
+        "context_length": shape.context,
+        "embedding_length": shape.embedding,
+        "feed_forward_length": shape.feed_forward or shape.expert_feed_forward,
+        "vocab_size": shape.vocabulary,
+        "attention.layer_norm_rms_epsilon": _RMS_EPSILON,
+    }
+    if shape.heads:
+        keys |= {
+            "attention.head_count": shape.heads,
+            "attention.head_count_kv": _kv_heads(shape, blocks),
+            "attention.key_length": shape.key_length,
+            "attention.value_length": shape.value_length,
+            "rope.dimension_count": shape.rope or shape.key_length,
+        }
+    if shape.experts:
+        keys |= {
+            "expert_count": shape.experts,
+            "expert_used_count": shape.experts_used,
+            "expert_feed_forward_length": shape.expert_feed_forward,
+            "leading_dense_block_count": shape.dense_lead,
+            "interleave_moe_layer_step": 1,
+        }
+    if shape.sigmoid:
+        keys["expert_gating_func"] = _SIGMOID
+    if shape.shared_experts:
+        keys["expert_shared_count"] = shape.shared_experts
+    if shape.shared_feed_forward:
+        keys["expert_shared_feed_forward_length"] = shape.shared_feed_forward
+    if shape.nextn:
+        keys["nextn_predict_layers"] = shape.nextn
+    if shape.window:
+        keys["attention.sliding_window"] = shape.window
+    if shape.l_cache:
+        keys["shortconv.l_cache"] = shape.l_cache
+    if shape.indexer_heads:
+        keys |= {
+            "attention.indexer.head_count": shape.indexer_heads,
+            "attention.indexer.key_length": shape.indexer_length,
+            "attention.indexer.top_k": _INDEXER_TOP_K,
+        }
+    if shape.kv_lora:
+        keys |= _latent_keys(shape)
+    if shape.ssm is not None:
+        sizes = msgspec.structs.asdict(shape.ssm)
+        keys |= {f"ssm.{key}": value for key, value in sizes.items() if value}
+    if shape.architecture.startswith("granite"):
+        keys |= {"logit_scale": 1.0}
+    return keys
+
+
+def _kv_heads(shape: Shape, blocks: int) -> int | array[int]:
+    if shape.compressed:
+        return 1
+    if shape.attention_layers:
+        each = (shape.kv_heads if shape.attends(index) else 0 for index in range(blocks))
+        return array("i", each)
+    return shape.kv_heads
+
+
+def _latent_keys(shape: Shape) -> Mapping[str, Any]:
+    """Multi-head latent attention: what is cached is one compressed vector a token."""
+    keys: dict[str, Any] = {"attention.kv_lora_rank": shape.kv_lora}
+    if shape.q_lora:
+        keys["attention.q_lora_rank"] = shape.q_lora
+    if shape.compressed:
+        keys |= {
+            "attention.key_length": shape.kv_lora + shape.rope,
+            "attention.value_length": shape.kv_lora,
+            "attention.key_length_mla": shape.key_length,
+            "attention.value_length_mla": shape.value_length,
+        }
+    return keys
+
+
+class KnownModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model of `known_models.toml`.
+
+    Attributes:
+        repository: a Hugging Face repository of GGUF files.
+        parameters: billions, by its makers.
+        quantisation: the recipe that is planned for unless another is asked for.
+        quality: orders the models for coding; 0 where it is no coding model.
+    """
+
+    title: str
+    repository: str
+    parameters: float
+    quantisation: str
+    shape: Shape
+    coding: bool = False
+    quality: int = 0
+
+
+@functools.cache
+def known_models() -> Mapping[str, KnownModel]:
+    """All of them by name, in the order of the file."""
+    text = (
+        resources.files("assistant.memory.model").joinpath("known_models.toml").read_text("utf-8")
+    )
+    return MappingProxyType(msgspec.convert(tomllib.loads(text), dict[str, KnownModel]))
+
+
+@functools.lru_cache(maxsize=64)
+def known_header(name: str, quantisation: str = "") -> Header:
+    """The header of a known model in its own or another quantisation.
+
+    Raises:
+        KeyError: no such name.
+        ModelError: no such quantisation.
+    """
+    model = known_models()[name]
+    return header_of(model.shape, quantisation or model.quantisation, name)

@@ -1,0 +1,13 @@
+"""Plans how a model is loaded: placement, footprint, dry run, alternatives, projections."""
+
+__all__ = [
+    "footprint",
+    "load_report",
+    "machine",
+    "measured_planner",
+    "placement",
+    "plan",
+    "planner",
+    "projections",
+    "reasons",
+]

@@ -1,0 +1,233 @@
+"""The plan: what of a model stands where, how it is to be loaded, and why.
+
+A plan is plain frozen data. The unit of expert placement is the group: all routed tensors of one
+layer, together on one device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from assistant.llama.spec import DeviceKind, DeviceMemory, LoadSpec, TensorOverride
+from assistant.memory.model.kv_cache import CacheWish
+from assistant.memory.model.profile import Model
+from assistant.memory.model.tensor_inventory import EXPERT_PATTERN
+from assistant.memory.probes.devices import Device
+
+HOST = "CPU"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The devices to plan for: the host's memory, and cards in llama.cpp's order."""
+
+    host: Device
+    gpus: tuple[Device, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What is asked of a plan. Zeros and empty texts leave it to the planner.
+
+    Attributes:
+        n_ctx: cells of context, all sequences together.
+        cache_type: of K and V, a ggml type name.
+        swa_full: None leaves it to the planner.
+        experts_on_gpu: a plan that leaves an expert group on the host is no plan.
+        n_outputs_max: logits rows a batch; more cost memory in the compute buffer.
+        margin_bytes: left free on each card; `host_margin_bytes`: left free of host memory.
+        overhead_bytes: what a process takes of a card besides (CUDA context, cuBLAS, pool);
+            -1 for what is usual for the kind of card.
+    """
+
+    n_ctx: int = 0
+    cache_type: str = ""
+    n_seq_max: int = 4
+    n_batch: int = 512
+    n_ubatch: int = 512
+    n_outputs_max: int = 32
+    swa_full: bool | None = None
+    unified: bool = True
+    flash_attn: bool = True
+    experts_on_gpu: bool = False
+    margin_bytes: int = 256 << 20
+    host_margin_bytes: int = 512 << 20
+    overhead_bytes: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Everything the planner decides, in llama.cpp's terms.
+
+    Attributes:
+        layers: the device of each block's cache and of all of it that is not routed.
+        output: the device of the output matrix.
+        experts: the device of each block's expert group; empty where it has none.
+        op_offload: batches are computed on a card even where the weights are on the host.
+        repack: weights on the host are stored in the order its CPU likes best.
+        offload_kqv: each block's cache stands with it; otherwise all of it on the host.
+    """
+
+    cache: CacheWish
+    layers: tuple[str, ...]
+    output: str
+    experts: tuple[str, ...]
+    n_batch: int = 512
+    n_outputs_max: int = 32
+    op_offload: bool = True
+    repack: bool = True
+    offload_kqv: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceUsage:
+    """What one device holds, by class, in bytes.
+
+    Attributes:
+        dense_bytes: attention, shared experts, norms, routers: all of its layers not routed.
+        expert_layers: blocks whose whole expert group stands here, `expert_bytes` together.
+        embedding_bytes: the token embedding, and where tied its copy as an output.
+        other_bytes: what llama.cpp takes for weights and cache beyond our count; 0 if it is exact.
+        overhead_bytes: the process itself, and the driver's share.
+        margin_bytes: wished to stay free.
+        shared_bytes: of the host, what integrated cards take of the same memory.
+    """
+
+    device: Device
+    layers: tuple[int, ...] = ()
+    expert_layers: tuple[int, ...] = ()
+    dense_bytes: int = 0
+    expert_bytes: int = 0
+    embedding_bytes: int = 0
+    output_bytes: int = 0
+    kv_bytes: int = 0
+    compute_bytes: int = 0
+    overhead_bytes: int = 0
+    margin_bytes: int = 0
+    other_bytes: int = 0
+    shared_bytes: int = 0
+
+    @property
+    def weights_bytes(self) -> int:
+        return self.dense_bytes + self.expert_bytes + self.embedding_bytes + self.output_bytes
+
+    @property
+    def needed_bytes(self) -> int:
+        """All that will be taken, the margin not counted."""
+        parts = (self.weights_bytes, self.kv_bytes, self.compute_bytes, self.overhead_bytes)
+        return sum(parts) + self.other_bytes + self.shared_bytes
+
+    @property
+    def spare_bytes(self) -> int:
+        """What stays free beyond the margin; negative where it does not fit."""
+        return self.device.free_bytes - self.needed_bytes - self.margin_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A model on a machine.
+
+    Attributes:
+        usages: the host first, then every card of the machine.
+        reasons: why it is so, one sentence each.
+        doubts: what could not be known; empty for a plan to rely on.
+        measured: whether the compute buffers are llama.cpp's own figures, not an estimate.
+    """
+
+    model: Model
+    choice: Choice
+    usages: tuple[DeviceUsage, ...]
+    reasons: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    measured: bool = False
+
+    @property
+    def n_ctx(self) -> int:
+        return self.choice.cache.n_ctx
+
+    @property
+    def gpu_usages(self) -> tuple[DeviceUsage, ...]:
+        return self.usages[1:]
+
+    @property
+    def host_usage(self) -> DeviceUsage:
+        return self.usages[0]
+
+    @property
+    def fits(self) -> bool:
+        return all(usage.spare_bytes >= 0 for usage in self.usages)
+
+    @property
+    def expert_layers_on_gpu(self) -> int:
+        return sum(1 for device in self.choice.experts if device not in {"", HOST})
+
+    def to_load_spec(self) -> LoadSpec:
+        """How llama.cpp is told to load exactly this plan."""
+        choice, cache = self.choice, self.choice.cache
+        used = [gpu.device.name for gpu in self.gpu_usages if _items(choice, gpu.device.name)]
+        return LoadSpec(
+            path=self.model.path,
+            n_ctx=cache.n_ctx,
+            n_batch=choice.n_batch,
+            n_ubatch=cache.n_ubatch,
+            n_seq_max=cache.n_seq_max,
+            devices=tuple(used),
+            n_gpu_layers=sum(_items(choice, name) for name in used),
+            tensor_split=tuple(float(_items(choice, name)) for name in used)
+            if len(used) > 1
+            else (),
+            overrides=_overrides(choice),
+            cache_type_k=cache.type_k,
+            cache_type_v=cache.type_v,
+            flash_attn=cache.flash_attn,
+            op_offload=choice.op_offload,
+            offload_kqv=choice.offload_kqv,
+            kv_unified=cache.unified,
+            swa_full=cache.swa_full,
+            n_outputs_max=choice.n_outputs_max,
+            use_extra_bufts=choice.repack,
+        )
+
+    def with_measured(self, memory: Iterable[DeviceMemory]) -> Plan:
+        """This plan with llama.cpp's own figures for it, from a dry run or after the load."""
+        taken: dict[str, tuple[int, int]] = {}
+        for entry in memory:
+            fixed, compute = taken.get(entry.device, (0, 0))
+            fixed += entry.weights_bytes + entry.kv_bytes
+            taken[entry.device] = fixed, compute + entry.compute_bytes
+        usages = []
+        for usage in self.usages:
+            fixed, compute = taken.get(usage.device.name, (0, 0))
+            other = fixed - usage.weights_bytes - usage.kv_bytes
+            usages.append(replace(usage, compute_bytes=compute, other_bytes=other))
+        return replace(self, usages=shared(usages), measured=True)
+
+
+def shared(usages: Sequence[DeviceUsage]) -> tuple[DeviceUsage, ...]:
+    """The same usages, the host's with what integrated cards take of its memory."""
+    host, *cards = usages
+    taken = sum(card.needed_bytes for card in cards if card.device.kind is DeviceKind.IGPU)
+    return (replace(host, shared_bytes=taken), *cards)
+
+
+def _items(choice: Choice, device: str) -> int:
+    """Blocks and the output that stand on a device, as llama.cpp counts GPU layers."""
+    return choice.layers.count(device) + (choice.output == device)
+
+
+def _overrides(choice: Choice) -> tuple[TensorOverride, ...]:
+    """One pattern for each device that holds expert groups of blocks standing elsewhere."""
+    moved: dict[str, list[int]] = {}
+    for index, device in enumerate(choice.experts):
+        if device and device != choice.layers[index]:
+            moved.setdefault(device, []).append(index)
+    return tuple(
+        TensorOverride(pattern=expert_pattern(layers), device=device)
+        for device, layers in moved.items()
+    )
+
+
+def expert_pattern(layers: Iterable[int]) -> str:
+    """The pattern of the routed tensors of these blocks, whole groups of them."""
+    return rf"^blk\.({'|'.join(map(str, layers))})\.{EXPERT_PATTERN}"

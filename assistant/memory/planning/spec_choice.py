@@ -1,0 +1,87 @@
+"""A load spec read back as a choice: so that any way to load a model can be costed. Pure.
+
+The daemon's ladder changes load specs; this says what each would take before it is tried.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from itertools import accumulate
+
+from assistant.llama.spec import LoadSpec
+from assistant.memory.model.kv_cache import CacheWish
+from assistant.memory.model.profile import Model
+from assistant.memory.planning.footprint import Sheet, sheet_of, usages
+from assistant.memory.planning.plan import HOST, Choice, DeviceUsage, Machine, Wishes
+
+
+def spec_usages(
+    model: Model,
+    machine: Machine,
+    spec: LoadSpec,
+    corrections: Mapping[str, int] | None = None,
+) -> tuple[DeviceUsage, ...]:
+    """What each device of the machine would hold after loading `spec`: the host first.
+
+    Args:
+        machine: must have every device that the spec names.
+        corrections: by device, bytes by which its compute buffer was measured above the estimate.
+    """
+    sheet = sheet_of(model, machine)
+    return usages(sheet, choice_of(sheet, spec), Wishes(n_seq_max=spec.n_seq_max), corrections)
+
+
+def choice_of(sheet: Sheet, spec: LoadSpec) -> Choice:
+    """What a spec decides, as llama.cpp reads it (load_tensors in src/llama-model.cpp)."""
+    n_layer = sheet.model.n_layer
+    places = _places(sheet, spec)
+    return Choice(
+        cache=CacheWish(
+            n_ctx=spec.n_ctx,
+            type_k=spec.cache_type_k,
+            type_v=spec.cache_type_v,
+            n_seq_max=spec.n_seq_max,
+            unified=spec.kv_unified,
+            n_ubatch=min(spec.n_ubatch, spec.n_batch),
+            swa_full=spec.swa_full,
+            flash_attn=spec.flash_attn,
+        ),
+        layers=tuple(places[:n_layer]),
+        output=places[n_layer],
+        experts=tuple(_expert_place(sheet, spec, index, places[index]) for index in range(n_layer)),
+        n_batch=spec.n_batch,
+        n_outputs_max=spec.n_outputs_max or spec.n_batch,
+        op_offload=spec.op_offload,
+        repack=spec.use_extra_bufts,
+        offload_kqv=spec.offload_kqv,
+    )
+
+
+def _places(sheet: Sheet, spec: LoadSpec) -> list[str]:
+    """The device of each block, and last that of the output."""
+    items = sheet.model.n_layer + 1
+    on_cards = items if spec.n_gpu_layers < 0 else min(spec.n_gpu_layers, items)
+    if not spec.devices or not on_cards:
+        return [HOST] * items
+    shares = list(spec.tensor_split[: len(spec.devices)])
+    if not any(shares):
+        free = {gpu.name: gpu.free_bytes for gpu in sheet.machine.gpus}
+        shares = [float(free.get(name, 0)) for name in spec.devices]
+    ends = [end / (sum(shares) or 1.0) for end in accumulate(shares)]
+    places = [HOST] * (items - on_cards)
+    for item in range(on_cards):
+        card = sum(1 for end in ends if end <= item / on_cards)
+        places.append(spec.devices[min(card, len(spec.devices) - 1)])
+    return places
+
+
+def _expert_place(sheet: Sheet, spec: LoadSpec, index: int, own: str) -> str:
+    """Where a block's expert group stands: the first matching override decides."""
+    if not sheet.expert_sizes[index]:
+        return ""
+    name = f"blk.{index}.ffn_down_exps.weight"
+    for override in spec.overrides:
+        if re.search(override.pattern, name):
+            return override.device
+    return own

@@ -1,0 +1,143 @@
+"""Names that code below the cursor uses and nothing defines: what is written here may define them.
+
+Whoever writes the use first, or mends a line in the middle, has left the name's first use as the
+best hint of what belongs at the cursor. It often stands too far below to be in the suffix.
+"""
+
+from __future__ import annotations
+
+import builtins
+import re
+from collections.abc import Iterator
+
+import tree_sitter
+
+from context.retrieval.rank import Candidate, Relation, score
+from context.syntax.document import Document
+from context.syntax.outline import Definition, Kind
+from context.syntax.parsed_text import Source
+from context.syntax.text import byte_offset, line_end, line_start
+from context.syntax.trim import used_names
+
+_MOST = 3
+_REACH_CHARS = 8000  # how far below the cursor is looked
+_LONGEST_LINE = 160
+_LONGEST_NAME = 40
+_GIVEN = frozenset(dir(builtins))  # of Python; in other languages these do no harm
+_DECLARE = "for|as|def|class|fn|func|let|var|const|import|global|nonlocal"
+_OWNER = re.compile(r"[\w$]*$")
+_OWN_NAME = re.compile(r"_{0,2}[^\W\d_A-Z](?!\w*__$)")  # no class, no constant, no `__dict__`
+_CONSTRUCTORS = ("__init__", "__new__", "constructor", "initialize")
+
+
+def missing(document: Document, cursor: int, shown: int) -> list[Candidate]:
+    """Lines at or after `shown` with the first uses of such names, as candidates.
+
+    Args:
+        cursor: a name counts if nothing binds it in the function around the cursor; or, as a
+            member of `self`, nothing in the class around it, and in a constructor nothing in that.
+        shown: where the text that the model sees anyway ends; names used before that are left out.
+    """
+    source = document.source
+    if source is None:
+        return []
+    uses = {**_plain(source, cursor, shown), **_members(source, cursor, shown)}
+    found: dict[tuple[int, int], Candidate] = {}
+    for name, at in sorted(uses.items(), key=lambda one: one[1])[:_MOST]:
+        span = line_start(source.text, at), line_end(source.text, at)
+        if span not in found and span[1] - span[0] <= _LONGEST_LINE:
+            worth = score(Relation.MISSING, 1.0, 1.0)
+            text = source.text[slice(*span)].rstrip()
+            found[span] = Candidate(
+                document.root, document.path, *span, text, Relation.MISSING, worth, name
+            )
+    return list(found.values())
+
+
+def _plain(source: Source, cursor: int, shown: int) -> dict[str, int]:
+    """Variables of the function around the cursor, and where each is used first."""
+    around = source.outline.enclosing(cursor)
+    scopes = [one for one in around if one.kind is Kind.FUNCTION]
+    if not scopes:
+        return {}
+    inner = scopes[-1]
+    known = used_names(source.text[scopes[0].start : shown]) | _GIVEN
+    known |= {one.name for one in source.outline.definitions}
+    known |= {one.local for one in source.outline.imports}
+    body = source.text[inner.start : inner.stop]
+    return {
+        name: at
+        for name, at, owner in _uses(source, shown, min(inner.stop, cursor + _REACH_CHARS))
+        if owner is None and name not in known and not _binds(body, name)
+    }
+
+
+def _members(source: Source, cursor: int, shown: int) -> dict[str, int]:
+    """Members of the class around the cursor, and where each is used first."""
+    around = source.outline.enclosing(cursor)
+    scopes = [one for one in around if one.kind is Kind.CLASS]
+    if not scopes:
+        return {}
+    inner = scopes[-1]
+    # After the last statement of a function one still stands in it, whatever the tree says.
+    around = source.outline.enclosing(len(source.text[:cursor].rstrip()))
+    setter = next((one for one in around if _constructs(one, inner)), inner)
+    known = used_names(source.text[cursor:shown])
+    known |= {one.name for one in source.outline.definitions}
+    own = source.language.self_names
+    return {
+        name: at
+        for name, at, owner in _uses(source, shown, min(inner.stop, cursor + _REACH_CHARS))
+        if owner in own and name not in known and not _sets(source, setter, name)
+    }
+
+
+def _constructs(one: Definition, scope: Definition) -> bool:
+    """Whether a function makes the members of a class that it stands in."""
+    return one.kind is Kind.FUNCTION and one.name in (*_CONSTRUCTORS, scope.name)
+
+
+def _binds(text: str, name: str) -> bool:
+    """Whether a function's text gives the name a value, by assignment or declaration."""
+    word = rf"\b{re.escape(name)}\b"
+    assigned = rf"(?<![.\w]){word}\s*(?:[:,][^=\n]*)?:?=(?!=)"
+    return re.search(rf"{assigned}|\b(?:{_DECLARE})\b[^\n:=]*{word}", text) is not None
+
+
+def _sets(source: Source, scope: Definition, name: str) -> bool:
+    """Whether the text of a class, or of a part of it, gives the member a value."""
+    own = "|".join(map(re.escape, source.language.self_names))
+    pattern = rf"\b(?:{own})\.{re.escape(name)}\s*(?:[:,][^=\n]*)?=(?!=)"
+    return re.search(pattern, source.text[scope.start : scope.stop]) is not None
+
+
+def _uses(source: Source, start: int, stop: int) -> Iterator[tuple[str, int, str | None]]:
+    """First uses in a range, but for calls: the name, where, and whose member it is, if any."""
+    root, text = source.tree.root, source.text
+    if root is None or start >= stop:
+        return
+    told = set()
+    for node in _leaves(root, byte_offset(text, start), byte_offset(text, stop)):
+        at = source.at.char(node.start_byte)
+        name = text[at : source.at.char(node.end_byte)]
+        owner = None
+        if at and text[at - 1] == ".":
+            found = _OWNER.search(text[max(0, at - 1 - _LONGEST_NAME) : at - 1])
+            owner = found.group() if found is not None else ""
+        called = text.startswith("(", at + len(name))
+        if _OWN_NAME.match(name) and not called and (name, owner) not in told:
+            told.add((name, owner))
+            yield name, at, owner
+
+
+def _leaves(root: tree_sitter.Node, start_byte: int, stop_byte: int) -> Iterator[tree_sitter.Node]:
+    """Identifiers within a range of bytes, in order."""
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        if node.end_byte <= start_byte or node.start_byte >= stop_byte:
+            continue
+        if node.child_count:
+            waiting += reversed(node.children)
+        elif node.type.endswith("identifier") and node.start_byte >= start_byte:
+            yield node

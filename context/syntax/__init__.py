@@ -1,0 +1,13 @@
+"""Text, syntax trees and definitions of single files, in every language we know."""
+
+__all__ = [
+    "chunk",
+    "document",
+    "language",
+    "names",
+    "outline",
+    "parsed_text",
+    "text",
+    "tokens",
+    "trim",
+]

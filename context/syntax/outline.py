@@ -1,0 +1,196 @@
+"""The definitions and imports of a file. Offsets are characters."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+import tree_sitter
+
+from context.syntax.language import Language
+from context.syntax.parser import ByteMap, Match, SyntaxTree, matches
+from context.syntax.text import line_start
+
+_WORD = re.compile(r"[^\W\d][\w$]*[?!=]?|\$\w+")
+
+
+class Kind(StrEnum):
+    """What a definition is. A SCOPE (namespace, module) only holds others."""
+
+    FUNCTION = "function"
+    CLASS = "class"
+    VALUE = "value"
+    SCOPE = "scope"
+
+
+@dataclass(frozen=True)
+class Definition:
+    """Something that has a name.
+
+    Attributes:
+        start, stop: the whole of it, decorators and `export` included.
+        body: where its body lies; None where it has none.
+        lead: start of the comments right above it, or `start`.
+        parent: index of the definition around it, or -1.
+    """
+
+    name: str
+    kind: Kind
+    start: int
+    stop: int
+    body: tuple[int, int] | None
+    lead: int
+    parent: int = -1
+
+
+@dataclass(frozen=True)
+class Import:
+    """A name that a file brings in.
+
+    Attributes:
+        start, stop: the statement (or the part of it that is about this module).
+        module: text of the module as written.
+        name: what it is called there; empty for the module itself.
+        local: what it is called here; empty where the whole module is brought in.
+    """
+
+    start: int
+    stop: int
+    module: str
+    name: str
+    local: str
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Definitions by their start, and imports by theirs."""
+
+    definitions: tuple[Definition, ...] = ()
+    imports: tuple[Import, ...] = ()
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        return tuple(definition.start for definition in self.definitions)
+
+    def enclosing(self, offset: int) -> list[Definition]:
+        """Definitions around `offset`, outermost first."""
+        return [one for one in self.definitions if one.start <= offset <= one.stop and one.body]
+
+    def children(self, index: int) -> list[Definition]:
+        """Definitions right inside definition `index` (-1: those of the file)."""
+        return [one for one in self.definitions if one.parent == index]
+
+
+def outline(language: Language, tree: SyntaxTree, data: bytes, text: str) -> Outline:
+    """The outline of a text; empty where there is no tree."""
+    root = tree.root
+    if root is None:
+        return Outline()
+    at = ByteMap(data)
+    return Outline(
+        _definitions(language, root, at, text),
+        _imports(language, root, at, data),
+    )
+
+
+def _definitions(
+    language: Language, root: tree_sitter.Node, at: ByteMap, text: str
+) -> tuple[Definition, ...]:
+    found: dict[tuple[int, int], Definition] = {}
+    for match in matches(language, "definitions", root):
+        definition = _definition(language, match, at, text)
+        if definition is None:
+            continue
+        key = (definition.start, definition.stop)
+        known = found.get(key)
+        if known is None or (known.body is None and definition.body is not None):
+            found[key] = definition
+    ordered = sorted(found.values(), key=lambda one: (one.start, -one.stop))
+    nested: list[Definition] = []
+    stack: list[int] = []
+    for one in ordered:
+        while stack and nested[stack[-1]].stop < one.stop:
+            stack.pop()
+        parent = stack[-1] if stack else -1
+        nested.append(
+            Definition(one.name, one.kind, one.start, one.stop, one.body, one.lead, parent)
+        )
+        stack.append(len(nested) - 1)
+    return tuple(nested)
+
+
+def _definition(language: Language, match: Match, at: ByteMap, text: str) -> Definition | None:
+    kind = next((kind for kind in Kind if kind in match), None)
+    if kind is None or "name" not in match:
+        return None
+    node = match[kind][0]
+    name_node = match["name"][0]
+    while node.parent is not None and node.parent.type in language.wrappers:
+        node = node.parent
+    name = last_word(text[at.char(name_node.start_byte) : at.char(name_node.end_byte)])
+    if not name:
+        return None
+    start, stop = at.char(node.start_byte), at.char(node.end_byte)
+    body = None
+    if "body" in match:
+        inner = match["body"][0]
+        body = (at.char(inner.start_byte), at.char(inner.end_byte))
+    return Definition(name, kind, start, stop, body, _lead(text, start, language.line_comment))
+
+
+def last_word(text: str) -> str:
+    """The name in a qualified or generic one: `b` of `a::b<T>`, `a.b`, `a:b`."""
+    words = _WORD.findall(text.split("<", 1)[0][:200])
+    return words[-1] if words else ""
+
+
+def _lead(text: str, start: int, line_comment: str) -> int:
+    """Where the comments begin that stand right above `start`, with nothing between."""
+    lead = line_start(text, start)
+    if text[lead:start].strip():
+        return start
+    at = lead
+    while at > 0:
+        above = line_start(text, at - 1)
+        line = text[above : min(at, above + 400)].strip()
+        if not line.startswith((line_comment, "/*", "*", "///")):
+            break
+        at = above
+    return at if at < lead else start
+
+
+def _imports(
+    language: Language, root: tree_sitter.Node, at: ByteMap, data: bytes
+) -> tuple[Import, ...]:
+    found: dict[Import, None] = {}
+    for match in matches(language, "imports", root):
+        if "import" not in match:
+            continue
+        node = match["import"][0]
+        start, stop = at.char(node.start_byte), at.char(node.end_byte)
+        module = _text(match, "module", data).strip(language.resolve.strip + "\"' ")
+        names = [_decoded(node, data) for node in match.get("name", ())] or [""]
+        alias = _text(match, "alias", data)
+        found.update(
+            (Import(start, stop, module, name, alias or name or _head(language, module)), None)
+            for name in names
+        )
+    return tuple(sorted(found, key=lambda one: one.start))
+
+
+def _head(language: Language, module: str) -> str:
+    """The local name of a module brought in whole: `a` for Python's `import a.b`, `b` else."""
+    parts = [part for part in module.split(language.resolve.separator) if part]
+    if not parts or language.resolve.wildcard:
+        return ""
+    return parts[0] if language.resolve.relative_dots else parts[-1]
+
+
+def _text(match: Match, capture: str, data: bytes) -> str:
+    return _decoded(match[capture][0], data) if capture in match else ""
+
+
+def _decoded(node: tree_sitter.Node, data: bytes) -> str:
+    return data[node.start_byte : node.end_byte].decode("utf-8", "replace")

@@ -1,0 +1,82 @@
+"""Which lines of a document an action is about: what was selected, or the definition around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from context import Definition, Document, Kind
+from context.syntax.text import line_end, line_start
+from lsp.actions.scene import Scene
+
+_LARGEST_LINES = 120
+_AROUND_LINES = 12
+
+
+@dataclass(frozen=True)
+class Region:
+    """The lines from `first` up to and without `stop`, counted from 0.
+
+    Attributes:
+        name: of the definition that they are; empty for other lines.
+    """
+
+    first: int
+    stop: int
+    name: str = ""
+
+
+def definition_at(document: Document, scene: Scene) -> Definition | None:
+    """The innermost function or class that holds the whole range, its own comments included."""
+    source = document.source
+    if source is None:
+        return None
+    text = document.text
+    around = [
+        one
+        for one in source.outline.definitions
+        if one.kind in {Kind.FUNCTION, Kind.CLASS}
+        and line_start(text, one.lead) <= scene.start
+        and scene.stop <= line_end(text, one.stop)
+    ]
+    return min(around, key=lambda one: one.stop - one.start, default=None)
+
+
+def selected(scene: Scene) -> Region:
+    """Whole lines of the range; a selection that ends before a line's first character leaves
+    that line out."""
+    first = scene.text.count("\n", 0, scene.start)
+    last = scene.text.count("\n", 0, scene.stop)
+    if last > first and scene.text[scene.stop - 1] == "\n":
+        last -= 1
+    return Region(first, last + 1)
+
+
+def of_definition(scene: Scene, definition: Definition) -> Region:
+    """The lines of a definition, without the comments above it."""
+    first = scene.text.count("\n", 0, definition.start)
+    last = scene.text.count("\n", 0, max(definition.stop - 1, definition.start))
+    return Region(first, last + 1, definition.name)
+
+
+def chosen(document: Document, scene: Scene) -> Region:
+    """The selection; for a cursor in a line that says something, the definition around it."""
+    region = selected(scene)
+    if scene.start < scene.stop or not scene.lines[region.first].strip():
+        return region
+    definition = definition_at(document, scene)
+    return of_definition(scene, definition) if definition is not None else region
+
+
+def to_mend(document: Document, scene: Scene) -> Region:
+    """What may change to mend an error in the range: the definition around it if it is not too
+    long; else some lines around it."""
+    definition = definition_at(document, scene)
+    if definition is not None:
+        region = of_definition(scene, definition)
+        if region.stop - region.first <= _LARGEST_LINES:
+            return region
+    region = selected(scene)
+    return Region(
+        max(region.first - _AROUND_LINES, 0),
+        min(region.stop + _AROUND_LINES, len(scene.lines)),
+    )

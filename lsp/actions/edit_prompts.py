@@ -1,0 +1,218 @@
+"""What the model is asked for an edit: the code that must be whole, its surroundings, the words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from assistant.errors import RequestError
+from context import Document, Explanation, Topic, Workspace
+from context.index.read_policy import masked
+from context.syntax.tokens import Encoder
+from lsp.actions import code_range, doc_comments, messages, test_files, wording
+from lsp.actions.code_range import Region
+from lsp.actions.explanations import name_of
+from lsp.actions.scene import Scene
+
+if TYPE_CHECKING:
+    from assistant.client import ChatMessage
+    from lsp.completion.prompts import Prompts
+    from lsp.daemon.model import Served
+
+_BEFORE_LINES = 24
+_TAIL_LINES = 40
+_FRAME_TOKENS = 48
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a part of a document.
+
+    Attributes:
+        task, which: the words in `wording.toml`; `fields` fills them in.
+        span_bytes: what the workspace is searched for.
+        parts: headings and code that must be shown whole.
+        shows_span: the span itself is shown too, as far as it fits.
+        diagnostic: what a tool says about it.
+        name: what it is about, for a person.
+    """
+
+    scene: Scene
+    task: str
+    which: str
+    span_bytes: tuple[int, int]
+    parts: tuple[tuple[str, str], ...] = ()
+    shows_span: bool = False
+    diagnostic: str = ""
+    name: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+    async def messages(
+        self, prompts: Prompts, served: Served, room_tokens: int
+    ) -> list[ChatMessage]:
+        """The conversation within `room_tokens`.
+
+        Raises:
+            RequestError: what must be whole does not fit, or must not be shown to a model.
+        """
+        count = Encoder.of(served.fim.counter).text_count
+        file = name_of(self.scene.uri)
+        whole = sum(count(f"{heading}\n{code}") for heading, code in self.parts)
+        words = count(self.diagnostic) + sum(map(count, self.fields.values()))
+        room = room_tokens - whole - words - _FRAME_TOKENS
+        for _ in range(_TRIES):
+            look = partial(self._look, max(room, 0) + (0 if self.shows_span else whole))
+            found = await prompts.explanation(self.scene.uri, self.scene.text, served.fim, look)
+            if messages.is_secret(found):
+                raise RequestError(
+                    "this file may hold secrets, so no model is shown it", subject=file
+                )
+            made = self._made(found, file)
+            over = messages.tokens(made, count) - room_tokens
+            if over <= 0:
+                return made
+            room -= over + messages.PASSAGE_TOKENS
+        raise RequestError(
+            f"this is too long for the {room_tokens} tokens that are left",
+            advice="Select less, or try again when memory is free",
+        )
+
+    def _look(self, room_tokens: int, workspace: Workspace, document: Document) -> Explanation:
+        start, stop = self.span_bytes
+        return workspace.explain(document, start, stop, room_tokens, diagnostic=self.diagnostic)
+
+    def _made(self, found: Explanation, file: str) -> list[ChatMessage]:
+        without = () if self.shows_span else (Topic.SELECTION,)
+        told = messages.told(found) or self.diagnostic
+        parts = [messages.shown(found, file, without=without)]
+        parts += [messages.fenced(heading, code, found.language) for heading, code in self.parts]
+        parts.append(wording.text(self.task, self.which, diagnostic=told, **self.fields))
+        return messages.conversation(wording.text(self.task, "system"), "\n".join(parts))
+
+
+def rewriting(
+    scene: Scene, region: Region, which: str, *, instruction: str = "", diagnostic: str = ""
+) -> Question:
+    """How the lines of a region should become.
+
+    Raises:
+        RequestError: they hold a key, which no model may see and no answer could put back.
+    """
+    code = scene.block(region.first, region.stop)
+    _check_keys(code)
+    if which == "insertion":
+        before = scene.block(max(region.first - _BEFORE_LINES, 0), region.first)
+        parts = (("Code before", masked(before)),)
+    else:
+        parts = (("Code to change", code),)
+    return Question(
+        scene,
+        "edit",
+        which,
+        span_bytes=_bytes(scene, region),
+        parts=parts,
+        diagnostic=diagnostic,
+        name=region.name,
+        fields={"instruction": instruction},
+    )
+
+
+@dataclass(frozen=True)
+class Documenting:
+    """A question for documentation, and where the answer goes."""
+
+    question: Question
+    spot: doc_comments.Spot
+    style: doc_comments.Style
+
+
+def documenting_question(document: Document, scene: Scene) -> Documenting:
+    """The documentation of the definition around the range.
+
+    Raises:
+        RequestError: there is none, or nobody has said how its language is documented.
+    """
+    definition = code_range.definition_at(document, scene)
+    style = doc_comments.style_of(document)
+    if definition is None or style is None:
+        raise RequestError(
+            "there is nothing to document here", advice="Go to a function or a class"
+        )
+    question = Question(
+        scene,
+        "document",
+        "definition",
+        span_bytes=_bytes(scene, code_range.of_definition(scene, definition)),
+        shows_span=True,
+        name=definition.name,
+        fields={"name": definition.name, "manner": style.manner},
+    )
+    return Documenting(question, doc_comments.spot(document, definition, style), style)
+
+
+@dataclass(frozen=True)
+class Testing:
+    """A question for tests, and the file that gets them."""
+
+    question: Question
+    target: test_files.Target
+
+    def on(self, old: str | None) -> Question:
+        """The question, once it is known what the file holds; None if it is to be made."""
+        if not old or not old.strip():
+            return self.question
+        tail = "\n".join(old.rstrip().split("\n")[-_TAIL_LINES:])
+        parts = (("Existing tests", masked(tail)),)
+        return replace(self.question, which="more", parts=parts)
+
+
+def testing_question(
+    document: Document, scene: Scene, path: Path, roots: Sequence[Path]
+) -> Testing:
+    """Tests for the definition around the range.
+
+    Raises:
+        RequestError: there is none, or nobody has said how its language is tested.
+    """
+    definition = code_range.definition_at(document, scene)
+    custom = test_files.custom_of(document)
+    if definition is None or custom is None:
+        raise RequestError("there is nothing to test here", advice="Go to a function or a class")
+    target = test_files.target(path, roots, custom)
+    question = Question(
+        scene,
+        "tests",
+        "new",
+        span_bytes=_bytes(scene, code_range.of_definition(scene, definition)),
+        shows_span=True,
+        name=definition.name,
+        fields={
+            "name": definition.name,
+            "file": _relative(path, roots),
+            "target": _relative(target.path, roots),
+            "framework": custom.framework,
+        },
+    )
+    return Testing(question, target)
+
+
+def _bytes(scene: Scene, region: Region) -> tuple[int, int]:
+    start = len(scene.block(0, region.first).encode())
+    return start, start + len(scene.block(region.first, region.stop).encode())
+
+
+def _check_keys(code: str) -> None:
+    if masked(code) != code:
+        raise RequestError(
+            "these lines hold what looks like a key, so no model is shown them",
+            advice="Leave the key out of the selection",
+        )
+
+
+def _relative(path: Path, roots: Sequence[Path]) -> str:
+    root = next((one for one in roots if path.is_relative_to(one)), path.parent)
+    return path.relative_to(root).as_posix()

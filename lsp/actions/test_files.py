@@ -1,0 +1,92 @@
+"""Where the tests of a file go. The model has no say in it."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+
+from assistant.errors import RequestError
+from context import Document
+from context.index.read_policy import is_secret
+
+_IS_TEST = re.compile(r"(?:^|[._-])(?:test|tests|spec)(?:[._-]|$)|(?:Test|Tests|Spec)$")
+_LARGEST_BYTES = 1 << 20
+
+
+class Custom(msgspec.Struct, frozen=True):
+    """See `test_files.toml`."""
+
+    framework: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The file that gets the tests, and its text; None if it is to be made."""
+
+    path: Path
+    text: str | None
+
+
+@cache
+def _customs() -> dict[str, Custom]:
+    table = tomllib.loads((resources.files("lsp.actions") / "test_files.toml").read_text("utf-8"))
+    aliases: dict[str, list[str]] = table.pop("alias")
+    customs = {name: msgspec.convert(row, Custom) for name, row in table.items()}
+    customs |= {other: customs[name] for name, others in aliases.items() for other in others}
+    return customs
+
+
+def custom_of(document: Document) -> Custom | None:
+    """How the document's language is tested; None where nobody has said."""
+    return _customs().get(document.language.name) if document.language is not None else None
+
+
+def is_test(path: Path) -> bool:
+    """Whether a file looks like one of tests itself."""
+    return _IS_TEST.search(path.stem) is not None
+
+
+def target(path: Path, roots: Sequence[Path], custom: Custom) -> Target:
+    """Where the tests of `path` go. Looks at the disk.
+
+    Raises:
+        RequestError: the file that they belong in cannot be read.
+    """
+    candidates = _candidates(path, roots, custom)
+    for one in candidates:
+        if one.is_file():
+            return Target(one, _read(one))
+    made = next((one for one in candidates if one.parent.is_dir()), candidates[-1])
+    return Target(made, None)
+
+
+def _candidates(path: Path, roots: Sequence[Path], custom: Custom) -> list[Path]:
+    root = next((one for one in roots if path.is_relative_to(one)), path.parent)
+    fields = {
+        "folder": str(path.parent),
+        "root": str(root),
+        "inside": str(path.parent.relative_to(root)),
+        "stem": path.stem,
+        "ext": path.suffix,
+    }
+    made = [Path(template.format(**fields)) for template in custom.paths]
+    return [one for one in dict.fromkeys(made) if one != path and not is_secret(str(one))]
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > _LARGEST_BYTES:
+            raise RequestError("the file of its tests is too large", subject=str(path))
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(
+            "the file of its tests cannot be read", subject=str(path), advice="Mend or move it"
+        ) from error

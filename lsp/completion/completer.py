@@ -1,0 +1,197 @@
+"""From a document with a cursor to the model's answers: asks, asks again where that helps."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from assistant.errors import ContextFullError, DaemonError, UnderkeelError, WorkerDiedError
+from lsp.completion.debounce import Depth
+from lsp.completion.suggestion import Source, Suggestion
+from lsp.daemon.backend import Backend
+from lsp.documents.document import Snapshot
+
+if TYPE_CHECKING:
+    from assistant.settings import CompletionSettings
+    from lsp.completion.completion_stream import Answer, Question
+    from lsp.completion.prompts import Prompts
+    from lsp.daemon.model import Served
+
+_log = logging.getLogger(__name__)
+
+_CANDIDATE_TEMPERATURE = 0.8
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How to ask.
+
+    Attributes:
+        candidates: how many answers to ask for; the first is the likeliest one.
+        urgent: a person waits; see `Backend.served`.
+        ahead: nobody waits: give way to all others, and keep quiet about what goes wrong.
+    """
+
+    candidates: int = 1
+    urgent: bool = False
+    ahead: bool = False
+
+
+class Completer:
+    """Asks the model that the backend knows.
+
+    Attributes:
+        prompts: builds the prompts; another one takes over when the workspace changes.
+    """
+
+    def __init__(self, backend: Backend, prompts: Prompts) -> None:
+        self.prompts = prompts
+        self._backend = backend
+        self._ids = itertools.count(1)
+        self._depth = Depth()
+
+    async def suggestions(
+        self, snapshot: Snapshot, settings: CompletionSettings, manner: Manner
+    ) -> list[Suggestion]:
+        """What could stand at the cursor, best first, each text once. Nothing if nothing good came.
+
+        What goes wrong is told to the editor.
+        """
+        served = self._backend.ready if manner.ahead else None
+        served = served or await self._backend.served(urgent=manner.urgent)
+        if served is None:
+            return []
+        from lsp.completion import filters
+
+        try:
+            answers = await self._ask(served, snapshot, settings, manner)
+        except UnderkeelError as error:
+            if not manner.ahead:
+                self._backend.tell(error)
+            return []
+        found: dict[str, Suggestion] = {}
+        for asked, answer in answers:
+            text = filters.apply(answer.text, asked.site)
+            if text:
+                found.setdefault(text, self._suggestion(text, answer))
+        return list(found.values())
+
+    async def warm(
+        self,
+        snapshot: Snapshot,
+        settings: CompletionSettings,
+        *,
+        rest: bool = False,
+        wanted: bool = False,
+    ) -> None:
+        """Have the prompt for the cursor evaluated, so that a question there is answered sooner.
+
+        Starts the daemon where that is needed; only that failing is told to the editor.
+
+        Args:
+            rest: the cursor rests; see `Prompts.ids`.
+            wanted: the user is typing there: as urgent as a question.
+        """
+        served = await self._backend.served()
+        if served is None:
+            return
+        from assistant.engine.types import Priority
+        from lsp.completion.completion_stream import prompt_tokens, question
+
+        asked = question(snapshot)
+        allowed = prompt_tokens(served, settings)
+        if wanted:
+            self._depth.settle(allowed)
+        budget_tokens = self._depth.tokens(allowed)
+        prompt = await self.prompts.ids(asked, served.fim, budget_tokens, rest=rest)
+        if not prompt:
+            return
+        try:
+            priority = Priority.INTERACTIVE if wanted else Priority.BACKGROUND
+            cost = await self._backend.warm(prompt, _document(snapshot, "ahead"), priority)
+            self._depth.evaluated(cost.evaluated_tokens, cost.prefill_ms)
+        except UnderkeelError as error:
+            _log.info("a prompt was not warmed, for an error of kind %s", error.code)
+
+    def _suggestion(self, text: str, answer: Answer) -> Suggestion:
+        name = f"{os.getpid()}-{next(self._ids)}"
+        return Suggestion(id=name, text=text, source=Source.MODEL, whole=answer.whole)
+
+    async def _ask(
+        self, served: Served, snapshot: Snapshot, settings: CompletionSettings, manner: Manner
+    ) -> list[tuple[Question, Answer]]:
+        """Ask, and once more where the daemon or its budget has changed meanwhile."""
+        try:
+            return await self._ask_once(served, snapshot, settings, manner)
+        except (DaemonError, WorkerDiedError, ContextFullError) as error:
+            if manner.ahead:
+                raise
+            _log.info("asking once more after an error of kind %s", error.code)
+            self._backend.forget()
+            again = await self._backend.served(urgent=True)
+            if again is None:
+                return []
+            return await self._ask_once(again, snapshot, settings, manner)
+
+    async def _ask_once(
+        self, served: Served, snapshot: Snapshot, settings: CompletionSettings, manner: Manner
+    ) -> list[tuple[Question, Answer]]:
+        from lsp.completion.completion_stream import (
+            Patience,
+            prompt_tokens,
+            question,
+            read,
+            request,
+        )
+
+        first = question(
+            snapshot,
+            control=served.fim.control,
+            document=_document(snapshot, "ahead" if manner.ahead else ""),
+            ahead=manner.ahead,
+        )
+        others = [
+            replace(
+                first,
+                document=_document(snapshot, f"candidate {seed}"),
+                temperature=_CANDIDATE_TEMPERATURE,
+                seed=seed,
+            )
+            for seed in range(1, manner.candidates)
+        ]
+        budget_tokens = self._depth.tokens(prompt_tokens(served, settings))
+        prompt = await self.prompts.ids(first, served.fim, budget_tokens)
+        self._backend.built(len(prompt), budget_tokens, self.prompts.cut)
+        if not prompt:
+            return []
+        questions = [first, *others]
+        patience = Patience(settings.first_line_ms / 1000, settings.time_limit_ms / 1000)
+        answers = await asyncio.gather(
+            *(
+                read(
+                    self._backend.complete(request(asked, prompt, served, settings)),
+                    asked,
+                    patience,
+                )
+                for asked in questions
+            ),
+            return_exceptions=True,
+        )
+        good = [
+            (asked, answer)
+            for asked, answer in zip(questions, answers, strict=True)
+            if not isinstance(answer, BaseException)
+        ]
+        for answer in answers:
+            if isinstance(answer, BaseException) and not good:
+                raise answer
+        return good
+
+
+def _document(snapshot: Snapshot, purpose: str) -> str:
+    """The name under which the daemon takes a newer question for an older one's successor."""
+    return f"{os.getpid()}:{snapshot.uri}#{purpose}"

@@ -1,0 +1,97 @@
+"""Cuts a closing bracket that has nothing left to close."""
+
+from __future__ import annotations
+
+import re
+
+from lsp.documents.site import Site
+
+_PAIRS = {")": "(", "]": "[", "}": "{"}
+_ONLY_CLOSING = re.compile(r"[\])}]+[;,]?")
+
+
+def balance_brackets(text: str, site: Site) -> str:
+    """The text before the first bracket that closes what stands after the cursor closes already.
+
+    Where closing brackets stand after the cursor, its line alone is judged: of what lies further
+    away, strings and comments would make a guess of it. Where none do, only a last line of nothing
+    but closing brackets is, against the line below.
+    """
+    if not site.line_suffix.strip():
+        return _without_what_is_closed_below(text, site)
+    room = _open_at_cursor(site)
+    stack: list[str] = []
+    for at, char in _code(text):
+        if char in _PAIRS.values():
+            stack.append(char)
+        elif char in _PAIRS:
+            opener = _PAIRS[char]
+            if stack and stack[-1] == opener:
+                stack.pop()
+            elif room.get(opener, 0) > 0:
+                room[opener] -= 1
+            else:
+                return text[:at]
+    return text
+
+
+def _without_what_is_closed_below(text: str, site: Site) -> str:
+    """`text` without last lines that close what it has not opened and the line below closes."""
+    head, line_end, last = text.rstrip().rpartition("\n")
+    below = site.next_line.strip()
+    while line_end and _ONLY_CLOSING.fullmatch(last.strip()) and below.startswith(last.strip()[0]):
+        if not _closes_more(site.line_prefix + text, last.strip()[0]):
+            break
+        text = head
+        head, line_end, last = text.rstrip().rpartition("\n")
+    return text
+
+
+def _closes_more(text: str, closer: str) -> bool:
+    """Whether brackets of one kind are closed more often than opened in `text`."""
+    chars = [char for _, char in _code(text)]
+    return chars.count(closer) > chars.count(_PAIRS[closer])
+
+
+def _open_at_cursor(site: Site) -> dict[str, int]:
+    """How many brackets of each kind the line has opened and not closed, on both sides."""
+    room = dict.fromkeys(_PAIRS.values(), 0)
+    for _, char in _code(site.line_prefix):
+        if char in room:
+            room[char] += 1
+        elif char in _PAIRS:
+            room[_PAIRS[char]] = max(room[_PAIRS[char]] - 1, 0)
+    depth = dict.fromkeys(room, 0)
+    for _, char in _code(site.line_suffix):
+        if char in depth:
+            depth[char] += 1
+        elif char in _PAIRS:
+            depth[_PAIRS[char]] -= 1
+            if depth[_PAIRS[char]] < 0:
+                room[_PAIRS[char]] -= 1
+                depth[_PAIRS[char]] = 0
+    return room
+
+
+def _code(text: str) -> list[tuple[int, str]]:
+    """The characters outside of strings that close on their line, each with its place."""
+    found: list[tuple[int, str]] = []
+    at = 0
+    while at < len(text):
+        char = text[at]
+        if char in "\"'`" and (end := _string_end(text, at)) > 0:
+            at = end
+            continue
+        found.append((at, char))
+        at += 1
+    return found
+
+
+def _string_end(text: str, start: int) -> int:
+    """Just past the string that starts at `start`; 0 if it does not end on its line."""
+    at = start + 1
+    while at < len(text) and text[at] != "\n":
+        if text[at] == text[start]:
+            return at + 1
+        at += 2 if text[at] == "\\" else 1
+    return 0

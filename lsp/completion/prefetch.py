@@ -1,0 +1,213 @@
+"""Work ahead of the user in one document: warm the prompt, and ask what follows a suggestion.
+
+Each piece of it comes after something that the user did, once, and gives way to what is asked for:
+there is no work while the user is away.
+
+Typing at a place that the cache does not hold is no guess: the next question needs that prompt, and
+all of it but what is typed meanwhile stays as it is. So it is warmed at once, and goes on while the
+user types.
+
+Whether the machine has anything to spare for work that nobody has asked for yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from lsp.completion.completer import Completer, Manner
+from lsp.completion.suggestion import Source, Suggestion, Suggestions
+from lsp.documents.document import Document, Snapshot
+from lsp.documents.positions import Place
+
+if TYPE_CHECKING:
+    from assistant.settings import CompletionSettings
+
+
+_FRESH_S = 10.0
+_BUSY_SHARE = 1.5
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine at a moment.
+
+    Attributes:
+        load: processes that run or wait for a core, for each core; a minute's average.
+        on_battery: False where there is none, or nobody knows.
+    """
+
+    load: float
+    on_battery: bool
+
+    def may_work_ahead(self, *, on_battery: bool, wanted: bool = False) -> bool:
+        """Whether to compute what may be wanted; `on_battery` is the user's word for that case.
+
+        What is `wanted` would be computed a moment later anyway: load is no reason to wait.
+        """
+        return (wanted or self.load < _BUSY_SHARE) and (on_battery or not self.on_battery)
+
+
+def look() -> Machine:
+    """The machine now."""
+    try:
+        load = os.getloadavg()[0] / (os.cpu_count() or 1)
+    except OSError:
+        load = 0.0
+    return Machine(load=load, on_battery=_on_battery())
+
+
+class Watch:
+    """The machine as it was at most a few seconds ago."""
+
+    def __init__(
+        self, look: Callable[[], Machine] = look, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._look = look
+        self._clock = clock
+        self._seen: Machine | None = None
+        self._seen_at = 0.0
+
+    def machine(self) -> Machine:
+        """What was seen last, or is seen now if that is too long ago."""
+        if self._seen is None or self._clock() - self._seen_at > _FRESH_S:
+            self._seen, self._seen_at = self._look(), self._clock()
+        return self._seen
+
+
+def _on_battery() -> bool:
+    import psutil
+
+    try:
+        battery = psutil.sensors_battery()
+    except (AttributeError, OSError, RuntimeError):
+        return False
+    return battery is not None and battery.power_plugged is False
+
+
+REST_S = 0.3
+"""A user who has done nothing for so long is reading or thinking."""
+
+_SUFFIX_CHARS = 256
+"""As much of the text after the cursor tells one place from another."""
+
+
+class Ahead:
+    """At most one piece of work for one document, waiting or going on."""
+
+    def __init__(
+        self,
+        document: Document,
+        suggestions: Suggestions,
+        completer: Completer,
+        settings: Callable[[], CompletionSettings | None],
+        watch: Watch,
+    ) -> None:
+        self._document = document
+        self._suggestions = suggestions
+        self._completer = completer
+        self._settings = settings
+        self._watch = watch
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._following = ""
+        self._wanted: asyncio.Task[None] | None = None
+        self._suffix: str | None = None
+
+    def opened(self, place: Place) -> None:
+        """The document is shown; the cursor was last at `place`."""
+        self._after(0.0, lambda settings: self._warm(place, settings))
+
+    def edited(self) -> None:
+        """The document was changed. Warm the prompt where that was: at once where the cache does
+        not hold the place, elsewhere once the user rests and nobody has asked."""
+        self._wait_no_more()
+        snapshot = self._document.snapshot(self._document.clamp(self._document.edited))
+        if self._suffix != snapshot.suffix[:_SUFFIX_CHARS]:
+            self._suffix = snapshot.suffix[:_SUFFIX_CHARS]
+            self._begin(
+                lambda settings: self._completer.warm(snapshot, settings, wanted=True), wanted=True
+            )
+        elif not self._warming:
+            self._after(REST_S, lambda settings: self._warm(self._document.edited, settings))
+
+    def asked(self, snapshot: Snapshot, *, known: bool) -> None:
+        """Somebody asks. Work goes on only if the answer was `known`, so that it may follow it, and
+        if the question needs what is being warmed."""
+        self._wait_no_more()
+        there = self._suffix == snapshot.suffix[:_SUFFIX_CHARS]
+        if not known and not (self._warming and there):
+            self._end()
+        self._suffix = snapshot.suffix[:_SUFFIX_CHARS]
+
+    async def ready(self) -> None:
+        """Wait until what the next question needs is in the cache, if that is under way."""
+        if self._wanted is not None and self._warming:
+            await asyncio.wait({self._wanted})
+
+    @property
+    def _warming(self) -> bool:
+        """Whether the prompt of the place where the user types is being evaluated."""
+        return self._wanted is not None and not self._wanted.done()
+
+    def suggested(self, snapshot: Snapshot, suggestion: Suggestion) -> None:
+        """A suggestion is shown for the cursor of `snapshot`: find out what could follow it."""
+        after = replace(snapshot, prefix=snapshot.prefix + suggestion.text)
+        under_way = self._task is not None and not self._task.done()
+        if under_way and self._following == after.prefix:
+            return  # the user types along the same suggestion
+        self._wait_no_more()
+        if self._suggestions.find(after) is None:
+            self._after(REST_S, lambda settings: self._follow(after, settings))
+
+    def stop(self) -> None:
+        """Give up all work."""
+        self._wait_no_more()
+        self._end()
+
+    def _after(
+        self, wait_s: float, work: Callable[[CompletionSettings], Coroutine[Any, Any, None]]
+    ) -> None:
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._begin, work)
+
+    def _begin(
+        self,
+        work: Callable[[CompletionSettings], Coroutine[Any, Any, None]],
+        *,
+        wanted: bool = False,
+    ) -> None:
+        self._timer = None
+        settings = self._settings()
+        if settings is None or not settings.enabled or not settings.ahead:
+            return
+        machine = self._watch.machine()
+        if not machine.may_work_ahead(on_battery=settings.ahead_on_battery, wanted=wanted):
+            return
+        self._end()
+        self._following = ""
+        self._task = asyncio.create_task(work(settings))
+        self._wanted = self._task if wanted else None
+
+    def _wait_no_more(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    async def _warm(self, place: Place, settings: CompletionSettings) -> None:
+        snapshot = self._document.snapshot(self._document.clamp(place))
+        self._suffix = snapshot.suffix[:_SUFFIX_CHARS]
+        await self._completer.warm(snapshot, settings, rest=True)
+
+    async def _follow(self, after: Snapshot, settings: CompletionSettings) -> None:
+        self._following = after.prefix
+        for found in await self._completer.suggestions(after, settings, Manner(ahead=True)):
+            self._suggestions.keep(after, replace(found, source=Source.AHEAD))

@@ -1,0 +1,242 @@
+"""Prompts from open documents and the workspace around them.
+
+The library that builds them keeps trees and an index and wants one thread for itself: it gets one
+here, so that the editor is never kept waiting by a parse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import unquote, urlsplit
+
+if TYPE_CHECKING:
+    from context import Document, Explanation, Workspace
+    from lsp.completion.completion_stream import Question
+    from lsp.daemon.model import Fim
+
+T = TypeVar("T")
+
+_REGION_BYTES = 2000
+_SEEN_BYTES = 500  # around where the cursor was, which one sees too
+_STUDIED = 4
+_STOP_LIMIT_S = 2.0
+
+
+@dataclass
+class _Visit:
+    """The region that is being worked on; it is noted as visited when it is left."""
+
+    document: Document
+    start_byte: int
+    stop_byte: int
+
+    def takes_in(self, document: Document, cursor_byte: int) -> bool:
+        """Whether a cursor belongs to this region; if so, the region reaches to it from now on."""
+        near = range(self.start_byte - _REGION_BYTES, self.stop_byte + _REGION_BYTES + 1)
+        if document is not self.document or cursor_byte not in near:
+            return False
+        self.start_byte = min(self.start_byte, cursor_byte)
+        self.stop_byte = max(self.stop_byte, cursor_byte)
+        return True
+
+
+class Prompts:
+    """Builds prompts for one workspace.
+
+    Args:
+        roots: the workspace's folders; may be none.
+        index: whether other files of the workspace may be read, and shown to the model.
+        excludes: patterns, in .gitignore's form, of files that are never shown to it.
+    """
+
+    def __init__(
+        self, roots: Sequence[Path] = (), *, index: bool = True, excludes: Sequence[str] = ()
+    ) -> None:
+        self._roots = tuple(roots)
+        self._index = index
+        self._excludes = tuple(excludes)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prompts")
+        self._workspace: Workspace | None = None
+        self._fim: Fim | None = None
+        self._documents: dict[Path, Document] = {}
+        self._studied: dict[Path, Document] = {}
+        self._visit: _Visit | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
+        self.cut: tuple[str, ...] = ()
+        """What was left out of the last prompt, one phrase each."""
+
+    async def ids(
+        self, asked: Question, fim: Fim, budget_tokens: int, *, rest: bool = False
+    ) -> tuple[int, ...]:
+        """The prompt for a question as token ids, at most `budget_tokens`.
+
+        Empty where nothing fits, and for a file that may hold secrets.
+
+        Args:
+            rest: the cursor rests, so that a better start of the prompt is worth its evaluation.
+        """
+        loop = asyncio.get_running_loop()
+        made = await loop.run_in_executor(
+            self._thread, self._build, asked, fim, budget_tokens, rest
+        )
+        self._keep_index()
+        return made
+
+    async def study(self, uri: str, text: str, look: Callable[[Document], T]) -> T:
+        """What `look` finds in a document, parsed as it is now. It needs no model."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._thread, lambda: look(self._studied_document(_path(uri), text))
+        )
+
+    async def explanation(
+        self,
+        uri: str,
+        text: str,
+        fim: Fim,
+        look: Callable[[Workspace, Document], Explanation],
+    ) -> Explanation:
+        """What a model should see of a document and its workspace, counted in `fim`'s tokens."""
+
+        def found() -> Explanation:
+            workspace = self._workspace_for(fim)
+            return look(workspace, self._studied_document(_path(uri), text))
+
+        made = await asyncio.get_running_loop().run_in_executor(self._thread, found)
+        self._keep_index()
+        return made
+
+    async def close(self, uri: str) -> None:
+        """The editor has closed a document."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._forget, _path(uri))
+
+    async def aclose(self) -> None:
+        """End the thread, and stop following the files."""
+        self._stop.set()
+        if self._workspace is not None:
+            self._workspace.index.stop()
+            if self._keeping is not None:
+                await asyncio.wait({self._keeping}, timeout=_STOP_LIMIT_S)
+                self._keeping.cancel()
+            self._thread.submit(self._workspace.index.close)
+        self._thread.shutdown(wait=False)
+
+    def _keep_index(self) -> None:
+        """Have the index follow the files, once there is one."""
+        wanted = self._index and self._roots
+        if self._keeping is None and wanted and self._workspace is not None:
+            from context.index import project_index
+
+            self._keeping = asyncio.create_task(
+                project_index.keep(self._workspace.index, self._stop)
+            )
+
+    # In the thread.
+
+    def _build(self, asked: Question, fim: Fim, budget_tokens: int, rest: bool) -> tuple[int, ...]:
+        workspace = self._workspace_for(fim)
+        path = _path(asked.snapshot.uri)
+        document = self._documents.get(path)
+        if document is None:
+            document = self._documents[path] = workspace.open(path, asked.prompt_text)
+        before, edited_chars = document.text, document.edited_chars
+        document.replace(asked.prompt_text)
+        cursor_byte = asked.prompt_cursor_byte
+        prompt = workspace.prompt(document, cursor_byte, budget_tokens - len(fim.start), rest=rest)
+        self.cut = prompt.cut
+        if asked.imagined:
+            document.replace(before)  # nobody has typed what the question supposes
+            document.edited_chars = edited_chars
+        else:
+            self._visited(workspace, document, cursor_byte)
+        return fim.start + prompt.ids if prompt.ids else ()
+
+    def _studied_document(self, path: Path, text: str) -> Document:
+        """A document of its own: what is studied must not look like typing to the prompts."""
+        from context import Document
+
+        place = self._workspace.index.place(path) if self._workspace is not None else None
+        root, relative = (str(place[0]), place[1]) if place else ("", str(path))
+        document = self._studied.pop(path, None)
+        if document is None or (document.root, document.path) != (root, relative):
+            document = Document(root, relative, text)
+        document.replace(text)
+        self._studied[path] = document
+        while len(self._studied) > _STUDIED:
+            del self._studied[next(iter(self._studied))]
+        return document
+
+    def _workspace_for(self, fim: Fim) -> Workspace:
+        if self._workspace is None:
+            from context import Workspace
+
+            self._workspace = Workspace(
+                self._roots,
+                fim.counter,
+                fim.layout,
+                fim.special,
+                store=index_file(self._roots) if self._index and self._roots else None,
+                excludes=self._excludes,
+            )
+        elif fim is not self._fim:
+            self._workspace.use_model(fim.counter, fim.layout, fim.special)
+        self._fim = fim
+        return self._workspace
+
+    def _visited(self, workspace: Workspace, document: Document, cursor_byte: int) -> None:
+        if self._roots and not self._index:
+            return  # a region of one file must not show in the prompts of another
+        visit = self._visit
+        if visit is not None and visit.takes_in(document, cursor_byte):
+            return
+        if visit is not None:
+            first = max(0, visit.start_byte - _SEEN_BYTES)
+            workspace.visited(visit.document, first, visit.stop_byte + _SEEN_BYTES)
+        self._visit = _Visit(document, cursor_byte, cursor_byte)
+
+    def _forget(self, path: Path) -> None:
+        self._studied.pop(path, None)
+        document = self._documents.pop(path, None)
+        if document is None or self._workspace is None:
+            return
+        self._workspace.close(document)
+        if self._visit is not None and self._visit.document is document:
+            self._visit = None
+
+
+def index_file(roots: Sequence[Path]) -> Path:
+    """Where the index of a workspace is kept between sessions."""
+    from assistant import paths
+
+    name = hashlib.sha256("\n".join(map(str, roots)).encode("utf-8", "replace")).hexdigest()
+    return paths.cache_dir() / "index" / f"{name[:24]}.db"
+
+
+@cache
+def _path(uri: str) -> Path:
+    """The file that a URI names; of other schemes, a path that is in no workspace."""
+    path = path_of(uri)
+    try:
+        if path is not None:
+            return path.resolve()
+        return Path(unquote(urlsplit(uri).path) or "untitled")
+    except (OSError, ValueError):  # a NUL, or too long: no file has such a name
+        return Path("untitled")
+
+
+def path_of(uri: str) -> Path | None:
+    """The path of a `file` URI; None for any other."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return None
+    return Path(unquote(parts.path)) if parts.scheme == "file" and parts.path else None

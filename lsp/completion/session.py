@@ -1,0 +1,305 @@
+"""One editor's session: its documents, and what is suggested in them and when."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsp.actions.scene import Scene, scene_of
+from lsp.completion.acceptance_stats import Tally
+from lsp.completion.completer import Completer, Manner
+from lsp.completion.debounce import Rhythm
+from lsp.completion.prefetch import Ahead, Watch
+from lsp.completion.prompts import Prompts, path_of
+from lsp.completion.suggestion import Suggestion, Suggestions
+from lsp.daemon.backend import Backend
+from lsp.documents.document import Document, Snapshot
+from lsp.documents.positions import Encoding, Place
+
+if TYPE_CHECKING:
+    from assistant.settings import CompletionSettings
+
+Position = tuple[int, int]
+"""A client position: line and units, both from 0."""
+
+_START = Place(0, 0)
+_CANDIDATES = 3
+_BINARY = "\0"
+_LOOK_CHARS = 4096
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A change of a document; without positions `text` is the whole new text."""
+
+    text: str
+    start: Position | None = None
+    end: Position | None = None
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The entry that is selected in the editor's completion list: `text` would replace a range."""
+
+    start: Position
+    end: Position
+    text: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """A suggestion as the editor gets it.
+
+    Attributes:
+        start, end: on one line; `text` takes the place of what stands between them.
+    """
+
+    id: str
+    text: str
+    start: Position
+    end: Position
+
+
+@dataclass
+class _Open:
+    """An open document with what is known about the work on it; `cursor` was last seen there."""
+
+    document: Document
+    suggestions: Suggestions
+    ahead: Ahead
+    cursor: Place = _START
+    rhythm: Rhythm = field(default_factory=Rhythm)
+    running: asyncio.Task[list[Suggestion]] | None = None
+
+
+class Session:
+    """The documents of one editor.
+
+    Attributes:
+        settings: how to complete, once `configure` was called; nothing is suggested before.
+        encoding: what the client counts positions in; set before any document is opened.
+        roots: the folders of the workspace.
+        tally: what became of the suggestions.
+        backend: the way to the model.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Callable[[], float] = time.monotonic,
+        watch: Watch | None = None,
+    ) -> None:
+        self.settings: CompletionSettings | None = None
+        self.roots: tuple[Path, ...] = ()
+        self.encoding = Encoding.UTF16
+        self.tally = Tally(lambda uri: found.text if (found := self.document(uri)) else None)
+        self.backend = backend
+        self._completer = Completer(backend, Prompts())
+        self._seen: tuple[object, ...] = ()
+        self._chores: set[asyncio.Task[None]] = set()
+        self._clock = clock
+        self._watch = watch or Watch()
+        self._open: dict[str, _Open] = {}
+        self._cursors: dict[str, Place] = {}
+
+    def configure(self, settings: CompletionSettings | None, roots: Iterable[Path]) -> None:
+        """Complete by these settings, in this workspace, from now on."""
+        self.settings, self.roots = settings, tuple(roots)
+        index = settings is not None and settings.workspace
+        excludes = settings.excludes if settings is not None else ()
+        seen = (self.roots, index, excludes)
+        if seen != self._seen:
+            self._seen = seen
+            self._do(self._completer.prompts.aclose())
+            self._completer.prompts = Prompts(self.roots, index=index, excludes=excludes)
+
+    @property
+    def prompts(self) -> Prompts:
+        """What builds prompts in the workspace as it is now."""
+        return self._completer.prompts
+
+    def document(self, uri: str) -> Document | None:
+        """An open document."""
+        found = self._open.get(uri)
+        return found.document if found else None
+
+    def scene(self, uri: str, start: Position = (0, 0), end: Position = (0, 0)) -> Scene | None:
+        """An open document as it is now, and a range of it; none for one that is no text."""
+        document = self.document(uri)
+        scene = scene_of(document, start, end) if document is not None else None
+        return scene if scene is not None and _BINARY not in scene.text[:_LOOK_CHARS] else None
+
+    def uri_at(self, path: Path) -> str | None:
+        """The URI under which the editor has a file open."""
+        return next((uri for uri in self._open if path_of(uri) == path), None)
+
+    def open(self, uri: str, text: str, version: int, language: str) -> None:
+        """The editor has opened a document."""
+        self.close(uri)
+        document = Document(uri, text, encoding=self.encoding, version=version, language=language)
+        suggestions = Suggestions()
+        ahead = Ahead(document, suggestions, self._completer, lambda: self.settings, self._watch)
+        self._open[uri] = _Open(document, suggestions, ahead)
+        if self.wanted(language):
+            ahead.opened(self._cursors.get(uri, _START))
+
+    def change(self, uri: str, version: int, edits: Iterable[Edit]) -> None:
+        """The editor has changed a document. One that was never opened is left alone."""
+        found = self._open.get(uri)
+        if found is None:
+            return
+        for edit in edits:
+            if edit.start is None or edit.end is None:
+                found.document.replace_all(edit.text)
+            else:
+                self._tell_tally(found.document, edit.start, edit.end, edit.text)
+                found.document.replace(edit.start, edit.end, edit.text)
+        found.document.version = version
+        found.cursor = found.document.edited
+        found.rhythm.key(self._clock())
+        if self.wanted(found.document.language):
+            found.ahead.edited()
+
+    def close(self, uri: str) -> None:
+        """The editor has closed a document; what was asked for it is given up."""
+        self.tally.closed(uri)
+        found = self._open.pop(uri, None)
+        if found is None:
+            return
+        self._cursors[uri] = found.cursor
+        found.ahead.stop()
+        if found.running is not None:
+            found.running.cancel()
+        self._do(self._completer.prompts.close(uri))
+
+    def wanted(self, language: str) -> bool:
+        """Whether documents of a language get suggestions."""
+        settings = self.settings
+        return settings is not None and settings.enabled and language not in settings.languages_off
+
+    async def suggest(
+        self, uri: str, position: Position, *, invoked: bool, selected: Selected | None = None
+    ) -> list[Item]:
+        """Suggestions for a position.
+
+        A newer call for the same document ends an older one, which then returns nothing. An answer
+        that comes when the document has changed is kept, not returned.
+
+        Args:
+            invoked: a person asked for it: at once, and several.
+        """
+        found = self._open.get(uri)
+        settings = self.settings
+        if found is None or settings is None or not self.wanted(found.document.language):
+            return []
+        document = found.document
+        asked_at = self._clock()
+        place = found.cursor = document.place(*position)
+        taken = _Taken(place) if selected is None else _taken(selected, document, place)
+        if taken is None:
+            return []  # the editor shows only what goes on with the selected entry
+        snapshot = document.snapshot(place)
+        if _BINARY in snapshot.prefix[-_LOOK_CHARS:] + snapshot.suffix[:_LOOK_CHARS]:
+            return []
+        snapshot = replace(snapshot, prefix=snapshot.prefix + taken.more)
+        if found.running is not None:
+            found.running.cancel()
+        task = asyncio.create_task(self._suggestions(found, snapshot, settings, invoked=invoked))
+        found.running = task
+        try:
+            suggestions = await task
+        except asyncio.CancelledError:
+            if _cancelling():
+                raise  # the client gave this request up
+            return []  # a newer request took its place
+        finally:
+            if found.running is task:
+                found.running = None
+        if document.version != snapshot.version:
+            return []
+        ends = document.position(taken.start), document.position(place)
+        items = [Item(one.id, taken.text + one.text, *ends) for one in suggestions]
+        latency_ms = 1000 * (self._clock() - asked_at)
+        where = uri, document.language, document.offset(taken.start)
+        for item in items:
+            self.tally.offered(item.id, where, item.text, latency_ms)
+        return items
+
+    def shown(self, suggestion_id: str) -> None:
+        """A suggestion became visible."""
+        self.tally.shown(suggestion_id)
+
+    def accepted(self, suggestion_id: str, units: int | None = None) -> None:
+        """A suggestion was taken, or a word or a line of it: up to `units` of UTF-16."""
+        self.tally.accepted(suggestion_id, units)
+
+    async def aclose(self) -> None:
+        """Give up all work and end the connection."""
+        for uri in list(self._open):
+            self.close(uri)
+        await self.tally.aclose()
+        await asyncio.gather(*self._chores, return_exceptions=True)
+        await self._completer.prompts.aclose()
+        await self.backend.aclose()
+
+    def _tell_tally(self, document: Document, start: Position, end: Position, text: str) -> None:
+        if self.tally.watches(document.uri):
+            first, last = sorted((document.place(*start), document.place(*end)))
+            at = document.offset(first)
+            self.tally.edited(document.uri, at, document.offset(last) - at, len(text))
+
+    def _do(self, chore: Coroutine[Any, Any, None]) -> None:
+        """Have something done that nobody waits for."""
+        task = asyncio.get_running_loop().create_task(chore)
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+    async def _suggestions(
+        self, found: _Open, snapshot: Snapshot, settings: CompletionSettings, *, invoked: bool
+    ) -> list[Suggestion]:
+        kept = None if invoked else found.suggestions.find(snapshot)
+        found.ahead.asked(snapshot, known=kept is not None)
+        if kept is not None:
+            found.ahead.suggested(snapshot, kept)
+            return [kept]
+        if not invoked:
+            await asyncio.sleep(found.rhythm.wait_s(self._clock(), settings.debounce_ms / 1000))
+        await found.ahead.ready()
+        asked_at = self._clock()
+        manner = Manner(candidates=_CANDIDATES, urgent=True) if invoked else Manner()
+        made = await self._completer.suggestions(snapshot, settings, manner)
+        found.rhythm.answered(self._clock() - asked_at)
+        for suggestion in reversed(made):
+            found.suggestions.keep(snapshot, suggestion)
+        if made and found.document.version == snapshot.version:
+            found.ahead.suggested(snapshot, made[0])
+        return made
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What taking the selected entry would do: `text` from `start`, of which `more` is new."""
+
+    start: Place
+    text: str = ""
+    more: str = ""
+
+
+def _taken(selected: Selected, document: Document, place: Place) -> _Taken | None:
+    """None if the entry does not go on with what stands before the cursor, or reaches past it."""
+    start, end = document.place(*selected.start), document.place(*selected.end)
+    if start.line != place.line or start.column > place.column or end != place:
+        return None
+    typed = document.line(place.line)[start.column : place.column]
+    if "\n" in selected.text or not selected.text.startswith(typed):
+        return None
+    return _Taken(start, selected.text, selected.text[len(typed) :])
+
+
+def _cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

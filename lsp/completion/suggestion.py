@@ -1,0 +1,120 @@
+"""What is shown: suggestions, and those kept for when the user types along or comes back. Pure."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from lsp.documents.document import Snapshot
+
+_BEFORE_CHARS = 2048
+_AFTER_CHARS = 512
+_BACKSPACES = 24
+_CLOSERS = ")]}>\"'`"
+
+
+class Source(StrEnum):
+    """Where a suggestion came from."""
+
+    MODEL = "model"
+    CACHE = "cache"
+    AHEAD = "ahead"
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A text to put at the cursor.
+
+    Attributes:
+        id: names it in what the editor says about it later.
+        text: what would stand after the cursor; line ends are `\\n`.
+        whole: the model had no more to say here; if not, more can follow it.
+    """
+
+    id: str
+    text: str
+    source: Source
+    whole: bool = True
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A suggestion with as much of the text around it as has to be the same for it to be true."""
+
+    length: int
+    before: str
+    after: str
+    suggestion: Suggestion
+
+
+class Suggestions:
+    """The latest suggestions of one document.
+
+    One is found again while the user types along it, by letter or by word, goes back a few letters,
+    or returns to where it was shown. All that stands around the cursor must be what it was.
+    """
+
+    def __init__(self, capacity: int = 48) -> None:
+        self._kept: OrderedDict[tuple[int, str], _Kept] = OrderedDict()
+        self._capacity = capacity
+
+    def keep(self, snapshot: Snapshot, suggestion: Suggestion) -> None:
+        """Remember a suggestion for the cursor of `snapshot`."""
+        kept = _Kept(
+            length=len(snapshot.prefix),
+            before=snapshot.prefix[-_BEFORE_CHARS:],
+            after=snapshot.suffix[:_AFTER_CHARS],
+            suggestion=suggestion,
+        )
+        key = (kept.length, suggestion.text)
+        self._kept[key] = kept
+        self._kept.move_to_end(key)
+        while len(self._kept) > self._capacity:
+            self._kept.popitem(last=False)
+
+    def find(self, snapshot: Snapshot) -> Suggestion | None:
+        """What is left to suggest of the newest suggestion that is true at the cursor."""
+        for kept in reversed(self._kept.values()):
+            text = _rest(kept, snapshot)
+            if text:
+                return replace(kept.suggestion, text=text, source=Source.CACHE)
+        return None
+
+
+def _rest(kept: _Kept, snapshot: Snapshot) -> str:
+    """What of a kept suggestion is still to come at the cursor; empty if it is not true there."""
+    typed = len(snapshot.prefix) - kept.length
+    text = kept.suggestion.text
+    if typed >= len(text) or typed < -min(_BACKSPACES, len(kept.before)):
+        return ""
+    if typed >= 0:
+        before, rest = kept.before + text[:typed], text[typed:]
+    else:
+        before, rest = kept.before[:typed], kept.before[typed:] + text
+        if "\n" in kept.before[typed:]:
+            return ""
+    if not snapshot.prefix.endswith(before):
+        return ""
+    closed = _closed_by_editor(kept, snapshot)
+    if closed is None:
+        return ""
+    if closed:
+        from lsp.completion import filters
+        from lsp.documents.site import Site
+
+        site = Site(snapshot.prefix, snapshot.suffix, snapshot.language)
+        return filters.apply(rest, site)
+    return rest
+
+
+def _closed_by_editor(kept: _Kept, snapshot: Snapshot) -> str | None:
+    """The brackets or quotes that the editor has added after the cursor; None for other changes."""
+    for count in range(3):
+        added = snapshot.suffix[:count]
+        if added.strip(_CLOSERS):
+            return None
+        # Only part of the text after the cursor was kept; at the document's end there is no more.
+        if snapshot.suffix[count : count + _AFTER_CHARS] == kept.after:
+            return added
+    return None

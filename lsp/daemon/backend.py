@@ -1,0 +1,266 @@
+"""The way to a model: connects to the daemon when first needed, again when it is lost, and knows
+what is served and how to write prompts for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Protocol
+
+from assistant.errors import DaemonError, UnderkeelError
+from lsp.daemon.status import Health, facts_of, told
+from lsp.editor import Editor, Severity, text_of
+
+if TYPE_CHECKING:
+    from assistant.client import ChatMessage, CompletionChunk, CompletionRequest, Props, Status
+    from assistant.engine.types import ModelInfo, Priority, Timings
+    from lsp.daemon.model import Served
+
+_FIRST_RETRY_S = 5.0
+_LAST_RETRY_S = 120.0
+_SERVING = {"ready", "released"}
+
+
+class Client(Protocol):
+    """The part of `assistant.client.DaemonClient` that the language server uses."""
+
+    async def wait_ready(
+        self, on_progress: Callable[[str, float], None] | None = None
+    ) -> ModelInfo: ...
+
+    async def props(self) -> Props: ...
+
+    async def status(self) -> Status: ...
+
+    def complete(self, request: CompletionRequest) -> AsyncGenerator[CompletionChunk, None]: ...
+
+    def chat(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        max_tokens: int = ...,
+        document: str = ...,
+        budget_tokens: int = ...,
+    ) -> AsyncGenerator[CompletionChunk, None]: ...
+
+    async def warm(
+        self, prompt: tuple[int, ...], document: str = "", priority: Priority = ...
+    ) -> Timings: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Backend:
+    """One connection for all documents.
+
+    What goes wrong is told to the editor once; the same words again are not, until it worked in
+    between or a person asks. After a failure the next try waits: 5 s, then twice as long each time.
+    """
+
+    def __init__(
+        self,
+        editor: Editor,
+        connect: Callable[[], Client] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._editor = editor
+        self._connect = connect or _daemon_client
+        self._clock = clock
+        self._client: Client | None = None
+        self._served: Served | None = None
+        self._connecting: asyncio.Task[Served] | None = None
+        self._told = ""
+        self._failure: UnderkeelError | None = None
+        self._running = 0
+        self._retry_s = 0.0
+        self._retry_at = 0.0
+        self._known: dict[str, Any] = {}
+        self._prompt: dict[str, Any] | None = None
+        self._health = Health(lambda: self._connected_client().status(), self._healthy)
+
+    @property
+    def ready(self) -> Served | None:
+        """What is served, if that is known already."""
+        return self._served
+
+    async def served(self, *, urgent: bool = False) -> Served | None:
+        """What is served; starts the daemon and waits for its model where that is needed.
+
+        All callers wait for one connection; cancelling one of them leaves it to the others.
+
+        Args:
+            urgent: a person waits, so try at once even if the last try has just failed.
+
+        Returns:
+            None if there is no model to be had; the editor has been told why.
+        """
+        if self._served is not None:
+            return self._served
+        if self._connecting is None:
+            if not urgent and self._clock() < self._retry_at:
+                return None
+            if urgent:
+                self._told = ""
+            self._connecting = asyncio.create_task(self._load())
+            self._connecting.add_done_callback(self._connected)
+        try:
+            return await asyncio.shield(self._connecting)
+        except UnderkeelError as error:
+            self._failure = error
+            return None
+
+    async def needed(self) -> Served:
+        """What is served, for a person who waits.
+
+        Raises:
+            UnderkeelError: why there is no model to be had; the editor has been told it too.
+        """
+        served = await self.served(urgent=True)
+        if served is None:
+            raise self._failure or DaemonError("no model is to be had", advice="Try again")
+        return served
+
+    async def complete(self, request: CompletionRequest) -> AsyncGenerator[CompletionChunk, None]:
+        """Stream an answer, as `DaemonClient.complete`; what fails after one is news."""
+        async with aclosing(self._followed(self._connected_client().complete(request))) as stream:
+            async for chunk in stream:
+                if chunk.stop and self._served is not None:
+                    self._served = self._served.with_budget(chunk.budget)
+                yield chunk
+
+    async def chat(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        max_tokens: int,
+        document: str,
+        budget_tokens: int,
+    ) -> AsyncGenerator[CompletionChunk, None]:
+        """Stream the next turn of a conversation, as `DaemonClient.chat`."""
+        answer = self._connected_client().chat(
+            messages, max_tokens=max_tokens, document=document, budget_tokens=budget_tokens
+        )
+        async with aclosing(self._followed(answer)) as stream:
+            async for chunk in stream:
+                if chunk.stop and self._served is not None:
+                    self._served = self._served.with_explain_budget(chunk.budget)
+                yield chunk
+
+    async def warm(self, prompt: tuple[int, ...], document: str, priority: Priority) -> Timings:
+        """Evaluate a prompt ahead of its question, as `DaemonClient.warm`."""
+        return await self._connected_client().warm(prompt, document, priority)
+
+    def forget(self) -> None:
+        """A request failed so that nothing known about the daemon holds: connect anew."""
+        self._served = None
+
+    def tell(self, error: UnderkeelError) -> None:
+        """Tell the editor what went wrong, unless that was the last thing it was told."""
+        text = text_of(error)
+        if text != self._told:
+            self._told = text
+            self._editor.message(Severity.ERROR, text)
+
+    async def aclose(self) -> None:
+        """End the connection; a load that is going on goes on in the daemon."""
+        await self._health.aclose()
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def _load(self) -> Served:
+        try:
+            # The imports take a third of a second: they must not hold up the editor.
+            await asyncio.to_thread(_import_all)
+            from lsp.daemon.model import Served
+
+            client = self._connected_client()
+            info = await client.wait_ready(self._editor.loading)
+            props = await client.props()
+            return await asyncio.to_thread(Served.of, info, props.budget, props.explain_budget)
+        finally:
+            self._editor.loaded()
+
+    async def _followed(
+        self, answer: AsyncGenerator[CompletionChunk, None]
+    ) -> AsyncGenerator[CompletionChunk, None]:
+        """An answer during which the editor shows that the model is busy."""
+        self._running += 1
+        self._editor.serving(busy=True)
+        try:
+            async with aclosing(answer) as stream:
+                async for chunk in stream:
+                    self._told = ""
+                    yield chunk
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._editor.serving(busy=False, **self._facts())
+            self._health.worked()
+
+    def _connected_client(self) -> Client:
+        if self._client is None:
+            self._client = self._connect()
+        return self._client
+
+    def _facts(self) -> dict[str, Any]:
+        if self._served is None:
+            return {}
+        facts = {**self._known, "model": self._served.info.name}
+        return facts | {"budget": told(self._served.budget), "prompt": self._prompt}
+
+    def built(self, prompt_tokens: int, budget_tokens: int, cut: Sequence[str]) -> None:
+        """A prompt was built: under which budget, and what was left out of it."""
+        self._prompt = {
+            "tokens": prompt_tokens,
+            "budgetTokens": budget_tokens,
+            "cut": list(cut),
+        }
+
+    def _healthy(self, status: Status) -> None:
+        """The daemon has said how it is."""
+        if self._served is None or status.state.value not in _SERVING:
+            return
+        from msgspec.structs import replace
+
+        self._served = self._served.with_budget(status.budget)
+        if status.model is not None and status.model.name == self._served.info.name:
+            info = replace(self._served.info, n_ctx=status.model.n_ctx)
+            self._served = self._served.with_info(info)
+        self._known = facts_of(status)
+        self._editor.serving(busy=self._running > 0, **self._facts())
+
+    def _connected(self, task: asyncio.Task[Served]) -> None:
+        self._connecting = None
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            self._served = task.result()
+            self._failure = None
+            self._retry_s = self._retry_at = 0.0
+            self._editor.serving(busy=False, **self._facts())
+            self._health.worked()
+        elif isinstance(error, UnderkeelError):
+            self._fail(error)
+        else:
+            self._fail(UnderkeelError(f"the daemon cannot be used ({error!r})"))
+
+    def _fail(self, error: UnderkeelError) -> None:
+        self._retry_s = min(max(2 * self._retry_s, _FIRST_RETRY_S), _LAST_RETRY_S)
+        self._retry_at = self._clock() + self._retry_s
+        self.tell(error)
+
+
+def _daemon_client() -> Client:
+    from assistant.client import DaemonClient
+
+    return DaemonClient()
+
+
+def _import_all() -> None:
+    import context  # noqa: F401
+    import lsp.completion.completion_stream  # noqa: F401

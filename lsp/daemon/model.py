@@ -1,0 +1,126 @@
+"""The model that is served, as the language server needs to know it: tokens, layout, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from assistant.engine.types import Counting, ModelInfo
+from assistant.errors import VocabularyError
+from assistant.models import families, vocabulary
+from assistant.models.estimate import Estimate
+from assistant.wire import BudgetNow
+from context import FimLayout, TokenCounter
+from context.syntax.tokens import Encoder
+
+
+@dataclass(frozen=True)
+class Fim:
+    """How to write a fill-in-the-middle prompt as token ids.
+
+    Attributes:
+        counter: the model's own tokens; remembers what it has encoded.
+        special: id of each special token's text.
+        control: texts that must not show in an answer.
+        start: ids that every prompt begins with (BOS, where the model wants one).
+    """
+
+    layout: FimLayout
+    counter: TokenCounter
+    special: Mapping[str, int]
+    control: tuple[str, ...] = ()
+    start: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the daemon serves.
+
+    Attributes:
+        fim: how to write prompts for it.
+        budget: the prompt tokens allowed, as last heard; None where the daemon does not say.
+        explain_budget: the same for explanations and edits.
+    """
+
+    info: ModelInfo
+    fim: Fim
+    budget: BudgetNow | None = None
+    explain_budget: BudgetNow | None = None
+
+    @classmethod
+    def of(
+        cls, info: ModelInfo, budget: BudgetNow | None, explain_budget: BudgetNow | None = None
+    ) -> Served:
+        """Read the vocabulary of the model's file; takes a second or so the first time.
+
+        Where there is none, as for a server that only takes texts, tokens are estimated.
+
+        Raises:
+            VocabularyError: this model's tokens cannot be counted here, or it completes no text.
+        """
+        return cls(info=info, fim=_fim(info), budget=budget, explain_budget=explain_budget)
+
+    def with_info(self, info: ModelInfo) -> Served:
+        """The same model in another shape."""
+        return replace(self, info=info)
+
+    def with_budget(self, budget: BudgetNow | None) -> Served:
+        return replace(self, budget=budget) if budget is not None else self
+
+    def with_explain_budget(self, budget: BudgetNow | None) -> Served:
+        return replace(self, explain_budget=budget) if budget is not None else self
+
+    def prompt_tokens(self, wanted: int, answer_tokens: int) -> int:
+        """The most that a prompt may take now, if it would like to take `wanted`."""
+        return self._within(self.budget, wanted, answer_tokens)
+
+    def explain_tokens(self, wanted: int, answer_tokens: int) -> int:
+        """The same for the messages of an explanation or an edit."""
+        return self._within(self.explain_budget, wanted, answer_tokens)
+
+    def _within(self, budget: BudgetNow | None, wanted: int, answer_tokens: int) -> int:
+        limits = [wanted]
+        if self.info.n_ctx:
+            limits.append(self.info.n_ctx - answer_tokens)
+        if budget is not None:
+            limits.append(budget.tokens)
+        return max(min(limits), 0)
+
+
+def _fim(info: ModelInfo) -> Fim:
+    if info.counting is Counting.ESTIMATE:
+        return _estimated(info)
+    if not info.vocabulary_path:
+        raise _unusable(info, "it says no file whose vocabulary could be read")
+    words = vocabulary.load(Path(info.vocabulary_path))
+    layout = families.layout_named(info.family) if info.family else families.layout_for(words)
+    if layout is None or not words.special.keys() >= set(layout.tokens.values()):
+        raise _unusable(info, "it does not complete text")
+    return Fim(
+        layout=layout,
+        counter=Encoder(words),
+        special=words.special,
+        control=tuple(words.control),
+        start=(words.bos,) if words.add_bos and words.bos >= 0 else (),
+    )
+
+
+def _estimated(info: ModelInfo) -> Fim:
+    """For a server that tells nobody its tokens: the family by name, counts from above."""
+    layout = families.layout_named(info.family or info.name)
+    words = Estimate()
+    return Fim(
+        layout=layout,
+        counter=Encoder(words),
+        special=words.special,
+        control=tuple(words.special),
+    )
+
+
+def _unusable(info: ModelInfo, why: str) -> VocabularyError:
+    return VocabularyError(
+        f"the model cannot be used for ghost text: {why}",
+        subject=info.name,
+        advice="Serve another one: underkeel models",
+    )

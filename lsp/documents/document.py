@@ -1,0 +1,283 @@
+"""A document as the editor sees it now: its text, its version, and its positions.
+
+Text as lines, kept in blocks, so that an edit costs its neighbourhood and not the whole file.
+
+A line ends at `\n`, `\r\n` or a lone `\r` and at nothing else (LSP 3.18, "Text Documents"):
+form feed, U+0085, U+2028 and their like are ordinary characters. Every line keeps its end; the last
+line is the one without an end, and may be empty.
+"""
+
+from __future__ import annotations
+
+import io
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+from lsp.documents.positions import Encoding, Place, body, clean, to_column, to_units
+
+BLOCK_LINES = 512
+
+
+def split(text: str) -> list[str]:
+    """The lines of `text`, each with its end. There is always at least one."""
+    lines = list(io.StringIO(text, newline=""))
+    if not lines or lines[-1].endswith(("\n", "\r")):
+        lines.append("")
+    return lines
+
+
+class _Block:
+    """A run of lines that remembers its own text and size until it is edited."""
+
+    __slots__ = ("_bytes", "_text", "lines")
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+        self._text: str | None = None
+        self._bytes: int | None = None
+
+    @property
+    def text(self) -> str:
+        if self._text is None:
+            self._text = "".join(self.lines)
+        return self._text
+
+    @property
+    def utf8_bytes(self) -> int:
+        if self._bytes is None:
+            text = self.text
+            self._bytes = len(text) if text.isascii() else len(text.encode())
+        return self._bytes
+
+    def replace(self, first: int, last: int, lines: Sequence[str]) -> None:
+        self.lines[first : last + 1] = lines
+        self._text = self._bytes = None
+
+
+class Lines:
+    """The lines of one document. Counts from 0."""
+
+    def __init__(self, text: str) -> None:
+        self._blocks = _blocks(split(text))
+        self._starts: list[int] = []
+        self._index()
+
+    def __len__(self) -> int:
+        return self._starts[-1] + len(self._blocks[-1].lines)
+
+    def __getitem__(self, line: int) -> str:
+        block = self.block_of(line)
+        return self._blocks[block].lines[line - self._starts[block]]
+
+    @property
+    def chars(self) -> int:
+        """Characters in all."""
+        return sum(len(block.text) for block in self._blocks)
+
+    def text(self) -> str:
+        """The whole text."""
+        return "".join([block.text for block in self._blocks])
+
+    def block_text(self, first: int, last: int) -> tuple[str, int]:
+        """The text of the blocks `first` to `last` (as far as they exist), and its first line."""
+        first = max(first, 0)
+        return "".join([b.text for b in self._blocks[first : last + 1]]), self._starts[first]
+
+    def block_of(self, line: int) -> int:
+        """The number of the block that holds `line`."""
+        return bisect_right(self._starts, line) - 1
+
+    def chars_before(self, line: int) -> int:
+        """Characters in the lines before `line`."""
+        block = self.block_of(line)
+        head = self._blocks[block].lines[: line - self._starts[block]]
+        return sum(len(b.text) for b in self._blocks[:block]) + sum(map(len, head))
+
+    def bytes_before(self, line: int) -> int:
+        """UTF-8 bytes in the lines before `line`."""
+        block = self.block_of(line)
+        head = self._blocks[block].lines[: line - self._starts[block]]
+        return sum(b.utf8_bytes for b in self._blocks[:block]) + len("".join(head).encode())
+
+    def replace(self, first: int, last: int, text: str) -> None:
+        """Put `text` in place of the lines from `first` to `last`, both replaced whole."""
+        if first and text.startswith("\n") and self[first - 1].endswith("\r"):
+            first -= 1  # the two halves of one line end have met
+            text = self[first] + text
+        lines = split(text)
+        if last < len(self) - 1:
+            # The text ended with the end of a line that has a successor: no empty line follows.
+            lines.pop()
+        self._put(first, last, lines)
+
+    def _put(self, first: int, last: int, lines: list[str]) -> None:
+        head, tail = self.block_of(first), self.block_of(last)
+        start, end = first - self._starts[head], last - self._starts[tail]
+        count = len(self._blocks[head].lines) - (end - start + 1) + len(lines)
+        if head == tail and 0 < count <= 2 * BLOCK_LINES:
+            self._blocks[head].replace(start, end, lines)
+        else:
+            before = self._blocks[head].lines[:start]
+            after = self._blocks[tail].lines[end + 1 :]
+            self._blocks[head : tail + 1] = _blocks(before + lines + after)
+        if head != tail or last - first + 1 != len(lines):
+            self._index()
+
+    def _index(self) -> None:
+        counts = [len(block.lines) for block in self._blocks]
+        self._starts = [0, *accumulate(counts[:-1])]
+
+
+def _blocks(lines: list[str]) -> list[_Block]:
+    return [_Block(lines[at : at + BLOCK_LINES]) for at in range(0, len(lines), BLOCK_LINES)]
+
+
+WHOLE_TEXT_CHARS = 1 << 20
+"""A longer document is not handed on whole, but as the blocks of lines around the cursor."""
+
+_NEIGHBOUR_BLOCKS = 4
+
+
+class Document:
+    """The text of one open file, edited as the client says.
+
+    Attributes:
+        uri: the client's name for it.
+        language: LSP language id ("python"); may be empty.
+        version: the client's version of the text held now.
+        edited: where the last edit ended; the start of the file before the first.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        text: str,
+        *,
+        encoding: Encoding = Encoding.UTF16,
+        version: int = 0,
+        language: str = "",
+    ) -> None:
+        self.uri = uri
+        self.language = language
+        self.version = version
+        self.edited = Place(0, 0)
+        self._encoding = encoding
+        self._lines = Lines(clean(text))
+
+    def __len__(self) -> int:
+        """How many lines there are; at least one."""
+        return len(self._lines)
+
+    def line(self, number: int) -> str:
+        """A line with its end."""
+        return self._lines[number]
+
+    @property
+    def text(self) -> str:
+        return self._lines.text()
+
+    def replace_all(self, text: str) -> None:
+        """Take a new text as a whole."""
+        self._lines = Lines(clean(text))
+        self.edited = self.clamp(self.edited)
+
+    def replace(self, start: tuple[int, int], end: tuple[int, int], text: str) -> None:
+        """Put `text` between two client positions (line, units); swapped ones are put right."""
+        first, last = sorted((self.place(*start), self.place(*end)))
+        text = clean(text)
+        head = self._lines[first.line][: first.column]
+        tail = self._lines[last.line][last.column :]
+        self._lines.replace(first.line, last.line, f"{head}{text}{tail}")
+        self.edited = self.clamp(_end_of(first, text))
+
+    def place(self, line: int, units: int) -> Place:
+        """The place of a client position. One past the end of a line is the line's end; one past
+        the last line is the end of the document."""
+        if line >= len(self._lines):
+            last = len(self._lines) - 1
+            return Place(last, len(self._lines[last]))
+        line = max(line, 0)
+        return Place(line, to_column(self._lines[line], units, self._encoding))
+
+    def position(self, place: Place) -> tuple[int, int]:
+        """The client position (line, units) of a place."""
+        return place.line, to_units(self._lines[place.line], place.column, self._encoding)
+
+    def offset(self, place: Place) -> int:
+        """How many characters of `text` stand before a place."""
+        return self._lines.chars_before(place.line) + place.column
+
+    def units(self, text: str) -> int:
+        """How many of the client's units `text` takes on one line."""
+        return to_units(text, len(text), self._encoding)
+
+    def clamp(self, place: Place) -> Place:
+        """The nearest place that exists."""
+        line = min(max(place.line, 0), len(self._lines) - 1)
+        return Place(line, min(max(place.column, 0), len(body(self._lines[line]))))
+
+    def snapshot(self, place: Place) -> Snapshot:
+        """What a request sees: the text around `place` as it is now."""
+        text, start = self._around(place.line)
+        cursor = self._lines.chars_before(place.line) + place.column - start
+        return Snapshot(
+            uri=self.uri,
+            version=self.version,
+            language=self.language,
+            prefix=one_line_end(text[max(cursor - WHOLE_TEXT_CHARS, 0) : cursor]),
+            suffix=one_line_end(text[cursor : cursor + WHOLE_TEXT_CHARS]),
+        )
+
+    def _around(self, line: int) -> tuple[str, int]:
+        """The text around a line, and how many characters of the document lie before it.
+
+        Of a huge document only the blocks near the line: their borders stay where they are while
+        the user types, and so does the start of the prompt.
+        """
+        if self._lines.chars <= WHOLE_TEXT_CHARS:
+            return self._lines.text(), 0
+        block = self._lines.block_of(line)
+        text, first = self._lines.block_text(block - _NEIGHBOUR_BLOCKS, block + _NEIGHBOUR_BLOCKS)
+        return text, self._lines.chars_before(first)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A document and a cursor at one moment.
+
+    Its text ends every line with `\\n`, whatever the document does: models know that best, and
+    editors keep a file's own line ends when they insert a suggestion.
+
+    Attributes:
+        prefix, suffix: the text before and after the cursor; of a huge document, a part of it.
+    """
+
+    uri: str
+    version: int
+    language: str
+    prefix: str
+    suffix: str
+
+    @property
+    def text(self) -> str:
+        return self.prefix + self.suffix
+
+    @cached_property
+    def cursor_byte(self) -> int:
+        """UTF-8 bytes of `text` before the cursor."""
+        return len(self.prefix.encode())
+
+
+def _end_of(start: Place, text: str) -> Place:
+    """Where a text that starts at `start` ends."""
+    lines = split(text)
+    last = len(lines) - 1
+    return Place(start.line + last, len(lines[-1]) + (0 if last else start.column))
+
+
+def one_line_end(text: str) -> str:
+    """`text` with `\\n` for every line end."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text

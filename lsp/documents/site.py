@@ -1,0 +1,157 @@
+"""What little the language server itself knows of languages: a table.
+
+The place where a suggestion would stand, and what shape it should have there. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache, cached_property
+from importlib import resources
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Language:
+    """See `languages.toml`."""
+
+    comment: tuple[str, ...]
+    opens: tuple[str, ...]
+    opening: re.Pattern[str] | None = None
+
+    def is_comment(self, line: str) -> bool:
+        """Whether a line holds nothing but a comment."""
+        return line.lstrip().startswith(self.comment)
+
+    def opens_block(self, line: str) -> bool:
+        """Whether a deeper block follows after this line."""
+        words = line.rstrip()
+        if words.endswith(("{", "(", "[", "=>")):
+            return True
+        if self.opening is not None and self.opening.search(words):
+            return True
+        for mark in self.opens:
+            if words.endswith(mark):
+                before = words[: -len(mark)]
+                return not (mark[0].isalpha() and before[-1:].isalnum())
+        return False
+
+
+@cache
+def language(name: str) -> Language:
+    """The table's row for an LSP language id; a default for those that it does not have."""
+    rows = _rows()
+    return rows.get(name, rows["default"])
+
+
+def grammar(name: str) -> str:
+    """The name, in `context.syntax.language`, of the language with an LSP language id."""
+    names: dict[str, str] = _table()["grammar"]
+    return names.get(name, name)
+
+
+@cache
+def _table() -> dict[str, Any]:
+    return tomllib.loads((resources.files("lsp.documents") / "languages.toml").read_text("utf-8"))
+
+
+@cache
+def _rows() -> dict[str, Language]:
+    table = {name: row for name, row in _table().items() if name not in {"alias", "grammar"}}
+    aliases: dict[str, list[str]] = _table()["alias"]
+    rows = {
+        name: Language(
+            comment=tuple(row["comment"]),
+            opens=tuple(row["opens"]),
+            opening=re.compile(row["opening"]) if "opening" in row else None,
+        )
+        for name, row in table.items()
+    }
+    return rows | {alias: rows[name] for name, names in aliases.items() for alias in names}
+
+
+_CLOSERS = ")]}>\"'`;:, \t"
+_LOOK_CHARS = 1 << 14
+
+
+class Shape(StrEnum):
+    """How far a suggestion should go.
+
+    `middle` stays on the cursor's line, before other code; `line` ends with the line; `block` ends
+    where the block does.
+    """
+
+    MIDDLE = "middle"
+    LINE = "line"
+    BLOCK = "block"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A cursor with the text around it; line ends are `\\n`.
+
+    Attributes:
+        prefix, suffix: the text before and after the cursor.
+        language_id: LSP language id; may be empty.
+        control: control tokens of the model, as text.
+    """
+
+    prefix: str
+    suffix: str
+    language_id: str = ""
+    control: tuple[str, ...] = ()
+
+    @property
+    def language(self) -> Language:
+        return language(self.language_id)
+
+    @cached_property
+    def line_prefix(self) -> str:
+        """The cursor's line up to the cursor."""
+        return self.prefix[self.prefix.rfind("\n") + 1 :]
+
+    @cached_property
+    def line_suffix(self) -> str:
+        """The cursor's line from the cursor."""
+        return self.suffix.partition("\n")[0]
+
+    @cached_property
+    def indent(self) -> str:
+        """The blanks at the start of the cursor's line, up to the cursor."""
+        return leading_blanks(self.line_prefix)
+
+    @cached_property
+    def previous_line(self) -> str:
+        """The nearest line above that is not blank; empty if there is none."""
+        before = self.prefix[-_LOOK_CHARS:][: -len(self.line_prefix) or None]
+        return next((line for line in reversed(before.split("\n")) if line.strip()), "")
+
+    @cached_property
+    def next_line(self) -> str:
+        """The nearest line below that is not blank; empty if there is none."""
+        after = self.suffix[len(self.line_suffix) : len(self.line_suffix) + _LOOK_CHARS]
+        return next((line for line in after.split("\n") if line.strip()), "")
+
+    @cached_property
+    def shape(self) -> Shape:
+        """What to suggest here, by the cursor's line alone."""
+        if self.line_suffix.strip(_CLOSERS):
+            return Shape.MIDDLE
+        if self.line_suffix.strip():
+            return Shape.LINE
+        if not self.line_prefix.strip() or self.language.opens_block(self.line_prefix):
+            return Shape.BLOCK
+        return Shape.LINE
+
+
+def leading_blanks(line: str) -> str:
+    """The blanks that a line starts with."""
+    return line[: len(line) - len(line.lstrip(" \t"))]
+
+
+def width(blanks: str, tab: int = 4) -> int:
+    """How many columns blanks take."""
+    return len(blanks.expandtabs(tab))
