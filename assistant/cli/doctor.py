@@ -1,4 +1,4 @@
-"""`underkeel doctor`: what is well on this machine, and what to mend."""
+"""`underkeel doctor`: what works on this machine, and what to fix."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import typer
 from assistant.doctor import Finding, Level, examine
 
 _MARK = {
-    Level.WELL: ("well ", "green"),
-    Level.NOTE: ("note ", "yellow"),
-    Level.WRONG: ("WRONG", "red"),
+    Level.OK: ("ok  ", "green"),
+    Level.WARN: ("warn", "yellow"),
+    Level.FAIL: ("FAIL", "red"),
 }
 
 
@@ -23,28 +23,27 @@ def register(app: typer.Typer) -> None:
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Compare the model's bytes, however many.")
+        bool, typer.Option("--deep", help="Verify the model's checksum, however large it is.")
     ] = False,
 ) -> None:
-    """Look the machine over and say what to mend. Exits with 1 where something is wrong."""
+    """Check the installation and say what to fix. Exits with 1 if a check fails."""
     found: list[Finding] = []
     for finding in examine(deep=deep):
         found.append(finding)
         if not as_json:
             show(finding)
-    wrongs = sum(finding.level is Level.WRONG for finding in found)
+    failed = sum(finding.level is Level.FAIL for finding in found)
+    warned = sum(finding.level is Level.WARN for finding in found)
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
-    elif wrongs:
-        typer.echo(f"\n{wrongs} of {len(found)} things want mending.")
     else:
-        typer.echo("\nAll is well.")
-    raise typer.Exit(1 if wrongs else 0)
+        typer.echo(f"\n{len(found)} checks: {failed} failed, {warned} with warnings.")
+    raise typer.Exit(1 if failed else 0)
 
 
 def show(finding: Finding) -> None:
-    """One finding, and under it what to do."""
+    """One finding, and below it what to do."""
     mark, colour = _MARK[finding.level]
-    typer.echo(f"{typer.style(mark, fg=colour)}  {finding.about:10} {finding.says}")
-    if finding.mend:
-        typer.echo(f"{'':19}{finding.mend}")
+    typer.echo(f"{typer.style(mark, fg=colour)}  {finding.check:10} {finding.message}")
+    if finding.advice:
+        typer.echo(f"{'':17}{finding.advice}")

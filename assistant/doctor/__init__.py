@@ -1,4 +1,4 @@
-"""Looks the machine over: what is well, what is not, and what to do about it."""
+"""Checks the installation: what works, what does not, and what to do about it."""
 
 from assistant.doctor.examination import examine
 from assistant.doctor.findings import Finding, Level

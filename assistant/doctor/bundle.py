@@ -1,7 +1,7 @@
-"""What helps others to help: plain files that a person can read before giving them away.
+"""Collects plain files for a bug report, which a person can read before sharing them.
 
-No code is in them, since none is in what they are made of; and what tells who the user is (home
-folder, user and host name, the names of open files, keys) is taken out.
+They hold no code, because their sources hold none; what identifies the user (home folder, user and
+machine name, the names of open files, keys) is removed.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _SHORTEST_NAME = 3
 README = """\
 This folder was written by 'underkeel bundle' on {at} (UTC), version {version}.
 
-Everything in it is plain text: read it before you give it away.
+Everything in it is plain text: read it before you share it.
 
-It holds no code, no prompts and no answers; Underkeel logs none. Replaced were: your home folder by
-~, your user name by USER, this machine's name by HOST, the addresses and names of open files by
-HIDDEN, and whatever a setting calls a key, token, password or secret by ***.
+It holds no code, no prompts and no answers; Underkeel logs none. Your home folder is replaced by
+~, your user name by USER, the machine name by HOST, addresses and names of open files by HIDDEN,
+and the value of each setting called a key, token, password or secret by ***.
 
 {files}
 """
@@ -51,7 +51,7 @@ def gather(
     metrics: str,
     service: ServiceNow,
 ) -> dict[str, str]:
-    """The files by name, with everything private taken out."""
+    """The files by name, with everything private removed."""
     raw = {
         "doctor.txt": "".join(_line(finding) for finding in findings),
         "machine.txt": _machine(),
@@ -70,10 +70,10 @@ def gather(
 
 
 def write(files: Mapping[str, str], target: Path) -> None:
-    """As a folder, or as a zip where `target` ends so. Only the user may read it.
+    """Write a folder, or a zip where `target` ends in .zip. Only the user may read it.
 
     Raises:
-        DaemonError: it is there already, or cannot be written.
+        DaemonError: it exists already, or cannot be written.
     """
     try:
         if target.suffix == ".zip":
@@ -92,12 +92,12 @@ def write(files: Mapping[str, str], target: Path) -> None:
         raise DaemonError(
             f"the bundle cannot be written ({error.strerror})",
             subject=str(target),
-            advice="Name another place with --output",
+            advice="Name another path with --output",
         ) from error
 
 
 def without_names(text: str) -> str:
-    """`text` without what tells who and where the user is."""
+    """`text` without what identifies the user or the machine."""
     text = _ADDRESS.sub(r"\1HIDDEN", text)
     for private, plain in _private_names():
         bounded = rf"(?<![\w.-]){re.escape(private)}(?![\w])"
@@ -119,11 +119,11 @@ def _private_names() -> list[tuple[str, str]]:
 
 
 _ABOUT = {
-    "doctor.txt": "what 'underkeel doctor' says",
+    "doctor.txt": "the output of 'underkeel doctor'",
     "machine.txt": "system, processor, Python",
-    "packages.txt": "versions of what Underkeel is made of",
+    "packages.txt": "versions of the installed packages",
     "service.json": "how the service is installed",
-    "status.json": "what 'underkeel status --json' says",
+    "status.json": "the output of 'underkeel status --json'",
     "metrics.txt": "counts, times and memory since the daemon started",
     "settings.toml": "your settings file",
     "log": "the daemon's log: counts, times, states and errors",
@@ -135,8 +135,8 @@ def _kind(name: str) -> str:
 
 
 def _line(finding: Finding) -> str:
-    mend = f"\n    {finding.mend}" if finding.mend else ""
-    return f"{finding.level.value:6} {finding.about}: {finding.says}{mend}\n"
+    advice = f"\n    {finding.advice}" if finding.advice else ""
+    return f"{finding.level.value:4} {finding.check}: {finding.message}{advice}\n"
 
 
 def _machine() -> str:
@@ -156,7 +156,7 @@ def _packages() -> str:
 
 
 def _anonymous(status: Status) -> Status:
-    """Documents are the names of the user's files."""
+    """Hide the documents, which are names of the user's files."""
     if status.stats is None:
         return status
     slots = tuple(
@@ -186,7 +186,7 @@ def _text_of(path: Path, last_bytes: int = 1 << 20) -> str:
             file.seek(max(path.stat().st_size - last_bytes, 0))
             return file.read().decode("utf-8", "replace")
     except FileNotFoundError:
-        return "there is no such file\n"
+        return "this file does not exist\n"
     except OSError as error:
         return f"it cannot be read ({error.strerror})\n"
 

@@ -1,4 +1,4 @@
-"""The examination as a whole. A check that fails in a way nobody foresaw is a finding too."""
+"""All checks in order. A check that raises an unexpected error is a finding too."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import psutil
 from assistant import paths
 from assistant import settings as all_settings
 from assistant.doctor import hardware, remote, software
-from assistant.doctor.findings import Finding, wrong
+from assistant.doctor.findings import Finding, fail
 from assistant.errors import UnderkeelError
 from assistant.memory.probes.devices import ask_backend
 from assistant.memory.probes.sampler import Probes
 
 
 def examine(*, deep: bool = False) -> Iterator[Finding]:
-    """Look at everything, in the order in which one thing builds on another.
+    """Run every check, those first that others depend on.
 
     Args:
-        deep: compare the model's bytes with its hash, however long it takes.
+        deep: verify the model's checksum, however long it takes.
     """
     chosen, problems = all_settings.load()
     probes = Probes()
@@ -39,7 +39,7 @@ def examine(*, deep: bool = False) -> Iterator[Finding]:
         yield from _safely("disk", lambda: hardware.disk(folders))
         yield from _safely("limits", lambda: hardware.limits(mlock=chosen.model.mlock))
         yield from _safely("settings", lambda: software.settings(problems))
-        yield from _safely("socket", software.place)
+        yield from _safely("socket", software.socket)
         found, status = software.daemon()
         yield from found
         yield from _safely("service", software.service)
@@ -53,10 +53,10 @@ def examine(*, deep: bool = False) -> Iterator[Finding]:
         probes.close()
 
 
-def _safely(about: str, check: Callable[[], list[Finding]]) -> list[Finding]:
+def _safely(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
     try:
         return check()
     except UnderkeelError as error:
-        return [wrong(about, str(error.message), error.advice)]
-    except Exception as error:  # the others still have something to say
-        return [wrong(about, f"the check itself failed: {type(error).__name__}: {error}")]
+        return [fail(name, str(error.message), error.advice)]
+    except Exception as error:  # the other checks still run
+        return [fail(name, f"the check itself failed: {type(error).__name__}: {error}")]

@@ -1,4 +1,4 @@
-"""What an examination finds."""
+"""What the doctor finds."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """How a finding is to be taken: all well, worth knowing, or to be mended."""
+    """How serious a finding is: nothing to do, worth knowing, or to be fixed."""
 
-    WELL = "well"
-    NOTE = "note"
-    WRONG = "wrong"
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        about: what was looked at, one word or two.
-        says: what was found.
-        mend: what to do; empty where nothing is.
+        check: what was checked, one word or two.
+        message: what was found.
+        advice: what to do about it; empty where there is nothing to do.
     """
 
-    about: str
+    check: str
     level: Level
-    says: str
-    mend: str = ""
+    message: str
+    advice: str = ""
 
 
-def well(about: str, says: str) -> Finding:
-    return Finding(about, Level.WELL, says)
+def ok(check: str, message: str) -> Finding:
+    return Finding(check, Level.OK, message)
 
 
-def note(about: str, says: str, mend: str = "") -> Finding:
-    return Finding(about, Level.NOTE, says, mend)
+def warn(check: str, message: str, advice: str = "") -> Finding:
+    return Finding(check, Level.WARN, message, advice)
 
 
-def wrong(about: str, says: str, mend: str = "") -> Finding:
-    return Finding(about, Level.WRONG, says, mend)
+def fail(check: str, message: str, advice: str = "") -> Finding:
+    return Finding(check, Level.FAIL, message, advice)

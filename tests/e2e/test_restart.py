@@ -73,6 +73,6 @@ def test_a_restart_where_nothing_runs_is_a_start(dense_home: Path) -> None:
     said = underkeel("restart", timeout_s=120)
     assert said.stdout == "No daemon was running; one is now.\n"
     doctor = json.loads(underkeel("doctor", "--json").stdout)
-    daemon = next(one for one in doctor if one["about"] == "daemon")
-    assert daemon["level"] == "well" and f"process {running_pid()}" in daemon["says"]
-    assert next(one for one in doctor if one["about"] == "plan")["level"] == "well"
+    daemon = next(one for one in doctor if one["check"] == "daemon")
+    assert daemon["level"] == "ok" and f"process {running_pid()}" in daemon["message"]
+    assert next(one for one in doctor if one["check"] == "plan")["level"] == "ok"

@@ -21,7 +21,7 @@ from assistant import paths
 from assistant.cli.language_client import LanguageClient, language_server
 from assistant.daemon.process import logs
 from assistant.doctor import bundle
-from assistant.doctor.findings import well
+from assistant.doctor.findings import ok
 from assistant.engine.fake import FakeEngine
 from assistant.errors import EngineError
 from assistant.models import vocabulary
@@ -180,7 +180,7 @@ async def _seen_from_outside(daemon: Daemon) -> str:
     status = await daemon.client.status()
     metrics = await daemon.client.metrics()
     files = bundle.gather(
-        [well("all", "is well")], status, metrics, ServiceNow(Manager.NONE, installed=False)
+        [ok("all", "is well")], status, metrics, ServiceNow(Manager.NONE, installed=False)
     )
     return "\n".join([repr(status), metrics, *files.values()])
 

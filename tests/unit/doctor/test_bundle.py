@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from assistant import paths
 from assistant.cli import build_app
 from assistant.doctor import bundle
-from assistant.doctor.findings import well
+from assistant.doctor.findings import ok
 from assistant.engine.types import EngineStats, SlotState
 from assistant.errors import DaemonError
 from assistant.service.manager import ServiceNow
@@ -53,7 +53,7 @@ def jane(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def gathered() -> dict[str, str]:
-    return bundle.gather([well("python", "/home/jane/venv")], status(), "metric 1\n", SERVICE)
+    return bundle.gather([ok("python", "/home/jane/venv")], status(), "metric 1\n", SERVICE)
 
 
 def test_nothing_private_is_in_it(jane: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the doctor says of machines that are well and of machines that are not."""
+"""What the doctor reports on sound machines and on others."""
 
 from __future__ import annotations
 
@@ -44,39 +44,40 @@ def levels(found: list[Finding]) -> list[Level]:
 
 
 def test_old_or_narrow_pythons() -> None:
-    assert hardware.python().level is Level.WELL
-    assert hardware.python((3, 10, 9)).level is Level.WRONG
-    assert hardware.python(bits=32).level is Level.WRONG
+    assert hardware.python().level is Level.OK
+    assert hardware.python((3, 10, 9)).level is Level.FAIL
+    assert hardware.python(bits=32).level is Level.FAIL
 
 
 def test_packages_that_are_missing_are_named() -> None:
-    assert hardware.packages(["httpx>=0.28", "vllm; extra == 'team'"]).level is Level.WELL
+    assert hardware.packages(["httpx>=0.28", "vllm; extra == 'team'"]).level is Level.OK
     found = hardware.packages(["httpx>=0.28", "no-such-package-at-all>=1"])
-    assert found.level is Level.WRONG and "no-such-package-at-all" in found.says
+    assert found.level is Level.FAIL and "no-such-package-at-all" in found.message
 
 
 def test_more_threads_than_can_run_are_found_out() -> None:
     machine = Processors(cores=8, logical=16, allowed=16, quota=2.0)
     fitting = hardware.computing(0, machine)
-    assert fitting.level is Level.WELL and "2 threads" in fitting.says
-    assert hardware.computing(2, machine).level is Level.WELL
+    assert fitting.level is Level.OK and "2 threads" in fitting.message
+    assert hardware.computing(2, machine).level is Level.OK
     found = hardware.computing(8, machine)
-    assert found.level is Level.WRONG and "model.n_threads" in found.mend
+    assert found.level is Level.FAIL and "model.n_threads" in found.advice
 
 
 def test_a_card_that_the_build_can_use_and_one_that_it_cannot() -> None:
-    assert levels(hardware.build([CPU, CUDA], [card()], "")) == [Level.WELL, Level.WELL]
+    assert levels(hardware.build([CPU, CUDA], [card()], "")) == [Level.OK, Level.OK]
     _, unusable = hardware.build([CPU], [card()], "")
-    assert unusable.level is Level.WRONG and "-DGGML_CUDA=on" in unusable.mend
+    assert unusable.level is Level.FAIL and unusable.advice == "Run: underkeel setup"
     _, amd = hardware.build([CPU], [card("amdgpu")], "")
-    assert "-DGGML_VULKAN=on" in amd.mend
+    assert amd.level is Level.FAIL and amd.advice == "Run: underkeel setup"
     other = hardware.build([CPU, CUDA], [card(), card(bus_id="0000:02:00.0")], "")
-    assert levels(other) == [Level.WELL, Level.WELL, Level.WRONG]
+    assert levels(other) == [Level.OK, Level.OK, Level.FAIL]
 
 
 def test_a_driver_that_is_missing_matters_only_where_there_is_a_card(tmp_path: Path) -> None:
-    assert levels(hardware.build([CPU], [], "no library")) == [Level.WELL, Level.NOTE]
-    assert levels(hardware.build([CPU], [], "no library", ["NVIDIA"])) == [Level.WELL, Level.WRONG]
+    assert levels(hardware.build([CPU], [], "no library")) == [Level.OK, Level.OK]
+    assert levels(hardware.build([CPU], [], "", ["AMD"])) == [Level.OK, Level.WARN]
+    assert levels(hardware.build([CPU], [], "no library", ["NVIDIA"])) == [Level.OK, Level.FAIL]
     for name, (kind, vendor) in {
         "a": ("0x030000", "0x10de"),
         "b": ("0x030200", "0x1002"),
@@ -90,11 +91,11 @@ def test_a_driver_that_is_missing_matters_only_where_there_is_a_card(tmp_path: P
 
 
 def test_memory() -> None:
-    assert levels(hardware.memory(HostMemory(16 * GIB, 8 * GIB), 0)) == [Level.WELL]
-    assert levels(hardware.memory(HostMemory(16 * GIB, GIB // 2), 0)) == [Level.WRONG]
+    assert levels(hardware.memory(HostMemory(16 * GIB, 8 * GIB), 0)) == [Level.OK]
+    assert levels(hardware.memory(HostMemory(16 * GIB, GIB // 2), 0)) == [Level.FAIL]
     tight = hardware.memory(HostMemory(16 * GIB, 2 * GIB, "/a/group"), 3 * GIB)
-    assert levels(tight) == [Level.WELL, Level.NOTE, Level.NOTE]
-    assert "mlock" in tight[-1].mend
+    assert levels(tight) == [Level.OK, Level.WARN, Level.WARN]
+    assert "mlock" in tight[-1].advice
 
 
 def test_a_model_that_is_not_here_wrong_or_whole(
@@ -104,40 +105,40 @@ def test_a_model_that_is_not_here_wrong_or_whole(
     (tmp_path / "models").mkdir()
     missing = Settings(model=ModelSettings(name="starter-moe"))
     (found,) = software.model(missing, deep=False)
-    assert found.level is Level.WRONG and "underkeel pull starter-moe" in found.mend
+    assert found.level is Level.FAIL and "underkeel pull starter-moe" in found.advice
     path = tmp_path / "models" / "mine.gguf"
     path.write_bytes(tiny_gguf(2))
     mine = Settings(model=ModelSettings(name="mine"))
-    assert levels(software.model(mine, deep=True)) == [Level.WELL]
+    assert levels(software.model(mine, deep=True)) == [Level.OK]
     path.write_bytes(b"GGUF nonsense")
-    assert levels(software.model(mine, deep=True)) == [Level.WRONG]
+    assert levels(software.model(mine, deep=True)) == [Level.FAIL]
 
 
 def test_the_socket_and_what_lies_in_its_place(home: Path) -> None:
-    assert levels(software.place()) == [Level.WELL]
+    assert levels(software.socket()) == [Level.OK]
     paths.socket_path().write_text("x")
-    assert levels(software.place()) == [Level.WRONG]
+    assert levels(software.socket()) == [Level.FAIL]
     paths.runtime_dir().chmod(0o755)
-    (found,) = software.place()
-    assert found.level is Level.WRONG and "chmod 700" in found.mend
+    (found,) = software.socket()
+    assert found.level is Level.FAIL and "chmod 700" in found.advice
 
 
 def test_a_service_whose_socket_nobody_holds() -> None:
     well = ServiceNow(Manager.SYSTEMD, installed=True, listening=True)
-    assert levels(software.service(well)) == [Level.WELL]
+    assert levels(software.service(well)) == [Level.OK]
     dead = ServiceNow(Manager.SYSTEMD, installed=True, detail="failed")
-    assert levels(software.service(dead)) == [Level.WRONG]
+    assert levels(software.service(dead)) == [Level.FAIL]
 
 
 def test_errors_in_the_log(home: Path) -> None:
-    assert levels(software.log()) == [Level.WELL]
+    assert levels(software.log()) == [Level.OK]
     paths.state_dir().mkdir()
     paths.log_file().write_text("2026 INFO a serving\n")
-    assert levels(software.log()) == [Level.WELL]
+    assert levels(software.log()) == [Level.OK]
     with paths.log_file().open("a") as file:
         file.write("2026 ERROR a the engine died\n" + '{"level":"error"}\n')
     (found,) = software.log()
-    assert found.level is Level.NOTE and "2 errors" in found.says
+    assert found.level is Level.WARN and "2 recent errors" in found.message
 
 
 def test_editors_with_and_without_our_plugins(
@@ -145,16 +146,16 @@ def test_editors_with_and_without_our_plugins(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
-    assert levels(software.editors(tmp_path)) == [Level.NOTE]
+    assert levels(software.editors(tmp_path)) == [Level.WARN]
     for name in ("nvim", "code"):
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
-    assert levels(software.editors(tmp_path)) == [Level.NOTE, Level.NOTE]
+    assert levels(software.editors(tmp_path)) == [Level.WARN, Level.WARN]
     plugin = tmp_path / ".local/share/nvim/lazy/underkeel/lua/underkeel/init.lua"
     plugin.parent.mkdir(parents=True)
     plugin.touch()
     (tmp_path / ".vscode/extensions/underkeel.underkeel-0.1.0").mkdir(parents=True)
-    assert levels(software.editors(tmp_path)) == [Level.WELL, Level.WELL]
+    assert levels(software.editors(tmp_path)) == [Level.OK, Level.OK]
 
 
 def test_a_check_that_fails_is_a_finding_and_the_others_go_on(
@@ -167,8 +168,8 @@ def test_a_check_that_fails_is_a_finding_and_the_others_go_on(
 
     monkeypatch.setattr(hardware, "python", broken)
     found = list(examine())
-    assert "ZeroDivisionError" in found[0].says and found[0].level is Level.WRONG
-    assert {"memory", "disk", "settings", "socket", "model", "log"} <= {one.about for one in found}
+    assert "ZeroDivisionError" in found[0].message and found[0].level is Level.FAIL
+    assert {"memory", "disk", "settings", "socket", "model", "log"} <= {one.check for one in found}
 
 
 def test_the_command(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,10 +177,10 @@ def test_the_command(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "config.toml").write_text("[model]\nnonsense = 1\n")
     ran = CliRunner().invoke(build_app("doctor"), ["doctor", "--json"])
     found = json.loads(ran.stdout)
-    wrong = [one for one in found if one["level"] == "wrong"]
+    wrong = [one for one in found if one["level"] == "fail"]
     assert ran.exit_code == 1
-    assert any(one["about"] == "settings" and "nonsense" in one["says"] for one in wrong)
-    assert all(set(one) == {"about", "level", "says", "mend"} for one in found)
+    assert any(one["check"] == "settings" and "nonsense" in one["message"] for one in wrong)
+    assert all(set(one) == {"check", "level", "message", "advice"} for one in found)
     spoken = CliRunner().invoke(build_app("doctor"), ["doctor"]).stdout
-    assert "want mending." in spoken and f"Underkeel {__version__}" in spoken
+    assert " failed, " in spoken and f"Underkeel {__version__}" in spoken
     assert os.fspath(home) in spoken

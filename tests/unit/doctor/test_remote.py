@@ -14,18 +14,18 @@ from assistant.settings import RemoteSettings
 def test_a_server_that_answers_is_described(home: Path, dense_model: Path) -> None:
     with RecordedServer("llama-server", dense_model) as running:
         (found,) = server(RemoteSettings(url=running.url))
-        assert found.level is Level.WELL
-        assert running.url in found.says and "counted exactly" in found.says
+        assert found.level is Level.OK
+        assert running.url in found.message and "counted exactly" in found.message
 
 
 def test_a_server_that_is_not_there_or_wants_a_key_is_told(home: Path, dense_model: Path) -> None:
     with RecordedServer("vllm", dense_model) as running:
         running.behaviour.key = "sk-right"
         (found,) = server(RemoteSettings(url=running.url, retries=0))
-        assert found.level is Level.WRONG and "key" in found.mend
+        assert found.level is Level.FAIL and "key" in found.advice
         gone = running.url
     (found,) = server(RemoteSettings(url=gone, retries=0))
-    assert found.level is Level.WRONG and gone in found.says and found.mend
+    assert found.level is Level.FAIL and gone in found.message and found.advice
 
 
 def test_without_a_server_it_is_silent() -> None:
@@ -39,5 +39,5 @@ def test_the_local_model_matters_only_where_it_answers(home: Path) -> None:
     (home / "config.toml").write_text(
         '[remote]\nurl = "http://127.0.0.1:9"\nfallback = false\nretries = 0\n'
     )
-    about = {finding.about for finding in examine()}
+    about = {finding.check for finding in examine()}
     assert "server" in about and not about & {"model", "plan"}
