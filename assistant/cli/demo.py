@@ -40,7 +40,7 @@ _LANGUAGES = {".py": "python", ".ts": "typescript", ".go": "go"}
 _STOP_LIMIT_S = 20.0
 _GHOST = "italic bright_black"
 _PATIENT = {"underkeel": {"completion": {"first_line_ms": 6000, "debounce_ms": 0}}}
-"""Whole blocks are worth waiting for here. In an editor, any whole line is shown sooner."""
+"""The demo waits for whole blocks. An editor shows the first complete line sooner."""
 _TAB = 4
 
 
@@ -49,10 +49,10 @@ class Ghost:
     """One suggestion in a finished file.
 
     Attributes:
-        text: what was suggested; empty where nothing was.
-        start: where it stands, in characters of the finished text.
+        text: the suggestion; empty where there was none.
+        start: its offset in the finished text, in characters.
         line: line of the cursor, from 1.
-        evaluated, cached, generated: tokens that this request cost.
+        evaluated, cached, generated: tokens of this request.
         wait_ms: from the request to the answer.
     """
 
@@ -80,11 +80,11 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     model: Annotated[str, typer.Option(help="Catalogue name or path of a GGUF.")] = "starter-moe",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the answers as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the suggestions as JSON.")] = False,
 ) -> None:
     """Complete a small sample project and show what it cost. Leaves nothing running."""
     path = resolve(model)
-    # The picture is dropped, not skipped, so that both ways run the same steps.
+    # With --json the drawing is discarded, not skipped, so that both run the same steps.
     console = Console(quiet=as_json, width=min(100, Console().width))
     console.print()
     console.print(_headline(path))
@@ -95,9 +95,11 @@ def demo(
             (home / "project" / name).write_text(marked.replace(MARK, ""), encoding="utf-8")
         files = asyncio.run(_session(home, daemon, samples, console))
     console.print(_costs(files))
+    marks = _marks(console)
+    legend = f"Text between {marks[0]} and {marks[1]}" if marks else "Text in grey italics"
     console.print(
-        "[dim]Grey italics are the model's own words, asked for over LSP and accepted one after "
-        "the other.\nEverything ran on this machine; the demo's daemon has ended.[/dim]\n"
+        f"[dim]{legend} was written by the model, requested over LSP and accepted one after the "
+        "other.\nEverything ran on this machine; the demo's daemon has stopped.[/dim]\n"
     )
     if as_json:
         print(json.dumps([asdict(file) for file in files], indent=1, ensure_ascii=False))
@@ -108,18 +110,18 @@ def _headline(path: Path) -> Panel:
     total, active = counted.total.parameters / 1e9, counted.active.parameters / 1e9
     text = Text.assemble(
         ("Underkeel", "bold"),
-        "  knows what a model takes before it loads it\n\n",
+        "  knows how much memory a model needs before loading it\n\n",
         (f"{path.name}", "bold cyan"),
-        f"\n{total:.2f} B parameters in all, ",
+        f"\n{total:.2f} B parameters in total, ",
         (f"{active:.2f} B active", "bold"),
-        " for each token: memory is spent on all of them, time on the active ones.",
+        " for each token: all of them need memory, the active ones need time.",
     )
     return Panel(text, box=box.ROUNDED, padding=(1, 2))
 
 
 @contextmanager
 def _private_daemon(model: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
-    """A home and a daemon of the demo's own: the user's daemon and settings are left alone."""
+    """A separate home and daemon: the user's own daemon and settings are left alone."""
     home = Path(tempfile.mkdtemp(prefix="underkeel-demo-"))
     before = {name: os.environ.get(name) for name in ("UNDERKEEL_HOME", "UNDERKEEL_MODELS")}
     os.environ["UNDERKEEL_MODELS"] = str(paths.models_dir())
@@ -147,7 +149,7 @@ def _private_daemon(model: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]
 async def _session(
     home: Path, daemon: subprocess.Popen[bytes], samples: list[tuple[str, str]], console: Console
 ) -> list[Finished]:
-    client = DaemonClient(autostart=False)  # or there would be two, and one of them left over
+    client = DaemonClient(autostart=False)  # the demo starts its own, and stops it
     files: list[Finished] = []
     try:
         info = await _loaded(client, daemon, console)
@@ -157,7 +159,7 @@ async def _session(
             for name, marked in samples:
                 path = home / "project" / name
                 files.append(await _complete(editor, client, path, marked))
-                console.print(_file(files[-1]))
+                console.print(_file(files[-1], _marks(console)))
                 console.print()
     finally:
         await client.aclose()
@@ -176,7 +178,9 @@ async def _loaded(
 
         while not await _answers(client):
             if daemon.poll() is not None:
-                raise DaemonError("the daemon ended as it started", advice="Run: underkeel serve")
+                raise DaemonError(
+                    "the daemon stopped while starting", advice="Run: underkeel serve"
+                )
             await asyncio.sleep(0.05)
         return await client.wait_ready(show)
 
@@ -202,7 +206,7 @@ def _samples() -> list[tuple[str, str]]:
 async def _complete(
     editor: LanguageClient, client: DaemonClient, path: Path, marked: str
 ) -> Finished:
-    """Complete at each mark in turn, and accept."""
+    """Complete at each mark in turn, and accept the suggestion."""
     pieces = marked.split(MARK)
     text, rest, ghosts = pieces[0], pieces[1:], list[Ghost]()
     uri, version = path.as_uri(), 1
@@ -258,10 +262,10 @@ async def _stats(client: DaemonClient) -> EngineStats:
 
 
 def _memory(info: ModelInfo, off_percent: float | None) -> Group:
-    """What llama.cpp says it took, and how far that is from the plan."""
-    title = "In memory, as llama.cpp reports it"
+    """The memory that llama.cpp reports, and its distance from the plan."""
+    title = "Memory, as llama.cpp reports it"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    table.add_column("where")
+    table.add_column("buffer")
     for name in ("weights", "KV cache", "compute"):
         table.add_column(name, justify="right")
     total_bytes = 0
@@ -269,20 +273,35 @@ def _memory(info: ModelInfo, off_percent: float | None) -> Group:
         sizes = (device.weights_bytes, device.kv_bytes, device.compute_bytes)
         table.add_row(device.buffer_type, *(_mib(size) for size in sizes))
         total_bytes += sum(sizes)
-    said = f"{info.n_ctx:,} tokens of context, loaded in {info.load_ms / 1000:.1f} s. "
+    summary = f"{info.n_ctx:,} tokens of context, loaded in {info.load_ms / 1000:.1f} s. "
     if off_percent is not None:
-        said += (
-            f"{_mib(total_bytes)} in all, {abs(off_percent):.1f} % off the plan that was made "
-            "before a byte of the weights was read."
+        summary += (
+            f"{_mib(total_bytes)} in total, {abs(off_percent):.1f} % off the plan, which was made "
+            "before any of the weights were read."
         )
-    return Group("", table, Text(said, style="dim"), "")
+    return Group("", table, Text(summary, style="dim"), "")
 
 
 def _mib(size_bytes: int) -> str:
     return f"{size_bytes / 2**20:,.0f} MiB" if size_bytes else ""
 
 
-def _file(file: Finished) -> Panel:
+def _marks(console: Console) -> tuple[str, str] | None:
+    """What encloses the model's text where colours cannot set it apart; None where they can."""
+    if console.color_system is not None and not console.no_color:
+        return None
+    try:
+        "«»".encode(console.encoding)
+    except (LookupError, UnicodeEncodeError):
+        return "<<", ">>"
+    return "«", "»"
+
+
+def _file(file: Finished, marks: tuple[str, str] | None) -> Panel:
+    """The finished file with the model's text in another style, or between `marks`."""
+    if marks:
+        plain = Text(_marked(file, *marks).expandtabs(_TAB).rstrip())
+        return Panel(plain, title=file.name, title_align="left", box=box.ROUNDED, padding=(1, 2))
     lexer = _LANGUAGES[Path(file.name).suffix]
     text = file.text.expandtabs(_TAB)
     shown = Syntax(text, lexer, theme="ansi_dark", background_color="default").highlight(text)
@@ -293,10 +312,19 @@ def _file(file: Finished) -> Panel:
     return Panel(shown, title=file.name, title_align="left", box=box.ROUNDED, padding=(1, 2))
 
 
+def _marked(file: Finished, before: str, after: str) -> str:
+    pieces, end = [], 0
+    for ghost in file.ghosts:
+        if ghost.text:
+            pieces += [file.text[end : ghost.start], before, ghost.text, after]
+            end = ghost.start + len(ghost.text)
+    return "".join([*pieces, file.text[end:]])
+
+
 def _costs(files: list[Finished]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title="What each suggestion cost", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title="Cost of each suggestion", title_justify="left")
     table.add_column("cursor")
-    for column in ("prompt evaluated", "generated", "time"):
+    for column in ("evaluated", "generated", "time"):
         table.add_column(column, justify="right")
     for file in files:
         for ghost in file.ghosts:
