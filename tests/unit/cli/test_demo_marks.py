@@ -30,10 +30,10 @@ def drawn(console: Console, file: io.StringIO | io.TextIOWrapper) -> str:
 def test_colours_set_it_apart_where_there_are_some() -> None:
     file = io.StringIO()
     console = Console(
-        file=file, force_terminal=True, color_system="standard", no_color=False, width=60
+        file=file, force_terminal=True, color_system="standard", width=60, _environ={}
     )
     shown = drawn(console, file)
-    assert "«" not in shown and "\033[3;90m" in shown
+    assert "«" not in shown and "\033[3;90;49ma + " in shown
 
 
 @pytest.mark.parametrize("options", [{}, {"force_terminal": True, "no_color": True}])
