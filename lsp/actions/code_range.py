@@ -6,10 +6,15 @@ from dataclasses import dataclass
 
 from context import Definition, Document, Kind
 from context.syntax.text import line_end, line_start
+from lsp.actions import doc_comments, test_files
+from lsp.actions.offer import Ground
 from lsp.actions.scene import Scene
+from lsp.completion.prompts import path_of
+from lsp.documents.site import language
 
 _LARGEST_LINES = 120
 _AROUND_LINES = 12
+_BLANKS = " \t*/-#!<>"
 
 
 @dataclass(frozen=True)
@@ -80,3 +85,36 @@ def to_mend(document: Document, scene: Scene) -> Region:
         max(region.first - _AROUND_LINES, 0),
         min(region.stop + _AROUND_LINES, len(scene.lines)),
     )
+
+
+def ground_of(document: Document, scene: Scene) -> Ground:
+    """Parses the document, as far as it has changed."""
+    definition = definition_at(document, scene)
+    region = selected(scene)
+    block = scene.block(region.first, region.stop)
+    path = path_of(scene.uri)
+    testable = (
+        path is not None
+        and test_files.custom_of(document) is not None
+        and not test_files.is_test(path)
+    )
+    return Ground(
+        selection=scene.start < scene.stop,
+        definition=definition.name if definition is not None else "",
+        documentable=doc_comments.style_of(document) is not None,
+        testable=testable,
+        instruction=_instruction(block, scene.language),
+        blank=not block.strip(),
+    )
+
+
+def _instruction(block: str, language_id: str) -> str:
+    """What the comment says that the lines begin with."""
+    found: list[str] = []
+    for line in block.split("\n"):
+        if not line.strip() and not found:
+            continue
+        if not language(language_id).is_comment(line):
+            break
+        found.append(line.strip(_BLANKS))
+    return " ".join(found).strip()

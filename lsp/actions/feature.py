@@ -89,7 +89,7 @@ class Actions:
             Trouble(number, arguments.diagnostic_text(one))
             for number, one in enumerate(asked.diagnostics[:_MOST_TROUBLES])
         ]
-        from lsp.actions.offer import ground_of
+        from lsp.actions.code_range import ground_of
 
         streams = self._streams()
         ground = await self._server.session.prompts.study(

@@ -1,19 +1,10 @@
-"""What stands at a range, as far as it decides which actions are offered.
-
-Which actions are offered for a range. Pure.
-"""
+"""Which actions are offered for a range. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-
-from context import Document
-from lsp.actions import code_range, doc_comments, test_files
-from lsp.actions.scene import Scene
-from lsp.completion.prompts import path_of
-from lsp.documents.site import language
 
 _LONGEST_TITLE = 72
 
@@ -146,39 +137,3 @@ def _title(what: str, about: str) -> str:
     line = " ".join(about.split())
     title = f"{what}: {line}" if line else what
     return title if len(title) <= _LONGEST_TITLE else f"{title[: _LONGEST_TITLE - 1]}…"
-
-
-_BLANKS = " \t*/-#!<>"
-
-
-def ground_of(document: Document, scene: Scene) -> Ground:
-    """Parses the document, as far as it has changed."""
-    definition = code_range.definition_at(document, scene)
-    region = code_range.selected(scene)
-    block = scene.block(region.first, region.stop)
-    path = path_of(scene.uri)
-    testable = (
-        path is not None
-        and test_files.custom_of(document) is not None
-        and not test_files.is_test(path)
-    )
-    return Ground(
-        selection=scene.start < scene.stop,
-        definition=definition.name if definition is not None else "",
-        documentable=doc_comments.style_of(document) is not None,
-        testable=testable,
-        instruction=_instruction(block, scene.language),
-        blank=not block.strip(),
-    )
-
-
-def _instruction(block: str, language_id: str) -> str:
-    """What the comment says that the lines begin with."""
-    found: list[str] = []
-    for line in block.split("\n"):
-        if not line.strip() and not found:
-            continue
-        if not language(language_id).is_comment(line):
-            break
-        found.append(line.strip(_BLANKS))
-    return " ".join(found).strip()

@@ -9,7 +9,7 @@ import pytest
 import context
 from context.syntax.language import languages
 from lsp.actions import code_range, doc_comments, test_files
-from lsp.actions.offer import ground_of
+from lsp.actions.code_range import ground_of
 from lsp.actions.scene import Scene
 from lsp.actions.wording import text as words
 
