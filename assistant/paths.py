@@ -1,7 +1,8 @@
-"""Where Underkeel keeps things: settings, models, caches, logs, and the private socket.
+"""Where Underkeel keeps its files: settings, models, caches, logs, and the private socket.
 
-Every place follows the platform's conventions (platformdirs). `UNDERKEEL_HOME` moves all of them
-under one folder, which tests, demos and portable installations use.
+All paths follow the platform's conventions (platformdirs). `UNDERKEEL_HOME` moves all of them under
+one folder, which tests, demos and portable installations use. A variable that is empty or blank is
+not set.
 """
 
 from __future__ import annotations
@@ -12,15 +13,31 @@ from pathlib import Path
 
 import platformdirs
 
-from assistant.errors import DaemonError
+from assistant.errors import DaemonError, SettingsError
 
 _APP = "underkeel"
 _SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 108 bytes on Linux and 104 on macOS
 
 
+def _folder(variable: str) -> Path | None:
+    """The folder that an environment variable names; None if it is not set.
+
+    Raises:
+        SettingsError: it begins with the name of a user who does not exist.
+    """
+    value = os.environ.get(variable, "").strip()
+    try:
+        return Path(value).expanduser().absolute() if value else None
+    except RuntimeError as error:
+        raise SettingsError(
+            "there is no home folder of that user",
+            subject=f"{variable}={value}",
+            advice="Set it to the full path of a folder",
+        ) from error
+
+
 def _home() -> Path | None:
-    home = os.environ.get("UNDERKEEL_HOME")
-    return Path(home).expanduser().absolute() if home else None
+    return _folder("UNDERKEEL_HOME")
 
 
 def config_file() -> Path:
@@ -29,12 +46,9 @@ def config_file() -> Path:
 
 
 def models_dir() -> Path:
-    """Where pulled models lie. `UNDERKEEL_MODELS` moves only this folder."""
-    models = os.environ.get("UNDERKEEL_MODELS")
-    if models:
-        return Path(models).expanduser().absolute()
+    """The folder of downloaded models. `UNDERKEEL_MODELS` moves only this folder."""
     home = _home()
-    return (home or platformdirs.user_data_path(_APP)) / "models"
+    return _folder("UNDERKEEL_MODELS") or (home or platformdirs.user_data_path(_APP)) / "models"
 
 
 def cache_dir() -> Path:
@@ -52,10 +66,10 @@ def log_file() -> Path:
 
 
 def runtime_dir() -> Path:
-    """The private folder of the socket and the lock, made with mode 0700.
+    """The private folder of the socket and the lock, created with mode 0700.
 
     Raises:
-        DaemonError: it belongs to somebody else, others may enter it, or it is not a folder.
+        DaemonError: it belongs to another user, other users can enter it, or it is not a folder.
     """
     home = _home()
     folder = home / "run" if home else platformdirs.user_runtime_path(_APP)
@@ -64,13 +78,13 @@ def runtime_dir() -> Path:
         status = folder.lstat()
     except OSError as error:
         raise DaemonError(
-            f"the socket folder cannot be made ({error.strerror})",
+            f"the socket folder cannot be created ({error.strerror})",
             subject=str(folder),
             advice="Set UNDERKEEL_HOME to a folder that you own",
         ) from error
     if not stat.S_ISDIR(status.st_mode):
         raise DaemonError(
-            "this is not a folder, so the socket cannot live in it",
+            "the socket needs a folder here, but this is not one",
             subject=str(folder),
             advice="Remove it, or set UNDERKEEL_HOME to a folder that you own",
         )
@@ -81,9 +95,10 @@ def runtime_dir() -> Path:
                 subject=str(folder),
                 advice="Do not trust it; set UNDERKEEL_HOME to a folder that you own",
             )
-        if status.st_mode & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
+        if mode & 0o077:
             raise DaemonError(
-                f"others may enter the socket folder (mode {stat.S_IMODE(status.st_mode):04o})",
+                f"other users can enter the socket folder (mode {mode:04o})",
                 subject=str(folder),
                 advice=f"Run: chmod 700 {folder}",
             )

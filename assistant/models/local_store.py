@@ -211,7 +211,7 @@ def use_model(name: str, path: Path | None = None, *, table: str = "model") -> P
     path = path or paths.config_file()
     try:
         target = path.resolve()  # a link into a dotfiles folder stays a link
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        text = path.read_text(encoding="utf-8-sig") if path.exists() else ""
         fresh = with_model(text, name, table)
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = target.with_name(target.name + ".new")

@@ -10,10 +10,6 @@ from assistant.errors import SettingsError, UnderkeelError
 if TYPE_CHECKING:
     from assistant.settings import Settings
 
-EDITOR_TABLES = ("completion", "actions", "statistics")
-"""An editor may take settings from a workspace, which is not trusted: it names no models, programs
-or servers."""
-
 _SECTION = "underkeel"
 
 
@@ -39,7 +35,5 @@ class Configuration:
             self._file = settings.load()
             problems += self._file[1]
         said = raw.get(_SECTION) if isinstance(raw, Mapping) else raw
-        merged, wrong = settings.overlay(
-            self._file[0], said, "the editor's settings", EDITOR_TABLES
-        )
+        merged, wrong = settings.overlay(self._file[0], said, "the editor's settings")
         return merged, [*problems, *wrong]

@@ -1,0 +1,28 @@
+"""The user's settings: one typed TOML file, checked against the range of every field."""
+
+from assistant.settings.fields import (
+    ActionSettings,
+    CompletionSettings,
+    DaemonSettings,
+    EngineSettings,
+    ExplainSettings,
+    ModelSettings,
+    RemoteSettings,
+    Settings,
+    StatisticsSettings,
+)
+from assistant.settings.reading import load, overlay
+
+__all__ = [
+    "ActionSettings",
+    "CompletionSettings",
+    "DaemonSettings",
+    "EngineSettings",
+    "ExplainSettings",
+    "ModelSettings",
+    "RemoteSettings",
+    "Settings",
+    "StatisticsSettings",
+    "load",
+    "overlay",
+]
