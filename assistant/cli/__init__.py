@@ -1,13 +1,13 @@
 """Commands: prints and draws, decides nothing.
 
-Each command lives in its own module with a `register(app)`. Only the module of the command that is
-called is imported, so a quick command stays quick.
+Each module has a `register(app)`. Only the module of the command that is called is imported, so a
+quick command stays quick.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import io
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -17,16 +17,15 @@ import typer
 from assistant import __version__, paths
 from assistant.errors import UnderkeelError
 
-# One line a command, in the order of the help text: its name and the module that registers it.
+# The commands in the order of the help text, each with the module that registers it.
 COMMANDS: dict[str, str] = {
-    "serve": "assistant.cli.serve",
+    "serve": "assistant.cli.daemon",
+    "stop": "assistant.cli.daemon",
+    "restart": "assistant.cli.daemon",
+    "reload": "assistant.cli.daemon",
     "status": "assistant.cli.status",
     "top": "assistant.cli.top",
-    "stop": "assistant.cli.stop",
-    "restart": "assistant.cli.restart",
-    "reload": "assistant.cli.reload",
     "service": "assistant.cli.service",
-    "logs": "assistant.cli.logs",
     "stats": "assistant.cli.stats",
     "complete": "assistant.cli.complete",
     "context": "assistant.cli.context",
@@ -34,19 +33,22 @@ COMMANDS: dict[str, str] = {
     "recommend": "assistant.cli.recommend",
     "pull": "assistant.cli.models",
     "models": "assistant.cli.models",
-    "doctor": "assistant.cli.doctor",
-    "bundle": "assistant.cli.bundle",
+    "doctor": "assistant.cli.support",
+    "logs": "assistant.cli.support",
+    "bundle": "assistant.cli.support",
     "demo": "assistant.cli.demo",
+    "help": "assistant.cli.help",
 }
 
 _INTERRUPTED = 130
 
 
 def build_app(name: str | None = None) -> typer.Typer:
-    """The Typer app with the command `name`, or with all commands where `name` is none of them."""
+    """The Typer app with the command `name`, or with all commands if it is none of them."""
     app = typer.Typer(
         name="underkeel",
-        help="A local coding assistant that knows how much memory it has under its keel.",
+        help="A local coding assistant that knows how much memory it has under its keel. "
+        "The documentation: underkeel help",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         add_completion=False,
@@ -54,8 +56,7 @@ def build_app(name: str | None = None) -> typer.Typer:
     app.callback()(_main)
     wanted = [COMMANDS[name]] if name in COMMANDS else COMMANDS.values()
     for module in dict.fromkeys(wanted):
-        if importlib.util.find_spec(module) is not None:
-            importlib.import_module(module).register(app)
+        importlib.import_module(module).register(app)
     return app
 
 
@@ -80,6 +81,9 @@ def run(arguments: list[str] | None = None) -> NoReturn:
     `UNDERKEEL_DEBUG=1` lets unexpected exceptions through with their traceback.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may know few characters
     try:
         build_app(arguments[0] if arguments else None)(arguments, prog_name="underkeel")
     except UnderkeelError as error:
@@ -96,11 +100,13 @@ def run(arguments: list[str] | None = None) -> NoReturn:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         _fail(
             f"underkeel: unexpected error, {what}. The daemon's log is {paths.log_file()}; "
-            "set UNDERKEEL_DEBUG=1 for the traceback"
+            "set UNDERKEEL_DEBUG=1 to see the traceback"
         )
     sys.exit(0)
 
 
 def _fail(text: str) -> NoReturn:
-    print(text, file=sys.stderr)
+    from assistant.cli.terminal import say  # not for `--version`
+
+    say(text, err=True)
     sys.exit(1)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from assistant.cli.language_client import LanguageClient, Message, language_server
+from assistant.cli.terminal import print_json, printable, say
 from assistant.errors import EngineError, RequestError
 
 _LARGEST_BYTES = 16 << 20
@@ -32,28 +32,29 @@ def complete(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     several: Annotated[
-        bool, typer.Option("--several", help="Ask for several candidates, best first.")
+        bool, typer.Option("--several", help="Several suggestions, best first.")
     ] = False,
 ) -> None:
-    """Print what would stand at a place in a file. The file is not changed.
+    """Print a suggestion for a position in a file. The file is not changed.
 
-    A column is a character, and the one after the last is the end of the line. Prints nothing where
-    there is nothing to suggest.
+    Columns count characters; the one after the last is the end of the line. Prints nothing if there
+    is no suggestion.
     """
     cursor = read_place(place)
     started = time.monotonic()
     items = asyncio.run(_ask(cursor, several=several))
     if as_json:
-        typer.echo(msgspec.json.encode(_picture(cursor, items, time.monotonic() - started)))
+        print_json(_picture(cursor, items, time.monotonic() - started))
     elif items:
-        typer.echo("\n".join(item["insertText"] for item in items))
+        for item in items:
+            typer.echo(printable(item["insertText"], lines=True))
     else:
-        typer.echo("underkeel: nothing to suggest here", err=True)
+        say("underkeel: no suggestion here", err=True)
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """A place in a file; line and column count from 1, columns in characters."""
+    """A position in a file; line and column count from 1, columns in characters."""
 
     path: Path
     line: int
@@ -65,15 +66,14 @@ def read_place(place: str) -> Cursor:
     """Read the file that `FILE:LINE:COL` names.
 
     Raises:
-        RequestError: the place is not written so, the file cannot be used, or it does not reach so
-            far.
+        RequestError: it has another form, or there is no such file, line or column.
     """
     match = re.fullmatch(r"(.+):(\d+):(\d+)", place, re.DOTALL)
     if match is None:
         raise RequestError(
-            "this does not name a place",
+            "this is not a position in a file",
             subject=place,
-            advice="Write FILE:LINE:COL, as in a.py:3:1",
+            advice="Write FILE:LINE:COLUMN, as in a.py:3:1",
         )
     path = Path(match[1])
     text = _read(path)
@@ -81,14 +81,14 @@ def read_place(place: str) -> Cursor:
     line, column = int(match[2]), int(match[3])
     if not 1 <= line <= len(lines):
         raise RequestError(
-            f"there is no line {line}", subject=str(path), advice=f"Name one from 1 to {len(lines)}"
+            f"there is no line {line}", subject=str(path), advice=f"The file has lines 1 to {len(lines)}"
         )
     last = len(lines[line - 1]) + 1
     if not 1 <= column <= last:
         raise RequestError(
             f"line {line} has no column {column}",
             subject=str(path),
-            advice=f"Name one from 1 to {last}",
+            advice=f"The line has columns 1 to {last}",
         )
     return Cursor(path, line, column, text)
 
@@ -100,12 +100,12 @@ def _read(path: Path) -> str:
             raise RequestError(
                 f"the file is too large ({size_bytes >> 20} MiB)",
                 subject=str(path),
-                advice=f"Up to {_LARGEST_BYTES >> 20} MiB are read",
+                advice=f"At most {_LARGEST_BYTES >> 20} MiB are read",
             )
         content = path.read_bytes()
     except OSError as error:
         raise RequestError(
-            f"the file cannot be read ({error.strerror})", subject=str(path), advice="Name another"
+            f"the file cannot be read ({error.strerror})", subject=str(path), advice="Use another file"
         ) from error
     try:
         if b"\0" in content[:_BINARY_LOOK_BYTES]:
@@ -113,7 +113,7 @@ def _read(path: Path) -> str:
         return content.decode("utf-8")
     except ValueError as error:
         raise RequestError(
-            "the file is not text in UTF-8", subject=str(path), advice="Convert it, or name another"
+            "the file is not text in UTF-8", subject=str(path), advice="Convert it to UTF-8"
         ) from error
 
 
@@ -121,16 +121,16 @@ async def _ask(cursor: Cursor, *, several: bool) -> list[Message]:
     """Ask the language server.
 
     Raises:
-        EngineError: it says what stands in the way.
+        EngineError: the reason why it cannot answer.
     """
-    teller = _Teller()
-    async with language_server(teller.take) as client:
+    messages = _Messages()
+    async with language_server(messages.take) as client:
         # Columns are characters, so that is what positions count in.
         await client.initialise(encodings=("utf-32",))
         items = await _complete(client, cursor, several=several)
-    teller.end()
-    if teller.error and not items:
-        raise EngineError(teller.error.removeprefix("Underkeel: "))
+    messages.end()
+    if messages.error and not items:
+        raise EngineError(messages.error.removeprefix("Underkeel: "))
     return items
 
 
@@ -144,11 +144,11 @@ async def _complete(client: LanguageClient, cursor: Cursor, *, several: bool) ->
     return await client.complete(uri, cursor.line - 1, cursor.column - 1, invoked=several)
 
 
-class _Teller:
-    """Shows on stderr what the language server tells while one waits.
+class _Messages:
+    """Shows on stderr what the language server reports in the meantime.
 
     Attributes:
-        error: the last error that it told.
+        error: the last error that it reported.
     """
 
     def __init__(self) -> None:
@@ -167,18 +167,18 @@ class _Teller:
             self._show(f"{value.get('message', '')}  {value.get('percentage', 0)} %")
 
     def end(self) -> None:
-        """Leave no half line behind."""
+        """Clear an unfinished line."""
         self._show("")
 
     def _show(self, text: str) -> None:
         if sys.stderr.isatty() and text != self._shown:
-            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.write(f"\r\x1b[K{printable(text)}")
             sys.stderr.flush()
             self._shown = text
 
     def _say(self, text: str) -> None:
         self.end()
-        print(text, file=sys.stderr)
+        say(text, err=True)
 
 
 def _picture(cursor: Cursor, items: list[Message], took_s: float) -> dict[str, Any]:

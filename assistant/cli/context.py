@@ -7,9 +7,8 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.panel import Panel
 from rich.progress import Progress
 from rich.syntax import Syntax
@@ -18,6 +17,7 @@ from rich.text import Text
 
 import context
 from assistant import paths, settings
+from assistant.cli.terminal import console, print_json, printable
 from assistant.errors import RequestError
 from assistant.models import families, vocabulary
 from assistant.models.catalogue import resolve
@@ -47,19 +47,19 @@ def show(
         str, typer.Argument(metavar="FILE:LINE[:COL]", help="Line and column count from 1.")
     ],
     budget: Annotated[
-        int | None, typer.Option(min=1, help="Tokens that the prompt may take.")
+        int | None, typer.Option(min=1, help="Tokens that the prompt may have.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Whose tokens are counted.")] = None,
-    root: Annotated[Path | None, typer.Option(help="The workspace; else it is looked for.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model whose tokens are counted.")] = None,
+    root: Annotated[Path | None, typer.Option(help="The workspace; without it, the nearest project folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what the model would see for a cursor: sections, tokens, reasons, and what was cut."""
+    """Show the prompt for a cursor: its sections, tokens, reasons, and what was cut."""
     chosen, _ = settings.load()
     words = vocabulary.load(resolve(model or chosen.model.name))
     layout = families.layout_for(words)
     if layout is None:
         raise RequestError(
-            "this model does not complete text", subject=words.name, advice="Name another one"
+            "this model does not complete text", subject=words.name, advice="Use another one"
         )
     path, text, cursor = read_cursor(place)
     folder = (root or workspace_root(path)).absolute()
@@ -74,45 +74,47 @@ def show(
     document = workspace.open(path, text)
     if reason := workspace.hidden(document):
         raise RequestError(
-            f"a model sees nothing of it: {reason}",
+            f"no model sees this file: {reason}",
             subject=str(path),
-            advice="Name another, or change completion.excludes in the settings",
+            advice="Use another, or change completion.excludes in the settings",
         )
     report = _refresh(workspace, quiet=as_json)
     at = len(text[:cursor].encode("utf-8", "replace"))
     prompt = workspace.prompt(document, at, budget or chosen.completion.budget_tokens, rest=True)
     workspace.index.close()
     if as_json:
-        typer.echo(msgspec.json.encode(picture(prompt, path, report)).decode())
+        print_json(picture(prompt, path, report))
     else:
-        Console().print(drawing(prompt, path, document))
+        console().print(drawing(prompt, path, document))
 
 
 def read_cursor(place: str) -> tuple[Path, str, int]:
     """The file, its text, and the character that `FILE:LINE[:COL]` names (COL: the line's end).
 
     Raises:
-        RequestError: it is not written so, the file cannot be read, or has no such line.
+        RequestError: it has another form, the file cannot be read, or has no such line.
     """
     match = re.fullmatch(r"(.+?):(\d+)(?::(\d+))?", place, re.DOTALL)
     if match is None:
         raise RequestError(
-            "this does not name a place", subject=place, advice="Write FILE:LINE, as in a.py:3"
+            "this is not a position in a file",
+            subject=place,
+            advice="Write FILE:LINE, as in a.py:3",
         )
     path = Path(match[1]).absolute()
     try:
         if path.stat().st_size > _LARGEST_BYTES:
-            raise RequestError("the file is too large", subject=str(path), advice="Name another")
+            raise RequestError("the file is too large", subject=str(path), advice="Use another")
         text = path.read_bytes().decode("utf-8", "replace")
     except OSError as error:
         raise RequestError(
-            f"the file cannot be read ({error.strerror})", subject=str(path), advice="Name another"
+            f"the file cannot be read ({error.strerror})", subject=str(path), advice="Use another"
         ) from error
     lines = text.split("\n")
     line = int(match[2])
     if not 1 <= line <= len(lines):
         raise RequestError(
-            f"there is no line {line}", subject=str(path), advice=f"Name one from 1 to {len(lines)}"
+            f"there is no line {line}", subject=str(path), advice=f"The file has lines 1 to {len(lines)}"
         )
     length = len(lines[line - 1].rstrip("\r"))
     column = min(int(match[3]) - 1, length) if match[3] else length
@@ -120,7 +122,7 @@ def read_cursor(place: str) -> tuple[Path, str, int]:
 
 
 def workspace_root(path: Path) -> Path:
-    """The nearest folder above that looks like a project's; the file's own folder else."""
+    """The nearest folder above that looks like a project, else the file's own folder."""
     for folder in path.parents:
         if any((folder / mark).exists() for mark in _ROOT_MARKS):
             return folder
@@ -134,8 +136,7 @@ def index_path(folder: Path) -> Path:
 
 
 def _refresh(workspace: context.Workspace, *, quiet: bool) -> context.Report:
-    console = Console(stderr=True, quiet=quiet)
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console(stderr=True, quiet=quiet), transient=True) as progress:
         task = progress.add_task("reading the workspace", total=None)
         return workspace.index.refresh(
             lambda done, total: progress.update(task, completed=done, total=total)
@@ -166,21 +167,21 @@ def picture(prompt: context.Prompt, path: Path, report: context.Report) -> dict[
 
 
 def drawing(prompt: context.Prompt, path: Path, document: context.Document) -> Group:
-    """The prompt for a terminal: a panel a section, then where the tokens went."""
+    """The prompt for a terminal: a panel for each section, then the tokens."""
     parts: list[Panel | Table | Text] = []
     for one in prompt.sections:
         style = _STYLE[one.part]
         language = document.language.name if document.language is not None else "text"
-        title = Text(f"{_TITLE[one.part]} {one.path}".rstrip(), style=f"bold {style}")
+        title = Text(printable(f"{_TITLE[one.part]} {one.path}").rstrip(), style=f"bold {style}")
         title.append(f"  {one.tokens} tokens", style="dim")
-        body = Syntax(one.text.rstrip("\n"), language, background_color="default", word_wrap=True)
+        body = Syntax(printable(one.text.rstrip("\n"), lines=True), language, background_color="default", word_wrap=True)
         parts.append(
             Panel(body, title=title, title_align="left", border_style=style,
                   subtitle=Text(_short(one.reason), style="dim"), subtitle_align="left")
         )  # fmt: skip
     spent = sum(one.tokens for one in prompt.sections)
     table = Table.grid(padding=(0, 2))
-    table.add_row("file", str(path))
+    table.add_row("file", printable(path))
     table.add_row("prompt", f"{len(prompt.ids)} of {prompt.budget_tokens} tokens")
     table.add_row("control tokens", str(len(prompt.ids) - spent))
     table.add_row("layout", f"{prompt.layout.family}, {prompt.kind}")
@@ -190,4 +191,5 @@ def drawing(prompt: context.Prompt, path: Path, document: context.Document) -> G
 
 
 def _short(text: str, limit: int = 160) -> str:
+    text = printable(text)
     return text if len(text) <= limit else text[: limit - 3] + "..."

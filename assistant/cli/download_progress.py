@@ -15,36 +15,38 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from assistant.cli.terminal import printable
 from assistant.models.storage import Advance
 
 _EACH_PERCENT = 5
 
 
 class Bars:
-    """Draws a pull's steps as rich progress bars; a Report. Use as a context manager.
+    """Progress bars for the steps of a download; a context manager.
 
-    Where nobody watches a terminal (a log, an editor), a step tells its share in lines instead.
+    Without a terminal (a log, an editor) each step prints lines with its percentage instead.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, on: Console) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),
             TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
+            console=on,
+            disable=not on.is_terminal,
         )
 
     def step(self, label: str, total_bytes: int) -> Advance:
+        label = printable(label)
         if not self._progress.console.is_terminal:
-            return Shares(label, total_bytes, self.note).advance
+            return Percentages(label, total_bytes, self.note).advance
         task = self._progress.add_task(label, total=total_bytes)
         return lambda done: self._progress.advance(task, done)
 
     def note(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, highlight=False)
+        self._progress.console.print(printable(text), markup=False, highlight=False)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -54,19 +56,19 @@ class Bars:
         self._progress.stop()
 
 
-class Shares:
-    """Tells of a step's progress in lines such as "fetching starter-moe 35 %", one each 5 %."""
+class Percentages:
+    """Reports the progress of a step in lines such as "fetching starter-moe 35 %", every 5 %."""
 
-    def __init__(self, label: str, total_bytes: int, tell: Callable[[str], None]) -> None:
+    def __init__(self, label: str, total_bytes: int, report: Callable[[str], None]) -> None:
         self._label = label
         self._total_bytes = max(total_bytes, 1)
-        self._tell = tell
+        self._report = report
         self._done_bytes = 0
-        self._told = -_EACH_PERCENT
+        self._reported = -_EACH_PERCENT
 
     def advance(self, done_bytes: int) -> None:
         self._done_bytes += done_bytes
         percent = min(100, 100 * self._done_bytes // self._total_bytes)
-        if percent >= self._told + _EACH_PERCENT:
-            self._told = percent - percent % _EACH_PERCENT
-            self._tell(f"{self._label} {self._told} %")
+        if percent >= self._reported + _EACH_PERCENT:
+            self._reported = percent - percent % _EACH_PERCENT
+            self._report(f"{self._label} {self._reported} %")

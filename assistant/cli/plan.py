@@ -1,18 +1,17 @@
-"""`underkeel plan`: what a model would take, before a byte of it is read or fetched."""
+"""`underkeel plan`: the memory that a model needs, before it is loaded or downloaded."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from assistant import settings
 from assistant.cli.plan_json import checkpoint_json, plan_json
 from assistant.cli.plan_view import checkpoint_picture, plan_picture
+from assistant.cli.terminal import console, print_json
 from assistant.errors import PlanError, UnknownModelError
 from assistant.memory.checkpoints.checkpoint import (
     Checkpoint,
@@ -37,7 +36,7 @@ from assistant.memory.planning.planner import make_plan, wishes_of
 from assistant.models.catalogue import catalogue, resolve
 
 _UNMEASURED = (
-    "compute buffers are estimated: llama.cpp cannot be asked about a machine that is not here"
+    "compute buffers are estimated: llama.cpp can only measure them on this machine"
 )
 
 
@@ -59,23 +58,23 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
         str | None, typer.Option(help="Type of the KV cache: f16, q8_0, ...")
     ] = None,
     sequences: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Slots that share it.")
+        int | None, typer.Option(min=1, max=256, help="Slots that share the context.")
     ] = None,
     quantisation: Annotated[
-        str, typer.Option("--quant", help="Of a known model: Q4_K_M, Q8_0, ...")
+        str, typer.Option("--quant", help="Quantisation of a known model: Q4_K_M, Q8_0, ...")
     ] = "",
-    vram: Annotated[str, typer.Option(help="Plan for cards of this size: 24G, or 24G,12G.")] = "",
-    ram: Annotated[str, typer.Option(help="Plan for so much free host memory: 64G.")] = "",
-    gpus: Annotated[int, typer.Option(help="How many cards; 0 plans for the host alone.")] = -1,
-    margin: Annotated[str, typer.Option(help="Leave so much of each card free.")] = "",
+    vram: Annotated[str, typer.Option(help="Plan for GPUs of this size: 24G, or 24G,12G.")] = "",
+    ram: Annotated[str, typer.Option(help="Plan for this much free RAM: 64G.")] = "",
+    gpus: Annotated[int, typer.Option(help="Number of GPUs; 0 plans for the CPU alone.")] = -1,
+    margin: Annotated[str, typer.Option(help="Memory to leave free on each GPU: 512M.")] = "",
     experts_on_gpu: Annotated[
-        bool, typer.Option("--experts-on-gpu", help="Accept no expert on the host.")
+        bool, typer.Option("--experts-on-gpu", help="Refuse plans with experts in RAM.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a model takes, what fits where, and what would change it.
+    """Show the memory that a model needs, what goes on which device, and what would change it.
 
-    What is not given stands in the settings, as for the daemon.
+    Options that are left out come from the settings, as for the daemon.
     """
     here, remarks = this_machine()
     sizes = [parse_size(part) for part in vram.split(",") if part]
@@ -93,26 +92,26 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
     found = find_model(model or chosen.name, quantisation)
     if isinstance(found, Checkpoint):
         if as_json:
-            typer.echo(json.dumps(checkpoint_json(found, machine), indent=1))
+            print_json(checkpoint_json(found, machine), indent=1)
         else:
-            Console().print(checkpoint_picture(found, machine))
+            console().print(checkpoint_picture(found, machine))
         return
     try:
         made = make(found, machine, wishes, here)
     except PlanError as error:
         if not as_json:
-            Console().print(plan_picture(found, machine, wishes, None, remarks))
+            console().print(plan_picture(found, machine, wishes, None, remarks))
             raise
-        typer.echo(json.dumps(_failure(error), indent=1))
+        print_json(_failure(error), indent=1)
         raise typer.Exit(1) from error
     if as_json:
-        typer.echo(json.dumps(plan_json(found, machine, wishes, made), indent=1))
+        print_json(plan_json(found, machine, wishes, made), indent=1)
     else:
-        Console().print(plan_picture(found, machine, wishes, made, remarks))
+        console().print(plan_picture(found, machine, wishes, made, remarks))
 
 
 def make(header: Header, machine: Machine, wishes: Wishes, here: Machine) -> Plan:
-    """The plan, measured by llama.cpp where the machine's cards are really here.
+    """The plan, measured by llama.cpp if all GPUs of `machine` are in this one.
 
     Raises:
         PlanError: nothing fits.
@@ -127,8 +126,8 @@ def find_model(name: str, quantisation: str = "") -> Header | Checkpoint:
     """What a name on the command line means: a file, a folder, a known name, or a repository.
 
     Raises:
-        UnknownModelError: nothing of that name.
-        GGUFError, ModelError: it is there but cannot be read.
+        UnknownModelError: there is no such model.
+        GGUFError, ModelError: it exists but cannot be read.
     """
     path = Path(name).expanduser()
     if path.is_dir() and is_checkpoint(path):
@@ -152,7 +151,7 @@ def find_model(name: str, quantisation: str = "") -> Header | Checkpoint:
     except UnknownModelError as error:
         known = ", ".join([*catalogue(), *known_models()])
         raise UnknownModelError(
-            error.message, subject=error.subject, advice=f"Known are: {known}"
+            error.message, subject=error.subject, advice=f"Known names: {known}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Plans as a picture in the terminal: a bar a device, then words."""
+"""Plans as pictures in the terminal: a bar for each device, then the reasons."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from assistant.cli.terminal import printable
 from assistant.memory.checkpoints.checkpoint import Checkpoint
 from assistant.memory.checkpoints.checkpoint_plan import (
     active_parameters,
@@ -32,14 +33,14 @@ _BAR_CELLS = 44
 _MAP_LINES = 8
 # What a bar consists of: attribute of a usage, word, colour, character.
 _PARTS = (
-    ("taken", "taken by others", "bright_black", "▒"),
+    ("taken", "used by others", "bright_black", "▒"),
     ("dense_bytes", "attention, shared", "blue", "█"),
     ("expert_bytes", "experts", "magenta", "█"),
     ("embedding_bytes", "embeddings", "bright_blue", "█"),
     ("output_bytes", "output", "bright_blue", "█"),
     ("kv_bytes", "KV cache", "green", "█"),
     ("compute_bytes", "compute", "yellow", "█"),
-    ("overhead_bytes", "process", "red", "█"),
+    ("overhead_bytes", "driver", "red", "█"),
     ("margin_bytes", "margin", "bright_black", "▚"),
     ("spare", "free", "bright_black", "░"),
 )
@@ -48,20 +49,20 @@ _PARTS = (
 def plan_picture(
     header: Header, machine: Machine, wishes: Wishes, plan: Plan | None, remarks: tuple[str, ...]
 ) -> RenderableType:
-    """The whole answer to `underkeel plan`; without a plan, what the model is."""
+    """All of `underkeel plan`; without a plan, only the model."""
     model = model_of(header)
     rows: list[RenderableType] = [Padding(_about(model), (0, 0, 1, 0))]
     if plan is not None:
         rows += [_bars(plan), _promises(model, machine, wishes, plan)]
         rows += [_list("Why", plan.reasons), _changes(model, machine, wishes, plan)]
-        rows += [_list("Not sure", (*plan.doubts, *remarks))]
+        rows += [_list("Caveats", (*plan.doubts, *remarks))]
     return Group(*rows)
 
 
 def checkpoint_picture(checkpoint: Checkpoint, machine: Machine) -> RenderableType:
     """A checkpoint's sizes by scheme, the best device map, and the vLLM line."""
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("stored as", "weights", "fits", "experts on cards"):
+    for name in ("stored as", "weights", "fits", "experts on GPUs"):
         table.add_column(name)
     best = None
     for scheme in schemes_for(checkpoint):
@@ -74,7 +75,7 @@ def checkpoint_picture(checkpoint: Checkpoint, machine: Machine) -> RenderableTy
             str(mapped.expert_layers_on_cards),
         )
     words = Text()
-    words.append(f"{checkpoint.name}\n", style="bold")
+    words.append(f"{printable(checkpoint.name)}\n", style="bold")
     words.append(_parameters(checkpoint.parameters, active_parameters(checkpoint)))
     rows: list[RenderableType] = [words, Padding(table, (1, 0))]
     if best is not None:
@@ -93,15 +94,15 @@ def checkpoint_picture(checkpoint: Checkpoint, machine: Machine) -> RenderableTy
         text.append("\n".join(shown), style="not bold")
         rows.append(text)
     command = vllm_command(checkpoint, machine)
-    rows.append(Text(f"\nvLLM: {command or 'nothing fits on these cards'}"))
+    rows.append(Text(f"\nvLLM: {printable(command) if command else 'nothing fits on these GPUs'}"))
     return Group(*rows)
 
 
 def _about(model: Model) -> Text:
     census = model.census
     text = Text()
-    text.append(model.name, style="bold")
-    text.append(f"  {model.architecture}, {gib(census.total.size_bytes)}, ")
+    text.append(printable(model.name), style="bold")
+    text.append(f"  {printable(model.architecture)}, {gib(census.total.size_bytes)}, ")
     text.append(", ".join(f"{name} {gib(x.size_bytes)}" for name, x in _types(model)))
     text.append("\n" + _parameters(census.total.parameters, census.active.parameters))
     return text
@@ -117,8 +118,8 @@ def _parameters(total: int, active: int) -> str:
         return f"{billions(total)} parameters, all of them active in every token"
     return (
         f"{billions(total)} parameters must be in memory; each token uses {billions(active)} of "
-        f"them ({100 * active / max(total, 1):.0f} %): the first number decides whether it fits, "
-        "the second how fast it is"
+        f"them ({100 * active / max(total, 1):.0f} %). The first number decides if it fits, the "
+        "second how fast it is"
     )
 
 
@@ -179,28 +180,28 @@ def _promises(model: Model, machine: Machine, wishes: Wishes, plan: Plan) -> Tex
     bound, most = decode_bound(plan), most_context(model, machine, wishes, plan)
     text = Text()
     text.append(f"{plan.n_ctx:,} tokens", style="bold")
-    text.append(f" of context, the cache in {plan.choice.cache.type_k}")
+    text.append(f" of context, KV cache in {plan.choice.cache.type_k}")
     if most > plan.n_ctx:
-        moved = " without moving an expert" if plan.expert_layers_on_gpu else " would fit, too"
+        moved = " without moving an expert" if plan.expert_layers_on_gpu else " would fit too"
         text.append(f"; up to {most:,}{moved}")
     text.append("\nA token reads ")
     text.append(gib(bound.card_bytes + bound.host_bytes), style="bold")
     text.append(" of weights: ")
     text.append(f"at most {bound.tokens_per_s:.0f} tokens/s", style="bold")
     text.append(
-        f", assuming {HOST_BYTES_PER_S / 1e9:.0f} GB/s from host memory"
-        + (f" and {CARD_BYTES_PER_S / 1e9:.0f} GB/s on a card" if plan.gpu_usages else "")
+        f", assuming {HOST_BYTES_PER_S / 1e9:.0f} GB/s from RAM"
+        + (f" and {CARD_BYTES_PER_S / 1e9:.0f} GB/s on a GPU" if plan.gpu_usages else "")
     )
     return text
 
 
 def _changes(model: Model, machine: Machine, wishes: Wishes, plan: Plan) -> RenderableType:
     table = Table(box=None, header_style="dim", pad_edge=False, title_justify="left")
-    told = "experts on cards" if machine.gpus and model.census.moe else "in all"
-    for name in ("context", "cache", "KV", told):
+    told = "experts on GPUs" if machine.gpus and model.census.moe else "in all"
+    for name in ("context", "cache", "KV", outcome):
         table.add_column(name, justify="right")
     for item in what_if(model, machine, wishes, plan):
-        groups = _outcome(item.plan, told) if item.plan else "does not fit"
+        groups = _outcome(item.plan, outcome) if item.plan else "does not fit"
         now = item.n_ctx == plan.n_ctx and item.cache_type == plan.choice.cache.type_k
         table.add_row(
             f"{item.n_ctx:,}",
@@ -212,9 +213,9 @@ def _changes(model: Model, machine: Machine, wishes: Wishes, plan: Plan) -> Rend
     return Padding(Group(Text("What would change", style="bold"), table), (1, 0, 0, 0))
 
 
-def _outcome(plan: Plan, told: str) -> str:
-    """What a table of other plans tells of one."""
-    if told == "in all":
+def _outcome(plan: Plan, outcome: str) -> str:
+    """The last column of the table of other plans."""
+    if outcome == "in all":
         return gib(sum(usage.needed_bytes for usage in plan.usages))
     return str(plan.expert_layers_on_gpu)
 
@@ -222,5 +223,5 @@ def _outcome(plan: Plan, told: str) -> str:
 def _list(title: str, lines: tuple[str, ...]) -> RenderableType:
     if not lines:
         return Group()
-    points = [Padding(Text(line), (0, 0, 0, 2)) for line in lines]
+    points = [Padding(Text(printable(line)), (0, 0, 0, 2)) for line in lines]
     return Group(Text(f"\n{title}", style="bold"), *points)

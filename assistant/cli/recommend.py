@@ -1,18 +1,18 @@
-"""`underkeel recommend`: which of the models we know fit this machine, best first."""
+"""`underkeel recommend`: the known coding models that fit this machine, best first."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from assistant import settings
+from assistant.cli.terminal import console, print_json, printable
 from assistant.errors import ModelError, PlanError
 from assistant.memory.gguf.header import Header, read_header
 from assistant.memory.model.known_models import known_header, known_models
@@ -25,7 +25,7 @@ from assistant.memory.planning.reasons import gib
 from assistant.models.catalogue import catalogue, local_path
 
 _USABLE_TOKENS_PER_S = 8.0  # slower than that, ghost text comes too late to be of use
-_PULLED_QUALITY = 5  # what lies here already is the demo's small models
+_PULLED_QUALITY = 5  # the models here already are the demo's small ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +69,21 @@ def register(app: typer.Typer) -> None:
 
 def recommend(
     ctx: Annotated[int, typer.Option(min=0, help="Tokens of context; 0 lets the plan choose.")] = 0,
-    vram: Annotated[str, typer.Option(help="Plan for cards of this size: 24G, or 24G,12G.")] = "",
-    ram: Annotated[str, typer.Option(help="Plan for so much free host memory: 64G.")] = "",
-    gpus: Annotated[int, typer.Option(help="How many cards; 0 plans for the host alone.")] = -1,
+    vram: Annotated[str, typer.Option(help="Plan for GPUs of this size: 24G, or 24G,12G.")] = "",
+    ram: Annotated[str, typer.Option(help="Plan for this much free RAM: 64G.")] = "",
+    gpus: Annotated[int, typer.Option(help="Number of GPUs; 0 plans for the CPU alone.")] = -1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the coding models that fit this machine, best first, with the plan in a line each."""
+    """List the coding models that fit this machine, best first, with a summary of each plan."""
     here, _ = this_machine()
     sizes = [parse_size(part) for part in vram.split(",") if part]
     machine = imagined(here, sizes, parse_size(ram) if ram else 0, gpus)
     wishes = replace(wishes_of(settings.load()[0].model), n_ctx=ctx)
     verdicts = judge(candidates(), machine, wishes)
     if as_json:
-        typer.echo(json.dumps([_json(verdict) for verdict in verdicts], indent=1))
+        print_json([_json(verdict) for verdict in verdicts], indent=1)
     else:
-        Console().print(_picture(verdicts, cards=bool(machine.gpus)))
+        console().print(_picture(verdicts, gpus=bool(machine.gpus)))
 
 
 def candidates() -> Iterator[Candidate]:
@@ -114,11 +114,11 @@ def judge(found: Iterator[Candidate], machine: Machine, wishes: Wishes) -> list[
     return sorted(verdicts, key=lambda verdict: verdict.rank)
 
 
-def _picture(verdicts: list[Verdict], *, cards: bool) -> RenderableType:
+def _picture(verdicts: list[Verdict], *, gpus: bool) -> RenderableType:
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("on the cards" if cards else "in memory")
+    table.add_column("on GPUs" if gpus else "in RAM")
     table.add_column("context", justify="right", no_wrap=True)
     table.add_column("tokens/s", justify="right", no_wrap=True)
     best = next((verdict for verdict in verdicts if verdict.usable), None)
@@ -127,23 +127,23 @@ def _picture(verdicts: list[Verdict], *, cards: bool) -> RenderableType:
         plan = verdict.plan
         if plan is None:
             missing = f"{gib(verdict.shortfall_bytes)} too large"
-            table.add_row(verdict.candidate.name, size, missing, "", "", style="dim")
+            table.add_row(printable(verdict.candidate.name), size, missing, "", "", style="dim")
             continue
         speed = f"< {verdict.tokens_per_s:.0f}" + ("" if verdict.usable else " slow")
         style = "bold" if verdict is best else ""
         context = f"{plan.n_ctx:,}"
-        stands = _on_cards(plan) if cards else "all of it"
-        table.add_row(verdict.candidate.name, size, stands, context, speed, style=style)
+        on_gpus = _on_gpus(plan) if gpus else "all of it"
+        table.add_row(printable(verdict.candidate.name), size, on_gpus, context, speed, style=style)
     words = (
-        "Ordered by our own rough view of their merit for coding, what is too slow for ghost text "
-        "after the rest. Sizes are of the usual quantisation; speeds are bounds by what a token "
-        "reads. The whole plan of one: underkeel plan NAME"
+        "Ordered by our rough view of their quality for coding; models too slow for ghost text come "
+        "after the others. Sizes are of the usual quantisation. Speeds are upper bounds by the bytes "
+        "that a token reads. Details: underkeel plan NAME"
     )
     return Group(table, Text(), Text(words, style="dim"))
 
 
-def _on_cards(plan: Plan) -> str:
-    """What of the model stands there, in few words."""
+def _on_gpus(plan: Plan) -> str:
+    """The part of the model on GPUs, in few words."""
     layers, experts = plan.choice.layers, plan.choice.experts
     if plan.choice.output == HOST:
         return "nothing"
@@ -156,15 +156,15 @@ def _on_cards(plan: Plan) -> str:
 
 def _where(plan: Plan) -> str:
     groups = sum(1 for device in plan.choice.experts if device)
-    on_cards = plan.expert_layers_on_gpu
+    on_gpus = plan.expert_layers_on_gpu
     if not plan.gpu_usages or plan.choice.output == HOST:
-        return "in host memory"
+        return "in RAM"
     if HOST not in {*plan.choice.layers, *plan.choice.experts}:
-        return "wholly on the card" if len(plan.gpu_usages) == 1 else "wholly on the cards"
+        return "all on the GPU" if len(plan.gpu_usages) == 1 else "all on GPUs"
     if HOST in plan.choice.layers:
         on_host = plan.choice.layers.count(HOST)
-        return f"{on_host} of {len(plan.choice.layers)} layers in host memory"
-    return f"experts of {on_cards} of {groups} layers on cards, the others in host memory"
+        return f"{on_host} of {len(plan.choice.layers)} layers in RAM"
+    return f"experts of {on_gpus} of {groups} layers on GPUs, the others in RAM"
 
 
 def _line(verdict: Verdict) -> str:

@@ -1,4 +1,4 @@
-"""`underkeel stats`: what became of suggestions, as counted on this machine."""
+"""`underkeel stats`: suggestions shown, accepted and kept, as counted on this machine."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Iterable
 from datetime import date, timedelta
 from typing import Annotated, Any
 
-import msgspec
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from assistant import settings, statistics
-from assistant.cli.plot import area
+from assistant.cli.terminal import area, console, print_json, printable, say
 from assistant.statistics import LATENCY_EDGES_MS, Counts, Found
 
 _PLOT_HEIGHT = 4
@@ -25,29 +24,29 @@ def register(app: typer.Typer) -> None:
 
 
 def stats(
-    days: Annotated[int, typer.Option(min=1, max=3650, help="How many days back.")] = 30,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="Number of days.")] = 30,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    erase: Annotated[bool, typer.Option("--erase", help="Forget all that was counted.")] = False,
+    erase: Annotated[bool, typer.Option("--erase", help="Delete all counts.")] = False,
 ) -> None:
-    """Show what became of suggestions. The counts never leave this machine.
+    """Show how many suggestions were accepted. The counts never leave this machine.
 
-    Set `enabled = false` under [statistics] to count nothing.
+    `enabled = false` under [statistics] stops the counting.
     """
     if erase:
         gone = statistics.erase()
-        typer.echo("The statistics are erased." if gone else "There were no statistics.")
+        say("Deleted the statistics." if gone else "There are no statistics.")
         return
     today = date.today()  # noqa: DTZ011 - the user's own day
     found = statistics.load().since(today - timedelta(days=days - 1))
     enabled = settings.load()[0].statistics.enabled
     if as_json:
-        typer.echo(msgspec.json.encode(as_data(found, days, enabled=enabled)).decode())
+        print_json(as_data(found, days, enabled=enabled))
     else:
-        Console().print(picture(found, today, days, enabled=enabled))
+        console().print(picture(found, today, days, enabled=enabled))
 
 
 def as_data(found: Found, days: int, *, enabled: bool) -> dict[str, Any]:
-    """The statistics as plain data; a share or a latency is null where there is none."""
+    """The statistics as plain data; a share or a latency is null if there is none."""
     return {
         "days": days,
         "enabled": enabled,
@@ -66,12 +65,12 @@ def picture(found: Found, today: date, days: int, *, enabled: bool) -> Group:
     """The statistics for a terminal: a row a language, then the days as a plot."""
     parts: list[Text | Table] = []
     if not found.counts:
-        text = "No suggestion was counted" if enabled else "Statistics are switched off"
-        parts.append(Text(f"{text} in the last {days} days."))
+        text = f"No suggestions in the last {days} days." if enabled else "Statistics are off."
+        parts.append(Text(text))
         return Group(*parts)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("language")
-    for head in ("shown", "accepted", "in part", "taken", "kept", "typical", "slow"):
+    for head in ("shown", "accepted", "in part", "characters", "kept", "median", "90th pct."):
         table.add_column(head, justify="right")
     for name in (*_languages(found), None):
         table.add_row(*_row(found, name), style="bold" if name is None else "")
@@ -81,14 +80,14 @@ def picture(found: Found, today: date, days: int, *, enabled: bool) -> Group:
     taken = [float(_taken(one)) for one in totals for _ in range(_DAY_COLUMNS)]
     top = max(shown, default=0.0)
     for title, values, style in (("shown", shown, "cyan"), ("accepted", taken, "green")):
-        parts.append(Text(f"{title} a day, up to {max(values, default=0):.0f}", style="dim"))
+        parts.append(Text(f"{title} a day, at most {max(values, default=0):.0f}", style="dim"))
         width = days * _DAY_COLUMNS
         lines = area(values, width=width, height=_PLOT_HEIGHT, top=top)
         parts += [Text(line, style=style) for line in lines]
     first = (today - timedelta(days=days - 1)).isoformat()
     parts.append(Text(f"{first}{today.isoformat():>{max(days * _DAY_COLUMNS - 10, 11)}}", "dim"))
     if not enabled:
-        parts.append(Text("Statistics are switched off; these are older.", style="yellow"))
+        parts.append(Text("Statistics are off; these are older.", style="yellow"))
     return Group(*parts)
 
 
@@ -96,11 +95,11 @@ def _row(found: Found, name: str | None) -> list[str]:
     counts, bins = _total(found, name), _bins(found, name)
     kept = _share(counts.kept_chars, counts.checked_chars)
     return [
-        name or "all",
+        printable(name or "all"),
         str(_visible(counts)),
         f"{counts.accepted} ({_percent(_share(_taken(counts), _visible(counts)))})",
         str(counts.partly),
-        f"{counts.taken_chars} chars",
+        str(counts.taken_chars),
         _percent(kept),
         _time(statistics.percentile_ms(bins, 0.5)),
         _time(statistics.percentile_ms(bins, 0.9)),
@@ -120,7 +119,7 @@ def _summary(found: Found, name: str | None) -> dict[str, Any]:
 
 
 def _visible(counts: Counts) -> int:
-    """Suggestions that were seen, or, of an editor that never says so, sent."""
+    """Suggestions shown, or sent, for an editor that never reports what it shows."""
     return counts.shown or counts.offered
 
 
@@ -173,7 +172,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def _time(latency_ms: float | None) -> str:
-    """The upper edge of a bin, as a person says it."""
+    """The upper edge of a bin, with its unit."""
     if latency_ms is None:
         return "-"
     if latency_ms == float("inf"):

@@ -1,4 +1,4 @@
-"""`underkeel status`: how the daemon is."""
+"""`underkeel status`: the daemon's state."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import asyncio
 import time
 from typing import Annotated
 
-import msgspec
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from assistant.cli.plot import bar
+from assistant.cli.terminal import bar, console, print_json, printable, say
 from assistant.client import DaemonClient, DeviceNow, ServiceState, Status
 from assistant.daemon.process.settings_diff import advice
 from assistant.engine.types import Counting, ModelInfo
@@ -37,16 +36,16 @@ def register(app: typer.Typer) -> None:
 
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on until interrupted.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Update it every second until interrupted.")] = False,
 ) -> None:
-    """Show the daemon's state, model, memory and rates. Exits with 3 where none is running."""
+    """Show the daemon's state, model, memory and speed. Exits with 3 if none is running."""
     if not watch:
         raise typer.Exit(_once(as_json))
     if as_json:
         while True:
             _once(as_json)
             time.sleep(_REFRESH_S)
-    with Live(screen=False, auto_refresh=False) as live:
+    with Live(console=console(), screen=False, auto_refresh=False) as live:
         while True:
             found = _fetch()
             live.update(picture(found) if found else Text("no daemon is running"), refresh=True)
@@ -56,11 +55,11 @@ def status(
 def _once(as_json: bool) -> int:
     found = _fetch()
     if as_json:
-        typer.echo(msgspec.json.encode(found or {"state": "not running"}).decode())
+        print_json(found or {"state": "not running"})
     elif found is None:
-        typer.echo("No daemon is running. Start one with: underkeel serve")
+        say("No daemon is running. Start one with: underkeel serve")
     else:
-        Console().print(picture(found))
+        console().print(picture(found))
     return 0 if found else _NOT_RUNNING
 
 
@@ -76,15 +75,15 @@ def _fetch() -> Status | None:
 
 
 def picture(found: Status) -> Group:
-    """The status as a person wants to see it."""
+    """The status as a table."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column()
     for name, value in _rows(found):
-        table.add_row(name, value)
+        table.add_row(name, printable(value))
     parts: list[Text | Table] = [headline(found), table]
     if found.error is not None:
-        parts.append(Text(str(found.error.rebuild()), style="red"))
+        parts.append(Text(printable(found.error.rebuild()), style="red"))
     return Group(*parts)
 
 
@@ -93,17 +92,17 @@ def headline(found: Status) -> Text:
     style = _STYLE[found.state]
     head = Text.assemble(("● ", style), ("underkeel ", "bold"), (found.state.value, style))
     if found.state is ServiceState.LOADING:
-        head.append(f"  {found.stage} {found.progress:.0%}", style="dim")
+        head.append(f"  {printable(found.stage)} {found.progress:.0%}", style="dim")
     if found.model is not None:
-        head.append(f"  {found.model.name}", style="dim")
+        head.append(f"  {printable(found.model.name)}", style="dim")
     return head
 
 
-def _whence(model: ModelInfo) -> str:
-    """Where a model is, and whether its tokens are only estimated."""
+def _origin(model: ModelInfo) -> str:
+    """The model's file or server, and whether its tokens are only estimated."""
     if not model.server:
         return f"{model.architecture}, {model.path}"
-    counted = "counted" if model.counting is Counting.EXACT else "estimated, from above"
+    counted = "are counted" if model.counting is Counting.EXACT else "are estimated (an upper bound)"
     return f"{model.server}, tokens {counted}"
 
 
@@ -111,28 +110,28 @@ def _rows(found: Status) -> list[tuple[str, str]]:
     rows = []
     if model := found.model:
         rows += [
-            ("model", f"{model.name}  ({_whence(model)})"),
+            ("model", f"{model.name}  ({_origin(model)})"),
             ("context", f"{model.n_ctx} cells, {model.n_seq_max} slots"),
         ]
     if found.explain_state is not None:
         second = found.explain_model.name if found.explain_model else "not loaded yet"
-        rows.append(("explains", f"{second}  ({found.explain_state.value})"))
+        rows.append(("explain", f"{second}  ({found.explain_state.value})"))
     if stats := found.stats:
         seen = stats.cached_tokens + stats.evaluated_tokens
         hits = stats.cached_tokens / seen if seen else 0.0
         rows += [
             ("KV cache", f"{stats.cells_used} of {stats.cells_total} cells used"),
-            ("reading", f"{stats.prefill_tokens_per_s:.0f} tokens/s"),
-            ("writing", f"{stats.decode_tokens_per_s:.0f} tokens/s"),
+            ("prefill", f"{stats.prefill_tokens_per_s:.0f} tokens/s"),
+            ("decode", f"{stats.decode_tokens_per_s:.0f} tokens/s"),
             ("cache hits", f"{hits:.0%} of {seen} prompt tokens"),
             ("requests", f"{stats.requests} answered, {stats.cancelled} of them cancelled"),
-            ("worker", f"{stats.rss_bytes / 2**20:.0f} MiB resident, {found.deaths} deaths"),
+            ("worker", f"{stats.rss_bytes / 2**20:.0f} MiB resident, {found.deaths} crashes"),
         ]
     rows += [(device.name, _memory(device)) for device in found.devices]
     if rung := found.rung:
-        given = f", given up: {rung.says}" if rung.says else ""
+        without = f", without {rung.says}" if rung.says else ""
         why = f"  ({rung.reason})" if rung.index and rung.reason else ""
-        rows.append(("ladder", f"{rung.name}, {rung.index} of {rung.of - 1} down{given}{why}"))
+        rows.append(("ladder", f"{rung.name}, rung {rung.index} of {rung.of - 1}{without}{why}"))
     rows += [("load" if number == 0 else "", line) for number, line in enumerate(found.load)]
     if budget := found.budget:
         reason = f"  ({budget.reason})" if budget.reason else ""
@@ -156,9 +155,9 @@ def _by(found: Status) -> str:
 
 def _memory(device: DeviceNow) -> str:
     if device.lost:
-        return "lost: the driver does not see it any more"
+        return "lost: the driver does not report it any more"
     used = 1 - device.free_bytes / device.total_bytes if device.total_bytes else 0.0
     return (
         f"{bar(used, width=20)} {device.free_bytes / _GIB:.2f} of "
-        f"{device.total_bytes / _GIB:.2f} GiB free, {device.ours_bytes / _GIB:.2f} ours"
+        f"{device.total_bytes / _GIB:.2f} GiB free, {device.ours_bytes / _GIB:.2f} used by the model"
     )

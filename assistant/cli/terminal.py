@@ -1,4 +1,4 @@
-"""What reaches a terminal: safe text, JSON, consoles, progress and small plots.
+"""What reaches a terminal: safe text, JSON, consoles and small plots.
 
 Names, paths, errors and logs come from files and servers. `printable` makes such text safe: no
 control sequence, no text direction marks, one line. Use `say`, `print_json` and `console` for all
@@ -9,23 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.segment import Segment
-
-from assistant.models.storage import Advance
 
 # Controls, line and paragraph separators, surrogates, and characters that are invisible or change
 # the direction of text (Unicode's Cc, Cs, Zl, Zp and Default_Ignorable_Code_Point). The joiners
@@ -38,7 +28,6 @@ _HIDDEN = (
 _UNSAFE = re.compile(f"[\x00-\x1f{_HIDDEN}]")
 _UNSAFE_IN_LINES = re.compile(f"[\x00-\x08\x0b-\x1f{_HIDDEN}]")
 
-_EACH_PERCENT = 5
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 
@@ -85,59 +74,6 @@ def _escaped(match: re.Match[str]) -> str:
     if code <= 0xFF:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
-
-
-class Bars:
-    """Progress bars for the steps of a download; a context manager.
-
-    Without a terminal (a log, an editor) each step prints lines with its percentage instead.
-    """
-
-    def __init__(self, on: Console) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=on,
-            disable=not on.is_terminal,
-        )
-
-    def step(self, label: str, total_bytes: int) -> Advance:
-        label = printable(label)
-        if not self._progress.console.is_terminal:
-            return Percentages(label, total_bytes, self.note).advance
-        task = self._progress.add_task(label, total=total_bytes)
-        return lambda done: self._progress.advance(task, done)
-
-    def note(self, text: str) -> None:
-        self._progress.console.print(printable(text), markup=False, highlight=False)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-
-class Percentages:
-    """Reports the progress of a step in lines such as "fetching starter-moe 35 %", every 5 %."""
-
-    def __init__(self, label: str, total_bytes: int, report: Callable[[str], None]) -> None:
-        self._label = label
-        self._total_bytes = max(total_bytes, 1)
-        self._report = report
-        self._done_bytes = 0
-        self._reported = -_EACH_PERCENT
-
-    def advance(self, done_bytes: int) -> None:
-        self._done_bytes += done_bytes
-        percent = min(100, 100 * self._done_bytes // self._total_bytes)
-        if percent >= self._reported + _EACH_PERCENT:
-            self._reported = percent - percent % _EACH_PERCENT
-            self._report(f"{self._label} {self._reported} %")
 
 
 def area(values: Sequence[float], *, width: int, height: int, top: float = 0.0) -> list[str]:

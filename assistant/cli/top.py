@@ -10,12 +10,12 @@ from itertools import pairwise
 from typing import Annotated
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from assistant.cli.plot import area
 from assistant.cli.status import headline
+from assistant.cli.terminal import area, console, printable
 from assistant.client import DaemonClient, RungNow, Status
 from assistant.errors import DaemonError
 
@@ -31,34 +31,34 @@ def register(app: typer.Typer) -> None:
 
 def top(
     interval: Annotated[
-        float, typer.Option(min=0.1, max=60, help="Seconds between two looks.")
+        float, typer.Option(min=0.1, max=60, help="Seconds between two samples.")
     ] = 0.5,
-    count: Annotated[int, typer.Option(min=0, help="Looks to take; 0 for no end.")] = 0,
+    count: Annotated[int, typer.Option(min=0, help="Number of samples; 0 for unlimited.")] = 0,
 ) -> None:
-    """Watch memory, cells, budget and speed live. Ends with Ctrl-C."""
+    """Plot memory, cells, budget and speed live. Ctrl-C ends it."""
     asyncio.run(_watch(interval, count))
 
 
 async def _watch(interval_s: float, count: int) -> None:
-    console = Console()
+    out = console()
     history: deque[Status] = deque(maxlen=_KEPT)
-    looks = 0
+    samples = 0
     async with DaemonClient(autostart=False) as client:
-        with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
+        with Live(console=out, screen=out.is_terminal, auto_refresh=False) as live:
             while True:
-                begun = time.monotonic()
-                live.update(await _look(client, history, console.width), refresh=True)
-                looks += 1
-                if looks == count:
+                started = time.monotonic()
+                live.update(await _sample(client, history, out.width), refresh=True)
+                samples += 1
+                if samples == count:
                     return
-                await asyncio.sleep(max(interval_s - (time.monotonic() - begun), 0))
+                await asyncio.sleep(max(interval_s - (time.monotonic() - started), 0))
 
 
-async def _look(client: DaemonClient, history: deque[Status], width: int) -> RenderableType:
+async def _sample(client: DaemonClient, history: deque[Status], width: int) -> RenderableType:
     try:
         history.append(await client.status())
     except DaemonError as error:
-        return Text(f"{error}", style="yellow")
+        return Text(printable(error), style="yellow")
     return picture(history, width)
 
 
@@ -101,45 +101,47 @@ def picture(history: Sequence[Status], width: int) -> Group:
             )
         )
         if now.budget.reason:
-            parts.append(Text(f"  {now.budget.reason}", style="yellow"))
+            parts.append(Text(f"  {printable(now.budget.reason)}", style="yellow"))
     if now.rung is not None:
         parts += _ladder(history, now.rung, width)
-    written = rates(history)
-    label = f"written  {written[-1] if written else 0:.0f} tokens/s"
-    parts.append(_drawn(written, label, "magenta", width))
+    generated = rates(history)
+    label = f"decode  {generated[-1] if generated else 0:.0f} tokens/s"
+    parts.append(_drawn(generated, label, "magenta", width))
     parts.append(Text(_footer(history), style="dim"))
     return Group(*parts)
 
 
 def _footer(history: Sequence[Status]) -> str:
-    """The last figures, and how long ago the left edge is."""
+    """The last figures, and how far back the plots go."""
     now, span_s = history[-1], history[-1].uptime_s - history[0].uptime_s
-    said = [f"the last {span_s:.0f} s", f"{now.in_flight} in flight", f"{now.deaths} deaths"]
+    words = [f"the last {span_s:.0f} s", f"{now.in_flight} in flight", f"{now.deaths} crashes"]
     if now.stats is not None:
         seen = now.stats.cached_tokens + now.stats.evaluated_tokens
         hits = now.stats.cached_tokens / seen if seen else 0.0
-        said.insert(1, f"{hits:.0%} of prompt tokens from the cache")
-    return "  ".join(said)
+        words.insert(1, f"{hits:.0%} of prompt tokens from the cache")
+    return "  ".join(words)
 
 
 def _ladder(history: Sequence[Status], rung: RungNow, width: int) -> list[RenderableType]:
-    """How far down the ladder, and what was given up there."""
+    """The rung of the ladder, and what was given up for it."""
     plot = _plot(
         history,
         lambda status: float(status.rung.index if status.rung else 0),
-        f"given back  {rung.name if rung.index else 'nothing'}",
+        f"ladder  {rung.name}",
         "red",
         width,
         top=float(rung.of - 1),
     )
     if not rung.index:
         return [plot]
-    given = f"without {rung.says}" if rung.says else rung.name
-    return [plot, Text(f"  {given} ({rung.reason})" if rung.reason else f"  {given}", "yellow")]
+    line = f"  without {rung.says}" if rung.says else f"  {rung.name}"
+    if rung.reason:
+        line += f" ({rung.reason})"
+    return [plot, Text(printable(line), "yellow")]
 
 
 def rates(history: Iterable[Status]) -> list[float]:
-    """Tokens generated a second between each two looks; 0 across a restart of the engine."""
+    """Tokens generated a second between two samples; 0 across a restart of the engine."""
     found = []
     for before, after in pairwise(history):
         if before.stats is None or after.stats is None:
@@ -169,7 +171,7 @@ def _drawn(
     lines = area(values, width=max(width - _LABEL_WIDTH - 3, 10), height=_HEIGHT, top=top)
     text = Text()
     for row, line in enumerate(lines):
-        name = label if row == _HEIGHT - 1 else ""
+        name = printable(label) if row == _HEIGHT - 1 else ""
         text.append(f"{name[:_LABEL_WIDTH]:<{_LABEL_WIDTH}} ", style="dim")
         text.append("▕", style="dim")
         text.append(line, style=style)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from assistant.cli.download_progress import Bars, Shares
+from assistant.cli.download_progress import Bars, Percentages
 
 
 def test_shares_are_told_in_lines_where_there_is_no_terminal() -> None:
@@ -26,7 +26,7 @@ def test_shares_are_told_in_lines_where_there_is_no_terminal() -> None:
 @given(st.lists(st.integers(0, 500), max_size=50), st.integers(0, 5000))
 def test_shares_only_grow_and_never_pass_the_whole(pieces: list[int], total: int) -> None:
     told: list[str] = []
-    shares = Shares("x", total, told.append)
+    shares = Percentages("x", total, told.append)
     for piece in pieces:
         shares.advance(piece)
     percents = [int(line.split()[1]) for line in told]

@@ -1,0 +1,257 @@
+"""`underkeel serve`, `stop`, `restart` and `reload`: the daemon's life."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from typing import Annotated
+
+import typer
+from msgspec.structs import replace
+
+from assistant import __version__, paths, settings
+from assistant.cli.terminal import print_json, say
+from assistant.client import DaemonClient, Status
+from assistant.client.starter import DaemonStarter
+from assistant.daemon.process.instance import running_pid
+from assistant.daemon.process.settings_diff import advice
+from assistant.errors import AlreadyRunningError, DaemonError, SettingsError
+from assistant.wire import SettingsNow
+
+_LEVELS = ("debug", "info", "warning", "error")
+_STOP_LIMIT_S = 20.0  # streams end within 5 s; a worker in the middle of a kernel may take longer
+_TAKEOVER_LIMIT_S = 180.0  # the old daemon answers what it has; the new one waits for its memory
+_POLL_S = 0.05
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(serve)
+    app.command()(stop)
+    app.command()(restart)
+    app.command()(reload)
+
+
+def serve(  # noqa: PLR0917 - one parameter an option
+    model: Annotated[
+        str | None, typer.Option(help="Catalogue name or path of a GGUF.", show_default=False)
+    ] = None,
+    ctx: Annotated[
+        int | None,
+        typer.Option(min=256, help="Context: cells of the KV cache.", show_default=False),
+    ] = None,
+    slots: Annotated[
+        int | None,
+        typer.Option(min=1, max=256, help="Sequences kept in the cache.", show_default=False),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="CPU threads.", show_default=False)
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(help="debug, info, warning or error.", show_default=False)
+    ] = None,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="Replace a running daemon without losing a request."),
+    ] = False,
+    detached: Annotated[
+        bool,
+        typer.Option("--detached", hidden=True, help="No terminal; end quietly if one is running."),
+    ] = False,
+) -> None:
+    """Run the daemon in this terminal until stopped."""
+    # Here, not above: `--help` and other commands need no web server.
+    from assistant.daemon.models.engines import engine_for
+    from assistant.daemon.process import logs, server
+
+    def read() -> tuple[settings.Settings, list[SettingsError]]:
+        """The file, and over it the command line; read again whenever the file changes."""
+        found, problems = settings.load()
+        served = {"name": model, "n_ctx": ctx, "n_seq_max": slots, "n_threads": threads}
+        return _override(found, served, {"log_level": _level(log_level)}), problems
+
+    chosen, problems = read()
+    logs.configure(
+        paths.log_file(),
+        level=chosen.daemon.log_level,
+        terminal=not detached,
+        structured=chosen.daemon.log_format == "json",
+        journal="JOURNAL_STREAM" in os.environ,
+    )
+    try:
+        server.run(chosen, problems, engine_for(chosen), read=read, take_over=take_over)
+    except AlreadyRunningError:
+        # Several clients started one at once; the one that got the lock serves them all.
+        if not detached:
+            raise
+
+
+def _override(
+    chosen: settings.Settings, model: Mapping[str, object], daemon: Mapping[str, object]
+) -> settings.Settings:
+    """`chosen` with the options of the command line; None is an option left out."""
+
+    def given(options: Mapping[str, object]) -> dict[str, object]:
+        return {name: value for name, value in options.items() if value is not None}
+
+    return replace(
+        chosen,
+        model=replace(chosen.model, **given(model)),
+        daemon=replace(chosen.daemon, **given(daemon)),
+    )
+
+
+def _level(name: str | None) -> str | None:
+    if name is not None and name.lower() not in _LEVELS:
+        raise SettingsError(
+            f"there is no log level {name!r}",
+            subject="--log-level",
+            advice=f"Use {', '.join(_LEVELS)}",
+        )
+    return name and name.lower()
+
+
+def stop(
+    force: Annotated[
+        bool, typer.Option("--force", help="Kill it if it does not end by itself.")
+    ] = False,
+) -> None:
+    """End the daemon. Requests in progress get an error."""
+    pid = running_pid()
+    if pid is None:
+        say("No daemon is running.")
+        return
+    try:
+        asyncio.run(_request_stop())
+    except DaemonError:
+        # It holds the lock but does not answer: starting, or hung.
+        _signal(pid, signal.SIGTERM)
+    if _ended(_STOP_LIMIT_S):
+        say("The daemon has ended.")
+        return
+    if force:
+        _signal(pid, signal.SIGKILL)
+        if _ended(_STOP_LIMIT_S):
+            say("The daemon was killed.")
+            return
+    raise DaemonError(
+        f"the daemon has not ended within {_STOP_LIMIT_S:.0f} s",
+        subject=f"process {pid}",
+        advice="" if force else "Run: underkeel stop --force",
+    )
+
+
+async def _request_stop() -> None:
+    async with DaemonClient(autostart=False) as client:
+        await client.stop()
+
+
+def _ended(limit_s: float) -> bool:
+    deadline = time.monotonic() + limit_s
+    while running_pid() is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+    except PermissionError as error:
+        raise DaemonError("the daemon is another user's", subject=f"process {pid}") from error
+
+
+def restart() -> None:
+    """Restart the daemon, after an upgrade or for settings that need it. No request is lost.
+
+    The new daemon takes the sockets over; the old one finishes its answers.
+    """
+    asyncio.run(_restart())
+
+
+async def _restart() -> None:
+    # Here, not above: only this command needs to know who started the daemon.
+    from assistant.service import manager
+
+    async with DaemonClient() as client:
+        before = await _status(client)
+        if before is None:
+            await client.wait_ready()
+            say("No daemon was running; one is now.")
+            return
+        starter = DaemonStarter()
+        if before.supervisor:
+            await asyncio.to_thread(manager.restart)
+        else:
+            starter.start(take_over=True)
+        after = await _successor(client, starter, before.pid)
+        starter.forget()
+        say(
+            f"Process {after.pid} (version {after.version}) has taken over from process "
+            f"{before.pid} (version {before.version})."
+        )
+        if after.version != __version__:
+            say(f"This command has version {__version__}. Is it from another environment?")
+        await client.wait_ready()
+        say("The model is loaded.")
+
+
+async def _successor(client: DaemonClient, starter: DaemonStarter, old_pid: int) -> Status:
+    deadline = time.monotonic() + _TAKEOVER_LIMIT_S
+    while time.monotonic() < deadline:
+        starter.check()
+        status = await _status(client)
+        if status is not None and status.pid != old_pid:
+            return status
+        await asyncio.sleep(2 * _POLL_S)
+    raise DaemonError(
+        f"no new daemon has answered within {_TAKEOVER_LIMIT_S:.0f} s",
+        advice="Run: underkeel logs",
+    )
+
+
+async def _status(client: DaemonClient) -> Status | None:
+    try:
+        return await client.status()
+    except DaemonError:
+        return None
+
+
+def reload(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Read the settings again, and show what took effect and what waits.
+
+    The daemon does so by itself when the file changes; `underkeel status` shows what waits.
+    """
+    found = asyncio.run(_request_reload())
+    if as_json:
+        print_json(found)
+    else:
+        say(*report(found))
+
+
+def report(found: SettingsNow) -> Iterator[str]:
+    """The changes of the settings, line by line."""
+    yield found.path or "this daemon reads no settings file"
+    for problem in found.problems:
+        yield f"  problem: {problem}"
+    for line in advice(found.changes):
+        yield f"  {line}"
+    if not found.changes:
+        yield "  no changes since the last reading"
+    earlier = [change for change in found.pending if change not in found.changes]
+    if earlier:
+        yield "  changed earlier, and waiting:"
+        for line in advice(tuple(earlier)):
+            yield f"  {line}"
+
+
+async def _request_reload() -> SettingsNow:
+    async with DaemonClient(autostart=False) as client:
+        return await client.reload()

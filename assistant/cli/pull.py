@@ -1,0 +1,152 @@
+"""`underkeel pull`: show what a model needs, ask, and download it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from assistant import paths, settings
+from assistant.cli.download_progress import Bars
+from assistant.cli.plan import make
+from assistant.cli.plan_view import plan_picture
+from assistant.cli.terminal import console, printable, say
+from assistant.errors import ModelError, PlanError
+from assistant.memory.gguf.header import Header, read_header
+from assistant.memory.gguf.remote import is_remote, read_remote_header
+from assistant.memory.planning.planner import wishes_of
+from assistant.memory.probes.machine import this_machine
+from assistant.models.acquire import acquire
+from assistant.models.catalogue import catalogue, find, local_path, resolve
+from assistant.models.fetch import open_client
+from assistant.models.hub import Wanted, address_of, find_wanted
+from assistant.models.pull import Source, pull
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("pull")(pull_command)
+
+
+def pull_command(
+    name: Annotated[str, typer.Argument(help="A known name, owner/repository[:Q4_K_M], or a URL.")],
+    source: Annotated[
+        Source | None, typer.Option("--from", help="Download a known name only from this source.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask after the plan is shown.")
+    ] = False,
+) -> None:
+    """Download a model into the models folder and verify its checksum.
+
+    Interrupted downloads resume. Starter models are downloaded, or built here, at once; for any
+    other model the plan is shown first.
+    """
+    if name in catalogue():
+        _pull_known(name, source)
+    else:
+        pull_model(name, yes, source)
+
+
+def pull_model(
+    name: Annotated[str, typer.Argument(help="A known name, owner/repository[:Q4_K_M], or a URL.")],
+    yes: Yes = False,
+    source: Annotated[
+        Source | None, typer.Option("--from", help="Download a known name only from this source.")
+    ] = None,
+) -> None:
+    """Show what a model needs on this machine, ask, and download it."""
+    out = console(stderr=True)
+    if name in catalogue():
+        entry = find(name)
+        if not local_path(entry).exists():
+            _agree(out, _catalogue_header(name), entry.size_bytes, yes)
+        _pull_known(name, source)
+        return
+    name = address_of(name)
+    if not is_remote(name):
+        path = resolve(name)
+        say(f"{path} is here already", err=True)
+        say(path)
+        return
+    with open_client() as client:
+        wanted = find_wanted(name, client)
+        header = _remote_header(wanted.url)
+        _show_files(out, wanted)
+        _agree(out, header, wanted.size_bytes, yes)
+        with Bars(out) as bars:
+            say(acquire(wanted, client, bars))
+
+
+def _pull_known(name: str, source: Source | None) -> None:
+    with Bars(console(stderr=True)) as bars:
+        path = pull(name, source, bars)
+    say(path)
+
+
+def ask(question: str) -> None:
+    """End the command, with exit code 1, unless the answer is yes."""
+    if not sys.stdin.isatty():
+        raise ModelError("there is no terminal to ask in", subject=question, advice="Add --yes")
+    if not typer.confirm(printable(question), default=False, err=True):
+        raise typer.Exit(1)
+
+
+def size(size_bytes: int) -> str:
+    """A size on disk, for people."""
+    return f"{size_bytes / 1e9:.2f} GB"
+
+
+def _catalogue_header(name: str) -> Header | None:
+    """The header of a catalogue model that is not here, if its source serves it."""
+    entry = find(name)
+    if entry.upcycle:
+        origin = local_path(find(entry.upcycle.source))
+        return read_header(origin) if origin.exists() else _catalogue_header(entry.upcycle.source)
+    if entry.huggingface is None:
+        return None
+    return _remote_header(f"{entry.huggingface.repository}/{entry.huggingface.path}")
+
+
+def _remote_header(name: str) -> Header | None:
+    """None if the server serves no ranges: the file can still be downloaded."""
+    try:
+        return read_remote_header(name)
+    except ModelError:
+        return None
+
+
+def _show_files(out: Console, wanted: Wanted) -> None:
+    out.print(printable(f"{wanted.name} from {wanted.origin}"))
+    for file in wanted.files:
+        note = "" if file.sha256 else "  (the server publishes no SHA-256)"
+        out.print(printable(f"  {file.file}  {size(file.remote.size_bytes)}{note}"))
+
+
+def _agree(out: Console, header: Header | None, size_bytes: int, yes: bool) -> None:
+    """Show the plan and the space on disk; ask whether to download."""
+    if header is not None:
+        machine, remarks = this_machine()
+        wishes = wishes_of(settings.load()[0].model)
+        try:
+            plan = make(header, machine, wishes, machine)
+        except PlanError as error:
+            out.print(plan_picture(header, machine, wishes, None, remarks))
+            out.print(f"It does not fit this machine: {error}")
+        else:
+            out.print(plan_picture(header, machine, wishes, plan, remarks))
+    else:
+        out.print("There is no plan: the model's header cannot be read before the download.")
+    free = shutil.disk_usage(_existing(paths.models_dir())).free
+    out.print(f"Download: {size(size_bytes)}. Free on the disk: {size(free)}.")
+    if not yes:
+        ask("Download it?")
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.parent)
