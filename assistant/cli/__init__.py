@@ -31,7 +31,7 @@ COMMANDS: dict[str, str] = {
     "context": "assistant.cli.context",
     "plan": "assistant.cli.plan",
     "recommend": "assistant.cli.recommend",
-    "pull": "assistant.cli.models",
+    "pull": "assistant.cli.pull",
     "models": "assistant.cli.models",
     "doctor": "assistant.cli.support",
     "logs": "assistant.cli.support",

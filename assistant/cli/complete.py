@@ -81,7 +81,9 @@ def read_place(place: str) -> Cursor:
     line, column = int(match[2]), int(match[3])
     if not 1 <= line <= len(lines):
         raise RequestError(
-            f"there is no line {line}", subject=str(path), advice=f"The file has lines 1 to {len(lines)}"
+            f"there is no line {line}",
+            subject=str(path),
+            advice=f"The file has lines 1 to {len(lines)}",
         )
     last = len(lines[line - 1]) + 1
     if not 1 <= column <= last:
@@ -105,7 +107,9 @@ def _read(path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise RequestError(
-            f"the file cannot be read ({error.strerror})", subject=str(path), advice="Use another file"
+            f"the file cannot be read ({error.strerror})",
+            subject=str(path),
+            advice="Use another file",
         ) from error
     try:
         if b"\0" in content[:_BINARY_LOOK_BYTES]:

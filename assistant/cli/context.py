@@ -50,7 +50,9 @@ def show(
         int | None, typer.Option(min=1, help="Tokens that the prompt may have.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="The model whose tokens are counted.")] = None,
-    root: Annotated[Path | None, typer.Option(help="The workspace; without it, the nearest project folder.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="The workspace; without it, the nearest project folder.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the prompt for a cursor: its sections, tokens, reasons, and what was cut."""
@@ -114,7 +116,9 @@ def read_cursor(place: str) -> tuple[Path, str, int]:
     line = int(match[2])
     if not 1 <= line <= len(lines):
         raise RequestError(
-            f"there is no line {line}", subject=str(path), advice=f"The file has lines 1 to {len(lines)}"
+            f"there is no line {line}",
+            subject=str(path),
+            advice=f"The file has lines 1 to {len(lines)}",
         )
     length = len(lines[line - 1].rstrip("\r"))
     column = min(int(match[3]) - 1, length) if match[3] else length
@@ -174,7 +178,12 @@ def drawing(prompt: context.Prompt, path: Path, document: context.Document) -> G
         language = document.language.name if document.language is not None else "text"
         title = Text(printable(f"{_TITLE[one.part]} {one.path}").rstrip(), style=f"bold {style}")
         title.append(f"  {one.tokens} tokens", style="dim")
-        body = Syntax(printable(one.text.rstrip("\n"), lines=True), language, background_color="default", word_wrap=True)
+        body = Syntax(
+            printable(one.text.rstrip("\n"), lines=True),
+            language,
+            background_color="default",
+            word_wrap=True,
+        )
         parts.append(
             Panel(body, title=title, title_align="left", border_style=style,
                   subtitle=Text(_short(one.reason), style="dim"), subtitle_align="left")

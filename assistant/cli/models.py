@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from assistant import settings
-from assistant.cli.plan import make
 from assistant.cli.download_progress import Bars
+from assistant.cli.plan import make
 from assistant.cli.pull import Yes, ask, pull_model, size
 from assistant.cli.terminal import console, print_json, printable, say
 from assistant.client import DaemonClient
@@ -21,15 +21,15 @@ from assistant.daemon.models.loading import credited
 from assistant.errors import DaemonError, GGUFError, UnknownModelError
 from assistant.memory.gguf.header import read_header
 from assistant.memory.model.tensor_inventory import take_census
+from assistant.memory.planning.machine import this_machine
 from assistant.memory.planning.planner import wishes_of
 from assistant.memory.planning.reasons import billions
-from assistant.memory.probes.machine import this_machine
 from assistant.models import local_store
 from assistant.models.catalogue import resolve
 from assistant.models.local_store import LocalModel, State, use_model
 
 _STATES = {
-    State.WHOLE: "ok",
+    State.WHOLE: "whole",
     State.WRONG: "DAMAGED",
     State.UNPROVED: "not verified",
     State.MISSING: "MISSING",

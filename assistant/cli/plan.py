@@ -35,9 +35,7 @@ from assistant.memory.planning.plan import Machine, Plan, Wishes
 from assistant.memory.planning.planner import make_plan, wishes_of
 from assistant.models.catalogue import catalogue, resolve
 
-_UNMEASURED = (
-    "compute buffers are estimated: llama.cpp can only measure them on this machine"
-)
+_UNMEASURED = "compute buffers are estimated: llama.cpp can only measure them on this machine"
 
 
 def register(app: typer.Typer) -> None:

@@ -197,7 +197,7 @@ def _promises(model: Model, machine: Machine, wishes: Wishes, plan: Plan) -> Tex
 
 def _changes(model: Model, machine: Machine, wishes: Wishes, plan: Plan) -> RenderableType:
     table = Table(box=None, header_style="dim", pad_edge=False, title_justify="left")
-    told = "experts on GPUs" if machine.gpus and model.census.moe else "in all"
+    outcome = "experts on GPUs" if machine.gpus and model.census.moe else "in all"
     for name in ("context", "cache", "KV", outcome):
         table.add_column(name, justify="right")
     for item in what_if(model, machine, wishes, plan):

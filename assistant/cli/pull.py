@@ -18,8 +18,8 @@ from assistant.cli.terminal import console, printable, say
 from assistant.errors import ModelError, PlanError
 from assistant.memory.gguf.header import Header, read_header
 from assistant.memory.gguf.remote import is_remote, read_remote_header
+from assistant.memory.planning.machine import this_machine
 from assistant.memory.planning.planner import wishes_of
-from assistant.memory.probes.machine import this_machine
 from assistant.models.acquire import acquire
 from assistant.models.catalogue import catalogue, find, local_path, resolve
 from assistant.models.fetch import open_client
@@ -143,9 +143,9 @@ def _agree(out: Console, header: Header | None, size_bytes: int, yes: bool) -> N
     else:
         out.print("There is no plan: the model's header cannot be read before the download.")
     free = shutil.disk_usage(_existing(paths.models_dir())).free
-    out.print(f"Download: {size(size_bytes)}. Free on the disk: {size(free)}.")
+    out.print(f"{size(size_bytes)} to download; {size(free)} free on the disk")
     if not yes:
-        ask("Download it?")
+        ask("Fetch it?")
 
 
 def _existing(path: Path) -> Path:

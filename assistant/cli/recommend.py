@@ -135,9 +135,9 @@ def _picture(verdicts: list[Verdict], *, gpus: bool) -> RenderableType:
         on_gpus = _on_gpus(plan) if gpus else "all of it"
         table.add_row(printable(verdict.candidate.name), size, on_gpus, context, speed, style=style)
     words = (
-        "Ordered by our rough view of their quality for coding; models too slow for ghost text come "
-        "after the others. Sizes are of the usual quantisation. Speeds are upper bounds by the bytes "
-        "that a token reads. Details: underkeel plan NAME"
+        "Ordered by our rough view of their quality for coding; models too slow for ghost text are "
+        "last. Sizes are of the usual quantisation. Speeds are upper bounds by the bytes that a "
+        "token reads. Details: underkeel plan NAME"
     )
     return Group(table, Text(), Text(words, style="dim"))
 

@@ -34,7 +34,7 @@ def stats(
     """
     if erase:
         gone = statistics.erase()
-        say("Deleted the statistics." if gone else "There are no statistics.")
+        say("The statistics are erased." if gone else "There were no statistics.")
         return
     today = date.today()  # noqa: DTZ011 - the user's own day
     found = statistics.load().since(today - timedelta(days=days - 1))
@@ -65,8 +65,8 @@ def picture(found: Found, today: date, days: int, *, enabled: bool) -> Group:
     """The statistics for a terminal: a row a language, then the days as a plot."""
     parts: list[Text | Table] = []
     if not found.counts:
-        text = f"No suggestions in the last {days} days." if enabled else "Statistics are off."
-        parts.append(Text(text))
+        text = "No suggestion was counted" if enabled else "Statistics are switched off"
+        parts.append(Text(f"{text} in the last {days} days." if enabled else f"{text}."))
         return Group(*parts)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("language")
@@ -87,7 +87,7 @@ def picture(found: Found, today: date, days: int, *, enabled: bool) -> Group:
     first = (today - timedelta(days=days - 1)).isoformat()
     parts.append(Text(f"{first}{today.isoformat():>{max(days * _DAY_COLUMNS - 10, 11)}}", "dim"))
     if not enabled:
-        parts.append(Text("Statistics are off; these are older.", style="yellow"))
+        parts.append(Text("Statistics are switched off; these are older.", style="yellow"))
     return Group(*parts)
 
 

@@ -36,7 +36,9 @@ def register(app: typer.Typer) -> None:
 
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Update it every second until interrupted.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Update it every second until interrupted.")
+    ] = False,
 ) -> None:
     """Show the daemon's state, model, memory and speed. Exits with 3 if none is running."""
     if not watch:
@@ -102,7 +104,9 @@ def _origin(model: ModelInfo) -> str:
     """The model's file or server, and whether its tokens are only estimated."""
     if not model.server:
         return f"{model.architecture}, {model.path}"
-    counted = "are counted" if model.counting is Counting.EXACT else "are estimated (an upper bound)"
+    counted = (
+        "are counted" if model.counting is Counting.EXACT else "are estimated (an upper bound)"
+    )
     return f"{model.server}, tokens {counted}"
 
 
@@ -159,5 +163,5 @@ def _memory(device: DeviceNow) -> str:
     used = 1 - device.free_bytes / device.total_bytes if device.total_bytes else 0.0
     return (
         f"{bar(used, width=20)} {device.free_bytes / _GIB:.2f} of "
-        f"{device.total_bytes / _GIB:.2f} GiB free, {device.ours_bytes / _GIB:.2f} used by the model"
+        f"{device.total_bytes / _GIB:.2f} GiB free, {device.ours_bytes / _GIB:.2f} for the model"
     )

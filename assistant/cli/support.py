@@ -48,17 +48,17 @@ def doctor(
     if as_json:
         print_json(found, indent=2)
     else:
-        say("", f"{len(found)} checks: {failures} failed, {warnings} with a warning.")
+        say("", f"{len(found)} checks: {failures} failed, {warnings} with warnings.")
     raise typer.Exit(1 if failures else 0)
 
 
 def show(finding: Finding) -> None:
     """One finding, and under it what to do."""
     mark, colour = _STYLES[finding.level]
-    text = f"{printable(finding.about):10} {printable(finding.says)}"
+    text = f"{printable(finding.check):10} {printable(finding.message)}"
     typer.echo(f"{typer.style(mark, fg=colour)}  {text}")
-    if finding.fix:
-        typer.echo(f"{'':17}{printable(finding.fix)}")
+    if finding.advice:
+        typer.echo(f"{'':17}{printable(finding.advice)}")
 
 
 def logs(

@@ -48,7 +48,9 @@ def say(*lines: object, err: bool = False) -> None:
 
 def print_json(data: Any, *, indent: int | None = None) -> None:
     """Print data for programs: JSON whose unsafe characters are escaped, the value unchanged."""
-    text = json.dumps(msgspec.to_builtins(data), indent=indent, ensure_ascii=False)
+    separators = None if indent else (",", ":")
+    plain = msgspec.to_builtins(data)
+    text = json.dumps(plain, indent=indent, separators=separators, ensure_ascii=False)
     # json escapes what is below U+0020; the rest of the unsafe characters are inside of texts.
     typer.echo(_UNSAFE_IN_LINES.sub(lambda match: json.dumps(match[0])[1:-1], text))
 

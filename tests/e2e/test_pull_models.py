@@ -145,7 +145,7 @@ def test_a_url_on_a_server_without_ranges_can_be_pulled(machine: Machine) -> Non
     code, out, error = machine.run("pull", url, "--yes")
     assert code == 0, error
     assert out.strip() == str(machine.models / "web.gguf")
-    assert "tells no SHA-256" in error
+    assert "publishes no SHA-256" in error
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from assistant import paths
 from assistant.errors import SettingsError
-from assistant.memory.degrade import ladder, rungs
+from assistant.memory.degrade import ladder
 from assistant.memory.gguf.tensor_types import CACHE_TYPES
+from assistant.memory.planning import rungs
 from assistant.models.local_store import use_model
 from assistant.settings import CompletionSettings, Settings, load, overlay, reference
 from assistant.settings import fields as setting_fields

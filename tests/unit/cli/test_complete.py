@@ -1,4 +1,4 @@
-"""Reading the place that `underkeel complete` is asked about."""
+"""Reading the position that `underkeel complete` is asked about."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from assistant.errors import RequestError
         (b"\xff\xfe\n", "1:1", "not text"),
         (b"x" * (17 << 20), "1:1", "too large (17 MiB)"),
         (None, "1:1", "cannot be read"),
-        (b"a\n", "here", "does not name a place"),
+        (b"a\n", "here", "not a position"),
     ],
 )
 def test_bad_places(tmp_path: Path, content: bytes | None, place: str, says: str) -> None:

@@ -52,9 +52,9 @@ def test_status_shows_what_matters() -> None:
         "1024 of 8192 cells",
         "42 tokens/s",
         "75% of 400 prompt tokens",
-        "2.00 of 24.00 GiB free, 16.00 ours",
+        "2.00 of 24.00 GiB free, 16.00 for the model",
         "2048 prompt tokens, level 1  (another program took 6 GiB of CUDA0)",
-        "context, 3 of 10 down, given up: half of the context  (CUDA0 low)",
+        "context, rung 3 of 10, without half of the context  (CUDA0 low)",
     ):
         assert part in text
 
@@ -80,7 +80,7 @@ def test_top_draws_every_device_and_the_reason() -> None:
         "KV cells  4096 of 8192",
         "budget  2048 tokens, level 1",
         "another program took 6 GiB",
-        "written  50 tokens/s",
+        "decode  50 tokens/s",
     ):
         assert part in text
     assert all(len(line) <= 100 for line in text.splitlines())

@@ -105,7 +105,7 @@ def test_a_reader_that_leaves_is_no_error(home: Path) -> None:
     assert (found.stdout, found.stderr) == ("line\n", "")
 
 
-@pytest.mark.parametrize("module", ["assistant.daemon.process.server", "assistant.cli.serve"])
+@pytest.mark.parametrize("module", ["assistant.daemon.process.server", "assistant.cli.daemon"])
 def test_the_daemon_never_loads_llama_cpp(module: str) -> None:
     code = (
         f"import sys, {module}\n"

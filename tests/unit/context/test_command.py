@@ -73,5 +73,5 @@ def test_a_file_that_no_model_may_see_is_refused_before_anything_is_read(
     (project / name).write_text("KEY = 1\n")
     result = run(f"{project / name}:1", "--model", str(dense_model))
     assert isinstance(result.exception, RequestError)
-    assert "a model sees nothing of it" in str(result.exception)
+    assert "no model sees this file" in str(result.exception)
     assert not index_path(project).exists() or not Store(index_path(project)).count()[0]

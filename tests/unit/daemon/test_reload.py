@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from assistant import settings
-from assistant.cli.reload import told
+from assistant.cli.daemon import report
 from assistant.daemon.models.loading import Loadable
 from assistant.daemon.process import settings_diff
 from assistant.daemon.process.settings_diff import Effect, advice, compare, effect_of, pending
@@ -178,10 +178,10 @@ def test_over_the_socket_and_by_a_signal(home: Path) -> None:
                 write(home, '[model]\nname = "other"\n')
                 found = await client.reload()
                 assert taken[-1] == "other"
-                lines = "\n".join(told(found))
+                lines = "\n".join(report(found))
                 assert "model.name" in lines and 'underkeel models use "other"' in lines
                 again = await client.reload()
-                assert "changed earlier, and waiting" in "\n".join(told(again))
+                assert "changed earlier, and waiting" in "\n".join(report(again))
                 write(home, "[daemon]\nmax_waiting = 5\n")
                 os.kill(os.getpid(), signal.SIGHUP)
                 await until(lambda: service.admission.most == 5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.cli.plot import area, bar
+from assistant.cli.terminal import area, bar
 
 
 @given(
