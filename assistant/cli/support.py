@@ -117,7 +117,7 @@ def bundle(
     bundles.write(files, target)
     for name, text in files.items():
         say(f"{len(text.encode()):>9,}  {name}")
-    say("", f"Wrote {target}. Read it before you share it.")
+    say("", f"Wrote {target}. Look through it before you share it.")
 
 
 async def _request_status() -> tuple[Status | None, str]:
