@@ -6,9 +6,12 @@ import os
 import sys
 from pathlib import Path
 
+from assistant.library_output import hide_library_warnings
+
 
 def main() -> None:
     _distrust_working_directory()
+    hide_library_warnings()
     if sys.argv[1:2] == ["lsp"]:
         os.execv(sys.executable, [sys.executable, "-m", "lsp", *sys.argv[2:]])  # noqa: S606
     from assistant.cli import run

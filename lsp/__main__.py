@@ -13,6 +13,8 @@ import logging
 import os
 import sys
 
+from assistant.library_output import hide_library_warnings
+
 
 class _WithoutBodies(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
@@ -38,6 +40,7 @@ def main() -> None:
     """Serve one editor until it leaves. The exit code is 1 if it left without a shutdown."""
     # Thousands of classes are made while the protocol's types are imported, and none is garbage.
     gc.disable()
+    hide_library_warnings()
     from lsp import server
 
     gc.enable()
