@@ -5,15 +5,15 @@ BIN := .venv/bin
 LOCK_FLAGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --quiet --custom-compile-command "make lock"
 
-.PHONY: help env models demo test check lint types lock fuzz bench-load bench-worker bench-lsp bench-typing bench-speculation bench-threads bench-shifting bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-quality bench-remote test-transformers vsix pictures clean
+.PHONY: dist help env models demo test check lint types lock fuzz bench-load bench-worker bench-lsp bench-typing bench-speculation bench-threads bench-shifting bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-quality bench-remote test-transformers vsix pictures clean
 
-help: ## Show what can be made
+help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-env: ## Make .venv: pinned packages, llama.cpp built from source once
+env: ## Set up .venv: pinned packages, llama.cpp built from source once
 	@$(PYTHON) .ci/setup_env.py
 
-models: env ## Fetch and make the starter models
+models: env ## Download and build the starter models
 	@$(BIN)/underkeel pull starter-moe
 
 demo: models ## See ghost text from a real mixture-of-experts model
@@ -90,12 +90,16 @@ bench-remote: models ## Ask a real llama-server and a real vLLM (builds and inst
 vsix: ## Package the VS Code extension
 	@cd editors/vscode && npm ci --ignore-scripts && npm run package
 
+dist: env ## Build wheel, sdist, .vsix and Neovim archive with checksums into dist/ (--help: .ci/dist.py)
+	@$(BIN)/python .ci/dist.py
+
 pictures: models ## Take the README's pictures anew, in the real editors and a real terminal
 	@UNDERKEEL_PICTURES=editors/vscode/images $(BIN)/python -m pytest -q tests/e2e/test_vscode.py tests/e2e/test_vscode_commands.py
 	@$(BIN)/python tests/equipment/pictures.py
 
 lock: env ## Pin the newest versions that the ranges in pyproject.toml allow
 	@$(BIN)/uv pip compile pyproject.toml --extra test --extra dev $(LOCK_FLAGS) -o requirements.lock
+	@$(BIN)/uv pip compile pyproject.toml --constraint requirements.lock $(LOCK_FLAGS) -o assistant/install/requirements.lock
 	@$(BIN)/uv pip compile .ci/build.in --constraint requirements.lock $(LOCK_FLAGS) -o .ci/build.lock
 
 clean: ## Remove what was built here; models and settings stay

@@ -1,11 +1,13 @@
 // Packs the extension into underkeel.vsix: a zip of the files below with VS Code's two manifests.
 // The same sources give the same bytes: entries are sorted and dated alike.
-import { readFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { crc32 as nodeCrc32, deflateRawSync } from "node:zlib";
 
 const DOS_DATE = ((2024 - 1980) << 9) | (1 << 5) | 1;
-const about = JSON.parse(readFileSync("package.json", "utf8"));
+// The program's version is the extension's, too; package.json says 0.0.0.
+const [, version] = /__version__ = "(.+)"/.exec(readFileSync("../../assistant/__init__.py", "utf8"));
+const about = { ...JSON.parse(readFileSync("package.json", "utf8")), version };
 
 /** Every file under a path, sorted, as paths with slashes. */
 function files(path) {
@@ -85,19 +87,22 @@ const manifest = `<?xml version="1.0" encoding="utf-8"?>
 </PackageManifest>
 `;
 
-const kinds = { json: "application/json", js: "application/javascript", md: "text/markdown", png: "image/png", css: "text/css", vsixmanifest: "text/xml" };
+const kinds = { whl: "application/zip", txt: "text/plain", json: "application/json", js: "application/javascript", md: "text/markdown", png: "image/png", css: "text/css", vsixmanifest: "text/xml" };
 const types = `<?xml version="1.0" encoding="utf-8"?>
 <Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">${Object.entries(kinds)
   .map(([extension, type]) => `<Default Extension=".${extension}" ContentType="${type}"/>`)
   .join("")}<Override PartName="/extension/LICENSE" ContentType="text/plain"/></Types>
 `;
 
-const contents = ["package.json", "README.md", "media", "out/extension.js"].flatMap(files);
+// The program itself, which `make dist` puts there: a wheel and the hashes of all that it needs.
+const program = existsSync("program") ? ["program"] : [];
+const contents = ["README.md", "media", "out/extension.js", ...program].flatMap(files);
 const archive = zip([
   ["extension.vsixmanifest", Buffer.from(manifest)],
   ["[Content_Types].xml", Buffer.from(types)],
   ["extension/LICENSE", readFileSync("../../LICENSE")],
+  ["extension/package.json", Buffer.from(JSON.stringify(about, null, 2) + "\n")],
   ...contents.map((path) => [`extension/${path}`, readFileSync(path)]),
 ]);
 writeFileSync("underkeel.vsix", archive);
-console.log(`underkeel.vsix: ${contents.length + 3} files, ${(archive.length / 1024).toFixed(0)} KiB`);
+console.log(`underkeel.vsix: ${contents.length + 4} files, ${(archive.length / 1024).toFixed(0)} KiB`);

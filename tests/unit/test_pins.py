@@ -12,7 +12,9 @@ _PIN = re.compile(r"^[A-Za-z0-9][\w.-]*(\[[\w,-]+\])?==[\w.!+-]+( ;[^\\]+)? \\$"
 _HASH = re.compile(r"^    --hash=sha256:[0-9a-f]{64}( \\)?$")
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", ".ci/build.lock"])
+@pytest.mark.parametrize(
+    "name", ["requirements.lock", "assistant/install/requirements.lock", ".ci/build.lock"]
+)
 def test_every_package_has_its_version_and_hashes(name: str) -> None:
     lines = [
         line
