@@ -1,34 +1,34 @@
-"""Every error that Underkeel shows a person, as one tree.
+"""Every error that Underkeel shows to a user, as one tree.
 
     UnderkeelError
     ├── SettingsError        a setting is of the wrong type or value
-    ├── ModelError           a model cannot be found, fetched, read or made
-    │   ├── GGUFError            a file is not a GGUF that can be trusted
-    │   ├── UnknownModelError    no such name in the catalogue, no such path
+    ├── ModelError           a model cannot be found, downloaded, read or built
+    │   ├── GGUFError            a file is not a valid GGUF
+    │   ├── UnknownModelError    there is no model of that name or path
     │   ├── VocabularyError      its tokens cannot be counted outside the engine
-    │   └── DownloadError        a fetch failed, or its hash is wrong
-    ├── PlanError            nothing fits: carries the shortfall and what would fit
+    │   └── DownloadError        a download failed, or its checksum is wrong
+    ├── PlanError            nothing fits; has the shortfall and plans that fit
     ├── EngineError          the engine refused or failed a request
     │   ├── LoadError            a model could not be loaded
-    │   ├── WorkerDiedError      the worker process ended while it was needed
-    │   ├── RefusedError         memory that a computation needs was refused; a smaller shape may do
+    │   ├── WorkerDiedError      the worker process crashed or was killed
+    │   ├── RefusedError         memory for a computation was refused; a smaller plan may work
     │   ├── ContextFullError     a prompt does not fit the context
-    │   ├── FrameError           what came through the worker's pipe cannot be read
+    │   ├── FrameError           a message on the worker's pipe cannot be read
     │   ├── OverloadedError      the queue is full; try again later
-    │   ├── RemoteError          a remote server cannot be reached, or refuses
+    │   ├── RemoteError          a remote server cannot be reached, or refuses a request
     │   └── RequestError         a request is malformed
     │       ├── TooLargeError        a request is over the size limit
-    │       └── TooSlowError         a request did not come in time
-    ├── AnswerError          what the model answered cannot be used as it was asked for
-    ├── StatisticsError      the file of counts cannot be read or written
+    │       └── TooSlowError         a request did not arrive in time
+    ├── AnswerError          the model's answer cannot be used
+    ├── StatisticsError      the statistics cannot be read or written
     └── DaemonError          the daemon cannot be reached, started or trusted
         ├── AlreadyRunningError  another daemon of this user is running
-        ├── AccessError          a request over TCP came without the right token
-        ├── ServiceError         the service manager is missing, or refuses
-        └── ModelChangedError    a prompt is made of another model's tokens than are served now
+        ├── AccessError          a request over TCP has no valid token
+        ├── ServiceError         there is no service manager, or it refuses
+        └── ModelChangedError    a prompt has the tokens of a model that is not served any more
 
-Each says what happened, to what (`subject`), and what to do next (`advice`). Foreign exceptions are
-mapped into this tree where they enter. `code` is stable and goes over the wire.
+Each says what happened, to what (`subject`), and what to do next (`advice`). Exceptions of other
+packages are mapped into this tree where they enter. `code` is stable and part of the protocol.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from typing import ClassVar
 
 
 class UnderkeelError(Exception):
-    """Base of all errors meant for a person.
+    """Base of all errors for users.
 
     Attributes:
         message: what happened, one sentence without a full stop.
-        subject: the file, model, setting or process it happened to; may be empty.
+        subject: the file, model, setting or process concerned; may be empty.
         advice: what to do next, as an imperative sentence; may be empty.
     """
 
@@ -91,7 +91,7 @@ class PlanError(UnderkeelError):
     """Nothing fits.
 
     Attributes:
-        shortfall_bytes: the least that is missing; 0 once it has crossed a wire.
+        shortfall_bytes: the least that is missing; 0 after it was sent over the wire.
         alternatives: the nearest plans that do fit, one sentence each.
     """
 
@@ -123,9 +123,13 @@ class LoadError(EngineError):
 
 
 class WorkerDiedError(EngineError):
-    """`exit_code` is the process's, negative for a signal, None where it is not known; `hung`
-    says that it was ended because it did not answer, `stopped` that somebody had stopped it (as by
-    SIGSTOP). None of them goes over the wire."""
+    """The worker process crashed or was killed. The attributes are not sent over the wire.
+
+    Attributes:
+        exit_code: of the process, negative for a signal, None if unknown.
+        hung: it was ended because it did not answer.
+        stopped: it had been stopped from outside (SIGSTOP).
+    """
 
     code = "worker_died"
     http_status = 503
@@ -219,5 +223,5 @@ BY_CODE: dict[str, type[UnderkeelError]] = _tree(UnderkeelError)
 
 
 def from_wire(code: str, message: str, subject: str = "", advice: str = "") -> UnderkeelError:
-    """Rebuild an error that crossed a pipe or a socket; an unknown code becomes the base class."""
+    """Rebuild an error from a pipe or a socket; an unknown code becomes the base class."""
     return BY_CODE.get(code, UnderkeelError)(message, subject=subject, advice=advice)

@@ -1,7 +1,7 @@
-"""What became of suggestions, counted on this machine only: numbers by day and language, no text.
+"""Counts of suggestions by day and language, kept on this machine only, without text.
 
 One SQLite file in the state folder; several editors add to it at the same time. It grows by a few
-rows a day and is gone when it is erased.
+rows a day.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WAIT_S = 2.0
 _LONGEST_NAME = 40
 
 LATENCY_EDGES_MS = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
-"""Upper edges of the bins that latencies are counted in; a last bin takes all above."""
+"""Upper edges of the latency bins; the last bin has all above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,11 @@ class Counts:
     """Counts that add up.
 
     Attributes:
-        offered: suggestions that were sent to the editor; shown: those it said were visible.
-        accepted: taken whole; partly: of the others, those of which a word or a line was taken.
-        taken_chars: characters taken, whole or in part.
-        checked_chars: of these, those that were looked at again a minute later, or when the
-            document was closed before; kept_chars: those that still stood there.
+        offered: suggestions that were sent to the editor; shown: those it reported as visible.
+        accepted: accepted whole; partly: of the others, those of which a word or line was accepted.
+        taken_chars: characters accepted, whole or in part.
+        checked_chars: of these, those checked again a minute later, or when the document was closed
+            before; kept_chars: those still there.
     """
 
     offered: int = 0
@@ -56,13 +56,13 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Found:
-    """All that was counted: `latencies` are numbers of suggestions by bin."""
+    """All counts; `latencies` are numbers of suggestions by bin."""
 
     counts: Mapping[Key, Counts]
     latencies: Mapping[Key, tuple[int, ...]]
 
     def since(self, first: date) -> Found:
-        """Only the days from `first` on."""
+        """Only the days since `first`."""
         return Found(
             {key: one for key, one in self.counts.items() if key[0] >= first.isoformat()},
             {key: one for key, one in self.latencies.items() if key[0] >= first.isoformat()},
@@ -70,7 +70,7 @@ class Found:
 
 
 def latency_bin(latency_ms: float) -> int:
-    """The bin that a latency is counted in."""
+    """The bin of a latency."""
     return bisect_left(LATENCY_EDGES_MS, latency_ms)
 
 
@@ -97,7 +97,7 @@ def file() -> Path:
 
 
 def add(counts: Mapping[Key, Counts], latencies: Mapping[Key, Mapping[int, int]]) -> None:
-    """Add to what was counted; `latencies` by bin.
+    """Add to the counts; `latencies` by bin.
 
     Raises:
         StatisticsError: the file cannot be written.
@@ -121,7 +121,7 @@ def add(counts: Mapping[Key, Counts], latencies: Mapping[Key, Mapping[int, int]]
 
 
 def load() -> Found:
-    """All that was counted; nothing where nothing was.
+    """All counts; empty if there are none.
 
     Raises:
         StatisticsError: the file cannot be read.
@@ -141,7 +141,7 @@ def load() -> Found:
 
 
 def erase() -> bool:
-    """Forget all that was counted; whether there was anything.
+    """Delete all counts. Returns whether there were any.
 
     Raises:
         StatisticsError: the file cannot be removed.

@@ -1,3 +1,3 @@
-"""The daemon as a service of the user's own: what is written where, and how it is switched on."""
+"""The daemon as a service of the user: the files, and how it is enabled."""
 
 __all__ = ["manager", "units"]

@@ -1,4 +1,4 @@
-"""Installs, removes and asks after the service. The only part that runs the manager's commands."""
+"""Installs, removes and queries the service. The only module that runs the manager's commands."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _ASKED = ("ActiveState", "SubState", "UnitFileState", "MainPID", "NRestarts", "S
 
 @dataclass(frozen=True)
 class ServiceNow:
-    """How the service is.
+    """The state of the service.
 
     Attributes:
-        manager: who runs it; NONE where nobody can.
-        installed: whether its files are there.
-        listening: whether the manager holds the socket; running: whether the daemon runs.
-        at_login: whether it starts with the session.
-        lingers: whether it goes on after the user has logged out; None where that is not known.
-        detail: what the manager says, in its words.
+        manager: the service manager; NONE if there is none.
+        installed: its files exist.
+        listening: the manager holds the socket; running: the daemon runs.
+        at_login: it starts with the session.
+        lingers: it continues after logout; None if unknown.
+        detail: the state in the words of the manager.
     """
 
     manager: Manager
@@ -48,7 +48,7 @@ def manager() -> Manager:
 
 
 def wanted(*, at_login: bool) -> Wanted:
-    """The service for this very program, its Python and its homes."""
+    """The service for this installation, with its Python and folders."""
     environment = {"PYTHONSAFEPATH": "1"}
     ours = Path(assistant.__file__).resolve().parents[1]
     if not any("site-packages" in part for part in ours.parts):
@@ -66,7 +66,7 @@ def wanted(*, at_login: bool) -> Wanted:
 
 
 def install(*, at_login: bool) -> list[Path]:
-    """Write the files and switch the service on; what was installed before is replaced.
+    """Write the files and enable the service; an earlier installation is replaced.
 
     Returns:
         The files.
@@ -91,14 +91,14 @@ def install(*, at_login: bool) -> list[Path]:
             raise ServiceError(
                 f"the file cannot be written ({error.strerror})",
                 subject=str(path),
-                advice="Mend that, then run: underkeel service install",
+                advice="Fix that, then run: underkeel service install",
             ) from error
     _run_all(files.after, strict=True)
     return list(files.contents)
 
 
 def uninstall() -> list[Path]:
-    """Switch the service off and remove its files; models and settings stay.
+    """Disable the service and remove its files; models and settings stay.
 
     Returns:
         The files that were removed.
@@ -125,7 +125,7 @@ def status() -> ServiceNow:
 
 
 def restart() -> None:
-    """End the daemon after its last answer; the next request starts a new one. Nothing is lost.
+    """Restart the daemon after its last answer. No request is lost.
 
     Raises:
         ServiceError: the manager refuses.
@@ -138,7 +138,7 @@ def restart() -> None:
 
 
 def linger(*, on: bool) -> None:
-    """Let the user's services go on after logout, or end with it.
+    """Let the user's services continue after logout, or end with it.
 
     Raises:
         ServiceError: the administrator does not allow it.
@@ -205,7 +205,7 @@ def _launchd_folder() -> Path:
 
 
 def _ask(*command: str) -> str:
-    """What the command says; nothing where it cannot."""
+    """The output of the command; empty if it fails."""
     try:
         return subprocess.run(
             command, capture_output=True, text=True, timeout=20, check=False
@@ -225,17 +225,16 @@ def _run_all(commands: Sequence[Sequence[str]], *, strict: bool) -> None:
         except (OSError, subprocess.TimeoutExpired) as error:
             failed, failure = True, str(error)
         if failed and strict:
-            said = " ".join(failure.split()) or "it does not say why"
+            said = " ".join(failure.split()) or "no reason given"
             raise ServiceError(
                 f"the service manager refuses: {said}",
                 subject=" ".join(command),
-                advice="Run it by hand to see more; without a service, clients start the daemon "
-                "by themselves",
+                advice="Run it by hand to see more; without a service, clients start the daemon",
             )
 
 
 def _nobody() -> ServiceError:
     return ServiceError(
-        "there is no service manager for users here that Underkeel knows",
-        advice="Nothing needs doing: editors and commands start the daemon when they need it",
+        "there is no supported service manager for users here",
+        advice="None is needed: editors and commands start the daemon",
     )

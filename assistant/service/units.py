@@ -1,4 +1,4 @@
-"""What is written for the service manager, from the templates beside. Pure."""
+"""The files for the service manager, from templates. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PLACE = re.compile(r"@(\w+)@")
 
 
 class Manager(StrEnum):
-    """Who runs services of a user."""
+    """Service managers of a user."""
 
     SYSTEMD = "systemd"
     LAUNCHD = "launchd"
@@ -27,14 +27,14 @@ class Manager(StrEnum):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the service is to be.
+    """The service to install.
 
     Attributes:
         command: the daemon's program and arguments.
         socket: where it listens.
-        environment: what it needs of ours, besides what the manager gives it.
+        environment: variables of ours that it needs.
         at_login: start it with the session, and not with the first request.
-        errors: where launchd puts what it says before its log is open.
+        errors: where launchd writes its output before the log is open.
     """
 
     command: Sequence[str]
@@ -46,11 +46,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Files:
-    """Files to write, by path, and commands around that, in order.
+    """Files to write, by path, and commands to run around that, in order.
 
     Attributes:
-        before: may fail, since what they undo may not be there.
-        after: must not.
+        before: may fail, since what they undo may not exist.
+        after: must not fail.
     """
 
     contents: Mapping[Path, str]
@@ -59,14 +59,14 @@ class Files:
 
 
 def manager_of(platform: str, *, has_systemctl: bool) -> Manager:
-    """Who is in charge on a platform, as `sys.platform` names it."""
+    """The manager of a platform, as `sys.platform` names it."""
     if platform == "darwin":
         return Manager.LAUNCHD
     return Manager.SYSTEMD if platform.startswith("linux") and has_systemctl else Manager.NONE
 
 
 def systemd_files(wanted: Wanted, folder: Path) -> Files:
-    """The two units in `folder`, and what makes systemd take them up."""
+    """The two units in `folder`, and the commands that enable them."""
     values = {
         "command": " ".join(_word(part).replace("$", "$$") for part in wanted.command),
         "socket": _specifiers(str(wanted.socket)),
@@ -90,7 +90,7 @@ def systemd_files(wanted: Wanted, folder: Path) -> Files:
 
 
 def systemd_removal(folder: Path) -> Files:
-    """Switch both units off; their files are then to be deleted."""
+    """The commands that disable both units; the files are then to be deleted."""
     ctl = ("systemctl", "--user")
     return Files(
         {folder / SOCKET: "", folder / SERVICE: ""},
@@ -100,7 +100,7 @@ def systemd_removal(folder: Path) -> Files:
 
 
 def launchd_files(wanted: Wanted, folder: Path, uid: int) -> Files:
-    """The agent in `folder`, and what makes launchd take it up."""
+    """The agent in `folder`, and the commands that load it."""
     path = folder / f"{LABEL}.plist"
     strings = "".join(f"<string>{escape(part)}</string>" for part in wanted.command)
     pairs = "".join(
@@ -134,7 +134,7 @@ def _filled(name: str, values: Mapping[str, str]) -> str:
 
 
 def _word(text: str) -> str:
-    """One word of a unit's line, whatever is in it: systemd.syntax(7), "Quoting"."""
+    """A word of a unit's line, quoted by systemd.syntax(7), "Quoting"."""
     plain = re.fullmatch(r"[\w@+=:,./-]+", text, re.ASCII)
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     escaped = _specifiers(escaped)

@@ -170,5 +170,5 @@ def test_nobody_in_charge(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert manager.status() == ServiceNow(Manager.NONE, installed=False)
     for use in (lambda: manager.install(at_login=False), manager.uninstall):
-        with pytest.raises(ServiceError, match="Nothing needs doing"):
+        with pytest.raises(ServiceError, match="None is needed"):
             use()
