@@ -13,7 +13,6 @@ from rich.text import Text
 
 from assistant import settings
 from assistant.cli.download_progress import Bars
-from assistant.cli.plan import make
 from assistant.cli.pull import Yes, ask, pull_model, size
 from assistant.cli.terminal import console, print_json, printable, say
 from assistant.client import DaemonClient
@@ -22,6 +21,7 @@ from assistant.errors import DaemonError, GGUFError, UnknownModelError
 from assistant.memory.gguf.header import read_header
 from assistant.memory.model.tensor_inventory import take_census
 from assistant.memory.planning.machine import this_machine
+from assistant.memory.planning.measured_planner import plan_and_measure
 from assistant.memory.planning.planner import wishes_of
 from assistant.memory.planning.reasons import billions
 from assistant.models import local_store
@@ -162,7 +162,7 @@ def _show_fit(path: Path, purpose: Purpose) -> None:
     if purpose is Purpose.EXPLAIN:
         models.reverse()  # the one for completions is planned first
     for model in models:
-        plan = make(read_header(model), here, wishes_of(settings.load()[0].model), here)
+        plan = plan_and_measure(read_header(model), here, wishes_of(settings.load()[0].model))
         taken = {usage.device.name: usage.needed_bytes for usage in plan.usages}
         say(f"{model.name} needs {size(sum(taken.values()))} of memory.")
         here = credited(here, {device: -size_bytes for device, size_bytes in taken.items()})

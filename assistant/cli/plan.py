@@ -9,10 +9,9 @@ from typing import Annotated
 import typer
 
 from assistant import settings
-from assistant.cli.plan_json import checkpoint_json, plan_json
-from assistant.cli.plan_view import checkpoint_picture, plan_picture
+from assistant.cli.plan_view import checkpoint_json, checkpoint_text, plan_json, plan_text
 from assistant.cli.terminal import console, print_json
-from assistant.errors import PlanError, UnknownModelError
+from assistant.errors import UnknownModelError
 from assistant.memory.checkpoints.checkpoint import (
     Checkpoint,
     is_checkpoint,
@@ -28,14 +27,10 @@ from assistant.memory.gguf.remote import (
     split_name,
 )
 from assistant.memory.model.known_models import known_header, known_models
-from assistant.memory.model.profile import model_of
 from assistant.memory.planning.machine import imagined, parse_size, this_machine
-from assistant.memory.planning.measured_planner import plan_and_measure
-from assistant.memory.planning.plan import Machine, Plan, Wishes
-from assistant.memory.planning.planner import make_plan, wishes_of
+from assistant.memory.planning.measured_planner import plan_report
+from assistant.memory.planning.planner import wishes_of
 from assistant.models.catalogue import catalogue, resolve
-
-_UNMEASURED = "compute buffers are estimated: llama.cpp can only measure them on this machine"
 
 
 def register(app: typer.Typer) -> None:
@@ -92,32 +87,16 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
         if as_json:
             print_json(checkpoint_json(found, machine), indent=1)
         else:
-            console().print(checkpoint_picture(found, machine))
+            console().print(checkpoint_text(found, machine))
         return
-    try:
-        made = make(found, machine, wishes, here)
-    except PlanError as error:
-        if not as_json:
-            console().print(plan_picture(found, machine, wishes, None, remarks))
-            raise
-        print_json(_failure(error), indent=1)
-        raise typer.Exit(1) from error
+    report = plan_report(found, machine, wishes, here, remarks)
     if as_json:
-        print_json(plan_json(found, machine, wishes, made), indent=1)
-    else:
-        console().print(plan_picture(found, machine, wishes, made, remarks))
-
-
-def make(header: Header, machine: Machine, wishes: Wishes, here: Machine) -> Plan:
-    """The plan, measured by llama.cpp if all GPUs of `machine` are in this one.
-
-    Raises:
-        PlanError: nothing fits.
-    """
-    if {gpu.name for gpu in machine.gpus} <= {gpu.name for gpu in here.gpus}:
-        return plan_and_measure(header, machine, wishes)
-    estimated = make_plan(model_of(header), machine, wishes)
-    return replace(estimated, doubts=(*estimated.doubts, _UNMEASURED))
+        print_json(plan_json(report), indent=1)
+        if report.plan is None:
+            raise typer.Exit(1) from report.failure
+        return
+    console().print(plan_text(report))
+    report.require_plan()
 
 
 def find_model(name: str, quantisation: str = "") -> Header | Checkpoint:
@@ -161,13 +140,3 @@ def _remote(name: str) -> Header | Checkpoint:
         if not any(item.endswith(".gguf") for item in files):
             return read_remote_checkpoint(repository)
     return read_remote_header(name)
-
-
-def _failure(error: PlanError) -> dict[str, object]:
-    return {
-        "fits": False,
-        "message": error.message,
-        "subject": error.subject,
-        "shortfall_bytes": error.shortfall_bytes,
-        "alternatives": list(error.alternatives),
-    }

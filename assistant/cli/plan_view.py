@@ -1,7 +1,10 @@
-"""Plans as pictures in the terminal: a bar for each device, then the reasons."""
+"""Reports on plans as text for the terminal and as JSON for programs. Nothing is decided here."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -14,18 +17,18 @@ from assistant.memory.checkpoints.checkpoint_plan import (
     checkpoint_bytes,
     map_devices,
     schemes_for,
+    token_bytes,
 )
 from assistant.memory.checkpoints.vllm import vllm_command
-from assistant.memory.gguf.header import Header
-from assistant.memory.model.profile import Model, model_of
+from assistant.memory.model.profile import Model
 from assistant.memory.model.tensor_inventory import Amount
-from assistant.memory.planning.plan import DeviceUsage, Machine, Plan, Wishes
-from assistant.memory.planning.projections import (
+from assistant.memory.planning.plan import DeviceUsage, Machine, Plan
+from assistant.memory.planning.plan_report import (
     CARD_BYTES_PER_S,
     HOST_BYTES_PER_S,
-    decode_bound,
-    most_context,
-    what_if,
+    DecodeBound,
+    PlanReport,
+    WhatIf,
 )
 from assistant.memory.planning.reasons import billions, gib
 
@@ -46,20 +49,19 @@ _PARTS = (
 )
 
 
-def plan_picture(
-    header: Header, machine: Machine, wishes: Wishes, plan: Plan | None, remarks: tuple[str, ...]
-) -> RenderableType:
-    """All of `underkeel plan`; without a plan, only the model."""
-    model = model_of(header)
-    rows: list[RenderableType] = [Padding(_about(model), (0, 0, 1, 0))]
-    if plan is not None:
-        rows += [_bars(plan), _promises(model, machine, wishes, plan)]
-        rows += [_list("Why", plan.reasons), _changes(model, machine, wishes, plan)]
-        rows += [_list("Caveats", (*plan.doubts, *remarks))]
+def plan_text(report: PlanReport) -> RenderableType:
+    """All of `underkeel plan`; without a plan, only the model and the caveats."""
+    rows: list[RenderableType] = [Padding(_about(report.model), (0, 0, 1, 0))]
+    if report.plan is not None:
+        rows.append(_bars(report.plan))
+        if report.decode is not None:
+            rows.append(_projections(report.plan, report.decode, report.most_n_ctx))
+        rows += [_list("Why", report.plan.reasons), _changes(report, report.plan)]
+        rows.append(_list("Caveats", report.caveats))
     return Group(*rows)
 
 
-def checkpoint_picture(checkpoint: Checkpoint, machine: Machine) -> RenderableType:
+def checkpoint_text(checkpoint: Checkpoint, machine: Machine) -> RenderableType:
     """A checkpoint's sizes by scheme, the best device map, and the vLLM line."""
     table = Table(box=None, header_style="dim", pad_edge=False)
     for name in ("stored as", "weights", "fits", "experts on GPUs"):
@@ -176,18 +178,17 @@ def _contents(plan: Plan, usage: DeviceUsage) -> str:
     return ", ".join(said) or "nothing of the model"
 
 
-def _promises(model: Model, machine: Machine, wishes: Wishes, plan: Plan) -> Text:
-    bound, most = decode_bound(plan), most_context(model, machine, wishes, plan)
+def _projections(plan: Plan, decode: DecodeBound, most_n_ctx: int) -> Text:
     text = Text()
     text.append(f"{plan.n_ctx:,} tokens", style="bold")
     text.append(f" of context, KV cache in {plan.choice.cache.type_k}")
-    if most > plan.n_ctx:
+    if most_n_ctx > plan.n_ctx:
         moved = " without moving an expert" if plan.expert_layers_on_gpu else " would fit too"
-        text.append(f"; up to {most:,}{moved}")
+        text.append(f"; up to {most_n_ctx:,}{moved}")
     text.append("\nA token reads ")
-    text.append(gib(bound.card_bytes + bound.host_bytes), style="bold")
+    text.append(gib(decode.card_bytes + decode.host_bytes), style="bold")
     text.append(" of weights: ")
-    text.append(f"at most {bound.tokens_per_s:.0f} tokens/s", style="bold")
+    text.append(f"at most {decode.tokens_per_s:.0f} tokens/s", style="bold")
     text.append(
         f", assuming {HOST_BYTES_PER_S / 1e9:.0f} GB/s from RAM"
         + (f" and {CARD_BYTES_PER_S / 1e9:.0f} GB/s on a GPU" if plan.gpu_usages else "")
@@ -195,29 +196,30 @@ def _promises(model: Model, machine: Machine, wishes: Wishes, plan: Plan) -> Tex
     return text
 
 
-def _changes(model: Model, machine: Machine, wishes: Wishes, plan: Plan) -> RenderableType:
+def _changes(report: PlanReport, plan: Plan) -> RenderableType:
     table = Table(box=None, header_style="dim", pad_edge=False, title_justify="left")
-    outcome = "experts on GPUs" if machine.gpus and model.census.moe else "in all"
-    for name in ("context", "cache", "KV", outcome):
+    groups = bool(report.machine.gpus and report.model.census.moe)
+    for name in ("context", "cache", "KV", "experts on GPUs" if groups else "in all"):
         table.add_column(name, justify="right")
-    for item in what_if(model, machine, wishes, plan):
-        groups = _outcome(item.plan, outcome) if item.plan else "does not fit"
-        now = item.n_ctx == plan.n_ctx and item.cache_type == plan.choice.cache.type_k
+    for row in report.what_if:
+        now = row.n_ctx == plan.n_ctx and row.cache_type == plan.choice.cache.type_k
         table.add_row(
-            f"{item.n_ctx:,}",
-            item.cache_type,
-            gib(item.kv_bytes),
-            groups,
+            f"{row.n_ctx:,}",
+            row.cache_type,
+            gib(row.kv_bytes),
+            _outcome(row, groups=groups),
             style="bold" if now else "",
         )
     return Padding(Group(Text("What would change", style="bold"), table), (1, 0, 0, 0))
 
 
-def _outcome(plan: Plan, outcome: str) -> str:
+def _outcome(row: WhatIf, *, groups: bool) -> str:
     """The last column of the table of other plans."""
-    if outcome == "in all":
-        return gib(sum(usage.needed_bytes for usage in plan.usages))
-    return str(plan.expert_layers_on_gpu)
+    if row.plan is None:
+        return "does not fit"
+    if groups:
+        return str(row.plan.expert_layers_on_gpu)
+    return gib(sum(usage.needed_bytes for usage in row.plan.usages))
 
 
 def _list(title: str, lines: tuple[str, ...]) -> RenderableType:
@@ -225,3 +227,110 @@ def _list(title: str, lines: tuple[str, ...]) -> RenderableType:
         return Group()
     points = [Padding(Text(printable(line)), (0, 0, 0, 2)) for line in lines]
     return Group(Text(f"\n{title}", style="bold"), *points)
+
+
+def plan_json(report: PlanReport) -> dict[str, Any]:
+    """Everything that the text shows, and the load spec; without a plan, why nothing fits."""
+    plan = report.plan
+    if plan is None or report.decode is None:
+        return _failure_json(report)
+    census = report.model.census
+    return {
+        "fits": plan.fits,
+        "measured": plan.measured,
+        "model": {
+            "name": report.model.name,
+            "path": report.model.path,
+            "architecture": report.model.architecture,
+            "total_parameters": census.total.parameters,
+            "active_parameters": census.active.parameters,
+            "total_bytes": census.total.size_bytes,
+            "active_bytes": census.active.size_bytes,
+            "by_class": {
+                kind.value: {"parameters": amount.parameters, "bytes": amount.size_bytes}
+                for kind, amount in census.by_class.items()
+            },
+            "by_type": {name: amount.size_bytes for name, amount in census.by_type.items()},
+            "n_ctx_train": report.model.n_ctx_train,
+        },
+        "devices": [_device(usage) for usage in plan.usages],
+        "context": {
+            "n_ctx": plan.n_ctx,
+            "most_n_ctx": report.most_n_ctx,
+            "cache_type": plan.choice.cache.type_k,
+        },
+        "decode": {
+            "card_bytes": report.decode.card_bytes,
+            "host_bytes": report.decode.host_bytes,
+            "tokens_per_s": round(report.decode.tokens_per_s, 1),
+        },
+        "what_if": [
+            {
+                "n_ctx": row.n_ctx,
+                "cache_type": row.cache_type,
+                "kv_bytes": row.kv_bytes,
+                "fits": row.plan is not None,
+                "measured": row.plan is not None and row.plan.measured,
+                "needed_bytes": sum(usage.needed_bytes for usage in row.plan.usages)
+                if row.plan
+                else 0,
+                "expert_layers_on_gpu": row.plan.expert_layers_on_gpu if row.plan else 0,
+            }
+            for row in report.what_if
+        ],
+        "reasons": list(plan.reasons),
+        "doubts": list(report.caveats),
+        "load": msgspec.to_builtins(plan.to_load_spec()),
+    }
+
+
+def _failure_json(report: PlanReport) -> dict[str, Any]:
+    failure = report.failure
+    return {
+        "fits": False,
+        "message": failure.message if failure else "",
+        "subject": failure.subject if failure else report.model.name,
+        "shortfall_bytes": failure.shortfall_bytes if failure else 0,
+        "alternatives": list(failure.alternatives) if failure else [],
+    }
+
+
+def checkpoint_json(checkpoint: Checkpoint, machine: Machine) -> dict[str, Any]:
+    """A checkpoint's sizes by scheme, its device maps, and the vLLM line."""
+    schemes = {}
+    for scheme in schemes_for(checkpoint):
+        mapped = map_devices(checkpoint, machine, scheme)
+        schemes[scheme.value] = {
+            "bytes": checkpoint_bytes(checkpoint, scheme),
+            "fits": mapped.fits,
+            "bytes_by_device": dict(mapped.bytes_by_device),
+            "device_map": dict(mapped.device_map),
+        }
+    return {
+        "name": checkpoint.name,
+        "total_parameters": checkpoint.parameters,
+        "active_parameters": active_parameters(checkpoint),
+        "cache_bytes_per_token": token_bytes(checkpoint),
+        "schemes": schemes,
+        "vllm": vllm_command(checkpoint, machine),
+    }
+
+
+def _device(usage: DeviceUsage) -> dict[str, Any]:
+    return {
+        "name": usage.device.name,
+        "total_bytes": usage.device.total_bytes,
+        "free_bytes": usage.device.free_bytes,
+        "layers": list(usage.layers),
+        "expert_layers": list(usage.expert_layers),
+        "dense_bytes": usage.dense_bytes,
+        "expert_bytes": usage.expert_bytes,
+        "embedding_bytes": usage.embedding_bytes,
+        "output_bytes": usage.output_bytes,
+        "kv_bytes": usage.kv_bytes,
+        "compute_bytes": usage.compute_bytes,
+        "overhead_bytes": usage.overhead_bytes,
+        "other_bytes": usage.other_bytes,
+        "margin_bytes": usage.margin_bytes,
+        "spare_bytes": usage.spare_bytes,
+    }

@@ -9,16 +9,17 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from assistant import paths, settings
 from assistant.cli.download_progress import Bars
-from assistant.cli.plan import make
-from assistant.cli.plan_view import plan_picture
+from assistant.cli.plan_view import plan_text
 from assistant.cli.terminal import console, printable, say
-from assistant.errors import ModelError, PlanError
+from assistant.errors import ModelError
 from assistant.memory.gguf.header import Header, read_header
 from assistant.memory.gguf.remote import is_remote, read_remote_header
 from assistant.memory.planning.machine import this_machine
+from assistant.memory.planning.measured_planner import plan_report
 from assistant.memory.planning.planner import wishes_of
 from assistant.models.acquire import acquire
 from assistant.models.catalogue import catalogue, find, local_path, resolve
@@ -133,13 +134,10 @@ def _agree(out: Console, header: Header | None, size_bytes: int, yes: bool) -> N
     if header is not None:
         machine, remarks = this_machine()
         wishes = wishes_of(settings.load()[0].model)
-        try:
-            plan = make(header, machine, wishes, machine)
-        except PlanError as error:
-            out.print(plan_picture(header, machine, wishes, None, remarks))
-            out.print(f"It does not fit this machine: {error}")
-        else:
-            out.print(plan_picture(header, machine, wishes, plan, remarks))
+        report = plan_report(header, machine, wishes, machine, remarks)
+        out.print(plan_text(report))
+        if report.failure is not None:
+            out.print(Text(printable(f"It does not fit this machine: {report.failure}")))
     else:
         out.print("There is no plan: the model's header cannot be read before the download.")
     free = shutil.disk_usage(_existing(paths.models_dir())).free

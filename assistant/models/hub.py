@@ -21,7 +21,6 @@ from assistant.models.catalogue import SPLIT_NAME, model_name
 from assistant.models.fetch import RemoteFile, shown
 
 _MAX_LISTING_BYTES = 16 << 20
-_MAX_PARTS = 1000
 _PLAIN_NAME = re.compile(r"^[\w.+-]{1,200}\.gguf$")
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import shapes
 from simulated import GIB
 from simulated import Machine as SimulatedMachine
+from spec_choice import spec_usages
 
 from assistant.errors import PlanError
 from assistant.llama.spec import DeviceKind, LoadSpec
@@ -23,7 +24,6 @@ from assistant.memory.planning.dry_run import Oracle
 from assistant.memory.planning.measured_planner import measure, plan_and_measure
 from assistant.memory.planning.plan import HOST, Machine, Wishes
 from assistant.memory.planning.planner import make_plan
-from assistant.memory.planning.spec_choice import spec_usages
 from assistant.memory.probes.devices import Device
 
 MIB = 1 << 20

@@ -7,7 +7,7 @@ __all__ = [
     "measured_planner",
     "placement",
     "plan",
+    "plan_report",
     "planner",
-    "projections",
     "reasons",
 ]

@@ -141,6 +141,7 @@ class Oracle:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
         self._files: dict[int, tuple[Header, Path]] = {}
+        self._known: dict[LoadSpec, tuple[DeviceMemory, ...]] = {}
 
     def ask(self, spec: LoadSpec, header: Header | None = None) -> tuple[DeviceMemory, ...]:
         """What loading `spec` would take, by buffer type.
@@ -156,10 +157,12 @@ class Oracle:
         subject = spec.path
         path = self._stand_in(header) if header is not None else Path(spec.path).absolute()
         spec = msgspec.structs.replace(spec, path=str(path))
-        answer = self._exchange(spec, subject)
-        if answer.code:
-            raise from_wire(answer.code, answer.message, subject, answer.advice)
-        return answer.memory
+        if spec not in self._known:
+            answer = self._exchange(spec, subject)
+            if answer.code:
+                raise from_wire(answer.code, answer.message, subject, answer.advice)
+            self._known[spec] = answer.memory
+        return self._known[spec]
 
     def close(self) -> None:
         """End the child and remove its files."""

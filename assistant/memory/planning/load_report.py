@@ -1,16 +1,13 @@
-"""What a load took against what the plan foretold, and whether a plan still fits. Pure."""
+"""What a load took compared with what the plan predicted. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from assistant.errors import PlanError
 from assistant.llama.spec import DeviceMemory
 from assistant.memory.planning.plan import HOST, Plan
-from assistant.memory.probes.devices import Device
 
 _MAPPED_SUFFIX = "_Mapped"  # buffer type of weights that stay in the mapped file ("CPU_Mapped")
 
@@ -154,31 +151,6 @@ def planned_memory(plan: Plan) -> tuple[DeviceMemory, ...]:
         for usage in plan.usages
         if usage.weights_bytes or usage.kv_bytes or usage.compute_bytes
     )
-
-
-def recheck(plan: Plan, devices: Sequence[Device]) -> Plan:
-    """The plan with the memory that is free now, just before it is loaded.
-
-    Half of the margin may have gone meanwhile: that is what it is for.
-
-    Raises:
-        PlanError: memory fell so far that the plan must not be loaded any more.
-    """
-    now = {device.name: device for device in devices}
-    usages = tuple(
-        replace(usage, device=now.get(usage.device.name, replace(usage.device, free_bytes=0)))
-        for usage in plan.usages
-    )
-    for usage in usages:
-        short = usage.needed_bytes + usage.margin_bytes // 2 - usage.device.free_bytes
-        if short > 0 and usage.needed_bytes > 0:
-            raise PlanError(
-                f"{usage.device.name} has {_mib(usage.device.free_bytes)} free, {_mib(short)} less"
-                " than the plan needs: another program took memory since it was made",
-                subject=plan.model.path,
-                advice="Free memory there, or plan again with what is left",
-            )
-    return replace(plan, usages=usages)
 
 
 def _by_device(rows: Iterable[DeviceMemory]) -> dict[str, Sizes]:

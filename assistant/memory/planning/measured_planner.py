@@ -15,10 +15,12 @@ from assistant.memory.gguf.header import Header
 from assistant.memory.model.profile import Model, model_of
 from assistant.memory.planning.dry_run import Oracle
 from assistant.memory.planning.plan import Choice, Machine, Plan, Wishes
+from assistant.memory.planning.plan_report import PlanReport, make_report
 from assistant.memory.planning.planner import make_plan
 from assistant.memory.planning.rungs import build
 
 _MOST_DRY_RUNS = 8
+_UNMEASURED = "compute buffers are estimated: llama.cpp can only measure them on this machine"
 
 
 def plan_and_measure(
@@ -38,6 +40,36 @@ def plan_and_measure(
         return _settle(header, model, machine, wishes, oracle)
     with Oracle() as own:
         return _settle(header, model, machine, wishes, own)
+
+
+def plan_report(
+    header: Header,
+    machine: Machine,
+    wishes: Wishes,
+    here: Machine,
+    caveats: tuple[str, ...] = (),
+) -> PlanReport:
+    """The report on a model; measured if llama.cpp has all GPUs of `machine` here.
+
+    Args:
+        here: the machine that this runs on.
+        caveats: about the machine.
+    """
+    model = model_of(header)
+    if not {gpu.name for gpu in machine.gpus} <= {gpu.name for gpu in here.gpus}:
+
+        def estimate(wished: Wishes) -> Plan:
+            return make_plan(model, machine, wished, search_alternatives=wished is wishes)
+
+        return make_report(model, machine, wishes, estimate, (_UNMEASURED, *caveats))
+    with Oracle() as oracle:
+
+        def measured(wished: Wishes) -> Plan:
+            return _settle(
+                header, model, machine, wished, oracle, search_alternatives=wished is wishes
+            )
+
+        return make_report(model, machine, wishes, measured, caveats)
 
 
 def plan_with_ladder(
@@ -70,13 +102,23 @@ def measure(header: Header, plan: Plan, oracle: Oracle) -> Plan:
     return plan.with_measured(oracle.ask(_spec(plan, header), header))
 
 
-def _settle(header: Header, model: Model, machine: Machine, wishes: Wishes, oracle: Oracle) -> Plan:
+def _settle(
+    header: Header,
+    model: Model,
+    machine: Machine,
+    wishes: Wishes,
+    oracle: Oracle,
+    *,
+    search_alternatives: bool = True,
+) -> Plan:
     corrections: dict[str, int] = {}
     best: Plan | None = None
     seen: set[Choice] = set()
     for _ in range(_MOST_DRY_RUNS):
         try:
-            plan = make_plan(model, machine, wishes, corrections)
+            plan = make_plan(
+                model, machine, wishes, corrections, search_alternatives=search_alternatives
+            )
         except PlanError:
             if best is not None:
                 break  # the corrections of a larger plan do not speak against a measured one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -11,13 +12,20 @@ import checkpoint_files
 import pytest
 import shapes
 from real_daemon import configure
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from assistant import settings
 from assistant.cli import build_app
+from assistant.cli.plan_view import plan_json, plan_text
 from assistant.errors import PlanError, SettingsError, UnderkeelError, UnknownModelError
-from assistant.memory.planning.machine import parse_size
+from assistant.memory.gguf.header import read_header
+from assistant.memory.planning.machine import imagined, parse_size, this_machine
+from assistant.memory.planning.measured_planner import plan_report
+from assistant.memory.planning.plan import Plan, Wishes
+from assistant.memory.planning.plan_report import PlanReport
 from assistant.memory.planning.planner import wishes_of
+from assistant.memory.planning.reasons import gib
 from assistant.settings import ModelSettings
 
 ROOT = Path(__file__).parents[3]
@@ -61,6 +69,49 @@ def test_json_holds_all_of_it() -> None:
     assert found["context"]["n_ctx"] == 8192  # type: ignore[index]
     assert found["load"]["devices"] == ["CUDA0"]  # type: ignore[index]
     assert {row["cache_type"] for row in found["what_if"]} == {"f16", "q8_0", "q4_0"}  # type: ignore[attr-defined]
+
+
+def test_text_and_json_show_the_report_and_nothing_else(tmp_path: Path) -> None:
+    """Both formats print the rows of one report, also where everything is measured."""
+    header = read_header(shapes.write_family(tmp_path, "granitemoe"))
+    here, _ = this_machine()
+    on = imagined(here, [], 64 << 30, 0)
+    report = plan_report(header, on, Wishes(n_ctx=4096), here, ("a caveat of this machine",))
+    plan = report.require_plan()
+    assert plan.measured
+    found = plan_json(report)
+    assert [
+        (row["n_ctx"], row["cache_type"], row["kv_bytes"], row["needed_bytes"], row["measured"])
+        for row in found["what_if"]
+    ] == [
+        (row.n_ctx, row.cache_type, row.kv_bytes, needed(row.plan), True) for row in report.what_if
+    ]
+    assert found["context"]["most_n_ctx"] == report.most_n_ctx
+    assert found["doubts"] == list(report.caveats)
+    words = shown(report)
+    rows = words[words.index("What would change") : words.index("Caveats")].splitlines()[2:]
+    assert [row.split() for row in rows if row.strip()] == [
+        [
+            f"{row.n_ctx:,}",
+            row.cache_type,
+            *gib(row.kv_bytes).split(),
+            *gib(needed(row.plan)).split(),
+        ]
+        for row in report.what_if
+    ]
+    assert f"up to {report.most_n_ctx:,}" in words
+    assert "a caveat of this machine" in words
+
+
+def needed(plan: Plan | None) -> int:
+    return sum(usage.needed_bytes for usage in plan.usages) if plan else 0
+
+
+def shown(report: PlanReport) -> str:
+    console = Console(width=100, file=io.StringIO(), color_system=None)
+    with console.capture() as capture:
+        console.print(plan_text(report))
+    return capture.get()
 
 
 def test_plan_and_daemon_read_the_same_settings(home: Path, tmp_path: Path) -> None:

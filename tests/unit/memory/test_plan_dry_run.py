@@ -9,15 +9,15 @@ import pytest
 import shapes
 from simulated import GIB, Card
 from simulated import Machine as SimulatedMachine
+from spec_choice import spec_usages
 
 from assistant.errors import EngineError, LoadError, PlanError
 from assistant.llama.spec import DeviceKind, LoadSpec
 from assistant.memory.model.profile import model_of
 from assistant.memory.planning.dry_run import Oracle
-from assistant.memory.planning.measured_planner import measure, plan_and_measure
+from assistant.memory.planning.measured_planner import measure, plan_and_measure, plan_report
 from assistant.memory.planning.plan import HOST, Machine, Plan, Wishes
 from assistant.memory.planning.planner import make_plan
-from assistant.memory.planning.spec_choice import spec_usages
 from assistant.memory.probes.devices import Device
 
 CARDS = {"SIM0": 24, "SIM1": 12}
@@ -160,3 +160,31 @@ def test_a_model_that_does_not_fit_is_refused_before_llama_cpp_is_asked(
     small = Machine(device(HOST, 1), (device("SIM0", 1),))
     with pytest.raises(PlanError):
         plan_and_measure(shapes.family_header("mixtral"), small)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gpt-oss-20b"])
+def test_every_row_of_a_report_is_the_measured_planners(family: str, oracle: Oracle) -> None:
+    """No projection is an estimate where the plan itself is measured."""
+    from dataclasses import replace
+
+    header, wishes = shapes.family_header(family), Wishes(n_ctx=8192)
+    machine = MACHINES["card"]
+    report = plan_report(header, machine, wishes, machine)
+    plan = plan_and_measure(header, machine, wishes, oracle)
+    assert report.require_plan() == plan
+    assert len(report.what_if) > 4
+    for row in report.what_if:
+        changed = replace(wishes, n_ctx=row.n_ctx, cache_type=row.cache_type)
+        assert row.plan is not None and row.plan.measured
+        assert row.plan.usages == plan_and_measure(header, machine, changed, oracle).usages
+    most = replace(wishes, n_ctx=report.most_n_ctx)
+    at = plan_and_measure(header, machine, most, oracle)
+    assert at.measured and at.expert_layers_on_gpu >= plan.expert_layers_on_gpu
+
+
+def test_a_report_on_a_machine_that_is_elsewhere_says_that_it_estimates() -> None:
+    header = shapes.family_header("mixtral")
+    report = plan_report(header, MACHINES["card"], Wishes(n_ctx=8192), MACHINES["host"])
+    assert not report.require_plan().measured
+    assert any("estimated" in caveat for caveat in report.caveats)
+    assert not any(row.plan.measured for row in report.what_if if row.plan)

@@ -10,6 +10,7 @@ import pytest
 import shapes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from spec_choice import choice_of, spec_usages
 
 from assistant.errors import PlanError
 from assistant.llama.spec import DeviceKind, LoadSpec
@@ -19,9 +20,8 @@ from assistant.memory.model.kv_cache import cache_bytes
 from assistant.memory.model.profile import Model, model_of
 from assistant.memory.planning.footprint import sheet_of
 from assistant.memory.planning.plan import HOST, Machine, Plan, Wishes
+from assistant.memory.planning.plan_report import PlanReport, decode_bound, make_report
 from assistant.memory.planning.planner import make_plan, nearest, shrunk
-from assistant.memory.planning.projections import decode_bound, most_context, what_if
-from assistant.memory.planning.spec_choice import choice_of, spec_usages
 from assistant.memory.probes.devices import Device
 
 MIB = 1 << 20
@@ -318,19 +318,41 @@ def test_the_bound_of_decoding() -> None:
     assert split.card_bytes + split.host_bytes == pytest.approx(whole.card_bytes, rel=0.001)
 
 
+def report_of(model: Model, on: Machine, wishes: Wishes) -> PlanReport:
+    return make_report(model, on, wishes, lambda wished: make_plan(model, on, wished))
+
+
 def test_the_longest_context_holds_and_one_step_more_does_not() -> None:
     model, on, wishes = model_of(known_header("mixtral-8x7b")), machine(64, 24), Wishes(n_ctx=4096)
-    plan = make_plan(model, on, wishes)
-    most = most_context(model, on, wishes, plan)
+    report = report_of(model, on, wishes)
+    most = report.most_n_ctx
     at = make_plan(model, on, replace(wishes, n_ctx=most))
     past = make_plan(model, on, replace(wishes, n_ctx=most + 1024))
     assert 4096 <= most < 32768
-    assert at.expert_layers_on_gpu >= plan.expert_layers_on_gpu > past.expert_layers_on_gpu
+    groups = report.require_plan().expert_layers_on_gpu
+    assert at.expert_layers_on_gpu >= groups > past.expert_layers_on_gpu
+
+
+def test_the_longest_context_may_be_all_that_was_trained_for() -> None:
+    model = model_of(known_header("granite-3.1-3b-a800m"))
+    report = report_of(model, machine(512), Wishes(n_ctx=2048))
+    assert report.most_n_ctx == model.n_ctx_train
 
 
 def test_what_would_change() -> None:
     model, on, wishes = model_of(known_header("mixtral-8x7b")), machine(64, 24), Wishes(n_ctx=8192)
-    rows = list(what_if(model, on, wishes, make_plan(model, on, wishes)))
-    found = {(row.n_ctx, row.cache_type): row.kv_bytes for row in rows}
+    report = report_of(model, on, wishes)
+    found = {(row.n_ctx, row.cache_type): row.kv_bytes for row in report.what_if}
     assert set(found) == {(c, t) for c in (4096, 8192, 16384) for t in ("f16", "q8_0", "q4_0")}
     assert found[8192, "f16"] == 2 * found[4096, "f16"] == GIB
+    for row in report.what_if:
+        again = make_plan(model, on, replace(wishes, n_ctx=row.n_ctx, cache_type=row.cache_type))
+        assert row.plan is not None and row.plan.choice == again.choice
+
+
+def test_a_report_on_what_does_not_fit_has_the_reason_and_no_projections() -> None:
+    model = model_of(known_header("deepseek-v3"))
+    report = report_of(model, machine(8), Wishes(n_ctx=8192))
+    assert report.plan is None and not report.what_if and report.failure is not None
+    with pytest.raises(PlanError, match="does not fit"):
+        report.require_plan()

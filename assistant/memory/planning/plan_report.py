@@ -1,0 +1,174 @@
+"""The report on a model: its plan, what the plan promises, and what would change it. Pure.
+
+Everything in a report comes from one planner, so a measured plan has measured projections.
+Commands format a report and decide nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from assistant.errors import PlanError
+from assistant.memory.model.kv_cache import cache_bytes, unusable_types
+from assistant.memory.model.profile import Model
+from assistant.memory.planning.plan import HOST, Machine, Plan, Wishes
+
+# Assumed where nothing was measured: dual-channel DDR5, and a middling GPU of today.
+HOST_BYTES_PER_S = 60e9
+CARD_BYTES_PER_S = 600e9
+_STEP_TOKENS = 1024
+
+Planner = Callable[[Wishes], Plan]
+"""The best plan of one model on one machine; raises PlanError where nothing fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeBound:
+    """Bytes read to decode one token with an empty cache, and the speed that follows at best.
+
+    Attributes:
+        tokens_per_s: at the assumed bandwidths; computation and copies are not counted.
+    """
+
+    card_bytes: int
+    host_bytes: int
+    tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """The plan under another context or cache type; `plan` is None where nothing fits."""
+
+    n_ctx: int
+    cache_type: str
+    kv_bytes: int
+    plan: Plan | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanReport:
+    """Everything that `underkeel plan` shows.
+
+    Attributes:
+        plan: None where nothing fits; then `failure` says why, and there are no projections.
+        decode: the upper bound of the decode rate.
+        most_n_ctx: the longest context that keeps every expert group of the plan where it is.
+        what_if: the same model with other contexts and cache types; the plan's own row included.
+        caveats: what could not be known of the model or the machine.
+    """
+
+    model: Model
+    machine: Machine
+    plan: Plan | None = None
+    failure: PlanError | None = None
+    decode: DecodeBound | None = None
+    most_n_ctx: int = 0
+    what_if: tuple[WhatIf, ...] = ()
+    caveats: tuple[str, ...] = ()
+
+    def require_plan(self) -> Plan:
+        """The plan.
+
+        Raises:
+            PlanError: nothing fits.
+        """
+        if self.plan is None:
+            raise self.failure or PlanError("nothing was planned", subject=self.model.name)
+        return self.plan
+
+
+def make_report(
+    model: Model,
+    machine: Machine,
+    wishes: Wishes,
+    planner: Planner,
+    caveats: tuple[str, ...] = (),
+) -> PlanReport:
+    """Plan a model, and project the plan by the same planner.
+
+    Args:
+        caveats: about the machine; they follow those about the plan.
+    """
+    try:
+        plan = planner(wishes)
+    except PlanError as error:
+        return PlanReport(model, machine, failure=error, caveats=caveats)
+    return PlanReport(
+        model,
+        machine,
+        plan,
+        decode=decode_bound(plan),
+        most_n_ctx=_most_context(model, wishes, plan, planner),
+        what_if=tuple(_what_if(model, wishes, plan, planner)),
+        caveats=tuple(dict.fromkeys((*plan.doubts, *caveats))),
+    )
+
+
+def decode_bound(plan: Plan) -> DecodeBound:
+    """How fast a token can be decoded at most: the weights it passes are read once."""
+    layers = {layer.index: layer for layer in plan.model.census.layers}
+    card = host = 0
+    for usage in plan.usages:
+        share = 0
+        each = usage.expert_bytes / max(len(usage.expert_layers), 1)
+        for index in usage.expert_layers:
+            layer = layers[index]
+            share += int(each * (layer.used or layer.count) / max(layer.count, 1))
+        read = usage.dense_bytes + usage.output_bytes + share
+        if plan.model.census.tied and usage.output_bytes and usage.device.name == HOST:
+            read += usage.embedding_bytes
+        if usage.device.name == HOST:
+            host += read
+        else:
+            card += read
+    seconds = card / CARD_BYTES_PER_S + host / HOST_BYTES_PER_S
+    return DecodeBound(card, host, 1 / seconds if seconds else 0.0)
+
+
+def _most_context(model: Model, wishes: Wishes, plan: Plan, planner: Planner) -> int:
+    """The longest context that keeps every expert group of `plan` where it is."""
+
+    def holds(n_ctx: int) -> bool:
+        try:
+            other = planner(replace(wishes, n_ctx=n_ctx))
+        except PlanError:
+            return False
+        same_type = other.choice.cache.type_k == plan.choice.cache.type_k
+        host = other.choice.layers.count(HOST) <= plan.choice.layers.count(HOST)
+        groups = other.expert_layers_on_gpu >= plan.expert_layers_on_gpu
+        return same_type and host and groups
+
+    low = plan.n_ctx // _STEP_TOKENS
+    above = max(model.n_ctx_train, plan.n_ctx) // _STEP_TOKENS
+    if low < above and holds(above * _STEP_TOKENS):
+        low = above
+    while low + 1 < above:  # `low` holds and `above` does not
+        middle = (low + above) // 2
+        low, above = (middle, above) if holds(middle * _STEP_TOKENS) else (low, middle)
+    return max(low * _STEP_TOKENS, plan.n_ctx)
+
+
+def _what_if(model: Model, wishes: Wishes, plan: Plan, planner: Planner) -> Iterator[WhatIf]:
+    """The plan with half and twice its context, and with the other usual cache types."""
+    cache = plan.choice.cache
+    for n_ctx in sorted({cache.n_ctx // 2, cache.n_ctx, cache.n_ctx * 2}):
+        if n_ctx > max(model.n_ctx_train, cache.n_ctx) or n_ctx < min(_STEP_TOKENS, cache.n_ctx):
+            continue
+        for kind in dict.fromkeys((cache.type_k, "f16", "q8_0", "q4_0")):
+            changed = replace(cache, n_ctx=n_ctx, type_k=kind, type_v=kind)
+            if unusable_types(model.memory, changed):
+                continue
+            if (n_ctx, kind) == (cache.n_ctx, cache.type_k):
+                yield WhatIf(n_ctx, kind, _kv_bytes(model, plan), plan)
+                continue
+            try:
+                other = planner(replace(wishes, n_ctx=n_ctx, cache_type=kind))
+            except PlanError:
+                yield WhatIf(n_ctx, kind, cache_bytes(model.memory, changed), None)
+                continue
+            yield WhatIf(n_ctx, kind, _kv_bytes(model, other), other)
+
+
+def _kv_bytes(model: Model, plan: Plan) -> int:
+    return cache_bytes(model.memory, plan.choice.cache)
