@@ -7,11 +7,10 @@ from context.index.walk import Limits
 from context.prompt.explanation import Explanation, Passage, Topic
 from context.prompt.pack import Shares
 from context.prompt.window import window
-from context.syntax.document import Document
+from context.syntax.document import Document, TextEdit
 from context.syntax.outline import Definition, Kind
 from context.syntax.parsed_text import broken_by, damage
 from context.types import (
-    Cursor,
     CursorKind,
     FimLayout,
     Part,
@@ -22,7 +21,6 @@ from context.types import (
 from context.workspace import Workspace
 
 __all__ = [
-    "Cursor",
     "CursorKind",
     "Definition",
     "Document",
@@ -38,6 +36,7 @@ __all__ = [
     "Report",
     "Section",
     "Shares",
+    "TextEdit",
     "TokenCounter",
     "Topic",
     "Workspace",

@@ -58,13 +58,6 @@ class FimLayout:
 
 
 @dataclass(frozen=True)
-class Cursor:
-    """A place in a document: byte offset into its UTF-8 text."""
-
-    byte: int
-
-
-@dataclass(frozen=True)
 class Section:
     """A piece of the prompt with its reason.
 

@@ -4,8 +4,9 @@ How a language server uses it:
 
     workspace = Workspace(roots, counter, layout, control, store=cache / "index.db")
     threading.Thread(target=workspace.index.refresh, args=(report,)).start()   # or watch.keep
-    document = workspace.open(path, text)                  # didOpen
-    document.edit(start_byte, old_stop_byte, new_text)     # didChange, each range in turn
+    document = workspace.open(path, text, language_id)     # didOpen
+    document.apply([TextEdit(start, end, new_text)])       # didChange with ranges
+    document.replace(text)                                 # didChange with the whole text
     prompt = workspace.prompt(document, cursor_byte, budget_tokens)            # a keystroke
     prompt = workspace.prompt(document, cursor_byte, budget_tokens, rest=True) # the cursor rests
     workspace.visited(document, start_byte, stop_byte)     # the cursor left this region
@@ -96,15 +97,19 @@ class Workspace:
         self._builder = Builder(self.index.store, self._encoder, layout, self.shares)
         self._sessions.clear()
 
-    def open(self, path: Path, text: str) -> Document:
-        """An open document; opened again it takes the new text."""
+    def open(self, path: Path, text: str, language_id: str = "") -> Document:
+        """An open document; opened again it takes the new text.
+
+        Args:
+            language_id: the editor's name for the language; it decides over the path.
+        """
         place = self.index.place(path)
         root, relative = (str(place[0]), place[1]) if place else ("", str(path))
         known = self.documents.get((root, relative))
-        if known is not None:
+        if known is not None and known.language_id == language_id:
             known.replace(text)
             return known
-        document = Document(root, relative, text)
+        document = Document(root, relative, text, language_id)
         self.documents[root, relative] = document
         return document
 

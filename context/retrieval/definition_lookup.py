@@ -159,7 +159,7 @@ def _files(store: Store, place: Place, one: Import) -> list[FileRow]:
             return sorted(found, key=lambda file: -closeness(place.path, file.path))
     for folder in where.folders:
         found = _not_here(store.files_in(folder), place)
-        found = [file for file in found if file.language == place.language.name]
+        found = [file for file in found if place.language.sees(file.language)]
         if found:
             return sorted(found, key=lambda file: file.path)
     return []
@@ -192,7 +192,7 @@ def _beside(store: Store, place: Place) -> list[Candidate]:
     weights = place.weights
     found = []
     for file in _not_here(store.files_in(folder), place):
-        if file.language != place.language.name or file.path.rsplit("/", 1)[0] != folder:
+        if not place.language.sees(file.language) or file.path.rsplit("/", 1)[0] != folder:
             continue
         rows = store.entries_of(file)
         found += [
@@ -217,7 +217,7 @@ def _named(store: Store, place: Place) -> list[Candidate]:
     for row in store.named(wanted[:_MAX_NAMES], limit_each=4):
         if (row.file.root, row.file.path) == (place.root, place.path):
             continue
-        if place.language is not None and row.file.language != place.language.name:
+        if place.language is not None and not place.language.sees(row.file.language):
             continue
         member = row.parent >= 0
         if row.kind != Kind.VALUE and row.name in (called_members if member else called):

@@ -2,36 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 from context.syntax.language import Language, language_for
 from context.syntax.parsed_text import Source
 from context.syntax.parser import SyntaxTree
-from context.syntax.text import clean
+from context.syntax.text import clean, common_ends
+
+Position = tuple[int, int]
+"""A line and a column. Both count from 0, and columns count characters."""
+
+_BLOCK_BYTES = 4096
+
+
+class TextEdit(NamedTuple):
+    """The text between `start` and `end` becomes `text`.
+
+    Positions past the end of a line mean its end, and past the last line the end of the text.
+    """
+
+    start: Position
+    end: Position
+    text: str
 
 
 class Document:
     """The text of a file as the editor has it. Offsets named `_byte` are in its UTF-8.
 
-    A language server feeds it each change as it comes, `edit(start_byte, old_stop_byte, text)`
-    for a range and `replace(text)` for a whole new text; the tree follows when it is asked for,
-    parsing only what changed. A document is used from one thread at a time.
+    A language server passes on each change: `apply` for edits of ranges, `replace` for a whole new
+    text. The tree is updated when it is next needed, and only what changed is parsed. A document
+    is used from one thread at a time.
 
     Attributes:
         root, path: the workspace root it belongs to and its path from there with "/"; for a file
             outside of all roots, an empty root and its full path.
+        language_id: the editor's name for the language; it decides, and the path only without it.
         revision: grows with each change.
         edited_chars: characters changed since the document was opened.
     """
 
-    def __init__(self, root: str, path: str, text: str) -> None:
+    def __init__(self, root: str, path: str, text: str, language_id: str = "") -> None:
         self.root = root
         self.path = path
+        self.language_id = language_id
         self.text = clean(text)
         self.data = self.text.encode("utf-8")
         self.revision = 0
         self.edited_chars = 0
-        self.language: Language | None = language_for(path, self.text)
+        self.language: Language | None = language_for(path, self.text, language_id)
         self._tree: SyntaxTree | None = None
         self._source: tuple[int, Source] | None = None
+
+    def apply(self, edits: Iterable[TextEdit]) -> None:
+        """Apply edits in order, each to the text that the one before it left.
+
+        Every line end in the inserted text becomes "\\n", which is the only one that counts here.
+        Of two positions in the wrong order the first is the earlier one.
+        """
+        for start, end, text in edits:
+            first, last = sorted((start, end))
+            text = text.replace("\r\n", "\n").replace("\r", "\n")  # noqa: PLW2901
+            self.edit(_byte_at(self.data, first), _byte_at(self.data, last), text)
 
     def edit(self, start_byte: int, old_stop_byte: int, new_text: str) -> None:
         """Replace bytes `start_byte:old_stop_byte` by `new_text`; offsets are clamped."""
@@ -51,12 +83,11 @@ class Document:
         new = clean(text).encode("utf-8")
         if new == self.data:
             return
-        start = _common_prefix(self.data, new)
-        stop = _common_suffix(self.data, new, start)
+        start, end = common_ends(self.data, new)
         start = min(_boundary(self.data, start), _boundary(new, start))
-        while stop and _inside_character(new, len(new) - stop):
-            stop -= 1
-        self.edit(start, len(self.data) - stop, new[start : len(new) - stop].decode("utf-8"))
+        while end and _inside_character(new, len(new) - end):
+            end -= 1
+        self.edit(start, len(self.data) - end, new[start : len(new) - end].decode("utf-8"))
 
     @property
     def source(self) -> Source | None:
@@ -78,28 +109,41 @@ def _inside_character(data: bytes, at: int) -> bool:
 
 
 def _boundary(data: bytes, at: int) -> int:
-    """`at`, or the start of the character that it lies in."""
+    """`at`, or the start of the character that it is in."""
     while _inside_character(data, at):
         at -= 1
     return at
 
 
-_STEP = 4096
+def _byte_at(data: bytes, position: Position) -> int:
+    """The byte offset of a position in UTF-8 `data`."""
+    line, column = position
+    if line < 0:
+        return 0
+    start = _line_byte(data, line)
+    if start is None:
+        return len(data)
+    found = data.find(b"\n", start)
+    content = data[start : len(data) if found < 0 else found]
+    column = max(column, 0)
+    if content.isascii():
+        return start + min(column, len(content))
+    return start + len(content.decode("utf-8")[:column].encode("utf-8"))
 
 
-def _common_prefix(one: bytes, other: bytes) -> int:
-    at, limit = 0, min(len(one), len(other))
-    while at < limit and one[at : at + _STEP] == other[at : at + _STEP]:
-        at += _STEP
-    at = min(at, limit)
-    while at < limit and one[at] == other[at]:
-        at += 1
-    return at
-
-
-def _common_suffix(one: bytes, other: bytes, prefix: int) -> int:
-    limit = min(len(one), len(other)) - prefix
-    count = 0
-    while count < limit and one[-1 - count] == other[-1 - count]:
-        count += 1
-    return count
+def _line_byte(data: bytes, line: int) -> int | None:
+    """Where line `line` begins; None past the last. Reads each byte about once, at C speed."""
+    start, stop, left = 0, len(data), line
+    while left and stop - start > _BLOCK_BYTES:
+        middle = (start + stop) // 2
+        lines = data.count(b"\n", start, middle)
+        if lines < left:
+            start, left = middle, left - lines
+        else:
+            stop = middle
+    while left:
+        found = data.find(b"\n", start)
+        if found < 0:
+            return None
+        start, left = found + 1, left - 1
+    return start

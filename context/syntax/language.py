@@ -20,6 +20,7 @@ import tree_sitter
 
 FOLDER = Path(__file__).with_name("languages")
 QUERIES = ("imports", "definitions", "comments", "bodies", "boilerplate")
+_LOOK_CHARS = 100_000
 _SHEBANG = re.compile(r"^#!\s*\S*?([\w.+-]+?)[\d.]*(?:\s+(?:-\S+\s+)*([\w.+-]+?)[\d.]*)?(?:\s|$)")
 
 
@@ -54,7 +55,13 @@ class Resolve:
 
 @dataclass(frozen=True, eq=False)
 class Language:
-    """One language. `*_marker` texts stand where something was cut, and are legal there."""
+    """One language. `*_marker` texts stand where something was cut, and are legal there.
+
+    Attributes:
+        other, other_if: a language that uses the same file extensions, and a pattern for the lines
+            that only it has (C++ in a `.h` file).
+        family: languages of one family see each other's definitions; by default its own name.
+    """
 
     name: str
     grammar: str
@@ -65,8 +72,16 @@ class Language:
     filenames: tuple[str, ...] = ()
     interpreters: tuple[str, ...] = ()
     wrappers: tuple[str, ...] = ()
+    other: str = ""
+    other_if: str = ""
+    family: str = ""
     self_names: tuple[str, ...] = ()
     resolve: Resolve = Resolve()
+
+    def sees(self, name: str) -> bool:
+        """Whether code in this language may use definitions of the language `name`."""
+        other = languages().get(name)
+        return other is not None and other.family == self.family
 
     @property
     def cut_marker(self) -> str:
@@ -101,7 +116,8 @@ def languages() -> Mapping[str, Language]:
     claimed: dict[str, str] = {}
     for path in sorted(FOLDER.glob("*/language.toml")):
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        language = msgspec.convert(raw | {"name": path.parent.name}, Language)
+        named = {"family": path.parent.name} | raw | {"name": path.parent.name}
+        language = msgspec.convert(named, Language)
         for key in (*language.extensions, *language.filenames):
             if claimed.setdefault(key, language.name) != language.name:
                 raise ValueError(f"{key} is claimed by {claimed[key]} and {language.name}")
@@ -122,19 +138,67 @@ def _by_interpreter() -> Mapping[str, Language]:
     return {name: one for one in languages().values() for name in one.interpreters}
 
 
-def language_for(path: str, text: str = "") -> Language | None:
-    """The language of a file by its name, or else by its first line; None if unknown."""
-    name = PurePath(path).name
+@cache
+def _ids() -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Canonical language ids by every id, and names of languages by canonical ids.
+
+    Raises:
+        ValueError: an id stands for two languages.
+    """
+    raw = tomllib.loads(FOLDER.with_name("language_ids.toml").read_text(encoding="utf-8"))
+    canonical: dict[str, str] = {}
+    for name, aliases in raw["aliases"].items():
+        for one in (name, *aliases):
+            if canonical.setdefault(one, name) != name:
+                raise ValueError(f"{one} is an id of {canonical[one]} and of {name}")
+    return canonical, raw["grammars"]
+
+
+def canonical_id(language_id: str) -> str:
+    """VS Code's id of the language that any editor calls `language_id`.
+
+    Case does not matter. Of a compound file type of Neovim (`javascript.jsx`, `python.django`) the
+    first part that is known counts. An id that nobody knows stays as it is.
+    """
+    canonical, _ = _ids()
+    plain = language_id.strip().lower()
+    for one in (plain, *plain.split(".")):
+        if one in canonical:
+            return canonical[one]
+    return plain
+
+
+def language_of_id(language_id: str) -> Language | None:
+    """The language with an editor's language id; None for one without a grammar here."""
+    name = canonical_id(language_id)
+    return languages().get(_ids()[1].get(name, name))
+
+
+def language_for(path: str, text: str = "", language_id: str = "") -> Language | None:
+    """The language of a document; None if it is unknown.
+
+    The language id decides. The path, and then the first line, count where there is none, where
+    nobody knows it, and for plain text, which editors call every file that they do not know.
+    """
+    name = canonical_id(language_id)
+    if name in _ids()[0] and name != "plaintext":
+        return language_of_id(name)
+    found = _by_path(path)
+    if found is not None and found.other_if and _other(found, text):
+        return languages()[found.other]
+    if found is not None or PurePath(path).suffix:
+        return found
+    shebang = _SHEBANG.match(text[:200])
+    words = shebang.groups() if shebang is not None else ()
+    return next((table[one] for one in words if one and one in (table := _by_interpreter())), None)
+
+
+def _by_path(path: str) -> Language | None:
+    name, suffix = PurePath(path).name, PurePath(path).suffix
     table = _by_name()
-    if name in table:
-        return table[name]
-    suffix = PurePath(path).suffix
-    if suffix:
-        return table.get(suffix) or table.get(suffix.lower())
-    found = _SHEBANG.match(text[:200])
-    if found is None:
-        return None
-    for word in found.groups():
-        if word and word in _by_interpreter():
-            return _by_interpreter()[word]
-    return None
+    return table.get(name) or table.get(suffix) or table.get(suffix.lower())
+
+
+def _other(language: Language, text: str) -> bool:
+    """Whether a text in a file of `language` is of the other one that uses its extensions too."""
+    return re.search(language.other_if, text[:_LOOK_CHARS], re.MULTILINE) is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from functools import lru_cache
 
 _NAME = re.compile(r"[^\W\d][\w$]*")
@@ -76,12 +75,3 @@ def similarity(one: set[str], other: set[str]) -> float:
     """Share of common lines: twice the common ones over all, 0 to 1."""
     total = len(one) + len(other)
     return 2 * len(one & other) / total if total else 0.0
-
-
-def distinct(texts: Iterable[tuple[int, set[str]]], limit: float) -> list[int]:
-    """Keys of those texts, in order, that are no near-duplicate of one before."""
-    kept: list[tuple[int, set[str]]] = []
-    for key, lines in texts:
-        if all(similarity(lines, other) <= limit for _, other in kept):
-            kept.append((key, lines))
-    return [key for key, _ in kept]

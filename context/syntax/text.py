@@ -6,13 +6,15 @@ an editor calls a line does not matter for a prompt, and form feeds or U+2028 st
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from context.types import CursorKind
 
 PIECE_CHARS = 256
 """A longer line (or run of blank lines) is cut every so many characters, counted from its start."""
+
+_BLOCK = 4096  # characters or bytes that are compared at once
 
 
 def clean(text: str) -> str:
@@ -22,6 +24,37 @@ def clean(text: str) -> str:
     except UnicodeEncodeError:
         return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
     return text
+
+
+Text = TypeVar("Text", str, bytes)
+
+
+def common_ends(old: Text, new: Text) -> tuple[int, int]:
+    """How long a start, and how long an end besides, two texts have in common.
+
+    So the change between them is `old[start : len(old) - end]` to `new[start : len(new) - end]`.
+    """
+    limit = min(len(old), len(new))
+    start = _common(limit, lambda first, last: old[first:last] == new[first:last])
+    end = _common(
+        limit - start,
+        lambda first, last: (
+            old[len(old) - last : len(old) - first] == new[len(new) - last : len(new) - first]
+        ),
+    )
+    return start, end
+
+
+def _common(limit: int, equal: Callable[[int, int], bool]) -> int:
+    """The largest `n <= limit` with `equal(0, n)`, found in blocks and then by halving."""
+    at = 0
+    while at < limit and equal(at, min(at + _BLOCK, limit)):
+        at = min(at + _BLOCK, limit)
+    low, high = at, min(at + _BLOCK, limit)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if equal(low, middle) else (low, middle - 1)
+    return low
 
 
 def char_offset(text: str, offset_byte: int) -> int:
@@ -116,27 +149,3 @@ def pieces_after(text: str, start: int) -> Iterator[str]:
         for cut in range(start, stop, PIECE_CHARS):
             yield text[cut : min(cut + PIECE_CHARS, stop)]
         start = stop
-
-
-class Lines:
-    """Line numbers of a text: 0-based rows, offsets in characters."""
-
-    def __init__(self, text: str) -> None:
-        starts = [0]
-        at = text.find("\n")
-        while at >= 0:
-            starts.append(at + 1)
-            at = text.find("\n", at + 1)
-        self.starts = starts
-        self.length = len(text)
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def row(self, offset: int) -> int:
-        """The row that holds `offset`."""
-        return bisect_right(self.starts, offset) - 1
-
-    def start(self, row: int) -> int:
-        """Where `row` begins; the end of the text for a row past it."""
-        return self.starts[row] if row < len(self.starts) else self.length

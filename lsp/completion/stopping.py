@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from lsp.completion.filters.control_tokens import first_control_token
 from lsp.completion.filters.repeated_lines import loop_start
-from lsp.documents.site import Shape, Site, grammar, leading_blanks, width
+from lsp.documents.site import Shape, Site, leading_blanks, width
 
 _MOST_CHARS = 1 << 14
 
@@ -33,9 +33,9 @@ def closes(opening: str, body: str, line: str, language_id: str) -> bool:
 def _whole(text: str, language_id: str) -> bool:
     import tree_sitter
 
-    from context.syntax.language import languages
+    from context.syntax.language import language_of_id
 
-    language = languages().get(grammar(language_id))
+    language = language_of_id(language_id)
     if language is None:
         return False
     tree = tree_sitter.Parser(language.parser_language).parse(text.encode("utf-8", "replace"))

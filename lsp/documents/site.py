@@ -42,15 +42,11 @@ class Language:
 
 @cache
 def language(name: str) -> Language:
-    """The table's row for an LSP language id; a default for those that it does not have."""
+    """The table's row for an editor's language id; a default for those that it does not have."""
+    from context.syntax.language import canonical_id
+
     rows = _rows()
-    return rows.get(name, rows["default"])
-
-
-def grammar(name: str) -> str:
-    """The name, in `context.syntax.language`, of the language with an LSP language id."""
-    names: dict[str, str] = _table()["grammar"]
-    return names.get(name, name)
+    return rows.get(canonical_id(name), rows["default"])
 
 
 @cache
@@ -60,7 +56,7 @@ def _table() -> dict[str, Any]:
 
 @cache
 def _rows() -> dict[str, Language]:
-    table = {name: row for name, row in _table().items() if name not in {"alias", "grammar"}}
+    table = {name: row for name, row in _table().items() if name != "alias"}
     aliases: dict[str, list[str]] = _table()["alias"]
     rows = {
         name: Language(

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from context.syntax.language import QUERIES, language_for, languages
+from context.syntax.language import (
+    QUERIES,
+    _ids,
+    canonical_id,
+    language_for,
+    language_of_id,
+    languages,
+)
 from context.syntax.parsed_text import read
 
 WANTED = {
@@ -57,3 +64,101 @@ def test_every_language_has_a_folder_with_a_readme():
     readme = (folder / "README.md").read_text(encoding="utf-8")
     for query in QUERIES:
         assert f"`{query}.scm`" in readme
+
+
+@pytest.mark.parametrize(
+    ("vscode", "neovim", "name"),
+    [
+        ("shellscript", "sh", "bash"),
+        ("shellscript", "zsh", "bash"),
+        ("shellscript", "ksh", "bash"),
+        ("csharp", "cs", "csharp"),
+        ("cuda-cpp", "cuda", "cpp"),
+        ("objective-cpp", "objcpp", "cpp"),
+        ("javascriptreact", "javascript.jsx", "javascript"),
+        ("typescriptreact", "typescript.tsx", "tsx"),
+        ("python", "python.django", "python"),
+        ("cpp", "c++", "cpp"),
+        ("objective-c", "objc", None),
+        ("makefile", "make", None),
+        ("powershell", "ps1", None),
+        ("git-commit", "gitcommit", None),
+        ("markdown", "pandoc", None),
+        ("latex", "plaintex", None),
+        ("bat", "dosbatch", None),
+    ],
+)
+def test_ids_of_both_editors_mean_the_same(vscode, neovim, name):
+    """C16: one table for the language ids of VS Code and of Neovim."""
+    assert canonical_id(vscode) == canonical_id(neovim)
+    found = language_of_id(neovim)
+    assert (found.name if found else None) == name
+
+
+def test_ids_of_the_table_are_in_lower_case_and_grammars_exist():
+    """C16: an id that is looked up is folded in case, so the table must be too."""
+    canonical, grammars = _ids()
+    assert all(one == one.lower() for one in canonical)
+    assert set(grammars.values()) <= set(languages()) and set(grammars) <= set(canonical)
+
+
+@pytest.mark.parametrize(
+    ("path", "language_id", "name"),
+    [
+        ("Untitled-1", "python", "python"),
+        ("Untitled-1", "", None),
+        ("Untitled-1", "plaintext", None),
+        ("a.py", "plaintext", "python"),
+        ("a.py", "text", "python"),
+        ("a.py", "an-id-that-nobody-knows", "python"),
+        ("a.py", "ruby", "ruby"),
+        ("a.py", "makefile", None),
+        ("a.txt", "typescriptreact", "tsx"),
+        ("a.h", "cpp", "cpp"),
+        ("a.h", "c", "c"),
+        ("a.h", "cuda", "cpp"),
+        ("a.h", "", "c"),
+        ("BUILD", "Python", "python"),
+        ("x.ipynb#W0", "python", "python"),
+    ],
+)
+def test_the_language_id_decides_over_the_path(path, language_id, name):
+    """C7, C14: the path counts only where no language id says what the text is."""
+    found = language_for(path, "", language_id)
+    assert (found.name if found else None) == name
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("class Berth {", "cpp"),
+        ("class Berth final : public Quay {", "cpp"),
+        ("class HARBOUR_API Berth\n{", "cpp"),
+        ("namespace harbour {", "cpp"),
+        ("namespace harbour::quay\n{", "cpp"),
+        ("inline namespace v2 {", "cpp"),
+        ("template <typename T>", "cpp"),
+        ("enum class Tide { ebb };", "cpp"),
+        ("using Depth = double;", "cpp"),
+        ("using std::size_t;", "cpp"),
+        ("  public:", "cpp"),
+        ("#include <vector>", "cpp"),
+        ("#include <vector.h>", "c"),
+        ("#include <sys/types.h>", "c"),
+        ("struct berth { int depth; };", "c"),
+        ("/* class of ships and\n class names are kept */", "c"),
+        ("int namespace_of(int class_id);", "c"),
+        ('extern "C" {', "c"),
+    ],
+)
+def test_a_header_is_known_by_its_content(line, name):
+    """C14: a `.h` file with classes, namespaces or templates in it is C++."""
+    found = language_for("a.h", f"#pragma once\n\n{line}\n")
+    assert found.name == name
+
+
+def test_cpp_and_c_see_each_other():
+    """C14: a `.h` file that an editor calls C++ still sees the definitions of its C files."""
+    table = languages()
+    assert table["cpp"].sees("c") and table["c"].sees("cpp")
+    assert not table["cpp"].sees("rust") and not table["cpp"].sees("")

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from context.syntax.document import Document
+from context.syntax.document import Document, TextEdit
 from context.syntax.language import languages
 from context.syntax.parsed_text import read
 from context.syntax.parser import MAX_PARSED_BYTES, ByteMap, SyntaxTree
+from context.syntax.text import common_ends
 
 INSERTS = [
     "x", "(", ")", "{", "}", '"', "'", "\n", "    ", "if ", "def f():\n", "/*", "*/", "#", "//",
@@ -101,3 +102,72 @@ def test_edits_are_clamped_and_never_cut_a_character():
     assert document.text == "<ax\u00e9b>"
     document.edit(3, 1, "\ud800")
     assert document.text == "<ax\ufffd\u00e9b>"
+
+
+ALPHABET = ("a", "\u00e9", "\U0001f600", "\n", "\r\n", "\t", "def f():\n", "", "\u2028", "\f")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_edits_by_position_give_the_text_of_the_editor(seed):
+    """C22: ranges go straight into the document; text and tree equal those of a fresh one."""
+    rng = random.Random(seed)
+    document = Document("", "a.py", "".join(rng.choices(ALPHABET, k=400)).replace("\r", ""))
+    for _ in range(150):
+        lines = document.text.split("\n")
+        edits = []
+        for _ in range(rng.randrange(1, 4)):
+            positions = []
+            for _ in range(2):
+                line = rng.randrange(len(lines) + 2)
+                length = len(lines[line]) if line < len(lines) else 3
+                positions.append((line, rng.randrange(length + 3)))
+            first, last = sorted(positions)
+            new = "".join(rng.choices(ALPHABET, k=rng.randrange(4)))
+            text = "\n".join(lines)
+            start, stop = offset(lines, first), offset(lines, last)
+            lines = (text[:start] + new.replace("\r\n", "\n") + text[stop:]).split("\n")
+            edits.append(TextEdit(*rng.sample((first, last), 2), new))
+        document.apply(edits)
+        assert document.text == "\n".join(lines)
+        assert document.data == document.text.encode("utf-8")
+    assert str(document.source.tree.root) == str(read(document.text, document.language).tree.root)
+
+
+def offset(lines, position):
+    line, column = position
+    if line >= len(lines):
+        return len("\n".join(lines))
+    return sum(len(one) + 1 for one in lines[:line]) + min(column, len(lines[line]))
+
+
+def test_edits_by_position_in_a_long_text():
+    """C22: lines are found by halving; the same as by counting."""
+    text = "".join(f"line {at}\n" * (at % 3) + "\u00e9" * (at % 7) + "\n" for at in range(5000))
+    document = Document("", "a.py", text)
+    lines = text.split("\n")
+    for line in (0, 1, 17, 2500, len(lines) - 2, len(lines) - 1):
+        document.apply([TextEdit((line, 2), (line, 3), "\u00fc")])
+        lines[line] = lines[line][:2] + "\u00fc" + lines[line][3:]
+    assert document.text == "\n".join(lines)
+    document.apply([TextEdit((-1, 5), (0, -3), "first\n"), TextEdit((10**9, 0), (10**9, 9), "z")])
+    assert document.text == "first\n" + "\n".join(lines) + "z"
+
+
+@pytest.mark.parametrize("kind", [str, bytes])
+def test_common_ends(kind):
+    """C22: the place of change in a whole new text is what start and end do not share."""
+    rng = random.Random(7)
+    for size in (0, 1, 5, 4095, 4096, 4097, 30_000):
+        old = "".join(rng.choices("ab\n", k=size))
+        for _ in range(8):
+            at, length = rng.randrange(size + 1), rng.randrange(4)
+            new = old[:at] + "".join(rng.choices("ab\n", k=rng.randrange(4))) + old[at + length :]
+            one, two = (old, new) if kind is str else (old.encode(), new.encode())
+            start, end = common_ends(one, two)
+            assert start + end <= min(len(one), len(two))
+            assert one[:start] == two[:start] and one[len(one) - end :] == two[len(two) - end :]
+            middle = one[start : len(one) - end], two[start : len(two) - end]
+            assert not (middle[0] and middle[1]) or (
+                middle[0][0] != middle[1][0] and middle[0][-1] != middle[1][-1]
+            )
+    assert common_ends("same", "same") == (4, 0)
