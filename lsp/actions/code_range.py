@@ -72,7 +72,7 @@ def chosen(document: Document, scene: Scene) -> Region:
     return of_definition(scene, definition) if definition is not None else region
 
 
-def to_mend(document: Document, scene: Scene) -> Region:
+def to_fix(document: Document, scene: Scene) -> Region:
     """What may change to mend an error in the range: the definition around it if it is not too
     long; else some lines around it."""
     definition = definition_at(document, scene)

@@ -12,6 +12,7 @@ import msgspec
 from context import Definition, Document
 from context.syntax.text import line_end, line_start
 from lsp.documents.site import leading_blanks
+from lsp.output import with_line_feeds, without_unsafe_characters
 
 _MOST_LINES = 30
 
@@ -107,7 +108,8 @@ def _is_ours(line: str, style: Style) -> bool:
 
 
 def _harmless(words: str, style: Style) -> str:
-    """Without what would end the comment."""
+    """Without what would end the comment, or a line of it."""
+    words = without_unsafe_characters(with_line_feeds(words))
     if style.last.strip() == "*/":
         return words.replace("*/", "* /")
     if style.last:

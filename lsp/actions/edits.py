@@ -15,6 +15,7 @@ from assistant.engine.types import StopReason
 from assistant.errors import AnswerError, RequestError
 from lsp.actions.scene import Scene
 from lsp.completion.prompts import path_of
+from lsp.output import clean
 
 if TYPE_CHECKING:
     from assistant.client import ChatMessage
@@ -82,10 +83,10 @@ class Edits:
         self._documents = documents
 
     async def fixed(self, scene: Scene, diagnostic: str, settings: ActionSettings) -> Proposal:
-        """Mend what a tool complains of in the range."""
+        """Fix what a diagnostic reports in the range."""
         from lsp.actions import code_range, edit_prompts
 
-        region = await self._study(scene, lambda document: code_range.to_mend(document, scene))
+        region = await self._study(scene, lambda document: code_range.to_fix(document, scene))
         question = edit_prompts.rewriting(scene, region, "fix", diagnostic=diagnostic)
         return await self._rewritten(question, region, settings, "Fix this error")
 
@@ -179,7 +180,11 @@ class Edits:
         """What the model says to a question, if it could say all of it."""
         from lsp.actions.chat_stream import Limits, whole
 
+        control: tuple[str, ...] = ()
+
         async def make(served: Served, room_tokens: int) -> list[ChatMessage]:
+            nonlocal control
+            control = served.fim.control
             return await question.messages(self._prompts(), served, room_tokens)
 
         limits = Limits(settings.context_tokens, settings.edit_tokens)
@@ -191,7 +196,7 @@ class Edits:
             )
         if answer.reason is StopReason.CANCELLED:
             raise AnswerError("a newer edit of this document took its place")
-        return answer.text
+        return clean(answer.text, question.scene.text, control)
 
     async def _proposal(self, scene: Scene, change: Change | None, label: str) -> Proposal:
         """The change for the document as it is now, which may not be what the model was shown."""

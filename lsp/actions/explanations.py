@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from assistant.engine.types import StopReason
 from assistant.errors import ContextFullError, RequestError
 from lsp.actions.scene import Scene
+from lsp.output import TextCleaner
 
 if TYPE_CHECKING:
     from assistant.client import ChatMessage
@@ -129,9 +130,11 @@ class Explanations:
 
         text, ended = "", Ended.CANCELLED
         current = conversation
+        cleaner = TextCleaner(conversation.subject.scene.text)
 
         async def make(served: Served, room_tokens: int) -> list[ChatMessage]:
-            nonlocal current
+            nonlocal current, cleaner
+            cleaner = TextCleaner(conversation.subject.scene.text, served.fim.control)
             current, messages = await self._messages(current, served, room_tokens)
             return messages
 
@@ -140,13 +143,16 @@ class Explanations:
         try:
             async with aclosing(stream):
                 async for chunk in stream:
-                    text += chunk.content
-                    if chunk.content:
-                        hear(chunk.content)
+                    if piece := cleaner.feed(chunk.content):
+                        text += piece
+                        hear(piece)
                     if chunk.stop:
                         ended = _ENDED.get(chunk.stop_reason or StopReason.EOS, Ended.LIMIT)
+            if piece := cleaner.finish():
+                text += piece
+                hear(piece)
         except asyncio.CancelledError:
-            pass  # the answer says so
+            text += cleaner.finish()
         finally:
             self._keep(id_, current, text)
         return Told(text, ended)

@@ -17,6 +17,7 @@ from lsp.completion.stopping import end_of
 from lsp.daemon.model import Served
 from lsp.documents.document import Snapshot
 from lsp.documents.site import Site
+from lsp.output import spelled_in
 
 if TYPE_CHECKING:
     from assistant.settings import CompletionSettings
@@ -130,7 +131,11 @@ def request(
         n_predict=settings.max_tokens,
         temperature=asked.temperature,
         seed=asked.seed,
-        stop=served.fim.layout.stop,
+        stop=tuple(
+            text
+            for text in served.fim.layout.stop
+            if not spelled_in(text, asked.site.prefix, asked.site.suffix)
+        ),
         document=asked.document,
         priority=asked.priority,
         must_start_with=asked.begun,

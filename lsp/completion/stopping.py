@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from lsp.completion.filters.control_tokens import first_control_token
 from lsp.completion.filters.repeated_lines import loop_start
+from lsp.completion.filters.suffix_overlap import opens_what_follows
 from lsp.documents.site import Shape, Site, leading_blanks, width
 
 _MOST_CHARS = 1 << 14
@@ -112,8 +113,12 @@ def _closes_too_much(answer: str, site: Site) -> bool:
 def _at_suffix(answer: str, site: Site) -> int | None:
     """The answer ends where it begins to say what stands after the cursor already."""
     rest = site.line_suffix.rstrip()
-    if len(rest.strip()) >= _SHORTEST_SUFFIX_CHARS and (at := answer.find(rest)) >= 0:
-        return at
+    if len(rest.strip()) >= _SHORTEST_SUFFIX_CHARS:
+        at = answer.find(rest)
+        while at >= 0 and opens_what_follows(answer[:at], rest):
+            at = answer.find(rest, at + 1)
+        if at >= 0:
+            return at
     below = site.next_line.rstrip()
     if len(below.strip()) < _SHORTEST_SUFFIX_CHARS:
         return None

@@ -1,7 +1,4 @@
-"""What little the language server itself knows of languages: a table.
-
-The place where a suggestion would stand, and what shape it should have there. Pure.
-"""
+"""Where a suggestion goes, how far it should reach there, and what its language requires. Pure."""
 
 from __future__ import annotations
 
@@ -13,18 +10,54 @@ from functools import cache, cached_property
 from importlib import resources
 from typing import Any
 
+_LOOK_CHARS = 1 << 14
+
 
 @dataclass(frozen=True)
 class Language:
     """See `languages.toml`."""
 
-    comment: tuple[str, ...]
-    opens: tuple[str, ...]
+    comment: tuple[str, ...] = ()
+    opens: tuple[str, ...] = ()
     opening: re.Pattern[str] | None = None
+    block: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+    tabs: re.Pattern[str] | None = None
 
     def is_comment(self, line: str) -> bool:
-        """Whether a line holds nothing but a comment."""
-        return line.lstrip().startswith(self.comment)
+        """Whether a line, outside a comment of several lines, starts with a comment."""
+        start = line.lstrip()
+        if not start or start.startswith(self.code):
+            return False
+        return start.startswith((*self.comment, *self.block[:1]))
+
+    def in_comment(self, text: str) -> bool:
+        """Whether a comment of several lines is open at the end of `text`."""
+        if not self.block:
+            return False
+        opener, closer = self.block
+        return text.rfind(opener) > text.rfind(closer)
+
+    def only_comments(self, text: str, before: str = "") -> bool:
+        """Whether `text`, which follows `before`, has no line with anything but comments.
+
+        `text` starts at the start of a line.
+        """
+        opener, closer = self.block or ("", "")
+        inside = self.in_comment(before[-_LOOK_CHARS:])
+        for line in text.split("\n"):
+            rest = line
+            while rest.strip():
+                if inside:
+                    _, ended, rest = rest.partition(closer)
+                    inside = not ended
+                elif not self.is_comment(rest):
+                    return False
+                elif opener and rest.lstrip().startswith(opener):
+                    inside, rest = True, rest.lstrip()[len(opener) :]
+                else:
+                    break
+        return True
 
     def opens_block(self, line: str) -> bool:
         """Whether a deeper block follows after this line."""
@@ -63,6 +96,9 @@ def _rows() -> dict[str, Language]:
             comment=tuple(row["comment"]),
             opens=tuple(row["opens"]),
             opening=re.compile(row["opening"]) if "opening" in row else None,
+            block=tuple(row.get("block", ())),
+            code=tuple(row.get("code", ())),
+            tabs=re.compile(row["tabs"]) if "tabs" in row else None,
         )
         for name, row in table.items()
     }
@@ -70,7 +106,6 @@ def _rows() -> dict[str, Language]:
 
 
 _CLOSERS = ")]}>\"'`;:, \t"
-_LOOK_CHARS = 1 << 14
 
 
 class Shape(StrEnum):

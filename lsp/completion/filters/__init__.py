@@ -10,10 +10,10 @@ from collections.abc import Callable
 from types import MappingProxyType
 
 from lsp.completion.filters.brackets import balance_brackets
-from lsp.completion.filters.control_characters import cut_unsafe_characters
+from lsp.completion.filters.control_characters import remove_unsafe_characters
 from lsp.completion.filters.control_tokens import cut_control_tokens
 from lsp.completion.filters.duplicate_line import cut_line_below
-from lsp.completion.filters.indentation import mend_indentation
+from lsp.completion.filters.indentation import fix_indentation
 from lsp.completion.filters.line_ends import unify_line_ends
 from lsp.completion.filters.repeated_lines import cut_loops
 from lsp.completion.filters.suffix_overlap import cut_suffix_overlap
@@ -27,9 +27,9 @@ CHAIN: MappingProxyType[str, Filter] = MappingProxyType(
     {
         "control_tokens": cut_control_tokens,
         "line_ends": unify_line_ends,
-        "control_characters": cut_unsafe_characters,
+        "control_characters": remove_unsafe_characters,
         "repeated_lines": cut_loops,
-        "indentation": mend_indentation,
+        "indentation": fix_indentation,
         "duplicate_line": cut_line_below,
         "suffix_overlap": cut_suffix_overlap,
         "brackets": balance_brackets,

@@ -7,6 +7,8 @@ import re
 from lsp.documents.site import Site
 
 _PAIRS = {")": "(", "]": "[", "}": "{"}
+_ANGLE_OPEN = re.compile(r"(?<=\w)<(?![<=\s])|(?<=::)<")
+_ANGLE_CLOSE = re.compile(r"(?<![-=<>\s])>")
 _ONLY_CLOSING = re.compile(r"[\])}]+[;,]?")
 
 
@@ -45,6 +47,23 @@ def _without_what_is_closed_below(text: str, site: Site) -> str:
         text = head
         head, line_end, last = text.rstrip().rpartition("\n")
     return text
+
+
+def opens(text: str, closer: str) -> bool:
+    """Whether `text` leaves a bracket open that `closer` would close, outside of strings.
+
+    `<` counts as a bracket only right after a name and for `>`, as in `Option<u8>`.
+    """
+    if closer == ">":
+        code = "".join(char for _, char in _code(text))
+        return len(_ANGLE_OPEN.findall(code)) > len(_ANGLE_CLOSE.findall(code))
+    depth = 0
+    for _, char in _code(text):
+        if char == _PAIRS.get(closer):
+            depth += 1
+        elif char == closer and depth:
+            depth -= 1
+    return depth > 0
 
 
 def _closes_more(text: str, closer: str) -> bool:

@@ -1,16 +1,19 @@
-"""Mends an answer whose indentation does not fit the place where it would stand."""
+"""Fixes an answer whose indentation does not fit the place where it goes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 from lsp.documents.site import Site, leading_blanks, width
 
 _DEFAULT_UNIT = 4
+_LOOK_CHARS = 1 << 14
+_LOOK_LINES = 400
 
 
-def mend_indentation(text: str, site: Site) -> str:
-    """Undo an indentation that was written a second time, and write blanks as the document does."""
+def fix_indentation(text: str, site: Site) -> str:
+    """Remove indentation that was written twice, and indent with what lines nearby indent with."""
     return _as_document(_undoubled(text, site), site)
 
 
@@ -49,16 +52,59 @@ def _columns(line: str, columns: int) -> str:
 
 
 def _as_document(text: str, site: Site) -> str:
-    """Tabs where the document indents by tabs, blanks where it does not."""
-    lines = site.prefix[-8192:].split("\n") + site.suffix[:2048].split("\n")
-    tabs = sum(line.startswith("\t") for line in lines)
-    spaces = sum(line.startswith("  ") for line in lines)
+    """Tabs where blocks nearby are indented with tabs, spaces where they are with spaces."""
     first, *others = text.split("\n")
-    if tabs > spaces:
+    if not others:
+        return text
+    if site.language.tabs is not None:
+        return "\n".join([first, *_recipe_lines(others, site.line_prefix + first, site)])
+    char = _indents_with(site)
+    if char == "\t":
         return "\n".join([first, *(_with_tabs(line) for line in others)])
-    if spaces > tabs:
+    if char == " ":
         return "\n".join([first, *(_with_spaces(line, site) for line in others)])
     return text
+
+
+def _recipe_lines(lines: list[str], above: str, site: Site) -> Iterator[str]:
+    """Lines of a makefile: those of a recipe start with one tab, the others stay."""
+    tabs = site.language.tabs
+    assert tabs is not None
+    previous = above if above.strip() else site.previous_line
+    for line in lines:
+        blanks = leading_blanks(line)
+        if line.strip() and blanks and tabs.match(previous):
+            yield "\t" + line[len(blanks) :]
+            previous = "\t"
+        else:
+            yield line
+            previous = line if line.strip() else previous
+
+
+def _indents_with(site: Site) -> str:
+    """The character that a block at the cursor is indented with; empty if nothing shows it.
+
+    The nearest line that opens a block decides by the line after it, above the cursor first: a line
+    that continues another one, such as a list of files or arguments, may be aligned with anything.
+    Without such a line, the nearest indented line that does not continue another one decides.
+    """
+    above = site.prefix[-_LOOK_CHARS:].split("\n")[-_LOOK_LINES:]
+    below = site.suffix[:_LOOK_CHARS].split("\n")[1:_LOOK_LINES]
+    fallback = ""
+    for lines, order in ((above[:-1], reversed), (below, list)):
+        said = [line for line in lines if line.strip()]
+        pairs = list(pairwise(said))
+        for first, second in order(pairs):
+            added = leading_blanks(second)[len(leading_blanks(first)) :]
+            if not second[:1].isspace():
+                continue
+            if added and site.language.opens_block(first) and not first.rstrip().endswith("("):
+                return added[-1]
+            if not fallback and not first.rstrip().endswith(("\\", ",", "(")):
+                fallback = leading_blanks(second)[0]
+    if site.line_prefix[:1] in {" ", "\t"}:
+        return fallback or site.line_prefix[0]
+    return fallback
 
 
 def _with_tabs(line: str) -> str:

@@ -7,8 +7,9 @@ carriage return would show as a stray character in the ghost text.
 from __future__ import annotations
 
 from lsp.documents.site import Site
+from lsp.output import with_line_feeds
 
 
 def unify_line_ends(text: str, _site: Site) -> str:
-    """`text` with `\\r\\n` and lone `\\r` as `\\n`."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    """`text` with every other kind of line end as `\\n`."""
+    return with_line_feeds(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lsp.completion.filters.brackets import opens
 from lsp.documents.site import Site
 
 _FEWEST_LINE_CHARS = 4
@@ -18,12 +19,27 @@ def cut_suffix_overlap(text: str, site: Site) -> str:
 def _before_rest_of_line(text: str, rest: str) -> str:
     """The answer's last line ends as the cursor's line does, or runs into its beginning."""
     head, line_end, last = text.rpartition("\n")
-    if len(rest) >= _FEWEST_LINE_CHARS and (at := last.find(rest)) >= 0:
-        return head + line_end + last[:at]
+    if len(rest) >= _FEWEST_LINE_CHARS:
+        at = last.find(rest)
+        while at >= 0:
+            if not opens_what_follows(head + line_end + last[:at], rest):
+                return head + line_end + last[:at]
+            at = last.find(rest, at + 1)
     for at in range(len(last)):
-        if rest.startswith(last[at:].rstrip()) and last[at:].strip() and _whole(last, at):
+        if (
+            rest.startswith(last[at:].rstrip())
+            and last[at:].strip()
+            and _whole(last, at)
+            and not opens_what_follows(head + line_end + last[:at], last[at:])
+        ):
             return head + line_end + last[:at]
     return text
+
+
+def opens_what_follows(answer: str, rest: str) -> bool:
+    """Whether the first closing bracket of `rest` closes one that `answer` has opened."""
+    closer = next((char for char in rest if char in ")]}>"), "")
+    return bool(closer) and opens(answer, closer)
 
 
 def _whole(line: str, at: int) -> bool:

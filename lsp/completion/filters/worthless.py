@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from lsp.documents.site import Site
 
+_LOOK_CHARS = 1 << 14
+
 
 def drop_worthless(text: str, site: Site) -> str:
     """Nothing, if `text` is empty, only comments, or says what stands after the cursor anyway.
@@ -14,10 +16,10 @@ def drop_worthless(text: str, site: Site) -> str:
         return ""
     if text.strip() == site.line_suffix.strip():
         return ""
-    if site.language.is_comment(site.line_prefix):
+    language = site.language
+    above = site.prefix[: len(site.prefix) - len(site.line_prefix)]
+    if site.line_prefix.strip() and language.only_comments(site.line_prefix, above):
         return text
-    first, *others = text.split("\n")
-    lines = [line for line in (site.line_prefix + first, *others) if line.strip()]
-    if all(site.language.is_comment(line) for line in lines):
-        return ""
-    return text
+    if language.in_comment(site.prefix[-_LOOK_CHARS:]):
+        return text
+    return "" if language.only_comments(site.line_prefix + text, above) else text

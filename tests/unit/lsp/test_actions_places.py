@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tree_sitter
 
 import context
-from context.syntax.language import languages
+from context.syntax.language import language_for, languages
 from lsp.actions import code_range, doc_comments, test_files
 from lsp.actions.code_range import ground_of
 from lsp.actions.scene import Scene
@@ -81,8 +82,65 @@ def test_no_words_end_a_comment_early(path: str, text: str, said: str) -> None:
     assert context.damage(path, documented(text, f"/h/{path}", said)) == ()
 
 
+DEFINITIONS = {
+    "bash": ("a.sh", "f() {\n  ‸echo 1\n}\n"),
+    "c": ("a.c", "int f(void) {\n    ‸return 1;\n}\n"),
+    "cpp": ("a.cpp", "int f() {\n    ‸return 1;\n}\n"),
+    "csharp": ("a.cs", "class A {\n    int F() {\n        ‸return 1;\n    }\n}\n"),
+    "go": ("a.go", "package a\n\nfunc f() {\n\t‸g()\n}\n"),
+    "java": ("A.java", "class A {\n    int f() {\n        ‸return 1;\n    }\n}\n"),
+    "javascript": ("a.js", "function f() {\n  ‸return 1;\n}\n"),
+    "lua": ("a.lua", "local function f()\n  ‸return 1\nend\n"),
+    "php": ("a.php", "<?php\nfunction f() {\n    ‸return 1;\n}\n"),
+    "python": ("a.py", "def f():\n    ‸return 1\n"),
+    "ruby": ("a.rb", "def f\n  ‸1\nend\n"),
+    "rust": ("a.rs", "fn f() -> i32 {\n    ‸1\n}\n"),
+    "tsx": ("a.tsx", "function f() {\n  ‸return <p>1</p>;\n}\n"),
+    "typescript": ("a.ts", "function f(): number {\n  ‸return 1;\n}\n"),
+}
+
+
+def code_of(path: str, text: str) -> list[tuple[str, str]]:
+    """The leaves of a syntax tree without comments and docstrings."""
+    language = language_for(path, text)
+    assert language is not None
+    raw = text.encode()
+    tree = tree_sitter.Parser(language.parser_language).parse(raw)
+    leaves: list[tuple[str, str]] = []
+
+    def walk(node: tree_sitter.Node) -> None:
+        docstring = node.type == "expression_statement" and [
+            child.type for child in node.children
+        ] == ["string"]
+        if "comment" in node.type or docstring:
+            return
+        if not node.children:
+            leaves.append((node.type, raw[node.start_byte : node.end_byte].decode()))
+        for child in node.children:
+            walk(child)
+
+    walk(tree.root_node)
+    return leaves
+
+
+@pytest.mark.parametrize(
+    "end", ["\r", "\r\n", "\n", "\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\0"]
+)
+@pytest.mark.parametrize("name", sorted(DEFINITIONS))
+def test_words_never_become_code(name: str, end: str) -> None:
+    """T6: whatever ends a line in the words, the code nodes of the tree stay as they were."""
+    path, marked = DEFINITIONS[name]
+    for said in (
+        f"Return one.{end}boom();{end}import os",
+        f"x{end}",
+        f"a \\{end}b */ c {end}?> d",
+    ):
+        after = documented(marked, f"/h/{path}", said)
+        assert code_of(path, after) == code_of(path, marked.replace(CURSOR, ""))
+
+
 def test_all_languages_have_said_how_they_are_documented() -> None:
-    assert set(languages()) == set(doc_comments._styles())
+    assert set(languages()) == set(doc_comments._styles()) == set(DEFINITIONS)
 
 
 @pytest.mark.parametrize(
@@ -102,10 +160,10 @@ def test_whole_lines_are_chosen(marked: str, lines: tuple[int, int]) -> None:
     assert (region.first, region.stop) == lines
 
 
-def test_a_long_definition_is_mended_around_the_error() -> None:
+def test_a_long_definition_is_fixed_around_the_error() -> None:
     marked = "def f():\n" + "    x = 1\n" * 200 + "    ‸y\n" + "    x = 1\n" * 200
     at = scene(marked)
-    region = code_range.to_mend(context.Document("", "/h/work.py", at.text), at)
+    region = code_range.to_fix(context.Document("", "/h/work.py", at.text), at)
     assert region.first <= 201 < region.stop and region.stop - region.first <= 25
 
 

@@ -1,0 +1,140 @@
+"""What a model wrote is cleaned before anybody sees it: cases C2, C9, T5 and T6."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lsp.output import (
+    TextCleaner,
+    clean,
+    first_control_token,
+    spelled_in,
+    with_line_feeds,
+    without_unsafe_characters,
+)
+
+UNSAFE = (
+    "\u202e\u2066\u2069\u200b\x1b\x07\x00\u3164\uffa0\u115f\u1160\u034f\u00ad\ufeff\u2060\u180e\u061c"
+    "\U000e0100\U000e0041\ufffd\ufdd0\ue000\x85\u200e\u200f\u17b4\ufff9"
+)
+
+
+@pytest.mark.parametrize("char", UNSAFE)
+def test_no_unsafe_character_is_shown(char: str) -> None:
+    """T5: in ghost text, explanations and edits."""
+    assert without_unsafe_characters(f"na{char}me") == "name"
+    if char != "\x1b":  # with the character after it an escape sequence
+        assert clean(f"na{char}me").replace("\n", "") == "name"
+
+
+@given(st.text())
+def test_only_characters_are_left_out(text: str) -> None:
+    cleaned = iter(without_unsafe_characters(text))
+    rest = iter(text)
+    assert all(char in rest for char in cleaned)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "👩\u200d🚀",
+        "🏳\ufe0f\u200d🌈",
+        "می\u200cروم",
+        "क्\u200dष",
+        "❤\ufe0f",
+        "#\ufe0f\u20e3",
+        "ශ්\u200dරී",
+        "é中😀",
+    ],
+)
+def test_what_scripts_and_emoji_need_stays(text: str) -> None:
+    """C9."""
+    assert without_unsafe_characters(f"'{text}'") == f"'{text}'"
+    assert clean(f"It prints {text}.") == f"It prints {text}."
+
+
+@pytest.mark.parametrize(
+    "sequence", ["\x1b[2J", "\x1b[31;1m", "\x1b]0;title\x07", "\x1b]8;;x\x1b\\", "\x1bc"]
+)
+def test_escape_sequences_are_removed_whole(sequence: str) -> None:
+    """T5: the visible rest of a sequence would be noise."""
+    assert clean(f"a{sequence}b") == "ab"
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\u2028", "\u2029", "\x85", "\x0b", "\x0c"])
+def test_line_ends_are_line_feeds(end: str) -> None:
+    """T6."""
+    assert with_line_feeds(f"a{end}b") == "a\nb" == clean(f"a{end}b")
+
+
+@pytest.mark.parametrize(
+    "token", ["<|im_end|>", "<|endoftext|>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "<fim_pad>"]
+)
+def test_an_explanation_ends_at_a_control_token(token: str) -> None:
+    """T5: also where the pieces of the stream part the token."""
+    text = f"It adds numbers.{token}\nuser: and then"
+    assert clean(text) == "It adds numbers."
+    for size in range(1, len(token) + 2):
+        cleaner = TextCleaner()
+        shown = [cleaner.feed(text[at : at + size]) for at in range(0, len(text), size)]
+        assert "".join(shown) + cleaner.finish() == "It adds numbers."
+
+
+def test_an_explanation_of_control_tokens_may_write_them() -> None:
+    """C2: what the document spells is text, and so is what is written in a code span."""
+    document = 'END = "<|im_end|>"'
+    assert clean("A turn ends with <|im_end|>.", document) == "A turn ends with <|im_end|>."
+    assert clean("A turn ends with `<|im_end|>`.") == "A turn ends with `<|im_end|>`."
+
+
+def test_a_stop_string_is_not_sent_where_the_document_spells_it() -> None:
+    """C2: the server would cut the answer there."""
+    before = 'PREFIX = "<|fim_prefix|>"\nMIDDLE = '
+    assert spelled_in("<|fim_middle|>", before, "")
+    assert not spelled_in("<|fim_middle|>", "x = ", "")
+    assert not spelled_in("<EOT>", before, "")
+    assert first_control_token('"<|fim_middle|>"', before) is None
+    assert first_control_token("1<|fim_middle|>", before) == 1
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_pieces_give_the_same_text_as_the_whole(seed: int) -> None:
+    dice = random.Random(seed)
+    parts = [
+        *("a", " ", "\n", "\r", "\r\n", "<", "<|", "im_end|>", "`", '"', "[", "]"),
+        *("👩\u200d🚀", "\u202e", "\x1b[3", "1m", "می\u200cر"),
+    ]
+    text = "".join(dice.choice(parts) for _ in range(60))
+    cleaner, shown, at = TextCleaner(), "", 0
+    while at < len(text):
+        size = dice.randint(1, 5)
+        shown += cleaner.feed(text[at : at + size])
+        at += size
+    assert shown + cleaner.finish() == clean(text)
+
+
+def test_cleaning_takes_linear_time() -> None:
+    """A text twice as long takes about twice the steps, also where every character is suspect."""
+    import sys
+
+    def steps(text: str) -> int:
+        count = 0
+
+        def trace(*_: object) -> None:
+            nonlocal count
+            count += 1
+
+        sys.setprofile(trace)
+        try:
+            clean(text)
+        finally:
+            sys.setprofile(None)
+        return count
+
+    for unit in ("\u200b", "<|", "\x1b[", "`", "<|im_end", "\r", "[INST", "`<|im_end|>` "):
+        one, two = steps(unit * 2000), steps(unit * 4000)
+        assert two <= 2.5 * one + 200, unit
