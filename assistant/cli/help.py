@@ -50,7 +50,7 @@ def help_command(
         table = Table.grid(padding=(0, 2))
         for one, subject in TOPICS.items():
             table.add_row(one, subject)
-        out.print("Topics of underkeel help:", table, sep="\n")
+        out.print(table, "", "Show one: underkeel help TOPIC", sep="\n")
         return
     if name not in TOPICS:
         raise RequestError("there is no such topic", subject=topic, advice=_nearest(name))

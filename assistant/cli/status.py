@@ -80,7 +80,7 @@ def picture(found: Status) -> Group:
     """The status as a table."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
-    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in _rows(found):
         table.add_row(name, printable(value))
     parts: list[Text | Table] = [headline(found), table]

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from assistant import paths
-from assistant.cli.terminal import print_json, printable, say
+from assistant.cli.terminal import console, print_json, printable, say
 from assistant.client import DaemonClient, Status
 from assistant.doctor import Finding, Level, examine
 from assistant.errors import DaemonError
@@ -55,10 +57,20 @@ def doctor(
 def show(finding: Finding) -> None:
     """One finding, and under it what to do."""
     mark, colour = _STYLES[finding.level]
-    text = f"{printable(finding.check):10} {printable(finding.message)}"
-    typer.echo(f"{typer.style(mark, fg=colour)}  {text}")
+    out = console()
+    if not out.is_terminal:
+        say(f"{mark}  {finding.check:10} {finding.message}")
+        if finding.advice:
+            say(f"{'':17}{finding.advice}")
+        return
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=5, style=colour)
+    table.add_column(width=10)
+    table.add_column(overflow="fold")
+    table.add_row(mark, printable(finding.check), printable(finding.message))
     if finding.advice:
-        typer.echo(f"{'':17}{printable(finding.advice)}")
+        table.add_row("", "", Text(printable(finding.advice), style="bold"))
+    out.print(table)
 
 
 def logs(

@@ -44,7 +44,7 @@ async def _watch(interval_s: float, count: int) -> None:
     history: deque[Status] = deque(maxlen=_KEPT)
     samples = 0
     async with DaemonClient(autostart=False) as client:
-        with Live(console=out, screen=out.is_terminal, auto_refresh=False) as live:
+        with Live(console=out, screen=out.is_terminal and not count, auto_refresh=False) as live:
             while True:
                 started = time.monotonic()
                 live.update(await _sample(client, history, out.width), refresh=True)

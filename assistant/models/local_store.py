@@ -166,8 +166,8 @@ def verify(model: LocalModel, report: Report) -> Verdict:
         if sha256_of(file, advance) != wanted and wanted:
             return Verdict(model, State.WRONG, f"{file.name} has another SHA-256")
     if len(model.hashes) < len(model.files):
-        return Verdict(model, State.UNPROVED, "its header is sound; nobody told its SHA-256")
-    return Verdict(model, State.WHOLE, "every byte is as it should be")
+        return Verdict(model, State.UNPROVED, "its header is valid; its checksum is not known")
+    return Verdict(model, State.WHOLE, "its checksum is correct")
 
 
 def remove(model: LocalModel) -> int:
