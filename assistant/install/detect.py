@@ -60,11 +60,6 @@ def detect(root: Path = Path("/")) -> Machine:
     )
 
 
-def pci_vendors(root: Path = Path("/")) -> tuple[Vendor, ...]:
-    """Vendors of the GPUs on the PCI bus, with a driver or without; Linux only."""
-    return tuple(sorted({vendor for vendor, _ in _pci_devices(root)}))
-
-
 def installed_build() -> tuple[tuple[Backend, ...], str]:
     """Backends and version of the installed llama-cpp-python, told from its files."""
     try:
