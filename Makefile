@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCK_FLAGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --quiet --custom-compile-command "make lock"
 
-.PHONY: dist help env models demo test check lint types lock fuzz bench-load bench-worker bench-lsp bench-typing bench-speculation bench-threads bench-shifting bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-quality bench-remote test-transformers vsix pictures clean
+.PHONY: dist help env models demo test check lint types lock fuzz bench-load bench-worker bench-lsp bench-typing bench-speculation bench-threads bench-shifting bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-quality bench-remote gpu-check gpu-bundle test-transformers vsix pictures clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -86,6 +86,14 @@ test-transformers: models ## Run a checkpoint through Transformers (installs tor
 
 bench-remote: models ## Ask a real llama-server and a real vLLM (builds and installs 4 GB, once)
 	@$(BIN)/python tests/benchmarks/remote_engines.py
+
+gpu-check: ## Measure on this machine's GPU: memory, headroom, speed (SIMULATED=1 needs none)
+	@PYTHONPATH=tests/benchmarks $(GPU_PYTHON) -m gpu_check $(if $(SIMULATED),--simulated) \
+	  $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(SCRATCH),--scratch $(SCRATCH)) $(if $(PARTS),--parts $(PARTS))
+
+gpu-bundle: env ## Pack what a GPU machine without a network needs: BUNDLE=folder PYTHON_VERSION=3.12
+	@PYTHONPATH=tests/benchmarks $(BIN)/python -m gpu_check.bundle $(or $(BUNDLE),build/gpu-bundle) \
+	  $(if $(PYTHON_VERSION),--python-version $(PYTHON_VERSION))
 
 vsix: ## Package the VS Code extension
 	@cd editors/vscode && npm ci --ignore-scripts && npm run package

@@ -31,11 +31,17 @@ HOST_TOTAL = 16 << 30
 
 
 class StagedProbes(Probes):
-    """The machine's probes, but the host's free memory stands in a file beside the cards."""
+    """The machine's probes, but the free host memory is read from a file beside the simulated GPUs.
+
+    Without simulated GPUs, as in the check of a real one, they are the machine's own.
+    """
 
     def __call__(self) -> Sample:
         sample = super().__call__()
-        free = Path(os.environ["UNDERKEEL_SIMCARDS"], "host")
+        folder = os.environ.get("UNDERKEEL_SIMCARDS")
+        if folder is None:
+            return sample
+        free = Path(folder, "host")
         try:
             available = int(free.read_text())
         except (OSError, ValueError):

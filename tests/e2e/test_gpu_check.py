@@ -1,0 +1,146 @@
+"""The GPU check on a simulated GPU: every part of it that needs no real one."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+
+from gpu_check import bundle, models, page, random_weights  # noqa: E402
+
+from assistant.memory.gguf.header import Tensor  # noqa: E402
+from assistant.memory.gguf.tensor_types import BY_NAME  # noqa: E402
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gpu_check", *arguments]
+    return subprocess.run(
+        [*command, "--scratch", str(folder / "scratch"), "--results", str(folder / "results")],
+        env={**os.environ, "PYTHONPATH": str(BENCHMARKS)},
+        capture_output=True,
+        text=True,
+        timeout=560,
+        check=False,
+    )
+
+
+@pytest.mark.timeout(600)
+def test_everything_that_needs_no_gpu_runs_and_its_goals_hold(tmp_path: Path) -> None:
+    done = run(tmp_path, "--simulated")
+    assert done.returncode == 0, done.stdout + done.stderr
+    data = json.loads((tmp_path / "results" / "simulated.json").read_text())
+    assert {name: part["state"] for name, part in data["parts"].items()} == dict.fromkeys(
+        ("build", "memory", "headroom", "speed"), "done"
+    )
+    assert all(goal.holds for goal in page.goals(data) if not goal.timed)
+
+    plans = page.rows_of(data, "plans")
+    assert {(row["model"], row["limit_gib"]) for row in plans} == {
+        (name, limit) for name in models.KINDS for limit in (8, 16, 24)
+    }
+    loads = page.rows_of(data, "loads")
+    assert {row["model"] for row in loads} == set(models.KINDS)
+    # the driver's share is what the simulated driver takes, and was found as what is left over
+    assert {row["taken"]["driver"] for row in loads} == {5 << 20}
+    partly = [row for row in loads if 0 < row["expert_groups_on_gpu"] < row["expert_groups"]]
+    assert partly, "no plan had to leave experts on the host"
+
+    rungs = {row["name"] for row in page.rows_of(data, "rungs")}
+    assert {"plan", "trim", "drop", "context", "batch", "cache", "experts", "host", "least"} < rungs
+    takes = page.rows_of(data, "takes")
+    assert takes[-1]["refused"] > 0, "the second process never had to wait for memory"
+    assert len(page.rows_of(data, "placements")) == len(page.rows_of(data, "offload")) == 3
+
+    text = (tmp_path / "results" / "simulated.md").read_text()
+    assert "No GPU was used" in text
+    assert all(name in text for name in models.KINDS)
+
+
+def test_a_part_that_takes_too_long_is_ended_and_keeps_what_it_found(tmp_path: Path) -> None:
+    done = run(tmp_path, "--simulated", "--parts", "memory", "--seconds", "5.5")
+    assert done.returncode == 1
+    data = json.loads((tmp_path / "results" / "simulated.json").read_text())
+    part = data["parts"]["memory"]
+    skipped = [row for row in part["rows"] if row["table"] == "skipped"]
+    assert part["state"] == "out of time" or skipped
+    assert page.rows_of(data, "plans")
+    assert "Not run." in (tmp_path / "results" / "simulated.md").read_text()
+
+
+def test_without_a_gpu_it_says_what_to_do(tmp_path: Path) -> None:
+    done = run(tmp_path)
+    assert done.returncode == 1
+    assert "SIMULATED=1" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "kind", [*random_weights._SCALES, *random_weights._SCALES_WITH_MINIMUM, "mxfp4", "f16"]
+)
+def test_random_blocks_have_the_deviation_that_was_asked_for(kind: str) -> None:
+    """By the gguf package's own dequantisation, not by ours."""
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    tensor = Tensor("blk.0.attn_q.weight", (2048, 256), BY_NAME[kind], 0)
+    count = 2048 * 64 // tensor.type.block_elements
+    raw = random_weights._blocks(tensor, count, 0.02, np.random.default_rng(3))
+    rows = np.frombuffer(raw, np.uint8).reshape(64, -1)
+    if kind == "f16":
+        values = rows.view(np.float16).astype(np.float32)
+    else:
+        values = dequantize(rows, GGMLQuantizationType[kind.upper()])
+    # the scales of mxfp4 are powers of two
+    assert values.std() == pytest.approx(0.02, rel=0.42 if kind == "mxfp4" else 0.05)
+    assert abs(values.mean()) < 0.2 * values.std()
+
+
+def archive(path: Path, files: dict[str, str]) -> Path:
+    with tarfile.open(path, "w:gz") as file:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"llama_cpp_python-1/{name}")
+            member.size = len(text.encode())
+            file.addfile(member, io.BytesIO(text.encode()))
+    return path
+
+
+SOURCES = {
+    "CMakeLists.txt": "set(LLAMA_BUILD_COMMON ON CACHE BOOL)",
+    "pyproject.toml": "[build-system]",
+    "llama_cpp/__init__.py": "",
+    "vendor/llama.cpp/CMakeLists.txt": "add_subdirectory(src)\nadd_subdirectory(vendor)\n",
+    "vendor/llama.cpp/src/llama.cpp": "",
+    "vendor/llama.cpp/ggml/src/ggml-cuda/mmq.cu": "",
+    "vendor/llama.cpp/ggml/src/ggml-cpu/arch/x86/quants.c": "",
+    "vendor/llama.cpp/ggml/src/ggml-cpu/arch/riscv/quants.c": "",
+    "vendor/llama.cpp/ggml/src/ggml-vulkan/shader.comp": "",
+    "vendor/llama.cpp/tools/mtmd/mtmd.cpp": "",
+    "vendor/llama.cpp/models/vocab.gguf": "",
+    ".git/objects/pack/one": "",
+}
+
+
+def test_the_source_is_trimmed_to_what_a_cuda_build_needs(tmp_path: Path) -> None:
+    bundle.trim(archive(tmp_path / "old.tar.gz", SOURCES), tmp_path / "new.tar.gz")
+    with tarfile.open(tmp_path / "new.tar.gz") as new:
+        names = {name.partition("/")[2] for name in new.getnames()}
+        file = new.extractfile("llama_cpp_python-1/vendor/llama.cpp/CMakeLists.txt")
+        assert file is not None and b"add_subdirectory(vendor)" not in file.read()
+    left_out = {"vulkan", "riscv", "tools", "models", ".git"}
+    assert not [name for name in names if any(part in name for part in left_out)]
+    assert len(names) == len(SOURCES) - len(left_out)
+
+
+def test_a_source_that_is_laid_out_otherwise_is_not_trimmed_silently(tmp_path: Path) -> None:
+    changed = SOURCES | {"CMakeLists.txt": "option(LLAMA_BUILD_COMMON)"}
+    with pytest.raises(ValueError, match="LLAMA_BUILD_COMMON"):
+        bundle.trim(archive(tmp_path / "old.tar.gz", changed), tmp_path / "new.tar.gz")
