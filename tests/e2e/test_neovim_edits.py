@@ -1,6 +1,6 @@
 """Edits in a real Neovim: by code action, by name, by instruction; the language server is scripted.
 
-Whatever asks, nothing changes before the user has seen the diff and said so.
+Nothing changes before the user has seen the diff and accepted it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def test_a_fix_is_shown_before_it_is_made(vim: Session) -> None:
         " # end",
     ]
     screen = vim.screen()
-    assert "y applies this, q discards it" in screen
+    assert "y applies this edit, q discards it" in screen
     assert "    return a - b" in screen[1], "not yet"
     vim.keys("y")
     vim.wait("#vim.api.nvim_list_wins() == 1")
@@ -86,7 +86,7 @@ def test_a_fix_is_shown_before_it_is_made(vim: Session) -> None:
     assert request["params"]["context"]["only"] == ["quickfix.underkeel.fix"]
 
 
-def test_the_diagnostics_at_the_cursor_go_with_the_question(vim: Session) -> None:
+def test_the_diagnostics_at_the_cursor_are_sent(vim: Session) -> None:
     vim.lua(
         """
         vim.diagnostic.set(vim.api.nvim_create_namespace('test'), 0, {
@@ -125,7 +125,7 @@ def test_neovim_s_own_code_action_shows_it_too(vim: Session) -> None:
     assert len(vim.log("codeAction/resolve")) == 1
 
 
-def test_a_broken_syntax_is_said_above_the_diff(vim: Session) -> None:
+def test_a_syntax_error_is_noted_above_the_diff(vim: Session) -> None:
     broken = {
         "edit": changes(
             "((", description="BREAKS THE SYNTAX near line 2; puts 1 line in place of 1 line"
@@ -133,8 +133,8 @@ def test_a_broken_syntax_is_said_above_the_diff(vim: Session) -> None:
     }
     vim.rules(actions=[FIX | {"resolve": broken}])
     vim.keys(":Underkeel fix<CR>")
-    said = "This BREAKS THE SYNTAX near line 2; puts 1 line in place of 1 line."
-    assert wait_preview(vim)[:3] == [said, "", "--- sample.py"]
+    note = "This BREAKS THE SYNTAX near line 2; puts 1 line in place of 1 line."
+    assert wait_preview(vim)[:3] == [note, "", "--- sample.py"]
 
 
 def test_an_edit_for_an_older_text_is_not_made(vim: Session) -> None:
@@ -195,7 +195,7 @@ def test_the_user_chooses_among_several(vim: Session) -> None:
     assert vim.lua("return offered") == ["Fix this error", "Fix the other error"]
 
 
-def test_nothing_to_fix_and_a_refusal_are_said(vim: Session) -> None:
+def test_nothing_to_fix_and_an_error_are_reported(vim: Session) -> None:
     vim.rules(actions=[DOCUMENT])
     vim.keys(":Underkeel fix<CR>")
     vim.wait("vim.fn.execute('messages'):find('nothing to fix here') ~= nil")
@@ -205,7 +205,7 @@ def test_nothing_to_fix_and_a_refusal_are_said(vim: Session) -> None:
     assert vim.lines() == SAMPLE
 
 
-def test_an_edit_that_takes_too_long_is_given_up(vim: Session) -> None:
+def test_an_edit_that_is_being_written_can_be_cancelled(vim: Session) -> None:
     vim.rules(edit={"hold": True})
     vim.keys(":Underkeel edit add types<CR>:Underkeel cancel<CR>")
     vim.settle()
@@ -230,7 +230,7 @@ def test_an_edit_by_instruction_waits_for_the_user(
     assert answer["result"]["applied"] is applied
 
 
-def test_without_a_preview_where_the_configuration_says_so(tmp_path: Path) -> None:
+def test_without_a_preview_where_configured(tmp_path: Path) -> None:
     with session(tmp_path, config="{ edit = { preview = false } }") as vim:
         vim.open(tmp_path / "sample.py", "\n".join(SAMPLE) + "\n")
         vim.rules(actions=[FIX])

@@ -23,7 +23,7 @@ def vim(tmp_path: Path) -> Iterator[Session]:
         yield editor
 
 
-def asked(vim: Session, command: str = EXPLAIN) -> list[dict[str, Any]]:
+def arguments(vim: Session, command: str = EXPLAIN) -> list[dict[str, Any]]:
     executed = [message["params"] for message in vim.log("workspace/executeCommand")]
     return [params["arguments"][0] for params in executed if params["command"] == command]
 
@@ -45,7 +45,7 @@ def panel(vim: Session) -> list[str]:
 
 
 def note(vim: Session) -> str:
-    """What stands above the explanation."""
+    """The note above the explanation."""
     found = "vim.tbl_map(function(w) return vim.wo[w].winbar end, vim.api.nvim_list_wins())"
     notes: str = vim.lua(f"return table.concat({found})")
     return notes.removeprefix("%#UnderkeelStreaming#")
@@ -64,28 +64,28 @@ def test_an_explanation_is_drawn_while_it_streams(vim: Session) -> None:
     vim.wait("#vim.api.nvim_list_wins() == 2")
     vim.settle()
     assert panel(vim) == ["# sample.py:1-2", "", "It **adds** two", "numbers."]
-    assert "explaining" in note(vim)
-    [argument] = asked(vim)
+    assert "writing" in note(vim)
+    [argument] = arguments(vim)
     event = {"id": argument["id"], "kind": "delta", "text": "\n\n```python\nadd(1, 2)\n```"}
     vim.tell("scripted/send", {"method": "underkeel/explanation", "params": event})
     vim.settle()
     assert panel(vim)[-3:] == ["```python", "add(1, 2)", "```"]
     vim.release()
-    wait_note(vim, "a asks more")
+    wait_note(vim, "a asks")
     screen = vim.screen()
     assert any("It adds two" in row for row in screen), "the asterisks are concealed"
     assert screen[1].startswith("    return a + b"), "the code stays beside it"
     assert vim.lua("return vim.bo.filetype") == "python", "the cursor stays in the code"
 
 
-def test_what_is_asked_for(vim: Session) -> None:
+def test_requests_of_each_kind(vim: Session) -> None:
     uri = vim.lua("return vim.uri_from_bufnr(0)")
     at = {"line": 1, "character": 4}
     vim.keys("jw")
     vim.keys(":Underkeel explain<CR>:Underkeel explain file<CR>:1,4Underkeel explain<CR>")
     vim.settle()
     document = {"uri": uri}
-    assert [{k: v for k, v in a.items() if k != "id"} for a in asked(vim)] == [
+    assert [{k: v for k, v in a.items() if k != "id"} for a in arguments(vim)] == [
         {"textDocument": document, "kind": "symbol", "range": {"start": at, "end": at}},
         {"textDocument": document, "kind": "file", "range": {"start": at, "end": at}},
         {
@@ -94,7 +94,7 @@ def test_what_is_asked_for(vim: Session) -> None:
             "range": {"start": {"line": 0, "character": 0}, "end": {"line": 4, "character": 0}},
         },
     ]
-    assert len({argument["id"] for argument in asked(vim)}) == 3
+    assert len({argument["id"] for argument in arguments(vim)}) == 3
 
 
 def test_a_diagnostic_is_explained_with_its_text(vim: Session) -> None:
@@ -110,7 +110,7 @@ def test_a_diagnostic_is_explained_with_its_text(vim: Session) -> None:
     )
     vim.keys(":Underkeel explain diagnostic<CR>")
     vim.settle()
-    [argument] = asked(vim)
+    [argument] = arguments(vim)
     where = {"start": {"line": 0, "character": 4}, "end": {"line": 0, "character": 7}}
     assert argument["range"] == where
     assert argument["diagnostic"] == {"range": where, "message": "unused", "severity": 2}
@@ -147,17 +147,17 @@ def test_follow_up_and_continue(vim: Session) -> None:
     wait_note(vim, "c continues")
     vim.rules(explain={"deltas": [" two numbers."], "result": {"stopReason": "end"}})
     vim.keys("<C-w>lc")
-    wait_note(vim, "a asks more")
+    wait_note(vim, "a asks")
     vim.rules(explain={"deltas": ["Yes."], "result": {"stopReason": "end"}})
     vim.keys("aIs it pure?<CR>")
     vim.wait("vim.fn.getline('$') == 'Yes.'")
     assert panel(vim)[2:] == ["It adds two numbers.", "", "---", "", "> Is it pure?", "", "Yes."]
-    first, second, third = asked(vim)
+    first, second, third = arguments(vim)
     assert second["continue"] == first["id"]
     assert third["followUp"] == {"of": second["id"], "question": "Is it pure?"}
 
 
-def test_a_refusal_is_shown_where_the_text_would_be(vim: Session) -> None:
+def test_an_error_is_shown_in_place_of_the_text(vim: Session) -> None:
     vim.rules(explain={"error": "There is no model. Run: underkeel pull"})
     vim.keys(":Underkeel explain<CR>")
     vim.wait("#vim.api.nvim_list_wins() == 2")
@@ -172,7 +172,7 @@ def test_text_for_a_closed_or_unknown_explanation_is_ignored(vim: Session) -> No
     assert vim.messages() == ""
 
 
-def test_in_a_float_where_the_configuration_says_so(tmp_path: Path) -> None:
+def test_in_a_floating_window_where_configured(tmp_path: Path) -> None:
     with session(tmp_path, config="{ explain = { window = 'float', width = 40 } }") as vim:
         vim.open(tmp_path / "sample.py", SAMPLE)
         vim.rules(explain={"deltas": ["It adds."]})
@@ -198,6 +198,6 @@ def test_an_edit_asks_for_its_instruction(vim: Session) -> None:
     vim.rules(edit={"result": {"applied": False, "message": "this would break the syntax"}})
     vim.keys(":2Underkeel edit<CR>add types<CR>")
     vim.wait("vim.fn.execute('messages'):find('break the syntax') ~= nil")
-    [argument] = asked(vim, "underkeel.edit")
+    [argument] = arguments(vim, "underkeel.edit")
     assert argument["instruction"] == "add types"
     assert argument["range"]["start"] == {"line": 1, "character": 0}

@@ -33,7 +33,7 @@ def triggers(vim: Session) -> list[int]:
 # Showing and accepting
 
 
-def test_ghost_text_comes_while_typing_and_tab_takes_it(vim: Session) -> None:
+def test_ghost_text_appears_while_typing_and_tab_accepts_it(vim: Session) -> None:
     command = {"title": "", "command": "underkeel.accepted", "arguments": [{"id": "7"}]}
     vim.rules({"after": "return ", "items": [{"insertText": "a + b", "command": command}]})
     vim.keys("jAreturn ")
@@ -49,7 +49,7 @@ def test_ghost_text_comes_while_typing_and_tab_takes_it(vim: Session) -> None:
     assert executed["params"] == {"command": "underkeel.accepted", "arguments": [{"id": "7"}]}
 
 
-def test_several_lines_show_below_and_are_taken_whole(vim: Session) -> None:
+def test_several_lines_show_below_and_are_accepted_whole(vim: Session) -> None:
     vim.rules({"after": "    ", "items": items("total = a + b\n    return total")})
     vim.keys("jA")
     vim.wait_ghost("total = a + b\n    return total")
@@ -129,7 +129,7 @@ def test_positions_count_in_the_server_s_encoding(tmp_path: Path, encoding: str)
 # Parts and candidates
 
 
-def test_words_and_lines_can_be_taken_one_by_one(vim: Session) -> None:
+def test_words_and_lines_can_be_accepted_one_by_one(vim: Session) -> None:
     vim.rules({"after": "return ", "items": items("größe🚢 + b()\n    # done\n    x")})
     vim.keys("jAreturn ")
     vim.wait_ghost("größe🚢 + b()\n    # done\n    x")
@@ -152,7 +152,7 @@ def test_words_and_lines_can_be_taken_one_by_one(vim: Session) -> None:
     assert len(vim.log("textDocument/didShowCompletion")) == 1
 
 
-def test_candidates_turn_in_a_circle(vim: Session) -> None:
+def test_candidates_cycle(vim: Session) -> None:
     vim.rules({"after": "return ", "items": items("a + b", "a - b", "a * b")})
     vim.keys("jAreturn ")
     vim.wait_ghost("a + b")
@@ -165,7 +165,7 @@ def test_candidates_turn_in_a_circle(vim: Session) -> None:
     assert triggers(vim).count(1) == 0
 
 
-def test_where_one_candidate_is_known_next_asks_for_more(vim: Session) -> None:
+def test_where_one_candidate_is_known_next_requests_more(vim: Session) -> None:
     vim.rules({"after": "return ", "items": items("a + b")})
     vim.keys("jAreturn ")
     vim.wait_ghost("a + b")
@@ -178,21 +178,21 @@ def test_where_one_candidate_is_known_next_asks_for_more(vim: Session) -> None:
     assert triggers(vim).count(1) == 1
 
 
-def test_typing_along_keeps_the_rest_and_asks_nothing(vim: Session) -> None:
+def test_typing_the_suggestion_keeps_the_rest_and_requests_nothing(vim: Session) -> None:
     vim.rules({"after": "return ", "items": items("alpha + b", "alpine", "beta")})
     vim.keys("jAreturn ")
     vim.wait_ghost("alpha + b")
-    asked = len(triggers(vim))
+    requests = len(triggers(vim))
     vim.keys("al")
     vim.wait_ghost("pha + b")
     assert "1/2" in vim.screen()[1], "the third candidate does not begin with what was typed"
-    assert len(triggers(vim)) == asked
+    assert len(triggers(vim)) == requests
     vim.keys("<Tab>")
     vim.wait_ghost("")
     assert vim.lines()[1] == "    return alpha + b"
 
 
-def test_typing_something_else_removes_it_and_asks_again(vim: Session) -> None:
+def test_typing_something_else_removes_it_and_sends_a_new_request(vim: Session) -> None:
     vim.rules({"after": "return ", "items": items("a + b")}, {"after": "x", "items": items("yz")})
     vim.keys("jAreturn ")
     vim.wait_ghost("a + b")
@@ -201,20 +201,20 @@ def test_typing_something_else_removes_it_and_asks_again(vim: Session) -> None:
     assert vim.lines()[1] == "    return x"
 
 
-def test_dismissed_stays_away_until_the_text_changes(vim: Session) -> None:
+def test_dismissed_ghost_text_does_not_return_until_the_text_changes(vim: Session) -> None:
     vim.rules({"after": "return ", "items": items("a + b")}, {"after": "a", "items": items("bc")})
     vim.keys("jAreturn ")
     vim.wait_ghost("a + b")
-    asked = len(triggers(vim))
+    requests = len(triggers(vim))
     vim.keys("<C-]>")
     vim.wait_ghost("")
     vim.settle()
-    assert len(triggers(vim)) == asked
+    assert len(triggers(vim)) == requests
     vim.keys("a")
     vim.wait_ghost("bc")
 
 
-def test_the_trigger_key_asks_even_where_nothing_comes_by_itself(tmp_path: Path) -> None:
+def test_the_trigger_key_works_where_automatic_requests_are_off(tmp_path: Path) -> None:
     with session(tmp_path, config="{ ghost = { auto = false } }") as vim:
         vim.open(tmp_path / "sample.py", SAMPLE)
         vim.rules({"after": "return ", "items": items("a + b")})
@@ -239,8 +239,8 @@ def test_the_trigger_key_asks_even_where_nothing_comes_by_itself(tmp_path: Path)
         pytest.param("<C-o>:new<CR>", id="other buffer"),
     ],
 )
-def test_an_answer_to_an_older_state_is_dropped(vim: Session, then: str) -> None:
-    """The server answers although it was told to cancel, as one does that has just finished."""
+def test_a_response_for_an_older_state_is_dropped(vim: Session, then: str) -> None:
+    """The server responds although the request was cancelled, as if it had just finished."""
     vim.rules({"after": "return ", "items": items("STALE"), "hold": True, "deaf": True})
     vim.keys("jAreturn ")
     vim.wait("next(vim.lsp.get_clients({ name = 'underkeel' })[1].requests) ~= nil")
@@ -254,7 +254,7 @@ def test_an_answer_to_an_older_state_is_dropped(vim: Session, then: str) -> None
     assert not any("STALE" in row for row in vim.screen())
 
 
-def test_the_request_before_is_cancelled(vim: Session) -> None:
+def test_the_previous_request_is_cancelled(vim: Session) -> None:
     vim.rules({"after": "", "items": items("late"), "hold": True})
     vim.keys("jA")
     for key in "return a + b - a * b // a % b":
@@ -287,7 +287,7 @@ def test_keys_typed_ahead_along_the_text_accept_its_rest(vim: Session) -> None:
     assert vim.lines()[1] == "    return a + b"
 
 
-def test_a_refused_request_is_silent(vim: Session) -> None:
+def test_a_failed_request_is_silent(vim: Session) -> None:
     vim.rules({"after": "return ", "error": "no model"}, {"after": "x", "items": items("yz")})
     vim.keys("jAreturn ")
     vim.settle()
@@ -316,7 +316,7 @@ def test_an_item_that_cannot_be_drawn_is_left_out(vim: Session, item: dict[str, 
 # Keys of the user
 
 
-def test_tab_is_the_user_s_own_where_nothing_shows(tmp_path: Path) -> None:
+def test_tab_keeps_the_user_s_mapping_where_no_ghost_text_shows(tmp_path: Path) -> None:
     before = """
       vim.keymap.set('i', '<Tab>', 'MINE')
       vim.api.nvim_create_autocmd('BufEnter', { pattern = '*.py', callback = function(args)
@@ -339,7 +339,7 @@ def test_tab_is_the_user_s_own_where_nothing_shows(tmp_path: Path) -> None:
         vim.wait("vim.fn.getline('.') == '    return aMINEOWN'")
 
 
-def test_no_key_is_taken_that_the_configuration_leaves_out(tmp_path: Path) -> None:
+def test_no_key_is_mapped_that_the_configuration_leaves_empty(tmp_path: Path) -> None:
     with session(tmp_path, config="{ mappings = { accept = '', trigger = '' } }") as vim:
         vim.open(tmp_path / "sample.py", SAMPLE)
         vim.rules({"after": "return ", "items": items("a + b")})
@@ -351,7 +351,7 @@ def test_no_key_is_taken_that_the_configuration_leaves_out(tmp_path: Path) -> No
         assert vim.lines()[1] == "    return a + b"
 
 
-def test_ghost_text_makes_room_for_the_popup_menu(vim: Session) -> None:
+def test_ghost_text_disappears_while_the_popup_menu_is_open(vim: Session) -> None:
     vim.command("set completeopt=menuone")
     vim.rules(
         {"after": "return ", "items": items("add(a, b)")}, {"after": "a", "items": items("dd()")}
@@ -387,7 +387,7 @@ def test_switched_off_for_all_for_a_filetype_and_for_a_buffer(vim: Session) -> N
         vim.keys(f"<Cmd>{on}<CR><BS> ")
 
 
-def test_ghost_text_goes_with_the_server_and_comes_back_with_it(vim: Session) -> None:
+def test_ghost_text_disappears_with_the_server_and_returns_after_a_restart(vim: Session) -> None:
     vim.rules({"after": "return ", "items": items("a + b")})
     vim.keys("jAreturn ")
     vim.wait_ghost("a + b")
@@ -405,7 +405,7 @@ def test_ghost_text_goes_with_the_server_and_comes_back_with_it(vim: Session) ->
     vim.wait_ghost("a + b")
 
 
-def test_what_was_asked_before_the_model_was_ready_is_asked_again(vim: Session) -> None:
+def test_a_request_from_before_the_model_was_ready_is_repeated(vim: Session) -> None:
     def status(state: str) -> None:
         params = {"state": state, "message": ""}
         vim.tell("scripted/send", {"method": "underkeel/status", "params": params})
@@ -417,14 +417,14 @@ def test_what_was_asked_before_the_model_was_ready_is_asked_again(vim: Session) 
     vim.rules({"after": "return ", "items": items("a + b")})
     status("ready")
     vim.wait_ghost("a + b")
-    asked = len(triggers(vim))
+    requests = len(triggers(vim))
     status("busy")
     status("ready")
     vim.settle()
-    assert len(triggers(vim)) == asked
+    assert len(triggers(vim)) == requests
 
 
-def test_what_was_typed_before_the_server_came_is_asked_then(tmp_path: Path) -> None:
+def test_text_typed_before_the_server_started_is_requested_then(tmp_path: Path) -> None:
     go = tmp_path / "go"
     with session(tmp_path, config="{ enabled = false }") as vim:
         (tmp_path / "sample.py").write_text(SAMPLE)

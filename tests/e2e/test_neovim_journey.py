@@ -2,7 +2,7 @@
 
 Type, see, take a word, a line, all of it, dismiss, explain, cancel, fix. The screens are compared
 whole, so that a change of what the user sees is a change of that file. After a wanted change, the
-environment variable UNDERKEEL_KEEP_SCREENS=1 writes it anew.
+environment variable UNDERKEEL_KEEP_SCREENS=1 writes it again.
 """
 
 from __future__ import annotations

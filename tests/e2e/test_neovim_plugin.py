@@ -1,4 +1,4 @@
-"""The Neovim plugin as a plugin: configuration, command, status, health, help, other versions."""
+"""The Neovim plugin: configuration, command, status, health, help, other versions of Neovim."""
 
 from __future__ import annotations
 
@@ -37,32 +37,33 @@ def send_status(vim: Session, **status: object) -> None:
     [
         ("{ cmd = 'underkeel' }", "config.cmd must be a table"),
         ("{ cmd = {} }", "config.cmd must be a list of strings"),
-        ("{ ghots = {} }", "there is no config.ghots; known are cmd, edit, enabled"),
+        ("{ ghots = {} }", "unknown field config.ghots; the fields are cmd, edit, enabled"),
         ("{ ghost = { auto = 1 } }", "config.ghost.auto must be a boolean"),
-        ("{ mappings = { acept = 'x' } }", "there is no config.mappings.acept"),
+        ("{ mappings = { acept = 'x' } }", "unknown field config.mappings.acept"),
         ("{ explain = { window = 'tab' } }", "config.explain.window must be 'split' or 'float'"),
     ],
 )
-def test_a_wrong_configuration_is_told_at_once(tmp_path: Path, config: str, message: str) -> None:
+def test_a_wrong_configuration_raises_an_error(tmp_path: Path, config: str, message: str) -> None:
     with neovim(tmp_path) as vim, pytest.raises(NeovimError, match=re.escape(message)):
         vim.lua(f"require('underkeel').setup({config})")
 
 
-def test_a_missing_program_is_told_once_with_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_program_is_reported_once_with_advice(tmp_path: Path) -> None:
     with neovim(tmp_path) as vim:
         vim.lua(
             """
-            told = {}
-            vim.notify = function(message) told[#told + 1] = message end
+            messages = {}
+            vim.notify = function(message) messages[#messages + 1] = message end
             require('underkeel').setup({ cmd = { 'no-such-underkeel', 'lsp' } })
             require('underkeel').enable()
             """
         )
         vim.keys("ix = 1<Tab><Esc>")
-        told = vim.lua("return told")
-        assert len(told) == 1
-        assert "no program 'no-such-underkeel'" in told[0]
-        assert "pip install underkeel" in told[0]
+        messages = vim.lua("return messages")
+        assert len(messages) == 1
+        assert "the program 'no-such-underkeel' was not found" in messages[0]
+        assert "uv tool install PATH" in messages[0], "never a bare name from a registry (T21)"
+        assert "install underkeel" not in messages[0]
 
 
 def test_nothing_is_mapped_or_started_before_setup(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_settings_reach_the_server(tmp_path: Path) -> None:
         assert offered == {"status": True, "explanation": True}
 
 
-def test_every_autocommand_and_mapping_says_what_it_is_for(vim: Session) -> None:
+def test_every_autocommand_has_a_description(vim: Session) -> None:
     described = vim.lua(
         """
         local own = vim.tbl_filter(function(autocmd)
@@ -100,7 +101,7 @@ def test_every_autocommand_and_mapping_says_what_it_is_for(vim: Session) -> None
     assert all(described)
 
 
-def test_highlights_yield_to_the_user_s(tmp_path: Path) -> None:
+def test_highlights_of_the_user_take_priority(tmp_path: Path) -> None:
     before = "vim.api.nvim_set_hl(0, 'UnderkeelGhost', { fg = '#123456' })"
     with session(tmp_path, before=before) as vim:
         vim.command("colorscheme habamax")
@@ -131,7 +132,7 @@ def test_the_statusline_follows_the_server(vim: Session) -> None:
     assert vim.lua(line) == "underkeel: error"
 
 
-def test_the_status_window_says_all_of_it(vim: Session) -> None:
+def test_the_status_window_shows_every_field(vim: Session) -> None:
     send_status(
         vim,
         state="ready",
@@ -147,23 +148,23 @@ def test_the_status_window_says_all_of_it(vim: Session) -> None:
     )
     vim.command("Underkeel status")
     assert vim.lines() == [
-        "state   ready",
-        "model   starter-moe",
-        "budget  512 tokens, level 2",
-        "why     VRAM is short",
-        "prompt  498 of 512 tokens",
-        "cut     far prefix, repository context",
-        "ladder  half of the context: VRAM was short",
-        "VRAM    3.0 GiB used, 0.5 GiB free",
-        "KV      900 of 8192 tokens",
-        "cache   87 % of prompt tokens",
-        "speed   21.5 tokens/s",
+        "state    ready",
+        "model    starter-moe",
+        "budget   512 tokens, level 2",
+        "reason   VRAM is short",
+        "prompt   498 of 512 tokens",
+        "omitted  far prefix, repository context",
+        "reduced  half of the context: VRAM was short",
+        "VRAM     3.0 GiB used, 0.5 GiB free",
+        "KV       900 of 8192 tokens",
+        "cache    87 % of prompt tokens",
+        "speed    21.5 tokens/s",
     ]
     vim.keys("q")
     vim.wait("#vim.api.nvim_list_wins() == 1")
 
 
-def test_progress_tells_of_loading_before_any_status(vim: Session) -> None:
+def test_progress_reports_loading_before_any_status(vim: Session) -> None:
     def progress(**value: object) -> None:
         params = {"token": "load", "value": value}
         vim.tell("scripted/send", {"method": "$/progress", "params": params})
@@ -193,13 +194,13 @@ def test_the_command_completes(vim: Session) -> None:
     assert complete("Underkeel restart x") == []
 
 
-def test_an_unknown_subcommand_names_the_known(vim: Session) -> None:
+def test_an_unknown_subcommand_lists_the_subcommands(vim: Session) -> None:
     vim.keys(":Underkeel explode<CR>")
-    vim.wait("vim.fn.execute('messages'):find('there is no') ~= nil")
-    assert "known are ask, cancel, disable" in vim.messages().replace("\n", " ")
+    vim.wait("vim.fn.execute('messages'):find('unknown subcommand') ~= nil")
+    assert "the subcommands are ask, cancel, disable" in vim.messages().replace("\n", " ")
 
 
-def test_the_command_line_s_views_open_in_a_window(tmp_path: Path) -> None:
+def test_output_of_the_command_line_program_opens_in_a_window(tmp_path: Path) -> None:
     fake = tmp_path / "underkeel"
     fake.write_text('#!/bin/sh\necho "plan for $*"\necho "width $COLUMNS" >&2\n')
     fake.chmod(0o755)
@@ -222,17 +223,17 @@ def test_checkhealth(vim: Session) -> None:
     assert "ERROR" not in report
 
 
-def test_checkhealth_without_anything_tells_what_to_do(tmp_path: Path) -> None:
+def test_checkhealth_without_a_program_says_what_to_do(tmp_path: Path) -> None:
     with neovim(tmp_path) as vim:
         vim.lua("require('underkeel').config.cmd = { 'no-such-underkeel', 'lsp' }")
         vim.command("checkhealth underkeel")
         report = "\n".join(vim.lines())
-        assert "There is no program 'no-such-underkeel' on the PATH" in report
-        assert "pip install underkeel" in report
-        assert "No language server runs" in report
+        assert "The program 'no-such-underkeel' was not found on the PATH" in report
+        assert "uv tool install PATH" in report
+        assert "No language server is running" in report
 
 
-def test_the_help_knows_every_name(tmp_path: Path) -> None:
+def test_the_help_covers_every_name(tmp_path: Path) -> None:
     with neovim(tmp_path) as vim:
         public = vim.lua(
             """
@@ -269,9 +270,9 @@ def test_the_help_file_makes_tags(tmp_path: Path) -> None:
 # Other versions of Neovim
 
 
-def test_the_functions_of_neovim_0_10_serve_too(tmp_path: Path) -> None:
+def test_the_functions_of_neovim_0_10_work_too(tmp_path: Path) -> None:
     """Runs on the installed Neovim with has('nvim-0.11') denied: the plugin then starts its client
-    by autocommand and calls client functions with a dot, which 0.11 still takes."""
+    by autocommand and calls client functions with a dot, which 0.11 still accepts."""
     before = """
       local has = vim.fn.has
       vim.fn.has = function(what) return what == 'nvim-0.11' and 0 or has(what) end

@@ -60,10 +60,10 @@ WRONG = "def total(prices: list[float]) -> float:\n    return sum(pricess)\n"
 
 
 def notes(vim: Session) -> str:
-    """What stands above every window."""
+    """The notes above all windows."""
     windows = "vim.tbl_map(function(w) return vim.wo[w].winbar end, vim.api.nvim_list_wins())"
-    said: str = vim.lua(f"return table.concat({windows})")
-    return said
+    text: str = vim.lua(f"return table.concat({windows})")
+    return text
 
 
 def panel(vim: Session) -> str:
@@ -86,7 +86,7 @@ def test_a_real_model_explains_fixes_and_is_cancelled(vim: Session, tmp_path: Pa
     vim.keys(":Underkeel explain<CR>")
     vim.wait(
         "vim.iter(vim.api.nvim_list_wins()):any(function(w)"
-        " return vim.wo[w].winbar:find('asks more') or vim.wo[w].winbar:find('continues')"
+        " return vim.wo[w].winbar:find('a asks') or vim.wo[w].winbar:find('continues')"
         " end)",
         what="the end of the explanation",
     )

@@ -1,7 +1,10 @@
-"""A language server whose answers the test scripts: for what a model cannot do on cue.
+"""A language server whose responses the test scripts, for what a model cannot do on cue.
 
-Speaks LSP on stdio like the real one. The test steers it over the same connection, so that order
-is certain:
+usage: scripted_lsp.py [utf-8 | utf-16 | utf-32 | offered]
+
+The argument is the position encoding; "offered" is the first one that the client offers, as the
+real server chooses. Speaks LSP on stdio. The test controls it over the same connection, so that
+the order is certain:
 
     scripted/rules    notification {"completions", "commands", "actions"}; replaces the rules
     scripted/release  notification: answer every held request now, in order of arrival
@@ -73,6 +76,9 @@ class Server:
         params = message.get("params") or {}
         match message.get("method"):
             case "initialize":
+                if self.encoding == "offered":
+                    offered = params["capabilities"]["general"]["positionEncodings"]
+                    self.encoding = offered[0]
                 _reply(message, self.capabilities())
             case "initialized":
                 self.begin()

@@ -2,20 +2,20 @@
 local M = {}
 local H = {}
 
---- Run `:Underkeel` with what the command line said.
+--- Run `:Underkeel`.
 ---
 ---@param args table see |nvim_create_user_command()|
 function M.run(args)
   local name = args.fargs[1] or 'status'
   local subcommand = H.SUBCOMMANDS[name]
   if not subcommand then
-    local message = "underkeel: there is no ':Underkeel %s'; known are %s"
+    local message = "underkeel: unknown subcommand '%s'; the subcommands are %s"
     return vim.notify(message:format(name, table.concat(H.names(), ', ')), vim.log.levels.ERROR)
   end
   subcommand.run(vim.list_slice(args.fargs, 2), args)
 end
 
---- Candidates for the word that is being typed.
+--- Completions of the word at the cursor.
 function M.complete(lead, line)
   local words = vim.split(vim.trim(line:gsub('^.-Underkeel!?', '', 1)), '%s+', { trimempty = true })
   local first = words[1]
@@ -29,12 +29,12 @@ function M.complete(lead, line)
   end, choices)
 end
 
---- Each subcommand and what it does, for the help and the tests.
+--- Each subcommand and what it does, for the tests of the help file.
 ---
----@return { name: string, does: string }[]
+---@return { name: string, description: string }[]
 function M.list()
   return vim.tbl_map(function(name)
-    return { name = name, does = H.SUBCOMMANDS[name].does }
+    return { name = name, description = H.SUBCOMMANDS[name].description }
   end, H.names())
 end
 
@@ -62,9 +62,9 @@ function H.show(title, lines)
   vim.keymap.set('n', 'q', '<Cmd>close<CR>', { buffer = buf, nowait = true, desc = 'Close' })
 end
 
---- The program before `lsp` in config.cmd, so that both are the same installation.
+--- The command line program: what config.cmd names before `lsp`, so that both are one installation.
 function H.program()
-  local cmd = vim.deepcopy(require('underkeel').config.cmd)
+  local cmd = require('underkeel.server').command(require('underkeel').config)
   if cmd[#cmd] == 'lsp' then
     table.remove(cmd)
     return cmd
@@ -72,34 +72,34 @@ function H.program()
   return { 'underkeel' }
 end
 
---- Run a command of the command line and show what it prints.
+--- Run the command line program and show its output.
 function H.cli(...)
   local words = { ... }
   local cmd = vim.list_extend(H.program(), words)
-  local options = { text = true, env = { NO_COLOR = '1', COLUMNS = tostring(vim.o.columns - 2) } }
+  local options = { text = true, cwd = vim.uv.os_homedir(), env = { NO_COLOR = '1', COLUMNS = tostring(vim.o.columns - 2) } }
   local started, problem = pcall(vim.system, cmd, options, vim.schedule_wrap(function(done)
     local output = vim.trim(vim.trim(done.stdout or '') .. '\n' .. vim.trim(done.stderr or ''))
     H.show(table.concat(words, ' '), vim.split(output, '\n', { plain = true }))
   end))
   if not started then
-    vim.notify(('underkeel: %s does not start: %s'):format(cmd[1], problem), vim.log.levels.ERROR)
+    vim.notify(('underkeel: cannot run %s: %s'):format(cmd[1], problem), vim.log.levels.ERROR)
   end
 end
 
---- A subcommand that shows what the command line prints.
-function H.shows(command, does)
+--- A subcommand that shows the output of the command line program.
+function H.output(command, description)
   return {
-    does = does,
+    description = description,
     run = function(words)
       H.cli(unpack(vim.list_extend(vim.split(command, ' '), words)))
     end,
   }
 end
 
---- A subcommand that runs a code action on the range, or at the cursor.
-function H.acts(name, does)
+--- A subcommand that runs a code action on the range or at the cursor.
+function H.action(name, description)
   return {
-    does = does,
+    description = description,
     run = function(_, args)
       require('underkeel.edits').run(name, args.line1, args.line2)
     end,
@@ -108,39 +108,39 @@ end
 
 H.SUBCOMMANDS = {
   enable = {
-    does = 'ghost text on: everywhere, or for one filetype',
+    description = 'turn ghost text on, everywhere or for one file type',
     choices = H.filetypes,
     run = function(words)
       require('underkeel').enable(words[1])
     end,
   },
   disable = {
-    does = 'ghost text off: everywhere, or for one filetype',
+    description = 'turn ghost text off, everywhere or for one file type',
     choices = H.filetypes,
     run = function(words)
       require('underkeel').disable(words[1])
     end,
   },
   toggle = {
-    does = 'ghost text on or off',
+    description = 'turn ghost text on or off',
     run = function()
       vim.notify('underkeel: ghost text is ' .. (require('underkeel').toggle() and 'on' or 'off'))
     end,
   },
   status = {
-    does = 'model, budget, memory, and why a prompt was cut',
+    description = 'show model, budget, memory, and what a prompt left out',
     run = function()
       H.show('status', require('underkeel.status').lines())
     end,
   },
   restart = {
-    does = 'stop the language server and start it again',
+    description = 'restart the language server',
     run = function()
       require('underkeel').restart()
     end,
   },
   explain = {
-    does = 'explain the range, or: symbol (default), file, diagnostic',
+    description = 'explain the range, or: symbol (default), file, diagnostic',
     choices = function()
       return { 'diagnostic', 'file', 'symbol' }
     end,
@@ -153,48 +153,48 @@ H.SUBCOMMANDS = {
     end,
   },
   ask = {
-    does = 'ask about the explanation in this window',
+    description = 'ask about the explanation in this window',
     run = function(words)
       require('underkeel.explain').follow_up(table.concat(words, ' '))
     end,
   },
   cancel = {
-    does = 'stop what the model is writing: an explanation or an edit',
+    description = 'cancel the explanation or edit that is being written',
     run = function()
       require('underkeel.edits').cancel()
       require('underkeel.explain').cancel()
     end,
   },
   edit = {
-    does = 'change the range or the line as an instruction says',
+    description = 'change the range or the line by an instruction',
     run = function(words, args)
       require('underkeel.edits').edit_lines(args.line1, args.line2, table.concat(words, ' '))
     end,
   },
   log = {
-    does = "the daemon's log",
+    description = "show the daemon's log",
     run = function()
       H.cli('logs')
     end,
   },
   lsplog = {
-    does = "Neovim's log of language servers",
+    description = "show Neovim's log of language servers",
     run = function()
       vim.cmd.split(vim.fn.fnameescape(require('underkeel.server').log_path()))
     end,
   },
   health = {
-    does = ':checkhealth underkeel',
+    description = 'run :checkhealth underkeel',
     run = function()
       vim.cmd.checkhealth('underkeel')
     end,
   },
-  fix = H.acts('fix', 'fix the problem at the cursor or in the range'),
-  document = H.acts('document', 'document the symbol at the cursor or the range'),
-  tests = H.acts('tests', 'write tests for the symbol at the cursor or the range'),
-  models = H.shows('models list', 'the models there are'),
-  plan = H.shows('plan', 'what stands where in memory, and why'),
-  stats = H.shows('stats', 'what was shown and accepted'),
+  fix = H.action('fix', 'fix the problem at the cursor or in the range'),
+  document = H.action('document', 'document the symbol at the cursor or the range'),
+  tests = H.action('tests', 'write tests for the symbol at the cursor or the range'),
+  models = H.output('models list', 'list the models'),
+  plan = H.output('plan', 'show what is placed in GPU memory and in RAM, and why'),
+  stats = H.output('stats', 'show how many suggestions were shown and accepted'),
 }
 
 return M

@@ -1,18 +1,17 @@
---- Edits that the model makes: by code action, by instruction. The preview has the last word.
+--- Edits by the model, requested as a code action or by an instruction. The preview shows each first.
 local M = {}
 local H = {}
 
 local server = require('underkeel.server')
 
---- Code actions by name, for those who map no key to |vim.lsp.buf.code_action()|; kinds as in
---- editors/PROTOCOL.md.
+--- Kinds of the code actions that have a subcommand; see editors/PROTOCOL.md.
 M.KINDS = {
   fix = 'quickfix.underkeel.fix',
   document = 'refactor.rewrite.underkeel.document',
   tests = 'refactor.rewrite.underkeel.tests',
 }
 
---- Ask for the actions of a name in lines of the current buffer, and run the one that is chosen.
+--- Request the code actions of a kind for lines of the current buffer, and run the chosen one.
 ---
 ---@param name string a key of KINDS
 ---@param first integer first line, from 1
@@ -34,9 +33,9 @@ function M.run(name, first, last)
   }
   server.request(client, 'textDocument/codeAction', params, function(err, actions)
     if err then
-      return H.say(err.message)
+      return H.warn(err.message)
     elseif not actions or #actions == 0 then
-      return H.say(('nothing to %s here'):format(H.VERBS[name]))
+      return H.warn(('nothing to %s here'):format(H.VERBS[name]))
     elseif #actions == 1 then
       return H.resolve(client, buf, actions[1])
     end
@@ -54,7 +53,7 @@ function M.run(name, first, last)
   end, buf)
 end
 
---- Change a range as an instruction says; also what a code action's command comes to.
+--- Change a range by an instruction; also run for a code action's command.
 ---
 ---@param argument table of editors/PROTOCOL.md; without `instruction` the user is asked
 ---@param context { client_id: integer, bufnr: integer }
@@ -68,7 +67,7 @@ function M.edit(argument, context)
       return
     end
     argument.instruction = instruction
-    H.start(client, 'writing the change', 'workspace/executeCommand', {
+    H.start(client, 'writing the edit', 'workspace/executeCommand', {
       command = 'underkeel.edit',
       arguments = { argument },
     }, context.bufnr)
@@ -76,7 +75,7 @@ function M.edit(argument, context)
   if argument.instruction then
     send(argument.instruction)
   else
-    vim.ui.input({ prompt = 'Change these lines so that: ' }, send)
+    vim.ui.input({ prompt = 'Edit these lines: ' }, send)
   end
 end
 
@@ -87,13 +86,13 @@ function M.edit_lines(first, last, instruction)
   if client then
     M.edit({
       textDocument = vim.lsp.util.make_text_document_params(buf),
-      range = server.lines(buf, first, last),
+      range = server.line_range(buf, first, last),
       instruction = instruction ~= '' and instruction or nil,
     }, { client_id = client.id, bufnr = buf })
   end
 end
 
---- Give up what the model is writing.
+--- Cancel the edit that is being written.
 ---
 ---@return boolean cancelled
 function M.cancel()
@@ -110,17 +109,17 @@ end
 H.VERBS = { fix = 'fix', document = 'document', tests = 'test' }
 H.pending = nil -- { client, id } of the edit that is being written
 
-H.say, H.client = server.say, server.client_or_say
+H.warn, H.client = server.warn, server.client_or_warn
 
---- What the action would change comes into the preview, which the client's guard opens.
+--- Resolve an action; the client's guard (preview.lua) shows its edit.
 function H.resolve(client, buf, action)
   H.start(client, action.title, 'codeAction/resolve', action, buf)
 end
 
---- Send a request that takes as long as the model writes; a newer one takes its place.
+--- Send a request that takes as long as the model writes. It replaces an earlier one.
 function H.start(client, what, method, params, buf)
   M.cancel()
-  vim.notify(('underkeel: %s; `:Underkeel cancel` gives up'):format(what))
+  vim.notify(('underkeel: %s; `:Underkeel cancel` cancels it'):format(what))
   local id
   id = server.request(client, method, params, function(err, result)
     local pending = H.pending
@@ -129,21 +128,21 @@ function H.start(client, what, method, params, buf)
     end
     H.pending = nil
     if err then
-      H.say(err.message)
+      H.warn(err.message)
     elseif type(result) == 'table' and type(result.message) == 'string' and result.message ~= '' then
-      H.say(result.message)
+      H.warn(result.message)
     end
   end, buf)
   H.pending = id and { client = client, id = id } or nil
 end
 
---- An empty range at the cursor for its own line, whole lines otherwise.
+--- An empty range at the cursor if the lines are the cursor's own, else the range of whole lines.
 function H.range(client, buf, first, last)
   local cursor = vim.lsp.util.make_position_params(0, client.offset_encoding).position
   if first == last and first - 1 == cursor.line then
     return { start = cursor, ['end'] = cursor }
   end
-  return server.lines(buf, first, last)
+  return server.line_range(buf, first, last)
 end
 
 --- Diagnostics that touch the lines, in LSP's form.

@@ -1,4 +1,4 @@
---- Explanations that stream as Markdown into a window.
+--- Explanations, streamed as Markdown into a window.
 local M = {}
 local H = {}
 
@@ -8,14 +8,14 @@ local server = require('underkeel.server')
 ---@class underkeel.Session one explanation and its follow-ups, in one buffer
 ---@field buf integer
 ---@field client table
----@field id string of the answer that streams or streamed last
+---@field id string of the last answer
 ---@field request integer? id of the open request
 ---@field title string
----@field stopped string? how the last answer ended: 'end', 'limit', 'cancelled', 'error'
+---@field stopped string? why the last answer ended: 'end', 'limit', 'cancelled', 'error'
 
---- Ask for an explanation of something in the current buffer.
+--- Explain something in the current buffer.
 ---
----@param what { kind: string, first: integer?, last: integer? } lines count from 1
+---@param what { kind: string, first: integer?, last: integer? } lines counted from 1
 function M.explain(what)
   local buf = vim.api.nvim_get_current_buf()
   local client = H.client(buf)
@@ -30,14 +30,14 @@ function M.explain(what)
   if what.kind == 'diagnostic' then
     argument.diagnostic = H.diagnostic(buf)
     if not argument.diagnostic then
-      return H.say('there is no diagnostic on this line')
+      return H.warn('there is no diagnostic on this line')
     end
     argument.range = argument.diagnostic.range
   end
   M.run(argument, { client_id = client.id, bufnr = buf })
 end
 
---- Open a window and send `underkeel.explain`; also what a code action's command comes to.
+--- Open a window and send `underkeel.explain`; also run for a code action's command.
 ---
 ---@param argument table of editors/PROTOCOL.md, without `id`
 ---@param context { client_id: integer, bufnr: integer }
@@ -52,9 +52,9 @@ function M.run(argument, context)
   H.ask(session, argument)
 end
 
---- Ask something about the explanation in the current buffer.
+--- Ask about the explanation in the current buffer.
 ---
----@param question string? asked for where missing
+---@param question string? without it, the user is asked for one
 function M.follow_up(question)
   local session = H.current()
   if not session then
@@ -71,7 +71,7 @@ function M.follow_up(question)
   H.ask(session, { followUp = { of = session.id, question = question } })
 end
 
---- Go on where the limit of length cut the explanation in the current buffer.
+--- Continue the explanation in the current buffer, which ended at the length limit.
 function M.continue()
   local session = H.current()
   if session then
@@ -79,7 +79,7 @@ function M.continue()
   end
 end
 
---- Stop the explanation in the current buffer, or else every one that streams.
+--- Cancel the explanation in the current buffer, or else every open one.
 function M.cancel()
   local one = H.sessions[vim.api.nvim_get_current_buf()]
   for _, session in pairs(one and { one } or H.sessions) do
@@ -87,7 +87,7 @@ function M.cancel()
   end
 end
 
---- Take an `underkeel/explanation` notification.
+--- Handle an `underkeel/explanation` notification.
 function M.on_event(event)
   local session = H.by_id(event.id)
   if not session then
@@ -120,9 +120,9 @@ end
 function H.current()
   local session = H.sessions[vim.api.nvim_get_current_buf()]
   if not session then
-    H.say('this window holds no explanation')
+    H.warn('this window shows no explanation')
   elseif session.request then
-    H.say('wait for the answer, or cancel it')
+    H.warn('an answer is still being written; wait or cancel it')
     return nil
   end
   return session
@@ -134,20 +134,20 @@ function H.ask(session, argument)
   session.stopped = nil
   argument.id = session.id
   local id = session.id
-  panel.note(session.buf, 'explaining, <C-c> cancels')
+  panel.set_note(session.buf, 'writing, <C-c> cancels')
   session.request = server.execute(session.client, 'underkeel.explain', { argument }, function(err, result)
     if session.id ~= id or session.stopped then
       return
     end
     if err then
-      panel.append(session.buf, ('\n\n**%s**\n'):format(err.message or 'the server refused'))
+      panel.append(session.buf, ('\n\n**%s**\n'):format(err.message or 'The request failed.'))
       H.finish(session, 'error')
     else
       H.finish(session, type(result) == 'table' and result.stopReason or 'end')
     end
   end)
   if not session.request then
-    panel.append(session.buf, '**The language server is gone.** Start it with `:Underkeel restart`.\n')
+    panel.append(session.buf, '**The language server is not running.** Start it with `:Underkeel restart`.\n')
     H.finish(session, 'error')
   end
 end
@@ -160,13 +160,13 @@ function H.cancel(session)
 end
 
 H.ENDINGS = {
-  ['end'] = 'a asks more, q closes',
-  limit = 'cut at the limit of length: c continues, a asks more, q closes',
-  cancelled = 'cancelled: a asks more, q closes',
+  ['end'] = 'a asks, q closes',
+  limit = 'length limit: c continues, a asks, q closes',
+  cancelled = 'cancelled: a asks, q closes',
   error = 'q closes',
 }
 
---- The window was closed: nobody reads on.
+--- Cancel the answer of a window that was closed.
 function H.on_wipeout(buf)
   local session = H.sessions[buf]
   H.sessions[buf] = nil
@@ -183,20 +183,20 @@ H.KEYS = {
 
 function H.finish(session, how)
   session.stopped, session.request = how, nil
-  panel.note(session.buf, H.ENDINGS[how] or H.ENDINGS['end'])
+  panel.set_note(session.buf, H.ENDINGS[how] or H.ENDINGS['end'])
 end
 
 -- Helpers ---------------------------------------------------------------------------------------
 
-H.say, H.client = server.say, server.client_or_say
+H.warn, H.client = server.warn, server.client_or_warn
 
---- The LSP range of whole lines, or an empty one at the cursor.
+--- The LSP range of the selected lines, or an empty one at the cursor.
 function H.range(client, buf, what)
   if what.kind ~= 'selection' then
     local position = vim.lsp.util.make_position_params(0, client.offset_encoding).position
     return { start = position, ['end'] = position }
   end
-  return server.lines(buf, what.first, what.last)
+  return server.line_range(buf, what.first, what.last)
 end
 
 --- The LSP form of the first diagnostic on the cursor's line.

@@ -1,18 +1,20 @@
---- Ghost text: ask as the user types, show one candidate, take it whole, by word or by line.
+--- Ghost text: request suggestions as the user types, show one candidate, accept it whole, by word or
+--- by line.
 ---
---- The one rule: what is shown was computed for exactly this text and this cursor. An answer that
---- comes for another state is dropped; every key that changes the state removes what was shown,
---- unless it typed the beginning of it.
+--- Only a suggestion for the current text and cursor is shown. A response for any other state is
+--- dropped; a key that changes the state removes the ghost text, unless it typed its beginning.
 local M = {}
 local H = {}
 
-local draw = require('underkeel.draw')
-local keys = require('underkeel.keys')
+local display = require('underkeel.display')
 local server = require('underkeel.server')
 local text = require('underkeel.text')
 
 M.TRIGGER_INVOKED = 1
 M.TRIGGER_AUTOMATIC = 2
+
+--- How long after an empty response the same request is sent once more, in milliseconds.
+M.REPEAT_MS = 500
 
 --- Follow the cursor of all buffers. Called once by setup.
 function M.setup()
@@ -21,24 +23,24 @@ function M.setup()
   local function on(events, desc, callback)
     vim.api.nvim_create_autocmd(events, { group = group, desc = desc, callback = callback })
   end
-  on({ 'CursorMovedI', 'TextChangedI', 'TextChangedP' }, 'Renew ghost text', M.update)
+  on({ 'CursorMovedI', 'TextChangedI', 'TextChangedP' }, 'Update ghost text', M.update)
   -- At these events the mode or the popup menu is still the old one.
-  on({ 'InsertEnter', 'CompleteChanged', 'CompleteDone' }, 'Renew ghost text', vim.schedule_wrap(M.update))
+  on({ 'InsertEnter', 'CompleteChanged', 'CompleteDone' }, 'Update ghost text', vim.schedule_wrap(M.update))
   on({ 'InsertLeave', 'BufLeave', 'WinLeave' }, 'Remove ghost text', M.clear)
-  on('LspAttach', 'Ask what was typed before the server came', function(args)
+  on('LspAttach', 'Request ghost text for what was typed before the server started', function(args)
     local client = vim.lsp.get_client_by_id(args.data.client_id)
     if client and client.name == server.NAME then
-      vim.schedule(M.renew)
+      vim.schedule(M.retry)
     end
   end)
-  on('LspDetach', 'Remove ghost text when the server goes', function(args)
+  on('LspDetach', 'Remove ghost text when the server ends', function(args)
     if H.shown and H.shown.client.id == args.data.client_id then
       M.clear()
     end
   end)
 end
 
---- Bring what is shown in line with the cursor: keep, follow, or remove and ask anew.
+--- Make the ghost text fit the cursor: keep it, shorten it, or remove it and send a new request.
 function M.update()
   local here = H.here()
   if here and H.seen and H.same(here, H.seen) then
@@ -54,25 +56,25 @@ function M.update()
   end
 end
 
---- Ask again where the model was not ready for the question before.
-function M.renew()
+--- Repeat the request that was sent, or could not be sent, while the server was not ready.
+function M.retry()
   if H.is_set_up and not H.shown and not H.pending then
     H.seen = nil
     M.update()
   end
 end
 
---- Ask now, for several candidates, even where ghost text does not come by itself.
+--- Request several candidates now, even where ghost text does not appear by itself.
 function M.trigger()
   local here = H.here({ force = true })
   if here then
     M.clear()
-    H.seen = here
+    H.seen, H.repeated = here, nil
     H.request(here, M.TRIGGER_INVOKED)
   end
 end
 
---- Remove what is shown, forget what was asked.
+--- Remove the ghost text and cancel the request.
 function M.clear()
   if H.pending then
     server.cancel(H.pending.client, H.pending.id)
@@ -83,29 +85,29 @@ function M.clear()
   H.hide()
 end
 
---- Remove what is shown and stay quiet until the text or the cursor changes.
+--- Remove the ghost text, and request none until the text or the cursor changes.
 ---
 ---@return boolean dismissed
 function M.dismiss()
   local was = H.shown ~= nil
   local here = H.here({ force = true })
   M.clear()
-  H.seen = here
+  H.seen, H.repeated = here, here
   return was
 end
 
---- Is ghost text on the screen?
+--- Whether ghost text is on the screen.
 function M.visible()
   return H.shown ~= nil
 end
 
---- Insert what is shown, or its first word or line.
+--- Insert the ghost text, or its first word or line.
 ---
 ---@param what 'all' | 'word' | 'line'
----@return boolean accepted false where nothing valid is shown
+---@return boolean accepted false where no valid ghost text is shown
 function M.accept(what)
   local here = H.here({ force = true })
-  -- Keys that were typed ahead reach this before any event: catch up first.
+  -- Keys typed ahead reach this before any autocommand: catch up first.
   if not here or not H.shown or not (H.same(here, H.shown.at) or H.follow(here)) then
     return false
   end
@@ -123,7 +125,7 @@ function M.accept(what)
   return true
 end
 
---- Show another candidate; where only one is known, ask the server for more first.
+--- Show another candidate; where only one is known, request more first.
 ---
 ---@param step integer 1 or -1
 ---@return boolean
@@ -132,7 +134,7 @@ function M.cycle(step)
   if not shown or not here or not H.same(here, shown.at) then
     return false
   end
-  if #shown.candidates > 1 or shown.asked_all then
+  if #shown.candidates > 1 or shown.all_requested then
     local count = #shown.candidates
     H.show(shown.client, here, shown.candidates, (shown.index - 1 + step) % count + 1, true)
   else
@@ -145,15 +147,16 @@ end
 
 H.generation = 0
 H.is_set_up = false -- stays so where Neovim's own inline completion serves
-H.seen = nil -- the state that was last asked for or dismissed
-H.pending = nil -- { client, id } of the request under way
-H.shown = nil -- { at, line, candidates, index, client, asked_all, mappings }
+H.seen = nil -- the state of the last request or dismissal
+H.pending = nil -- { client, id } of the open request
+H.repeated = nil -- the state whose request was repeated after an empty response
+H.shown = nil -- { at, line, lines, candidates, index, client, all_requested, replaced_keys }
 
 function H.config()
   return require('underkeel').config
 end
 
---- Where the cursor stands, or nil where there is to be no ghost text.
+--- The state of text and cursor, or nil where ghost text must not show.
 function H.here(opts)
   local buf = vim.api.nvim_get_current_buf()
   if vim.api.nvim_get_mode().mode:sub(1, 1) ~= 'i' or vim.bo[buf].buftype ~= '' then
@@ -168,6 +171,9 @@ function H.here(opts)
     end
   end
   local cursor = vim.api.nvim_win_get_cursor(0)
+  if vim.api.nvim_get_current_line():sub(cursor[2], cursor[2]) == '\r' then
+    return nil -- to the server this is inside the line end
+  end
   return {
     buf = buf,
     tick = vim.api.nvim_buf_get_changedtick(buf),
@@ -184,9 +190,9 @@ function H.line(here)
   return vim.api.nvim_buf_get_lines(here.buf, here.row, here.row + 1, false)[1] or ''
 end
 
--- Asking ----------------------------------------------------------------------------------------
+-- Requests --------------------------------------------------------------------------------------
 
----@param more? { keep: underkeel.Candidate, step: integer } show these candidates after that one
+---@param more? { keep: underkeel.Candidate, step: integer } show the new candidates after `keep`
 function H.request(here, trigger, more)
   local client = server.client(here.buf)
   if not client or not client.server_capabilities.inlineCompletionProvider then
@@ -208,24 +214,39 @@ function H.request(here, trigger, more)
     if err or not now or not H.same(now, here) then
       return
     end
-    H.on_answer(client, here, result, trigger, more)
+    H.on_response(client, here, result, trigger, more)
   end, here.buf)
   H.pending = id and { client = client, id = id } or nil
 end
 
-function H.on_answer(client, here, result, trigger, more)
+function H.on_response(client, here, result, trigger, more)
   local candidates = H.candidates(client, here, result)
+  if #candidates == 0 and not more then
+    return H.repeat_later(here, trigger)
+  end
   local index = 1
   if more then
     candidates = H.merge(more.keep, candidates)
     index = (more.step % #candidates) + 1
   end
-  if #candidates > 0 then
-    H.show(client, here, candidates, index, trigger == M.TRIGGER_INVOKED)
-  end
+  H.show(client, here, candidates, index, trigger == M.TRIGGER_INVOKED)
 end
 
---- Candidates of an answer that can be drawn here, without duplicates, in the server's order.
+--- Send a request with an empty response once more, if the state is still the same then: the server
+--- may have been busy with another text (editors/PROTOCOL.md).
+function H.repeat_later(here, trigger)
+  vim.defer_fn(function()
+    local now = H.here({ force = trigger == M.TRIGGER_INVOKED })
+    local unchanged = now and H.same(now, here) and H.seen and H.same(H.seen, here)
+    local done = H.repeated and H.same(H.repeated, here)
+    if unchanged and not done and not H.shown and not H.pending then
+      H.repeated = here
+      H.request(here, trigger)
+    end
+  end, M.REPEAT_MS)
+end
+
+--- The candidates of a response that can be drawn here, without duplicates, in the server's order.
 function H.candidates(client, here, result)
   if type(result) ~= 'table' then
     return {}
@@ -264,7 +285,7 @@ end
 
 -- Showing ---------------------------------------------------------------------------------------
 
-function H.show(client, here, candidates, index, asked_all)
+function H.show(client, here, candidates, index, all_requested)
   H.hide()
   H.seen = here
   local line = H.line(here)
@@ -275,25 +296,28 @@ function H.show(client, here, candidates, index, asked_all)
     candidates = candidates,
     index = index,
     client = client,
-    asked_all = asked_all,
-    mappings = keys.map(here.buf, H.config().mappings, H.ACTIONS),
+    all_requested = all_requested,
+    replaced_keys = display.map_keys(here.buf, H.config().mappings, H.ACTIONS, function(key)
+      M.clear()
+      display.press(key, true)
+    end),
   }
-  draw.show(here, line, candidates[index], #candidates > 1 and (' %d/%d'):format(index, #candidates))
-  H.tell_shown(client, candidates[index])
+  display.draw(here, line, candidates[index], #candidates > 1 and (' %d/%d'):format(index, #candidates))
+  H.report_shown(client, candidates[index])
 end
 
 function H.hide()
   local shown = H.shown
   H.shown = nil
   if shown and vim.api.nvim_buf_is_valid(shown.at.buf) then
-    draw.clear(shown.at.buf)
-    keys.unmap(shown.at.buf, shown.mappings)
+    display.clear(shown.at.buf)
+    display.unmap_keys(shown.at.buf, shown.replaced_keys)
   end
 end
 
 --- Keep showing the rest of a candidate whose beginning was just typed.
 ---
----@return boolean followed
+---@return boolean followed false where something else was typed
 function H.follow(here)
   local shown = H.shown
   if not shown or shown.at.buf ~= here.buf or shown.at.row ~= here.row or here.col <= shown.at.col then
@@ -315,25 +339,42 @@ function H.follow(here)
     rest[#rest + 1] = left
     index = position == shown.index and #rest or index
   end
-  H.show(shown.client, here, rest, index, shown.asked_all)
+  H.show(shown.client, here, rest, index, shown.all_requested)
   return true
 end
 
 -- Accepting -------------------------------------------------------------------------------------
 
---- Put text in at the cursor as an undo step of its own, and the cursor after it.
-function H.insert(at, piece, replaced, hop)
+--- Insert text at the cursor as a separate undo step, and move the cursor behind it.
+---
+---@param replaced integer bytes after the cursor that the text replaces
+---@param skipped integer bytes after the cursor that the cursor moves over
+function H.insert(at, piece, replaced, skipped)
   vim.cmd('let &g:undolevels = &g:undolevels') -- :help undo-break
+  if replaced == 0 and not piece:find('\n', 1, true) then
+    H.record_for_repeat(piece)
+  end
   local lines = vim.split(piece, '\n', { plain = true })
   vim.api.nvim_buf_set_text(at.buf, at.row, at.col, at.row, at.col + replaced, lines)
   local row = at.row + #lines - 1
-  local col = #lines[#lines] + hop + (#lines == 1 and at.col or 0)
+  local col = #lines[#lines] + skipped + (#lines == 1 and at.col or 0)
   vim.api.nvim_win_set_cursor(0, { row + 1, col })
+end
+
+--- Add text to what |.| repeats. |nvim_paste()| records the text, whatever its handler does with it.
+--- Text of several lines is left out: a repeated line end would indent the next line once more.
+function H.record_for_repeat(piece)
+  local paste = vim.paste
+  vim.paste = function()
+    return true
+  end
+  pcall(vim.api.nvim_paste, piece, false, -1)
+  vim.paste = paste
 end
 
 function H.accept_all(shown, candidate)
   M.clear()
-  H.insert(shown.at, candidate.text, candidate.replaced, candidate.hop)
+  H.insert(shown.at, candidate.text, candidate.replaced, candidate.skipped)
   local command = candidate.item.command
   if command then
     server.execute(shown.client, command.command, command.arguments, nil, shown.at.buf)
@@ -348,27 +389,26 @@ function H.accept_part(shown, candidate, piece)
     rest[#rest + 1] = text.advance(other, piece)
     index = position == shown.index and #rest or index
   end
-  H.show(shown.client, H.here({ force = true }), rest, index, shown.asked_all)
+  H.show(shown.client, H.here({ force = true }), rest, index, shown.all_requested)
   if server.speaks_protocol(shown.client) then
-    local taken = candidate.item.insertText:sub(1, candidate.taken + #piece)
     server.notify(shown.client, 'textDocument/didPartiallyAcceptCompletion', {
       item = candidate.item,
-      acceptedLength = vim.fn.strutf16len(taken),
+      acceptedLength = text.utf16_length(candidate.item.insertText, candidate.taken + #piece),
     })
   end
 end
 
---- Tell the server, once an item, that the user sees it.
-function H.tell_shown(client, candidate)
-  if server.speaks_protocol(client) and not H.told[candidate.item] then
-    H.told[candidate.item] = true
+--- Report to the server, once for each item, that the user sees it.
+function H.report_shown(client, candidate)
+  if server.speaks_protocol(client) and not H.reported[candidate.item] then
+    H.reported[candidate.item] = true
     server.notify(client, 'textDocument/didShowCompletion', { item = candidate.item })
   end
 end
 
-H.told = setmetatable({}, { __mode = 'k' })
+H.reported = setmetatable({}, { __mode = 'k' })
 
---- What the keys do; an action that returns false lets the key do what it does otherwise.
+--- What the keys do; where an action returns false, the key does what it does without ghost text.
 H.ACTIONS = {
   accept = { 'Accept ghost text', function() return M.accept('all') end },
   accept_word = { 'Accept a word of ghost text', function() return M.accept('word') end },

@@ -1,16 +1,16 @@
 --- *underkeel* Ghost text and explanations from a model on this machine.
 ---
---- Call `require('underkeel').setup()` once; `:help underkeel` tells the rest. This module is the
---- public table: configuration, switches, ghost text, explanations, status. The work is done in
---- ghost (or native on Neovim 0.12), explain, status and server.
+--- Call `require('underkeel').setup()` once; see `:help underkeel`. This module is the public interface:
+--- configuration, switches, ghost text, explanations, status. It delegates to ghost (or native on
+--- Neovim 0.12), explain, status and server.
 local Underkeel = {}
 local H = {}
 
 -- Setup -----------------------------------------------------------------------------------------
 
---- Check the configuration, define highlights, keys and autocommands, start the server.
+--- Check the configuration, define highlights, keys and autocommands, and start the server.
 ---
----@param config table? replaces parts of |underkeel.config|; a wrong value raises an error here
+---@param config table? overrides parts of |underkeel.config|; a wrong value raises an error
 function Underkeel.setup(config)
   Underkeel.config = H.checked(config or {})
   vim.api.nvim_create_augroup('Underkeel', { clear = true })
@@ -34,29 +34,29 @@ Underkeel.config = {
   -- The language server's command. Only your own configuration can change it.
   cmd = { 'underkeel', 'lsp' },
 
-  -- Start with ghost text on. `:Underkeel enable` and `disable` switch it later.
+  -- Whether ghost text is on at the start. `:Underkeel enable` and `disable` switch it.
   enabled = true,
 
-  -- Ghost text by filetype; a filetype that is not listed is on.
+  -- Ghost text by file type; it is on for file types that are not listed.
   filetypes = { help = false, gitcommit = false },
 
-  -- A project is the nearest parent folder that holds one of these.
+  -- A project is the nearest parent folder that contains one of these.
   root_markers = { '.git', '.hg', 'pyproject.toml', 'package.json', 'go.mod', 'Cargo.toml' },
 
-  -- Sent to the server; tables of its config.toml, e.g. { completion = { max_tokens = 32 } }.
+  -- Settings for the server, as in its config.toml: { completion = { max_tokens = 32 } }.
   settings = {},
 
   ghost = {
-    -- Ask as you type. Without it only the `trigger` key asks.
+    -- Request suggestions as you type; otherwise only with the `trigger` key.
     auto = true,
     -- Show ghost text while the popup menu is open too.
     beside_menu = false,
-    -- Use Neovim's own inline completion where it exists (0.12). It has no cancellation of
-    -- outdated requests and no typing along; set false for Underkeel's own.
+    -- Use Neovim's own inline completion where it exists (0.12). It does not cancel outdated
+    -- requests, and typing the suggested text requests a new suggestion.
     native = true,
   },
 
-  -- Keys of insert mode. All but `trigger` exist only while ghost text shows, and only in its
+  -- Insert mode keys. All but `trigger` are mapped only while ghost text shows, and only in its
   -- buffer. An empty string maps nothing.
   mappings = {
     accept = '<Tab>',
@@ -71,19 +71,19 @@ Underkeel.config = {
   explain = {
     -- 'split' (on the right) or 'float'.
     window = 'split',
-    -- Columns of the window; below 1 a share of the screen's.
+    -- Width in columns; a value below 1 is a fraction of the screen.
     width = 0.4,
   },
 
   edit = {
-    -- Show an edit as a diff and ask before it changes the buffer.
+    -- Show an edit as a diff before it changes the buffer.
     preview = true,
   },
 }
 
 -- Switches --------------------------------------------------------------------------------------
 
---- Turn ghost text on, everywhere or for a filetype, and start the server if it does not run.
+--- Turn ghost text on, everywhere or for a file type, and start the server if it is not running.
 ---
 ---@param filetype string?
 function Underkeel.enable(filetype)
@@ -98,7 +98,7 @@ function Underkeel.enable(filetype)
   H.refresh()
 end
 
---- Turn ghost text off, everywhere or for a filetype. The server goes on: code actions stay.
+--- Turn ghost text off, everywhere or for a file type. The server keeps running for code actions.
 ---
 ---@param filetype string?
 function Underkeel.disable(filetype)
@@ -122,9 +122,9 @@ function Underkeel.toggle()
   return H.is_on
 end
 
---- Is ghost text on in this buffer? `vim.b.underkeel_disable = true` turns one buffer off.
+--- Whether ghost text is on in a buffer. `vim.b.underkeel_disable = true` turns it off in one.
 ---
----@param buf integer? default: the current one
+---@param buf integer? default: the current buffer
 function Underkeel.is_enabled(buf)
   buf = buf or vim.api.nvim_get_current_buf()
   return H.is_on
@@ -132,14 +132,14 @@ function Underkeel.is_enabled(buf)
     and Underkeel.config.filetypes[vim.bo[buf].filetype] ~= false
 end
 
---- Stop the language server and start it again.
+--- Restart the language server.
 function Underkeel.restart()
   require('underkeel.server').restart(Underkeel.config)
 end
 
 -- Ghost text ------------------------------------------------------------------------------------
 
---- Accept what is shown: 'all' (default), 'word' or 'line'.
+--- Accept ghost text: 'all' (default), 'word' or 'line'.
 ---
 ---@param what string?
 ---@return boolean accepted
@@ -157,12 +157,12 @@ function Underkeel.previous()
   return H.engine().cycle(-1)
 end
 
---- Remove what is shown until the text changes.
+--- Remove the ghost text until the text changes.
 function Underkeel.dismiss()
   return require('underkeel.ghost').dismiss()
 end
 
---- Ask for ghost text now, for several candidates.
+--- Request several candidates now.
 function Underkeel.trigger()
   if H.engine() == require('underkeel.ghost') then
     require('underkeel.ghost').trigger()
@@ -171,24 +171,24 @@ function Underkeel.trigger()
   end
 end
 
---- Is ghost text of Underkeel's own drawing on the screen?
+--- Whether ghost text drawn by Underkeel is on the screen.
 function Underkeel.is_visible()
   return require('underkeel.ghost').visible()
 end
 
 -- Explanations ----------------------------------------------------------------------------------
 
---- Explain lines, the symbol under the cursor, or the whole file, in a window of its own.
+--- Explain lines, the symbol under the cursor, a diagnostic or the whole file in a new window.
 ---
 ---@param what { kind: 'selection'|'symbol'|'file'|'diagnostic', first: integer?, last: integer? }?
----   lines count from 1
+---   lines counted from 1
 function Underkeel.explain(what)
   require('underkeel.explain').explain(what or { kind = 'symbol' })
 end
 
 -- Status ----------------------------------------------------------------------------------------
 
---- What the server last said of itself: editors/PROTOCOL.md, `Status`.
+--- The server's last status: `Status` in editors/PROTOCOL.md.
 ---
 ---@return table
 function Underkeel.status()
@@ -254,7 +254,7 @@ function H.check(path, value, shape)
     if shape[key] == nil then
       local known = vim.tbl_keys(shape)
       table.sort(known)
-      error(('underkeel: there is no %s; known are %s'):format(at, table.concat(known, ', ')), 0)
+      error(('underkeel: unknown field %s; the fields are %s'):format(at, table.concat(known, ', ')), 0)
     end
     H.check(at, item, shape[key])
   end
@@ -267,8 +267,8 @@ end
 function H.highlight()
   local links = {
     UnderkeelGhost = 'NonText', -- the suggestion
-    UnderkeelMoved = 'Normal', -- text of the line, drawn where it would stand after it
-    UnderkeelCounter = 'MoreMsg', -- which candidate of how many
+    UnderkeelMoved = 'Normal', -- text after the cursor, drawn where it would move to
+    UnderkeelCounter = 'MoreMsg', -- number of the candidate
     UnderkeelStreaming = 'Comment', -- state of an explanation
   }
   for group, link in pairs(links) do
@@ -276,7 +276,7 @@ function H.highlight()
   end
 end
 
---- Who asks and draws: this plugin, or Neovim itself.
+--- The module that requests and draws ghost text: this plugin's, or Neovim's own.
 function H.engine()
   local native = require('underkeel.native')
   return Underkeel.config.ghost.native and native.available() and native or require('underkeel.ghost')
@@ -285,11 +285,11 @@ end
 function H.map_trigger()
   local lhs = Underkeel.config.mappings.trigger
   if lhs ~= '' then
-    vim.keymap.set('i', lhs, Underkeel.trigger, { desc = 'Ask for ghost text (Underkeel)' })
+    vim.keymap.set('i', lhs, Underkeel.trigger, { desc = 'Request ghost text (Underkeel)' })
   end
 end
 
---- Make what is shown agree with the switches.
+--- Show or remove ghost text as the switches say now.
 function H.refresh()
   local engine = H.engine()
   if engine.refresh then

@@ -1,9 +1,11 @@
 --- Ghost text by Neovim's own |vim.lsp.inline_completion| (0.12 and later).
 ---
---- Neovim asks, draws and cycles; this adds the keys, and word and line accepts through `on_accept`.
+--- Neovim requests, draws and cycles; this module adds the keys, and accepts words and lines through
+--- `on_accept`.
 local M = {}
 local H = {}
 
+local display = require('underkeel.display')
 local text = require('underkeel.text')
 
 function M.available()
@@ -14,18 +16,20 @@ end
 function M.setup(config)
   vim.api.nvim_create_autocmd('LspAttach', {
     group = vim.api.nvim_create_augroup('UnderkeelNative', { clear = true }),
-    desc = "Let Neovim's inline completion ask the Underkeel server",
+    desc = "Use Neovim's inline completion with the Underkeel server",
     callback = function(args)
       local client = vim.lsp.get_client_by_id(args.data.client_id)
       if client and client.name == require('underkeel.server').NAME then
         M.refresh(args.buf)
-        H.map(config.mappings, args.buf)
+        display.map_keys(args.buf, config.mappings, H.ACTIONS, function(key)
+          display.press(key, false) -- the mapping stays, and must not run itself
+        end)
       end
     end,
   })
 end
 
---- Turn it on or off in a buffer, as the configuration says now.
+--- Turn it on or off in a buffer, as configured now.
 function M.refresh(buf)
   local enabled = require('underkeel').is_enabled(buf)
   vim.lsp.inline_completion.enable(enabled, { bufnr = buf })
@@ -50,7 +54,7 @@ end
 
 -- Helpers ---------------------------------------------------------------------------------------
 
---- Insert a word or line; Neovim asks again after it, and the server answers from what it knows.
+--- Insert a word or line. Neovim sends a new request then, which the server answers from its cache.
 function H.accept_part(item, what)
   local insert = item.insert_text
   if type(insert) ~= 'string' then
@@ -69,25 +73,12 @@ function H.start_column(item)
     or vim.api.nvim_win_get_cursor(0)[2]
 end
 
-function H.map(mappings, buf)
-  local actions = {
-    accept = function() return M.accept('all') end,
-    accept_word = function() return M.accept('word') end,
-    accept_line = function() return M.accept('line') end,
-    next = function() return M.cycle(1) end,
-    previous = function() return M.cycle(-1) end,
-  }
-  for action, run in pairs(actions) do
-    local lhs = mappings[action]
-    if lhs and lhs ~= '' then
-      vim.keymap.set('i', lhs, function()
-        if not run() then
-          local keys = vim.api.nvim_replace_termcodes(lhs, true, true, true)
-          vim.api.nvim_feedkeys(keys, 'ni', false)
-        end
-      end, { buffer = buf, desc = 'Underkeel ' .. action:gsub('_', ' ') })
-    end
-  end
-end
+H.ACTIONS = {
+  accept = { 'Accept ghost text', function() return M.accept('all') end },
+  accept_word = { 'Accept a word of ghost text', function() return M.accept('word') end },
+  accept_line = { 'Accept a line of ghost text', function() return M.accept('line') end },
+  next = { 'Next ghost text', function() return M.cycle(1) end },
+  previous = { 'Previous ghost text', function() return M.cycle(-1) end },
+}
 
 return M

@@ -1,7 +1,7 @@
---- A window with Markdown that grows at its end.
+--- Windows for explanations and diffs, and a Markdown buffer to which text is appended.
 local M = {}
 
---- Make the buffer and show it; the cursor stays where it was.
+--- Create a Markdown buffer and show it; the cursor stays in its window.
 ---
 ---@param title string
 ---@param keys table<string, { [1]: string, [2]: fun() }> keys of normal mode: description, function
@@ -27,11 +27,11 @@ function M.open(title, keys, on_wipeout)
   return buf
 end
 
---- Show a buffer in a split or a float, as the configuration says.
+--- Show a buffer in a split or a floating window, as configured.
 ---
 ---@param title string
----@param opts { enter: boolean, wide: boolean } does the cursor go there; does the text want the
----   whole width, as a diff does
+---@param opts { enter: boolean, wide: boolean } whether the cursor moves there; whether the window
+---   takes the full width, as for a diff
 ---@return integer win
 function M.window(buf, title, opts)
   local config = require('underkeel').config.explain
@@ -69,7 +69,7 @@ function M.map(buf, keys)
   end
 end
 
---- Add text at the end; windows whose cursor is on the last line follow.
+--- Append text; windows whose cursor is on the last line scroll with it.
 function M.append(buf, addition)
   if not vim.api.nvim_buf_is_valid(buf) then
     return
@@ -89,8 +89,8 @@ function M.append(buf, addition)
   end
 end
 
---- Say above the text what state the explanation is in and which keys do something now.
-function M.note(buf, note)
+--- Show a note above the text: the state, and the keys that can be used now.
+function M.set_note(buf, note)
   for _, win in ipairs(vim.fn.win_findbuf(buf)) do
     vim.wo[win].winbar = '%#UnderkeelStreaming#' .. note:gsub('%%', '%%%%')
   end

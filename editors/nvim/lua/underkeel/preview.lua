@@ -1,42 +1,43 @@
---- Shows what an edit of the model's would change; nothing changes before the user says so.
+--- Shows the model's edits as a diff. Nothing changes before the user accepts.
 local M = {}
 local H = {}
 
 local panel = require('underkeel.panel')
+local server = require('underkeel.server')
 
---- Show an edit as a diff in a window: one key applies it, closing the window discards it.
+--- Show an edit as a diff in a window: `y` applies it, closing the window discards it.
 ---
 ---@param edit table WorkspaceEdit
----@param client table whose edit it is
+---@param client table the client that sent it
 ---@param title string
----@param done fun(applied: boolean, why: string?) called once; why it was not applied, for a person
+---@param done fun(applied: boolean, reason: string?) called once; `reason` says why it was not applied
 function M.offer(edit, client, title, done)
-  edit = H.fitted(edit)
-  local lines = H.outdated(edit) and {} or H.diff(edit, client)
-  if H.outdated(edit) or #lines == 0 then
-    local why = H.outdated(edit) or 'the model would change nothing'
-    vim.notify('underkeel: ' .. why, vim.log.levels.WARN)
-    return done(false, why)
+  edit = H.for_buffers(edit)
+  local outdated = H.outdated(edit)
+  local lines = outdated and {} or H.diff(edit, client)
+  if #lines == 0 then
+    local reason = outdated or 'the model proposes no change'
+    server.warn(reason)
+    return done(false, reason)
   end
   if not require('underkeel').config.edit.preview then
     return done(H.apply(edit, client))
   end
   local answered = false
-  local function answer(applied, why)
+  local function answer(applied, reason)
     if not answered then
       answered = true
-      done(applied, why)
+      done(applied, reason)
     end
   end
   local buf = vim.api.nvim_create_buf(false, true)
   vim.api.nvim_buf_set_lines(buf, 0, -1, false, vim.list_extend(H.notes(edit), lines))
   vim.bo[buf].bufhidden, vim.bo[buf].filetype, vim.bo[buf].modifiable = 'wipe', 'diff', false
   panel.window(buf, title, { enter = true, wide = true })
-  panel.note(buf, 'y applies this, q discards it')
+  panel.set_note(buf, 'y applies this edit, q discards it')
   panel.map(buf, {
     y = { 'Apply the edit', function()
-      local applied, why = H.apply(edit, client)
-      answer(applied, why)
+      answer(H.apply(edit, client))
       vim.api.nvim_buf_delete(buf, { force = true })
     end },
     n = { 'Discard the edit', function() vim.cmd.close() end },
@@ -50,13 +51,13 @@ function M.offer(edit, client, title, done)
   })
 end
 
---- As the handler of `workspace/applyEdit`: answers when the user has.
+--- Handler of `workspace/applyEdit`; responds when the user has decided.
 function M.on_apply_edit(_, params, context)
   local client = vim.lsp.get_client_by_id(context.client_id)
   local co = coroutine.running()
   local result
-  local function done(applied, why)
-    result = { applied = applied, failureReason = why }
+  local function done(applied, reason)
+    result = { applied = applied, failureReason = reason }
     if coroutine.status(co) == 'suspended' then
       coroutine.resume(co)
     end
@@ -68,7 +69,7 @@ function M.on_apply_edit(_, params, context)
   return result
 end
 
---- Let no code action's edit pass by the preview: Neovim applies what a resolved action holds.
+--- Show the edit of every resolved code action in the preview, where Neovim would apply it at once.
 function M.guard(client)
   local request = client.request
   client.request = function(...)
@@ -115,8 +116,8 @@ function H.changes(edit)
   return changes
 end
 
---- The edit with the text of new files as a buffer has it: the end of the last line goes unsaid.
-function H.fitted(edit)
+--- The edit without the last line end of new files, which a buffer adds by itself.
+function H.for_buffers(edit)
   edit = vim.deepcopy(edit)
   for _, change in ipairs(H.changes(edit)) do
     local last = change.edits[#change.edits]
@@ -127,14 +128,14 @@ function H.fitted(edit)
   return edit
 end
 
---- Why the edit no longer fits the text, or nil where it does.
+--- Why the edit no longer fits the text, or nil where it fits.
 function H.outdated(edit)
   for _, change in ipairs(H.changes(edit)) do
     local buf = vim.uri_to_bufnr(change.uri)
     local now = not change.new and rawget(vim.lsp.util.buf_versions, buf) or nil
     if change.version and now and now ~= change.version then
       local name = vim.fs.basename(vim.uri_to_fname(change.uri))
-      return ('%s has changed since the edit was made: ask again'):format(name)
+      return ('%s has changed since the edit was written; request it again'):format(name)
     end
   end
 end
@@ -167,7 +168,7 @@ function H.joined(lines)
   return #lines > 0 and table.concat(lines, '\n') .. '\n' or ''
 end
 
---- Lines with the edits made, by Neovim's own rules.
+--- Lines with the edits applied, by Neovim's own function.
 function H.edited(lines, edits, client)
   local scratch = vim.api.nvim_create_buf(false, true)
   vim.api.nvim_buf_set_lines(scratch, 0, -1, false, lines)
@@ -177,7 +178,7 @@ function H.edited(lines, edits, client)
   return edited
 end
 
---- What the server says of the edit, such as that it breaks the syntax.
+--- The server's notes on the edit, such as that it breaks the syntax.
 function H.notes(edit)
   local notes = {}
   for _, annotation in pairs(edit.changeAnnotations or {}) do
@@ -188,16 +189,16 @@ function H.notes(edit)
   return #notes > 0 and vim.list_extend(notes, { '' }) or notes
 end
 
----@return boolean applied, string? why not
+---@return boolean applied, string? reason
 function H.apply(edit, client)
   local outdated = H.outdated(edit)
   if outdated then
-    vim.notify('underkeel: ' .. outdated, vim.log.levels.WARN)
+    server.warn(outdated)
     return false, outdated
   end
   local ok, problem = pcall(vim.lsp.util.apply_workspace_edit, edit, client.offset_encoding)
   if not ok then
-    vim.notify('underkeel: the edit does not apply: ' .. tostring(problem), vim.log.levels.ERROR)
+    vim.notify('underkeel: cannot apply the edit: ' .. tostring(problem), vim.log.levels.ERROR)
     return false, tostring(problem)
   end
   return true

@@ -1,12 +1,12 @@
---- What the server says of itself, kept for statuslines and `:Underkeel status`.
+--- The server's last status, for statuslines and `:Underkeel status`.
 local M = {}
 local H = {}
 
---- Listen to work-done progress: it tells of loading even before `underkeel/status` does.
+--- Listen to work-done progress, which reports loading before `underkeel/status` does.
 function M.setup()
   vim.api.nvim_create_autocmd('LspProgress', {
     group = vim.api.nvim_create_augroup('UnderkeelStatus', { clear = true }),
-    desc = 'Show in the statusline how far the model is loaded',
+    desc = 'Show the progress of loading the model in the statusline',
     callback = function(args)
       local client = vim.lsp.get_client_by_id(args.data.client_id)
       local value = (args.data.params or args.data.result or {}).value
@@ -17,13 +17,13 @@ function M.setup()
   })
 end
 
---- Take a `Status`, and tell statuslines.
+--- Store a `Status` and redraw statuslines.
 function M.set(status)
   local waited = H.status.state == 'loading' or H.status.state == 'starting'
   H.status = H.without_null(status)
   vim.schedule(function()
     if waited and (H.status.state == 'ready' or H.status.state == 'busy') then
-      require('underkeel.ghost').renew()
+      require('underkeel.ghost').retry()
     end
     vim.api.nvim_exec_autocmds('User', { pattern = 'UnderkeelStatus', modeline = false })
     vim.cmd('redrawstatus!')
@@ -39,19 +39,19 @@ function M.on_exit(code, signal)
   local failed = code ~= 0 or signal ~= 0
   M.set({
     state = failed and 'error' or 'off',
-    message = failed and ('the language server ended (code %d, signal %d)'):format(code, signal) or '',
+    message = failed and ('the language server exited (code %d, signal %d)'):format(code, signal) or '',
   })
 end
 
 --- A few characters for a statusline.
 ---
----@param enabled boolean is ghost text on in the current buffer?
+---@param enabled boolean whether ghost text is on in the current buffer
 function M.line(enabled)
   local status = H.status
   if status.state == 'error' then
     return 'underkeel: error'
   elseif status.state == 'loading' or status.state == 'starting' then
-    -- No per cent sign: statusline plugins would read it as the start of an item.
+    -- No percent sign: statusline plugins would read it as the start of an item.
     local part = status.progress and (' %d/100'):format(status.progress * 100) or ''
     return 'underkeel: ' .. status.state .. part
   elseif not enabled or status.state == 'off' then
@@ -64,15 +64,15 @@ function M.line(enabled)
   return 'underkeel'
 end
 
---- The whole status as lines to read.
+--- The whole status as lines of text.
 ---
 ---@return string[]
 function M.lines()
   local status = H.status
-  local lines = { 'state   ' .. status.state }
+  local lines = { 'state    ' .. status.state }
   local function add(name, value, format, ...)
     if value ~= nil and value ~= '' then
-      lines[#lines + 1] = ('%-7s '):format(name) .. format:format(...)
+      lines[#lines + 1] = ('%-8s '):format(name) .. format:format(...)
     end
   end
   local gib = function(bytes)
@@ -82,13 +82,13 @@ function M.lines()
   add('message', status.message, '%s', status.message)
   add('model', status.model, '%s', status.model)
   add('budget', status.budget, '%s tokens, level %s', budget.tokens, budget.level)
-  add('why', budget.reason, '%s', budget.reason)
+  add('reason', budget.reason, '%s', budget.reason)
   local prompt, ladder = status.prompt or {}, status.ladder or {}
   add('prompt', status.prompt, '%s of %s tokens', prompt.tokens, prompt.budgetTokens)
   if prompt.cut and #prompt.cut > 0 then
-    add('cut', prompt.cut, '%s', table.concat(prompt.cut, ', '))
+    add('omitted', prompt.cut, '%s', table.concat(prompt.cut, ', '))
   end
-  add('ladder', status.ladder, '%s: %s', ladder.gaveUp, ladder.reason)
+  add('reduced', status.ladder, '%s: %s', ladder.gaveUp, ladder.reason)
   add('VRAM', status.vram, '%.1f GiB used, %.1f GiB free', gib(vram.usedBytes), gib(vram.freeBytes))
   add('KV', status.kv, '%s of %s tokens', kv.usedTokens, kv.totalTokens)
   add('cache', status.cacheHits, '%.0f %% of prompt tokens', (status.cacheHits or 0) * 100)
@@ -100,7 +100,7 @@ end
 
 H.status = { state = 'off', message = '' }
 
---- JSON's null as an absent field, at any depth.
+--- A copy without JSON's null, at any depth.
 function H.without_null(value)
   if type(value) ~= 'table' then
     return value ~= vim.NIL and value or nil

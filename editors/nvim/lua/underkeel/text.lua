@@ -1,16 +1,16 @@
---- Pure functions over strings: which part of a suggestion to take, and how to draw it.
+--- Pure functions over strings: which part of a suggestion to accept, and how to draw it.
 ---
 --- Columns are byte offsets, 0-based. No function here reads a buffer or a window.
 local M = {}
 local H = {}
 
---- What a suggestion adds to a line.
+--- What an LSP item adds to the cursor's line.
 ---
 ---@class underkeel.Candidate
 ---@field text string what is inserted at the cursor
 ---@field replaced integer bytes after the cursor that the text replaces
----@field hop integer bytes after the cursor that stay and that a full accept jumps over
----@field taken integer bytes of `item.insertText` that stand in the buffer already
+---@field skipped integer bytes after the cursor that are kept and that a full accept moves over
+---@field taken integer bytes of `item.insertText`, line ends as `\n`, that are in the buffer already
 ---@field item table the LSP item
 
 --- Read one LSP item against the line the cursor is on.
@@ -26,24 +26,25 @@ function M.candidate(item, line, col, from, to)
   if type(insert) ~= 'string' or from > col or to < col then
     return nil
   end
+  insert = insert:gsub('\r\n?', '\n')
   local typed = line:sub(from + 1, col)
   if insert:sub(1, #typed) ~= typed then
     return nil
   end
-  local text, after = insert:sub(#typed + 1):gsub('\r\n?', '\n'), line:sub(col + 1, to)
-  local hop = 0
+  local text, after = insert:sub(#typed + 1), line:sub(col + 1, to)
+  local skipped = 0
   if after ~= '' and text:sub(-#after) == after then
-    text, hop, after = text:sub(1, -#after - 1), #after, ''
+    text, skipped, after = text:sub(1, -#after - 1), #after, ''
   end
   if text == '' or (after ~= '' and not text:find('\n') and not H.gaps(text, after)) then
     return nil
   end
-  return { text = text, replaced = #after, hop = hop, taken = #typed, item = item }
+  return { text = text, replaced = #after, skipped = skipped, taken = #typed, item = item }
 end
 
---- What is left of a candidate once `typed` more bytes of it stand in the buffer.
+--- What is left of a candidate once `typed` is in the buffer too.
 ---
----@return underkeel.Candidate? nil where the typed text is not its beginning, or nothing is left
+---@return underkeel.Candidate? nil where `typed` is not its beginning, or nothing is left
 function M.advance(candidate, typed)
   if candidate.replaced > 0 or candidate.text:sub(1, #typed) ~= typed or candidate.text == typed then
     return nil
@@ -58,19 +59,19 @@ function M.word(text)
   return vim.fn.matchstr(text, [[^\_s*\%(\k\+\|\%(\k\@!\S\)\+\)\?]])
 end
 
---- The first line with text on it, without its line end; leading empty lines come with it.
+--- Leading empty lines and the first line with text on it, without its line end.
 function M.line(text)
   return text:match('^\n*[^\n]*')
 end
 
---- How a candidate looks on a line: pieces between the characters that are there, and lines below.
+--- How a candidate looks on a line: pieces between the existing characters, and lines below.
 ---
 ---@param candidate underkeel.Candidate
 ---@param line string
 ---@param col integer
 ---@return { pieces: { col: integer, text: string }[], cover: string?, below: string[], tail: string }
----   `cover` is text to lay over the line from the cursor, where the rest of the line moves down;
----   `tail` is that rest, to be drawn after the last line of `below`
+---   `cover` is drawn over the line from the cursor on, where the rest of the line moves down;
+---   `tail` is that rest, drawn after the last line of `below`
 function M.layout(candidate, line, col)
   local lines = vim.split(candidate.text, '\n', { plain = true })
   local first = table.remove(lines, 1)
@@ -92,7 +93,7 @@ function M.layout(candidate, line, col)
   return { pieces = {}, cover = first, below = lines, tail = tail }
 end
 
---- Tabs as spaces, since virtual text does not expand them.
+--- Replace tabs by spaces, since virtual text does not expand them.
 ---
 ---@param text string one line
 ---@param column integer screen column (0-based) at which the text starts
@@ -110,6 +111,16 @@ function M.expand_tabs(text, column, tabstop)
     out[#out + 1] = char
   end
   return table.concat(out)
+end
+
+--- How many UTF-16 code units of `insert` its first bytes are; combining characters count too.
+---
+---@param insert string `insertText` of an item, with any line ends
+---@param bytes integer counted with line ends as `\n`
+---@return integer
+function M.utf16_length(insert, bytes)
+  local taken = insert:gsub('\r\n?', '\n'):sub(1, bytes)
+  return vim.fn.strutf16len(taken, 1)
 end
 
 -- Helpers ---------------------------------------------------------------------------------------

@@ -1,0 +1,92 @@
+--- LSP language ids of Neovim's file types. The language server knows VS Code's ids; a file type that
+--- is not listed is sent as it is.
+local M = {}
+
+M.IDS = {
+  [''] = 'plaintext',
+  apache = 'properties',
+  apkbuild = 'shellscript',
+  arduino = 'cpp',
+  automake = 'makefile',
+  bash = 'shellscript',
+  bib = 'bibtex',
+  bzl = 'starlark',
+  cfg = 'properties',
+  ch = 'c',
+  coffee = 'coffeescript',
+  conf = 'properties',
+  cs = 'csharp',
+  csh = 'shellscript',
+  cuda = 'cuda-cpp',
+  desktop = 'properties',
+  dosbatch = 'bat',
+  dosini = 'ini',
+  dtd = 'xml',
+  editorconfig = 'properties',
+  eelixir = 'html-eex',
+  eruby = 'erb',
+  gitattributes = 'properties',
+  gitcommit = 'git-commit',
+  gitconfig = 'properties',
+  gitignore = 'ignore',
+  gitrebase = 'git-rebase',
+  gomod = 'go.mod',
+  gosum = 'go.sum',
+  gowork = 'go.work',
+  gyp = 'python',
+  heex = 'phoenix-heex',
+  ['html.handlebars'] = 'handlebars',
+  htmlangular = 'html',
+  htmldjango = 'django-html',
+  ['javascript.jsx'] = 'javascriptreact',
+  jproperties = 'properties',
+  jsp = 'html',
+  ksh = 'shellscript',
+  litcoffee = 'coffeescript',
+  ls = 'livescript',
+  make = 'makefile',
+  mysql = 'sql',
+  nu = 'nushell',
+  objc = 'objective-c',
+  objcpp = 'objective-cpp',
+  ocamlinterface = 'ocaml.interface',
+  octave = 'matlab',
+  pandoc = 'markdown',
+  plaintex = 'tex',
+  plsql = 'sql',
+  pod = 'perl',
+  ps1 = 'powershell',
+  ps1xml = 'xml',
+  pug = 'jade',
+  pyrex = 'cython',
+  rng = 'xml',
+  rst = 'restructuredtext',
+  sbt = 'scala',
+  sh = 'shellscript',
+  sqloracle = 'sql',
+  svg = 'xml',
+  systemd = 'ini',
+  tcsh = 'shellscript',
+  tex = 'latex',
+  text = 'plaintext',
+  ['typescript.tsx'] = 'typescriptreact',
+  vbnet = 'vb',
+  vim = 'viml',
+  xhtml = 'html',
+  xsd = 'xml',
+  xslt = 'xsl',
+  ['yaml.ansible'] = 'ansible',
+  ['yaml.docker-compose'] = 'dockercompose',
+  zsh = 'shellscript',
+}
+
+--- The language id of a file type; of one in parts, such as `c.doxygen`, that of its first part.
+---
+---@param filetype string
+---@return string
+function M.id(filetype)
+  local first = filetype:match('^[^.]+') or ''
+  return M.IDS[filetype] or M.IDS[first] or first
+end
+
+return M
