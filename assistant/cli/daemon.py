@@ -6,11 +6,10 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
-from msgspec.structs import replace
 
 from assistant import __version__, paths, settings
 from assistant.cli.terminal import print_json, say
@@ -21,7 +20,6 @@ from assistant.daemon.process.settings_diff import advice
 from assistant.errors import AlreadyRunningError, DaemonError, SettingsError
 from assistant.wire import SettingsNow
 
-_LEVELS = ("debug", "info", "warning", "error")
 _STOP_LIMIT_S = 20.0  # streams end within 5 s; a worker in the middle of a kernel may take longer
 _TAKEOVER_LIMIT_S = 180.0  # the old daemon answers what it has; the new one waits for its memory
 _POLL_S = 0.05
@@ -40,15 +38,13 @@ def serve(  # noqa: PLR0917 - one parameter an option
     ] = None,
     ctx: Annotated[
         int | None,
-        typer.Option(min=256, help="Context: cells of the KV cache.", show_default=False),
+        typer.Option(help="Context: cells of the KV cache.", show_default=False),
     ] = None,
     slots: Annotated[
         int | None,
-        typer.Option(min=1, max=256, help="Sequences kept in the cache.", show_default=False),
+        typer.Option(help="Sequences kept in the cache.", show_default=False),
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="CPU threads.", show_default=False)
-    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default=False)] = None,
     log_level: Annotated[
         str | None, typer.Option(help="debug, info, warning or error.", show_default=False)
     ] = None,
@@ -66,11 +62,18 @@ def serve(  # noqa: PLR0917 - one parameter an option
     from assistant.daemon.models.engines import engine_for
     from assistant.daemon.process import logs, server
 
+    options = {
+        "--model": ("model.name", model),
+        "--ctx": ("model.n_ctx", ctx),
+        "--slots": ("model.n_seq_max", slots),
+        "--threads": ("model.n_threads", threads),
+        "--log-level": ("daemon.log_level", log_level and log_level.lower()),
+    }
+
     def read() -> tuple[settings.Settings, list[SettingsError]]:
         """The file, and over it the command line; read again whenever the file changes."""
         found, problems = settings.load()
-        served = {"name": model, "n_ctx": ctx, "n_seq_max": slots, "n_threads": threads}
-        return _override(found, served, {"log_level": _level(log_level)}), problems
+        return settings.override(found, options), problems
 
     chosen, problems = read()
     logs.configure(
@@ -86,31 +89,6 @@ def serve(  # noqa: PLR0917 - one parameter an option
         # Several clients started one at once; the one that got the lock serves them all.
         if not detached:
             raise
-
-
-def _override(
-    chosen: settings.Settings, model: Mapping[str, object], daemon: Mapping[str, object]
-) -> settings.Settings:
-    """`chosen` with the options of the command line; None is an option left out."""
-
-    def given(options: Mapping[str, object]) -> dict[str, object]:
-        return {name: value for name, value in options.items() if value is not None}
-
-    return replace(
-        chosen,
-        model=replace(chosen.model, **given(model)),
-        daemon=replace(chosen.daemon, **given(daemon)),
-    )
-
-
-def _level(name: str | None) -> str | None:
-    if name is not None and name.lower() not in _LEVELS:
-        raise SettingsError(
-            f"there is no log level {name!r}",
-            subject="--log-level",
-            advice=f"Use {', '.join(_LEVELS)}",
-        )
-    return name and name.lower()
 
 
 def stop(

@@ -45,20 +45,20 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
         ),
     ] = "",
     ctx: Annotated[
-        int | None, typer.Option(min=0, help="Tokens of context; 0 lets the plan choose.")
+        int | None, typer.Option(help="Tokens of context; 0 lets the plan choose.")
     ] = None,
     cache_type: Annotated[
         str | None, typer.Option(help="Type of the KV cache: f16, q8_0, ...")
     ] = None,
-    sequences: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Slots that share the context.")
-    ] = None,
+    sequences: Annotated[int | None, typer.Option(help="Slots that share the context.")] = None,
     quantisation: Annotated[
         str, typer.Option("--quant", help="Quantisation of a known model: Q4_K_M, Q8_0, ...")
     ] = "",
     vram: Annotated[str, typer.Option(help="Plan for GPUs of this size: 24G, or 24G,12G.")] = "",
     ram: Annotated[str, typer.Option(help="Plan for this much free RAM: 64G.")] = "",
-    gpus: Annotated[int, typer.Option(help="Number of GPUs; 0 plans for the CPU alone.")] = -1,
+    gpus: Annotated[
+        int, typer.Option(min=-1, max=64, help="Number of GPUs; 0 plans for the CPU alone.")
+    ] = -1,
     margin: Annotated[str, typer.Option(help="Memory to leave free on each GPU: 512M.")] = "",
     experts_on_gpu: Annotated[
         bool, typer.Option("--experts-on-gpu", help="Refuse plans with experts in RAM.")
@@ -72,16 +72,15 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
     here, remarks = this_machine()
     sizes = [parse_size(part) for part in vram.split(",") if part]
     machine = imagined(here, sizes, parse_size(ram) if ram else 0, gpus)
-    chosen = settings.load()[0].model
-    usual = wishes_of(chosen)
-    wishes = replace(
-        usual,
-        n_ctx=usual.n_ctx if ctx is None else ctx,
-        cache_type=usual.cache_type if cache_type is None else cache_type,
-        n_seq_max=usual.n_seq_max if sequences is None else sequences,
-        margin_bytes=parse_size(margin) if margin else usual.margin_bytes,
-        experts_on_gpu=experts_on_gpu,
-    )
+    options = {
+        "--ctx": ("model.n_ctx", ctx),
+        "--cache-type": ("model.cache_type", cache_type),
+        "--sequences": ("model.n_seq_max", sequences),
+    }
+    chosen = settings.override(settings.load()[0], options).model
+    wishes = replace(wishes_of(chosen), experts_on_gpu=experts_on_gpu)
+    if margin:
+        wishes = replace(wishes, margin_bytes=parse_size(margin))
     found = find_model(model or chosen.name, quantisation)
     if isinstance(found, Checkpoint):
         if as_json:

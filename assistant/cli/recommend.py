@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -68,17 +68,20 @@ def register(app: typer.Typer) -> None:
 
 
 def recommend(
-    ctx: Annotated[int, typer.Option(min=0, help="Tokens of context; 0 lets the plan choose.")] = 0,
+    ctx: Annotated[int, typer.Option(help="Tokens of context; 0 lets the plan choose.")] = 0,
     vram: Annotated[str, typer.Option(help="Plan for GPUs of this size: 24G, or 24G,12G.")] = "",
     ram: Annotated[str, typer.Option(help="Plan for this much free RAM: 64G.")] = "",
-    gpus: Annotated[int, typer.Option(help="Number of GPUs; 0 plans for the CPU alone.")] = -1,
+    gpus: Annotated[
+        int, typer.Option(min=-1, max=64, help="Number of GPUs; 0 plans for the CPU alone.")
+    ] = -1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the coding models that fit this machine, best first, with a summary of each plan."""
     here, _ = this_machine()
     sizes = [parse_size(part) for part in vram.split(",") if part]
     machine = imagined(here, sizes, parse_size(ram) if ram else 0, gpus)
-    wishes = replace(wishes_of(settings.load()[0].model), n_ctx=ctx)
+    chosen = settings.override(settings.load()[0], {"--ctx": ("model.n_ctx", ctx)})
+    wishes = wishes_of(chosen.model)
     verdicts = judge(candidates(), machine, wishes)
     if as_json:
         print_json([_json(verdict) for verdict in verdicts], indent=1)

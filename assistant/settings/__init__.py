@@ -11,7 +11,7 @@ from assistant.settings.fields import (
     Settings,
     StatisticsSettings,
 )
-from assistant.settings.reading import load, overlay
+from assistant.settings.reading import load, overlay, override
 
 __all__ = [
     "ActionSettings",
@@ -25,4 +25,5 @@ __all__ = [
     "StatisticsSettings",
     "load",
     "overlay",
+    "override",
 ]

@@ -92,6 +92,31 @@ def overlay(base: Settings, raw: object, source: str) -> tuple[Settings, list[Se
     return msgspec.structs.replace(base, **changed), problems[:_MOST_PROBLEMS]
 
 
+def override(base: Settings, options: Mapping[str, tuple[str, object]]) -> Settings:
+    """The settings `base` under options of the command line.
+
+    Args:
+        options: for each option the setting that it changes ("table.name") and its value, None if
+            it was left out.
+
+    Raises:
+        SettingsError: a value is out of the range of its setting.
+    """
+    for option, (setting, value) in options.items():
+        if value is None:
+            continue
+        table, name = setting.split(".")
+        own = getattr(base, table)
+        kind, rule = rule_of(next(f for f in msgspec.structs.fields(own) if f.name == name))
+        try:
+            changed = msgspec.structs.replace(own, **{name: checked(kind, rule, value)})
+        except ValueError as error:
+            what = str(error).partition(". ")[0]
+            raise SettingsError(what, subject=option, advice=f"Use {rule.accepted}") from error
+        base = msgspec.structs.replace(base, **{table: changed})
+    return base
+
+
 def _table(
     own: msgspec.Struct,
     table: str,

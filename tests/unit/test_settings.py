@@ -11,8 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from assistant import paths
+from assistant.cli import build_app
 from assistant.errors import SettingsError
 from assistant.memory.degrade import ladder
 from assistant.memory.gguf.tensor_types import CACHE_TYPES
@@ -373,3 +375,27 @@ def test_the_reference_page_is_written_from_the_fields() -> None:
     """Run `python -m assistant.settings.reference > assistant/docs/settings.md` after a change."""
     page = Path(reference.__file__).parents[1] / "docs" / "settings.md"
     assert page.read_text(encoding="utf-8") == reference.page()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "accepted"),
+    [
+        (("plan", "gpt-oss-20b", "--ctx", "1"), "256 to 4,194,304 tokens"),
+        (("plan", "gpt-oss-20b", "--ctx", "-5"), "256 to 4,194,304 tokens"),
+        (("plan", "gpt-oss-20b", "--sequences", "300"), "1 to 256 slots"),
+        (("plan", "gpt-oss-20b", "--cache-type", "q9_9"), '"q8_0"'),
+        (("recommend", "--ctx", "1"), "256 to 4,194,304 tokens"),
+        (("serve", "--ctx", "1"), "256 to 4,194,304 tokens"),
+        (("serve", "--slots", "0"), "1 to 256 slots"),
+        (("serve", "--threads", "-1"), "1 to 1,024 threads"),
+        (("serve", "--model", " "), "a name or a path"),
+        (("serve", "--log-level", "loud"), '"warning"'),
+    ],
+)
+def test_options_of_commands_have_the_same_ranges(
+    home: Path, arguments: tuple[str, ...], accepted: str
+) -> None:
+    """S16: what the file may not say, the command line may not say either."""
+    error = CliRunner().invoke(build_app(arguments[0]), list(arguments)).exception
+    assert isinstance(error, SettingsError)
+    assert error.subject.startswith("--") and accepted in error.advice
