@@ -22,7 +22,7 @@ class LanguageClient:
     """A client of one language server.
 
     Attributes:
-        on_notification: called with the method and the params of what the server tells.
+        on_notification: called with the method and the params of each notification.
         told: all notifications so far, oldest first.
     """
 
@@ -46,7 +46,7 @@ class LanguageClient:
         progress: bool = True,
         experimental: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Shake hands; returns what the server can do."""
+        """Initialise the server; returns its capabilities."""
         capabilities: Message = {
             "general": {"positionEncodings": list(encodings)},
             "textDocument": {"inlineCompletion": {}, "synchronization": {}},
@@ -80,7 +80,7 @@ class LanguageClient:
         invoked: bool = False,
         context: Mapping[str, Any] | None = None,
     ) -> tuple[int, asyncio.Future[Message]]:
-        """Ask for ghost text at a position; returns the request's id and its coming response."""
+        """Request ghost text at a position; returns the id of the request and its response."""
         params = {
             "textDocument": {"uri": uri},
             "position": {"line": line, "character": character},
@@ -98,7 +98,7 @@ class LanguageClient:
         return items
 
     async def request(self, method: str, params: Any = None) -> Any:
-        """Ask and wait for the result.
+        """Send a request and wait for its result.
 
         Raises:
             RequestError: the server answered with an error.
@@ -115,11 +115,11 @@ class LanguageClient:
         return number, future
 
     def cancel(self, number: int) -> None:
-        """Give a request up."""
+        """Cancel a request."""
         self.notify("$/cancelRequest", {"id": number})
 
     def notify(self, method: str, params: Any = None) -> None:
-        """Tell the server something."""
+        """Send a notification."""
         self._write({"method": method, "params": params})
 
     async def stop(self) -> int:
@@ -179,7 +179,7 @@ class LanguageClient:
 async def start_server(
     env: Mapping[str, str] | None = None, stderr: int | None = None
 ) -> asyncio.subprocess.Process:
-    """Run `underkeel lsp`; whoever gets the process speaks to it and ends it."""
+    """Start `underkeel lsp`; the caller talks to the process and ends it."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

@@ -140,3 +140,18 @@ def test_help_loads_neither_models_nor_daemon() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stdout == "[]\n", found.stderr
+
+
+WORDED = [
+    path
+    for folder in ("cli", "settings", "service")
+    for path in sorted((ROOT / "assistant" / folder).glob("*.py"))
+]
+
+
+@pytest.mark.parametrize("path", WORDED, ids=lambda path: path.name)
+def test_sources_of_what_users_read_use_no_retired_words(path: Path) -> None:
+    """Texts, docstrings and names, except names of the memory package."""
+    theirs = r"\b\w*CARD\w*\b|\.cards\b|\w+_cards?\b|\b\w*[Ww]ishes\w*\b|\.doubts\b"
+    text = re.sub(theirs, "", path.read_text())
+    assert [match[0] for match in RETIRED.finditer(text)] == []
