@@ -19,6 +19,7 @@
     │   └── RequestError         a request is malformed
     │       ├── TooLargeError        a request is over the size limit
     │       └── TooSlowError         a request did not arrive in time
+    ├── InstallError         llama.cpp cannot be built or installed, or a file cannot be removed
     ├── AnswerError          the model's answer cannot be used
     ├── StatisticsError      the statistics cannot be read or written
     └── DaemonError          the daemon cannot be reached, started or trusted
@@ -175,6 +176,10 @@ class TooLargeError(RequestError):
 class TooSlowError(RequestError):
     code = "too_slow"
     http_status = 408
+
+
+class InstallError(UnderkeelError):
+    code = "install"
 
 
 class AnswerError(UnderkeelError):

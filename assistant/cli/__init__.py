@@ -34,6 +34,7 @@ COMMANDS: dict[str, str] = {
     "pull": "assistant.cli.pull",
     "models": "assistant.cli.models",
     "doctor": "assistant.cli.support",
+    "setup": "assistant.cli.setup",
     "logs": "assistant.cli.support",
     "bundle": "assistant.cli.support",
     "demo": "assistant.cli.demo",

@@ -11,6 +11,7 @@ from assistant import settings as all_settings
 from assistant.doctor import hardware, remote, software
 from assistant.doctor.findings import Finding, fail
 from assistant.errors import UnderkeelError
+from assistant.install.detect import detect
 from assistant.memory.probes.devices import ask_backend
 from assistant.memory.probes.sampler import Probes
 
@@ -28,9 +29,7 @@ def examine(*, deep: bool = False) -> Iterator[Finding]:
         yield from _safely("python", lambda: [hardware.python(), hardware.packages()])
         yield from _safely(
             "llama.cpp",
-            lambda: hardware.build(
-                ask_backend(), sample.cards, sample.trouble, hardware.pci_graphics()
-            ),
+            lambda: hardware.build(ask_backend(), sample.cards, sample.trouble, detect()),
         )
         yield from _safely("threads", lambda: [hardware.computing(chosen.model.n_threads)])
         swap_bytes = psutil.swap_memory().used

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from assistant import __version__
-from assistant.doctor.findings import Finding, fail, ok, warn
+from assistant.doctor.findings import Finding, Level, fail, ok, warn
+from assistant.install.choice import choose, cpu_only_beside_gpu
+from assistant.install.machine import Machine, Vendor
 from assistant.llama import threads
 from assistant.llama.spec import BackendDevice, DeviceKind
 from assistant.memory.probes.devices import Card, HostMemory, normal_bus_id
@@ -19,8 +21,6 @@ _LEAST_DISK_BYTES = 2 * _GIB
 _LEAST_FILES = 1024
 _DISTRIBUTION = "underkeel"
 _SETUP = "Run: underkeel setup"
-
-_VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel"}
 
 
 def python(
@@ -70,25 +70,11 @@ def _installed(name: str) -> bool:
     return True
 
 
-def pci_graphics(root: Path = Path("/")) -> tuple[str, ...]:
-    """Vendors of the GPUs on the PCI bus, with a driver or without; Linux only."""
-    found = set()
-    for device in (root / "sys/bus/pci/devices").glob("*"):
-        try:
-            kind = (device / "class").read_text(encoding="ascii").strip()
-            vendor = (device / "vendor").read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError):
-            continue
-        if kind.startswith("0x03") and vendor in _VENDORS:
-            found.add(_VENDORS[vendor])
-    return tuple(sorted(found))
-
-
 def build(
     backend: Sequence[BackendDevice],
     gpus: Sequence[Card],
     trouble: str,
-    on_bus: Sequence[str] = (),
+    machine: Machine,
 ) -> list[Finding]:
     """Whether llama.cpp can use each GPU that a driver reports.
 
@@ -96,7 +82,7 @@ def build(
         backend: ggml's devices.
         gpus: what the drivers report.
         trouble: the error of NVIDIA's driver; empty where there is none.
-        on_bus: vendors of the GPUs on the PCI bus.
+        machine: all GPUs, those without a driver too, and the installed build's backends.
     """
     found = []
     usable = [device for device in backend if device.kind in {DeviceKind.GPU, DeviceKind.IGPU}]
@@ -114,12 +100,16 @@ def build(
             found.append(ok("GPU", f"{size}, {gpu.free_bytes / _GIB:.1f} GiB free"))
         else:
             found.append(fail("GPU", f"{size}: this build of llama.cpp cannot use it", _SETUP))
-    if trouble and "NVIDIA" in on_bus:
+    if not any(finding.level is Level.FAIL for finding in found) and cpu_only_beside_gpu(machine):
+        reason = choose(machine).reason
+        found.append(fail("llama.cpp", f"this build is for the CPU only; {reason}", _SETUP))
+    missing = [gpu for gpu in machine.gpus if not gpu.driver]
+    if missing and machine.container:
+        found.extend(warn("GPU", note) for note in choose(machine).notes)
+    elif trouble and any(gpu.vendor is Vendor.NVIDIA for gpu in missing):
         advice = "Install or repair NVIDIA's driver; nvidia-smi shows whether it works"
         found.append(fail("driver", f"an NVIDIA GPU is present, but: {trouble}", advice))
-    elif not gpus and not usable and "AMD" in on_bus:
-        found.append(warn("GPU", "an AMD GPU is present, but models run on the CPU", _SETUP))
-    elif not gpus and not usable:
+    if not machine.gpus and not gpus and not usable:
         found.append(ok("GPU", "none found; models run on the CPU"))
     return found
 

@@ -67,7 +67,7 @@ class FakeEngine:
 
     def __post_init__(self) -> None:
         self._spec: LoadSpec | None = None
-        self._loaded = False
+        self._loaded = self._released = False
         self._running: dict[str, _Running] = {}
         self._kept: list[tuple[int, ...]] = []
         self._failures: list[UnderkeelError] = []
@@ -116,7 +116,7 @@ class FakeEngine:
                 progress(step / 4)
             await asyncio.sleep(self.load_ms / 5000)
         self.loads.append(spec)
-        self._spec, self._loaded = spec, True
+        self._spec, self._loaded, self._released = spec, True, False
         self._kept.clear()
         return await self.describe()
 
@@ -135,9 +135,11 @@ class FakeEngine:
         )
 
     async def tokenise(self, text: str, *, special: bool = False) -> list[int]:  # noqa: ARG002
+        self._check_not_released()
         return list(text.encode())
 
     async def detokenise(self, tokens: Sequence[int]) -> str:
+        self._check_not_released()
         return bytes(tokens).decode("utf-8", "replace")
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Delta | Done]:
@@ -197,7 +199,7 @@ class FakeEngine:
         return info
 
     async def unload(self) -> None:
-        self._loaded = False
+        self._loaded, self._released = False, True
         self._kept.clear()
 
     # How it does it.
@@ -206,8 +208,13 @@ class FakeEngine:
         if self._failures:
             raise self._failures.pop(0)
 
+    def _check_not_released(self) -> None:
+        if self._released:
+            raise LoadError("the model was unloaded", advice="Load it again")
+
     async def _ready(self, request: GenerateRequest) -> None:
         self._fail_if_asked()
+        self._check_not_released()
         if not self._loaded:
             if self._spec is None:
                 raise LoadError("no model is loaded", advice="Load one first")

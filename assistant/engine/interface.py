@@ -81,5 +81,5 @@ class ElasticEngine(Engine, Protocol):
         ...
 
     async def unload(self) -> None:
-        """Give all memory back. The next request loads the last spec again."""
+        """Give all memory back. Requests raise LoadError until `load` or `reshape`."""
         ...

@@ -1,4 +1,4 @@
-"""The engine that runs llama.cpp in a worker process of its own, and outlives it."""
+"""The engine that runs llama.cpp in a worker process of its own, and outlives that process."""
 
 from __future__ import annotations
 
@@ -10,21 +10,30 @@ import signal
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import psutil
 from msgspec.structs import replace
 
+from assistant import oom_score
 from assistant.engine import ipc
 from assistant.engine.interface import Progress
 from assistant.engine.types import Delta, Done, EngineStats, GenerateRequest, LoadSpec, ModelInfo
 from assistant.errors import EngineError, FrameError, LoadError, UnderkeelError, WorkerDiedError
 
 HANG_S = 60.0
-"""A worker that owes an answer and says nothing for so long is taken for hung."""
+"""A worker that owes an answer and is silent and idle for this long is considered hung."""
 
-_LOAD_PATIENCE = 10.0  # so many times that long while it loads: pages may come from a slow disk
+_LOAD_PATIENCE = 10.0  # factor while it loads or computes: pages may come from a slow disk
+# A silent process counts as working for this long after it last used processor time or read pages.
+_ACTIVITY_S = 5.0
+_LEAST_SPENT_S = 0.05
 _LOG_LINES = 20
+_LOG_LINE_BYTES = 1000
+_READ_BYTES = 1 << 16
+# What a process wrote last is read within this time of its end.
+_LAST_OUTPUT_S = 0.5
 _KEPT_BYTES = 32 * 2**20
 _SAVE_S = 5.0
 
@@ -34,16 +43,38 @@ _ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",
     "GGML_NO_BACKTRACE": "1",  # a crash needs no debugger attached to it
 }
-"""What the worker's libraries are told, unless the user's own environment says otherwise."""
+"""The worker's environment, unless the user's own sets these variables."""
 
 _CHECK_S = 1.0
+
+
+class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
+    """Reports the end of the process as soon as the system does.
+
+    `Process.wait` of Python 3.11 and 3.12 also waits for the pipes, and a child that inherited one
+    keeps it open for as long as it runs.
+    """
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(limit=_READ_BYTES, loop=loop)
+        self.exited = asyncio.Event()
+
+    def process_exited(self) -> None:
+        self.exited.set()
+        super().process_exited()
 
 
 class _Process:
     """One worker process: who waits for what, and when it last spoke."""
 
-    def __init__(self, process: asyncio.subprocess.Process, hang_s: float) -> None:
+    def __init__(
+        self, transport: asyncio.SubprocessTransport, protocol: _Protocol, hang_s: float
+    ) -> None:
+        process = asyncio.subprocess.Process(transport, protocol, asyncio.get_running_loop())
         self.process = process
+        self._transport = transport
+        self._exited = protocol.exited
         self._hang_s = hang_s
         self.waiting: dict[str, asyncio.Queue[ipc.Report | UnderkeelError]] = {}
         self.progress: Progress | None = None
@@ -51,14 +82,16 @@ class _Process:
         self.log: deque[str] = deque(maxlen=_LOG_LINES)
         self.heard_s = asyncio.get_running_loop().time()
         self.dead: WorkerDiedError | None = None
-        self.told = False  # whether anybody was told of the death
+        self.reported = False  # whether somebody got the error of its death
         self.killed_for = ""
         self.stopped = False
-        self._tasks = [
-            asyncio.create_task(self._read()),
+        self._activity = _Activity(process.pid)
+        readers = [
+            asyncio.create_task(self._read_frames()),
             asyncio.create_task(self._read_log()),
-            asyncio.create_task(self._watch()),
         ]
+        self._watching = asyncio.create_task(self._watch())
+        self._ending = asyncio.create_task(self._on_exit(readers))
 
     def send(self, command: ipc.Command) -> None:
         stdin = self.process.stdin
@@ -78,35 +111,57 @@ class _Process:
             return os.waitid(os.P_PID, self.process.pid, look) is not None
         return True
 
-    async def end(self) -> None:
-        """Kill it and wait until its memory is back."""
+    def kill(self) -> None:
+        """Kill the process and every other one of its group."""
+        if sys.platform != "win32":
+            # It leads a session of its own, so its id is the group's.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.kill()
-        await self.process.wait()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._tasks[0]), 5)
-        for task in self._tasks:
-            task.cancel()
 
-    async def _read(self) -> None:
+    async def end(self) -> None:
+        """Kill it and wait until its memory is back."""
+        if self.dead is None:
+            self.kill()
+        await asyncio.wait({self._ending})
+
+    async def _on_exit(self, readers: list[asyncio.Task[None]]) -> None:
+        """Wait for the process, end its group, and report the death to all that wait."""
+        await self._exited.wait()
+        self.kill()  # whatever it started and left behind
+        # What it wrote last is in the pipes. A process that left the group may keep them open.
+        await asyncio.wait(readers, timeout=_LAST_OUTPUT_S)
+        for task in (*readers, self._watching):
+            task.cancel()
+        await asyncio.gather(*readers, self._watching, return_exceptions=True)
+        self._transport.close()
+        self.dead = self._death()
+        self.reported = bool(self.waiting)
+        for queue in self.waiting.values():
+            queue.put_nowait(self.dead)
+
+    async def _read_frames(self) -> None:
         stdout = self.process.stdout
         assert stdout is not None
         cutter = ipc.Cutter()
         try:
-            while data := await stdout.read(1 << 16):
+            while data := await stdout.read(_READ_BYTES):
                 self.heard_s = asyncio.get_running_loop().time()
                 for body in cutter.feed(data):
                     self._take(ipc.report(body))
         except FrameError as error:
             self.killed_for = str(error)
-            self.process.kill()
-        await self.process.wait()
-        await asyncio.sleep(0)  # let the log reader take the last lines
-        self.dead = self._death()
-        self.told = bool(self.waiting)
-        for queue in self.waiting.values():
-            queue.put_nowait(self.dead)
+        except OSError as error:
+            self.killed_for = f"its output cannot be read ({error})"
+        else:
+            # The end of the output is the end of the worker, which may be known in a moment.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._exited.wait(), _LAST_OUTPUT_S)
+                return
+        self.killed_for = self.killed_for or "it closed its output and was ended"
+        self.kill()
 
     def _take(self, report: ipc.Report) -> None:
         if isinstance(report, ipc.Progress):
@@ -118,10 +173,17 @@ class _Process:
             queue.put_nowait(report.error() if isinstance(report, ipc.Failed) else report)
 
     async def _read_log(self) -> None:
+        """Keep the last lines of stderr, each cut to `_LOG_LINE_BYTES`."""
         stderr = self.process.stderr
         assert stderr is not None
-        while line := await stderr.readline():
-            self.log.append(line.decode("utf-8", "replace").rstrip())
+        rest = b""
+        with contextlib.suppress(OSError):
+            while data := await stderr.read(_READ_BYTES):
+                *lines, rest = (rest + data).split(b"\n")
+                self.log.extend(map(_log_line, lines[-_LOG_LINES:]))
+                rest = rest[:_LOG_LINE_BYTES]
+        if rest:
+            self.log.append(_log_line(rest))
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -132,14 +194,17 @@ class _Process:
                 continue
             silent_s = loop.time() - self.heard_s
             if silent_s <= self._hang_s:
+                self._activity.look()
                 continue
-            # A slow disk explains a long load, but not one that somebody has stopped.
+            # A slow disk explains a long load, and a large batch a long step: as long as it
+            # computes or reads, it may take longer. One that somebody has stopped does neither.
             stopped = _is_stopped(self.process.pid)
-            patient = self.loading and not stopped
-            if silent_s > self._hang_s * (_LOAD_PATIENCE if patient else 1.0):
+            working = self._activity.look()
+            patience = _LOAD_PATIENCE if self.loading or working else 1.0
+            if silent_s > self._hang_s * (1.0 if stopped else patience):
                 self.stopped = stopped
-                self.killed_for = f"it said nothing for {silent_s:.0f} s and was ended"
-                self.process.kill()
+                self.killed_for = f"it did not respond for {silent_s:.0f} s and was ended"
+                self.kill()
                 return
 
     def _death(self) -> WorkerDiedError:
@@ -150,9 +215,9 @@ class _Process:
             how = f"killed by {signal.Signals(-code).name}"
         else:
             how = f"exit code {code}"
-        said = next((line for line in reversed(self.log) if line), "")
+        last_line = next((line for line in reversed(self.log) if line), "")
         death = WorkerDiedError(
-            f"the engine's process ended ({how}{'; ' + said[:300] if said else ''})",
+            f"the engine's process ended ({how}{'; ' + last_line[:300] if last_line else ''})",
             subject=f"worker {self.process.pid}",
             advice="The next request starts it again",
         )
@@ -160,8 +225,47 @@ class _Process:
         return death
 
 
+class _Activity:
+    """Signs that a process advances: processor time used and pages read from a disk."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._seen = self._read()
+        self._changed_s = 0.0
+
+    def look(self) -> bool:
+        """Whether it has advanced within the last `_ACTIVITY_S`."""
+        now_s = asyncio.get_running_loop().time()
+        before, self._seen = self._seen, self._read()
+        spent_s, pages = (new - old for new, old in zip(self._seen, before, strict=True))
+        if spent_s >= _LEAST_SPENT_S or pages > 0:
+            self._changed_s = now_s
+        return now_s - self._changed_s <= _ACTIVITY_S
+
+    def _read(self) -> tuple[float, float]:
+        """Seconds of processor time, and major page faults where the system counts them."""
+        try:
+            process = psutil.Process(self._pid)
+            times = process.cpu_times()
+        except psutil.Error:
+            return 0.0, 0.0
+        return times.user + times.system, float(_major_faults(self._pid))
+
+
+def _major_faults(pid: int) -> int:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        return int(stat.rpartition(")")[2].split()[9])  # proc(5): majflt, the 12th field
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _log_line(line: bytes) -> str:
+    return line[:_LOG_LINE_BYTES].decode("utf-8", "replace").rstrip()
+
+
 def _is_stopped(pid: int) -> bool:
-    """Whether a process says nothing because somebody has stopped it, by a signal or a debugger."""
+    """Whether a process is silent because somebody has stopped it, by a signal or a debugger."""
     with contextlib.suppress(psutil.Error):
         return psutil.Process(pid).status() in {psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP}
     return False
@@ -170,15 +274,15 @@ def _is_stopped(pid: int) -> bool:
 class LlamaEngine:
     """Keeps the Engine contract over a worker that may die at any moment.
 
-    Whoever waits when the worker dies gets a WorkerDiedError, and so does the first to find one
-    dead; the next request starts a new worker with the last spec.
+    All requests in flight when the worker dies get a WorkerDiedError, and so does the first that
+    finds one dead; the next request starts a new worker with the last spec.
     """
 
     module: ClassVar[str] = "assistant.engine.worker"
     """What runs in the worker's process."""
 
     def __init__(self, hang_s: float = HANG_S) -> None:
-        """`hang_s`: a worker that owes an answer and says nothing for so long is ended."""
+        """`hang_s`: a worker that owes an answer and is silent and idle for this long is ended."""
         self._hang_s = hang_s
         self._worker: _Process | None = None
         self._spec: LoadSpec | None = None
@@ -186,6 +290,7 @@ class LlamaEngine:
         self._ids = itertools.count(1)
         self._kept: tuple[ipc.Sequence, ...] = ()
         self._lock = asyncio.Lock()
+        self._released = self._closed = False
         self._open = asyncio.Event()
         self._open.set()
 
@@ -202,6 +307,7 @@ class LlamaEngine:
     async def _load(
         self, spec: LoadSpec, progress: Progress | None = None, *, carry: bool = False
     ) -> ModelInfo:
+        self._check_open()
         worker = await self._process()
         again = spec == self._spec
         saved = self._kept if again and not carry else ()
@@ -220,7 +326,12 @@ class LlamaEngine:
         finally:
             worker.progress, worker.loading = None, False
         assert isinstance(report, ipc.Loaded)
-        self._spec, self._info = spec, report.info
+        try:
+            self._check_open()
+        except LoadError:
+            await self._end()
+            raise
+        self._spec, self._info, self._released = spec, report.info, False
         return report.info
 
     async def describe(self) -> ModelInfo:
@@ -308,10 +419,10 @@ class LlamaEngine:
 
     async def unload(self) -> None:
         """Give the memory back but for the sequences used last (`_KEPT_BYTES`), which the next
-        load of the same spec takes up again: their prompts need not be evaluated anew."""
+        load of the same spec takes up again: their prompts need not be evaluated again."""
         async with self._lock:
             self._kept = await self._sequences()
-            self._info = None
+            self._info, self._released = None, True
             await self._end()
 
     async def _sequences(self) -> tuple[ipc.Sequence, ...]:
@@ -327,8 +438,14 @@ class LlamaEngine:
         return report.sequences
 
     async def close(self) -> None:
+        """End the worker for good: nothing is loaded afterwards. Safe to call twice."""
+        self._closed = True
         await self._end()
         self._spec = self._info = None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LoadError("the engine is closed")
 
     # The process.
 
@@ -338,26 +455,41 @@ class LlamaEngine:
     async def _process(self) -> _Process:
         worker = self._worker
         if worker is None or worker.gone:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                self.module,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,
-                env=_ENVIRONMENT | os.environ,
-            )
-            worker = self._worker = _Process(process, self._hang_s)
+            worker = self._worker = await self._start()
         return worker
 
+    async def _start(self) -> _Process:
+        loop = asyncio.get_running_loop()
+        transport, protocol = await loop.subprocess_exec(
+            _Protocol,
+            sys.executable,
+            "-m",
+            self.module,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            env=_ENVIRONMENT | os.environ,
+        )
+        oom_score.raise_to(oom_score.WORKER, transport.get_pid())
+        return _Process(transport, protocol, self._hang_s)
+
     async def _loaded(self) -> _Process:
+        """The worker with its model.
+
+        Raises:
+            LoadError: it was unloaded or closed, or never loaded: only `load` and `reshape` bring
+                it back, since whoever unloads decides when memory is taken again.
+            WorkerDiedError: it has died, and nobody was notified yet.
+        """
         async with self._lock:
+            if self._released:
+                raise LoadError("the model was unloaded", advice="Load it again")
             worker = self._worker
             if worker is not None and worker.gone and self._info is not None:
                 self._info = None
                 await worker.end()
-                if not worker.told:
+                if not worker.reported:
                     raise worker.dead or WorkerDiedError("the engine's process ended")
             if worker is None or worker.gone or self._info is None:
                 if self._spec is None:

@@ -12,7 +12,7 @@ from functools import partial
 
 import uvicorn
 
-from assistant import __version__, settings
+from assistant import __version__, oom_score, settings
 from assistant.daemon.http.app import build_app
 from assistant.daemon.http.bodies import TokenGate
 from assistant.daemon.http.web_server import Connection, WebServer
@@ -61,6 +61,7 @@ def run(
     Raises:
         DaemonError: another daemon is running, or the socket cannot be made.
     """
+    oom_score.raise_to(oom_score.DAEMON)
     _allow_many_connections()
     _name_backends(chosen.engine.backend_libraries)
     notifier = Notifier()

@@ -145,6 +145,10 @@ class ModelHost(EngineLife):
                 faults += not from_outside(error)
                 if faults > 1 or time.monotonic() > ends_s:
                     raise
+            except LoadError:
+                # It was unloaded, or is loaded in another way, while this waited for it.
+                if self.state is ServiceState.READY or time.monotonic() > ends_s:
+                    raise
             await self.usable(_RETURN_S)
 
     def _stream(self, request: GenerateRequest) -> AsyncGenerator[Delta | Done, None]:

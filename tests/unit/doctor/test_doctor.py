@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tiny_gguf import tiny_gguf
 from typer.testing import CliRunner
 
@@ -14,6 +16,7 @@ from assistant import __version__, paths
 from assistant.cli import build_app
 from assistant.doctor import Level, examine, hardware, software
 from assistant.doctor.findings import Finding
+from assistant.install.machine import Backend, Gpu, Machine, Vendor
 from assistant.llama.spec import BackendDevice, DeviceKind
 from assistant.llama.threads import Processors
 from assistant.memory.probes.devices import Card, HostMemory
@@ -64,30 +67,41 @@ def test_more_threads_than_can_run_are_found_out() -> None:
     assert found.level is Level.FAIL and "model.n_threads" in found.advice
 
 
-def test_a_card_that_the_build_can_use_and_one_that_it_cannot() -> None:
-    assert levels(hardware.build([CPU, CUDA], [card()], "")) == [Level.OK, Level.OK]
-    _, unusable = hardware.build([CPU], [card()], "")
+LINUX = Machine(system="linux", compiler="gcc", installed=(Backend.CPU,))
+
+
+def with_gpus(*gpus: Gpu, **more: Any) -> Machine:
+    return replace(LINUX, gpus=gpus, **more)
+
+
+def test_a_gpu_that_the_build_can_use_and_one_that_it_cannot() -> None:
+    assert levels(hardware.build([CPU, CUDA], [card()], "", LINUX)) == [Level.OK, Level.OK]
+    _, unusable = hardware.build([CPU], [card()], "", LINUX)
     assert unusable.level is Level.FAIL and unusable.advice == "Run: underkeel setup"
-    _, amd = hardware.build([CPU], [card("amdgpu")], "")
+    _, amd = hardware.build([CPU], [card("amdgpu")], "", LINUX)
     assert amd.level is Level.FAIL and amd.advice == "Run: underkeel setup"
-    other = hardware.build([CPU, CUDA], [card(), card(bus_id="0000:02:00.0")], "")
+    other = hardware.build([CPU, CUDA], [card(), card(bus_id="0000:02:00.0")], "", LINUX)
     assert levels(other) == [Level.OK, Level.OK, Level.FAIL]
 
 
-def test_a_driver_that_is_missing_matters_only_where_there_is_a_card(tmp_path: Path) -> None:
-    assert levels(hardware.build([CPU], [], "no library")) == [Level.OK, Level.OK]
-    assert levels(hardware.build([CPU], [], "", ["AMD"])) == [Level.OK, Level.WARN]
-    assert levels(hardware.build([CPU], [], "no library", ["NVIDIA"])) == [Level.OK, Level.FAIL]
-    for name, (kind, vendor) in {
-        "a": ("0x030000", "0x10de"),
-        "b": ("0x030200", "0x1002"),
-        "c": ("0x020000", "0x10de"),
-    }.items():
-        device = tmp_path / "sys/bus/pci/devices" / name
-        device.mkdir(parents=True)
-        (device / "class").write_text(f"{kind}\n")
-        (device / "vendor").write_text(f"{vendor}\n")
-    assert hardware.pci_graphics(tmp_path) == ("AMD", "NVIDIA")
+def test_a_build_for_the_cpu_beside_any_kind_of_gpu_fails() -> None:
+    for vendor in (Vendor.NVIDIA, Vendor.AMD, Vendor.INTEL):
+        _, found = hardware.build([CPU], [], "", with_gpus(Gpu(vendor=vendor)))
+        assert found.level is Level.FAIL and found.advice == "Run: underkeel setup"
+    integrated = with_gpus(Gpu(vendor=Vendor.INTEL, integrated=True))
+    assert levels(hardware.build([CPU], [], "", integrated)) == [Level.OK]
+    # The same fault is reported once.
+    nvidia = with_gpus(Gpu(vendor=Vendor.NVIDIA))
+    assert levels(hardware.build([CPU], [card()], "", nvidia)) == [Level.OK, Level.FAIL]
+
+
+def test_a_driver_that_is_missing_matters_only_where_there_is_a_gpu() -> None:
+    assert levels(hardware.build([CPU], [], "no library", LINUX)) == [Level.OK, Level.OK]
+    nvidia = with_gpus(Gpu(vendor=Vendor.NVIDIA, driver=False))
+    _, found = hardware.build([CPU], [], "no library", nvidia)
+    assert found.level is Level.FAIL and "no library" in found.message
+    _, passed = hardware.build([CPU], [], "no library", replace(nvidia, container=True))
+    assert passed.level is Level.WARN and "--gpus all" in passed.message
 
 
 def test_memory() -> None:

@@ -1,0 +1,316 @@
+"""Which build of llama.cpp fits a machine, and what prevents it. Pure.
+
+Sources of the tables: NVIDIA's CUDA release notes (supported architectures), the CUDA installation
+guide for Linux (newest supported gcc), llama.cpp's docs/build.md and CMakeLists.txt in
+ggml/src/ggml-{cuda,hip,vulkan} (flags, least versions), llama-cpp-python's README (wheel indexes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from assistant.install.machine import Backend, Gpu, Machine, Vendor, version_of
+
+# First CUDA toolkit that compiles for a compute capability; of others, any does.
+_FIRST_CUDA: dict[tuple[int, ...], tuple[int, ...]] = {
+    (8, 0): (11, 0), (8, 6): (11, 1), (8, 7): (11, 4), (8, 9): (11, 8), (9, 0): (11, 8),
+    (10, 0): (12, 8), (10, 3): (12, 9), (12, 0): (12, 8), (12, 1): (12, 9),
+}  # fmt: skip
+# From this CUDA toolkit on, the least compute capability that it compiles for.
+_LEAST_CAPABILITY = (((13,), (7, 5)), ((12,), (5, 0)), ((0,), (5, 0)))
+# Up to this CUDA toolkit, the newest gcc that nvcc accepts.
+_NEWEST_GCC = (
+    ((11, 3), 10), ((11, 8), 11), ((12, 3), 12), ((12, 7), 13), ((12, 9), 14), ((99,), 15),
+)  # fmt: skip
+_LEAST_ROCM = (6, 1)
+_BLACKWELL = (12, 0)
+
+_INDEX = "https://abetlen.github.io/llama-cpp-python/whl/"
+_CUDA_WHEELS = ((13, 2), (13, 0), (12, 5), (12, 4), (12, 3), (12, 2), (12, 1), (11, 8))
+
+COMPILER_ADVICE = {
+    "linux": "Install a C++ compiler (Debian, Ubuntu: apt-get install build-essential)",
+    "darwin": "Install Apple's command line tools: xcode-select --install",
+    "windows": "Install the Build Tools for Visual Studio with C++",
+}
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """What prevents a build, and what to do about it."""
+
+    message: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The build of llama.cpp that fits a machine.
+
+    Attributes:
+        backend: what it computes with.
+        reason: why this one.
+        arguments: for CMake, when it is built from source.
+        obstacles: what prevents building it from source; empty if nothing does.
+        wheel_index: a package index with this build ready-made, not run by us and without pinned
+            hashes; empty if none is known.
+        installed: whether the installed llama.cpp has this backend already.
+        notes: what else the user should know, such as GPUs that stay unused.
+    """
+
+    backend: Backend
+    reason: str
+    arguments: tuple[str, ...] = ()
+    obstacles: tuple[Obstacle, ...] = ()
+    wheel_index: str = ""
+    installed: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def choose(machine: Machine, requested: Backend | None = None) -> Choice:
+    """The best build that can be made here, else the best that could be after some installation.
+
+    Args:
+        requested: use this backend instead of the best one.
+    """
+    notes = tuple(_unused(machine))
+    if requested is not None:
+        return _option(machine, requested, f"{requested} was requested", notes)
+    options = [_option(machine, backend, reason, notes) for backend, reason in _preferred(machine)]
+    first = options[0]
+    if not first.obstacles or first.installed:
+        return first
+    for option in options[1:]:
+        if option.backend is not Backend.CPU and not option.obstacles:
+            missing = "; ".join(obstacle.advice for obstacle in first.obstacles)
+            better = f"{_NAMES[first.backend]} would be faster: {missing}"
+            return _option(machine, option.backend, option.reason, (*notes, better))
+    return first
+
+
+def cpu_only_beside_gpu(machine: Machine) -> bool:
+    """Whether a GPU with a driver is left unused, because the installed build is for the CPU only.
+
+    Integrated GPUs of Intel do not count: they are no faster than the CPU that they are part of.
+    """
+    return set(machine.installed) == {Backend.CPU} and _preferred(machine)[0][0] is not Backend.CPU
+
+
+_NAMES = {
+    Backend.CUDA: "CUDA",
+    Backend.HIP: "ROCm",
+    Backend.VULKAN: "Vulkan",
+    Backend.METAL: "Metal",
+    Backend.CPU: "the CPU",
+}
+
+
+def _preferred(machine: Machine) -> list[tuple[Backend, str]]:
+    """Backends for the usable GPUs, the best first, each with a reason; at least the CPU."""
+    found: list[tuple[Backend, str]] = []
+    gpus = [gpu for gpu in machine.gpus if gpu.driver]
+    if machine.system == "darwin":
+        found.append((Backend.METAL, "macOS has Metal"))
+    nvidia = [gpu for gpu in gpus if gpu.vendor is Vendor.NVIDIA]
+    modern = [gpu for gpu in nvidia if (version_of(gpu.architecture) or (9,)) >= (5, 0)]
+    if modern:
+        found.append((Backend.CUDA, f"CUDA is the fastest on {_listed(modern)}"))
+    amd = [gpu for gpu in gpus if gpu.vendor is Vendor.AMD]
+    discrete = [gpu for gpu in amd if not gpu.integrated]
+    if discrete and machine.system == "linux":
+        found.append((Backend.HIP, f"ROCm is the fastest on {_listed(discrete)}"))
+    intel = [gpu for gpu in gpus if gpu.vendor is Vendor.INTEL and not gpu.integrated]
+    # In WSL, Vulkan reaches no GPU but through a slow translation layer.
+    if (vulkan := [*nvidia, *amd, *intel]) and machine.system != "darwin" and not machine.wsl:
+        found.append((Backend.VULKAN, f"Vulkan runs on {_listed(vulkan)}"))
+    return [*found, (Backend.CPU, "there is no GPU that llama.cpp can use")]
+
+
+def _option(machine: Machine, backend: Backend, reason: str, notes: tuple[str, ...] = ()) -> Choice:
+    arguments, obstacles = _BUILDS[backend](machine)
+    if not machine.compiler:
+        advice = COMPILER_ADVICE.get(machine.system, COMPILER_ADVICE["linux"])
+        obstacles = (Obstacle("no C++ compiler was found", advice), *obstacles)
+    return Choice(
+        backend=backend,
+        reason=reason,
+        arguments=arguments,
+        obstacles=obstacles,
+        wheel_index=_wheel_index(machine, backend),
+        installed=backend in machine.installed,
+        notes=notes,
+    )
+
+
+_Build = tuple[tuple[str, ...], tuple[Obstacle, ...]]
+
+
+def _cuda(machine: Machine) -> _Build:
+    toolkit, driver = version_of(machine.cuda)[:2], version_of(machine.cuda_driver)[:2]
+    newest = f" {machine.cuda_driver} or older" if driver else ""
+    package = ", the package for WSL without a driver" if machine.wsl else ""
+    install = f"Install the CUDA toolkit{newest}{package}: developer.nvidia.com/cuda-downloads"
+    if not machine.nvcc or not toolkit:
+        return ("-DGGML_CUDA=on",), (Obstacle("the CUDA toolkit (nvcc) was not found", install),)
+    obstacles = []
+    if driver and toolkit[0] > driver[0]:
+        message = (
+            f"the toolkit is CUDA {machine.cuda}; the driver supports CUDA {machine.cuda_driver}"
+        )
+        obstacles.append(Obstacle(message, f"Update NVIDIA's driver, or: {install}"))
+    capabilities = sorted(
+        {
+            version_of(gpu.architecture)[:2]
+            for gpu in machine.gpus
+            if gpu.vendor is Vendor.NVIDIA and gpu.driver and version_of(gpu.architecture)
+        }
+    )
+    supported = [one for one in capabilities if _compiles(toolkit, one)]
+    if capabilities and not supported:
+        listed = ", ".join(".".join(map(str, one)) for one in capabilities)
+        message = f"CUDA {machine.cuda} does not compile for compute capability {listed}"
+        obstacles.append(Obstacle(message, _other_toolkit(capabilities[-1])))
+    arguments = ["-DGGML_CUDA=on", f"-DCMAKE_CUDA_COMPILER={machine.nvcc}"]
+    if supported:
+        arguments.append("-DCMAKE_CUDA_ARCHITECTURES=" + ";".join(map(_architecture, supported)))
+    compiler, obstacle = _cuda_host_compiler(machine, toolkit)
+    if compiler:
+        arguments.append(f"-DCMAKE_CUDA_HOST_COMPILER={compiler}")
+    return tuple(arguments), (*obstacles, *obstacle)
+
+
+def _compiles(toolkit: tuple[int, ...], capability: tuple[int, ...]) -> bool:
+    least = next(least for since, least in _LEAST_CAPABILITY if toolkit >= since)
+    return toolkit >= _FIRST_CUDA.get(capability, (0,)) and capability >= least
+
+
+def _other_toolkit(capability: tuple[int, ...]) -> str:
+    if first := _FIRST_CUDA.get(capability):
+        return f"Install the CUDA toolkit {'.'.join(map(str, first))} or newer"
+    return "Install the CUDA toolkit 12"
+
+
+def _architecture(capability: tuple[int, ...]) -> str:
+    """Machine code for exactly this GPU; Blackwell's FP4 instructions need the "a" (llama.cpp)."""
+    return f"{capability[0]}{capability[1]}{'a' if capability >= _BLACKWELL else ''}-real"
+
+
+def _cuda_host_compiler(
+    machine: Machine, toolkit: tuple[int, ...]
+) -> tuple[str, tuple[Obstacle, ...]]:
+    """Another gcc where the default one is too new for nvcc."""
+    if machine.compiler != "gcc" or not machine.compiler_version:
+        return "", ()
+    newest = next(gcc for until, gcc in _NEWEST_GCC if toolkit <= until)
+    if (version_of(machine.compiler_version) or (0,))[0] <= newest:
+        return "", ()
+    fitting = {
+        version_of(version): command
+        for command, version in machine.other_compilers.items()
+        if version_of(version) and version_of(version)[0] <= newest
+    }
+    if fitting:
+        return fitting[max(fitting)], ()
+    message = f"CUDA {machine.cuda} accepts gcc up to {newest}; this is {machine.compiler_version}"
+    advice = f"Install gcc {newest} (Debian, Ubuntu: apt-get install g++-{newest})"
+    return "", (Obstacle(message, advice),)
+
+
+def _hip(machine: Machine) -> _Build:
+    targets = sorted(
+        {
+            gpu.architecture
+            for gpu in machine.gpus
+            if gpu.vendor is Vendor.AMD
+            and gpu.driver
+            and not gpu.integrated
+            and gpu.architecture.startswith("gfx")
+        }
+    )
+    arguments = ["-DGGML_HIP=on"]
+    if targets:
+        arguments.append(f"-DGPU_TARGETS={';'.join(targets)}")
+    if machine.rocm_path:
+        arguments.append(f"-DCMAKE_HIP_COMPILER={machine.rocm_path}/llvm/bin/clang++")
+    if not machine.rocm:
+        advice = "Install ROCm with its developer packages: rocm.docs.amd.com"
+        return tuple(arguments), (Obstacle("ROCm was not found", advice),)
+    if version_of(machine.rocm) < _LEAST_ROCM:
+        message = f"ROCm {machine.rocm} is too old"
+        return tuple(arguments), (Obstacle(message, "Install ROCm 6.1 or newer"),)
+    return tuple(arguments), ()
+
+
+def _vulkan(machine: Machine) -> _Build:
+    parts = {
+        "glslc": machine.glslc,
+        "Vulkan headers": machine.vulkan_headers,
+        "SPIR-V headers": machine.spirv_headers,
+    }
+    missing = [name for name, found in parts.items() if not found]
+    if not missing:
+        return ("-DGGML_VULKAN=on",), ()
+    advice = (
+        "Install the Vulkan SDK: vulkan.lunarg.com"
+        if machine.system == "windows"
+        else "Install what Vulkan needs (Debian, Ubuntu: apt-get install libvulkan-dev glslc "
+        "spirv-headers)"
+    )
+    return ("-DGGML_VULKAN=on",), (Obstacle(f"not found: {', '.join(missing)}", advice),)
+
+
+def _metal(machine: Machine) -> _Build:
+    if machine.system == "darwin":
+        return ("-DGGML_METAL=on",), ()
+    return ("-DGGML_METAL=on",), (Obstacle("Metal exists on macOS only", "Choose another backend"),)
+
+
+_BUILDS: dict[Backend, Callable[[Machine], _Build]] = {
+    Backend.CUDA: _cuda,
+    Backend.HIP: _hip,
+    Backend.VULKAN: _vulkan,
+    Backend.METAL: _metal,
+    Backend.CPU: lambda _: ((), ()),
+}
+
+
+def _wheel_index(machine: Machine, backend: Backend) -> str:
+    """llama-cpp-python's own wheel index for this backend; "" where its README names none."""
+    if machine.processor not in {"x86_64", "AMD64"} and backend is not Backend.METAL:
+        return ""
+    if backend is Backend.CUDA:
+        driver = version_of(machine.cuda_driver)[:2]
+        fitting = [one for one in _CUDA_WHEELS if one <= driver]
+        return f"{_INDEX}cu{fitting[0][0]}{fitting[0][1]}" if fitting else ""
+    if backend is Backend.HIP:
+        return f"{_INDEX}rocm72" if version_of(machine.rocm)[:2] == (7, 2) else ""
+    return _INDEX + backend.value
+
+
+def _unused(machine: Machine) -> Iterator[str]:
+    """GPUs that the driver's absence leaves unused, and what to do."""
+    for gpu in machine.gpus:
+        name = gpu.name or f"a GPU by {gpu.vendor.upper()}"
+        if gpu.driver and gpu.vendor is Vendor.NVIDIA and _too_old(gpu):
+            yield f"{name} is too old for CUDA 12 (compute capability {gpu.architecture})"
+        if gpu.driver:
+            continue
+        if machine.container:
+            flag = "--gpus all" if gpu.vendor is Vendor.NVIDIA else "--device /dev/dri"
+            yield f"{name} is not passed into this container; start it with {flag}"
+        elif machine.wsl:
+            yield f"{name} has no driver; install it in Windows, not in WSL"
+        elif gpu.vendor is Vendor.NVIDIA:
+            yield f"{name} has no working driver; install NVIDIA's"
+        elif not gpu.integrated:
+            yield f"{name} has no working driver"
+
+
+def _too_old(gpu: Gpu) -> bool:
+    return bool(version_of(gpu.architecture)) and version_of(gpu.architecture) < (5, 0)
+
+
+def _listed(gpus: list[Gpu]) -> str:
+    names = list(dict.fromkeys(gpu.name or f"GPUs by {gpu.vendor.upper()}" for gpu in gpus))
+    return " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} and {names[-1]}"
