@@ -35,6 +35,7 @@ COMMANDS: dict[str, str] = {
     "models": "assistant.cli.models",
     "doctor": "assistant.cli.support",
     "setup": "assistant.cli.setup",
+    "uninstall": "assistant.cli.uninstall",
     "logs": "assistant.cli.support",
     "bundle": "assistant.cli.support",
     "demo": "assistant.cli.demo",

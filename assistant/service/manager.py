@@ -97,6 +97,13 @@ def install(*, at_login: bool) -> list[Path]:
     return list(files.contents)
 
 
+def installed_files() -> list[Path]:
+    """The service's files that exist; none where there is no service manager."""
+    if manager() is Manager.NONE:
+        return []
+    return [path for path in _removal().contents if path.exists()]
+
+
 def uninstall() -> list[Path]:
     """Disable the service and remove its files; models and settings stay.
 
