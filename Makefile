@@ -1,4 +1,4 @@
-# Two commands matter: `make demo` and `make test`. Both set up all they need, and are safe to repeat.
+# The two main commands are `make demo` and `make test`. Both set up what they need and can be repeated.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -31,30 +31,30 @@ lint: env
 types: env
 	@$(BIN)/mypy
 
-bench-worker: models ## The worker's prefill and decode beside llama.cpp's own
+bench-worker: models ## Prefill and decode of the worker compared with llama.cpp alone
 	@$(BIN)/python tests/benchmarks/worker_rate.py
 
-bench-lsp: models ## What the language server and daemon add to a request
+bench-lsp: models ## Overhead of the language server and the daemon per request
 	@$(BIN)/python tests/benchmarks/lsp_overhead.py
 
-bench-typing: models ## Typing, side by side with llama.vim's requests to llama-server
+bench-typing: models ## Latency while typing, compared with llama.vim and llama-server
 	@$(BIN)/python tests/benchmarks/keystrokes/run.py --save
 
-bench-speculation: models ## The same text with drafts and without, and how much faster it comes
+bench-speculation: models ## Speed-up by speculative decoding, and that the text stays the same
 	@PYTHONPATH=. $(BIN)/python tests/benchmarks/speculation.py --save
 	@PYTHONPATH=. $(BIN)/python tests/benchmarks/rounding.py --save
 	@PYTHONPATH=. $(BIN)/python tests/benchmarks/rounding.py --model starter-moe --prompts 30 --save
 
-bench-threads: models ## Reading and writing by threads and by length of batches
+bench-threads: models ## Prefill and decode by number of threads and batch size
 	@PYTHONPATH=. $(BIN)/python tests/benchmarks/threads_batches.py --save
 
-bench-shifting: models ## What moving cells after an edit would save, and what it would cost
+bench-shifting: models ## What shifting KV cells after an edit would save and cost
 	@PYTHONPATH=. $(BIN)/python tests/benchmarks/shifting.py --save
 
 bench-cancellation: models ## How soon a cancelled request frees the engine
 	@PYTHONPATH=. $(BIN)/python tests/benchmarks/cancellation.py --save
 
-bench-layouts: models ## Which FIM layout a model writes best with, and what each costs (hours)
+bench-layouts: models ## Quality and cost of the FIM layouts (hours)
 	@PYTHONPATH=. $(BIN)/python tests/benchmarks/layouts.py quality
 	@PYTHONPATH=. $(BIN)/python tests/benchmarks/layouts.py report
 
@@ -62,20 +62,20 @@ bench-load: models ## Sixteen editors with 64 documents on one daemon, alone and
 	@$(BIN)/python tests/benchmarks/load.py --save
 	@$(BIN)/python tests/benchmarks/load.py --flood 100 --save
 
-fuzz: env ## Fuzz the daemon by its OpenAPI description, and its frames, at length
+fuzz: env ## Fuzz the HTTP API and the worker protocol at length
 	@$(BIN)/python tests/benchmarks/fuzz.py --save
 
-bench-scenarios: models ## Everything that can happen to the memory, at length, with pictures
+bench-scenarios: models ## Memory scenarios at length, with charts
 	@$(BIN)/python tests/benchmarks/scenarios.py --save
 
-bench-soak: models ## Half an hour of typing under random pressure: nothing may grow or leak
+bench-soak: models ## Half an hour of typing under random memory pressure: nothing may leak
 	@$(BIN)/python tests/benchmarks/soak.py --save
 
-bench-context: models ## Speed of prompts and of the index, and what stays in the KV cache
+bench-context: models ## Speed of prompts and of the index, and KV cache reuse
 	@$(BIN)/python tests/benchmarks/context_speed.py
 	@$(BIN)/python tests/benchmarks/context_stability.py
 
-bench-quality: models ## Masked lines by three kinds of prompt: hours, may be ended and taken up again
+bench-quality: models ## Masked-line study of three kinds of prompt (hours; can be interrupted and resumed)
 	@$(BIN)/python tests/benchmarks/context_quality.py run
 	@$(BIN)/python tests/benchmarks/context_quality.py report --keep
 	@$(BIN)/python tests/benchmarks/context_quality.py run --held-out
@@ -84,7 +84,7 @@ bench-quality: models ## Masked lines by three kinds of prompt: hours, may be en
 test-transformers: models ## Run a checkpoint through Transformers (installs torch, 1.5 GB, once)
 	@$(BIN)/python tests/benchmarks/transformers_engine.py
 
-bench-remote: models ## Ask a real llama-server and a real vLLM (builds and installs 4 GB, once)
+bench-remote: models ## Test against a real llama-server and a real vLLM (installs 4 GB, once)
 	@$(BIN)/python tests/benchmarks/remote_engines.py
 
 gpu-check: ## Measure on this machine's GPU: memory, headroom, speed (SIMULATED=1 needs none)
@@ -101,7 +101,7 @@ vsix: ## Package the VS Code extension
 dist: env ## Build wheel, sdist, .vsix and Neovim archive with checksums into dist/ (--help: .ci/dist.py)
 	@$(BIN)/python .ci/dist.py
 
-pictures: models ## Take the README's pictures anew, in the real editors and a real terminal
+pictures: models ## Take the README's pictures in real editors and a real terminal
 	@UNDERKEEL_PICTURES=editors/vscode/images $(BIN)/python -m pytest -q tests/e2e/test_vscode.py tests/e2e/test_vscode_commands.py
 	@$(BIN)/python tests/equipment/pictures.py
 
