@@ -152,6 +152,6 @@ WORDED = [
 @pytest.mark.parametrize("path", WORDED, ids=lambda path: path.name)
 def test_sources_of_what_users_read_use_no_retired_words(path: Path) -> None:
     """Texts, docstrings and names, except names of the memory package."""
-    theirs = r"\b\w*CARD\w*\b|\.cards\b|\w+_cards?\b|\b\w*[Ww]ishes\w*\b|\.doubts\b"
+    theirs = r'\b\w*CARD\w*\b|\.cards\b|\w+_cards?\b|\b\w*[Ww]ishes\w*\b|"doubts"'
     text = re.sub(theirs, "", path.read_text())
     assert [match[0] for match in RETIRED.finditer(text)] == []
