@@ -1,3 +1,3 @@
 """Code actions: what is offered where, explanations, and edits that are shown before made."""
 
-__all__ = ["feature", "scene"]
+__all__ = ["document_range", "feature"]

@@ -9,7 +9,7 @@ from typing import Any
 from lsprotocol import types
 
 from assistant.errors import RequestError
-from lsp.actions.scene import Position
+from lsp.actions.document_range import Position
 
 Span = tuple[Position, Position]
 

@@ -1,4 +1,4 @@
-"""A change of a document: as small as can be, carried over to a newer text, judged. Pure."""
+"""A minimal change of a document: computed, rebased on newer text, checked. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Change:
     lines: tuple[str, ...]
 
 
-def between(old: list[str], first: int, stop: int, lines: list[str]) -> Change | None:
+def difference(old: list[str], first: int, stop: int, lines: list[str]) -> Change | None:
     """The change of `old[first:stop]` to `lines`, without the lines at both ends that stay.
 
     Returns:
@@ -33,11 +33,11 @@ def between(old: list[str], first: int, stop: int, lines: list[str]) -> Change |
     return None if made.first == made.stop and not made.lines else made
 
 
-def carried(change: Change, old: list[str], new: list[str]) -> Change | None:
-    """The same change in a text that was edited meanwhile, above or below it.
+def rebased(change: Change, old: list[str], new: list[str]) -> Change | None:
+    """The same change for a text that was edited above or below it since.
 
     Returns:
-        None where the lines that it is about, or those right beside them, were edited.
+        None if the changed lines, or lines next to them, were edited.
     """
     if old == new:
         return change
@@ -56,20 +56,20 @@ def applied(change: Change, lines: list[str]) -> list[str]:
     return [*lines[: change.first], *change.lines, *lines[change.stop :]]
 
 
-def judged(change: Change, path: str, lines: list[str]) -> tuple[int, ...]:
+def syntax_errors(change: Change, path: str, lines: list[str]) -> tuple[int, ...]:
     """The lines, counted from 0, at which the change would break the syntax of the file."""
     return broken_by(path, "\n".join(lines), "\n".join(applied(change, lines)))
 
 
-def in_words(change: Change, broken: tuple[int, ...]) -> str:
-    """What a person should know of the change before it is made."""
+def describe(change: Change, broken: tuple[int, ...]) -> str:
+    """A description of the change for the user."""
     old, new = change.stop - change.first, len(change.lines)
     if not old:
         size = f"adds {_lines(new)}"
     elif not new:
         size = f"removes {_lines(old)}"
     else:
-        size = f"puts {_lines(new)} in place of {_lines(old)}"
+        size = f"replaces {_lines(old)} with {_lines(new)}"
     if not broken:
         return size
     places = ", ".join(str(line + 1) for line in broken[:3])

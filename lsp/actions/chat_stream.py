@@ -1,4 +1,4 @@
-"""Asks the model for the next turn of a conversation, and asks again where that helps."""
+"""Requests the next turn of a conversation from the model, and retries where that helps."""
 
 from __future__ import annotations
 
@@ -28,39 +28,39 @@ _log = logging.getLogger(__name__)
 _TRIES = 3
 _LEAST_TOKENS = 64
 
-Make = Callable[["Served", int], Awaitable[Sequence["ChatMessage"]]]
-"""Makes the messages for a model within so many tokens.
+MessageBuilder = Callable[["Served", int], Awaitable[Sequence["ChatMessage"]]]
+"""Builds the messages for a model within a number of tokens.
 
 Raises:
-    UnderkeelError: they cannot be made so small.
+    UnderkeelError: they do not fit.
 """
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a question may take.
+    """Limits of one request, in tokens.
 
     Attributes:
-        context_tokens: of the budget, for the messages; answer_tokens: for the answer.
+        context_tokens: for the messages, within the budget; answer_tokens: for the answer.
     """
 
     context_tokens: int
     answer_tokens: int
 
 
-async def ask(
-    backend: Backend, make: Make, limits: Limits, name: str
+async def stream_chat(
+    backend: Backend, make: MessageBuilder, limits: Limits, name: str
 ) -> AsyncGenerator[CompletionChunk, None]:
     """Stream an answer; closing the stream cancels it.
 
-    Where the budget has fallen meanwhile the messages are made again, smaller; where the daemon or
-    its worker has gone before anything was said, another is asked.
+    If the budget has fallen, the messages are built again, smaller. If the daemon or its worker
+    died before any text arrived, the request is sent again.
 
     Args:
-        name: the daemon lets a new question of a name end the one before.
+        name: a new request with the same name cancels the earlier one.
 
     Raises:
-        UnderkeelError: there is no answer to be had.
+        UnderkeelError: no answer is available.
     """
     context_tokens = limits.context_tokens
     for attempt in range(_TRIES):
@@ -72,7 +72,7 @@ async def ask(
                 advice="Try again when memory is free: underkeel status says why it is not",
             )
         messages = await make(served, room)
-        said = False
+        has_text = False
         try:
             answer = backend.chat(
                 messages,
@@ -82,37 +82,40 @@ async def ask(
             )
             async with aclosing(answer) as stream:
                 async for chunk in stream:
-                    said = said or bool(chunk.content)
+                    has_text = has_text or bool(chunk.content)
                     yield chunk
             return
         except (ContextFullError, DaemonError, WorkerDiedError) as error:
-            if said or attempt + 1 == _TRIES:
+            if has_text or attempt + 1 == _TRIES:
                 raise
-            _log.info("asking once more after an error of kind %s", error.code)
+            _log.info("retrying after an error of kind %s", error.code)
             backend.forget()
             if isinstance(error, ContextFullError):
                 context_tokens = room // 2
 
 
 @dataclass(frozen=True)
-class Whole:
-    """An answer that was waited for."""
+class ChatAnswer:
+    """A complete answer."""
 
     text: str
     reason: StopReason | None
 
 
-async def whole(
-    backend: Backend, make: Make, limits: Limits, name: str, limit_s: float = 300.0
-) -> Whole:
-    """The whole answer.
+async def complete_chat(
+    backend: Backend, make: MessageBuilder, limits: Limits, name: str, limit_s: float = 300.0
+) -> ChatAnswer:
+    """The complete answer.
 
     Raises:
-        UnderkeelError: there is none to be had, or not within `limit_s`.
+        UnderkeelError: no answer is available, or not within `limit_s`.
     """
     text, reason = "", None
     try:
-        async with asyncio.timeout(limit_s), aclosing(ask(backend, make, limits, name)) as stream:
+        async with (
+            asyncio.timeout(limit_s),
+            aclosing(stream_chat(backend, make, limits, name)) as stream,
+        ):
             async for chunk in stream:
                 text += chunk.content
                 reason = chunk.stop_reason or reason
@@ -120,4 +123,4 @@ async def whole(
         raise UnderkeelError(
             f"no answer came within {limit_s:.0f} s", advice="Try again with a shorter selection"
         ) from error
-    return Whole(text, reason)
+    return ChatAnswer(text, reason)

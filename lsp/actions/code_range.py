@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from context import Definition, Document, Kind
 from context.syntax.text import line_end, line_start
 from lsp.actions import doc_comments, test_files
-from lsp.actions.offer import Ground
-from lsp.actions.scene import Scene
+from lsp.actions.document_range import DocumentRange
+from lsp.actions.offer import RangeFacts
 from lsp.completion.prompts import path_of
 from lsp.documents.site import language
 
@@ -30,7 +30,7 @@ class Region:
     name: str = ""
 
 
-def definition_at(document: Document, scene: Scene) -> Definition | None:
+def definition_at(document: Document, document_range: DocumentRange) -> Definition | None:
     """The innermost function or class that holds the whole range, its own comments included."""
     source = document.source
     if source is None:
@@ -40,70 +40,70 @@ def definition_at(document: Document, scene: Scene) -> Definition | None:
         one
         for one in source.outline.definitions
         if one.kind in {Kind.FUNCTION, Kind.CLASS}
-        and line_start(text, one.lead) <= scene.start
-        and scene.stop <= line_end(text, one.stop)
+        and line_start(text, one.lead) <= document_range.start
+        and document_range.stop <= line_end(text, one.stop)
     ]
     return min(around, key=lambda one: one.stop - one.start, default=None)
 
 
-def selected(scene: Scene) -> Region:
+def selected(document_range: DocumentRange) -> Region:
     """Whole lines of the range; a selection that ends before a line's first character leaves
     that line out."""
-    first = scene.text.count("\n", 0, scene.start)
-    last = scene.text.count("\n", 0, scene.stop)
-    if last > first and scene.text[scene.stop - 1] == "\n":
+    first = document_range.text.count("\n", 0, document_range.start)
+    last = document_range.text.count("\n", 0, document_range.stop)
+    if last > first and document_range.text[document_range.stop - 1] == "\n":
         last -= 1
     return Region(first, last + 1)
 
 
-def of_definition(scene: Scene, definition: Definition) -> Region:
+def of_definition(document_range: DocumentRange, definition: Definition) -> Region:
     """The lines of a definition, without the comments above it."""
-    first = scene.text.count("\n", 0, definition.start)
-    last = scene.text.count("\n", 0, max(definition.stop - 1, definition.start))
+    first = document_range.text.count("\n", 0, definition.start)
+    last = document_range.text.count("\n", 0, max(definition.stop - 1, definition.start))
     return Region(first, last + 1, definition.name)
 
 
-def chosen(document: Document, scene: Scene) -> Region:
+def chosen(document: Document, document_range: DocumentRange) -> Region:
     """The selection; for a cursor in a line that says something, the definition around it."""
-    region = selected(scene)
-    if scene.start < scene.stop or not scene.lines[region.first].strip():
+    region = selected(document_range)
+    if document_range.start < document_range.stop or not document_range.lines[region.first].strip():
         return region
-    definition = definition_at(document, scene)
-    return of_definition(scene, definition) if definition is not None else region
+    definition = definition_at(document, document_range)
+    return of_definition(document_range, definition) if definition is not None else region
 
 
-def to_fix(document: Document, scene: Scene) -> Region:
-    """What may change to mend an error in the range: the definition around it if it is not too
+def to_fix(document: Document, document_range: DocumentRange) -> Region:
+    """What may change to fix an error in the range: the definition around it if it is not too
     long; else some lines around it."""
-    definition = definition_at(document, scene)
+    definition = definition_at(document, document_range)
     if definition is not None:
-        region = of_definition(scene, definition)
+        region = of_definition(document_range, definition)
         if region.stop - region.first <= _LARGEST_LINES:
             return region
-    region = selected(scene)
+    region = selected(document_range)
     return Region(
         max(region.first - _AROUND_LINES, 0),
-        min(region.stop + _AROUND_LINES, len(scene.lines)),
+        min(region.stop + _AROUND_LINES, len(document_range.lines)),
     )
 
 
-def ground_of(document: Document, scene: Scene) -> Ground:
-    """Parses the document, as far as it has changed."""
-    definition = definition_at(document, scene)
-    region = selected(scene)
-    block = scene.block(region.first, region.stop)
-    path = path_of(scene.uri)
+def facts_of(document: Document, document_range: DocumentRange) -> RangeFacts:
+    """Facts about a range. Parses what has changed of the document."""
+    definition = definition_at(document, document_range)
+    region = selected(document_range)
+    block = document_range.block(region.first, region.stop)
+    path = path_of(document_range.uri)
     testable = (
         path is not None
-        and test_files.custom_of(document) is not None
+        and test_files.convention_of(document) is not None
         and not test_files.is_test(path)
     )
-    return Ground(
-        selection=scene.start < scene.stop,
+    return RangeFacts(
+        selection=document_range.start < document_range.stop,
         definition=definition.name if definition is not None else "",
         documentable=doc_comments.style_of(document) is not None,
         testable=testable,
-        instruction=_instruction(block, scene.language),
+        instruction=_instruction(block, document_range.language),
         blank=not block.strip(),
     )
 

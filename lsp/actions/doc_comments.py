@@ -52,7 +52,7 @@ def _styles() -> dict[str, Style]:
 
 
 def style_of(document: Document) -> Style | None:
-    """How the document's language wants it; None where nobody has said."""
+    """The documentation style of the document's language; None if there is none."""
     return _styles().get(document.language.name) if document.language is not None else None
 
 

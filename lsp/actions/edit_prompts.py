@@ -1,4 +1,4 @@
-"""What the model is asked for an edit: the code that must be whole, its surroundings, the words."""
+"""Prompts for edits: the code that must be complete, its surroundings, and the instruction."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from context.index.read_policy import masked
 from context.syntax.tokens import Encoder
 from lsp.actions import code_range, doc_comments, messages, test_files, wording
 from lsp.actions.code_range import Region
+from lsp.actions.document_range import DocumentRange
 from lsp.actions.explanations import name_of
-from lsp.actions.scene import Scene
 
 if TYPE_CHECKING:
     from assistant.client import ChatMessage
@@ -30,18 +30,18 @@ _TRIES = 3
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a part of a document.
+    """A prompt about a part of a document.
 
     Attributes:
         task, which: the words in `wording.toml`; `fields` fills them in.
-        span_bytes: what the workspace is searched for.
+        span_bytes: the range that the workspace is searched for.
         parts: headings and code that must be shown whole.
         shows_span: the span itself is shown too, as far as it fits.
-        diagnostic: what a tool says about it.
-        name: what it is about, for a person.
+        diagnostic: the message of a tool about it.
+        name: the definition it is about, for titles.
     """
 
-    scene: Scene
+    document_range: DocumentRange
     task: str
     which: str
     span_bytes: tuple[int, int]
@@ -57,19 +57,21 @@ class Question:
         """The conversation within `room_tokens`.
 
         Raises:
-            RequestError: what must be whole does not fit, or must not be shown to a model.
+            RequestError: the required code does not fit, or must not be sent to a model.
         """
         count = Encoder.of(served.fim.counter).text_count
-        file = name_of(self.scene.uri)
+        file = name_of(self.document_range.uri)
         whole = sum(count(f"{heading}\n{code}") for heading, code in self.parts)
         words = count(self.diagnostic) + sum(map(count, self.fields.values()))
         room = room_tokens - whole - words - _FRAME_TOKENS
         for _ in range(_TRIES):
             look = partial(self._look, max(room, 0) + (0 if self.shows_span else whole))
-            found = await prompts.explanation(self.scene.uri, self.scene.text, served.fim, look)
+            found = await prompts.explanation(
+                self.document_range.uri, self.document_range.text, served.fim, look
+            )
             if messages.is_secret(found):
                 raise RequestError(
-                    "this file may hold secrets, so no model is shown it", subject=file
+                    "this file may contain secrets and is never sent to a model", subject=file
                 )
             made = self._made(found, file)
             over = messages.tokens(made, count) - room_tokens
@@ -87,33 +89,38 @@ class Question:
 
     def _made(self, found: Explanation, file: str) -> list[ChatMessage]:
         without = () if self.shows_span else (Topic.SELECTION,)
-        told = messages.told(found) or self.diagnostic
-        parts = [messages.shown(found, file, without=without)]
+        diagnostic = messages.shown_diagnostic(found) or self.diagnostic
+        parts = [messages.passages_text(found, file, without=without)]
         parts += [messages.fenced(heading, code, found.language) for heading, code in self.parts]
-        parts.append(wording.text(self.task, self.which, diagnostic=told, **self.fields))
+        parts.append(wording.text(self.task, self.which, diagnostic=diagnostic, **self.fields))
         return messages.conversation(wording.text(self.task, "system"), "\n".join(parts))
 
 
 def rewriting(
-    scene: Scene, region: Region, which: str, *, instruction: str = "", diagnostic: str = ""
+    document_range: DocumentRange,
+    region: Region,
+    which: str,
+    *,
+    instruction: str = "",
+    diagnostic: str = "",
 ) -> Question:
-    """How the lines of a region should become.
+    """A prompt to rewrite the lines of a region.
 
     Raises:
-        RequestError: they hold a key, which no model may see and no answer could put back.
+        RequestError: they contain a key, which is never sent to a model.
     """
-    code = scene.block(region.first, region.stop)
+    code = document_range.block(region.first, region.stop)
     _check_keys(code)
     if which == "insertion":
-        before = scene.block(max(region.first - _BEFORE_LINES, 0), region.first)
+        before = document_range.block(max(region.first - _BEFORE_LINES, 0), region.first)
         parts = (("Code before", masked(before)),)
     else:
         parts = (("Code to change", code),)
     return Question(
-        scene,
+        document_range,
         "edit",
         which,
-        span_bytes=_bytes(scene, region),
+        span_bytes=_bytes(document_range, region),
         parts=parts,
         diagnostic=diagnostic,
         name=region.name,
@@ -122,7 +129,7 @@ def rewriting(
 
 
 @dataclass(frozen=True)
-class Documenting:
+class DocumentationQuestion:
     """A question for documentation, and where the answer goes."""
 
     question: Question
@@ -130,32 +137,34 @@ class Documenting:
     style: doc_comments.Style
 
 
-def documenting_question(document: Document, scene: Scene) -> Documenting:
+def documentation_question(
+    document: Document, document_range: DocumentRange
+) -> DocumentationQuestion:
     """The documentation of the definition around the range.
 
     Raises:
-        RequestError: there is none, or nobody has said how its language is documented.
+        RequestError: there is none, or its language has no documentation style.
     """
-    definition = code_range.definition_at(document, scene)
+    definition = code_range.definition_at(document, document_range)
     style = doc_comments.style_of(document)
     if definition is None or style is None:
         raise RequestError(
             "there is nothing to document here", advice="Go to a function or a class"
         )
     question = Question(
-        scene,
+        document_range,
         "document",
         "definition",
-        span_bytes=_bytes(scene, code_range.of_definition(scene, definition)),
+        span_bytes=_bytes(document_range, code_range.of_definition(document_range, definition)),
         shows_span=True,
         name=definition.name,
         fields={"name": definition.name, "manner": style.manner},
     )
-    return Documenting(question, doc_comments.spot(document, definition, style), style)
+    return DocumentationQuestion(question, doc_comments.spot(document, definition, style), style)
 
 
 @dataclass(frozen=True)
-class Testing:
+class TestsQuestion:
     """A question for tests, and the file that gets them."""
 
     question: Question
@@ -170,45 +179,45 @@ class Testing:
         return replace(self.question, which="more", parts=parts)
 
 
-def testing_question(
-    document: Document, scene: Scene, path: Path, roots: Sequence[Path]
-) -> Testing:
+def tests_question(
+    document: Document, document_range: DocumentRange, path: Path, roots: Sequence[Path]
+) -> TestsQuestion:
     """Tests for the definition around the range.
 
     Raises:
-        RequestError: there is none, or nobody has said how its language is tested.
+        RequestError: there is none, or its language has no test convention.
     """
-    definition = code_range.definition_at(document, scene)
-    custom = test_files.custom_of(document)
-    if definition is None or custom is None:
+    definition = code_range.definition_at(document, document_range)
+    convention = test_files.convention_of(document)
+    if definition is None or convention is None:
         raise RequestError("there is nothing to test here", advice="Go to a function or a class")
-    target = test_files.target(path, roots, custom)
+    target = test_files.target(path, roots, convention)
     question = Question(
-        scene,
+        document_range,
         "tests",
         "new",
-        span_bytes=_bytes(scene, code_range.of_definition(scene, definition)),
+        span_bytes=_bytes(document_range, code_range.of_definition(document_range, definition)),
         shows_span=True,
         name=definition.name,
         fields={
             "name": definition.name,
             "file": _relative(path, roots),
             "target": _relative(target.path, roots),
-            "framework": custom.framework,
+            "framework": convention.framework,
         },
     )
-    return Testing(question, target)
+    return TestsQuestion(question, target)
 
 
-def _bytes(scene: Scene, region: Region) -> tuple[int, int]:
-    start = len(scene.block(0, region.first).encode())
-    return start, start + len(scene.block(region.first, region.stop).encode())
+def _bytes(document_range: DocumentRange, region: Region) -> tuple[int, int]:
+    start = len(document_range.block(0, region.first).encode())
+    return start, start + len(document_range.block(region.first, region.stop).encode())
 
 
 def _check_keys(code: str) -> None:
     if masked(code) != code:
         raise RequestError(
-            "these lines hold what looks like a key, so no model is shown them",
+            "these lines contain what looks like a key and are never sent to a model",
             advice="Leave the key out of the selection",
         )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from assistant.engine.types import StopReason
 from assistant.errors import AnswerError, RequestError
-from lsp.actions.scene import Scene
+from lsp.actions.document_range import DocumentRange
 from lsp.completion.prompts import path_of
 from lsp.output import clean
 
@@ -36,7 +36,7 @@ class Documents(Protocol):
 
     roots: tuple[Path, ...]
 
-    def scene(self, uri: str) -> Scene | None:
+    def document_range(self, uri: str) -> DocumentRange | None:
         """A document as it is now; None if it is not open."""
         ...
 
@@ -69,7 +69,7 @@ class Proposal:
 
 
 class Edits:
-    """Has the model write edits for one editor's documents.
+    """Edits that the model writes for the documents of one editor.
 
     Args:
         prompts: see `Explanations`.
@@ -82,36 +82,45 @@ class Edits:
         self._prompts = prompts
         self._documents = documents
 
-    async def fixed(self, scene: Scene, diagnostic: str, settings: ActionSettings) -> Proposal:
+    async def fixed(
+        self, document_range: DocumentRange, diagnostic: str, settings: ActionSettings
+    ) -> Proposal:
         """Fix what a diagnostic reports in the range."""
         from lsp.actions import code_range, edit_prompts
 
-        region = await self._study(scene, lambda document: code_range.to_fix(document, scene))
-        question = edit_prompts.rewriting(scene, region, "fix", diagnostic=diagnostic)
+        region = await self._study(
+            document_range, lambda document: code_range.to_fix(document, document_range)
+        )
+        question = edit_prompts.rewriting(document_range, region, "fix", diagnostic=diagnostic)
         return await self._rewritten(question, region, settings, "Fix this error")
 
     async def instructed(
-        self, scene: Scene, instruction: str, settings: ActionSettings
+        self, document_range: DocumentRange, instruction: str, settings: ActionSettings
     ) -> Proposal:
         """Change the lines of the range as an instruction says; in blank ones, write new code."""
         from lsp.actions import code_range, edit_prompts
 
         if not instruction.strip():
             raise RequestError("there is no instruction", advice="Say what is to change")
-        region = await self._study(scene, lambda document: code_range.chosen(document, scene))
-        blank = not scene.block(region.first, region.stop).strip()
+        region = await self._study(
+            document_range, lambda document: code_range.chosen(document, document_range)
+        )
+        blank = not document_range.block(region.first, region.stop).strip()
         which = "insertion" if blank else "instruction"
-        question = edit_prompts.rewriting(scene, region, which, instruction=instruction.strip())
+        question = edit_prompts.rewriting(
+            document_range, region, which, instruction=instruction.strip()
+        )
         return await self._rewritten(question, region, settings, "Edit with an instruction")
 
-    async def documented(self, scene: Scene, settings: ActionSettings) -> Proposal:
+    async def documented(self, document_range: DocumentRange, settings: ActionSettings) -> Proposal:
         """Write the documentation comment of the definition around the range."""
         from lsp.actions import doc_comments, edit_prompts
         from lsp.actions.answer import words_of
-        from lsp.actions.change import between
+        from lsp.actions.change import difference
 
         found = await self._study(
-            scene, lambda document: edit_prompts.documenting_question(document, scene)
+            document_range,
+            lambda document: edit_prompts.documentation_question(document, document_range),
         )
         words = words_of(await self._answer(found.question, settings))
         if not words:
@@ -119,25 +128,27 @@ class Edits:
         spot = found.spot
         comment = doc_comments.written(words, found.style, spot.indent)
         behind = spot.indent if spot.lead else ""
-        text = f"{scene.text[: spot.start]}{spot.lead}{comment}{behind}{scene.text[spot.stop :]}"
-        change = between(scene.lines, 0, len(scene.lines), text.split("\n"))
-        return await self._proposal(scene, change, f"Document {found.question.name}")
+        old = document_range.text
+        text = f"{old[: spot.start]}{spot.lead}{comment}{behind}{old[spot.stop :]}"
+        change = difference(document_range.lines, 0, len(document_range.lines), text.split("\n"))
+        return await self._proposal(document_range, change, f"Document {found.question.name}")
 
-    async def tested(self, scene: Scene, settings: ActionSettings) -> Proposal:
+    async def tested(self, document_range: DocumentRange, settings: ActionSettings) -> Proposal:
         """Write tests for the definition around the range, into the file where they belong."""
         from lsp.actions import edit_prompts
         from lsp.actions.answer import code_of
         from lsp.actions.change import Change
 
-        path = path_of(scene.uri)
+        path = path_of(document_range.uri)
         if path is None:
             raise RequestError("only a file can be tested", advice="Save this document first")
         roots = self._documents.roots
         asked = await self._study(
-            scene, lambda document: edit_prompts.testing_question(document, scene, path, roots)
+            document_range,
+            lambda document: edit_prompts.tests_question(document, document_range, path, roots),
         )
         uri = self._documents.uri_at(asked.target.path) or asked.target.path.as_uri()
-        known = self._documents.scene(uri)
+        known = self._documents.document_range(uri)
         old = known.text if known is not None else asked.target.text
         code = code_of(await self._answer(asked.on(old), settings), "")
         if not code:
@@ -145,40 +156,42 @@ class Edits:
         label = f"Write tests for {asked.question.name}"
         lines = tuple(code.split("\n"))
         if old is None:
-            made = Scene(uri, 0, scene.language, "")
+            made = DocumentRange(uri, 0, document_range.language, "")
             change = Change(0, 1, (*lines, ""))
             return replace(
-                await self._judged(made, change, f"{label} in a new file"),
+                await self._checked(made, change, f"{label} in a new file"),
                 version=None,
                 creates=True,
             )
-        target = known or Scene(uri, 0, scene.language, old)
+        target = known or DocumentRange(uri, 0, document_range.language, old)
         end = len(target.text.rstrip().split("\n")) if target.text.strip() else 0
         change = Change(end, len(target.lines), ("", "", *lines, "")[0 if end else 2 :])
         if known is not None:
             return await self._proposal(known, change, label)
-        return replace(await self._judged(target, change, label), version=None)
+        return replace(await self._checked(target, change, label), version=None)
 
     async def _rewritten(
         self, question: Question, region: Region, settings: ActionSettings, label: str
     ) -> Proposal:
         from lsp.actions.answer import code_of, fitted, place_for
-        from lsp.actions.change import between
+        from lsp.actions.change import difference
 
-        scene = question.scene
-        old = scene.block(region.first, region.stop)
-        like = old if old.strip() else place_for(scene.lines, region.first)
+        document_range = question.document_range
+        old = document_range.block(region.first, region.stop)
+        like = old if old.strip() else place_for(document_range.lines, region.first)
         code = code_of(await self._answer(question, settings), old)
         if not code:
             raise AnswerError("the model answered in words, not in code", advice="Try again")
         lines = fitted(code, like).split("\n")
-        change = between(scene.lines, region.first, min(region.stop, len(scene.lines)), lines)
+        change = difference(
+            document_range.lines, region.first, min(region.stop, len(document_range.lines)), lines
+        )
         name = f" in {question.name}" if question.name else ""
-        return await self._proposal(scene, change, label + name)
+        return await self._proposal(document_range, change, label + name)
 
     async def _answer(self, question: Question, settings: ActionSettings) -> str:
-        """What the model says to a question, if it could say all of it."""
-        from lsp.actions.chat_stream import Limits, whole
+        """The answer of the model, if it is complete."""
+        from lsp.actions.chat_stream import Limits, complete_chat
 
         control: tuple[str, ...] = ()
 
@@ -188,7 +201,9 @@ class Edits:
             return await question.messages(self._prompts(), served, room_tokens)
 
         limits = Limits(settings.context_tokens, settings.edit_tokens)
-        answer = await whole(self._backend, make, limits, f"edit {question.scene.uri}")
+        answer = await complete_chat(
+            self._backend, make, limits, f"edit {question.document_range.uri}"
+        )
         if answer.reason in {StopReason.LENGTH, StopReason.TIME}:
             raise AnswerError(
                 "the answer reached its limit before its end, so nothing is changed",
@@ -196,38 +211,41 @@ class Edits:
             )
         if answer.reason is StopReason.CANCELLED:
             raise AnswerError("a newer edit of this document took its place")
-        return clean(answer.text, question.scene.text, control)
+        return clean(answer.text, question.document_range.text, control)
 
-    async def _proposal(self, scene: Scene, change: Change | None, label: str) -> Proposal:
-        """The change for the document as it is now, which may not be what the model was shown."""
-        from lsp.actions.change import carried
+    async def _proposal(
+        self, document_range: DocumentRange, change: Change | None, label: str
+    ) -> Proposal:
+        """The change for the current text, which may be newer than what the model was sent."""
+        from lsp.actions.change import rebased
 
         if change is None:
             raise AnswerError("the model would change nothing", advice="Ask in other words")
-        now = self._documents.scene(scene.uri)
+        now = self._documents.document_range(document_range.uri)
         if now is None:
             raise AnswerError("the document was closed meanwhile", advice="Open it, and ask again")
-        found = carried(change, scene.lines, now.lines)
+        found = rebased(change, document_range.lines, now.lines)
         if found is None:
             raise AnswerError("these lines were changed meanwhile", advice="Ask again")
-        return await self._judged(now, found, label)
+        return await self._checked(now, found, label)
 
-    async def _judged(self, scene: Scene, change: Change, label: str) -> Proposal:
-        from lsp.actions.change import in_words, judged
+    async def _checked(self, document_range: DocumentRange, change: Change, label: str) -> Proposal:
+        from lsp.actions.change import describe, syntax_errors
 
         broken = await self._study(
-            scene, lambda document: judged(change, document.path, scene.lines)
+            document_range,
+            lambda document: syntax_errors(change, document.path, document_range.lines),
         )
         return Proposal(
-            uri=scene.uri,
-            version=scene.version,
-            lines=scene.lines,
+            uri=document_range.uri,
+            version=document_range.version,
+            lines=document_range.lines,
             change=change,
             label=label,
-            description=in_words(change, broken),
+            description=describe(change, broken),
             broken=broken,
-            line_end=scene.line_end,
+            line_end=document_range.line_end,
         )
 
-    async def _study(self, scene: Scene, look: Callable[[Document], T]) -> T:
-        return await self._prompts().study(scene.uri, scene.text, look)
+    async def _study(self, document_range: DocumentRange, look: Callable[[Document], T]) -> T:
+        return await self._prompts().study(document_range.uri, document_range.text, look)

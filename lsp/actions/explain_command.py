@@ -18,11 +18,11 @@ from assistant.errors import RequestError, UnderkeelError
 from lsp.actions import arguments
 from lsp.actions.explanations import (
     Conversation,
-    Ended,
+    EndReason,
+    ExplanationResult,
     Explanations,
     Kind,
     Subject,
-    Told,
     name_of,
 )
 from lsp.editor import Severity
@@ -36,8 +36,8 @@ NOTIFICATION = "underkeel/explanation"
 _KEPT_S = 7 * 24 * 3600
 
 
-class Explaining:
-    """Carries explanations between one client and `Explanations`."""
+class ExplainCommand:
+    """The `underkeel.explain` command of one client."""
 
     def __init__(self, server: Server, explanations: Explanations) -> None:
         self._server = server
@@ -46,29 +46,29 @@ class Explaining:
     async def run(
         self, raw: Mapping[str, Any], settings: ActionSettings, *, streams: bool
     ) -> dict[str, Any]:
-        """Explain what the command's argument says; the result is the command's.
+        """Run the command and return its result.
 
         Args:
-            streams: the client takes the text piece by piece; else it is shown a document.
+            streams: the client shows the text while it is streamed; otherwise a document is opened.
 
         Raises:
-            UnderkeelError: there is no explanation to be had; a client that streams was told.
+            UnderkeelError: no explanation is available; a client that streams was notified.
         """
         id_ = arguments.text_in(raw, "id") or secrets.token_hex(8)
         try:
             conversation = self._conversation(raw)
             if streams:
-                told = await self._explanations.tell(
+                result = await self._explanations.stream(
                     id_, conversation, settings, lambda text: self._notify(id_, "delta", text=text)
                 )
-                self._notify(id_, "done", stopReason=told.ended.value)
+                self._notify(id_, "done", stopReason=result.end_reason.value)
             else:
-                told = await self._waited_for(id_, conversation, settings)
+                result = await self._complete(id_, conversation, settings)
         except UnderkeelError as error:
             if streams:
                 self._notify(id_, "error", text=str(error))
             raise
-        return {"id": id_, "text": told.text, "stopReason": told.ended.value}
+        return {"id": id_, "text": result.text, "stopReason": result.end_reason.value}
 
     def _conversation(self, raw: Mapping[str, Any]) -> Conversation:
         if further := raw.get("followUp"):
@@ -86,36 +86,38 @@ class Explaining:
                 f"there is no kind {raw.get('kind')!r}", advice=f"Known are: {', '.join(Kind)}"
             ) from error
         place = arguments.place_of(raw, ranged=kind is not Kind.FILE)
-        scene = self._server.session.scene(place.uri, *place.span)
-        if scene is None:
+        document_range = self._server.session.document_range(place.uri, *place.span)
+        if document_range is None:
             raise RequestError("this document is not open", subject=name_of(place.uri))
         text = arguments.diagnostic_text(raw.get("diagnostic"))
-        return Conversation(Subject(scene, kind, text))
+        return Conversation(Subject(document_range, kind, text))
 
     def _notify(self, id_: str, kind: str, **fields: str) -> None:
         self._server.protocol.notify(NOTIFICATION, {"id": id_, "kind": kind, **fields})
 
-    async def _waited_for(
+    async def _complete(
         self, id_: str, conversation: Conversation, settings: ActionSettings
-    ) -> Told:
-        """The explanation, shown when it is there; the bar beside it can be cancelled."""
-        name = name_of(conversation.subject.scene.uri)
-        telling = asyncio.ensure_future(
-            self._explanations.tell(id_, conversation, settings, lambda _: None)
+    ) -> ExplanationResult:
+        """The complete explanation, shown at the end; the progress bar can cancel it."""
+        name = name_of(conversation.subject.document_range.uri)
+        running = asyncio.ensure_future(
+            self._explanations.stream(id_, conversation, settings, lambda _: None)
         )
-        with TaskProgress(self._server, f"Underkeel explains {name}", telling.cancel):
+        with TaskProgress(self._server, f"Underkeel explains {name}", running.cancel):
             try:
-                told = await telling
+                result = await running
             except asyncio.CancelledError:
-                telling.cancel()
-                told = await telling
-        if told.text and told.ended is not Ended.CANCELLED:
-            await asyncio.shield(self._show(name, told))
-        return told
+                running.cancel()
+                result = await running
+        if result.text and result.end_reason is not EndReason.CANCELLED:
+            await asyncio.shield(self._show(name, result))
+        return result
 
-    async def _show(self, name: str, told: Told) -> None:
-        cut = "\n\n*Cut at the limit of length.*\n" if told.ended is Ended.LIMIT else "\n"
-        text = f"# {name}\n\n{told.text.strip()}{cut}"
+    async def _show(self, name: str, result: ExplanationResult) -> None:
+        cut = (
+            "\n\n*Cut at the limit of length.*\n" if result.end_reason is EndReason.LIMIT else "\n"
+        )
+        text = f"# {name}\n\n{result.text.strip()}{cut}"
         window = self._server.client_capabilities.window
         if window is not None and window.show_document and window.show_document.support:
             try:
@@ -126,8 +128,8 @@ class Explaining:
                 if shown.success:
                     return
             except (OSError, JsonRpcException):
-                pass  # then it is a message
-        self._server.message(Severity.INFO, told.text.strip())
+                pass  # shown as a message instead
+        self._server.message(Severity.INFO, result.text.strip())
 
 
 def _write(name: str, text: str) -> Path:

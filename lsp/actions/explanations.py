@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from assistant.engine.types import StopReason
 from assistant.errors import ContextFullError, RequestError
-from lsp.actions.scene import Scene
+from lsp.actions.document_range import DocumentRange
 from lsp.output import TextCleaner
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ class Kind(StrEnum):
     DIAGNOSTIC = "diagnostic"
 
 
-class Ended(StrEnum):
-    """How an explanation ended, in the protocol's words."""
+class EndReason(StrEnum):
+    """How an explanation end_reason, in the protocol's words."""
 
     END = "end"
     LIMIT = "limit"
@@ -50,7 +50,7 @@ class Ended(StrEnum):
 class Subject:
     """What an explanation is about; `diagnostic` is what a tool says, as text."""
 
-    scene: Scene
+    document_range: DocumentRange
     kind: Kind
     diagnostic: str = ""
 
@@ -70,11 +70,11 @@ class Conversation:
 
 
 @dataclass(frozen=True)
-class Told:
-    """An explanation when it has ended: what was added to the conversation, and how it ended."""
+class ExplanationResult:
+    """A finished explanation: the text that was added, and why it ended."""
 
     text: str
-    ended: Ended
+    end_reason: EndReason
 
 
 class Explanations:
@@ -101,66 +101,68 @@ class Explanations:
         return replace(known, turns=(*known.turns, question.strip()))
 
     def continued(self, of: str) -> Conversation:
-        """The conversation that an explanation is part of, to be gone on with.
+        """The conversation that an explanation belongs to, to be continued.
 
         Raises:
-            RequestError: it is not known any more.
+            RequestError: it is no longer known.
         """
         return self._known(of)
 
-    async def tell(
+    async def stream(
         self,
         id_: str,
         conversation: Conversation,
         settings: ActionSettings,
-        hear: Callable[[str], None],
-    ) -> Told:
-        """Have the next turn said, or the last one of the assistant's gone on with.
+        on_text: Callable[[str], None],
+    ) -> ExplanationResult:
+        """Stream the next turn of a conversation, or continue the last one.
 
-        Cancelling the task ends the explanation; it then returns what came.
+        Cancelling the task ends the explanation; the text so far is returned.
 
         Args:
-            id_: the name of what comes, for later questions.
-            hear: gets each piece as it comes.
+            id_: identifies the explanation in later requests.
+            on_text: called with each piece of text.
 
         Raises:
-            UnderkeelError: there is no answer to be had; what came before is remembered.
+            UnderkeelError: no answer is available; the text so far is remembered.
         """
-        from lsp.actions.chat_stream import Limits, ask
+        from lsp.actions.chat_stream import Limits, stream_chat
 
-        text, ended = "", Ended.CANCELLED
+        text, end_reason = "", EndReason.CANCELLED
         current = conversation
-        cleaner = TextCleaner(conversation.subject.scene.text)
+        cleaner = TextCleaner(conversation.subject.document_range.text)
 
         async def make(served: Served, room_tokens: int) -> list[ChatMessage]:
             nonlocal current, cleaner
-            cleaner = TextCleaner(conversation.subject.scene.text, served.fim.control)
+            cleaner = TextCleaner(conversation.subject.document_range.text, served.fim.control)
             current, messages = await self._messages(current, served, room_tokens)
             return messages
 
         limits = Limits(settings.context_tokens, settings.explain_tokens)
-        stream = ask(self._backend, make, limits, f"explain {id_}")
+        chunks = stream_chat(self._backend, make, limits, f"explain {id_}")
         try:
-            async with aclosing(stream):
-                async for chunk in stream:
+            async with aclosing(chunks):
+                async for chunk in chunks:
                     if piece := cleaner.feed(chunk.content):
                         text += piece
-                        hear(piece)
+                        on_text(piece)
                     if chunk.stop:
-                        ended = _ENDED.get(chunk.stop_reason or StopReason.EOS, Ended.LIMIT)
+                        end_reason = _END_REASONS.get(
+                            chunk.stop_reason or StopReason.EOS, EndReason.LIMIT
+                        )
             if piece := cleaner.finish():
                 text += piece
-                hear(piece)
+                on_text(piece)
         except asyncio.CancelledError:
             text += cleaner.finish()
         finally:
             self._keep(id_, current, text)
-        return Told(text, ended)
+        return ExplanationResult(text, end_reason)
 
     def _known(self, id_: str) -> Conversation:
         found = self._kept.get(id_)
         if found is None:
-            raise RequestError("this explanation is not known any more", advice="Ask for it again")
+            raise RequestError("this explanation is no longer available", advice="Request it again")
         return found
 
     def _keep(self, id_: str, conversation: Conversation, text: str) -> None:
@@ -204,23 +206,25 @@ class Explanations:
     ) -> str:
         from lsp.actions import messages, wording
 
-        scene, file = subject.scene, name_of(subject.scene.uri)
+        document_range, file = subject.document_range, name_of(subject.document_range.uri)
         spent = count(wording.text("explain", subject.kind, diagnostic="")) + count(file)
         room = room_tokens - spent
         for _ in range(3):
             look = partial(_look, subject, max(room, 0))
-            found = await self._prompts().explanation(scene.uri, scene.text, served.fim, look)
+            found = await self._prompts().explanation(
+                document_range.uri, document_range.text, served.fim, look
+            )
             if messages.is_secret(found):
                 raise RequestError(
-                    "this file may hold secrets, so no model is shown it", subject=file
+                    "this file may contain secrets and is never sent to a model", subject=file
                 )
             if not found.passages:
                 raise ContextFullError(
                     "there is nothing to explain within the context that is left",
                     advice="Select something, or try again when memory is free",
                 )
-            ask = wording.text("explain", subject.kind, diagnostic=messages.told(found))
-            opening = f"{messages.shown(found, file)}\n{ask}"
+            ask = wording.text("explain", subject.kind, diagnostic=messages.shown_diagnostic(found))
+            opening = f"{messages.passages_text(found, file)}\n{ask}"
             over = count(opening) - room_tokens
             if over <= 0:
                 return opening
@@ -230,12 +234,12 @@ class Explanations:
         )
 
 
-_ENDED = {
-    StopReason.EOS: Ended.END,
-    StopReason.STOP_TEXT: Ended.END,
-    StopReason.LENGTH: Ended.LIMIT,
-    StopReason.TIME: Ended.LIMIT,
-    StopReason.CANCELLED: Ended.CANCELLED,
+_END_REASONS = {
+    StopReason.EOS: EndReason.END,
+    StopReason.STOP_TEXT: EndReason.END,
+    StopReason.LENGTH: EndReason.LIMIT,
+    StopReason.TIME: EndReason.LIMIT,
+    StopReason.CANCELLED: EndReason.CANCELLED,
 }
 
 
@@ -244,12 +248,12 @@ def _look(
 ) -> Explanation:
     if subject.kind is Kind.FILE:
         return workspace.overview(document, room_tokens)
-    start, stop = subject.scene.span_bytes
+    start, stop = subject.document_range.span_bytes
     if subject.kind is Kind.SYMBOL:
         stop = start
     return workspace.explain(document, start, stop, room_tokens, diagnostic=subject.diagnostic)
 
 
 def name_of(uri: str) -> str:
-    """The file's name, as a model and a person may read it."""
+    """The file's name for a prompt or a title."""
     return PurePosixPath(unquote(urlsplit(uri).path)).name or "untitled"

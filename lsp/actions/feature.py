@@ -11,12 +11,12 @@ from pygls.exceptions import JsonRpcException
 
 from assistant.errors import AnswerError, RequestError, UnderkeelError
 from lsp.actions import arguments
+from lsp.actions.document_range import DocumentRange
 from lsp.actions.edits import Edits, Proposal
-from lsp.actions.explain_command import Explaining
+from lsp.actions.explain_command import ExplainCommand
 from lsp.actions.explanations import Explanations, Kind
-from lsp.actions.offer import KINDS, RESOLVED, Offer, Task, Trouble, offers
-from lsp.actions.scene import Scene
-from lsp.actions.workspace_edit import Abilities, workspace_edit
+from lsp.actions.offer import KINDS, RESOLVED, Diagnostic, Offer, Task, offers
+from lsp.actions.workspace_edit import EditCapabilities, workspace_edit
 from lsp.editor import Severity
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 EXPLAIN = "underkeel.explain"
 EDIT = "underkeel.edit"
 
-_MOST_TROUBLES = 3
+_MAX_DIAGNOSTICS = 3
 
 
 class RequestFailedError(JsonRpcException):
@@ -39,14 +39,14 @@ class Actions:
     """The code actions of one client.
 
     Attributes:
-        settings: as they are now; None before the client is initialised.
+        settings: the current ones; None before the client is initialised.
     """
 
     def __init__(self, server: Server) -> None:
         self.settings: ActionSettings | None = None
         session = server.session
         self._server = server
-        self._explaining = Explaining(
+        self._explain_command = ExplainCommand(
             server, Explanations(session.backend, lambda: session.prompts)
         )
         self._edits = Edits(session.backend, lambda: session.prompts, session)
@@ -54,8 +54,8 @@ class Actions:
     # What the client can do.
 
     def _streams(self) -> bool:
-        """Whether the client is a plugin of ours: it takes explanations piece by piece, and asks
-        the user for instructions."""
+        """Whether the client is one of our plugins: it shows explanations while they are streamed,
+        and asks the user for instructions."""
         from lsp.server import offers_ours
 
         return offers_ours(self._server.client_capabilities.experimental, "explanation")
@@ -80,54 +80,61 @@ class Actions:
     async def offered(
         self, params: types.CodeActionParams
     ) -> list[types.CodeAction | types.Command]:
-        """textDocument/codeAction: no model is asked."""
-        scene = self._scene(params.text_document.uri, params.range)
-        if scene is None or self.settings is None or not self.settings.enabled:
+        """textDocument/codeAction. Sends no request to a model."""
+        document_range = self._scene(params.text_document.uri, params.range)
+        if document_range is None or self.settings is None or not self.settings.enabled:
             return []
-        asked = params.context
-        troubles = [
-            Trouble(number, arguments.diagnostic_text(one))
-            for number, one in enumerate(asked.diagnostics[:_MOST_TROUBLES])
+        context = params.context
+        diagnostics = [
+            Diagnostic(number, arguments.diagnostic_text(one))
+            for number, one in enumerate(context.diagnostics[:_MAX_DIAGNOSTICS])
         ]
-        from lsp.actions.code_range import ground_of
+        from lsp.actions.code_range import facts_of
 
         streams = self._streams()
-        ground = await self._server.session.prompts.study(
-            scene.uri, scene.text, lambda document: ground_of(document, scene)
+        facts = await self._server.session.prompts.study(
+            document_range.uri,
+            document_range.text,
+            lambda document: facts_of(document, document_range),
         )
         found = offers(
-            ground,
-            troubles,
-            only=asked.only or (),
-            asks=streams,
-            unasked=asked.trigger_kind is types.CodeActionTriggerKind.Automatic,
+            facts,
+            diagnostics,
+            only=context.only or (),
+            asks_instruction=streams,
+            automatic=context.trigger_kind is types.CodeActionTriggerKind.Automatic,
         )
-        made = [self._action(offer, params, scene) for offer in found]
+        made = [self._action(offer, params, document_range) for offer in found]
         if self._takes_literals():
             return list(made)
         return [one.command for one in made if one.command is not None]
 
     def _action(
-        self, offer: Offer, params: types.CodeActionParams, scene: Scene
+        self, offer: Offer, params: types.CodeActionParams, document_range: DocumentRange
     ) -> types.CodeAction:
-        place = {"textDocument": {"uri": scene.uri}, "range": params.range}
+        place = {"textDocument": {"uri": document_range.uri}, "range": params.range}
         action = types.CodeAction(title=offer.title, kind=offer.kind)
-        diagnostic = params.context.diagnostics[offer.trouble.number] if offer.trouble else None
+        diagnostic = (
+            params.context.diagnostics[offer.diagnostic.number] if offer.diagnostic else None
+        )
         if diagnostic is not None:
             action.diagnostics = [diagnostic]
         if offer.task in RESOLVED:
-            about = {"task": offer.task.value, "diagnostic": offer.trouble and offer.trouble.text}
+            about = {
+                "task": offer.task.value,
+                "diagnostic": offer.diagnostic and offer.diagnostic.text,
+            }
             if diagnostic is not None:
                 place["range"] = diagnostic.range
             if self._resolves() and self._takes_literals():
-                action.data = {**place, **about, "version": scene.version}
+                action.data = {**place, **about, "version": document_range.version}
             else:
                 action.command = _command(offer, EDIT, {**place, **about})
         elif offer.task is Task.EDIT:
             instruction = {"instruction": offer.instruction} if offer.instruction else {}
             action.command = _command(offer, EDIT, place | instruction)
         else:
-            kind = _explained(offer, selection=scene.start < scene.stop)
+            kind = _explained(offer, selection=document_range.start < document_range.stop)
             if diagnostic is not None:
                 place |= {"range": diagnostic.range, "diagnostic": diagnostic}
             action.command = _command(offer, EXPLAIN, {**place, "kind": kind.value})
@@ -138,54 +145,54 @@ class Actions:
         data = action.data
         if action.edit is not None or not isinstance(data, Mapping) or "task" not in data:
             return action
-        with _failures():
+        with _ProtocolErrors():
             place = arguments.place_of(data)
-            scene = self._server.session.scene(place.uri, *place.span)
-            if scene is None or scene.version != data.get("version"):
+            document_range = self._server.session.document_range(place.uri, *place.span)
+            if document_range is None or document_range.version != data.get("version"):
                 raise AnswerError("the document has changed", advice="Ask for the actions again")
-            proposal = await self._proposal(scene, data)
+            proposal = await self._proposal(document_range, data)
             action.edit = self._edit(proposal)
-        if proposal.broken and not self._abilities().asks:
+        if proposal.broken and not self._edit_capabilities().asks:
             self._warn(proposal)
         return action
 
     async def explain(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """`underkeel.explain`."""
-        with _failures():
-            return await self._explaining.run(raw, self._settings(), streams=self._streams())
+        with _ProtocolErrors():
+            return await self._explain_command.run(raw, self._settings(), streams=self._streams())
 
     async def edit(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """`underkeel.edit`: proposes the edit, and says what the user made of it."""
-        with _failures():
+        """`underkeel.edit`: proposes the edit and reports whether it was applied."""
+        with _ProtocolErrors():
             place = arguments.place_of(raw)
-            scene = self._server.session.scene(place.uri, *place.span)
-            if scene is None:
+            document_range = self._server.session.document_range(place.uri, *place.span)
+            if document_range is None:
                 raise RequestError("this document is not open", subject=place.uri)
-            proposal = await self._proposal(scene, raw)
+            proposal = await self._proposal(document_range, raw)
             edit = self._edit(proposal)
-        # Given up meanwhile, the client still answers: pygls must find somebody who waits for that.
+        # After a cancellation the client still answers, and pygls needs a task that waits for it.
         return await asyncio.shield(asyncio.ensure_future(self._offer(proposal, edit)))
 
-    async def _proposal(self, scene: Scene, raw: Mapping[str, Any]) -> Proposal:
+    async def _proposal(self, document_range: DocumentRange, raw: Mapping[str, Any]) -> Proposal:
         settings, task = self._settings(), raw.get("task") or Task.EDIT
         text = raw.get("diagnostic")
         match task:
             case Task.FIX:
                 said = text if isinstance(text, str) else arguments.diagnostic_text(text)
-                return await self._edits.fixed(scene, said, settings)
+                return await self._edits.fixed(document_range, said, settings)
             case Task.DOCUMENT:
-                return await self._edits.documented(scene, settings)
+                return await self._edits.documented(document_range, settings)
             case Task.TESTS:
-                return await self._edits.tested(scene, settings)
+                return await self._edits.tested(document_range, settings)
             case Task.EDIT:
                 instruction = arguments.text_in(raw, "instruction")
-                return await self._edits.instructed(scene, instruction, settings)
+                return await self._edits.instructed(document_range, instruction, settings)
         raise RequestError(f"there is no task {task!r}", advice="See editors/PROTOCOL.md")
 
     async def _offer(self, proposal: Proposal, edit: types.WorkspaceEdit) -> dict[str, Any]:
-        """Have the client show the edit and, if the user agrees, make it."""
+        """Have the client show the edit and, if the user agrees, apply it."""
         breaks = f"This {proposal.description}." if proposal.broken else ""
-        if not self._abilities().asks and not await self._agreed(proposal):
+        if not self._edit_capabilities().asks and not await self._agreed(proposal):
             return {"applied": False, "message": breaks or "Not applied."}
         params = types.ApplyWorkspaceEditParams(edit=edit, label=proposal.label)
         try:
@@ -196,7 +203,7 @@ class Actions:
         return {"applied": answer.applied, "message": " ".join(filter(None, (breaks, reason)))}
 
     async def _agreed(self, proposal: Proposal) -> bool:
-        """Ask the user in an editor that would make the edit without a word."""
+        """Ask the user, for an editor that would apply the edit without confirmation."""
         request = types.ShowMessageRequestParams(
             type=types.MessageType.Warning if proposal.broken else types.MessageType.Info,
             message=f"Underkeel: {proposal.label}. This {proposal.description}. Apply it?",
@@ -209,18 +216,18 @@ class Actions:
         return answer is not None and answer.title == "Apply"
 
     def _edit(self, proposal: Proposal) -> types.WorkspaceEdit:
-        return workspace_edit(proposal, self._abilities(), self._server.session.encoding)
+        return workspace_edit(proposal, self._edit_capabilities(), self._server.session.encoding)
 
-    def _abilities(self) -> Abilities:
-        return Abilities.of(self._server.client_capabilities)
+    def _edit_capabilities(self) -> EditCapabilities:
+        return EditCapabilities.of(self._server.client_capabilities)
 
     def _warn(self, proposal: Proposal) -> None:
         text = f"Underkeel: {proposal.label}. This {proposal.description}."
         self._server.message(Severity.WARNING, text)
 
-    def _scene(self, uri: str, span: types.Range) -> Scene | None:
+    def _scene(self, uri: str, span: types.Range) -> DocumentRange | None:
         start, end = span.start, span.end
-        return self._server.session.scene(
+        return self._server.session.document_range(
             uri, (start.line, start.character), (end.line, end.character)
         )
 
@@ -231,7 +238,7 @@ class Actions:
 
 
 def register(server: Server) -> Actions:
-    """Have the server offer code actions and take their commands."""
+    """Register the code actions and their commands with the server."""
     actions = Actions(server)
     options = types.CodeActionOptions(
         code_action_kinds=list(dict.fromkeys(KINDS.values())), resolve_provider=True
@@ -249,21 +256,21 @@ def register(server: Server) -> Actions:
 
     @server.command(EXPLAIN)
     async def explain(*given: Any) -> dict[str, Any]:
-        with _failures():
+        with _ProtocolErrors():
             raw = arguments.first_of(given)
         return await actions.explain(raw)
 
     @server.command(EDIT)
     async def edit(*given: Any) -> dict[str, Any]:
-        with _failures():
+        with _ProtocolErrors():
             raw = arguments.first_of(given)
         return await actions.edit(raw)
 
     return actions
 
 
-class _failures:  # noqa: N801 - reads as a word of the `with` that it stands in
-    """Our errors as the protocol's."""
+class _ProtocolErrors:
+    """A context that raises our errors as errors of the protocol."""
 
     def __enter__(self) -> None:
         pass

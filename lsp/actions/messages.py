@@ -29,7 +29,7 @@ def fenced(heading: str, code: str, language: str = "") -> str:
     return f"{heading}:\n{fence}{language}\n{code.rstrip()}\n{fence}\n"
 
 
-def shown(found: Explanation, file: str, *, without: Iterable[Topic] = ()) -> str:
+def passages_text(found: Explanation, file: str, *, without: Iterable[Topic] = ()) -> str:
     """The passages of an explanation: what is around the code first, the code itself last."""
     order = (Topic.DEFINITION, Topic.ENCLOSING, Topic.FILE, Topic.SELECTION)
     left = [one for one in found.passages if one.topic in _HEADINGS and one.topic not in without]
@@ -39,7 +39,7 @@ def shown(found: Explanation, file: str, *, without: Iterable[Topic] = ()) -> st
     return "\n".join(parts)
 
 
-def told(found: Explanation) -> str:
+def shown_diagnostic(found: Explanation) -> str:
     """What the tool says, as far as it is shown."""
     return "\n".join(one.text for one in found.passages if one.topic is Topic.DIAGNOSTIC)
 

@@ -10,7 +10,7 @@ _LONGEST_TITLE = 72
 
 
 class Task(StrEnum):
-    """What can be done. The values are the last words of the kinds in the protocol."""
+    """What an action does. The values appear in the protocol."""
 
     EXPLAIN = "explain"
     EXPLAIN_FILE = "explain file"
@@ -33,16 +33,16 @@ KINDS = {
 """See editors/PROTOCOL.md."""
 
 RESOLVED = frozenset({Task.FIX, Task.DOCUMENT, Task.TESTS})
-"""Those whose edit is made when the action is resolved."""
+"""Tasks whose edit is computed when the action is resolved."""
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """A diagnostic of the client's.
+class Diagnostic:
+    """A diagnostic that the client sent.
 
     Attributes:
-        number: its place among those that the client sent.
-        text: what is said, with the tool and the code of the rule.
+        number: its index in the request.
+        text: the message, with the tool and the code of the rule.
     """
 
     number: int
@@ -50,15 +50,15 @@ class Trouble:
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What stands at the range.
+class RangeFacts:
+    """Facts about a range that decide which actions are offered.
 
     Attributes:
-        selection: something is selected.
-        definition: name of the function or class around it; empty where there is none.
-        documentable, testable: whether that can be documented and tested here.
-        instruction: what a comment at the start of the range asks for.
-        blank: the range holds nothing but blanks.
+        selection: the range is not empty.
+        definition: name of the enclosing function or class; empty if there is none.
+        documentable, testable: whether it can be documented and tested.
+        instruction: the text of a comment at the start of the range.
+        blank: the range contains only white space.
     """
 
     selection: bool = False
@@ -75,7 +75,7 @@ class Offer:
 
     task: Task
     title: str
-    trouble: Trouble | None = None
+    diagnostic: Diagnostic | None = None
     instruction: str = ""
 
     @property
@@ -84,49 +84,52 @@ class Offer:
 
 
 def offers(
-    ground: Ground,
-    troubles: Sequence[Trouble] = (),
+    facts: RangeFacts,
+    diagnostics: Sequence[Diagnostic] = (),
     *,
     only: Iterable[str] = (),
-    asks: bool = False,
-    unasked: bool = False,
+    asks_instruction: bool = False,
+    automatic: bool = False,
 ) -> list[Offer]:
-    """What is offered, in the order of a menu.
+    """The offered actions, in menu order.
 
     Args:
-        only: kinds that the client wants, subkinds included; all where it names none.
-        asks: the client can ask the user for an instruction.
-        unasked: nobody opened a menu, the cursor just moved there: only what is about an error or
-            a selection, so that the editor's mark for actions means something.
+        only: kinds that the client requests, including their subkinds; all if empty.
+        asks_instruction: the client can ask the user for an instruction.
+        automatic: the request was sent because the cursor moved, not because a menu was opened.
+            Then only actions for a diagnostic or a selection are offered, so that the editor does
+            not show its light bulb everywhere.
     """
-    wanted = tuple(only)
+    kinds = tuple(only)
     return [
         offer
-        for offer in _all(ground, troubles, asks=asks)
-        if _fits(offer.kind, wanted)
-        and (not unasked or ground.selection or offer.trouble is not None)
+        for offer in _all(facts, diagnostics, asks_instruction=asks_instruction)
+        if _fits(offer.kind, kinds)
+        and (not automatic or facts.selection or offer.diagnostic is not None)
     ]
 
 
-def _all(ground: Ground, troubles: Sequence[Trouble], *, asks: bool) -> Iterator[Offer]:
-    for trouble in troubles:
-        yield Offer(Task.FIX, _title("Fix this error", trouble.text), trouble)
-    for trouble in troubles:
-        yield Offer(Task.EXPLAIN_ERROR, _title("Explain this error", trouble.text), trouble)
-    if ground.selection:
+def _all(
+    facts: RangeFacts, diagnostics: Sequence[Diagnostic], *, asks_instruction: bool
+) -> Iterator[Offer]:
+    for diagnostic in diagnostics:
+        yield Offer(Task.FIX, _title("Fix this error", diagnostic.text), diagnostic)
+    for diagnostic in diagnostics:
+        yield Offer(Task.EXPLAIN_ERROR, _title("Explain this error", diagnostic.text), diagnostic)
+    if facts.selection:
         yield Offer(Task.EXPLAIN, "Explain this selection")
-    elif not ground.blank:
-        yield Offer(Task.EXPLAIN, _title("Explain this", ground.definition))
+    elif not facts.blank:
+        yield Offer(Task.EXPLAIN, _title("Explain this", facts.definition))
     yield Offer(Task.EXPLAIN_FILE, "Explain this file")
-    if ground.definition and ground.documentable:
-        yield Offer(Task.DOCUMENT, _title("Document this", ground.definition))
-    if ground.definition and ground.testable:
-        yield Offer(Task.TESTS, _title("Write tests for this", ground.definition))
-    if asks:
+    if facts.definition and facts.documentable:
+        yield Offer(Task.DOCUMENT, _title("Document this", facts.definition))
+    if facts.definition and facts.testable:
+        yield Offer(Task.TESTS, _title("Write tests for this", facts.definition))
+    if asks_instruction:
         yield Offer(Task.EDIT, "Edit with an instruction")
-    elif ground.instruction:
-        title = _title("Edit as the comment says", ground.instruction)
-        yield Offer(Task.EDIT, title, instruction=ground.instruction)
+    elif facts.instruction:
+        title = _title("Edit as the comment says", facts.instruction)
+        yield Offer(Task.EDIT, title, instruction=facts.instruction)
 
 
 def _fits(kind: str, wanted: Sequence[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Where the tests of a file go. The model has no say in it."""
+"""Where the tests of a file go. The model does not decide it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _IS_TEST = re.compile(r"(?:^|[._-])(?:test|tests|spec)(?:[._-]|$)|(?:Test|Tests|
 _LARGEST_BYTES = 1 << 20
 
 
-class Custom(msgspec.Struct, frozen=True):
+class TestConvention(msgspec.Struct, frozen=True):
     """See `test_files.toml`."""
 
     framework: str
@@ -36,17 +36,19 @@ class Target:
 
 
 @cache
-def _customs() -> dict[str, Custom]:
+def _conventions() -> dict[str, TestConvention]:
     table = tomllib.loads((resources.files("lsp.actions") / "test_files.toml").read_text("utf-8"))
     aliases: dict[str, list[str]] = table.pop("alias")
-    customs = {name: msgspec.convert(row, Custom) for name, row in table.items()}
-    customs |= {other: customs[name] for name, others in aliases.items() for other in others}
-    return customs
+    conventions = {name: msgspec.convert(row, TestConvention) for name, row in table.items()}
+    conventions |= {
+        other: conventions[name] for name, others in aliases.items() for other in others
+    }
+    return conventions
 
 
-def custom_of(document: Document) -> Custom | None:
-    """How the document's language is tested; None where nobody has said."""
-    return _customs().get(document.language.name) if document.language is not None else None
+def convention_of(document: Document) -> TestConvention | None:
+    """How tests are written in the document's language; None if there is no rule."""
+    return _conventions().get(document.language.name) if document.language is not None else None
 
 
 def is_test(path: Path) -> bool:
@@ -54,13 +56,13 @@ def is_test(path: Path) -> bool:
     return _IS_TEST.search(path.stem) is not None
 
 
-def target(path: Path, roots: Sequence[Path], custom: Custom) -> Target:
+def target(path: Path, roots: Sequence[Path], convention: TestConvention) -> Target:
     """Where the tests of `path` go. Looks at the disk.
 
     Raises:
         RequestError: the file that they belong in cannot be read.
     """
-    candidates = _candidates(path, roots, custom)
+    candidates = _candidates(path, roots, convention)
     for one in candidates:
         if one.is_file():
             return Target(one, _read(one))
@@ -68,7 +70,7 @@ def target(path: Path, roots: Sequence[Path], custom: Custom) -> Target:
     return Target(made, None)
 
 
-def _candidates(path: Path, roots: Sequence[Path], custom: Custom) -> list[Path]:
+def _candidates(path: Path, roots: Sequence[Path], convention: TestConvention) -> list[Path]:
     root = next((one for one in roots if path.is_relative_to(one)), path.parent)
     fields = {
         "folder": str(path.parent),
@@ -77,7 +79,7 @@ def _candidates(path: Path, roots: Sequence[Path], custom: Custom) -> list[Path]
         "stem": path.stem,
         "ext": path.suffix,
     }
-    made = [Path(template.format(**fields)) for template in custom.paths]
+    made = [Path(template.format(**fields)) for template in convention.paths]
     return [one for one in dict.fromkeys(made) if one != path and not is_secret(str(one))]
 
 
@@ -88,5 +90,5 @@ def _read(path: Path) -> str:
         return path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(
-            "the file of its tests cannot be read", subject=str(path), advice="Mend or move it"
+            "the file of its tests cannot be read", subject=str(path), advice="Fix or move it"
         ) from error

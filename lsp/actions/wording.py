@@ -1,4 +1,4 @@
-"""The texts that the model is told, read from `wording.toml`."""
+"""Prompt texts, read from `wording.toml`."""
 
 from __future__ import annotations
 

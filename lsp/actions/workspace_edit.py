@@ -15,7 +15,7 @@ _ANNOTATION = "underkeel"
 
 
 @dataclass(frozen=True)
-class Abilities:
+class EditCapabilities:
     """What the client can do with an edit.
 
     Attributes:
@@ -29,7 +29,7 @@ class Abilities:
     creates: bool = False
 
     @classmethod
-    def of(cls, capabilities: types.ClientCapabilities) -> Abilities:
+    def of(cls, capabilities: types.ClientCapabilities) -> EditCapabilities:
         workspace = capabilities.workspace
         edit = workspace.workspace_edit if workspace else None
         if edit is None:
@@ -44,33 +44,33 @@ class Abilities:
 
 
 def workspace_edit(
-    proposal: Proposal, abilities: Abilities, encoding: Encoding
+    proposal: Proposal, capabilities: EditCapabilities, encoding: Encoding
 ) -> types.WorkspaceEdit:
     """The edit, with the version it was made for, to be confirmed.
 
     Raises:
         RequestError: it makes a file, and the client cannot.
     """
-    if proposal.creates and not abilities.creates:
+    if proposal.creates and not capabilities.creates:
         raise RequestError(
             "this editor makes no files for a language server",
             subject=proposal.uri,
             advice="Make the file, and ask again",
         )
     edit = text_edit(proposal, encoding)
-    if not abilities.versions:
+    if not capabilities.versions:
         return types.WorkspaceEdit(changes={proposal.uri: [edit]})
     changes: list[Any] = []
     if proposal.creates:
         options = types.CreateFileOptions(overwrite=False, ignore_if_exists=False)
         made = types.CreateFile(uri=proposal.uri, options=options)
-        if abilities.asks:
+        if capabilities.asks:
             made.annotation_id = _ANNOTATION
         changes.append(made)
     document = types.OptionalVersionedTextDocumentIdentifier(
         uri=proposal.uri, version=proposal.version
     )
-    if not abilities.asks:
+    if not capabilities.asks:
         changes.append(types.TextDocumentEdit(text_document=document, edits=[edit]))
         return types.WorkspaceEdit(document_changes=changes)
     annotated = types.AnnotatedTextEdit(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lsp.actions.scene import Scene, scene_of
+from lsp.actions.document_range import DocumentRange, document_range_of
 from lsp.completion.acceptance_stats import Tally
 from lsp.completion.completer import Completer, Manner
 from lsp.completion.debounce import Rhythm
@@ -127,11 +127,17 @@ class Session:
         found = self._open.get(uri)
         return found.document if found else None
 
-    def scene(self, uri: str, start: Position = (0, 0), end: Position = (0, 0)) -> Scene | None:
+    def document_range(
+        self, uri: str, start: Position = (0, 0), end: Position = (0, 0)
+    ) -> DocumentRange | None:
         """An open document as it is now, and a range of it; none for one that is no text."""
         document = self.document(uri)
-        scene = scene_of(document, start, end) if document is not None else None
-        return scene if scene is not None and _BINARY not in scene.text[:_LOOK_CHARS] else None
+        document_range = document_range_of(document, start, end) if document is not None else None
+        return (
+            document_range
+            if document_range is not None and _BINARY not in document_range.text[:_LOOK_CHARS]
+            else None
+        )
 
     def uri_at(self, path: Path) -> str | None:
         """The URI under which the editor has a file open."""

@@ -103,7 +103,7 @@ def test_fix_this_error(home: Path, dense_model: Path) -> None:
         made = the_edit(action["edit"])
         assert edited(TEXT, made) == TEXT.replace("os.nam", "os.name")
         assert made["newText"] == "    return os.name\n", "only the line that changes"
-        assert description(action["edit"]) == "puts 1 line in place of 1 line"
+        assert description(action["edit"]) == "replaces 1 line with 1 line"
         (chat,) = engine.chats
         assert "line 9: lint E7: os has no nam" in chat
         assert engine.asked[0].priority == "explain"
@@ -351,7 +351,7 @@ def test_an_editor_that_would_not_ask_is_made_to(home: Path, dense_model: Path) 
             "window/showMessageRequest",
             "workspace/applyEdit",
         ]
-        assert "puts 1 line in place of 1 line. Apply it?" in client.asked[0][1]["message"]
+        assert "replaces 1 line with 1 line. Apply it?" in client.asked[0][1]["message"]
         for refusal in ({"title": "Discard"}, None):
             answer = refusal
             assert (await client.execute("underkeel.edit", argument))["applied"] is False

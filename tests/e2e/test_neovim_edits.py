@@ -128,12 +128,12 @@ def test_neovim_s_own_code_action_shows_it_too(vim: Session) -> None:
 def test_a_syntax_error_is_noted_above_the_diff(vim: Session) -> None:
     broken = {
         "edit": changes(
-            "((", description="BREAKS THE SYNTAX near line 2; puts 1 line in place of 1 line"
+            "((", description="BREAKS THE SYNTAX near line 2; replaces 1 line with 1 line"
         )
     }
     vim.rules(actions=[FIX | {"resolve": broken}])
     vim.keys(":Underkeel fix<CR>")
-    note = "This BREAKS THE SYNTAX near line 2; puts 1 line in place of 1 line."
+    note = "This BREAKS THE SYNTAX near line 2; replaces 1 line with 1 line."
     assert wait_preview(vim)[:3] == [note, "", "--- sample.py"]
 
 

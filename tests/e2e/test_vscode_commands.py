@@ -36,7 +36,7 @@ def edit(where: dict[str, Any], new: str) -> dict[str, Any]:
             "underkeel": {
                 "label": "Underkeel",
                 "needsConfirmation": True,
-                "description": "puts 1 line in place of 1 line",
+                "description": "replaces 1 line with 1 line",
             }
         },
     }
@@ -180,7 +180,7 @@ def test_code_actions_are_offered_where_the_problem_is(seen: dict[str, Any]) -> 
 def test_an_edit_is_seen_before_it_is_made(editor: VSCode, seen: dict[str, Any]) -> None:
     assert "return a + b" in seen["diff"]
     assert "return a - b" in seen["untouched"]
-    assert "This puts 1 line in place of 1 line." in seen["apply"], "what the server says of it"
+    assert "This replaces 1 line with 1 line." in seen["apply"], "what the server says of it"
     resolved = [action["title"] for action in editor.log("codeAction/resolve")]
     assert resolved.count("Fix this error") == 1, "only the one that was chosen"
 

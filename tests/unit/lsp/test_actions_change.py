@@ -1,4 +1,4 @@
-"""Changes: as small as can be, carried over to newer texts, judged by the grammar, said as LSP."""
+"""Changes are minimal, rebased on newer texts, checked by the grammar, and written as LSP edits."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lsprotocol import types
 
-from lsp.actions.change import Change, applied, between, carried, in_words, judged
+from lsp.actions.change import Change, applied, describe, difference, rebased, syntax_errors
 from lsp.actions.edits import Proposal
-from lsp.actions.workspace_edit import Abilities, text_edit, workspace_edit
+from lsp.actions.workspace_edit import EditCapabilities, text_edit, workspace_edit
 from lsp.documents.document import Document
 from lsp.documents.positions import Encoding
 
@@ -28,7 +28,7 @@ def test_a_change_makes_what_was_asked_and_touches_nothing_else(
 ) -> None:
     lines = [*head, *old, *tail]
     first, stop = len(head), len(head) + len(old)
-    change = between(lines, first, stop, new)
+    change = difference(lines, first, stop, new)
     if change is None:
         assert old == new
         return
@@ -43,9 +43,9 @@ def test_a_carried_change_does_the_same_in_a_text_edited_elsewhere(
     lines = [*head, "<", *old, ">", *tail]
     first, stop = len(head) + 1, len(head) + 1 + len(old)
     change = Change(first, stop, tuple(new))
-    above = carried(change, lines, [*typed, *lines])
+    above = rebased(change, lines, [*typed, *lines])
     assert above is None or applied(above, [*typed, *lines]) == [*typed, *applied(change, lines)]
-    below = carried(change, lines, [*lines, *typed])
+    below = rebased(change, lines, [*lines, *typed])
     assert below is None or applied(below, [*lines, *typed]) == [*applied(change, lines), *typed]
 
 
@@ -53,15 +53,15 @@ def test_edits_far_from_the_change_never_stop_it() -> None:
     lines = ["a", "b", "c", "d", "e", "f"]
     change = Change(2, 3, ("C",))
     for new in (["A", *lines[1:]], ["x", *lines], [*lines[:5], "F"], [*lines, "g"]):
-        found = carried(change, lines, new)
+        found = rebased(change, lines, new)
         assert found is not None and "C" in applied(found, new) and "c" not in applied(found, new)
 
 
 def test_edits_of_the_lines_themselves_do() -> None:
     lines = ["a", "b", "c", "d", "e"]
-    assert carried(Change(2, 3, ("C",)), lines, ["a", "b", "x", "d", "e"]) is None
-    assert carried(Change(2, 3, ("C",)), lines, ["a", "b", "d", "e"]) is None
-    assert carried(Change(2, 2, ("C",)), lines, ["a", "b!", "c!", "d", "e"]) is None
+    assert rebased(Change(2, 3, ("C",)), lines, ["a", "b", "x", "d", "e"]) is None
+    assert rebased(Change(2, 3, ("C",)), lines, ["a", "b", "d", "e"]) is None
+    assert rebased(Change(2, 2, ("C",)), lines, ["a", "b!", "c!", "d", "e"]) is None
 
 
 @given(LINES, LINES, LINES, st.sampled_from(["\n", "\r\n"]), st.sampled_from(list(Encoding)))
@@ -83,19 +83,19 @@ def test_what_breaks_the_syntax_is_said() -> None:
     lines = ["def f():", "    return 1", ""]
     good = Change(1, 2, ("    return 2",))
     bad = Change(1, 2, ("    return (2",))
-    assert judged(good, "a.py", lines) == ()
-    assert judged(bad, "a.py", lines) == (1,)
-    assert judged(bad, "a.unknown", lines) == ()
+    assert syntax_errors(good, "a.py", lines) == ()
+    assert syntax_errors(bad, "a.py", lines) == (1,)
+    assert syntax_errors(bad, "a.unknown", lines) == ()
     already = ["def f(:", "    return 1", ""]
-    assert judged(good, "a.py", already) == (), "it was broken before"
-    assert in_words(bad, (1,)) == "BREAKS THE SYNTAX near line 2; puts 1 line in place of 1 line"
-    assert in_words(Change(1, 1, ("a", "b")), ()) == "adds 2 lines"
-    assert in_words(Change(1, 3, ()), ()) == "removes 2 lines"
+    assert syntax_errors(good, "a.py", already) == (), "it was broken before"
+    assert describe(bad, (1,)) == "BREAKS THE SYNTAX near line 2; replaces 1 line with 1 line"
+    assert describe(Change(1, 1, ("a", "b")), ()) == "adds 2 lines"
+    assert describe(Change(1, 3, ()), ()) == "removes 2 lines"
 
 
 def test_the_workspace_edit_is_what_the_client_understands() -> None:
     made = proposal(["a", ""], Change(0, 1, ("b",)))
-    full = workspace_edit(made, Abilities(versions=True, asks=True), Encoding.UTF16)
+    full = workspace_edit(made, EditCapabilities(versions=True, asks=True), Encoding.UTF16)
     assert full.document_changes is not None and full.change_annotations is not None
     (change,) = full.document_changes
     assert isinstance(change, types.TextDocumentEdit)
@@ -104,8 +104,8 @@ def test_the_workspace_edit_is_what_the_client_understands() -> None:
     assert isinstance(edit, types.AnnotatedTextEdit)
     note = full.change_annotations[edit.annotation_id]
     assert note.needs_confirmation is True and note.description == "adds 1 line"
-    plain = workspace_edit(made, Abilities(), Encoding.UTF16)
+    plain = workspace_edit(made, EditCapabilities(), Encoding.UTF16)
     assert plain.document_changes is None and plain.changes is not None
     assert list(plain.changes) == ["file:///a.py"]
-    without = workspace_edit(made, Abilities(versions=True), Encoding.UTF16)
+    without = workspace_edit(made, EditCapabilities(versions=True), Encoding.UTF16)
     assert without.change_annotations is None

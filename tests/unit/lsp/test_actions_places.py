@@ -10,25 +10,27 @@ import tree_sitter
 import context
 from context.syntax.language import language_for, languages
 from lsp.actions import code_range, doc_comments, test_files
-from lsp.actions.code_range import ground_of
-from lsp.actions.scene import Scene
+from lsp.actions.code_range import facts_of
+from lsp.actions.document_range import DocumentRange
 from lsp.actions.wording import text as words
 
 CURSOR = "\u2038"
 
 
-def scene(marked: str, path: str = "/h/work.py", language: str = "python") -> Scene:
+def document_range(
+    marked: str, path: str = "/h/work.py", language: str = "python"
+) -> DocumentRange:
     """A document with a cursor, or with a selection between two."""
     first, _, rest = marked.partition(CURSOR)
     inside, second, after = rest.partition(CURSOR)
     text = first + inside + after
     stop = len(first) + (len(inside) if second else 0)
-    return Scene(f"file://{path}", 1, language, text, len(first), stop)
+    return DocumentRange(f"file://{path}", 1, language, text, len(first), stop)
 
 
 def documented(marked: str, path: str, said: str = "Return one.") -> str:
     """The text after its definition was documented."""
-    at = scene(marked, path)
+    at = document_range(marked, path)
     document = context.Document("", path, at.text)
     definition = code_range.definition_at(document, at)
     style = doc_comments.style_of(document)
@@ -155,22 +157,22 @@ def test_all_languages_have_said_how_they_are_documented() -> None:
     ],
 )
 def test_whole_lines_are_chosen(marked: str, lines: tuple[int, int]) -> None:
-    at = scene(marked)
+    at = document_range(marked)
     region = code_range.chosen(context.Document("", "/h/work.py", at.text), at)
     assert (region.first, region.stop) == lines
 
 
 def test_a_long_definition_is_fixed_around_the_error() -> None:
     marked = "def f():\n" + "    x = 1\n" * 200 + "    ‸y\n" + "    x = 1\n" * 200
-    at = scene(marked)
+    at = document_range(marked)
     region = code_range.to_fix(context.Document("", "/h/work.py", at.text), at)
     assert region.first <= 201 < region.stop and region.stop - region.first <= 25
 
 
 def test_what_stands_at_a_place() -> None:
     def found(marked: str, path: str = "/h/work.py") -> object:
-        at = scene(marked, path)
-        return ground_of(context.Document("", path, at.text), at)
+        at = document_range(marked, path)
+        return facts_of(context.Document("", path, at.text), at)
 
     code = found("class A:\n    def f(self):\n        ‸return 1\n")
     assert (code.definition, code.documentable, code.testable) == ("f", True, True)  # type: ignore[attr-defined]
@@ -184,16 +186,18 @@ def test_what_stands_at_a_place() -> None:
 def test_tests_go_into_the_first_place_that_is_there(tmp_path: Path) -> None:
     file = tmp_path / "src" / "work.py"
     file.parent.mkdir()
-    custom = test_files.custom_of(context.Document("", str(file), ""))
-    assert custom is not None
-    assert test_files.target(file, [tmp_path], custom) == test_files.Target(
+    convention = test_files.convention_of(context.Document("", str(file), ""))
+    assert convention is not None
+    assert test_files.target(file, [tmp_path], convention) == test_files.Target(
         file.with_name("test_work.py"), None
     )
     (tmp_path / "tests").mkdir()
-    assert test_files.target(file, [tmp_path], custom).path == tmp_path / "tests" / "test_work.py"
+    assert (
+        test_files.target(file, [tmp_path], convention).path == tmp_path / "tests" / "test_work.py"
+    )
     there = file.with_name("test_work.py")
     there.write_text("x = 1\n")
-    assert test_files.target(file, [tmp_path], custom) == test_files.Target(there, "x = 1\n")
+    assert test_files.target(file, [tmp_path], convention) == test_files.Target(there, "x = 1\n")
 
 
 @pytest.mark.parametrize("name", ["test_a", "a_test", "a.test", "ATest", "ATests", "a_spec"])

@@ -1,4 +1,4 @@
-"""What an action is about: a document at one moment, and a range of it. Pure."""
+"""A document at one version, and a range of it: what a code action works on. Pure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Position = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A document and a range of it. Every line ends with `\\n`, whatever the document does.
+class DocumentRange:
+    """A document and a range of it. Every line ends with `\\n`, also where the document uses CRLF.
 
     Attributes:
-        start, stop: the range, in characters of `text`; alike for a cursor.
-        line_end: what ends the document's own lines.
+        start, stop: the range, in characters of `text`; equal for a cursor.
+        line_end: the line end of the document.
     """
 
     uri: str
@@ -50,9 +50,9 @@ class Scene:
         return "".join(f"{line}\n" for line in self.lines[first:stop])
 
 
-def scene_of(document: Document, start: Position, end: Position) -> Scene:
-    """The document as it is now; swapped positions are put right."""
-    scene = Scene(
+def document_range_of(document: Document, start: Position, end: Position) -> DocumentRange:
+    """The current text of a document with a range; `start` and `end` may be swapped."""
+    document_range = DocumentRange(
         uri=document.uri,
         version=document.version,
         language=document.language,
@@ -60,8 +60,10 @@ def scene_of(document: Document, start: Position, end: Position) -> Scene:
         line_end="\r\n" if document.line(0).endswith("\r\n") else "\n",
     )
     first, last = sorted((document.place(*start), document.place(*end)))
-    return replace(scene, start=_offset(scene, first), stop=_offset(scene, last))
+    return replace(
+        document_range, start=_offset(document_range, first), stop=_offset(document_range, last)
+    )
 
 
-def _offset(scene: Scene, place: Place) -> int:
-    return min(scene.starts[place.line] + place.column, len(scene.text))
+def _offset(document_range: DocumentRange, place: Place) -> int:
+    return min(document_range.starts[place.line] + place.column, len(document_range.text))
