@@ -9,8 +9,8 @@ short keeps what it has. `--simulated` runs all that needs no GPU on a simulated
 
 On a rented machine without a network: `make gpu-bundle` at home, then there `make gpu-check
 BUNDLE=build/gpu-bundle`. Where one command may take 10 minutes at most, run PARTS="build memory"
-and then PARTS="headroom speed" with the same SCRATCH, which needs 45 GB: the largest model, and
-one more while its plans are measured.
+and then PARTS="headroom speed". Models are written in memory (/dev/shm) where that has 48 GiB free,
+else under SCRATCH.
 
 `__main__`, `build`, `bundle`, `results` and `page` use the standard library alone: on a rented
 machine they run before anything is installed.

@@ -88,13 +88,23 @@ def _pip(
 ) -> None:
     """Run the bundle's own pip from its wheel; nothing is fetched."""
     [pip] = (bundle / "wheels").glob("pip-*.whl")
-    command = [str(python), f"{pip}/pip", "install", "--no-index", "--no-deps", "--no-input"]
+    command = [
+        str(python),
+        f"{pip}/pip",
+        "install",
+        "--no-index",
+        "--no-deps",
+        "--no-input",
+        "--no-compile",
+    ]
     path = os.pathsep.join([str(python.parent), os.environ.get("PATH", "")])
-    subprocess.run(
+    answer = subprocess.run(
         [*command, *arguments],
-        check=True,
+        check=False,
         env={**os.environ, "PATH": path, **(environment or {})},
     )
+    if answer.returncode != 0:
+        raise SystemExit("gpu-check: pip failed; its output is above, in build.log")
 
 
 def cuda_architecture() -> str:

@@ -100,7 +100,7 @@ def model_file(config: Config, name: str) -> tuple[Path, Header]:
     from gpu_check import models
     from gpu_check.random_weights import write_random
 
-    path = config.folder / f"{name}.gguf"
+    path = Path(config.models) / f"{name}.gguf"
     if path.exists():
         return path, read_header(path)
     header = models.small_header(name) if config.simulated else models.true_header(name)

@@ -1,9 +1,9 @@
 """Part C: another process takes and returns GPU memory while completions run.
 
-First every rung of the ladder, there and back, under an answer that is being written: what the rung
-holds by the driver, against what it said. Then the real daemon serves completions while a second
-process takes real memory in steps. Nothing may be lost, no worker may die, and what the second
-process wants must be free within two seconds.
+First every rung of the ladder, down and up, under an answer that is being written: what the rung
+holds by the driver, against what was predicted. Then the real daemon serves completions while a
+second process takes real memory in steps. Nothing may be lost, no worker may die, and what the
+second process wants must be free within two seconds.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def main() -> None:
         gpu.resize(sizes.limit_bytes)
     second = SecondProcess(gpu.device, sizes.chunk_bytes)
     try:
-        second.hold(0)  # it has its share of the driver's memory from now on
+        second.hold(0)  # it is up, and has its driver's context
         base = max(gpu.free_bytes() - sizes.limit_bytes, 0)
         second.hold(base, within_s=20)
         asyncio.run(_ladder(gpu, sizes, path, config))
@@ -132,7 +132,7 @@ async def _ladder(gpu: Gpu, sizes: Sizes, path: Path, config: Config) -> None:
                     way=way,
                     gives_up=rung.says,
                     n_ctx=info.n_ctx,
-                    said_bytes=rung.holds[gpu.device],
+                    predicted_bytes=rung.holds[gpu.device],
                     held_bytes=held,
                     seconds=round(seconds, 3),
                     expected_s=round(rung.pause_s, 3),
@@ -146,7 +146,7 @@ async def _ladder(gpu: Gpu, sizes: Sizes, path: Path, config: Config) -> None:
             "rungs",
             name="unload",
             way="down",
-            said_bytes=0,
+            predicted_bytes=0,
             held_bytes=before - gpu.free_bytes(),
             seconds=round(time.perf_counter() - started, 3),
         )
@@ -166,7 +166,7 @@ class _Answer:
         request = GenerateRequest(
             id=f"a{number}",
             prompt=_prompt(sizes.prompt_tokens, number),
-            max_tokens=4 * sizes.answer_tokens,
+            max_tokens=2 * sizes.answer_tokens,
             speculate=False,
         )
         self.task = asyncio.create_task(self._read(engine, request))

@@ -10,7 +10,6 @@ the memory pool.
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from assistant.errors import UnderkeelError
 from assistant.memory.gguf.header import Header
@@ -126,16 +125,21 @@ def _check_model(config: Config, gpu: Gpu, name: str, second: SecondProcess | No
     emit("files", model=name, kind=models.KINDS[name], bytes=size, write_s=seconds)
     small = [int(size * share) + _SMALL_EXTRA_BYTES for share in _SMALL_SHARES]
     limits = small if second is None else _limits(gpu)
+    seen: dict[str, str] = {}
     for limit in limits:
         if config.left_s < _SHORT_S:
-            skip("loads", f"{name} under {limit / GIB:.1f} GiB", "the part's time was used up")
+            skip("loads", f"{name} under {_limit(limit)}", "the part's time was used up")
             continue
         if second is None:
             gpu.resize(limit)
         else:
             second.hold(0)
             second.hold(max(gpu.free_bytes() - limit, 0) if limit else 0, within_s=20)
-        emit("loads", model=name, limit_bytes=limit, **_load_row(config, gpu, path, header))
+        row = _load_row(config, gpu, header, seen)
+        if "same_as" in row:
+            skip("loads", f"{name} under {_limit(limit)}", f"the plan is that of {row['same_as']}")
+        else:
+            emit("loads", model=name, limit_bytes=limit, **row)
     if name != models.MAIN:
         path.unlink()
 
@@ -146,17 +150,29 @@ def _limits(gpu: Gpu) -> list[int]:
     return [*(limit * GIB for limit in LIMITS_GIB if limit * GIB < total), 0]
 
 
-def _load_row(config: Config, gpu: Gpu, path: Path, header: Header) -> Row:
+def _limit(limit: int) -> str:
+    return f"{limit / GIB:.1f} GiB" if limit else "the whole GPU"
+
+
+def _load_row(config: Config, gpu: Gpu, header: Header, seen: dict[str, str]) -> Row:
+    """Plan, load and compare; a plan that was loaded before is named in `same_as` instead.
+
+    Args:
+        seen: of this model, the specs that were loaded, and under how much free memory.
+    """
     try:
         plan = plan_and_measure(header, gpu.machine(), _SMALL if gpu.simulated else Wishes())
     except UnderkeelError as error:
         return {"error": f"no plan: {error}"}
     prompt, decode = (64, 4) if gpu.simulated else (512, 32)
-    job = Job(spec=plan.to_load_spec(), prompt_tokens=prompt, decode_tokens=decode)
+    spec = plan.to_load_spec()
+    if repr(spec) in seen:
+        return {"same_as": seen[repr(spec)]}
+    seen[repr(spec)] = _limit(gpu.free_bytes())
+    job = Job(spec=spec, prompt_tokens=prompt, decode_tokens=decode)
     loaded = load(job, min(_LOAD_S, config.left_s))
     if loaded.error:
         return {"error": loaded.error, **_choices(plan)}
-    assert Path(job.spec.path) == path
     return {**_choices(plan), **_comparison(gpu, plan, loaded, prompt, decode)}
 
 

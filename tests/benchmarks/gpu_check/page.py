@@ -70,8 +70,8 @@ def goals(data: Row) -> list[Goal]:
             lambda: f"{len({row['name'] for row in rungs})} rungs, {len(rungs)} moves",
         ),
         _goal(
-            f"Every rung that uses the GPU holds what it said, within {MOST_OFF_PERCENT:.0f} %",
-            on_gpu := [row for row in rungs if row["said_bytes"]],
+            f"Each rung that uses the GPU holds what is predicted within {MOST_OFF_PERCENT:.0f} %",
+            on_gpu := [row for row in rungs if row["predicted_bytes"]],
             lambda: max(map(_rung_off_percent, on_gpu)) <= MOST_OFF_PERCENT,
             lambda: f"{max(map(_rung_off_percent, on_gpu)):.2f} % off at most",
         ),
@@ -97,7 +97,7 @@ def goals(data: Row) -> list[Goal]:
             ),
         ),
         _goal(
-            f"... within {MOST_OVER_S:.0f} s, and half of the margin is free again as soon",
+            f"It gets it within {MOST_OVER_S:.0f} s, and half of the margin is free again as soon",
             takes,
             lambda: (
                 max(max(row["seconds"], row["below_half_margin_s"]) for row in takes) <= MOST_OVER_S
@@ -112,7 +112,7 @@ def goals(data: Row) -> list[Goal]:
 
 
 def _rung_off_percent(row: Row) -> float:
-    return 100 * abs(row["held_bytes"] - row["said_bytes"]) / row["said_bytes"]
+    return 100 * abs(row["held_bytes"] - row["predicted_bytes"]) / row["predicted_bytes"]
 
 
 def _goal(
@@ -300,19 +300,19 @@ def _headroom(data: Row) -> list[str]:
     if rungs := rows_of(data, "rungs"):
         lines += _paragraph(
             "Each rung of the ladder, down and up again, while an answer is written. A rung that"
-            " is loaded like the plan (trim, drop) is only tried on the way down. Where a rung says"
-            " 0, what is held is the driver's context: the worker's process keeps it until it ends,"
-            " as it does at `unload`."
+            " is loaded like the plan (trim, drop) is only tried on the way down. Where 0 is"
+            " predicted, the driver's context is what is held: the worker's process keeps it until"
+            " it ends, as it does at `unload`."
         )
         lines += _table(
-            "way | rung | gives up | said MiB | held MiB (NVML) | seconds | answer written",
+            "way | rung | gives up | predicted MiB | held MiB (NVML) | seconds | answer written",
             "-|-|-|-:|-:|-:|-",
             [
                 [
                     row["way"],
                     row["name"],
                     row.get("gives_up", "everything"),
-                    f"{row['said_bytes'] / MIB:,.1f}",
+                    f"{row['predicted_bytes'] / MIB:,.1f}",
                     f"{row['held_bytes'] / MIB:,.1f}",
                     f"{row['seconds']:.2f}",
                     {True: "to its end", False: "**no**", None: "-"}[row.get("answer_complete")],
@@ -323,7 +323,7 @@ def _headroom(data: Row) -> list[str]:
     if takes := rows_of(data, "takes"):
         lines += _paragraph(
             "The daemon serves three completions at a time while a second process takes memory and"
-            " returns it. Ways back up pass ten times as fast as in life, falls as they are."
+            " returns it. Moves up come ten times sooner than in use, moves down as in use."
         )
         lines += _table(
             "wanted MiB | got | after s | refusals it saw | less than half of the margin free for s"

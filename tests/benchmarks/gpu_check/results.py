@@ -16,6 +16,9 @@ from typing import Any
 
 Row = dict[str, Any]
 
+_FORMAT = 2
+"""Counted up where rows change, since a page is made of old and new parts together."""
+
 PARTS = ("build", "memory", "headroom", "speed")
 
 
@@ -24,13 +27,15 @@ class Config:
     """What a part needs to know.
 
     Attributes:
-        scratch: a folder for models and a private home; it may be lost.
+        scratch: a folder for packages and a private home; it may be lost.
+        models: a folder for files of random weights: on a fast disk, or in memory.
         seconds: the part's time limit; a step that would not fit into the rest is skipped.
         bundle: a folder made by `make gpu-bundle`; empty to use this Python's packages.
     """
 
     simulated: bool
     scratch: str
+    models: str
     seconds: float
     bundle: str = ""
     started_s: float = field(default_factory=time.time)
@@ -78,12 +83,16 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.data: Row = {"check": "gpu", "parts": {}}
+        self.data: Row = {"check": "gpu", "format": _FORMAT, "parts": {}}
         if path.exists():
             try:
-                self.data |= json.loads(path.read_text(encoding="utf-8"))
+                old = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError):
-                print(f"{path}: cannot be read; a new file is started", file=sys.stderr)
+                old = {}
+            if isinstance(old, dict) and old.get("format") == _FORMAT:
+                self.data = old
+            else:
+                print(f"{path}: not of this version; a new file is started", file=sys.stderr)
 
     def start(self, part: str, seconds: float) -> Row:
         """Begin a part; returns its entry, to be filled and saved."""

@@ -79,6 +79,8 @@ class _Memory:
         self._free.restype, self._free.argtypes = None, [ctypes.c_void_p]
         self._type = ggml.buffer_type(device)
         self._blocks: list[tuple[Any, int]] = []
+        self.hold(1, 1, 1.0)  # the first allocation takes the driver's context as well
+        self.hold(0, 1, 1.0)
 
     @property
     def held_bytes(self) -> int:
