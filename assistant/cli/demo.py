@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import subprocess
@@ -28,6 +27,8 @@ from rich.text import Text
 
 from assistant import paths
 from assistant.cli.language_client import LanguageClient, language_server
+from assistant.cli.terminal import console as safe_console
+from assistant.cli.terminal import print_json
 from assistant.client import DaemonClient
 from assistant.engine.types import EngineStats, ModelInfo
 from assistant.errors import DaemonError
@@ -85,7 +86,7 @@ def demo(
     """Complete a small sample project and show what it cost. Leaves nothing running."""
     path = resolve(model)
     # With --json the drawing is discarded, not skipped, so that both run the same steps.
-    console = Console(quiet=as_json, width=min(100, Console().width))
+    console = safe_console(quiet=as_json, most_columns=100)
     console.print()
     console.print(_headline(path))
     with _private_daemon(path) as (home, daemon):
@@ -98,11 +99,12 @@ def demo(
     marks = _marks(console)
     legend = f"Text between {marks[0]} and {marks[1]}" if marks else "Text in grey italics"
     console.print(
-        f"[dim]{legend} was written by the model, requested over LSP and accepted one after the "
-        "other.\nEverything ran on this machine; the demo's daemon has stopped.[/dim]\n"
+        f"{legend} was written by the model, requested over LSP and accepted one after the "
+        "other.\nEverything ran on this machine; the demo's daemon has stopped.\n",
+        style="dim",
     )
     if as_json:
-        print(json.dumps([asdict(file) for file in files], indent=1, ensure_ascii=False))
+        print_json([asdict(file) for file in files], indent=1)
 
 
 def _headline(path: Path) -> Panel:

@@ -55,9 +55,14 @@ def print_json(data: Any, *, indent: int | None = None) -> None:
     typer.echo(_UNSAFE_IN_LINES.sub(lambda match: json.dumps(match[0])[1:-1], text))
 
 
-def console(*, stderr: bool = False, quiet: bool = False) -> Console:
+def console(
+    *, stderr: bool = False, quiet: bool = False, most_columns: int | None = None
+) -> Console:
     """A console that reads no markup and escapes unsafe characters in all that it prints."""
-    return _SafeConsole(stderr=stderr, quiet=quiet, markup=False, highlight=False, emoji=False)
+    made = _SafeConsole(stderr=stderr, quiet=quiet, markup=False, highlight=False, emoji=False)
+    if most_columns is not None:
+        made.width = min(made.width, most_columns)
+    return made
 
 
 class _SafeConsole(Console):
