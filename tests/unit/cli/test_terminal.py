@@ -22,15 +22,14 @@ from assistant import cli
 from assistant.cli import build_app
 from assistant.cli import status as status_command
 from assistant.cli import top as top_command
-from assistant.cli.plan_view import plan_picture
+from assistant.cli.plan_view import plan_text
 from assistant.cli.terminal import area, bar, console, print_json, printable
 from assistant.client import BudgetNow, DeviceNow, RungNow, ServiceState, Status
 from assistant.engine.types import EngineStats, ModelInfo
 from assistant.memory.model.known_models import known_header
-from assistant.memory.model.profile import model_of
 from assistant.memory.planning.machine import imagined, this_machine
+from assistant.memory.planning.measured_planner import plan_report
 from assistant.memory.planning.plan import Wishes
-from assistant.memory.planning.planner import make_plan
 from assistant.wire import ChangeNow, ErrorNow, SettingsNow
 
 
@@ -191,12 +190,13 @@ def test_plan_shows_the_name_of_a_hostile_model(name: str) -> None:
     """S12: `general.name` and `general.architecture` are foreign, and so are remarks."""
     known = known_header("gpt-oss-20b")
     header = replace(known, metadata={**known.metadata, "general.name": name})
-    machine = imagined(this_machine()[0], [24 << 30], 64 << 30, 1)
-    plan = make_plan(model_of(header), machine, Wishes(), search_alternatives=False)
+    here, _ = this_machine()
     out = console()
     out.file = StringIO()
-    for chosen in (plan, None):
-        out.print(plan_picture(header, machine, Wishes(), chosen, (name,)))
+    for ram_bytes in (64 << 30, 1 << 30):  # it fits, and it does not
+        machine = imagined(here, [24 << 30 if ram_bytes > 1 << 30 else 1 << 30], ram_bytes, 1)
+        report = plan_report(header, machine, Wishes(), here, (name,))
+        out.print(plan_text(report))
     assert _is_safe(out.file.getvalue())
 
 
