@@ -67,7 +67,7 @@ class FakeEngine:
 
     def __post_init__(self) -> None:
         self._spec: LoadSpec | None = None
-        self._loaded = self._released = False
+        self._loaded = self._released = self._closed = False
         self._running: dict[str, _Running] = {}
         self._kept: list[tuple[int, ...]] = []
         self._failures: list[UnderkeelError] = []
@@ -115,6 +115,8 @@ class FakeEngine:
             if progress is not None:
                 progress(step / 4)
             await asyncio.sleep(self.load_ms / 5000)
+            if self._closed:
+                raise LoadError("the engine is closed")
         self.loads.append(spec)
         self._spec, self._loaded, self._released = spec, True, False
         self._kept.clear()
@@ -181,7 +183,7 @@ class FakeEngine:
 
     async def close(self) -> None:
         self.kill()
-        self._spec = None
+        self._spec, self._closed = None, True
 
     async def drop_idle(self) -> int:
         freed = sum(map(len, self._kept))

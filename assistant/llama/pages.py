@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,23 +36,41 @@ def regions(model: str, maps: str) -> list[Region]:
     return found
 
 
-def touch(model: str, goes_on: Callable[[], bool] = lambda: True) -> int:
-    """Read a byte of every page of this process's `model`; returns how many pages.
+class Toucher:
+    """Reads a byte of every page of a model. A pass that was interrupted continues the next time,
+    so that the last pages get their turn however often the first ones were read."""
 
-    Ends early once `goes_on` says so. Does nothing where the system does not tell what is mapped.
-    """
-    try:
-        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return 0
-    pages = 0
-    for start, stop in regions(model, maps):
-        for piece in range(start, stop, _PIECE_BYTES):
-            if not goes_on():
+    def __init__(self) -> None:
+        self._next = 0
+
+    def touch(self, model: str, continues: Callable[[], bool] = lambda: True) -> int:
+        """Returns the number of pages that this process read of `model`.
+
+        Stops early when `continues` returns False. Does nothing where the system does not report
+        what is mapped.
+        """
+        try:
+            maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return 0
+        all_pieces = pieces(regions(model, maps))
+        pages = 0
+        for start, stop in [piece for piece in all_pieces if piece[0] >= self._next] or all_pieces:
+            if not continues():
+                self._next = start
                 return pages
-            length = min(_PIECE_BYTES, stop - piece)
-            memory = np.ctypeslib.as_array((ctypes.c_uint8 * length).from_address(piece))
+            memory = np.ctypeslib.as_array((ctypes.c_uint8 * (stop - start)).from_address(start))
             read = memory[:: mmap.PAGESIZE]
             read.sum()
             pages += len(read)
-    return pages
+        self._next = 0
+        return pages
+
+
+def pieces(found: Sequence[Region]) -> list[Region]:
+    """The regions in pieces of at most `_PIECE_BYTES`, by address."""
+    return [
+        (start, min(start + _PIECE_BYTES, stop))
+        for first, stop in sorted(found)
+        for start in range(first, stop, _PIECE_BYTES)
+    ]

@@ -53,7 +53,7 @@ class Explainer:
         busy: Callable[[], bool],
     ) -> None:
         """`busy`: whether anybody is being answered by either model."""
-        host = ModelHost(engine, planner)
+        host = ModelHost(engine, planner, released=True)
         budgets = Budgets(settings.completion.budget_tokens, settings.completion.max_tokens)
         self.desk = Desk(host, budgets, Encoder(host))
         self.governor = Governor(
@@ -64,7 +64,6 @@ class Explainer:
             release_after_s=settings.explain.release_after_s,
             busy=busy,
         )
-        host.state = ServiceState.RELEASED
 
     @property
     def state(self) -> ServiceState:

@@ -35,6 +35,8 @@ T = TypeVar("T")
 
 _BODY_LIMIT_S = 30.0
 _LAST_WORDS_S = 5.0
+ABORT = "underkeel.abort"
+"""The key in an ASGI scope of a function that ends the connection at once."""
 
 
 class Json(Response):
@@ -163,6 +165,7 @@ class EventStream(Response):
             async with asyncio.timeout(self._limit_s), aclosing(self._produce()) as items:
                 async for item in items:
                     if not self._stream:
+                        self._begun = True
                         await Json(item)(scope, receive, send)
                         return
                     await self._send_event(send, msgspec.json.encode(item))
@@ -173,10 +176,23 @@ class EventStream(Response):
             if not self._begun:
                 await error_response(error, body_read=True)(scope, receive, send)
                 return
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LAST_WORDS_S):
+            await self._finish(scope, send, error)
+            return
+        await self._finish(scope, send)
+
+    async def _finish(self, scope: Scope, send: Send, error: UnderkeelError | None = None) -> None:
+        """End the stream. A client that does not read its end loses the connection (case T15)."""
+        try:
+            async with asyncio.timeout(_LAST_WORDS_S):
+                if not self._stream:
+                    raise TimeoutError
+                if error is not None:
                     await self._send_event(send, msgspec.json.encode(error_object(error)))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:
+            log.info("a client stopped reading: its connection is closed")
+            if ABORT in scope:
+                scope[ABORT]()
 
     async def _send_event(self, send: Send, data: bytes) -> None:
         if not self._begun:

@@ -1,33 +1,43 @@
 """Renders a conversation with the model's own chat template.
 
-The template comes out of a GGUF, so it is foreign code: it runs in jinja2's sandbox. What people
-and files say is guarded: a control token written in a message stays text, and cannot end the turn
-or speak in another's name.
+The template is part of a GGUF, so it is foreign code: it runs in jinja2's sandbox, in a child
+process with limits (`template_child`). The messages are guarded: a control token written in one
+remains text, and cannot end the turn or speak for another role.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import struct
+import subprocess
+import sys
+import threading
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any
 
-import jinja2
-from jinja2.exceptions import SecurityError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from assistant.daemon.http.template_child import LENGTH
 from assistant.errors import RequestError
 from assistant.wire import ChatMessage
 
+EXECUTOR = ThreadPoolExecutor(max_workers=1, thread_name_prefix="chat-template")
+"""Runs `render`: a slow template delays other conversations, never probes or planning."""
+
 _LONGEST_TEMPLATE_CHARS = 256 * 1024
-_LARGEST_PRODUCT = 1 << 20
-# Splits a control token in two; what stands on either side is encoded by itself. Of Unicode's
-# noncharacters, which no text to be interchanged holds (The Unicode Standard, section 23.7).
+# Of a rendering. The interpreter alone maps about 100 MB.
+_MOST_BYTES = 512 << 20
+_CPU_S = 2
+_WALL_S = 10.0
+# What a template may write besides the conversation itself, and how often it may repeat that.
+_MOST_EXTRA_CHARS = 1 << 20
+_MOST_REPEATS = 4
+# Splits a control token in two; both sides are encoded separately. One of Unicode's
+# noncharacters, which no interchanged text contains (The Unicode Standard, section 23.7).
 _SEAM = "\ufdd0"
-# Where the vocabulary is not known: the brackets that model families write control tokens in.
+# Where the vocabulary is unknown: the brackets that model families write control tokens in.
 _LIKELY_CONTROL = re.compile(r"<[|/]?[^<>\s]{1,40}[|]?>|\[/?[A-Z_]{3,40}\]")
 
 
@@ -40,74 +50,39 @@ def render(
     eos: str = "",
     options: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """The prompt in pieces, to be encoded one by one and joined.
+    """The prompt in pieces, to be encoded one by one and joined. Blocks: call it in `EXECUTOR`.
 
-    Where the assistant has the last word, its turn is left open, so that the answer goes on with it
+    If the last message is the assistant's, its turn is left open, so that the answer continues it
     (as llama-server does).
 
     Args:
-        control: texts of the model's control tokens; a guess is made where it is empty.
+        control: texts of the model's control tokens; likely ones are guessed where it is empty.
         options: more variables for the template, e.g. `enable_thinking`.
 
     Raises:
-        RequestError: there is no template, it fails, or it refuses the conversation.
+        RequestError: there is no template, it fails, exceeds a limit, or refuses the conversation.
     """
     if not template:
         raise RequestError(
             "this model has no chat template",
             advice="Use /completion, or serve an instruction-tuned model",
         )
+    if len(template) > _LONGEST_TEMPLATE_CHARS:
+        raise RequestError(f"the chat template has {len(template)} characters, far too many")
     guarded = [
         {"role": message.role, "content": _guard(message.content, control)} for message in messages
     ]
-    begun = guarded.pop()["content"] if messages[-1].role == "assistant" else ""
-    variables = dict(options or {}) | {
+    opening = guarded.pop()["content"] if messages[-1].role == "assistant" else ""
+    # As transformers' `apply_chat_template` passes them: a template may test for None.
+    variables: dict[str, Any] = {"tools": None, "documents": None}
+    variables |= dict(options or {}) | {
         "messages": guarded,
         "add_generation_prompt": True,
         "bos_token": bos,
         "eos_token": eos,
     }
-    try:
-        text = _compile(template).render(variables)
-    except _RefusedError as error:
-        raise RequestError(f"the chat template refuses the conversation: {error}") from error
-    except _FAILURES as error:
-        raise RequestError(
-            f"the chat template fails ({type(error).__name__}: {error})",
-            advice="Use /completion with this model",
-        ) from error
-    return [piece for piece in (text + begun).split(_SEAM) if piece]
-
-
-class _RefusedError(Exception):
-    """Raised by a template through `raise_exception`."""
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """jinja2's sandbox, which bounds `range` but not what `*` and `**` make of small numbers."""
-
-    intercepted_binops = frozenset({"*", "**"})
-
-    def call_binop(
-        self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any
-    ) -> Any:
-        sizes = [len(side) if hasattr(side, "__len__") else side for side in (left, right)]
-        if operator == "**" or any(not isinstance(size, int | float) for size in sizes):
-            raise SecurityError(f"{operator} is not for templates")
-        if abs(sizes[0] * sizes[1]) > _LARGEST_PRODUCT:
-            raise SecurityError("a product is too large")
-        return super().call_binop(context, operator, left, right)
-
-
-_FAILURES = (
-    jinja2.TemplateError,
-    TypeError,
-    ValueError,
-    ArithmeticError,
-    LookupError,
-    AttributeError,
-    RecursionError,
-)
+    text = _CHILD.render(template, variables)
+    return [piece for piece in (text + opening).split(_SEAM) if piece]
 
 
 def _guard(text: str, control: Collection[str]) -> str:
@@ -123,21 +98,80 @@ def _pattern(control: frozenset[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, longest_first)))
 
 
-@lru_cache(maxsize=4)
-def _compile(template: str) -> jinja2.Template:
-    if len(template) > _LONGEST_TEMPLATE_CHARS:
-        raise RequestError(f"the chat template has {len(template)} characters, far too many")
-    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now(UTC).astimezone().strftime(form)
-    return environment.from_string(template)
+class _Child:
+    """The rendering process: started when first needed, reused, replaced when it ends."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def render(self, template: str, variables: Mapping[str, Any]) -> str:
+        """Raises RequestError."""
+        request = {
+            "template": template,
+            "variables": variables,
+            "most_bytes": _MOST_BYTES,
+            "cpu_s": _CPU_S,
+        }
+        try:
+            size = len(json.dumps(variables, ensure_ascii=False))
+            request["most_chars"] = _MOST_EXTRA_CHARS + _MOST_REPEATS * size
+            body = json.dumps(request).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RequestError(f"the conversation cannot be rendered ({error})") from error
+        with self._lock:
+            reply = self._exchange(body)
+        if "text" in reply:
+            return reply["text"]
+        if "refused" in reply:
+            raise RequestError(f"the chat template refuses the conversation: {reply['refused']}")
+        raise RequestError(
+            f"the chat template fails ({reply.get('failed', 'no reply')})",
+            advice="Use /completion with this model",
+        )
+
+    def _exchange(self, body: bytes) -> dict[str, str]:
+        process = self._running()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        timer = threading.Timer(_WALL_S, process.kill)
+        timer.start()
+        try:
+            process.stdin.write(LENGTH.pack(len(body)) + body)
+            process.stdin.flush()
+            head = process.stdout.read(LENGTH.size)
+            data = process.stdout.read(LENGTH.unpack(head)[0]) if head else b""
+            reply: dict[str, str] = json.loads(data) if data else {}
+        except (OSError, ValueError, struct.error):
+            reply = {}
+        finally:
+            timer.cancel()
+        # After a failure its memory may be fragmented or nearly used up.
+        if not reply or "memory" in reply.get("failed", ""):
+            self._end(process)
+        return reply or {"failed": "it needs too much memory or time"}
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        process = self._process
+        if process is None or process.poll() is not None:
+            if process is not None:
+                self._end(process)
+            process = self._process = subprocess.Popen(
+                [sys.executable, "-m", "assistant.daemon.http.template_child"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        return process
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = None
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with suppress(OSError):
+                if pipe is not None:
+                    pipe.close()
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
-    # jinja2's own escapes HTML, which a model would read as it stands.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _refuse(message: str) -> NoReturn:
-    raise _RefusedError(message)
+_CHILD = _Child()

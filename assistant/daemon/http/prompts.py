@@ -66,7 +66,10 @@ class Encoder:
             turns = tuple((message.role, message.content) for message in messages)
             return Encoded(await self._host.tokenise(said), turns=turns)
         bos = await self._host.detokenise([model.bos]) if model.bos >= 0 else ""
-        pieces = await asyncio.to_thread(_render, body, messages, model, bos)
+        loop = asyncio.get_running_loop()
+        pieces = await loop.run_in_executor(
+            chat_template.EXECUTOR, _render, body, messages, model, bos
+        )
         ids: list[int] = []
         for piece in pieces:
             ids += await self._host.tokenise(piece, special=True)

@@ -18,9 +18,11 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from assistant.daemon.http.bodies import ABORT
 from assistant.daemon.service import Service
 
 HEAD_LIMIT_S = 15.0
+WRITE_LIMIT_S = 30.0
 MOST_CONNECTIONS = 1024
 
 
@@ -31,6 +33,8 @@ class Connection(H11Protocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self.app = _with_abort(self.app, self.cut)
         self.idle_since_s = self.loop.time()
 
     @property
@@ -50,7 +54,24 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._stop_write_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client reads slower than we write: it has `WRITE_LIMIT_S` to read on (case T15)."""
+        super().pause_writing()
+        self._stop_write_timer()
+        self._write_timer = self.loop.call_later(WRITE_LIMIT_S, self.cut)
+
+    def resume_writing(self) -> None:
+        self._stop_write_timer()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Closing waits until everything is sent, which a client that does not read prevents."""
+        super().timeout_keep_alive_handler()
+        if self.transport.get_write_buffer_size():
+            self.cut()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -71,10 +92,24 @@ class Connection(H11Protocol):
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_LIMIT_S, self.cut)
 
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
     def _stop_waiting(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+def _with_abort(app: Any, abort: Callable[[], None]) -> Any:
+    """`app`, which finds `abort` in its scope: it ends the connection at once."""
+
+    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
+        await app(scope | {ABORT: abort}, receive, send)
+
+    return wrapped
 
 
 log = logging.getLogger(__name__)

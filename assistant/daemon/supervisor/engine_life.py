@@ -43,7 +43,10 @@ class EngineLife:
         planner: Planner,
         clock: Callable[[], float] = time.monotonic,
         rules: Rules = USUAL,
+        *,
+        released: bool = False,
     ) -> None:
+        """`released`: nothing is loaded until it is requested."""
         self._engine = engine
         self._planner = planner
         self._kills = OutOfMemoryKills()
@@ -53,7 +56,7 @@ class EngineLife:
         self._epoch = 0
         self._least_step = 0
         self._book = DeathBook(clock, rules)
-        self.state = ServiceState.LOADING
+        self._state = ServiceState.RELEASED if released else ServiceState.LOADING
         self.stage = ""
         self.progress = 0.0
         self.error: ErrorNow | None = None
@@ -68,6 +71,20 @@ class EngineLife:
         """Called with the shape that was refused memory to compute; returns when that is mended."""
         self.first_fit: Callable[[Loadable], Awaitable[int]] | None = None
         """Says which rung the memory that is free now has room for, with nothing loaded."""
+
+    @property
+    def state(self) -> ServiceState:
+        """Once it is STOPPING it remains so, whatever was under way (case T16)."""
+        return self._state
+
+    @state.setter
+    def state(self, new: ServiceState) -> None:
+        if self._state is not ServiceState.STOPPING:
+            self._state = new
+
+    @property
+    def _stopped(self) -> bool:
+        return self._state is ServiceState.STOPPING
 
     @property
     def deaths(self) -> int:
@@ -125,12 +142,17 @@ class EngineLife:
                 if rung.spec is None:
                     await self._unload()
                 elif rung.spec != here.spec:
-                    self.info = await self._engine.reshape(rung.spec)
+                    info = await self._engine.reshape(rung.spec)
+                    if self._stopped:
+                        return False
+                    self.info = info
                     self.shape += 1
                     self._book.serves(rung.spec)
                 self.step = step
                 return True
             except (LoadError, WorkerDiedError) as error:
+                if self._stopped:
+                    return False
                 assert rung.spec is not None
                 self._book.note(rung.spec, self._cause(error), error)
             self.state = ServiceState.LOADING
@@ -161,7 +183,11 @@ class EngineLife:
             self.stage = "changing the model"
             try:
                 info = await self._engine.reshape(spec, self._on_progress)
+                if self._stopped:
+                    raise stopping()
             except (LoadError, WorkerDiedError) as error:
+                if self._stopped:
+                    raise stopping() from error
                 log.error("the new model cannot be loaded: %s", error)
                 failure = error
                 self.state = ServiceState.LOADING
@@ -170,8 +196,8 @@ class EngineLife:
                 self._serve(info)
                 return info
         self._start(plan=False)
-        assert self._loading is not None
-        await asyncio.wait({self._loading})
+        if self._loading is not None:
+            await asyncio.wait({self._loading})
         raise LoadError(
             f"it could not be loaded ({failure.message}); {before} serves again",
             subject=spec.path,
@@ -190,7 +216,8 @@ class EngineLife:
             self.state = ServiceState.RELEASED
             await self._engine.unload()
         self._start(plan=True)
-        assert self._loading is not None
+        if self.state is ServiceState.STOPPING or self._loading is None:
+            raise stopping()
         await asyncio.wait({self._loading})
         if self.state is not ServiceState.READY or self.info is None:
             raise self.error.rebuild() if self.error else LoadError("no model is loaded")

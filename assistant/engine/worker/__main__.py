@@ -28,6 +28,10 @@ _PR_SET_PDEATHSIG = 1
 class Worker(ObeyingWorker[Runner]):
     """The worker whose model is a GGUF."""
 
+    def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
+        super().__init__(source, sink)
+        self._toucher = pages.Toucher()
+
     def tokenise(self, text: str, *, special: bool) -> Sequence[int]:
         return self.ready().model.tokenise(text, special=special)
 
@@ -38,8 +42,8 @@ class Worker(ObeyingWorker[Runner]):
         return self.ready().slots.drop_idle()
 
     def touch(self) -> int:
-        # Whatever else is wanted goes first.
-        return pages.touch(self.ready().spec.path, self.commands.empty)
+        # Every other command goes first; the pass continues with the next touch.
+        return self._toucher.touch(self.ready().spec.path, self.commands.empty)
 
     def saved(self, most_bytes: int) -> Sequence[ipc.Sequence]:
         return [ipc.Sequence(*pair) for pair in self.ready().slots.saved(most_bytes)]

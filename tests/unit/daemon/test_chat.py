@@ -1,7 +1,10 @@
-"""Chat templates: rendered as the model wants, and never to be tricked or harmed by."""
+"""Chat templates: Hugging Face's dialect, rendered in a child process with limits."""
 
 from __future__ import annotations
 
+import random
+
+import psutil
 import pytest
 
 from assistant.daemon.http import chat_template
@@ -26,7 +29,7 @@ def test_plain_conversation_is_one_piece() -> None:
     assert pieces == ["<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"]
 
 
-def test_a_turn_that_the_assistant_has_begun_is_left_open() -> None:
+def test_an_open_turn_of_the_assistant_is_continued() -> None:
     begun = ChatMessage(role="assistant", content="Because <|im_end|>of")
     pieces = chat_template.render(CHATML, [*user("Why?"), begun], control=CONTROL)
     text = "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nBecause <|im_end|>of"
@@ -82,3 +85,130 @@ def test_variables_and_globals_of_templates() -> None:
 def test_templates_that_fail_are_explained(template: str, what: str) -> None:
     with pytest.raises(RequestError, match=what):
         chat_template.render(template, user("x"))
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{% generation %}{{ messages[0].content }}{% endgeneration %}", "x"),
+        ("a{% generation %}b{% endgeneration %}c{%- generation -%} d {%- endgeneration %}", "abcd"),
+        (
+            "{% for m in messages %}{% generation %}{{ m.role }}{% endgeneration %}{% endfor %}",
+            "user",
+        ),
+        (
+            "{{ {'b': 'é', 'a': 1} | tojson(ensure_ascii=True, sort_keys=True) }}",
+            '{"a": 1, "b": "\\u00e9"}',
+        ),
+        ("{{ {'a': [1, 2]} | tojson(separators=(',', ':')) }}", '{"a":[1,2]}'),
+        ("{{ [1] | tojson(indent=2) }}", "[\n  1\n]"),
+        ("{{ '<&>' | tojson }}", '"<&>"'),
+        ("{{ [1, 2] | tojson(False, none, [',', ':']) }}", "[1,2]"),
+        ("{{ 'none' if tools is none and documents is none }}", "none"),
+        ("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"),
+        (
+            "{% set s = namespace(n=1) %}{% if messages %}{% set s.n = 5 %}{% endif %}{{ s.n }}",
+            "5",
+        ),
+        ("{{ '-' * 40 }}", "-" * 40),
+        ("  {% if true %}\nx\n  {% endif %}\n", "x\n"),
+    ],
+)
+def test_the_dialect_of_hugging_face(template: str, expected: str) -> None:
+    """S4: every construct of transformers' chat_template_utils.py."""
+    assert "".join(chat_template.render(template, user("x"))) == expected
+
+
+_DOUBLED = (
+    "{% set ns = namespace(s='x' * 1000) %}"
+    "{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        _DOUBLED,
+        _DOUBLED + "{{ ns.s }}",
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for a in range(99999) %}{{ 'x' * 1000 }}{% endfor %}",
+        "{{ 'x' * 10000000000 }}",
+        "{{ 9 ** 9 ** 9 }}",
+        "{% set x = [0] * 1000000000 %}",
+        "{{ '%010000000000d' | format(1) }}",
+        "{{ 'a' | center(10000000000) }}",
+        "{{ range(99999) | map('string') | list | join('x' * 99999) }}",
+        "{{ lipsum(n=100000) }}",
+        "{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}",
+        "{{ (messages | string) * 100000000 }}",
+    ],
+)
+def test_a_template_is_limited_in_memory_time_and_output(template: str) -> None:
+    """T4: and the daemon itself grows by nothing; the next conversation is served."""
+    before = psutil.Process().memory_info().rss
+    with pytest.raises(RequestError, match="the chat template fails"):
+        chat_template.render(template, user("x"))
+    assert psutil.Process().memory_info().rss - before < 100 << 20
+    assert chat_template.render("{{ messages[0].content }}", user("next")) == ["next"]
+
+
+def test_a_long_conversation_passes() -> None:
+    """T4: the limits are for templates, not for what people paste."""
+    long = "word " * 400_000
+    assert (
+        "".join(chat_template.render(CHATML, user(long), control=CONTROL)).count("word") == 400_000
+    )
+
+
+def test_the_child_is_reused() -> None:
+    """S4: a chat does not wait for an interpreter to start."""
+
+    def children() -> set[int]:
+        return {child.pid for child in psutil.Process().children()}
+
+    chat_template.render(CHATML, user("x"))
+    before = children()
+    for _ in range(20):
+        chat_template.render(CHATML, user("x"))
+    assert children() == before
+
+
+def test_thousands_of_generated_templates() -> None:
+    """T4, S4: each is rendered or refused with our own error, whatever it is made of."""
+    pieces = [
+        *("{{ ", " }}", "{% ", " %}", "{# ", " #}", "{%- ", " -%}", "for m in messages", "endfor"),
+        *("if m", "else", "elif x is defined", "endif", "set x = 1", "x", "m.content", "messages"),
+        *("messages[0]", "['role']", " | trim", " | tojson", " | list", " | length", " ~ ", " + "),
+        *(
+            "generation",
+            "endgeneration",
+            "break",
+            "continue",
+            "namespace(a=1)",
+            "range(3)",
+            "'",
+            '"',
+        ),
+        *(
+            "macro f(a)",
+            "endmacro",
+            "f(1)",
+            "raise_exception('no')",
+            "strftime_now('%Y')",
+            "(",
+            ")",
+        ),
+        *("loop.index", "caller()", "\n", "\x00", "\ud800", "é", "1e999", "-", "not ", "none"),
+        *("{{ m.role }}", "{{ x }}", "{% if true %}", "{% endif %}", "{% for m in messages %}"),
+        *("{% endfor %}", "{% generation %}", "{% endgeneration %}", "{{ messages | tojson }}"),
+    ]
+    rng = random.Random(20)
+    rendered = 0
+    for _ in range(5000):
+        template = "".join(rng.choices(pieces, k=rng.randint(1, 12)))
+        try:
+            assert isinstance(chat_template.render(template, user("x")), list)
+            rendered += 1
+        except RequestError:
+            continue
+    assert rendered > 500

@@ -11,7 +11,8 @@ from daemons import fake_model, until
 from assistant.daemon.supervisor.engine_supervisor import ModelHost
 from assistant.daemon.supervisor.restart_policy import USUAL, Rules
 from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
-from assistant.engine.types import Delta, Done, GenerateRequest
+from assistant.engine.interface import Progress
+from assistant.engine.types import Delta, Done, GenerateRequest, LoadSpec, ModelInfo
 from assistant.errors import DaemonError, LoadError, PlanError, UnderkeelError, WorkerDiedError
 from assistant.wire import ServiceState
 
@@ -314,5 +315,81 @@ def test_closing_ends_a_load() -> None:
             await host.close()
         with pytest.raises(UnderkeelError):
             await host.usable()
+
+    asyncio.run(main())
+
+
+class _Reshaping(FakeEngine):
+    """Reports that a reshape is under way."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.reshaping = asyncio.Event()
+
+    async def reshape(self, spec: LoadSpec, progress: Progress | None = None) -> ModelInfo:
+        self.reshaping.set()
+        return await super().reshape(spec, progress)
+
+
+def test_closing_during_a_change_ends_it_for_good() -> None:
+    """T16: a ladder move, a model change, a release and a reload that are under way."""
+
+    async def main() -> None:
+        for change in ("move", "fail", "exchange", "release", "reload"):
+            engine = _Reshaping()
+            host = ModelHost(engine, fake_model)
+            host.start_load()
+            await until(lambda host=host: host.state is ServiceState.READY)
+            engine.load_ms = 200
+            if change == "fail":
+                engine.fail_next(DIED)
+            changes = {
+                "move": lambda host=host: host.move_to(3),
+                "fail": lambda host=host: host.move_to(3),
+                "exchange": lambda host=host: host.exchange(fake_model("/other.gguf")),
+                "release": host.release,
+                "reload": host.load_anew,
+            }
+            under_way = asyncio.ensure_future(changes[change]())
+            if change in {"move", "fail", "exchange"}:
+                await engine.reshaping.wait()
+            else:
+                await asyncio.sleep(0)
+            await host.close()
+            await asyncio.gather(under_way, return_exceptions=True)
+            host.start_load()
+            await asyncio.sleep(0.3)
+            assert host.state is ServiceState.STOPPING, change
+            assert len(engine.loads) == 1, change
+            with pytest.raises(DaemonError, match="stopping"):
+                await host.usable()
+
+    asyncio.run(main())
+
+
+def test_a_hundred_unloads_while_requests_are_encoded() -> None:
+    """T8: the supervisor's state decides: a request that waits for the engine through a release
+    or the last rung never has the old shape loaded behind it, and is answered all the same."""
+
+    class Slow(FakeEngine):
+        async def tokenise(self, text: str, *, special: bool = False) -> list[int]:
+            await asyncio.sleep(0.001)
+            return await super().tokenise(text, special=special)
+
+    async def main() -> None:
+        engine = Slow()
+        host = ModelHost(engine, fake_model)
+        last = len(fake_model().ladder) - 1
+        host.start_load()
+        for turn in range(100):
+            await until(lambda: host.state is ServiceState.READY)
+            encoding = [asyncio.create_task(host.tokenise("ab")) for _ in range(3)]
+            await asyncio.sleep(0.0005 * (turn % 4))
+            await (host.move_to(last) if turn % 2 else host.release())
+            if host.state is ServiceState.RELEASED:
+                assert not engine._loaded
+            assert await asyncio.gather(*encoding) == [[97, 98]] * 3
+            await host.usable(5)
+        await host.close()
 
     asyncio.run(main())

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from daemons import Daemon, serving
+from daemons import Daemon, serving, until
 
 from assistant import address, paths
 from assistant.client import CompletionRequest, DaemonClient
+from assistant.daemon.http import web_server
 from assistant.daemon.process import instance
-from assistant.engine.fake import DEFAULT_REPLY
+from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.errors import DaemonError
 
 
@@ -186,3 +188,43 @@ def test_so_many_connections_and_no_more(home: Path, monkeypatch: pytest.MonkeyP
             writer.close()
 
     run(body)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_client_that_stops_reading_loses_its_connection(
+    home: Path, monkeypatch: pytest.MonkeyPatch, streamed: bool
+) -> None:
+    """T15: whether it reads a stream or one long answer, and however many it requests."""
+    monkeypatch.setattr(web_server, "WRITE_LIMIT_S", 0.5)
+    engine = FakeEngine(reply=lambda _: "x" * 4000)
+
+    async def body(daemon: Daemon) -> None:
+        way = address.find_tcp()
+        assert way is not None
+        loop = asyncio.get_running_loop()
+        content = b'{"prompt": "a", "stream": true, "n_predict": 4000}' if streamed else b""
+        line = "POST /completion" if streamed else "GET /openapi.json"
+        head = f"{line} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {way.token}\r\n"
+        request = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            await loop.sock_connect(client, (address.LOOPBACK, way.port))
+            with suppress(OSError, TimeoutError):
+                for _ in range(400):
+                    await asyncio.wait_for(loop.sock_sendall(client, request), 2)
+            await until(lambda: _is_broken(client, request))
+        await daemon.idle()
+        assert engine.in_flight == 0
+
+    run(body, engine=engine)
+
+
+def _is_broken(client: socket.socket, request: bytes) -> bool:
+    try:
+        client.send(request)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return False

@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from assistant.llama.pages import regions, touch
+from assistant.llama import pages
+from assistant.llama.pages import Toucher, pieces, regions
 
 PAGES = 4096
 
@@ -47,7 +48,34 @@ def test_pages_that_were_taken_come_back(tmp_path: Path) -> None:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
         mapped.madvise(mmap.MADV_DONTNEED)
         assert resident() == 0
-        assert touch(str(path), lambda: False) == 0
+        assert Toucher().touch(str(path), lambda: False) == 0
         assert resident() == 0
-        assert touch(str(path)) >= PAGES
+        assert Toucher().touch(str(path)) >= PAGES
         assert resident() == PAGES
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports what is mapped")
+def test_an_interrupted_pass_continues_where_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T14: keep-warm while statistics are requested all the time reaches the last page."""
+    monkeypatch.setattr(pages, "_PIECE_BYTES", 64 * mmap.PAGESIZE)
+    path = tmp_path / "model.gguf"
+    path.write_bytes(bytes(PAGES * mmap.PAGESIZE))
+    toucher = Toucher()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        mapped.madvise(mmap.MADV_DONTNEED)
+        total = _piece_count(path)
+        rounds = 0
+        while rounds == 0 or toucher._next:
+            answers = iter([True] * 11)
+            toucher.touch(str(path), lambda answers=answers: next(answers, False))
+            rounds += 1
+        assert rounds == -(-total // 11)
+        maps = psutil.Process().memory_maps(grouped=True)
+        assert sum(one.rss for one in maps if one.path == str(path)) == PAGES * mmap.PAGESIZE
+
+
+def _piece_count(path: Path) -> int:
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+    return len(pieces(regions(str(path), maps)))

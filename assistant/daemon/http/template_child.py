@@ -1,0 +1,158 @@
+"""The process that renders chat templates, which are foreign code: limited in memory, processor
+time and output. It reads requests from stdin and writes one reply for each to stdout.
+
+A frame is its length (4 bytes, little endian) and JSON. A request holds `template`, `variables` and
+the limits; a reply is {"text": ...}, {"refused": message} or {"failed": message}.
+
+The dialect is Hugging Face's: transformers, src/transformers/utils/chat_template_utils.py,
+`_compile_jinja_template`.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, BinaryIO, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+LENGTH = struct.Struct("<I")
+_LONGEST_MESSAGE_CHARS = 500
+
+
+class _RefusedError(Exception):
+    """Raised by a template through `raise_exception`."""
+
+
+class _TooLongError(Exception):
+    """The output is longer than the limit."""
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks what the assistant wrote, for training; here it is only its body."""
+
+    tags = {"generation"}  # noqa: RUF012 (declared so by jinja2)
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        call = self.call_method("_body")
+        return nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    @staticmethod
+    def _body(caller: Callable[[], str]) -> str:
+        return caller()
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Without powers: no template needs them, and one is a single operation without an end."""
+
+    intercepted_binops = frozenset({"**"})
+
+    def call_binop(
+        self,
+        context: jinja2.runtime.Context,  # noqa: ARG002
+        operator: str,
+        left: Any,  # noqa: ARG002
+        right: Any,  # noqa: ARG002
+    ) -> Any:
+        raise SecurityError(f"{operator} is not allowed in templates")
+
+
+@lru_cache(maxsize=4)
+def _compile(template: str) -> jinja2.Template:
+    environment = _Sandbox(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = _now
+    return environment.from_string(template)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """jinja2's own escapes HTML, which a model would read literally."""
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=tuple(separators) if separators else None,  # type: ignore[arg-type]
+        sort_keys=sort_keys,
+    )
+
+
+def _now(form: str) -> str:
+    return datetime.now().astimezone().strftime(form)
+
+
+def _refuse(message: object = "") -> NoReturn:
+    raise _RefusedError(str(message))
+
+
+def render(template: str, variables: dict[str, Any], most_chars: int) -> dict[str, str]:
+    """One reply. Everything a template can raise is caught: what remains ends the process."""
+    try:
+        parts, length = [], 0
+        for part in _compile(template).generate(variables):
+            parts.append(part)
+            length += len(part)
+            if length > most_chars:
+                raise _TooLongError
+        return {"text": "".join(parts)}
+    except _RefusedError as error:
+        return {"refused": str(error)[:_LONGEST_MESSAGE_CHARS]}
+    except _TooLongError:
+        return {"failed": f"its output is longer than {most_chars} characters"}
+    except MemoryError:
+        return {"failed": "it needs too much memory"}
+    except Exception as error:
+        return {"failed": f"{type(error).__name__}: {error}"[:_LONGEST_MESSAGE_CHARS]}
+
+
+def _limit(most_bytes: int, cpu_s: int) -> None:
+    """Limit this process from now on; what the system does not support is left out."""
+    try:
+        import resource
+    except ImportError:  # Windows: the time and output limits of the daemon remain
+        return
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    soft_s = int(used.ru_utime + used.ru_stime) + 1 + cpu_s
+    with suppress(OSError, ValueError):
+        # The signal at the soft limit ends the process, also within a single operation.
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (soft_s, hard))
+    for name, value in [("RLIMIT_AS", most_bytes), ("RLIMIT_CORE", 0), ("RLIMIT_FSIZE", 0)]:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(getattr(resource, name), (value, value))
+
+
+def serve(source: BinaryIO, sink: BinaryIO) -> None:
+    """Answer requests until `source` ends."""
+    while len(head := source.read(LENGTH.size)) == LENGTH.size:
+        request = json.loads(source.read(LENGTH.unpack(head)[0]))
+        _limit(request["most_bytes"], request["cpu_s"])
+        reply = render(request["template"], request["variables"], request["most_chars"])
+        body = json.dumps(reply).encode()
+        sink.write(LENGTH.pack(len(body)) + body)
+        sink.flush()
+
+
+if __name__ == "__main__":
+    sys.setrecursionlimit(2000)
+    serve(sys.stdin.buffer, sys.stdout.buffer)
