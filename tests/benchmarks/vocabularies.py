@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 from head import head
+from llama_tokeniser import LlamaTokeniser
 
 from assistant.errors import ModelError
 from assistant.memory.gguf.header import read_header
 from assistant.models.vocabulary import Vocabulary
-from tests.equipment.llama_tokeniser import LlamaTokeniser
 
 LIMIT_BYTES = 4_000_000
 

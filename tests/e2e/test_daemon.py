@@ -10,6 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -60,7 +61,7 @@ def run(body: Callable[[DaemonClient], Awaitable[None]], *, limit_s: float = 120
     asyncio.run(main())
 
 
-def ask(prompt: str = FIBONACCI, **more: object) -> CompletionRequest:
+def ask(prompt: str = FIBONACCI, **more: Any) -> CompletionRequest:
     return CompletionRequest(**{"prompt": prompt, "n_predict": 12, **more})
 
 

@@ -61,7 +61,7 @@ def test_the_daemon_is_quiet(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [["lsp"], ["assistant", "lsp"]], ids=" ".join)
 def test_the_language_server_is_quiet(tmp_path: Path, command: list[str]) -> None:
-    messages = [
+    messages: list[dict[str, object]] = [
         {"id": 1, "method": "initialize", "params": {"capabilities": {}, "processId": None}},
         {"method": "initialized", "params": {}},
         {"id": 2, "method": "shutdown"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ TEXT = "def add(a, b):\n    return\n\n\nprint(add(1, 2))\n"
 async def client(lsp_client: LanguageClient) -> AsyncIterator[None]:
     capabilities = client_capabilities("visual-studio-code")
     # What the recorded client did not know yet.
+    assert capabilities.text_document is not None
     capabilities.text_document.inline_completion = types.InlineCompletionClientCapabilities()
     answer = await lsp_client.initialize_session(types.InitializeParams(capabilities=capabilities))
     assert answer.capabilities.inline_completion_provider
@@ -27,7 +28,7 @@ async def client(lsp_client: LanguageClient) -> AsyncIterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def served(home: Path, moe_model: Path) -> AsyncIterator[None]:
+def served(home: Path, moe_model: Path) -> Iterator[None]:
     """Before the server starts: it is given this home, and no daemon runs yet."""
     configure(home, model={"name": moe_model, "n_ctx": 2048}, completion={"time_limit_ms": 60_000})
     with ended_afterwards():

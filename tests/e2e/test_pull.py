@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from file_server import Behaviour, FileServer
 
 from assistant.models.catalogue import find
 from assistant.models.storage import sha256_of
-from tests.equipment.file_server import Behaviour, FileServer
 
 DENSE = find("qwen2.5-coder-0.5b")
 MIXTURE = find("starter-moe")

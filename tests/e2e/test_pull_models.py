@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from file_server import FileServer
+from tiny_gguf import split_gguf, tiny_gguf
 
 from assistant.memory.model.known_models import known_models
-from tests.equipment.file_server import FileServer
-from tests.equipment.tiny_gguf import split_gguf, tiny_gguf
 
 REPOSITORY = "Some/Model-GGUF"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -139,7 +139,7 @@ def test_nothing_is_fetched_before_it_is_agreed_to(machine: Machine) -> None:
 
 
 def test_a_url_on_a_server_without_ranges_can_be_pulled(machine: Machine) -> None:
-    from tests.equipment.file_server import Behaviour
+    from file_server import Behaviour
 
     url = machine.server.serve("/web.gguf", tiny_gguf(), Behaviour(ranges=False))
     code, out, error = machine.run("pull", url, "--yes")

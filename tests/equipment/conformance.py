@@ -97,7 +97,7 @@ class Conformance:
                     _check_action(item)
                 return
             _same(message, types.METHOD_TO_TYPES[request["method"]][1])
-            kind = _RESULTS.get((request.get("params") or {}).get("command"))
+            kind = _RESULTS.get(str((request.get("params") or {}).get("command")))
             if kind is not None:
                 msgspec.convert(message["result"], kind)
         elif method is not None:

@@ -30,7 +30,7 @@ def _make(folder: Path, *requirements: str) -> Path:
         if free < 8 << 30:
             raise RuntimeError(f"{folder} needs 8 GiB of disk, {free >> 30} are free")
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        pip = [python, "-m", "pip", "install", "--quiet", *requirements]
+        pip = [str(python), "-m", "pip", "install", "--quiet", *requirements]
         subprocess.run(pip, check=True, stdout=sys.stderr)
     return python
 
@@ -53,7 +53,7 @@ def vllm() -> Path:
     if not (folder / "made").exists():
         # Built for another torch than the CPU's; nothing here needs them.
         unwanted = ("torchvision", "torchaudio", "torchcodec")
-        pip = [python, "-m", "pip", "uninstall", "--quiet", "--yes", *unwanted]
+        pip = [str(python), "-m", "pip", "uninstall", "--quiet", "--yes", *unwanted]
         subprocess.run(pip, check=True, stdout=sys.stderr)
         _name_as_expected(next(folder.glob("lib/python*/site-packages")))
         (folder / "made").touch()

@@ -38,7 +38,7 @@ class LlamaTokeniser:
         buffer = (llama_cpp.llama_token * room)()
         count = llama_cpp.llama_tokenize(self._vocab, raw, len(raw), buffer, room, False, special)
         assert count >= 0
-        return buffer[:count]
+        return list(buffer[:count])
 
     def is_end(self, token: int) -> bool:
         return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))

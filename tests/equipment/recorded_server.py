@@ -164,12 +164,13 @@ class RecordedServer:
             return Response(status_code=404)
         body = await request.json()
         self.tokenised.append(body)
+        ids: list[int]
         if self.kind == "vllm":
             ids = self._special(body["prompt"])
             return JSONResponse({"count": len(ids), "max_model_len": self.n_ctx, "tokens": ids})
         content = body["content"]
         parts = content if isinstance(content, list) else [content]
-        ids: list[int] = []
+        ids = []
         for part in parts:
             if isinstance(part, int):
                 ids.append(part)
@@ -299,11 +300,16 @@ class RecordedServer:
                     if ended
                     else None
                 )
-                entry = {"index": 0, "logprobs": None, "finish_reason": reason, "stop_reason": None}
+                entry: Json = {
+                    "index": 0,
+                    "logprobs": None,
+                    "finish_reason": reason,
+                    "stop_reason": None,
+                }
                 if self.kind == "vllm":
                     entry["token_ids"] = [token]
                 yield base | {"choices": [entry | choice(self.words.decode([token]))]}
-            usage = {"prompt_tokens": n_prompt, "completion_tokens": len(ids)}
+            usage: Json = {"prompt_tokens": n_prompt, "completion_tokens": len(ids)}
             usage |= {"prompt_tokens_details": {"cached_tokens": 1}}
             yield base | {"choices": [], "usage": usage}
 

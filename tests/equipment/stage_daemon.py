@@ -93,7 +93,7 @@ def main() -> None:
         Recorder(service, record)
         return service
 
-    server.Probes, server.Service = StagedProbes, staged  # type: ignore[assignment, misc]
+    vars(server).update(Probes=StagedProbes, Service=staged)
     server.run(chosen, problems, LlamaEngine(chosen.engine.hang_s))
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from assistant.memory.gguf.header import read_header
 
@@ -62,7 +64,7 @@ def make(folder: Path, gguf: Path, python: Path) -> Path:
 
 def write_tokenizer(gguf: Path, folder: Path) -> None:
     """The GGUF's byte-level BPE vocabulary as Hugging Face's files."""
-    metadata = read_header(gguf).metadata
+    metadata: Mapping[str, Any] = read_header(gguf).metadata
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
     added, vocab = [], {}
     for token, (text, kind) in enumerate(zip(tokens, types, strict=True)):

@@ -170,8 +170,8 @@ def prepared(
         f'{before}\ncase "$1" in\n  lsp) exec {server or scripted} ;;\nesac\nexec {real} "$@"',
     )
     # VS Code takes the PATH from a login shell.
-    path = f"{binaries}:{os.environ['PATH']}" if on_path else os.environ["PATH"]
-    (home / ".profile").write_text(f'export PATH="{path}"\n')
+    search_path = f"{binaries}:{os.environ['PATH']}" if on_path else os.environ["PATH"]
+    (home / ".profile").write_text(f'export PATH="{search_path}"\n')
     (home / "rules.json").write_text(json.dumps(rules or {}), encoding="utf-8")
     return VSCode(
         installation=install(),
@@ -181,7 +181,7 @@ def prepared(
         environment={
             "HOME": str(home),
             "SHELL": "/bin/sh",
-            "PATH": path,
+            "PATH": search_path,
             "PYTHONPATH": str(EXTENSION.parents[1]),
             "SCRIPTED_RULES": str(home / "rules.json"),
             "SCRIPTED_LOG": str(home / "log.jsonl"),

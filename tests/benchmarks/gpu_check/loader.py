@@ -108,7 +108,8 @@ def _run(job: Job) -> Loaded:
 
 
 def _tokens(count: int) -> list[int]:
-    return np.random.default_rng(count).integers(_FIRST_TOKEN, _LAST_TOKEN, count).tolist()
+    drawn = np.random.default_rng(count).integers(_FIRST_TOKEN, _LAST_TOKEN, count)
+    return [int(token) for token in drawn]
 
 
 def _finite(context: Any, job: Job) -> bool:

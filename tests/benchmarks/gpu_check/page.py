@@ -112,7 +112,8 @@ def goals(data: Row) -> list[Goal]:
 
 
 def _rung_off_percent(row: Row) -> float:
-    return 100 * abs(row["held_bytes"] - row["predicted_bytes"]) / row["predicted_bytes"]
+    predicted = float(row["predicted_bytes"])
+    return 100 * abs(float(row["held_bytes"]) - predicted) / predicted
 
 
 def _goal(

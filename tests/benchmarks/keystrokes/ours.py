@@ -8,10 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+from key_typist import Buffer, Shown
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 from pygls.lsp.client import LanguageClient
-from typist import Buffer, Shown
 
 
 class Ours:

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from typing import Any
 
 import httpx
-from typist import Buffer, Shown
+from key_typist import Buffer, Shown
 
 PREFIX_LINES = 256
 SUFFIX_LINES = 64

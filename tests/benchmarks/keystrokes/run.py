@@ -30,10 +30,10 @@ from typing import Any
 
 import httpx
 import psutil
+from key_typist import Buffer, Place, keys, places
 from ours import Ours
 from peer import Peer
 from report import GIVE_UP_S, Outcome, keep, summary
-from typist import Buffer, Place, keys, places
 
 from assistant import paths
 from assistant.client import DaemonClient

@@ -24,7 +24,8 @@ def drawn(console: Console, file: io.StringIO | io.TextIOWrapper) -> str:
     if isinstance(file, io.StringIO):
         return file.getvalue()
     file.flush()
-    return file.buffer.getvalue().decode(file.encoding)  # type: ignore[attr-defined]
+    assert isinstance(file.buffer, io.BytesIO)
+    return file.buffer.getvalue().decode(file.encoding)
 
 
 def test_colours_set_it_apart_where_there_are_some() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -72,7 +74,7 @@ def test_time_limit_is_the_lower_of_both() -> None:
 
 
 def test_seeds_are_random_only_where_none_was_given() -> None:
-    def seed(**given: int) -> int:
+    def seed(**given: Any) -> int:
         return CompletionBody(prompt="", **given).sampling().seed
 
     assert seed(seed=42) == 42

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -59,7 +60,7 @@ def test_answers_and_counts() -> None:
         ({"must_start_with": "x = "}, "x = " + DEFAULT_REPLY, StopReason.EOS),
     ],
 )
-def test_limits(wishes: dict[str, object], text: str, reason: StopReason) -> None:
+def test_limits(wishes: dict[str, Any], text: str, reason: StopReason) -> None:
     async def run() -> None:
         engine = await loaded()
         got, done = await collect(engine.generate(ask(**wishes)))

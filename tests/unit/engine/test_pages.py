@@ -43,7 +43,7 @@ def test_pages_that_were_taken_come_back(tmp_path: Path) -> None:
 
     def resident() -> int:
         maps = psutil.Process().memory_maps(grouped=True)
-        return sum(one.rss for one in maps if one.path == str(path)) // mmap.PAGESIZE
+        return sum(int(one.rss) for one in maps if one.path == str(path)) // mmap.PAGESIZE
 
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
         mapped.madvise(mmap.MADV_DONTNEED)

@@ -192,7 +192,7 @@ def test_a_cancelled_prompt_ends_within_the_batch_that_runs(bench: Bench) -> Non
         timer.start()
         return decode(spans)  # type: ignore[arg-type]
 
-    bench.context.decode = cancelled_meanwhile  # type: ignore[method-assign,assignment]
+    bench.context.decode = cancelled_meanwhile  # type: ignore[method-assign]
     bench.until(lambda: bench.heard[asked].done is not None, most=3)
     assert bench.heard[asked].timings.evaluated_tokens == read  # the batch was not finished
     bench.context.decode = decode  # type: ignore[method-assign]
@@ -208,7 +208,7 @@ def test_a_batch_that_is_overtaken_before_it_begins_is_not_evaluated(bench: Benc
         admit(job)  # type: ignore[arg-type]
         bench.runner.cancel(asked)
 
-    bench.runner._admit = admitted  # type: ignore[method-assign,assignment]
+    bench.runner._admit = admitted  # type: ignore[method-assign]
     bench.runner.step()
     assert bench.runner.slots.cells_used == 0
     bench.finish()
@@ -313,7 +313,7 @@ def test_a_wrong_draft_leaves_no_trace(bench: Bench) -> None:
 
         return Draft((*found.tokens[:1], *rubbish)[:most], 8)
 
-    job.lookup.draft = wrong  # type: ignore[method-assign,assignment]
+    job.lookup.draft = wrong  # type: ignore[method-assign]
     bench.finish()
     heard = bench.heard[name]
     assert heard.timings.drafted_tokens > heard.timings.accepted_tokens

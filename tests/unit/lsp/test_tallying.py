@@ -35,7 +35,8 @@ class Texts(dict[str, str]):
     @property
     def counts(self) -> Counts:
         ((day, language),) = {key for counts, _ in self.added for key in counts}
-        assert language == "python" and date.fromisoformat(day)
+        assert language == "python"
+        date.fromisoformat(day)  # or it raises
         total = Counts()
         for counts, _ in self.added:
             total += counts[day, language]

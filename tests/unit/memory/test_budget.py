@@ -115,7 +115,7 @@ def test_reasons_name_what_is_scarce() -> None:
 
 def test_the_picture_that_is_kept_is_of_this_policy() -> None:
     benchmarks = Path(__file__).parents[2] / "benchmarks"
-    command = [sys.executable, benchmarks / "budget_plot.py"]
+    command = [sys.executable, str(benchmarks / "budget_plot.py")]
     drawn = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert drawn == (benchmarks / "results" / "budget.svg").read_text(encoding="utf-8")
 

@@ -45,7 +45,8 @@ class Server:
                 found = re.match(r"^/[^/]+/[^/]+/resolve/main/(.+)$", self.path)
                 if found and outer.mode == "redirect":
                     self.send_response(302)
-                    port = self.server.server_address[1]
+                    assert isinstance(self.server, ThreadingHTTPServer)
+                    port = self.server.server_port
                     self.send_header("Location", f"http://localhost:{port}/store/{found[1]}")
                     self.send_header("Content-Length", "0")
                     self.end_headers()

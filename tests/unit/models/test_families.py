@@ -8,13 +8,13 @@ import struct
 from pathlib import Path
 
 import pytest
+from llama_tokeniser import gguf_bytes
 
 from assistant.memory.gguf.header import Header, read_bytes, read_header
 from assistant.models.families import PLAIN, family_names, layout_for, layout_named
 from assistant.models.gguf_file import string
 from assistant.models.vocabulary import load
 from context.types import CursorKind, FimLayout, Part
-from tests.equipment.llama_tokeniser import gguf_bytes
 
 QWEN = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|repo_name|>", "<|file_sep|>"]
 STARCODER = ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"]

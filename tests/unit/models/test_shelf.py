@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_gguf import split_gguf, tiny_gguf
 
 from assistant.errors import SettingsError, UnknownModelError
 from assistant.models.catalogue import catalogue
@@ -25,7 +26,6 @@ from assistant.models.local_store import (
     write_origin,
 )
 from assistant.models.storage import Silent, partial_dir
-from tests.equipment.tiny_gguf import split_gguf, tiny_gguf
 
 
 @pytest.fixture

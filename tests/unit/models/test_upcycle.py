@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import compare_models
 import pytest
 
 from assistant.errors import GGUFError, ModelError
@@ -16,7 +17,6 @@ from assistant.models.catalogue import Upcycle, find
 from assistant.models.gguf_file import NewTensor, raw_values, string, uint32, write
 from assistant.models.storage import sha256_of
 from assistant.models.upcycle import Upcycler
-from tests.equipment import compare_models
 
 SAMPLE = Path(__file__).parents[3] / "assistant" / "memory" / "gguf" / "header.py"
 RECIPE = find("starter-moe").upcycle

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from llama_tokeniser import LlamaTokeniser, gguf_bytes, vocabulary_only
 
 from assistant.errors import VocabularyError
 from assistant.memory.gguf.header import read_bytes
 from assistant.models.gguf_file import raw_values, string
 from assistant.models.vocabulary import Vocabulary, load, split_patterns
-from tests.equipment.llama_tokeniser import LlamaTokeniser, gguf_bytes, vocabulary_only
 
 ODDITIES = {
     "empty": "",
