@@ -23,8 +23,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from context.index.open_file import names_of
 from context.index.project_index import Index
-from context.index.read_policy import is_secret, masked
+from context.index.read_policy import is_secret
 from context.index.walk import Limits
 from context.prompt.builder import Builder
 from context.prompt.explanation import Explanation, explain, overview
@@ -34,6 +35,7 @@ from context.prompt.pack import Shares
 from context.prompt.window import window
 from context.retrieval.query import MAX_REGION_CHARS, Recent, Region
 from context.syntax.document import Document
+from context.syntax.secrets import masked_runs
 from context.syntax.text import byte_offset, char_offset, cursor_kind, line_end, line_start
 from context.syntax.tokens import Encoder
 from context.types import CursorKind, FimLayout, Part, Prompt, TokenCounter
@@ -103,15 +105,29 @@ class Workspace:
         Args:
             language_id: the editor's name for the language; it decides over the path.
         """
-        place = self.index.place(path)
-        root, relative = (str(place[0]), place[1]) if place else ("", str(path))
-        known = self.documents.get((root, relative))
+        document = self.document(path, text, language_id)
+        key = (document.root, document.path)
+        known = self.documents.get(key)
         if known is not None and known.language_id == language_id:
+            known.names = tuple(dict.fromkeys((*known.names, *document.names)))
             known.replace(text)
             return known
-        document = Document(root, relative, text, language_id)
-        self.documents[root, relative] = document
+        self._sessions.pop(key, None)
+        self.documents[key] = document
         return document
+
+    def document(self, path: Path, text: str, language_id: str = "") -> Document:
+        """A document of its own for a file of the workspace, which is not an open one."""
+        names = names_of(path)
+        place = self.index.place(names[-1])
+        root, relative = (str(place[0]), place[1]) if place else ("", str(names[-1]))
+        document = Document(root, relative, text, language_id)
+        document.names = tuple(dict.fromkeys((*map(self._name, names), relative)))
+        return document
+
+    def _name(self, path: Path) -> str:
+        place = self.index.place(path)
+        return place[1] if place else str(path)
 
     def close(self, document: Document) -> None:
         """Forget an open document; the index keeps the file as it is on disk."""
@@ -133,8 +149,8 @@ class Workspace:
         start = line_start(text, char_offset(text, start_byte))
         stop = line_end(text, char_offset(text, max(start_byte, stop_byte)))
         stop = min(stop, line_end(text, min(start + MAX_REGION_CHARS, len(text))))
-        shown = masked(text[start : min(stop, start + 2 * MAX_REGION_CHARS)])
-        self.recent.add(Region(document.root, document.path, start, shown))
+        shown = document.shown_text[start : min(stop, start + 2 * MAX_REGION_CHARS)]
+        self.recent.add(Region(document.root, document.path, start, masked_runs(shown)))
 
     def prompt(
         self,
@@ -168,7 +184,7 @@ class Workspace:
         head = self._head(document, cursor, kind, room, rest)
         made = compose(
             head,
-            text,
+            document.shown_text,
             cursor,
             layout=self._layout,
             kind=kind,
@@ -213,9 +229,9 @@ class Workspace:
 
     def hidden(self, document: Document) -> str:
         """Why nothing of a document may be shown to a model; empty where it may."""
-        if is_secret(document.path):
+        if any(map(is_secret, document.names)):
             return "this file may hold secrets"
-        if self.index.excluded(document.path):
+        if any(map(self.index.excluded, document.names)):
             return "the user's settings exclude this file"
         return ""
 

@@ -17,7 +17,6 @@ from assistant.cli.terminal import print_json, printable, say
 from assistant.errors import EngineError, RequestError
 
 _LARGEST_BYTES = 16 << 20
-_BINARY_LOOK_BYTES = 8192
 _ERROR = 1  # LSP MessageType
 _LANGUAGE_IDS = {"bash": "shellscript", "tsx": "typescriptreact"}
 
@@ -96,28 +95,13 @@ def read_place(place: str) -> Cursor:
 
 
 def _read(path: Path) -> str:
+    from context.index.open_file import UnreadableError, open_text
+
     try:
-        size_bytes = path.stat().st_size
-        if size_bytes > _LARGEST_BYTES:
-            raise RequestError(
-                f"the file is too large ({size_bytes >> 20} MiB)",
-                subject=str(path),
-                advice=f"At most {_LARGEST_BYTES >> 20} MiB are read",
-            )
-        content = path.read_bytes()
-    except OSError as error:
+        return open_text(path, _LARGEST_BYTES)
+    except UnreadableError as error:
         raise RequestError(
-            f"the file cannot be read ({error.strerror})",
-            subject=str(path),
-            advice="Use another file",
-        ) from error
-    try:
-        if b"\0" in content[:_BINARY_LOOK_BYTES]:
-            raise ValueError
-        return content.decode("utf-8")
-    except ValueError as error:
-        raise RequestError(
-            "the file is not text in UTF-8", subject=str(path), advice="Convert it to UTF-8"
+            str(error), subject=str(path), advice="Convert it to UTF-8, or name another file"
         ) from error
 
 

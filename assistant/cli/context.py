@@ -21,6 +21,7 @@ from assistant.cli.terminal import console, print_json, printable
 from assistant.errors import RequestError
 from assistant.models import families, vocabulary
 from assistant.models.catalogue import resolve
+from context.index.open_file import UnreadableError, open_text
 
 _STYLE = {
     context.Part.REPO: "cyan",
@@ -105,12 +106,10 @@ def read_cursor(place: str) -> tuple[Path, str, int]:
         )
     path = Path(match[1]).absolute()
     try:
-        if path.stat().st_size > _LARGEST_BYTES:
-            raise RequestError("the file is too large", subject=str(path), advice="Use another")
-        text = path.read_bytes().decode("utf-8", "replace")
-    except OSError as error:
+        text = open_text(path, _LARGEST_BYTES)
+    except UnreadableError as error:
         raise RequestError(
-            f"the file cannot be read ({error.strerror})", subject=str(path), advice="Use another"
+            str(error), subject=str(path), advice="Convert it to UTF-8, or name another file"
         ) from error
     lines = text.split("\n")
     line = int(match[2])

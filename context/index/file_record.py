@@ -6,12 +6,12 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from context.index.read_policy import masked
 from context.syntax.chunk import Chunk, chunk_lines, chunks
 from context.syntax.language import language_for
 from context.syntax.names import terms
 from context.syntax.outline import Definition, Kind
 from context.syntax.parsed_text import Source, read
+from context.syntax.secrets import masked
 from context.syntax.text import clean, line_start
 from context.syntax.tokens import Encoder
 from context.syntax.trim import Cut, Depth, apply, cuts, is_generated

@@ -7,8 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pathspec
-
+from context.index.ignore_rules import (
+    Outer,
+    Rules,
+    exclude_file,
+    is_ignored,
+    outer_rules,
+    patterns,
+    rules_in,
+)
 from context.index.read_policy import is_secret, is_skipped
 
 
@@ -36,8 +43,8 @@ class Found:
 class Walk:
     """Files under one root, by .gitignore, the user's excludes, the secrets list and limits.
 
-    Symbolic links are not followed: what they point to inside the workspace is met where it
-    lies, and what lies outside is not the workspace's.
+    Symbolic links are not followed: what they point to inside the workspace is found at its own
+    path, and what is outside is not the workspace's.
     """
 
     root: Path
@@ -47,28 +54,30 @@ class Walk:
 
     def __post_init__(self) -> None:
         self._user = patterns(self.excludes)
+        self._outer: Outer = outer_rules(self.root)
 
     def files(self) -> Iterator[Found]:
         """All files, folder by folder in a fixed order. What vanishes meanwhile is passed over."""
-        pending: list[tuple[str, list[tuple[str, pathspec.GitIgnoreSpec]]]] = [("", [])]
+        if self._outer.ignored:
+            self._leave(".gitignore")
+            return
+        pending: list[tuple[str, Sequence[Rules]]] = [("", self._outer.rules)]
         files = total = 0
         while pending:
-            folder, specs = pending.pop()
+            folder, rules = pending.pop()
             entries = self._entries(folder)
-            own = self._gitignore(folder)
-            if own is not None:
-                specs = [*specs, (folder, own)]
+            rules = self._with_own(folder, rules)
             folders = []
             for entry in entries:
                 path = f"{folder}{entry.name}"
                 is_folder = _is_folder(entry)
-                reason = self._excluded(path + "/" * is_folder, specs)
+                reason = self._excluded(path + "/" * is_folder, rules)
                 if reason is None and entry.is_symlink():
                     reason = "symbolic link"
                 if reason is not None:
                     self._leave(reason)
                 elif is_folder and path.count("/") < self.limits.max_depth:
-                    folders.append((path + "/", specs))
+                    folders.append((path + "/", rules))
                 elif not is_folder:
                     found = self._found(entry, path)
                     if found is None:
@@ -86,34 +95,36 @@ class Walk:
 
     def allows(self, path: str) -> bool:
         """Whether one file, relative to the root, may be indexed (for changes as they come)."""
-        specs = []
+        if self._outer.ignored:
+            return False
+        rules: Sequence[Rules] = self._outer.rules
         folder = ""
-        parts = path.split("/")
-        for part in parts:
-            own = self._gitignore(folder)
-            if own is not None:
-                specs.append((folder, own))
+        for part in path.split("/"):
+            rules = self._with_own(folder, rules)
             at = f"{folder}{part}"
-            last = at == path
-            if self._excluded(at if last else at + "/", specs) is not None:
+            if self._excluded(at if at == path else f"{at}/", rules) is not None:
                 return False
             if (self.root / at).is_symlink():
                 return False
-            folder = at + "/"
+            folder = f"{at}/"
         return True
 
-    def _excluded(self, path: str, specs: list[tuple[str, pathspec.GitIgnoreSpec]]) -> str | None:
+    def _with_own(self, folder: str, rules: Sequence[Rules]) -> Sequence[Rules]:
+        """`rules`, and those that a folder (empty: the root) adds for what is below it."""
+        below = self._outer.prefix + folder
+        own = [rules_in(self.root / folder / ".gitignore", below)]
+        if folder and (self.root / folder / ".git").exists():  # a repository inside
+            own.insert(0, rules_in(exclude_file(self.root / folder), below))
+        return [*rules, *(one for one in own if one is not None)]
+
+    def _excluded(self, path: str, rules: Sequence[Rules]) -> str | None:
         if is_skipped(path):
-            return "no source"
+            return "not source"
         if is_secret(path):
             return "secret"
         if self._user.match_file(path):
             return "excluded by the user"
-        for folder, spec in reversed(specs):
-            verdict = spec.check_file(path[len(folder) :]).include
-            if verdict is not None:
-                return ".gitignore" if verdict else None
-        return None
+        return ".gitignore" if is_ignored(self._outer.prefix + path, rules) else None
 
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:
         try:
@@ -122,16 +133,6 @@ class Walk:
         except OSError:
             self._leave("unreadable")
             return []
-
-    def _gitignore(self, folder: str) -> pathspec.GitIgnoreSpec | None:
-        path = self.root / folder / ".gitignore"
-        try:
-            if path.is_symlink() or not path.is_file():
-                return None
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            return None
-        return patterns(lines)
 
     def _found(self, entry: os.DirEntry[str], path: str) -> Found | None:
         try:
@@ -142,7 +143,7 @@ class Walk:
             self._leave("unreadable")
             return None
         if not regular:
-            self._leave("no regular file")
+            self._leave("not a regular file")
             return None
         if status.st_size > self.limits.max_file_bytes:
             self._leave("too large")
@@ -158,38 +159,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir(follow_symlinks=False)
     except OSError:
         return False
-
-
-def patterns(lines: Sequence[str]) -> pathspec.GitIgnoreSpec:
-    """Patterns in .gitignore's form; a broken one in somebody's file does not stop the others."""
-    return pathspec.GitIgnoreSpec.from_lines(_valid(lines))
-
-
-def _valid(lines: Sequence[str]) -> list[str]:
-    good = []
-    for line in lines:
-        try:
-            pathspec.GitIgnoreSpec.from_lines([line])
-        except ValueError:
-            continue
-        good.append(line)
-    return good
-
-
-def read_text(path: Path, max_bytes: int) -> str | None:
-    """A file's text; None for one that is binary, too large, vanished or unreadable.
-
-    UTF-8 with or without a BOM, UTF-16 with one; what is neither is read as UTF-8 with U+FFFD.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
-    except OSError:
-        return None
-    if len(data) > max_bytes:
-        return None
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", "replace")
-    if b"\0" in data[:8192]:
-        return None
-    return data.decode("utf-8-sig", "replace")

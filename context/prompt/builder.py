@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from context.index.read_policy import masked
 from context.index.store import Store
 from context.prompt.distant_prefix import far_prefix, later_outline
 from context.prompt.head import Asked, Head, Reason
@@ -22,6 +21,7 @@ from context.syntax.document import Document
 from context.syntax.language import Language, language_for
 from context.syntax.names import shingles
 from context.syntax.outline import Outline
+from context.syntax.secrets import masked_runs
 from context.syntax.text import line_start
 from context.syntax.tokens import Encoder
 from context.syntax.trim import licence_end
@@ -57,10 +57,10 @@ class Builder:
         reason: Reason,
     ) -> Head:
         """The best head for `cursor` in `room_tokens` (control tokens already taken off)."""
-        text = document.text
+        text = document.shown_text
         near_room = int(room_tokens * self.shares.near_at_first)
         near_start = prefix_window(text, cursor, self.encoder, near_room).start
-        licence = licence_end(document.source) if document.source is not None else 0
+        licence = licence_end(document.shown_source) if document.shown_source is not None else 0
         if licence <= line_start(text, cursor):
             near_start = max(near_start, licence)
         sure = (near_start, cursor + int(room_tokens * self.shares.suffix) * _CHARS_A_TOKEN)
@@ -86,7 +86,7 @@ class Builder:
         )
         far = far_prefix(
             text,
-            document.source,
+            document.shown_source,
             near_start,
             shared.far,
             encoder=self.encoder,
@@ -105,7 +105,7 @@ class Builder:
         if far.cut_lines and shared.repo > spent:
             far = far_prefix(
                 text,
-                document.source,
+                document.shown_source,
                 near_start,
                 shared.far + shared.repo - spent,
                 encoder=self.encoder,
@@ -153,7 +153,7 @@ class Builder:
 
         Where all that is left of the file fits as it is, that is better than an outline.
         """
-        source, text = document.source, document.text
+        source, text = document.shown_source, document.shown_text
         spare = shared.suffix - shared.suffix_at_least - each
         if source is None or Part.REPO not in order or suffix_stop >= len(text):
             return None
@@ -165,7 +165,7 @@ class Builder:
         later = later_outline(source, own.stop, room, encoder=self.encoder, weights=weights)
         if not later.text:
             return None
-        shown = masked(header + later.text)
+        shown = masked_runs(header + later.text)
         tokens = self.encoder.text_count(shown)
         if tokens > spare:
             return None
@@ -174,7 +174,7 @@ class Builder:
     def _far_section(self, text: str) -> Section | None:
         if not text:
             return None
-        shown = masked(text)
+        shown = masked_runs(text)
         return Section(
             Part.FAR_PREFIX, shown, self.encoder.text_count(shown), "earlier in this file, trimmed"
         )
@@ -196,8 +196,8 @@ class Builder:
     def _place(
         self, document: Document, cursor: int, shown: tuple[int, int] | None = None
     ) -> Place:
-        text = document.text
-        source = document.source
+        text = document.shown_text
+        source = document.shown_source
         outline = source.outline if source is not None else Outline()
         around = outline.enclosing(cursor)
         header = "\n".join(signature(text, one)[:_HEADER_CHARS] for one in around)
@@ -219,7 +219,7 @@ class Builder:
 
 def _header(layout: FimLayout, document: Document, remark: str) -> str:
     comment = document.language.line_comment if document.language is not None else "#"
-    path = f"{document.path}{remark}\n"
+    path = f"{document.shown_path}{remark}\n"
     return path if Part.FILE_TOKEN in layout.tokens else f"{comment} {path}"
 
 

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from context.index.read_policy import is_secret, masked
+from context.index.read_policy import is_secret
 from context.index.store import Store
 from context.retrieval.candidates import candidates
 from context.retrieval.query import Place
 from context.syntax.chunk import signature
-from context.syntax.document import Document
+from context.syntax.document import Document, shown_path
 from context.syntax.outline import Outline
+from context.syntax.secrets import masked, masked_runs
 from context.syntax.text import char_offset, line_end, line_start, pieces
 from context.syntax.tokens import Encoder
 from context.syntax.trim import Depth, apply, cuts
@@ -73,9 +74,9 @@ def explain(
         diagnostic: what a tool complains of, as text.
     """
     language = document.language.name if document.language is not None else ""
-    if is_secret(document.path):
+    if any(map(is_secret, document.names)):
         return Explanation((), budget_tokens, language, ("this file may hold secrets",))
-    text = document.text
+    text = document.shown_text
     outline = document.source.outline if document.source is not None else Outline()
     start, stop = _selection(text, outline, span_bytes)
     room = max(0, budget_tokens)
@@ -86,7 +87,7 @@ def explain(
         found.append(_passage(Topic.DIAGNOSTIC, shown, encoder, "what the tool says"))
         room -= found[-1].tokens
     share = 1.0 if not outline.definitions else _SELECTION_SHARE
-    shown = _fitting(masked(text[start:stop]), int(room * share), encoder)
+    shown = _fitting(masked_runs(text[start:stop]), int(room * share), encoder)
     if len(shown) < stop - start:
         cut.append("the end of the selection")
     found.append(_passage(Topic.SELECTION, shown, encoder, "what was selected"))
@@ -106,7 +107,7 @@ def explain(
         present=text[start:stop],
     )
     for one in candidates(store, place):
-        shown = masked(f"{one.path}\n{one.text}\n")
+        shown = masked_runs(f"{shown_path(one.root, one.path)}\n{one.text}\n")
         passage = _passage(Topic.DEFINITION, shown, encoder, one.reason, one.path)
         if passage.tokens > room:
             cut.append(f"{one.reason} ({one.path})")
@@ -120,16 +121,16 @@ def explain(
 
 def overview(document: Document, encoder: Encoder, budget_tokens: int) -> Explanation:
     """The whole file where it fits; else with the bodies of its definitions cut; else its start."""
-    source = document.source
+    source = document.shown_source
     language = document.language.name if document.language is not None else ""
-    if is_secret(document.path):
+    if any(map(is_secret, document.names)):
         return Explanation((), budget_tokens, language, ("this file may hold secrets",))
     room = max(0, budget_tokens)
     cut = ""
-    shown = masked(document.text)
+    shown = masked_runs(document.shown_text)
     if encoder.text_count(shown) > room and source is not None:
         cut = "the bodies of definitions"
-        shown = masked(apply(source.text, cuts(source, Depth.BODIES)))
+        shown = masked_runs(apply(source.text, cuts(source, Depth.BODIES)))
     fitting = _fitting(shown, room, encoder)
     if len(fitting) < len(shown):
         cut = "the end of the file"
@@ -159,14 +160,14 @@ def _enclosing(  # noqa: PLR0917 - a private step of one caller
     encoder: Encoder,
 ) -> Passage | None:
     """The definition around the selection with all other bodies cut, if it fits."""
-    source = document.source
+    source = document.shown_source
     around = [one for one in outline.enclosing(start) if one.start < start or one.stop > stop]
     if source is None or not around:
         return None
     made = cuts(source, Depth.BODIES, protect=(start, stop))
     for one in around:
         first, last = line_start(source.text, one.lead), line_end(source.text, one.stop)
-        shown = masked(apply(source.text, made, first, last))
+        shown = masked_runs(apply(source.text, made, first, last))
         passage = _passage(Topic.ENCLOSING, shown, encoder, f"around the selection: {one.name}")
         if passage.tokens <= room_tokens:
             return passage

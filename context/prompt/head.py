@@ -21,11 +21,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from context.index.read_policy import masked
 from context.prompt.layout import assemble, overhead_tokens
 from context.prompt.pack import Rooms
 from context.prompt.window import prefix_window, suffix_window
 from context.syntax.document import Document
+from context.syntax.secrets import masked_runs
 from context.syntax.tokens import Encoder
 from context.types import CursorKind, FimLayout, Part, Prompt, Section
 
@@ -105,8 +105,8 @@ def verdict(
         return Reason.FIRST
     if head.room_tokens != room_tokens or head.order != order:
         return Reason.ROOM
-    if head.continues_to(document.text, cursor):
-        near = document.text[head.near_start : cursor]
+    if head.continues_to(document.shown_text, cursor):
+        near = document.shown_text[head.near_start : cursor]
         if len(near) <= head.rooms.near * 16 and encoder.text_count(near) <= head.rooms.near:
             unread = not head.index_version and index_version
             return Reason.INDEXED if rest and unread else Reason.KEPT
@@ -138,6 +138,7 @@ def compose(
 ) -> Prompt:
     """The prompt at character `cursor`: the head, and the text around the cursor in its rooms.
 
+    `text` is what may be shown of the document (`Document.shown_text`).
     Where the head does not go on to the cursor, or the near prefix outgrew its room, the text
     around it has the little room that is kept for a jump.
     """
@@ -167,7 +168,7 @@ def compose(
 
 
 def _section(part: Part, text: str, encoder: Encoder, reason: str) -> Section:
-    shown = masked(text)
+    shown = masked_runs(text)
     return Section(part, shown, encoder.text_count(shown), reason)
 
 

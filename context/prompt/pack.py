@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from context.index.read_policy import masked
 from context.retrieval.rank import Candidate
+from context.syntax.document import shown_path
 from context.syntax.language import Language
+from context.syntax.secrets import masked_runs
 from context.syntax.tokens import Encoder
 from context.types import FimLayout, Part, Section
 
@@ -149,8 +150,9 @@ def _section(
 ) -> Section:
     first = pieces[0]
     comment = language.line_comment if language is not None else "#"
-    header = first.path if Part.FILE_TOKEN in layout.tokens else f"{comment} {first.path}"
+    path = shown_path(first.root, first.path)
+    header = path if Part.FILE_TOKEN in layout.tokens else f"{comment} {path}"
     ordered = sorted(pieces, key=lambda one: one.start)
-    text = masked(header + "\n" + "\n".join(one.text for one in ordered) + "\n")
+    text = masked_runs(header + "\n" + "\n".join(one.text for one in ordered) + "\n")
     reasons = ", ".join(dict.fromkeys(one.reason for one in pieces))
     return Section(Part.REPO, text, encoder.text_count(text), reasons, first.path)

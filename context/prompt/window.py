@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from context.index.read_policy import masked
 from context.prompt.layout import assemble, order_of, overhead_tokens
+from context.syntax.secrets import ShownText, masked_runs
 from context.syntax.text import char_offset, clean, cursor_kind, pieces_after, pieces_before
 from context.syntax.tokens import Encoder
 from context.types import FimLayout, Part, Prompt, Section, TokenCounter
 
 _PREFIX_SHARE = 0.75
 _NEAR_SHARE = 0.3  # of the prefix: at least this much stands behind the suffix
+_LONGEST_TOKEN_CHARS = 64  # at least so many characters of a budget's text are searched for keys
 _TOKENS_A_ROW = 10  # typical of source code; only decides how far apart anchors are
 
 
@@ -52,7 +53,10 @@ def window(  # noqa: PLR0917 - the order in which one thinks of them
     room = budget_tokens - max(max_answer_tokens, 0) - overhead_tokens(layout, kind)
     if room < 0:
         return Prompt((), (), layout, kind, budget_tokens, ("the budget holds no prompt at all",))
-    found = windows(text, cursor, encoder, room, order_of(layout, kind))
+    first = max(0, cursor - room * _LONGEST_TOKEN_CHARS)
+    near = ShownText(text[first : cursor + room * _LONGEST_TOKEN_CHARS]).text
+    shown = text[:first] + near + text[first + len(near) :]
+    found = windows(shown, cursor, encoder, room, order_of(layout, kind))
     sections, ids = assemble(found.sections, layout, kind, control, encoder)
     return Prompt(sections, ids, layout, kind, budget_tokens, found.cut)
 
@@ -96,7 +100,7 @@ def windows(
 
 
 def _section(part: Part, text: str, encoder: Encoder, reason: str) -> Section:
-    shown = masked(text)
+    shown = masked_runs(text)
     tokens = encoder.text_count(shown)
     if shown != text and tokens > encoder.text_count(text):
         return Section(part, "", 0, reason)  # a mask may not cost what was not counted

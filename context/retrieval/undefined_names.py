@@ -38,7 +38,7 @@ def missing(document: Document, cursor: int, shown: int) -> list[Candidate]:
             member of `self`, nothing in the class around it, and in a constructor nothing in that.
         shown: where the text that the model sees anyway ends; names used before that are left out.
     """
-    source = document.source
+    source = document.shown_source
     if source is None:
         return []
     uses = {**_plain(source, cursor, shown), **_members(source, cursor, shown)}

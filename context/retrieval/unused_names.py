@@ -61,7 +61,7 @@ def waiting(
     document: Document, unused: AbstractSet[str], cursor: int, shown: tuple[int, int]
 ) -> list[Candidate]:
     """The unused definitions outside of `shown`, as candidates: the nearest, with signatures."""
-    source = document.source
+    source = document.shown_source
     if source is None:
         return []
     text = source.text

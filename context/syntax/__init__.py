@@ -7,6 +7,7 @@ __all__ = [
     "names",
     "outline",
     "parsed_text",
+    "secrets",
     "text",
     "tokens",
     "trim",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import PurePath
 from typing import NamedTuple
 
 from context.syntax.language import Language, language_for
 from context.syntax.parsed_text import Source
 from context.syntax.parser import SyntaxTree
+from context.syntax.secrets import ShownText
 from context.syntax.text import clean, common_ends
 
 Position = tuple[int, int]
@@ -37,6 +39,7 @@ class Document:
     Attributes:
         root, path: the workspace root it belongs to and its path from there with "/"; for a file
             outside of all roots, an empty root and its full path.
+        names: all names under which the file is reached, in the form of `path`; links have several.
         language_id: the editor's name for the language; it decides, and the path only without it.
         revision: grows with each change.
         edited_chars: characters changed since the document was opened.
@@ -45,6 +48,7 @@ class Document:
     def __init__(self, root: str, path: str, text: str, language_id: str = "") -> None:
         self.root = root
         self.path = path
+        self.names: tuple[str, ...] = (path,)
         self.language_id = language_id
         self.text = clean(text)
         self.data = self.text.encode("utf-8")
@@ -53,6 +57,8 @@ class Document:
         self.language: Language | None = language_for(path, self.text, language_id)
         self._tree: SyntaxTree | None = None
         self._source: tuple[int, Source] | None = None
+        self._shown: ShownText | None = None
+        self._shown_source: tuple[Source, Source] | None = None
 
     def apply(self, edits: Iterable[TextEdit]) -> None:
         """Apply edits in order, each to the text that the one before it left.
@@ -77,6 +83,9 @@ class Document:
         self.edited_chars += max(stop - start, len(inserted))
         if self._tree is not None:
             self._tree.edited(self.data, start, stop, start + len(inserted))
+        if self._shown is not None:
+            first, old_chars = _chars(old[:start]), _chars(old[start:stop])
+            self._shown.edited(self.text, first, first + old_chars, first + _chars(inserted))
 
     def replace(self, text: str) -> None:
         """Take a whole new text; what it has in common with the old at both ends stays parsed."""
@@ -88,6 +97,11 @@ class Document:
         while end and _inside_character(new, len(new) - end):
             end -= 1
         self.edit(start, len(self.data) - end, new[start : len(new) - end].decode("utf-8"))
+
+    @property
+    def shown_path(self) -> str:
+        """The path as a model sees it: of a file outside of all roots only its name."""
+        return shown_path(self.root, self.path)
 
     @property
     def source(self) -> Source | None:
@@ -102,6 +116,35 @@ class Document:
                 Source(self.text, self.data, self.language, self._tree),
             )
         return self._source[1]
+
+    @property
+    def shown_text(self) -> str:
+        """What a prompt may be made of: `text` with HIDDEN for each character of a secret.
+
+        It is as long as `text`; `secrets.masked_runs` makes what is cut out of it readable.
+        """
+        if self._shown is None:
+            self._shown = ShownText(self.text)
+        return self._shown.text
+
+    @property
+    def shown_source(self) -> Source | None:
+        """`source` over `shown_text`."""
+        source, text = self.source, self.shown_text
+        if source is None or text == source.text:
+            return source
+        if self._shown_source is None or self._shown_source[0] is not source:
+            self._shown_source = (source, source.with_text(text))
+        return self._shown_source[1]
+
+
+def shown_path(root: str, path: str) -> str:
+    """A file's path as a model sees it: no absolute path, which names the user."""
+    return path if root else PurePath(path).name
+
+
+def _chars(data: bytes) -> int:
+    return len(data) if data.isascii() else len(data.decode("utf-8"))
 
 
 def _inside_character(data: bytes, at: int) -> bool:

@@ -5,7 +5,7 @@ Where the syntax of a text is broken, as its grammar sees it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import tree_sitter
@@ -35,6 +35,12 @@ class Source:
     def outline(self) -> Outline:
         """Definitions and imports; empty where there is no tree."""
         return outline(self.language, self.tree, self.data, self.text)
+
+    def with_text(self, text: str) -> Source:
+        """The same with another text of the same length; outline and spans stay."""
+        other = replace(self, text=text)
+        other.__dict__["outline"] = self.outline
+        return other
 
     def spans(self, query: str, capture: str) -> list[tuple[int, int]]:
         """What a query of the language captures, in order, without the blanks around it."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from assistant.errors import RequestError
 from context import Document, Explanation, Topic, Workspace
-from context.index.read_policy import masked
+from context.syntax.secrets import masked
 from context.syntax.tokens import Encoder
 from lsp.actions import code_range, doc_comments, messages, test_files, wording
 from lsp.actions.code_range import Region
@@ -110,10 +110,12 @@ def rewriting(
         RequestError: they contain a key, which is never sent to a model.
     """
     code = document_range.block(region.first, region.stop)
-    _check_keys(code)
+    # The same lines: whether a part is a key can only be seen in the whole text.
+    shown = masked(document_range.text).split("\n")
+    _check_keys(document_range, region, shown)
     if which == "insertion":
-        before = document_range.block(max(region.first - _BEFORE_LINES, 0), region.first)
-        parts = (("Code before", masked(before)),)
+        before = shown[max(region.first - _BEFORE_LINES, 0) : region.first]
+        parts = (("Code before", "".join(f"{line}\n" for line in before)),)
     else:
         parts = (("Code to change", code),)
     return Question(
@@ -174,8 +176,8 @@ class TestsQuestion:
         """The question, once it is known what the file holds; None if it is to be made."""
         if not old or not old.strip():
             return self.question
-        tail = "\n".join(old.rstrip().split("\n")[-_TAIL_LINES:])
-        parts = (("Existing tests", masked(tail)),)
+        tail = "\n".join(masked(old.rstrip()).split("\n")[-_TAIL_LINES:])
+        parts = (("Existing tests", tail),)
         return replace(self.question, which="more", parts=parts)
 
 
@@ -214,8 +216,8 @@ def _bytes(document_range: DocumentRange, region: Region) -> tuple[int, int]:
     return start, start + len(document_range.block(region.first, region.stop).encode())
 
 
-def _check_keys(code: str) -> None:
-    if masked(code) != code:
+def _check_keys(document_range: DocumentRange, region: Region, shown: Sequence[str]) -> None:
+    if document_range.lines[region.first : region.stop] != shown[region.first : region.stop]:
         raise RequestError(
             "these lines contain what looks like a key and are never sent to a model",
             advice="Leave the key out of the selection",

@@ -14,6 +14,7 @@ import msgspec
 
 from assistant.errors import RequestError
 from context import Document
+from context.index.open_file import UnreadableError, inside, open_text
 from context.index.read_policy import is_secret
 
 _IS_TEST = re.compile(r"(?:^|[._-])(?:test|tests|spec)(?:[._-]|$)|(?:Test|Tests|Spec)$")
@@ -60,12 +61,19 @@ def target(path: Path, roots: Sequence[Path], convention: TestConvention) -> Tar
     """Where the tests of `path` go. Looks at the disk.
 
     Raises:
-        RequestError: the file that they belong in cannot be read.
+        RequestError: the file that they belong in cannot be read, or no place for them is in the
+            workspace.
     """
     candidates = _candidates(path, roots, convention)
+    if not candidates:
+        raise RequestError(
+            "every file for its tests is outside of the workspace",
+            subject=str(path),
+            advice="Replace the links that lead out of it",
+        )
     for one in candidates:
         if one.is_file():
-            return Target(one, _read(one))
+            return Target(one, _read(one, roots or (path.parent,)))
     made = next((one for one in candidates if one.parent.is_dir()), candidates[-1])
     return Target(made, None)
 
@@ -80,15 +88,21 @@ def _candidates(path: Path, roots: Sequence[Path], convention: TestConvention) -
         "ext": path.suffix,
     }
     made = [Path(template.format(**fields)) for template in convention.paths]
-    return [one for one in dict.fromkeys(made) if one != path and not is_secret(str(one))]
+    return [one for one in dict.fromkeys(made) if one != path and _may_use(one, roots or [root])]
 
 
-def _read(path: Path) -> str:
+def _may_use(path: Path, roots: Sequence[Path]) -> bool:
+    """Whether a file may be read and written: no link leads out of the workspace or to secrets."""
+    found = inside(path, roots)
+    return found is not None and not is_secret(str(path)) and not is_secret(str(found))
+
+
+def _read(path: Path, roots: Sequence[Path]) -> str:
     try:
-        if path.stat().st_size > _LARGEST_BYTES:
-            raise RequestError("the file of its tests is too large", subject=str(path))
-        return path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return open_text(path, _LARGEST_BYTES, roots)
+    except UnreadableError as error:
         raise RequestError(
-            "the file of its tests cannot be read", subject=str(path), advice="Fix or move it"
+            f"the file of its tests cannot be used: {error}",
+            subject=str(path),
+            advice="Fix or move it",
         ) from error

@@ -147,7 +147,8 @@ class Prompts:
         path = _path(asked.snapshot.uri)
         document = self._documents.get(path)
         if document is None:
-            document = self._documents[path] = workspace.open(path, asked.prompt_text)
+            document = workspace.open(path, asked.prompt_text, asked.snapshot.language)
+            self._documents[path] = document
         before, edited_chars = document.text, document.edited_chars
         document.replace(asked.prompt_text)
         cursor_byte = asked.prompt_cursor_byte
@@ -164,11 +165,15 @@ class Prompts:
         """A document of its own: what is studied must not look like typing to the prompts."""
         from context import Document
 
-        place = self._workspace.index.place(path) if self._workspace is not None else None
-        root, relative = (str(place[0]), place[1]) if place else ("", str(path))
         document = self._studied.pop(path, None)
-        if document is None or (document.root, document.path) != (root, relative):
-            document = Document(root, relative, text)
+        if document is None or self._workspace is not None:
+            made = (
+                self._workspace.document(path, text)
+                if self._workspace is not None
+                else Document("", str(path), text)
+            )
+            if document is None or (document.root, document.path) != (made.root, made.path):
+                document = made
         document.replace(text)
         self._studied[path] = document
         while len(self._studied) > _STUDIED:
@@ -193,7 +198,7 @@ class Prompts:
         return self._workspace
 
     def _visited(self, workspace: Workspace, document: Document, cursor_byte: int) -> None:
-        if self._roots and not self._index:
+        if not self._index:
             return  # a region of one file must not show in the prompts of another
         visit = self._visit
         if visit is not None and visit.takes_in(document, cursor_byte):
@@ -227,7 +232,7 @@ def _path(uri: str) -> Path:
     path = path_of(uri)
     try:
         if path is not None:
-            return path.resolve()
+            return path.absolute()  # links are followed later, where every name of a file counts
         return Path(unquote(urlsplit(uri).path) or "untitled")
     except (OSError, ValueError):  # a NUL, or too long: no file has such a name
         return Path("untitled")

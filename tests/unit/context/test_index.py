@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from context.index.open_file import read_text
 from context.index.project_index import Index, keep
-from context.index.walk import Limits, Walk, read_text
+from context.index.walk import Limits, Walk
 
 
 @pytest.fixture
@@ -187,7 +188,7 @@ def test_files_that_vanish_or_are_unreadable(project, monkeypatch):
 
 def test_a_fifo_does_not_stop_it(project):
     os.mkfifo(project / "pipe.py")
-    assert Index([project]).refresh().left_out["no regular file"] == 1
+    assert Index([project]).refresh().left_out["not a regular file"] == 1
 
 
 def test_it_can_be_stopped_and_read_meanwhile(project):

@@ -7,7 +7,8 @@ import sqlite3
 import pytest
 
 import context
-from context.index.read_policy import MASK, is_secret, is_skipped, masked
+from context.index.read_policy import is_secret, is_skipped
+from context.syntax.secrets import MASK, masked
 
 # Put together here so that no scanner mistakes this file for one that leaks keys.
 KEYS = {

@@ -1,0 +1,132 @@
+"""Opens files: the one way in which the text of a file is read, for every part of the program.
+
+A file is read only if it is regular, not too large, text in an encoding that it declares, and,
+where roots are given, inside of one of them with all links followed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+_BINARY_LOOK_BYTES = 8192
+_MOST_LINKS = 40
+_CLOSED = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+
+# Longest first: the mark of UTF-32 begins with that of UTF-16.
+_MARKS = (
+    (b"\xff\xfe\0\0", "utf-32"),
+    (b"\0\0\xfe\xff", "utf-32"),
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
+
+
+class UnreadableError(ValueError):
+    """Why the text of a file cannot be had, in plain words."""
+
+
+def decoded(data: bytes, errors: str = "strict") -> str:
+    """The text of a file's bytes: UTF-8 with or without a byte order mark, UTF-16 or UTF-32 with
+    one. The mark is no part of the text.
+
+    Args:
+        errors: how bytes that are not valid are decoded, as in `bytes.decode`.
+
+    Raises:
+        UnreadableError: it is in another encoding, which nobody could tell for sure, or no text.
+    """
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in data[:_BINARY_LOOK_BYTES]:
+        raise UnreadableError("the file is binary")
+    try:
+        return data.decode(encoding, errors)
+    except UnicodeDecodeError as error:
+        raise UnreadableError("the file is not text in UTF-8") from error
+
+
+def open_text(path: Path, max_bytes: int, roots: Sequence[Path] = ()) -> str:
+    """The text of a file.
+
+    Args:
+        roots: folders; a file whose links lead out of all of them is not read. None: any file.
+
+    Raises:
+        UnreadableError: it says why not.
+    """
+    return decoded(read_bytes(path, max_bytes, roots))
+
+
+def read_bytes(path: Path, max_bytes: int, roots: Sequence[Path] = ()) -> bytes:
+    """The bytes of a file; arguments and errors as of `open_text`."""
+    target = path
+    if roots:
+        found = inside(path, roots)
+        if found is None:
+            raise UnreadableError("it leads out of the workspace")
+        target = found
+    # The last part has no link in it any more where roots are given: none may come in now.
+    flags = os.O_RDONLY | _CLOSED | _NO_WAIT | (_NO_LINK if roots else 0)
+    try:
+        with os.fdopen(os.open(target, flags), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UnreadableError("it is not a regular file")
+            data = file.read(max_bytes + 1)
+    except UnreadableError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "its name is not valid"
+        raise UnreadableError(f"the file cannot be read ({reason})") from error
+    if len(data) > max_bytes:
+        raise UnreadableError(f"the file is too large (more than {_size(max_bytes)})")
+    return data
+
+
+def read_text(path: Path, max_bytes: int, roots: Sequence[Path] = ()) -> str | None:
+    """`open_text`; None where it raises."""
+    try:
+        return open_text(path, max_bytes, roots)
+    except UnreadableError:
+        return None
+
+
+def inside(path: Path, roots: Sequence[Path]) -> Path | None:
+    """The file or folder that `path` leads to, with all links followed, if it is in one of `roots`.
+
+    It need not exist: then the nearest folder above that does decides.
+    """
+    try:
+        target = path.resolve()
+        resolved = [root.resolve() for root in roots]
+    except (OSError, RuntimeError, ValueError):
+        return None
+    return target if any(target.is_relative_to(root) for root in resolved) else None
+
+
+def names_of(path: Path) -> tuple[Path, ...]:
+    """All names under which a file is reached: `path`, those of the links on the way, and the last.
+
+    What may not be read by one of them may not be read at all.
+    """
+    found = [path]
+    at = path
+    try:
+        for _ in range(_MOST_LINKS):
+            if not at.is_symlink():
+                break
+            at = at.parent / at.readlink()
+            found.append(at)
+        found.append(path.resolve())
+    except (OSError, RuntimeError, ValueError):
+        pass
+    return tuple(dict.fromkeys(found))
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes >> 20} MiB" if size_bytes >> 20 else f"{size_bytes} bytes"

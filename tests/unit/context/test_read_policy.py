@@ -1,0 +1,307 @@
+"""Which files may be read: git's ignore rules, links, encodings, and names of secrets."""
+
+# ruff: noqa: E501
+
+from __future__ import annotations
+
+import codecs
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import context
+from context.index.open_file import UnreadableError, inside, open_text, read_text
+from context.index.project_index import Index
+from context.index.read_policy import is_secret, is_skipped
+from context.index.walk import Walk
+
+
+def write(root, files):
+    for path, text in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        data = text if isinstance(text, bytes) else text.encode()
+        (root / path).write_bytes(data)
+
+
+def walked(root):
+    return {found.path for found in Walk(root).files()}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home folder of its own for git's configuration."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    for name in ("XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+@pytest.fixture
+def repository(tmp_path, home):
+    root = tmp_path / "repository"
+    root.mkdir()
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    return root
+
+
+FILES = ("app/a.py", "app/private/x.py", "app/sub/deep/y.py", "app/sub/kept.log", "private/z.py")
+
+
+@pytest.mark.parametrize("opened", ["", "app", "app/sub", "app/private", "private"])
+@pytest.mark.parametrize(
+    ("where", "lines"),
+    [
+        (".gitignore", "private/\n"),
+        (".gitignore", "/app/private\n"),
+        (".gitignore", "*.log\n!app/sub/kept.log\n"),
+        (".gitignore", "deep/\n"),
+        ("app/.gitignore", "private\n"),
+        ("app/.gitignore", "/sub/deep\n"),
+        (".git/info/exclude", "private/\n"),
+        ("../home/.config/git/ignore", "private/\n"),
+        (".gitignore", "*\n!app/\n!app/**\n"),
+    ],
+)
+def test_rules_of_the_whole_repository_count(repository, opened, where, lines):
+    """C3: a folder inside a repository follows the rules of all folders above it, as git does."""
+    write(repository, dict.fromkeys(FILES, "x = 1\n"))
+    write(repository, {where: lines})
+    root = repository / opened
+    listed = subprocess.run(
+        ["git", "-C", str(root), "ls-files", "--cached", "--others", "--exclude-standard"],
+        check=True, capture_output=True, text=True,
+    ).stdout.splitlines()  # fmt: skip
+    assert walked(root) == set(listed)
+    for path in FILES:
+        if Path(path).is_relative_to(opened):
+            inner = Path(path).relative_to(opened).as_posix()
+            assert Walk(root).allows(inner) == (inner in listed)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        (".gitconfig", "[core]\n\texcludesFile = ~/mine\n"),
+        (".gitconfig", '[user]\n\tname = x\n[Core]\n  excludesfile = "~/mine" ; mine\n'),
+        (".config/git/config", "[core] excludesFile = ~/mine\n"),
+        (".gitconfig", "[include]\n\tpath = more.inc\n"),
+        (".gitconfig", "\ufeff[core]\n\texcludesFile = mine\n"),
+    ],
+)
+def test_the_users_own_file_counts(repository, home, file, text):
+    """C3: `core.excludesFile`, wherever the configuration names it."""
+    write(home, {file: text, "mine": "notes.py\n"})
+    write(home, {"more.inc": "[core]\n\texcludesFile = ~/mine\n"})
+    write(repository, {"a.py": "a = 1\n", "notes.py": "n = 1\n"})
+    assert walked(repository) == {"a.py"}
+
+
+def test_a_configuration_that_includes_itself_ends(repository, home):
+    """C3: includes are bounded."""
+    write(home, {".gitconfig": "[include]\n\tpath = .gitconfig\n"})
+    write(repository, {"a.py": "a = 1\n"})
+    assert walked(repository) == {"a.py"}
+
+
+def test_repositories_inside_have_their_own_exclude_files(repository, tmp_path):
+    """C3: a nested repository, a submodule and a linked work tree each have an `info/exclude`."""
+    nested = repository / "nested"
+    subprocess.run(["git", "init", "-q", str(nested)], check=True)
+    write(nested, {".git/info/exclude": "hidden.py\n", "hidden.py": "h = 1\n", "b.py": "b = 1\n"})
+    write(repository, {"a.py": "a = 1\n"})
+    assert walked(repository) == {"a.py", "nested/b.py"}
+    git = ["git", "-C", str(repository), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    tree = tmp_path / "tree"
+    subprocess.run([*git, "worktree", "add", "-q", str(tree)], check=True)
+    write(repository, {".git/info/exclude": "hidden.py\n"})
+    write(tree, {"hidden.py": "h = 1\n", "c.py": "c = 1\n"})
+    assert walked(tree) == {"c.py"}, "C25: its `.git` is a file, and no source"
+
+
+@pytest.mark.parametrize("mark", [codecs.BOM_UTF8, b""])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("where", [".gitignore", "sub/.gitignore", ".git/info/exclude"])
+def test_ignore_files_are_read_as_they_are_written(repository, mark, end, where):
+    """C4: a byte order mark, CRLF and bytes that are not UTF-8 lose no pattern."""
+    lines = (b"first.py", b"# \xe9t\xe9", b"[broken", b"last.py")
+    write(repository, {where: mark + end.join(lines) + end})
+    write(repository, {f"sub/{name}.py": "x = 1\n" for name in ("first", "last", "kept")})
+    assert {path for path in walked(repository) if path.endswith(".py")} == {"sub/kept.py"}
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*a" * 40 + "b", "**/" * 40 + "b", "a*" * 40 + "/b", "?" * 300]
+)
+def test_patterns_of_others_cost_little(repository, pattern):
+    """T1: a pattern of somebody's .gitignore is matched in bounded time, whatever it is."""
+    write(repository, {".gitignore": pattern + "\n", "a" * 200 + ".py": "x = 1\n"})
+    write(repository, {f"{'aa/' * 30}c.py": "x = 1\n"})
+    assert len(walked(repository)) in {2, 3}
+
+
+VCS = [".git", ".hg", ".svn", ".jj", ".bzr", ".pijul", "_darcs"]
+
+
+@pytest.mark.parametrize("name", VCS)
+def test_version_control_is_no_source_as_folder_or_file(name):
+    """C25: in a linked work tree `.git` is a file, and other tools have such files too."""
+    assert is_skipped(name) and is_skipped(f"{name}/config") and is_skipped(f"sub/{name}")
+    assert not is_skipped(f"x{name}.py")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (".env", "settings-dev"),
+        ("id_rsa", "config.txt"),
+        ("plain.txt", ".env"),
+        ("plain.txt", "keys/server.pem"),
+        ("folder/config", "home/.ssh/config"),
+        ("a.txt", "b.txt", ".env", "settings-dev"),
+    ],
+)
+def test_every_name_of_a_link_counts(counter, layout, control, tmp_path, names):
+    """C5: a file is hidden if any name is secret: its own, a link's on the way, or the last."""
+    *links, last = (tmp_path / name for name in names)
+    write(tmp_path, {names[-1]: "TOKEN=1\n"})
+    for link, target in zip(links, [*links[1:], last], strict=True):
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(target, link.parent))
+    workspace = context.Workspace([tmp_path], counter, layout, control)
+    document = workspace.open(links[0], "TOKEN=1\n")
+    assert workspace.prompt(document, 3, 500).ids == ()
+    assert "secrets" in workspace.hidden(workspace.document(links[0], "x"))
+    assert workspace.explain(document, 0, 5, 500).passages == ()
+    assert workspace.overview(document, 500).passages == ()
+    workspace.visited(document, 0, 8)
+    assert workspace.recent.newest() == []
+
+
+def test_the_users_excludes_count_for_every_name(counter, layout, control, tmp_path):
+    """C5: the same rule for the user's own patterns."""
+    write(tmp_path, {"private/plan.py": "x = 1\n"})
+    (tmp_path / "open.py").symlink_to("private/plan.py")
+    workspace = context.Workspace([tmp_path], counter, layout, control, excludes=["/private/"])
+    assert "exclude" in workspace.hidden(workspace.open(tmp_path / "open.py", "x = 1\n"))
+
+
+def test_a_loop_of_links_is_no_error(counter, layout, control, tmp_path):
+    """C5: names end somewhere."""
+    (tmp_path / "a.py").symlink_to("b.py")
+    (tmp_path / "b.py").symlink_to("a.py")
+    workspace = context.Workspace([tmp_path], counter, layout, control)
+    assert workspace.hidden(workspace.open(tmp_path / "a.py", "x = 1\n")) == ""
+
+
+def test_no_absolute_path_is_shown(counter, layout, control, tmp_path):
+    """C6: of files outside of all folders a model sees the name, not where they are."""
+    workspace = context.Workspace([], counter, layout, control)
+    other = workspace.open(tmp_path / "other.py", "def quay(depth):\n    return depth\n" * 3)
+    workspace.visited(other, 0, 60)
+    main = workspace.open(tmp_path / "main.py", "x = quay(")
+    shown = counter.decode(workspace.prompt(main, 9, 500, rest=True).ids)
+    assert "other.py" in shown and str(tmp_path) not in shown
+    explained = workspace.explain(main, 0, 9, 500)
+    assert str(tmp_path) not in "".join(one.text for one in explained.passages)
+
+
+def test_links_out_of_the_workspace_are_refused(tmp_path):
+    """T7: one function opens paths; a link that leads out is refused, at any part of the path."""
+    root, out = tmp_path / "root", tmp_path / "out"
+    write(root, {"a.py": "a = 1\n"})
+    write(out, {"notes.txt": "outside\n"})
+    (root / "file.py").symlink_to(out / "notes.txt")
+    (root / "folder").symlink_to(out)
+    (root / "inner.py").symlink_to("a.py")
+    (root / "twice.py").symlink_to("file.py")
+    (root / "new.py").symlink_to(out / "missing.py")
+    for name in (
+        "file.py",
+        "folder/notes.txt",
+        "twice.py",
+        "../out/notes.txt",
+        "folder/new.py",
+        "new.py",
+    ):
+        assert inside(root / name, [root]) is None
+        assert read_text(root / name, 100, [root]) is None
+    assert open_text(root / "inner.py", 100, [root]) == "a = 1\n"
+    assert inside(root / "not" / "yet.py", [root]) == root / "not" / "yet.py"
+    assert inside(root / "file.py", [root, out]) == out / "notes.txt"
+    assert open_text(root / "file.py", 100) == "outside\n", "without roots, any file"
+    assert inside(root / "a\0b", [root]) is None
+    index = Index([root])
+    assert not index.update(root / "file.py") and not index.update(root / "folder" / "notes.txt")
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"caf\xc3\xa9\n", "café\n"),
+        (b"\xef\xbb\xbfx\n", "x\n"),
+        ("x\u00e9\n".encode("utf-16"), "xé\n"),
+        (codecs.BOM_UTF16_BE + "x\n".encode("utf-16-be"), "x\n"),
+        ("x\n".encode("utf-32"), "x\n"),
+        (b"", ""),
+        ("é\n".encode("latin-1"), None),
+        ("€ é\n".encode("cp1252"), None),
+        ("日本\n".encode("shift-jis"), None),
+        ("x = 1\n".encode("utf-16-le"), None),
+        (b"\0\1\2", None),
+        (b"\xef\xbb\xbf\xff", None),
+        (codecs.BOM_UTF16_LE + b"\x00\xd8\x00", None),
+    ],
+)
+def test_one_decision_on_encodings(tmp_path, data, text):
+    """C26: UTF-8, or what a byte order mark says; anything else is refused, for all commands."""
+    path = tmp_path / "a.py"
+    path.write_bytes(data)
+    if text is None:
+        with pytest.raises(UnreadableError, match=r"UTF-8|binary"):
+            open_text(path, 1000)
+    else:
+        assert open_text(path, 1000) == text
+
+
+def test_odd_files_are_refused_with_a_reason(tmp_path):
+    """T7: what is not a regular file of a fair size is not read, and never waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_text("x" * 101)
+    for name, reason in (
+        ("pipe", "regular"),
+        ("large", "large"),
+        (".", "director"),
+        ("no", "No such"),
+    ):
+        with pytest.raises(UnreadableError, match=f"(?i){reason}|regular"):
+            open_text(tmp_path / name, 100)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".ENV", ".Env.Production", "ID_RSA", "Id_Ed25519.pub", "server.PEM", "Server.Key", "a/.SSH/config",
+        "serviceAccountKey.json", "kubeconfig", "prod.kubeconfig", ".yarnrc.yml", "local.settings.json",
+        "terraform.tfvars.json", "prod.auto.tfvars.json", "firebase-adminsdk-x1.json", ".flaskenv",
+        "key.P12", ".dockerconfigjson", "Credentials.JSON", ".terraformrc", "application_default_credentials.json",
+        "NuGet.Config", ".vault-token", "wp-config.php", "gcp-key.json", "GoogleService-Info.plist", ".bash_history",
+    ],
+)  # fmt: skip
+def test_names_of_secret_files_in_any_case(path):
+    """T9: names are folded in case, and the list holds what tools of today write."""
+    assert is_secret(path) and is_secret(f"deep/{path}")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["environment.py", "keys.ts", "secrets.go", "Credentials.java", "config.json", "settings.json",
+     "token.rs", "password_reset.py", "src/kube/config.go", ".env.example", "id.rsa.md"],
+)  # fmt: skip
+def test_names_of_plain_files(path):
+    """T9: a list that is too wide would hide code."""
+    assert not is_secret(path)
