@@ -3,12 +3,20 @@
     underkeel-VERSION-py3-none-any.whl      the program, for pip, pipx and uv
     underkeel-VERSION.tar.gz                its sources
     underkeel-VERSION-requirements.txt      the wheel and every package that it needs, with hashes
-    underkeel-VERSION.vsix                  the VS Code extension, with the two files above in it
+    build-requirements.txt                  what builds llama.cpp, with hashes
+    llama_cpp.cmake                         limits that build to what is used (83 files of 193)
+    underkeel-VERSION.vsix                  the VS Code extension, with the wheel and these in it
     underkeel.nvim-VERSION.tar.gz           the Neovim plugin
     SHA256SUMS                              checksums of all of them
 
 The version is `__version__` in assistant/__init__.py and nowhere else. The same commit gives the
 same bytes: run it twice and compare SHA256SUMS.
+
+To install from these files, without trusting a name on an index:
+
+    pip install --require-hashes -r build-requirements.txt
+    CMAKE_ARGS=-DCMAKE_PROJECT_llama_cpp_INCLUDE=$PWD/llama_cpp.cmake pip install \\
+        --require-hashes --no-build-isolation --find-links . -r underkeel-VERSION-requirements.txt
 
 To publish: change the version and CHANGELOG.md, commit, tag vVERSION, run `make test` and
 `make dist`, check SHA256SUMS on a second machine, then upload wheel and sdist to the package
@@ -34,6 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VSCODE = ROOT / "editors" / "vscode"
 RUNTIME_LOCK = ROOT / "assistant" / "install" / "requirements.lock"
 BUILD_LOCK = ROOT / ".ci" / "build.lock"
+CMAKE_INCLUDE = ROOT / "assistant" / "install" / "llama_cpp.cmake"
 EPOCH = "1577836800"
 """2020-01-01, the date of every archived file."""
 
@@ -78,7 +87,6 @@ def vscode_extension(target: Path, program: list[Path]) -> Path:
     inside.mkdir()
     for path in program:
         shutil.copy(path, inside / path.name)
-    shutil.copy(BUILD_LOCK, inside / "build-requirements.txt")
     try:
         for command in (["npm", "ci", "--ignore-scripts"], ["npm", "run", "package"]):
             subprocess.run(command, cwd=VSCODE, check=True, stdout=subprocess.DEVNULL)
@@ -123,9 +131,11 @@ def main() -> None:
     wheel, sdist = python_packages(target)
     pinned = target / f"underkeel-{number}-requirements.txt"
     pinned.write_text(requirements(wheel, RUNTIME_LOCK.read_text(encoding="utf-8")), "utf-8")
-    made = [wheel, sdist, pinned]
+    build_pinned = Path(shutil.copy(BUILD_LOCK, target / "build-requirements.txt"))
+    include = Path(shutil.copy(CMAKE_INCLUDE, target))
+    made = [wheel, sdist, pinned, build_pinned, include]
     if not chosen.without_editors:
-        made.append(vscode_extension(target / f"underkeel-{number}.vsix", [wheel, pinned]))
+        made.append(vscode_extension(target / f"underkeel-{number}.vsix", [wheel, *made[2:]]))
         archive = target / f"underkeel.nvim-{number}.tar.gz"
         made.append(neovim_archive(archive, ROOT / "editors" / "nvim"))
     sums = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(made))

@@ -87,7 +87,7 @@ const manifest = `<?xml version="1.0" encoding="utf-8"?>
 </PackageManifest>
 `;
 
-const kinds = { whl: "application/zip", txt: "text/plain", json: "application/json", js: "application/javascript", md: "text/markdown", png: "image/png", css: "text/css", vsixmanifest: "text/xml" };
+const kinds = { whl: "application/zip", txt: "text/plain", cmake: "text/plain", json: "application/json", js: "application/javascript", md: "text/markdown", png: "image/png", css: "text/css", vsixmanifest: "text/xml" };
 const types = `<?xml version="1.0" encoding="utf-8"?>
 <Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">${Object.entries(kinds)
   .map(([extension, type]) => `<Default Extension=".${extension}" ContentType="${type}"/>`)

@@ -97,6 +97,24 @@ def test_the_requirements_name_the_wheel_and_all_that_it_needs_with_hashes(
     assert {name.lower() for name in needed} <= pinned
 
 
+def test_a_package_of_the_same_name_is_refused(dist: Path, wheel: Path, tmp_path: Path) -> None:
+    """Whoever owns the name on an index, or in a folder, cannot run code (case T21)."""
+    text = (dist / f"underkeel-{__version__}-requirements.txt").read_text()
+    ours = tmp_path / "requirements.txt"
+    ours.write_text("".join(text.splitlines(keepends=True)[:2]))
+    command = [
+        *(sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--no-index"),
+        *("--ignore-installed", "--require-hashes", "-r", str(ours), "--find-links"),
+    ]
+    done = subprocess.run([*command, str(dist)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(tmp_path / wheel.name, "w") as rival:
+        for name in source.namelist():
+            rival.writestr(name, source.read(name))
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode != 0 and "HASH" in done.stderr.upper()
+
+
 def test_runtime_pins_are_those_that_are_tested() -> None:
     def pins(path: str) -> set[tuple[str, str]]:
         found = re.findall(r"(?m)^([\w.-]+)(?:\[.*\])?==(\S+)", (ROOT / path).read_text())
