@@ -2,6 +2,7 @@
 
     UnderkeelError
     ├── SettingsError        a setting is of the wrong type or value
+    │   └── NetworkSettingsError   a proxy, certificate or token of the environment cannot be used
     ├── ModelError           a model cannot be found, downloaded, read or built
     │   ├── GGUFError            a file is not a valid GGUF
     │   ├── UnknownModelError    there is no model of that name or path
@@ -63,6 +64,10 @@ class UnderkeelError(Exception):
 class SettingsError(UnderkeelError):
     code = "settings"
     http_status = 400
+
+
+class NetworkSettingsError(SettingsError):
+    code = "network_settings"
 
 
 class ModelError(UnderkeelError):

@@ -33,7 +33,7 @@ from assistant.client import DaemonClient
 from assistant.engine.types import EngineStats, ModelInfo
 from assistant.errors import DaemonError
 from assistant.memory.gguf.header import read_header
-from assistant.memory.model.tensor_inventory import take_census
+from assistant.memory.model.tensor_inventory import take_inventory
 from assistant.models.catalogue import resolve
 
 MARK = "‸"
@@ -108,7 +108,7 @@ def demo(
 
 
 def _headline(path: Path) -> Panel:
-    counted = take_census(read_header(path))
+    counted = take_inventory(read_header(path))
     total, active = counted.total.parameters / 1e9, counted.active.parameters / 1e9
     text = Text.assemble(
         ("Underkeel", "bold"),

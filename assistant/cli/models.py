@@ -19,10 +19,10 @@ from assistant.client import DaemonClient
 from assistant.daemon.models.loading import credited
 from assistant.errors import DaemonError, GGUFError, UnknownModelError
 from assistant.memory.gguf.header import read_header
-from assistant.memory.model.tensor_inventory import take_census
+from assistant.memory.model.tensor_inventory import take_inventory
 from assistant.memory.planning.machine import this_machine
 from assistant.memory.planning.measured_planner import plan_and_measure
-from assistant.memory.planning.planner import wishes_of
+from assistant.memory.planning.planner import requirements_of
 from assistant.memory.planning.reasons import billions
 from assistant.models import local_store
 from assistant.models.catalogue import resolve
@@ -162,7 +162,7 @@ def _show_fit(path: Path, purpose: Purpose) -> None:
     if purpose is Purpose.EXPLAIN:
         models.reverse()  # the one for completions is planned first
     for model in models:
-        plan = plan_and_measure(read_header(model), here, wishes_of(settings.load()[0].model))
+        plan = plan_and_measure(read_header(model), here, requirements_of(settings.load()[0].model))
         taken = {usage.device.name: usage.needed_bytes for usage in plan.usages}
         say(f"{model.name} needs {size(sum(taken.values()))} of memory.")
         here = credited(here, {device: -size_bytes for device, size_bytes in taken.items()})
@@ -179,14 +179,14 @@ def _row(model: LocalModel) -> dict[str, object]:
     parameters = kind = ""
     if model.files:
         try:
-            census = take_census(read_header(model.files[0]))
+            inventory = take_inventory(read_header(model.files[0]))
         except GGUFError:
             parameters = "unreadable"
         else:
-            parameters = billions(census.total.parameters)
-            if census.moe:
-                parameters += f", {billions(census.active.parameters)} active"
-            kind = max(census.by_type.items(), key=lambda item: item[1].size_bytes)[0]
+            parameters = billions(inventory.total.parameters)
+            if inventory.moe:
+                parameters += f", {billions(inventory.active.parameters)} active"
+            kind = max(inventory.by_type.items(), key=lambda item: item[1].size_bytes)[0]
     return {
         "name": model.name,
         "title": model.title,

@@ -29,7 +29,7 @@ from assistant.memory.gguf.remote import (
 from assistant.memory.model.known_models import known_header, known_models
 from assistant.memory.planning.machine import imagined, parse_size, this_machine
 from assistant.memory.planning.measured_planner import plan_report
-from assistant.memory.planning.planner import wishes_of
+from assistant.memory.planning.planner import requirements_of
 from assistant.models.catalogue import catalogue, resolve
 
 
@@ -78,9 +78,9 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
         "--sequences": ("model.n_seq_max", sequences),
     }
     chosen = settings.override(settings.load()[0], options).model
-    wishes = replace(wishes_of(chosen), experts_on_gpu=experts_on_gpu)
+    requirements = replace(requirements_of(chosen), experts_on_gpu=experts_on_gpu)
     if margin:
-        wishes = replace(wishes, margin_bytes=parse_size(margin))
+        requirements = replace(requirements, margin_bytes=parse_size(margin))
     found = find_model(model or chosen.name, quantisation)
     if isinstance(found, Checkpoint):
         if as_json:
@@ -88,7 +88,7 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
         else:
             console().print(checkpoint_text(found, machine))
         return
-    report = plan_report(found, machine, wishes, here, remarks)
+    report = plan_report(found, machine, requirements, here, remarks)
     if as_json:
         print_json(plan_json(report), indent=1)
         if report.plan is None:

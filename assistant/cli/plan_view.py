@@ -24,8 +24,8 @@ from assistant.memory.model.profile import Model
 from assistant.memory.model.tensor_inventory import Amount
 from assistant.memory.planning.plan import DeviceUsage, Machine, Plan
 from assistant.memory.planning.plan_report import (
-    CARD_BYTES_PER_S,
-    HOST_BYTES_PER_S,
+    GPU_BYTES_PER_S,
+    HOST_MEMORY_BYTES_PER_S,
     DecodeBound,
     PlanReport,
     WhatIf,
@@ -74,7 +74,7 @@ def checkpoint_text(checkpoint: Checkpoint, machine: Machine) -> RenderableType:
             scheme.value,
             gib(checkpoint_bytes(checkpoint, scheme)),
             "yes" if mapped.fits else "no",
-            str(mapped.expert_layers_on_cards),
+            str(mapped.expert_layers_on_gpus),
         )
     words = Text()
     words.append(f"{printable(checkpoint.name)}\n", style="bold")
@@ -101,17 +101,17 @@ def checkpoint_text(checkpoint: Checkpoint, machine: Machine) -> RenderableType:
 
 
 def _about(model: Model) -> Text:
-    census = model.census
+    inventory = model.inventory
     text = Text()
     text.append(printable(model.name), style="bold")
-    text.append(f"  {printable(model.architecture)}, {gib(census.total.size_bytes)}, ")
+    text.append(f"  {printable(model.architecture)}, {gib(inventory.total.size_bytes)}, ")
     text.append(", ".join(f"{name} {gib(x.size_bytes)}" for name, x in _types(model)))
-    text.append("\n" + _parameters(census.total.parameters, census.active.parameters))
+    text.append("\n" + _parameters(inventory.total.parameters, inventory.active.parameters))
     return text
 
 
 def _types(model: Model) -> list[tuple[str, Amount]]:
-    most = sorted(model.census.by_type.items(), key=lambda item: -item[1].size_bytes)
+    most = sorted(model.inventory.by_type.items(), key=lambda item: -item[1].size_bytes)
     return most[:3]
 
 
@@ -129,7 +129,7 @@ def _bars(plan: Plan) -> RenderableType:
     rows: list[RenderableType] = []
     words: set[str] = set()
     width = max(len(usage.device.name) for usage in plan.usages)
-    for usage in (*plan.gpu_usages, plan.host_usage):
+    for usage in (*plan.gpu_usages, plan.host_memory_usage):
         bar, shown = _bar(usage)
         words |= shown
         line = Text(f"{usage.device.name:{width}} ", style="bold")
@@ -164,18 +164,18 @@ def _bar(usage: DeviceUsage) -> tuple[Text, set[str]]:
 
 
 def _contents(plan: Plan, usage: DeviceUsage) -> str:
-    said = []
+    lines = []
     if usage.layers:
-        said.append(f"{len(usage.layers)} layers {gib(usage.dense_bytes)}")
+        lines.append(f"{len(usage.layers)} layers {gib(usage.dense_bytes)}")
     if usage.expert_layers:
-        said.append(f"experts of {len(usage.expert_layers)} layers {gib(usage.expert_bytes)}")
+        lines.append(f"experts of {len(usage.expert_layers)} layers {gib(usage.expert_bytes)}")
     if usage.embedding_bytes:
-        said.append(f"embeddings {gib(usage.embedding_bytes)}")
+        lines.append(f"embeddings {gib(usage.embedding_bytes)}")
     if usage.kv_bytes:
-        said.append(f"KV {gib(usage.kv_bytes)}")
+        lines.append(f"KV {gib(usage.kv_bytes)}")
     if usage.compute_bytes:
-        said.append(f"compute {'' if plan.measured else '~'}{gib(usage.compute_bytes)}")
-    return ", ".join(said) or "nothing of the model"
+        lines.append(f"compute {'' if plan.measured else '~'}{gib(usage.compute_bytes)}")
+    return ", ".join(lines) or "nothing of the model"
 
 
 def _projections(plan: Plan, decode: DecodeBound, most_n_ctx: int) -> Text:
@@ -186,19 +186,19 @@ def _projections(plan: Plan, decode: DecodeBound, most_n_ctx: int) -> Text:
         moved = " without moving an expert" if plan.expert_layers_on_gpu else " would fit too"
         text.append(f"; up to {most_n_ctx:,}{moved}")
     text.append("\nA token reads ")
-    text.append(gib(decode.card_bytes + decode.host_bytes), style="bold")
+    text.append(gib(decode.gpu_bytes + decode.host_memory_bytes), style="bold")
     text.append(" of weights: ")
     text.append(f"at most {decode.tokens_per_s:.0f} tokens/s", style="bold")
     text.append(
-        f", assuming {HOST_BYTES_PER_S / 1e9:.0f} GB/s from RAM"
-        + (f" and {CARD_BYTES_PER_S / 1e9:.0f} GB/s on a GPU" if plan.gpu_usages else "")
+        f", assuming {HOST_MEMORY_BYTES_PER_S / 1e9:.0f} GB/s from RAM"
+        + (f" and {GPU_BYTES_PER_S / 1e9:.0f} GB/s on a GPU" if plan.gpu_usages else "")
     )
     return text
 
 
 def _changes(report: PlanReport, plan: Plan) -> RenderableType:
     table = Table(box=None, header_style="dim", pad_edge=False, title_justify="left")
-    groups = bool(report.machine.gpus and report.model.census.moe)
+    groups = bool(report.machine.gpus and report.model.inventory.moe)
     for name in ("context", "cache", "KV", "experts on GPUs" if groups else "in all"):
         table.add_column(name, justify="right")
     for row in report.what_if:
@@ -234,7 +234,7 @@ def plan_json(report: PlanReport) -> dict[str, Any]:
     plan = report.plan
     if plan is None or report.decode is None:
         return _failure_json(report)
-    census = report.model.census
+    inventory = report.model.inventory
     return {
         "fits": plan.fits,
         "measured": plan.measured,
@@ -242,15 +242,15 @@ def plan_json(report: PlanReport) -> dict[str, Any]:
             "name": report.model.name,
             "path": report.model.path,
             "architecture": report.model.architecture,
-            "total_parameters": census.total.parameters,
-            "active_parameters": census.active.parameters,
-            "total_bytes": census.total.size_bytes,
-            "active_bytes": census.active.size_bytes,
+            "total_parameters": inventory.total.parameters,
+            "active_parameters": inventory.active.parameters,
+            "total_bytes": inventory.total.size_bytes,
+            "active_bytes": inventory.active.size_bytes,
             "by_class": {
                 kind.value: {"parameters": amount.parameters, "bytes": amount.size_bytes}
-                for kind, amount in census.by_class.items()
+                for kind, amount in inventory.by_class.items()
             },
-            "by_type": {name: amount.size_bytes for name, amount in census.by_type.items()},
+            "by_type": {name: amount.size_bytes for name, amount in inventory.by_type.items()},
             "n_ctx_train": report.model.n_ctx_train,
         },
         "devices": [_device(usage) for usage in plan.usages],
@@ -260,8 +260,8 @@ def plan_json(report: PlanReport) -> dict[str, Any]:
             "cache_type": plan.choice.cache.type_k,
         },
         "decode": {
-            "card_bytes": report.decode.card_bytes,
-            "host_bytes": report.decode.host_bytes,
+            "gpu_bytes": report.decode.gpu_bytes,
+            "host_memory_bytes": report.decode.host_memory_bytes,
             "tokens_per_s": round(report.decode.tokens_per_s, 1),
         },
         "what_if": [
@@ -279,7 +279,7 @@ def plan_json(report: PlanReport) -> dict[str, Any]:
             for row in report.what_if
         ],
         "reasons": list(plan.reasons),
-        "doubts": list(report.caveats),
+        "caveats": list(report.caveats),
         "load": msgspec.to_builtins(plan.to_load_spec()),
     }
 

@@ -20,12 +20,12 @@ from assistant.memory.gguf.header import Header, read_header
 from assistant.memory.gguf.remote import is_remote, read_remote_header
 from assistant.memory.planning.machine import this_machine
 from assistant.memory.planning.measured_planner import plan_report
-from assistant.memory.planning.planner import wishes_of
+from assistant.memory.planning.planner import requirements_of
 from assistant.models.acquire import acquire
 from assistant.models.catalogue import catalogue, find, local_path, resolve
 from assistant.models.fetch import open_client
 from assistant.models.hub import Wanted, address_of, find_wanted
-from assistant.models.pull import Source, pull
+from assistant.models.pull import DownloadSource, pull
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -37,7 +37,8 @@ def register(app: typer.Typer) -> None:
 def pull_command(
     name: Annotated[str, typer.Argument(help="A known name, owner/repository[:Q4_K_M], or a URL.")],
     source: Annotated[
-        Source | None, typer.Option("--from", help="Download a known name only from this source.")
+        DownloadSource | None,
+        typer.Option("--from", help="Download a known name only from this source."),
     ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Do not ask after the plan is shown.")
@@ -58,7 +59,8 @@ def pull_model(
     name: Annotated[str, typer.Argument(help="A known name, owner/repository[:Q4_K_M], or a URL.")],
     yes: Yes = False,
     source: Annotated[
-        Source | None, typer.Option("--from", help="Download a known name only from this source.")
+        DownloadSource | None,
+        typer.Option("--from", help="Download a known name only from this source."),
     ] = None,
 ) -> None:
     """Show what a model needs on this machine, ask, and download it."""
@@ -84,7 +86,7 @@ def pull_model(
             say(acquire(wanted, client, bars))
 
 
-def _pull_known(name: str, source: Source | None) -> None:
+def _pull_known(name: str, source: DownloadSource | None) -> None:
     with Bars(console(stderr=True)) as bars:
         path = pull(name, source, bars)
     say(path)
@@ -133,8 +135,8 @@ def _agree(out: Console, header: Header | None, size_bytes: int, yes: bool) -> N
     """Show the plan and the space on disk; ask whether to download."""
     if header is not None:
         machine, remarks = this_machine()
-        wishes = wishes_of(settings.load()[0].model)
-        report = plan_report(header, machine, wishes, machine, remarks)
+        requirements = requirements_of(settings.load()[0].model)
+        report = plan_report(header, machine, requirements, machine, remarks)
         out.print(plan_text(report))
         if report.failure is not None:
             out.print(Text(printable(f"It does not fit this machine: {report.failure}")))

@@ -29,11 +29,11 @@ def examine(*, deep: bool = False) -> Iterator[Finding]:
         yield from _safely("python", lambda: [hardware.python(), hardware.packages()])
         yield from _safely(
             "llama.cpp",
-            lambda: hardware.build(ask_backend(), sample.cards, sample.trouble, detect()),
+            lambda: hardware.build(ask_backend(), sample.gpus, sample.trouble, detect()),
         )
         yield from _safely("threads", lambda: [hardware.computing(chosen.model.n_threads)])
         swap_bytes = psutil.swap_memory().used
-        yield from _safely("memory", lambda: hardware.memory(sample.host, swap_bytes))
+        yield from _safely("memory", lambda: hardware.memory(sample.host_memory, swap_bytes))
         folders = [("models", paths.models_dir()), ("logs", paths.state_dir())]
         yield from _safely("disk", lambda: hardware.disk(folders))
         yield from _safely("limits", lambda: hardware.limits(mlock=chosen.model.mlock))

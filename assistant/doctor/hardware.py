@@ -14,7 +14,7 @@ from assistant.install.choice import choose, cpu_only_beside_gpu
 from assistant.install.machine import Machine, Vendor
 from assistant.llama import threads
 from assistant.llama.spec import BackendDevice, DeviceKind
-from assistant.memory.probes.devices import Card, HostMemory, normal_bus_id
+from assistant.memory.probes.devices import GpuMemory, HostMemory, normal_bus_id
 
 _GIB = 1 << 30
 _LEAST_DISK_BYTES = 2 * _GIB
@@ -72,7 +72,7 @@ def _installed(name: str) -> bool:
 
 def build(
     backend: Sequence[BackendDevice],
-    gpus: Sequence[Card],
+    gpus: Sequence[GpuMemory],
     trouble: str,
     machine: Machine,
 ) -> list[Finding]:

@@ -67,7 +67,7 @@ def read(context: Any) -> tuple[DeviceMemory, ...]:
         context: a live `llama_context *`.
 
     Raises:
-        EngineError: this build of llama.cpp cannot be asked.
+        EngineError: this build of llama.cpp cannot be queried.
     """
     tree: _Map = _functions()[0](context)
     nodes = _nodes(tree)
@@ -80,16 +80,16 @@ def read(context: Any) -> tuple[DeviceMemory, ...]:
 def dry_run(spec: LoadSpec) -> tuple[DeviceMemory, ...]:
     """What loading `spec` would take, without allocating it or reading a weight: 20 to 40 ms.
 
-    llama.cpp ends the process on some impossible wishes, so run this in a process that may die.
+    llama.cpp ends the process on some impossible parameters, so run this in a process that may die.
 
     Raises:
         LoadError: llama.cpp refuses the model or the context.
-        EngineError: this build of llama.cpp cannot be asked.
+        EngineError: this build of llama.cpp cannot be queried.
     """
     _functions()
     ggml.initialise()
-    wishes = params.model_params(spec, no_alloc=True)
-    model = llama_cpp.llama_model_load_from_file(os.fsencode(spec.path), wishes.struct)
+    native = params.model_params(spec, no_alloc=True)
+    model = llama_cpp.llama_model_load_from_file(os.fsencode(spec.path), native.struct)
     if not model:
         raise LoadError("llama.cpp refuses the model", subject=spec.path, advice=_SEE_LOG)
     try:

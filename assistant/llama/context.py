@@ -33,7 +33,7 @@ class Span:
     outputs: int = 0
 
 
-class Verdict(IntEnum):
+class DecodeStatus(IntEnum):
     """What llama_decode returns (llama.h). After anything but DONE ask `last` what is left."""
 
     DONE = 0
@@ -76,11 +76,11 @@ class Context:
 
     def __init__(self, model: Model, spec: LoadSpec) -> None:
         self.abort = AbortFlag()
-        wishes = params.context_params(spec)
-        wishes.abort_callback = self.abort.function
-        wishes.abort_callback_data = self.abort.data
+        native = params.context_params(spec)
+        native.abort_callback = self.abort.function
+        native.abort_callback_data = self.abort.data
         log.clear()
-        self._handle: Any = llama_cpp.llama_init_from_model(model.handle, wishes)
+        self._handle: Any = llama_cpp.llama_init_from_model(model.handle, native)
         if not self._handle:
             raise LoadError(
                 f"llama.cpp cannot make the context: {log.reason('it does not say why')}",
@@ -93,7 +93,7 @@ class Context:
         self.n_cells_sequence = int(llama_cpp.llama_n_ctx_seq(self._handle))
         self.n_batch = int(llama_cpp.llama_n_batch(self._handle))
         self.n_sequences = int(llama_cpp.llama_n_seq_max(self._handle))
-        self.n_outputs = min(int(wishes.n_outputs_max) or self.n_batch, self.n_batch)
+        self.n_outputs = min(int(native.n_outputs_max) or self.n_batch, self.n_batch)
         self._batch = _Batch(self.n_batch)
 
     def free(self) -> None:
@@ -110,7 +110,7 @@ class Context:
         except EngineError:
             return ()
 
-    def decode(self, spans: Sequence[Span]) -> Verdict:
+    def decode(self, spans: Sequence[Span]) -> DecodeStatus:
         """Evaluate the spans together. Returns when the results can be read.
 
         At most `n_batch` tokens and `n_outputs` outputs; each span continues its sequence.
@@ -119,7 +119,9 @@ class Context:
         code = int(llama_cpp.llama_decode(self._handle, self._batch.struct))
         if code == 0:
             llama_cpp.llama_synchronize(self._handle)
-        return Verdict(code) if code in Verdict._value2member_map_ else Verdict.FAILED
+        return (
+            DecodeStatus(code) if code in DecodeStatus._value2member_map_ else DecodeStatus.FAILED
+        )
 
     def logits(self, row: int) -> Logits:
         """Logits [n_vocab] after the batch's token number `row`; valid until the next decode."""
@@ -150,14 +152,14 @@ class Context:
     def save(self, sequence: int) -> bytes:
         """The sequence's cells, to be restored into a context of the same model and types."""
         size = llama_cpp.llama_state_seq_get_size(self._handle, sequence)
-        room = (ctypes.c_uint8 * size)()
-        count = llama_cpp.llama_state_seq_get_data(self._handle, room, size, sequence)
-        return bytes(memoryview(room)[:count])
+        capacity = (ctypes.c_uint8 * size)()
+        count = llama_cpp.llama_state_seq_get_data(self._handle, capacity, size, sequence)
+        return bytes(memoryview(capacity)[:count])
 
     def restore(self, sequence: int, state: bytes) -> bool:
         """Put saved cells back; False, with the sequence empty, where they do not fit."""
-        room = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
-        count = llama_cpp.llama_state_seq_set_data(self._handle, room, len(state), sequence)
+        capacity = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        count = llama_cpp.llama_state_seq_set_data(self._handle, capacity, len(state), sequence)
         if not count:
             self.forget(sequence)
         return bool(count)
@@ -166,14 +168,14 @@ class Context:
 class _Batch:
     """A `llama_batch` over arrays of our own, filled at C speed."""
 
-    def __init__(self, room: int) -> None:
-        self._tokens = np.zeros(room, np.int32)
-        self._positions = np.zeros(room, np.int32)
-        self._sequences = np.zeros(room, np.int32)
-        self._ones = np.ones(room, np.int32)
-        self._outputs = np.zeros(room, np.int8)
+    def __init__(self, capacity: int) -> None:
+        self._tokens = np.zeros(capacity, np.int32)
+        self._positions = np.zeros(capacity, np.int32)
+        self._sequences = np.zeros(capacity, np.int32)
+        self._ones = np.ones(capacity, np.int32)
+        self._outputs = np.zeros(capacity, np.int8)
         start, step = self._sequences.ctypes.data, self._sequences.itemsize
-        self._pointers = np.arange(start, start + room * step, step, dtype=np.uintp)
+        self._pointers = np.arange(start, start + capacity * step, step, dtype=np.uintp)
         struct = llama_cpp.llama_batch()
         struct.token = _pointer(self._tokens, llama_cpp.llama_token)
         struct.pos = _pointer(self._positions, llama_cpp.llama_pos)

@@ -1,7 +1,7 @@
 """ggml's devices and buffer types through ctypes, and the loading of further backend libraries.
 
 Handles are plain addresses that live as long as the process. Every symbol is resolved through
-llama-cpp-python's own library object: opening `libggml` anew would map a second copy whose
+llama-cpp-python's own library object: opening `libggml` again would map a second copy whose
 registry is a different one.
 """
 
@@ -128,7 +128,7 @@ def _backend_error(path: Path, message: str) -> LoadError:
     return LoadError(
         message,
         subject=str(path),
-        advice=f"Name a library built for the installed llama.cpp, or mend {BACKENDS_VARIABLE}",
+        advice=f"Name a library built for the installed llama.cpp, or fix {BACKENDS_VARIABLE}",
     )
 
 
@@ -178,7 +178,7 @@ def buffer_type_name(handle: int) -> str:
 def buffer_type_device(handle: int) -> str:
     """Name of the device whose memory a buffer type takes; "CPU" for all kinds of host memory.
 
-    A card's pinned host buffers and the CPU's repacked weights are host memory too.
+    A GPU's pinned host buffers and the CPU's repacked weights are host memory too.
     """
     if function("ggml_backend_buft_is_host")(handle):
         return CPU

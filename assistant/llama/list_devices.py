@@ -1,7 +1,7 @@
 """Prints ggml's devices as JSON: `python -m assistant.llama.list_devices`.
 
 A process of its own, because a CUDA device that is asked for its memory keeps a context on the
-card until the process ends.
+GPU until the process ends.
 """
 
 from __future__ import annotations

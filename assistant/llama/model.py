@@ -60,11 +60,11 @@ class Model:
             cancelled = cancelled or not (goes_on is None or goes_on(share))
             return not cancelled
 
-        wishes = params.model_params(spec)
-        wishes.struct.progress_callback = progress
+        native = params.model_params(spec)
+        native.struct.progress_callback = progress
         log.clear()
         self._handle: Any = llama_cpp.llama_model_load_from_file(
-            os.fsencode(spec.path), wishes.struct
+            os.fsencode(spec.path), native.struct
         )
         if not self._handle:
             if cancelled:
@@ -109,9 +109,11 @@ class Model:
     def tokenise(self, text: str, *, special: bool = False) -> list[int]:
         """Token ids of `text`, without BOS; `special` reads control tokens written in it."""
         raw = text.encode("utf-8", "replace")
-        room = len(raw) + 8  # some vocabularies put a space in front
-        tokens = (llama_cpp.llama_token * room)()
-        count = llama_cpp.llama_tokenize(self._vocab, raw, len(raw), tokens, room, False, special)
+        capacity = len(raw) + 8  # some vocabularies put a space in front
+        tokens = (llama_cpp.llama_token * capacity)()
+        count = llama_cpp.llama_tokenize(
+            self._vocab, raw, len(raw), tokens, capacity, False, special
+        )
         if count < 0:
             raise EngineError("llama.cpp cannot tokenise this text", advice="Send less of it")
         return list(tokens[:count])
@@ -124,13 +126,13 @@ class Model:
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of one token; a control token has none unless `special`."""
-        room = _MEANT_LENGTH
+        capacity = _MEANT_LENGTH
         while True:
-            text = ctypes.create_string_buffer(room)
-            count = llama_cpp.llama_token_to_piece(self._vocab, token, text, room, 0, special)
+            text = ctypes.create_string_buffer(capacity)
+            count = llama_cpp.llama_token_to_piece(self._vocab, token, text, capacity, 0, special)
             if count >= 0:
                 return text.raw[:count]
-            room = -count
+            capacity = -count
 
     @functools.cached_property
     def ends(self) -> frozenset[int]:
@@ -139,9 +141,9 @@ class Model:
         return frozenset(token for token in range(self.facts.n_vocab) if is_end(self._vocab, token))
 
     def _meta(self, key: str) -> str:
-        room = 256
-        text = ctypes.create_string_buffer(room)
-        count = llama_cpp.llama_model_meta_val_str(self._handle, key.encode(), text, room)
+        capacity = 256
+        text = ctypes.create_string_buffer(capacity)
+        count = llama_cpp.llama_model_meta_val_str(self._handle, key.encode(), text, capacity)
         return text.value.decode("utf-8", "replace") if count >= 0 else ""
 
 
@@ -153,13 +155,13 @@ def _check_file(name: str) -> None:
             opening = file.read(len(_MAGIC))
     except FileNotFoundError as error:
         raise LoadError(
-            "there is no such file", subject=name, advice="Pull the model, or mend the path"
+            "there is no such file", subject=name, advice="Pull the model, or fix the path"
         ) from error
     except OSError as error:
         raise LoadError(
             f"the file cannot be read ({error.strerror})",
             subject=name,
-            advice="Mend its permissions, or name another file",
+            advice="Fix its permissions, or name another file",
         ) from error
     if opening != _MAGIC:
         raise LoadError(

@@ -121,13 +121,15 @@ def _devices(names: tuple[str, ...]) -> ctypes.Array[ctypes.c_void_p]:
     return (ctypes.c_void_p * (len(handles) + 1))(*handles, None)
 
 
-def _overrides(wishes: tuple[TensorOverride, ...]) -> ctypes.Array[_Override]:
-    if len(wishes) >= _MOST_OVERRIDES:
+def _overrides(overrides: tuple[TensorOverride, ...]) -> ctypes.Array[_Override]:
+    if len(overrides) >= _MOST_OVERRIDES:
         raise LoadError(
-            f"the plan has {len(wishes)} tensor overrides, llama.cpp takes {_MOST_OVERRIDES - 1}",
+            f"the plan has {len(overrides)} tensor overrides, the limit is {_MOST_OVERRIDES - 1}",
             advice="Report this: a plan should join its patterns",
         )
-    rows = [_Override(wish.pattern.encode(), ggml.buffer_type(wish.device)) for wish in wishes]
+    rows = [
+        _Override(params.pattern.encode(), ggml.buffer_type(params.device)) for params in overrides
+    ]
     return (_Override * (len(rows) + 1))(*rows, _Override(None, None))
 
 

@@ -62,7 +62,7 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
         devices: ggml device names to use, in order; empty means CPU only.
         n_gpu_layers: layers (and the output) on `devices`; 0 on a CPU.
         tensor_split: share of the layers for each device; empty lets llama.cpp decide.
-        overrides: where expert groups stand; first match wins.
+        overrides: where expert groups are placed; first match wins.
         cache_type_k, cache_type_v: ggml type names ("f16", "q8_0").
         n_threads, n_threads_batch: 0 leaves them to `assistant.llama.threads`.
         n_outputs_max: 0 leaves llama.cpp's default (n_batch); otherwise at least n_seq_max.

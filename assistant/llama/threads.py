@@ -42,14 +42,14 @@ class Threads:
     reason: str
 
 
-def choose(wished: int, processors: Processors) -> Threads:
+def choose(wanted: int, processors: Processors) -> Threads:
     """The threads for prefill and decode alike. Pure.
 
     Args:
         wished: what the settings say; 0 leaves it to this.
     """
-    if wished > 0:
-        return Threads(wished, "as set in model.n_threads")
+    if wanted > 0:
+        return Threads(wanted, "as set in model.n_threads")
     limits = [Threads(processors.cores or processors.logical or 1, "one a core")]
     if processors.allowed:
         share = processors.cores / processors.logical if processors.logical else 0.0

@@ -1,1 +1,1 @@
-"""Memory known before it is spent: GGUF headers, the census, KV sizes, devices, plan, budget."""
+"""Memory known before it is spent: GGUF headers, the inventory, KV sizes, devices, plan, budget."""

@@ -1,4 +1,4 @@
-"""Models known by name: what each is, where its bytes come from, and where they lie here.
+"""Models known by name: what each is, where its bytes come from, and where they are stored.
 
 `catalogue.toml` is the data. A name is also whatever was pulled before: `resolve` takes a
 catalogue name, the name of a file in the models folder (with or without `.gguf`), or a path.
@@ -93,7 +93,7 @@ def find(name: str) -> CatalogueModel:
 
 
 def local_path(model: CatalogueModel) -> Path:
-    """Where the model lies once pulled; it may not be there yet."""
+    """Where the model is stored once pulled; it may not be there yet."""
     return paths.models_dir() / model.file
 
 

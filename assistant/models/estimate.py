@@ -1,4 +1,4 @@
-"""Token ids for a model whose tokeniser cannot be had: an estimate from above that keeps the text.
+"""Token ids for a model whose tokeniser is not available: an upper bound that keeps the text.
 
 A server that takes only text tokenises by itself, so nothing here needs to be the model's own. But
 prompts are built, counted and cached as token ids. These ids hold the text itself: up to four

@@ -66,7 +66,7 @@ def open_client(
         raise DownloadError(
             f"the certificates or the proxy cannot be used ({error})",
             subject=certificates or proxy or "",
-            advice="Mend pip's or the environment's settings for them",
+            advice="Fix pip's or the environment's settings for them",
         ) from error
 
 
@@ -95,7 +95,7 @@ def fetch(
     """Fetch `file` into `partial`, going on where an earlier try ended.
 
     `advance` is told of bytes already there too, and of a negative number where the server made
-    the fetch begin anew.
+    the fetch begin again.
 
     Raises:
         DownloadError: the server refuses, sends other sizes than promised, or stays silent.
@@ -179,7 +179,7 @@ def _start_of(file: RemoteFile, response: httpx.Response, have: int) -> int:
     match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
     total = match and match[3]
     if not match or int(match[1]) != have:
-        raise _failed(file.url, "the server answered with another range than was asked for")
+        raise _failed(file.url, "the server answered with another range than was requested")
     if file.size_bytes and total not in {"*", str(file.size_bytes)}:
         raise _failed(file.url, f"the file there has {total} bytes, not {file.size_bytes}")
     return have

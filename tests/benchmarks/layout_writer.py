@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from assistant.llama.context import Context, Span, Verdict
+from assistant.llama.context import Context, DecodeStatus, Span
 from assistant.llama.model import Model
 from assistant.llama.spec import LoadSpec
 
@@ -57,7 +57,7 @@ class Writer:
                 piece = todo[at : at + 512]
                 outputs = int(at + 512 >= len(todo))
                 span = Span(0, len(self._held), piece, outputs)
-                if self._context.decode([span]) is not Verdict.DONE:
+                if self._context.decode([span]) is not DecodeStatus.DONE:
                     raise RuntimeError("llama.cpp could not evaluate the prompt")
                 self._held += piece
                 row = len(piece) - 1

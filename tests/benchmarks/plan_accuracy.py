@@ -33,9 +33,9 @@ from assistant import paths  # noqa: E402
 from assistant.errors import PlanError  # noqa: E402
 from assistant.memory.gguf.header import read_header  # noqa: E402
 from assistant.memory.model.profile import model_of  # noqa: E402
-from assistant.memory.planning.dry_run import Oracle  # noqa: E402
+from assistant.memory.planning.dry_run import DryRun  # noqa: E402
 from assistant.memory.planning.measured_planner import measure  # noqa: E402
-from assistant.memory.planning.plan import Plan, Wishes  # noqa: E402
+from assistant.memory.planning.plan import Plan, Requirements  # noqa: E402
 from assistant.memory.planning.planner import make_plan  # noqa: E402
 
 MIB = 1 << 20
@@ -43,11 +43,11 @@ _COLUMNS = (
     "| family | weights MiB | KV MiB | weights and KV off by | compute: estimate MiB "
     "| compute: taken MiB | compute off | all off | dry run ms |"
 )
-WISHES = Wishes(n_ctx=16_384, overhead_bytes=0)
+WISHES = Requirements(n_ctx=16_384, overhead_bytes=0)
 ON = known_failures.card(24, host=1000)
 
 
-def family_row(family: str, oracle: Oracle) -> dict[str, Any]:
+def family_row(family: str, dry_run: DryRun) -> dict[str, Any]:
     """One family: predicted and taken bytes by class, over card and host together."""
     header = shapes.family_header(family)
     started = time.perf_counter()
@@ -57,7 +57,7 @@ def family_row(family: str, oracle: Oracle) -> dict[str, Any]:
         guess = make_plan(model_of(header), known_failures.card(48, host=1000), WISHES)
     planned_ms = 1000 * (time.perf_counter() - started)
     started = time.perf_counter()
-    real = measure(header, guess, oracle)
+    real = measure(header, guess, dry_run)
     asked_ms = 1000 * (time.perf_counter() - started)
     fixed_off = sum(abs(usage.other_bytes) for usage in real.usages)
     before, after = totals(guess), totals(real)
@@ -164,16 +164,16 @@ def main() -> None:
         cards = [Card("SIM0", total_bytes=24 * GIB), Card("SIM1", total_bytes=12 * GIB)]
         machine = SimulatedMachine(Path(folder) / "cards", cards)
         os.environ.update(machine.environment())
-        with Oracle() as oracle:
-            family_row("olmoe", oracle)  # the child's start is not the dry run's
+        with DryRun() as dry_run:
+            family_row("olmoe", dry_run)  # the child's start is not the dry run's
             found = {
                 **head("plan_accuracy", llama_cpp_python=llama_cpp.__version__),
-                "families": [family_row(family, oracle) for family in shapes.SHAPES],
+                "families": [family_row(family, dry_run) for family in shapes.SHAPES],
                 "headers": [
                     header_row(name)
                     for name in ("starter-moe.gguf", "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf")
                 ],
-                "failures": failure_rows(known_failures.Bench(oracle, machine)),
+                "failures": failure_rows(known_failures.Bench(dry_run, machine)),
             }
     sys.stdout.write(json.dumps(found, indent=1) + "\n")
     if wanted.write:

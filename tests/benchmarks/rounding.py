@@ -36,7 +36,7 @@ from speculation import Prompt, edits, fresh
 
 from assistant.engine.types import LoadSpec
 from assistant.engine.worker.speculation import MOST_DRAFTED, SURE_MARGIN
-from assistant.llama.context import Context, Logits, Span, Verdict
+from assistant.llama.context import Context, DecodeStatus, Logits, Span
 from assistant.llama.model import Model
 from assistant.models import vocabulary
 from assistant.models.catalogue import resolve
@@ -102,7 +102,7 @@ class Cells:
         for start in range(0, len(tokens), size):
             part = tokens[start : start + size]
             verdict = self.context.decode([Span(0, at + start, part, len(part))])
-            assert verdict is Verdict.DONE
+            assert verdict is DecodeStatus.DONE
             for row in range(len(part)):
                 yield self.context.logits(row)
 

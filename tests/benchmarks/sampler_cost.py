@@ -43,7 +43,7 @@ async def _measure(busy: bool, seconds: float) -> dict[str, Any]:
     looks = len(samples) - looks
     return {
         "busy": busy,
-        "cards": len(samples[-1].cards),
+        "cards": len(samples[-1].gpus),
         "looks_per_s": round(looks / wall, 2),
         "core_percent": round(100 * cpu / wall, 3),
         "cpu_us_per_look": round(1e6 * cpu / max(looks, 1)),

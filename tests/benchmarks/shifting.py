@@ -36,7 +36,7 @@ from llama_cpp import llama_cpp
 
 import context
 from assistant.engine.types import LoadSpec
-from assistant.llama.context import Context, Logits, Span, Verdict
+from assistant.llama.context import Context, DecodeStatus, Logits, Span
 from assistant.llama.model import Model
 from assistant.models import families, vocabulary
 from assistant.models.catalogue import resolve
@@ -116,7 +116,7 @@ class Cells:
         self.context.forget(0, at)
         for start in range(0, len(tokens), CHUNK):
             part = tokens[start : start + CHUNK]
-            assert self.context.decode([Span(0, at + start, part, 1)]) is Verdict.DONE
+            assert self.context.decode([Span(0, at + start, part, 1)]) is DecodeStatus.DONE
         return self.context.logits(len(part) - 1)
 
     def delete(self, gone: range) -> None:

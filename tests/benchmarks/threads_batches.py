@@ -32,7 +32,7 @@ from head import head, publish
 from msgspec.structs import replace
 
 from assistant.engine.types import LoadSpec
-from assistant.llama.context import Context, Span, Verdict
+from assistant.llama.context import Context, DecodeStatus, Span
 from assistant.llama.model import Model
 from assistant.models.catalogue import resolve
 
@@ -52,7 +52,9 @@ def prefill_s(context: Context, tokens: list[int], size: int) -> float:
     started = time.perf_counter()
     for at in range(0, len(tokens), size):
         part = tokens[at : at + size]
-        assert context.decode([Span(0, at, part, int(at + size >= len(tokens)))]) is Verdict.DONE
+        assert (
+            context.decode([Span(0, at, part, int(at + size >= len(tokens)))]) is DecodeStatus.DONE
+        )
     return time.perf_counter() - started
 
 
@@ -61,7 +63,7 @@ def decode_s(context: Context, tokens: list[int], at: int) -> float:
     context.forget(0, at)
     started = time.perf_counter()
     for offset, token in enumerate(tokens):
-        assert context.decode([Span(0, at + offset, [token], 1)]) is Verdict.DONE
+        assert context.decode([Span(0, at + offset, [token], 1)]) is DecodeStatus.DONE
     return time.perf_counter() - started
 
 
@@ -81,7 +83,7 @@ def stop_s(context: Context, tokens: list[int], expected_s: float, rng: random.R
     ended = time.perf_counter()
     timer.cancel()
     context.abort.clear()
-    return ended - raised if verdict is Verdict.ABORTED else 0.0
+    return ended - raised if verdict is DecodeStatus.ABORTED else 0.0
 
 
 def measure(name: str, rounds: int, rng: random.Random) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from assistant.memory.degrade.ladder import Rung
 from assistant.memory.gguf.header import read_header
 from assistant.memory.planning.machine import machine_of
 from assistant.memory.planning.measured_planner import plan_with_ladder
-from assistant.memory.planning.plan import Wishes
+from assistant.memory.planning.plan import Requirements
 from assistant.memory.probes.devices import HostMemory, ask_backend, merge
 
 pytestmark = pytest.mark.model
@@ -41,9 +41,9 @@ def card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 def ladder_of(model: Path) -> tuple[Rung, ...]:
     """The ladder of a model on the card."""
     host = HostMemory(16 * GIB, 8 * GIB)
-    wishes = Wishes(n_ctx=8192, margin_bytes=MARGIN_MIB * MIB, overhead_bytes=0)
+    requirements = Requirements(n_ctx=8192, margin_bytes=MARGIN_MIB * MIB, overhead_bytes=0)
     machine = machine_of(merge(ask_backend(), (), host))
-    return plan_with_ladder(read_header(model), machine, wishes)[1]
+    return plan_with_ladder(read_header(model), machine, requirements)[1]
 
 
 def run(test: Callable[[LlamaEngine], Awaitable[None]]) -> None:

@@ -16,13 +16,13 @@ from assistant.memory.gguf.header import read_header
 from assistant.memory.planning.load_report import compare, planned_memory, recheck
 from assistant.memory.planning.measured_planner import plan_and_measure
 from assistant.memory.planning.plan import Machine as PlanMachine
-from assistant.memory.planning.plan import Plan, Wishes
+from assistant.memory.planning.plan import Plan, Requirements
 from assistant.memory.probes.devices import Device, HostMemory, ask_backend, merge
 
 pytestmark = pytest.mark.model
 
-WISHES = Wishes(n_ctx=4096, margin_bytes=64 * MIB, overhead_bytes=0)
-HOST = HostMemory(16 * GIB, 8 * GIB)
+WISHES = Requirements(n_ctx=4096, margin_bytes=64 * MIB, overhead_bytes=0)
+HOST_MEMORY = HostMemory(16 * GIB, 8 * GIB)
 
 
 @pytest.fixture
@@ -34,11 +34,11 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return machine
 
 
-def devices_now(host: HostMemory = HOST) -> tuple[Device, ...]:
+def devices_now(host: HostMemory = HOST_MEMORY) -> tuple[Device, ...]:
     return merge(ask_backend(), (), host)
 
 
-def planned(model: Path, *names: str, host: HostMemory = HOST) -> Plan:
+def planned(model: Path, *names: str, host: HostMemory = HOST_MEMORY) -> Plan:
     devices = devices_now(host)
     cards = tuple(device for device in devices if device.name in names)
     return plan_and_measure(read_header(model), PlanMachine(devices[-1], cards), WISHES)

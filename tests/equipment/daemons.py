@@ -79,7 +79,7 @@ class Memory:
     def __call__(self) -> Sample:
         free = self.total_bytes - self.others_bytes - self.ours()
         host = HostMemory(self.total_bytes, free)
-        return Sample(at_s=time.monotonic(), cards=(), host=host)
+        return Sample(at_s=time.monotonic(), gpus=(), host_memory=host)
 
     def leave(self, free_bytes: int) -> None:
         """Other programs take or give so much that this is free now."""

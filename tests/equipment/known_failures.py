@@ -18,11 +18,11 @@ from assistant.errors import PlanError
 from assistant.llama.spec import DeviceKind, LoadSpec
 from assistant.memory.gguf.header import Header
 from assistant.memory.model.architecture import model_memory
-from assistant.memory.model.kv_cache import CacheWish, cache_bytes
+from assistant.memory.model.kv_cache import CacheParams, cache_bytes
 from assistant.memory.model.profile import model_of
-from assistant.memory.planning.dry_run import Oracle
+from assistant.memory.planning.dry_run import DryRun
 from assistant.memory.planning.measured_planner import measure, plan_and_measure
-from assistant.memory.planning.plan import HOST, Machine, Wishes
+from assistant.memory.planning.plan import HOST_MEMORY, Machine, Requirements
 from assistant.memory.planning.planner import make_plan
 from assistant.memory.probes.devices import Device
 
@@ -39,7 +39,7 @@ class Outcome:
 class Bench:
     """What a trial may use: the dry run, and the cards that it sees (SIM0 24 GiB, SIM1 12 GiB)."""
 
-    oracle: Oracle
+    dry_run: DryRun
     cards: SimulatedMachine
 
 
@@ -67,17 +67,17 @@ def trial(name: str) -> Callable[[Trial], Trial]:
 
 
 def device(name: str, gib: float, free: float | None = None) -> Device:
-    kind = DeviceKind.CPU if name == HOST else DeviceKind.GPU
+    kind = DeviceKind.CPU if name == HOST_MEMORY else DeviceKind.GPU
     return Device(name, kind, int(gib * GIB), int((gib if free is None else free) * GIB))
 
 
 def card(gib: float, host: float = 800, free: float | None = None) -> Machine:
-    return Machine(device(HOST, host), (device("SIM0", gib, free),))
+    return Machine(device(HOST_MEMORY, host), (device("SIM0", gib, free),))
 
 
 @trial("experts on the CPU turn fitting off, then memory runs out (llama.cpp#27872)")
 def experts_on_the_host(bench: Bench) -> Outcome:
-    plan = plan_and_measure(shapes.family_header("qwen3moe"), card(2.5), None, bench.oracle)
+    plan = plan_and_measure(shapes.family_header("qwen3moe"), card(2.5), None, bench.dry_run)
     seen = (
         f"on a 2.5 GiB card {plan.expert_layers_on_gpu} of 48 groups stand on it, context "
         f"{plan.n_ctx} in {plan.choice.cache.type_k}; measured "
@@ -99,8 +99,8 @@ def explicit_layers(bench: Bench) -> Outcome:
 @trial("multi-token prediction is missed (llama.cpp#23472)")
 def nextn(bench: Bench) -> Outcome:
     header = shapes.family_header("glm4moe")
-    plan = measure(header, make_plan(model_of(header), card(24)), bench.oracle)
-    skipped = plan.model.census.skipped.size_bytes
+    plan = measure(header, make_plan(model_of(header), card(24)), bench.dry_run)
+    skipped = plan.model.inventory.skipped.size_bytes
     other = sum(usage.other_bytes for usage in plan.usages)
     seen = f"{skipped / GIB:.2f} GiB of it in the file, not loaded, not charged: {other} B off"
     return Outcome(other == 0 and skipped > GIB, seen)
@@ -119,7 +119,7 @@ def vision(bench: Bench) -> Outcome:
 @trial("generation aborts at 119k tokens: the context was not all reserved (llama.cpp#21692)")
 def long_context(bench: Bench) -> Outcome:
     header = shapes.family_header("qwen3moe")
-    plan = plan_and_measure(header, card(24), Wishes(n_ctx=131_072), bench.oracle)
+    plan = plan_and_measure(header, card(24), Requirements(n_ctx=131_072), bench.dry_run)
     usage = plan.gpu_usages[0]
     seen = (
         f"131,072 tokens: KV {usage.kv_bytes / GIB:.1f} GiB and compute "
@@ -130,7 +130,7 @@ def long_context(bench: Bench) -> Outcome:
 
 @trial("a second process's context takes 700 MB that nobody counted (llama.cpp#21692)")
 def second_process(bench: Bench) -> Outcome:
-    on = Machine(device(HOST, 64), (device("CUDA0", 12, 11),))
+    on = Machine(device(HOST_MEMORY, 64), (device("CUDA0", 12, 11),))
     plan = make_plan(model_of(shapes.family_header("qwen3moe")), on)
     usage = plan.gpu_usages[0]
     seen = f"{usage.overhead_bytes / MIB:.0f} MiB provided for, on top of what is free now"
@@ -140,9 +140,9 @@ def second_process(bench: Bench) -> Outcome:
 @trial("recurrent state grows from 150 to 9,726 MiB (llama.cpp#22673)")
 def recurrent_state(bench: Bench) -> Outcome:
     header = shapes.family_header("qwen3next")
-    wish = CacheWish(n_ctx=256, n_seq_max=8)
+    wish = CacheParams(n_ctx=256, n_seq_max=8)
     ours = cache_bytes(model_memory(header), wish)
-    memory = bench.oracle.ask(LoadSpec(path="shape", n_ctx=256, n_seq_max=8), header)
+    memory = bench.dry_run.run(LoadSpec(path="shape", n_ctx=256, n_seq_max=8), header)
     theirs = sum(part.kv_bytes for part in memory)
     seen = f"8 sequences: {ours / MIB:.1f} MiB foretold, {theirs / MIB:.1f} MiB taken"
     return Outcome(ours == theirs, seen)
@@ -157,7 +157,7 @@ def sliding_window(bench: Bench) -> Outcome:
 def compute(bench: Bench) -> Outcome:
     header = shapes.family_header("gpt-oss-120b")
     guess = make_plan(model_of(header), card(80))
-    real = measure(header, guess, bench.oracle)
+    real = measure(header, guess, bench.dry_run)
     before, after = (plan.gpu_usages[0].compute_bytes for plan in (guess, real))
     seen = f"estimated {before / MIB:.0f} MiB, taken {after / MIB:.0f} MiB"
     return Outcome(0 < after <= before * 1.05, seen)
@@ -167,7 +167,7 @@ def compute(bench: Bench) -> Outcome:
 def other_processes(bench: Bench) -> Outcome:
     header = shapes.family_header("qwen3moe")
     idle, busy = (
-        plan_and_measure(header, card(24, free=free), None, bench.oracle) for free in (24, 9)
+        plan_and_measure(header, card(24, free=free), None, bench.dry_run) for free in (24, 9)
     )
     needed = busy.gpu_usages[0].needed_bytes
     seen = (
@@ -183,7 +183,7 @@ def twice_too_much(bench: Bench) -> Outcome:
     for family in shapes.SHAPES:
         header = shapes.family_header(family)
         guess = make_plan(model_of(header), card(2000))
-        real = measure(header, guess, bench.oracle)
+        real = measure(header, guess, bench.dry_run)
         before, after = (sum(usage.needed_bytes for usage in plan.usages) for plan in (guess, real))
         error = abs(before - after) / after
         if error > worst:
@@ -208,7 +208,7 @@ def latent(bench: Bench) -> Outcome:
 
 @trial("video memory is held until the process exits (llama-cpp-python#1442)")
 def held(bench: Bench) -> Outcome:
-    with Oracle() as own:
+    with DryRun() as own:
         plan_and_measure(shapes.family_header("qwen3moe"), card(24), None, own)
     left = bench.cards.used_bytes("SIM0")
     return Outcome(left == 0, f"{left} B of the card are held after the question")
@@ -216,9 +216,9 @@ def held(bench: Bench) -> Outcome:
 
 def _kv(family: str, n_ctx: int, bench: Bench) -> Outcome:
     header: Header = shapes.family_header(family)
-    wish = CacheWish(n_ctx=n_ctx, n_seq_max=1, swa_full=False)
+    wish = CacheParams(n_ctx=n_ctx, n_seq_max=1, swa_full=False)
     ours = cache_bytes(model_memory(header), wish)
     spec = LoadSpec(path="shape", n_ctx=n_ctx, n_seq_max=1, swa_full=False)
-    theirs = sum(part.kv_bytes for part in bench.oracle.ask(spec, header))
+    theirs = sum(part.kv_bytes for part in bench.dry_run.run(spec, header))
     seen = f"{n_ctx:,} tokens: {ours / MIB:,.2f} MiB foretold, {theirs / MIB:,.2f} MiB taken"
     return Outcome(ours == theirs, seen)

@@ -189,8 +189,8 @@ def _refused_computations(stretch: float) -> list[Scenario]:
 
 def _host(stretch: float) -> Scenario:
     acts = [
-        Act(1.5, "the host runs out of memory", host_bytes=0),
-        Act(1.5 + 3 * stretch, "it is free again", host_bytes=8 * GIB),
+        Act(1.5, "the host runs out of memory", host_memory_bytes=0),
+        Act(1.5 + 3 * stretch, "it is free again", host_memory_bytes=8 * GIB),
         Act(2.5 + 3 * stretch),
     ]
     return Scenario(

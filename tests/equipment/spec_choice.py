@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from itertools import accumulate
 
 from assistant.llama.spec import LoadSpec
-from assistant.memory.model.kv_cache import CacheWish
+from assistant.memory.model.kv_cache import CacheParams
 from assistant.memory.model.profile import Model
-from assistant.memory.planning.footprint import Sheet, sheet_of, usages
-from assistant.memory.planning.plan import HOST, Choice, DeviceUsage, Machine, Wishes
+from assistant.memory.planning.footprint import ModelBreakdown, breakdown_of, usages
+from assistant.memory.planning.plan import HOST_MEMORY, Choice, DeviceUsage, Machine, Requirements
 
 
 def spec_usages(
@@ -28,16 +28,18 @@ def spec_usages(
         machine: must have every device that the spec names.
         corrections: by device, bytes by which its compute buffer was measured above the estimate.
     """
-    sheet = sheet_of(model, machine)
-    return usages(sheet, choice_of(sheet, spec), Wishes(n_seq_max=spec.n_seq_max), corrections)
+    breakdown = breakdown_of(model, machine)
+    return usages(
+        breakdown, choice_of(breakdown, spec), Requirements(n_seq_max=spec.n_seq_max), corrections
+    )
 
 
-def choice_of(sheet: Sheet, spec: LoadSpec) -> Choice:
+def choice_of(breakdown: ModelBreakdown, spec: LoadSpec) -> Choice:
     """What a spec decides, as llama.cpp reads it (load_tensors in src/llama-model.cpp)."""
-    n_layer = sheet.model.n_layer
-    places = _places(sheet, spec)
+    n_layer = breakdown.model.n_layer
+    places = _places(breakdown, spec)
     return Choice(
-        cache=CacheWish(
+        cache=CacheParams(
             n_ctx=spec.n_ctx,
             type_k=spec.cache_type_k,
             type_v=spec.cache_type_v,
@@ -49,7 +51,9 @@ def choice_of(sheet: Sheet, spec: LoadSpec) -> Choice:
         ),
         layers=tuple(places[:n_layer]),
         output=places[n_layer],
-        experts=tuple(_expert_place(sheet, spec, index, places[index]) for index in range(n_layer)),
+        experts=tuple(
+            _expert_place(breakdown, spec, index, places[index]) for index in range(n_layer)
+        ),
         n_batch=spec.n_batch,
         n_outputs_max=spec.n_outputs_max or spec.n_batch,
         op_offload=spec.op_offload,
@@ -58,27 +62,27 @@ def choice_of(sheet: Sheet, spec: LoadSpec) -> Choice:
     )
 
 
-def _places(sheet: Sheet, spec: LoadSpec) -> list[str]:
+def _places(breakdown: ModelBreakdown, spec: LoadSpec) -> list[str]:
     """The device of each block, and last that of the output."""
-    items = sheet.model.n_layer + 1
+    items = breakdown.model.n_layer + 1
     on_cards = items if spec.n_gpu_layers < 0 else min(spec.n_gpu_layers, items)
     if not spec.devices or not on_cards:
-        return [HOST] * items
+        return [HOST_MEMORY] * items
     shares = list(spec.tensor_split[: len(spec.devices)])
     if not any(shares):
-        free = {gpu.name: gpu.free_bytes for gpu in sheet.machine.gpus}
+        free = {gpu.name: gpu.free_bytes for gpu in breakdown.machine.gpus}
         shares = [float(free.get(name, 0)) for name in spec.devices]
     ends = [end / (sum(shares) or 1.0) for end in accumulate(shares)]
-    places = [HOST] * (items - on_cards)
+    places = [HOST_MEMORY] * (items - on_cards)
     for item in range(on_cards):
         card = sum(1 for end in ends if end <= item / on_cards)
         places.append(spec.devices[min(card, len(spec.devices) - 1)])
     return places
 
 
-def _expert_place(sheet: Sheet, spec: LoadSpec, index: int, own: str) -> str:
+def _expert_place(breakdown: ModelBreakdown, spec: LoadSpec, index: int, own: str) -> str:
     """Where a block's expert group stands: the first matching override decides."""
-    if not sheet.expert_sizes[index]:
+    if not breakdown.expert_sizes[index]:
         return ""
     name = f"blk.{index}.ffn_down_exps.weight"
     for override in spec.overrides:

@@ -63,7 +63,7 @@ class Act:
     cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     send: signal.Signals | None = None
     processes: tuple[Foreign, ...] | None = None
-    host_bytes: int | None = None
+    host_memory_bytes: int | None = None
     once_ready: bool = False
 
 
@@ -148,9 +148,9 @@ class Stage:
                 self.machine.change(name, **changes)
         if act.processes is not None:
             self.machine.run(*act.processes)
-        if act.host_bytes is not None:
+        if act.host_memory_bytes is not None:
             new = self.machine.folder / "host.new"
-            new.write_text(str(act.host_bytes))
+            new.write_text(str(act.host_memory_bytes))
             new.replace(self.machine.folder / "host")
 
     def hit(self, number: signal.Signals) -> bool:

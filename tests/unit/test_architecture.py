@@ -32,6 +32,8 @@ ORDER = [
     "assistant.llama",
     "assistant.statistics",
     "assistant.settings",
+    "assistant.hugging_face",
+    "assistant.http_client",
     "assistant.address",
     "assistant.paths",
     "assistant.library_output",

@@ -20,7 +20,7 @@ from assistant.engine.types import EngineStats, ModelInfo, Priority
 from assistant.memory.degrade import ladder
 from assistant.memory.degrade.budget import Memory
 from assistant.memory.degrade.ladder import DROP, TRIM, Move, Rules, Situation, Standing
-from assistant.memory.planning.plan import HOST
+from assistant.memory.planning.plan import HOST_MEMORY
 from assistant.memory.probes.devices import Device
 from assistant.memory.probes.sampler import Reader, Sample, Sampler
 from assistant.wire import DeviceNow, RungNow, ServiceState
@@ -338,6 +338,6 @@ def _ours(info: ModelInfo | None) -> dict[str, int]:
     found: dict[str, int] = {}
     for entry in info.memory if info else ():
         taken = entry.weights_bytes + entry.kv_bytes + entry.compute_bytes
-        name = HOST if entry.is_host else entry.device
+        name = HOST_MEMORY if entry.is_host else entry.device
         found[name] = found.get(name, 0) + taken
     return found

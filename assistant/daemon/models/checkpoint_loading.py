@@ -18,7 +18,7 @@ from assistant.memory.checkpoints.checkpoint_plan import (
 )
 from assistant.memory.degrade.ladder import Rung
 from assistant.memory.planning.machine import machine_of
-from assistant.memory.planning.plan import HOST, Machine
+from assistant.memory.planning.plan import HOST_MEMORY, Machine
 from assistant.memory.probes.devices import ask_backend, merge
 from assistant.memory.probes.sampler import Sample
 from assistant.settings import ModelSettings
@@ -47,16 +47,18 @@ class CheckpointPlanning:
         """
         checkpoint = read_checkpoint(Path(self.settings.name).expanduser())
         sample = self.look()
-        devices = merge(ask_backend(), sample.cards, sample.host, sample.lost)
+        devices = merge(ask_backend(), sample.gpus, sample.host_memory, sample.lost)
         machine = credited(machine_of(devices), self.credit())
         scheme, mapped = choose(checkpoint, machine, self.settings)
         spec = load_spec(checkpoint, scheme, mapped, self.settings)
         held = {_ggml_name(name): size for name, size in mapped.bytes_by_device.items()}
         ladder = (
-            Rung("plan", "the whole plan", spec, {HOST: 0} | held),
-            Rung("unload", "the model, until the next request", None, {HOST: 0}, reload=True),
+            Rung("plan", "the whole plan", spec, {HOST_MEMORY: 0} | held),
+            Rung(
+                "unload", "the model, until the next request", None, {HOST_MEMORY: 0}, reload=True
+            ),
         )
-        margins = dict.fromkeys(({HOST: 0} | held), _MARGIN_BYTES)
+        margins = dict.fromkeys(({HOST_MEMORY: 0} | held), _MARGIN_BYTES)
         return Loadable(ladder, margins=margins, model=self.settings)
 
 
@@ -79,10 +81,10 @@ def choose(
             return scheme, mapped
     fitting = [entry for entry in tried if entry[1].fits]
     if fitting:
-        return max(fitting, key=lambda entry: entry[1].expert_layers_on_cards)
+        return max(fitting, key=lambda entry: entry[1].expert_layers_on_gpus)
     scheme, mapped = tried[-1]
     size = checkpoint_bytes(checkpoint, scheme)
-    free = machine.host.free_bytes + sum(gpu.free_bytes for gpu in machine.gpus)
+    free = machine.host_memory.free_bytes + sum(gpu.free_bytes for gpu in machine.gpus)
     raise PlanError(
         f"it takes {size / 1e9:.1f} GB as {scheme.value}, {free / 1e9:.1f} GB are free",
         subject=checkpoint.name,
@@ -118,4 +120,4 @@ def _schemes(checkpoint: Checkpoint, settings: ModelSettings) -> list[Scheme]:
 
 
 def _ggml_name(name: str) -> str:
-    return HOST if name == "cpu" else f"CUDA{name}"
+    return HOST_MEMORY if name == "cpu" else f"CUDA{name}"

@@ -21,7 +21,7 @@ from assistant.engine.local import LlamaEngine
 from assistant.engine.types import LoadSpec, ModelInfo
 from assistant.errors import ModelError, UnderkeelError
 from assistant.memory.degrade.ladder import Rung
-from assistant.memory.planning.plan import HOST
+from assistant.memory.planning.plan import HOST_MEMORY
 from assistant.memory.probes.sampler import Reader
 from assistant.settings import ModelSettings, Settings
 
@@ -95,7 +95,10 @@ class ServerPlanning:
             except UnderkeelError as error:
                 log.warning("no model of this machine stands by: %s", error)
         rung = Rung(
-            "server", "a server answers: nothing of it is in this machine", _NOTHING, {HOST: 0}
+            "server",
+            "a server answers: nothing of it is in this machine",
+            _NOTHING,
+            {HOST_MEMORY: 0},
         )
         return Loadable((rung,))
 

@@ -16,7 +16,7 @@ from assistant.memory.planning.load_report import LoadReport, compare, planned_m
 from assistant.memory.planning.machine import machine_of
 from assistant.memory.planning.measured_planner import plan_with_ladder
 from assistant.memory.planning.plan import Machine, Plan
-from assistant.memory.planning.planner import wishes_of
+from assistant.memory.planning.planner import requirements_of
 from assistant.memory.probes.devices import Device, ask_backend, merge
 from assistant.memory.probes.sampler import Sample
 from assistant.models import catalogue
@@ -72,7 +72,7 @@ class Loadable:
             else device
             for device in self.backend
         ]
-        return merge(backend, sample.cards, sample.host, sample.lost)
+        return merge(backend, sample.gpus, sample.host_memory, sample.lost)
 
 
 def credited(machine: Machine, credit: Credit) -> Machine:
@@ -82,7 +82,7 @@ def credited(machine: Machine, credit: Credit) -> Machine:
         free = device.free_bytes + credit.get(device.name, 0)
         return fields_replaced(device, free_bytes=min(max(free, 0), device.total_bytes))
 
-    return Machine(changed(machine.host), tuple(map(changed, machine.gpus)))
+    return Machine(changed(machine.host_memory), tuple(map(changed, machine.gpus)))
 
 
 @dataclass
@@ -113,12 +113,12 @@ class Planning:
         header = read_header(catalogue.resolve(settings.name))
         sample = self.look()
         # ggml's devices change only with the cards that are there; asking costs a process.
-        cards = frozenset(card.bus_id for card in sample.cards)
+        cards = frozenset(card.bus_id for card in sample.gpus)
         if not self._backend or cards != self._asked_with:
             self._backend, self._asked_with = ask_backend(), cards
-        devices = merge(self._backend, sample.cards, sample.host, sample.lost)
+        devices = merge(self._backend, sample.gpus, sample.host_memory, sample.lost)
         machine = credited(machine_of(devices), self.credit())
-        plan, rungs = plan_with_ladder(header, machine, wishes_of(settings))
+        plan, rungs = plan_with_ladder(header, machine, requirements_of(settings))
         ladder = tuple(self._as_set(rung) for rung in rungs)
         margins = {usage.device.name: usage.margin_bytes for usage in plan.usages}
         return Loadable(ladder, plan, self._backend, margins, settings)

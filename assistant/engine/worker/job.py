@@ -17,7 +17,7 @@ from assistant.engine.types import Delta, Done, GenerateRequest, Priority, StopR
 from assistant.engine.worker.line_avoidance import Unlike
 from assistant.engine.worker.speculation import NO_DRAFT, Draft, Lookup
 from assistant.errors import ContextFullError, EngineError, RefusedError, RequestError
-from assistant.llama.context import Verdict
+from assistant.llama.context import DecodeStatus
 from assistant.llama.sampling import Chain, Sampler, Tokens
 
 
@@ -47,13 +47,13 @@ def replaces(new: GenerateRequest, old: GenerateRequest) -> bool:
     )
 
 
-def cause_of(verdict: Verdict) -> EngineError:
+def cause_of(verdict: DecodeStatus) -> EngineError:
     """Why the requests of a batch fail, where nothing could be given up for them."""
-    if verdict is Verdict.NO_CELLS:
+    if verdict is DecodeStatus.NO_CELLS:
         return ContextFullError("the KV cache is full", advice="Ask again with a shorter prompt")
-    if verdict is Verdict.NO_MEMORY:
+    if verdict is DecodeStatus.NO_MEMORY:
         return RefusedError("memory for the computation was refused", advice="Ask again")
-    if verdict is Verdict.FAILED:
+    if verdict is DecodeStatus.FAILED:
         return RefusedError("a device failed to compute", advice="Ask again")
     return EngineError(f"llama.cpp failed to evaluate ({verdict.name})", advice="Ask again")
 

@@ -38,7 +38,7 @@ from assistant.errors import (
     UnderkeelError,
 )
 from assistant.llama import ggml
-from assistant.llama.context import Context, Verdict
+from assistant.llama.context import Context, DecodeStatus
 from assistant.llama.model import Model
 from assistant.llama.sampling import Sampler
 
@@ -297,7 +297,7 @@ class Runner:
         took_s = time.perf_counter() - started
         self._stepping = None
         self.context.abort.clear()
-        if verdict is not Verdict.DONE:
+        if verdict is not DecodeStatus.DONE:
             self._undo(chosen, verdict)
             return
         parts = [(job, len(span.tokens)) for job, _, span in chosen]
@@ -318,17 +318,17 @@ class Runner:
         knocked = self._knocked and turn is not Priority.INTERACTIVE
         return knocked or any(job.cancelled for job, _, _ in chosen)
 
-    def _undo(self, chosen: list[Part], verdict: Verdict) -> None:
+    def _undo(self, chosen: list[Part], verdict: DecodeStatus) -> None:
         """Bring the cache back to what the slots say, and deal with the cause."""
         for job, slot, _ in chosen:
             held_tokens, held = [*slot.tokens], len(slot.tokens)
             if self.context.last(slot.number) >= held and not self.slots.cut_after(slot, held):
                 job.todo, job.singly = [*held_tokens, *job.todo], False
-        if verdict is Verdict.ABORTED:
+        if verdict is DecodeStatus.ABORTED:
             return
-        if verdict in {Verdict.NO_CELLS, Verdict.NO_MEMORY} and self.slots.evict():
+        if verdict in {DecodeStatus.NO_CELLS, DecodeStatus.NO_MEMORY} and self.slots.evict():
             return
-        if verdict is Verdict.NO_CELLS and self._park():
+        if verdict is DecodeStatus.NO_CELLS and self._park():
             return
         cause = cause_of(verdict)
         self._meter.totals["refused"] += isinstance(cause, RefusedError)

@@ -89,8 +89,8 @@ class Checkpoint:
 
     @property
     def _quantisation(self) -> Mapping[str, Any]:
-        said = self.config.get("quantization_config")
-        return said if isinstance(said, dict) else {}
+        lines = self.config.get("quantization_config")
+        return lines if isinstance(lines, dict) else {}
 
     def weights(self, tensor: CheckpointTensor) -> int:
         """How many of the model's parameters a tensor holds: several in each packed word."""

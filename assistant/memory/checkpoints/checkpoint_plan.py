@@ -44,15 +44,15 @@ class Mapped:
     """Where Transformers puts a checkpoint.
 
     Attributes:
-        device_map: module -> card number or "cpu". A layer's experts are one entry, never split.
-        fits: whether cards and host hold it.
-        expert_layers_on_cards: of how many layers the experts stand on cards.
+        device_map: module -> GPU number or "cpu". A layer's experts are one entry, never split.
+        fits: whether GPUs and host hold it.
+        expert_layers_on_cards: of how many layers the experts stand on GPUs.
         bytes_by_device: what each holds ("0", "cpu").
     """
 
     device_map: Mapping[str, int | str]
     fits: bool
-    expert_layers_on_cards: int
+    expert_layers_on_gpus: int
     bytes_by_device: Mapping[str, int]
 
 
@@ -126,9 +126,9 @@ def map_devices(
 ) -> Mapped:
     """A `device_map` for `from_pretrained`, by the rule of every plan: attention before experts.
 
-    Beside a card, bitsandbytes leaves what stands on the host at 16 bits; only where there is no
-    card does it quantise there. And where experts are kept in one tensor a layer, a card needs
-    room for one layer's at 16 bits: those that come from the host while their layer is computed,
+    Beside a GPU, bitsandbytes leaves what is in host memory at 16 bits; only where there is no
+    GPU does it quantise there. And where experts are kept in one tensor a layer, a GPU needs
+    room for one layer's at 16 bits: those that come from host memory while their layer is computed,
     and those that are unpacked from 4 bits.
     """
     whole = _mapped(checkpoint, machine, scheme, n_ctx, spare_bytes=0)
@@ -144,15 +144,15 @@ def _mapped(
     checkpoint: Checkpoint, machine: Machine, scheme: Scheme, n_ctx: int, *, spare_bytes: int
 ) -> Mapped:
     layers = checkpoint.n_layer
-    on_card = _sizes(checkpoint, scheme)
-    beside_cards = machine.gpus and scheme in _BITSANDBYTES
-    on_host = _sizes(checkpoint, Scheme.BITS_16) if beside_cards else on_card
+    on_gpu = _sizes(checkpoint, scheme)
+    beside_gpus = machine.gpus and scheme in _BITSANDBYTES
+    in_host_memory = _sizes(checkpoint, Scheme.BITS_16) if beside_gpus else on_gpu
     cache = token_bytes(checkpoint) * n_ctx // max(layers, 1)
-    dense = tuple(size + cache for size in on_card.dense)
-    costs = [Costs(dense, on_card.experts, on_card.outside) for _ in machine.gpus]
+    dense = tuple(size + cache for size in on_gpu.dense)
+    costs = [Costs(dense, on_gpu.experts, on_gpu.outside) for _ in machine.gpus]
     reserved = _TORCH_OVERHEAD_BYTES + spare_bytes
     placement = place(costs, [gpu.free_bytes - reserved for gpu in machine.gpus])
-    cards = [placement.card(index) for index in range(layers + 1)]
+    gpus = [placement.gpu(index) for index in range(layers + 1)]
     taken: dict[str, int] = {}
 
     def take(device: str, size: int) -> None:
@@ -160,19 +160,19 @@ def _mapped(
             taken[device] = taken.get(device, 0) + size
 
     for index in range(layers):
-        device = _device(cards[index])
-        sizes = on_host if device == "cpu" else on_card
+        device = _device(gpus[index])
+        sizes = in_host_memory if device == "cpu" else on_gpu
         take(device, sizes.dense[index] + cache)
         if index in placement.groups:
-            take(device, on_card.experts[index])
+            take(device, on_gpu.experts[index])
         else:
-            take("cpu", on_host.experts[index])
-    last = _device(cards[layers])
-    take(last, (on_host if last == "cpu" else on_card).outside)
+            take("cpu", in_host_memory.experts[index])
+    last = _device(gpus[layers])
+    take(last, (in_host_memory if last == "cpu" else on_gpu).outside)
     return Mapped(
-        device_map=_device_map(checkpoint, cards, placement.groups),
-        fits=taken.get("cpu", 0) <= machine.host.free_bytes,
-        expert_layers_on_cards=len(placement.groups),
+        device_map=_device_map(checkpoint, gpus, placement.groups),
+        fits=taken.get("cpu", 0) <= machine.host_memory.free_bytes,
+        expert_layers_on_gpus=len(placement.groups),
         bytes_by_device=taken,
     )
 
@@ -216,30 +216,30 @@ def _attention_layers(checkpoint: Checkpoint) -> int:
 
 
 def _device_map(
-    checkpoint: Checkpoint, cards: list[int], groups: frozenset[int]
+    checkpoint: Checkpoint, gpus: list[int], groups: frozenset[int]
 ) -> dict[str, int | str]:
     """Modules to devices: a layer in one entry, or by its parts where its experts stand apart."""
     found: dict[str, int | str] = {}
     for tensor in checkpoint.tensors:
         if tensor.layer < 0:
             module = tensor.name.rpartition(".")[0] or tensor.name
-            found[module] = _number(cards[0] if "embed" in module else cards[-1])
+            found[module] = _number(gpus[0] if "embed" in module else gpus[-1])
             continue
-        found[tensor.module] = _number(cards[tensor.layer])
-    return _apart(checkpoint, found, cards, groups)
+        found[tensor.module] = _number(gpus[tensor.layer])
+    return _apart(checkpoint, found, gpus, groups)
 
 
 def _apart(
     checkpoint: Checkpoint,
     found: dict[str, int | str],
-    cards: list[int],
+    gpus: list[int],
     groups: frozenset[int],
 ) -> dict[str, int | str]:
-    """Name the parts of each layer whose experts stand on the host while it does not."""
+    """Name the parts of each layer whose experts are in host memory while it does not."""
     split = {
         tensor.layer
         for tensor in checkpoint.tensors
-        if tensor.routed and tensor.layer not in groups and cards[tensor.layer] >= 0
+        if tensor.routed and tensor.layer not in groups and gpus[tensor.layer] >= 0
     }
     for tensor in checkpoint.tensors:
         if tensor.layer not in split:
@@ -251,16 +251,16 @@ def _apart(
             found[f"{tensor.module}.{part}"] = "cpu"
         else:
             part = rest.rpartition(".")[0] or rest
-            found[f"{tensor.module}.{part}"] = _number(cards[tensor.layer])
+            found[f"{tensor.module}.{part}"] = _number(gpus[tensor.layer])
     return found
 
 
-def _number(card: int) -> int | str:
-    return card if card >= 0 else "cpu"
+def _number(gpu: int) -> int | str:
+    return gpu if gpu >= 0 else "cpu"
 
 
-def _device(card: int) -> str:
-    return str(_number(card))
+def _device(gpu: int) -> str:
+    return str(_number(gpu))
 
 
 def _ceil(count: int, size: int) -> int:

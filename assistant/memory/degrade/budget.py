@@ -5,7 +5,7 @@ It falls at once and climbs one step at a time, each after the memory has been w
 
 What decides the step is the scarcest of three:
 
-- *memories* (each card, the host): free bytes against the plan's margin, as a share of it. The
+- *memories* (each GPU, host memory): free bytes against the plan's margin, as a share of it. The
   margin is there for what the plan cannot see (pools that grow, other programs), so a margin that
   is being eaten is the sign to ask for less.
 - *cells* of the KV cache: a prompt is never promised more than fits together with its answer,
@@ -84,7 +84,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A card or the host: what is free, and what the plan wants to stay free."""
+    """A GPU or host memory: what is free, and what the plan wants to stay free."""
 
     name: str
     free_bytes: int
@@ -108,7 +108,7 @@ class Gauges:
         cells_lent: cells of requests that are being answered; they come back.
         engine_free_share: the engine's own gauge, 0 (full) to 1.
         refused: an allocation was refused since the last look.
-        least_level: an operator wishes no better level than this.
+        least_level: the best level that an operator allows.
     """
 
     cells_free: int
@@ -135,21 +135,21 @@ def decide(
 ) -> tuple[BudgetState, BudgetNow]:
     """The budget of now. The caller keeps the state and gives it back at the next look."""
     share, why = _scarcest(policy, gauges)
-    room = max(0, gauges.cells_free - policy.answer_tokens)
-    by_memory, by_cells = _memory_level(policy, share), _cells_level(policy, room)
+    cells_left = max(0, gauges.cells_free - policy.answer_tokens)
+    by_memory, by_cells = _memory_level(policy, share), _cells_level(policy, cells_left)
     needed = max(by_memory, by_cells, gauges.least_level)
     if needed >= state.level:
         new = BudgetState(level=needed)
     else:
-        new = _climb(policy, state, share, room, now_s)
+        new = _climb(policy, state, share, cells_left, now_s)
     once_returned = max(0, gauges.cells_free + gauges.cells_lent - policy.answer_tokens)
     floor = min(policy.tokens(policy.floor_level), once_returned)
-    tokens = min(policy.tokens(new.level), max(room, floor))
-    if by_cells >= by_memory and (by_cells == new.level or tokens >= room):
+    tokens = min(policy.tokens(new.level), max(cells_left, floor))
+    if by_cells >= by_memory and (by_cells == new.level or tokens >= cells_left):
         why = f"the cache has {gauges.cells_free} free cells"
     elif by_memory < new.level:
-        wished = gauges.least_level == new.level
-        why = "an operator wishes it" if wished else "memory has just come back"
+        wanted = gauges.least_level == new.level
+        why = "an operator set it" if wanted else "memory has just come back"
     scarce = new.level > 0 or tokens < policy.full_tokens
     return new, BudgetNow(tokens=tokens, level=new.level, reason=why if scarce else "")
 
@@ -168,17 +168,19 @@ def _memory_level(policy: Policy, share: float) -> int:
     return sum(1 for least in policy.enter if share < least)
 
 
-def _cells_level(policy: Policy, room: int) -> int:
+def _cells_level(policy: Policy, cells_left: int) -> int:
     """The first level that fits; the floor's where none does."""
-    fitting = (level for level in range(policy.floor_level + 1) if policy.tokens(level) <= room)
+    fitting = (
+        level for level in range(policy.floor_level + 1) if policy.tokens(level) <= cells_left
+    )
     return next(fitting, policy.floor_level)
 
 
 def _climb(
-    policy: Policy, state: BudgetState, share: float, room: int, now_s: float
+    policy: Policy, state: BudgetState, share: float, cells_left: int, now_s: float
 ) -> BudgetState:
     better = state.level - 1
-    if share < policy.enter[better] + policy.gap or room < policy.tokens(better):
+    if share < policy.enter[better] + policy.gap or cells_left < policy.tokens(better):
         return BudgetState(level=state.level)
     since = now_s if state.well_since_s is None else state.well_since_s
     if now_s - since < policy.hold_s:

@@ -9,7 +9,7 @@ The KV cache is allocated whole when a context is made, so the first two rungs f
 bytes. Cells run short, or the budget falls while a margin is still half there: then shorter prompts
 suffice (`trim`), and where not even those leave idle sequences their cells, doing without these
 (`drop`). Both are taken at once, cost no pause, and end as soon as the need has ended; nothing is
-made anew. Where a device's bytes run short they are passed over.
+recreated. Where a device's bytes run short they are passed over.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Rung:
         spec: how it is loaded; None where nothing is.
         holds: bytes on each device while standing here.
         pause_s: how long going here from the rung above is expected to take.
-        reload: whether the weights are read again, not only the context made anew.
+        reload: whether the weights are read again, not only the context recreated.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Situation:
     Attributes:
         free_bytes, margin_bytes: by device.
         level: of the budget, 0 for the full one; `level_reason` says why it is not.
-        dropped_s: since an idle sequence had last to be forgotten for want of cells.
+        dropped_s: since an idle sequence had last to be forgotten because the KV cache is full.
         idle_s: since the last request.
     """
 
@@ -118,7 +118,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Go to `rung`, because of `reason` (for a person). `costless`: nothing is made anew."""
+    """Go to `rung`, because of `reason` (for a person). `costless`: nothing is recreated."""
 
     rung: int
     reason: str
@@ -139,8 +139,8 @@ def choose(
     if rules.pinned or standing.rung not in allowed:
         target = min(allowed, key=lambda i: (abs(i - standing.rung), -i))
         same = ladder[target].spec == ladder[standing.rung].spec
-        wish = Move(target, "an operator wishes it", costless=same)
-        return None if target == standing.rung else wish
+        params = Move(target, "an operator set it", costless=same)
+        return None if target == standing.rung else params
     view = _View(ladder, standing, situation, allowed, rules)
     if short := [name for name in view.held if situation.share(name) < rules.act_share]:
         return _down(view, short)

@@ -33,7 +33,7 @@ class ByteSource(Protocol):
         """At most `length` bytes from `start`; fewer only where the file ends.
 
         Raises:
-            GGUFError: the bytes cannot be had.
+            GGUFError: the bytes is not available.
         """
         ...
 

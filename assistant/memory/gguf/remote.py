@@ -92,7 +92,7 @@ class RangeSource:
             raise self._refused(f"the server answers {response.status_code}", "Check the name")
         found = _RANGE.match(response.headers.get("Content-Range", ""))
         if found is None or int(found[1]) != start:
-            raise self._refused("the server sends another range than asked for", "Download it")
+            raise self._refused("the server sends another range than was requested", "Download it")
         self.size_bytes = int(found[3])
 
     def _body(self, response: httpx.Response, length: int) -> bytes:
@@ -100,7 +100,7 @@ class RangeSource:
         for piece in response.iter_raw():
             body += piece
             if len(body) > length:
-                raise self._refused("the server sends more than asked for", "Download it first")
+                raise self._refused("the server sends more than was requested", "Download it first")
         return bytes(body)
 
     def _refused(self, message: str, advice: str) -> GGUFError:

@@ -21,7 +21,7 @@ class Ssm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     group_count: int = 0
 
 
-class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ModelShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What fixes every tensor of a model. Lengths are elements, counts are counts.
 
     Attributes:
@@ -138,7 +138,7 @@ _FEATURES = {
 }
 
 
-def outside(shape: Shape) -> Iterator[Named]:
+def outside(shape: ModelShape) -> Iterator[Named]:
     """The tensors outside the blocks."""
     yield "token_embd.weight", (shape.embedding, shape.vocabulary)
     if not shape.tied:
@@ -149,7 +149,7 @@ def outside(shape: Shape) -> Iterator[Named]:
         yield "rope_freqs.weight", (shape.key_length // 2,)
 
 
-def block(shape: Shape, index: int) -> Iterator[Named]:
+def block(shape: ModelShape, index: int) -> Iterator[Named]:
     """The tensors of block `index`, in a converter's order."""
     features = _FEATURES.get(shape.architecture, _PLAIN)
     yield "attn_norm.weight", (shape.embedding,)
@@ -177,7 +177,7 @@ def block(shape: Shape, index: int) -> Iterator[Named]:
         yield from _prediction(shape)
 
 
-def _attention(shape: Shape, features: Features) -> Iterator[Named]:
+def _attention(shape: ModelShape, features: Features) -> Iterator[Named]:
     query = shape.heads * shape.key_length
     key = shape.kv_heads * shape.key_length
     value = shape.kv_heads * shape.value_length
@@ -198,7 +198,7 @@ def _attention(shape: Shape, features: Features) -> Iterator[Named]:
         yield "attn_sinks.weight", (shape.heads,)
 
 
-def _latent_attention(shape: Shape) -> Iterator[Named]:
+def _latent_attention(shape: ModelShape) -> Iterator[Named]:
     """DeepSeek's: `key_length` is the uncompressed head, its last `rope` elements rotated."""
     plain = shape.key_length - shape.rope
     if shape.q_lora:
@@ -217,7 +217,7 @@ def _latent_attention(shape: Shape) -> Iterator[Named]:
     yield "attn_output.weight", (shape.heads * shape.value_length, shape.embedding)
 
 
-def _indexer(shape: Shape) -> Iterator[Named]:
+def _indexer(shape: ModelShape) -> Iterator[Named]:
     """DeepSeek-V3.2's choice of the tokens to attend to."""
     if not shape.indexer_heads:
         return
@@ -228,7 +228,7 @@ def _indexer(shape: Shape) -> Iterator[Named]:
     yield "indexer.attn_q_b.weight", (shape.q_lora, shape.indexer_heads * shape.indexer_length)
 
 
-def _recurrent(shape: Shape) -> Iterator[Named]:
+def _recurrent(shape: ModelShape) -> Iterator[Named]:
     match shape.architecture:
         case "qwen3next":
             yield from _gated_delta_net(shape)
@@ -242,7 +242,7 @@ def _recurrent(shape: Shape) -> Iterator[Named]:
             yield "shortconv.out_proj.weight", (shape.embedding, shape.embedding)
 
 
-def _gated_delta_net(shape: Shape) -> Iterator[Named]:
+def _gated_delta_net(shape: ModelShape) -> Iterator[Named]:
     ssm = shape.ssm
     assert ssm is not None
     keys = ssm.state_size * ssm.group_count
@@ -257,7 +257,7 @@ def _gated_delta_net(shape: Shape) -> Iterator[Named]:
     yield "ssm_out.weight", (values, shape.embedding)
 
 
-def _mamba2(shape: Shape) -> Iterator[Named]:
+def _mamba2(shape: ModelShape) -> Iterator[Named]:
     ssm = shape.ssm
     assert ssm is not None
     mixed = ssm.inner_size + 2 * ssm.group_count * ssm.state_size
@@ -271,7 +271,7 @@ def _mamba2(shape: Shape) -> Iterator[Named]:
     yield "ssm_out.weight", (ssm.inner_size, shape.embedding)
 
 
-def _mamba(shape: Shape) -> Iterator[Named]:
+def _mamba(shape: ModelShape) -> Iterator[Named]:
     ssm = shape.ssm
     assert ssm is not None
     yield "ssm_in.weight", (shape.embedding, 2 * ssm.inner_size)
@@ -285,7 +285,7 @@ def _mamba(shape: Shape) -> Iterator[Named]:
     yield "ssm_out.weight", (ssm.inner_size, shape.embedding)
 
 
-def _experts(shape: Shape, features: Features) -> Iterator[Named]:
+def _experts(shape: ModelShape, features: Features) -> Iterator[Named]:
     n_in, n_out, count = shape.embedding, shape.expert_feed_forward, shape.experts
     yield "ffn_gate_inp.weight", (n_in, count)
     if features.expert_bias:
@@ -312,7 +312,7 @@ def _feed_forward(suffix: str, n_in: int, n_out: int) -> Iterator[Named]:
     yield f"ffn_down{suffix}.weight", (n_out, n_in)
 
 
-def _prediction(shape: Shape) -> Iterator[Named]:
+def _prediction(shape: ModelShape) -> Iterator[Named]:
     """What a block of multi-token prediction has besides."""
     yield "nextn.eh_proj.weight", (2 * shape.embedding, shape.embedding)
     for name in ("enorm", "hnorm", "shared_head_norm"):

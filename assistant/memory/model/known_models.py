@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from assistant.memory.gguf.header import DEFAULT_ALIGNMENT, Header, Tensor
-from assistant.memory.model.block_tensors import Named, Shape, block, outside
+from assistant.memory.model.block_tensors import ModelShape, Named, block, outside
 from assistant.memory.model.quantisation import Recipe, recipe
 
 _RMS_EPSILON = 1e-6
@@ -28,7 +28,7 @@ _INDEXER_TOP_K = 2048
 _SIGMOID = 2  # enum llama_expert_gating_func_type
 
 
-def header_of(shape: Shape, quantisation: str = "Q4_K_M", name: str = "shape") -> Header:
+def header_of(shape: ModelShape, quantisation: str = "Q4_K_M", name: str = "shape") -> Header:
     """The header that llama.cpp's converter and quantiser would give a model of this shape.
 
     The sizes follow the quantiser's rules for each recipe but not its every exception, so they
@@ -64,14 +64,14 @@ def header_of(shape: Shape, quantisation: str = "Q4_K_M", name: str = "shape") -
     )
 
 
-def _tensors(shape: Shape) -> Iterator[Named]:
+def _tensors(shape: ModelShape) -> Iterator[Named]:
     yield from outside(shape)
     for index in range(shape.layers + shape.nextn):
         for name, dimensions in block(shape, index):
             yield f"blk.{index}.{name}", dimensions
 
 
-def _metadata(shape: Shape, name: str, rules: Recipe) -> dict[str, object]:
+def _metadata(shape: ModelShape, name: str, rules: Recipe) -> dict[str, object]:
     keys: dict[str, object] = {
         "general.architecture": shape.architecture,
         "general.name": name,
@@ -83,7 +83,7 @@ def _metadata(shape: Shape, name: str, rules: Recipe) -> dict[str, object]:
     return keys
 
 
-def _architecture_keys(shape: Shape) -> Mapping[str, Any]:
+def _architecture_keys(shape: ModelShape) -> Mapping[str, Any]:
     blocks = shape.layers + shape.nextn
     keys: dict[str, Any] = {
         "block_count": blocks,
@@ -137,7 +137,7 @@ def _architecture_keys(shape: Shape) -> Mapping[str, Any]:
     return keys
 
 
-def _kv_heads(shape: Shape, blocks: int) -> int | array[int]:
+def _kv_heads(shape: ModelShape, blocks: int) -> int | array[int]:
     if shape.compressed:
         return 1
     if shape.attention_layers:
@@ -146,7 +146,7 @@ def _kv_heads(shape: Shape, blocks: int) -> int | array[int]:
     return shape.kv_heads
 
 
-def _latent_keys(shape: Shape) -> Mapping[str, Any]:
+def _latent_keys(shape: ModelShape) -> Mapping[str, Any]:
     """Multi-head latent attention: what is cached is one compressed vector a token."""
     keys: dict[str, Any] = {"attention.kv_lora_rank": shape.kv_lora}
     if shape.q_lora:
@@ -175,7 +175,7 @@ class KnownModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     repository: str
     parameters: float
     quantisation: str
-    shape: Shape
+    shape: ModelShape
     coding: bool = False
     quality: int = 0
 

@@ -17,7 +17,7 @@ _ALIGNMENT = 32
 
 
 @dataclass(frozen=True, slots=True)
-class CacheWish:
+class CacheParams:
     """How the cache is wished for; the names are those of llama.cpp's context parameters.
 
     Attributes:
@@ -41,63 +41,63 @@ def padded(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple
 
 
-def cells(wish: CacheWish) -> int:
+def cells(params: CacheParams) -> int:
     """Cells of one stream: of all sequences together if unified, else of each."""
-    total = padded(wish.n_ctx, CELL_PADDING)
-    return total if wish.unified else padded(total // max(wish.n_seq_max, 1), CELL_PADDING)
+    total = padded(params.n_ctx, CELL_PADDING)
+    return total if params.unified else padded(total // max(params.n_seq_max, 1), CELL_PADDING)
 
 
-def window_cells(memory: ModelMemory, wish: CacheWish) -> int:
+def window_cells(memory: ModelMemory, params: CacheParams) -> int:
     """Cells of one stream in a layer with a sliding window."""
-    full = cells(wish)
-    if wish.swa_full:
+    full = cells(params)
+    if params.swa_full:
         return full
-    sequences = wish.n_seq_max if wish.unified else 1
-    ubatch = min(wish.n_ubatch, padded(wish.n_ctx, CELL_PADDING))
+    sequences = params.n_seq_max if params.unified else 1
+    ubatch = min(params.n_ubatch, padded(params.n_ctx, CELL_PADDING))
     return padded(min(full, memory.window * sequences + ubatch), CELL_PADDING)
 
 
-def layer_bytes(memory: ModelMemory, wish: CacheWish) -> tuple[int, ...]:
+def layer_bytes(memory: ModelMemory, params: CacheParams) -> tuple[int, ...]:
     """Bytes that each layer of the file takes for all sequences.
 
     Raises:
         ValueError: the model cannot have these cache types, see `unusable_types`.
     """
-    streams = 1 if wish.unified else max(wish.n_seq_max, 1)
-    full, window = cells(wish) * streams, window_cells(memory, wish) * streams
+    streams = 1 if params.unified else max(params.n_seq_max, 1)
+    full, window = cells(params) * streams, window_cells(memory, params) * streams
     # without flash attention V is stored transposed, in rows as wide as the widest layer's
-    widest = 0 if wish.flash_attn else max((x.value_width for x in memory.layers), default=0)
+    widest = 0 if params.flash_attn else max((x.value_width for x in memory.layers), default=0)
     return tuple(
-        _one(layer, wish, window if layer.windowed else full, widest) for layer in memory.layers
+        _one(layer, params, window if layer.windowed else full, widest) for layer in memory.layers
     )
 
 
-def cache_bytes(memory: ModelMemory, wish: CacheWish) -> int:
+def cache_bytes(memory: ModelMemory, params: CacheParams) -> int:
     """Bytes of the whole cache: keys, values and states of all layers."""
-    return sum(layer_bytes(memory, wish))
+    return sum(layer_bytes(memory, params))
 
 
 def token_bytes(memory: ModelMemory, type_k: str = "f16", type_v: str = "f16") -> int:
     """Bytes that one more token of context takes, sliding windows kept in full."""
-    wish = CacheWish(n_ctx=CELL_PADDING, type_k=type_k, type_v=type_v)
+    params = CacheParams(n_ctx=CELL_PADDING, type_k=type_k, type_v=type_v)
     layers = (replace(x, windowed=False, conv_state=0, state=0) for x in memory.layers)
     growing = replace(memory, layers=tuple(layers))
-    return cache_bytes(growing, wish) // CELL_PADDING
+    return cache_bytes(growing, params) // CELL_PADDING
 
 
-def unusable_types(memory: ModelMemory, wish: CacheWish) -> str:
+def unusable_types(memory: ModelMemory, params: CacheParams) -> str:
     """Why this model cannot have these cache types; empty where it can (llama_init_from_model)."""
-    for name in (wish.type_k, wish.type_v):
+    for name in (params.type_k, params.type_v):
         if name not in CACHE_TYPES:
             return f"there is no cache type {name!r}; known are {', '.join(CACHE_TYPES)}"
-    if BY_NAME[wish.type_v].block_elements > 1 and not wish.flash_attn:
-        return f"{wish.type_v} for V needs flash attention"
+    if BY_NAME[params.type_v].block_elements > 1 and not params.flash_attn:
+        return f"{params.type_v} for V needs flash attention"
     compressed = any(x.key_width and not x.value_width for x in memory.layers)
-    if compressed and wish.type_k != wish.type_v:
+    if compressed and params.type_k != params.type_v:
         return "this model keeps K and V as one, so they need the same cache type"
     for name, heads in (
-        (wish.type_k, {x.key_head for x in memory.layers}),
-        (wish.type_v, {x.value_head for x in memory.layers}),
+        (params.type_k, {x.key_head for x in memory.layers}),
+        (params.type_v, {x.value_head for x in memory.layers}),
     ):
         block = BY_NAME[name].block_elements
         odd = [head for head in sorted(heads) if head % block]
@@ -106,14 +106,14 @@ def unusable_types(memory: ModelMemory, wish: CacheWish) -> str:
     return ""
 
 
-def _one(layer: LayerMemory, wish: CacheWish, rows: int, widest_value: int) -> int:
-    type_k, type_v = BY_NAME[wish.type_k], BY_NAME[wish.type_v]
+def _one(layer: LayerMemory, params: CacheParams, rows: int, widest_value: int) -> int:
+    type_k, type_v = BY_NAME[params.type_k], BY_NAME[params.type_v]
     value_width = max(layer.value_width, widest_value) if layer.value_width else 0
     sizes = (
         type_k.size_bytes((layer.key_width, rows)),
         type_v.size_bytes((value_width, rows)),
         type_k.size_bytes((layer.index_width, rows)),
-        layer.conv_state * _FLOAT32_BYTES * wish.n_seq_max,
-        layer.state * _FLOAT32_BYTES * wish.n_seq_max,
+        layer.conv_state * _FLOAT32_BYTES * params.n_seq_max,
+        layer.state * _FLOAT32_BYTES * params.n_seq_max,
     )
     return sum(padded(size, _ALIGNMENT) for size in sizes)

@@ -13,7 +13,7 @@ from assistant.memory.model.architecture import (
     n_layers,
     skipped_layers,
 )
-from assistant.memory.model.tensor_inventory import Census, take_census
+from assistant.memory.model.tensor_inventory import TensorInventory, take_inventory
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Model:
     n_layer: int
     n_ctx_train: int
     supported: bool
-    census: Census
+    inventory: TensorInventory
     memory: ModelMemory
     activations: Activations
 
@@ -67,7 +67,7 @@ class Model:
 
 def model_of(header: Header) -> Model:
     """Everything the planner needs of a header."""
-    census = take_census(header)
+    inventory = take_inventory(header)
     return Model(
         path=header.path,
         name=header.name,
@@ -75,27 +75,27 @@ def model_of(header: Header) -> Model:
         n_layer=n_layers(header),
         n_ctx_train=max(header.integer("context_length"), 0),
         supported=is_supported(header.architecture),
-        census=census,
+        inventory=inventory,
         memory=model_memory(header),
-        activations=_activations(header, census),
+        activations=_activations(header, inventory),
     )
 
 
-def _activations(header: Header, census: Census) -> Activations:
+def _activations(header: Header, inventory: TensorInventory) -> Activations:
     n_layer = max(n_layers(header) - skipped_layers(header), 0)
     heads = max(header.integers("attention.head_count", max(n_layer, 1)), default=0)
     embedding = max(header.integer("embedding_length"), 0)
     latent = header.integer("attention.key_length_mla") > 0
     key = header.integer("attention.key_length", embedding // max(heads, 1))
     ffn = header.integers("feed_forward_length", max(n_layer, 1))
-    experts = [layer for layer in census.layers if layer.experts]
+    experts = [layer for layer in inventory.layers if layer.experts]
     widths = (tensor.shape[0] for x in experts for tensor in x.experts if "down" in tensor.name)
     return Activations(
         embedding=embedding,
         vocabulary=vocabulary(header),
         heads=max(heads, 0),
         query=max(heads * (key if not latent else 0), 0),
-        feed_forward=max(ffn, default=0) if _has_dense_ffn(census) else 0,
+        feed_forward=max(ffn, default=0) if _has_dense_ffn(inventory) else 0,
         expert=max(widths, default=0),
         used=max((layer.used for layer in experts), default=0),
         latent=max(key, 0) if latent else 0,
@@ -131,9 +131,9 @@ def sized(tensors: Iterable[Tensor], alignment: int, row_padding: int = 0) -> in
     return total
 
 
-def _has_dense_ffn(census: Census) -> bool:
+def _has_dense_ffn(inventory: TensorInventory) -> bool:
     return any(
         ".ffn_up." in tensor.name or ".ffn_down." in tensor.name
-        for layer in census.layers
+        for layer in inventory.layers
         for tensor in layer.dense
     )

@@ -1,7 +1,7 @@
 """What a model consists of: parameters and bytes by class, by layer and by quantisation.
 
-People load a mixture of experts by its active parameters and it dies of its total ones; the census
-says both. It looks at the tensors that are there, never at what the keys promise.
+A mixture of experts is fast by its active parameters but must hold all of them, so the inventory
+counts both. It counts the tensors that exist, never what the keys promise.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Amount:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerCensus:
+class LayerInventory:
     """One block of the file.
 
     Attributes:
@@ -90,7 +90,7 @@ class LayerCensus:
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
+class TensorInventory:
     """The whole model.
 
     Attributes:
@@ -104,7 +104,7 @@ class Census:
         skipped: what the file holds and llama.cpp does not load.
     """
 
-    layers: tuple[LayerCensus, ...]
+    layers: tuple[LayerInventory, ...]
     input: tuple[Tensor, ...]
     output: tuple[Tensor, ...]
     copied: tuple[Tensor, ...]
@@ -142,7 +142,7 @@ def classify(name: str) -> TensorClass:
     return TensorClass.OTHER
 
 
-def take_census(header: Header) -> Census:
+def take_inventory(header: Header) -> TensorInventory:
     """Count what a header lists. It works for any architecture, known or not."""
     blocks: dict[int, list[Tensor]] = {}
     places: dict[str, list[Tensor]] = {"input": [], "output": [], "copied": []}
@@ -164,7 +164,7 @@ def take_census(header: Header) -> Census:
     for layer in layers:
         if not _is_nextn(header, layer.index):
             active += _amount(layer.dense) + _chosen(layer)
-    return Census(
+    return TensorInventory(
         layers=layers,
         input=tuple(places["input"]),
         output=tuple(places["output"]),
@@ -179,7 +179,7 @@ def take_census(header: Header) -> Census:
     )
 
 
-def _layers(header: Header, blocks: Mapping[int, list[Tensor]]) -> tuple[LayerCensus, ...]:
+def _layers(header: Header, blocks: Mapping[int, list[Tensor]]) -> tuple[LayerInventory, ...]:
     # A file may lack its keys, or lie: the tensors decide how many blocks there are.
     most = max(n_layers(header), 1 + max(blocks, default=-1) if len(blocks) < 1024 else 0)
     count = max(header.integer("expert_count"), 0)
@@ -192,7 +192,7 @@ def _layers(header: Header, blocks: Mapping[int, list[Tensor]]) -> tuple[LayerCe
         layer_count = (count or stacked) if experts else 0
         layer_used = used[index] if experts and index < len(used) else 0
         layers.append(
-            LayerCensus(
+            LayerInventory(
                 index=index,
                 dense=tuple(t for t in tensors if t not in experts),
                 experts=experts,
@@ -208,7 +208,7 @@ def _is_nextn(header: Header, index: int) -> bool:
     return index >= n_layers(header) - skipped_layers(header) and skipped_layers(header) > 0
 
 
-def _chosen(layer: LayerCensus) -> Amount:
+def _chosen(layer: LayerInventory) -> Amount:
     if not layer.count:
         return Amount()
     # Without expert_used_count nothing is known, so all of them count.
@@ -233,7 +233,7 @@ def _amount(tensors: Iterable[Tensor]) -> Amount:
     return Amount(parameters, size)
 
 
-def _loaded_tensors(layers: Iterable[LayerCensus], outside: list[Tensor]) -> Iterable[Tensor]:
+def _loaded_tensors(layers: Iterable[LayerInventory], outside: list[Tensor]) -> Iterable[Tensor]:
     yield from outside
     for layer in layers:
         yield from layer.dense

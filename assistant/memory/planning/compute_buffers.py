@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from assistant.memory.model.kv_cache import CacheWish, cells, window_cells
+from assistant.memory.model.kv_cache import CacheParams, cells, window_cells
 from assistant.memory.model.profile import Model
 
 _FLOAT32 = 4
@@ -27,40 +27,40 @@ class Work:
         layers: attention and all else that is not routed, of at least one layer.
         experts: routed experts of at least one layer.
         output: the last matrix and the logits.
-        host: it is the host, which also feeds the token embeddings.
+        host_memory: the CPU device, which also feeds the token embeddings.
         copied_bytes: largest expert tensor that is copied to it for a batch (op_offload).
-        pipelined: several cards work on several batches at once, each with inputs of its own.
+        pipelined: several GPUs work on several batches at once, each with inputs of its own.
     """
 
     layers: bool
     experts: bool
     output: bool
-    host: bool = False
+    host_memory: bool = False
     copied_bytes: int = 0
     pipelined: bool = False
 
 
-def estimate(model: Model, wish: CacheWish, work: Work, n_outputs: int) -> int:
+def estimate(model: Model, params: CacheParams, work: Work, n_outputs: int) -> int:
     """Bytes of one device's compute buffer; an estimate, mostly on the safe side.
 
     Args:
         n_outputs: rows of logits, `n_outputs_max`.
     """
-    if not (work.layers or work.experts or work.output or work.host):
+    if not (work.layers or work.experts or work.output or work.host_memory):
         return 0
     widths = model.activations
-    ubatch = min(wish.n_ubatch, cells(wish))
+    ubatch = min(params.n_ubatch, cells(params))
     row = ubatch * _FLOAT32
-    total = _masks(model, wish, ubatch)
+    total = _masks(model, params, ubatch)
     moments = [0]
     if work.layers:
         moments += [_attention(model), _dense(model), _recurrent(model)]
     if work.experts:
         moments += [_experts(model)]
     peak = max(moments) * row
-    if work.layers and not wish.flash_attn:
-        peak += cells(wish) * row * widths.heads
-    if work.host:
+    if work.layers and not params.flash_attn:
+        peak += cells(params) * row * widths.heads
+    if work.host_memory:
         # the embeddings of the batch, and their copy for the first device
         peak += (1 if work.layers else 2) * widths.embedding * row
     if work.pipelined:
@@ -75,18 +75,18 @@ def estimate(model: Model, wish: CacheWish, work: Work, n_outputs: int) -> int:
 
 
 def logits_bytes(model: Model, n_outputs: int) -> int:
-    """The host's buffer for the logits of a batch, which the breakdown does not list."""
+    """Host memory's buffer for the logits of a batch, which the breakdown does not list."""
     return model.activations.vocabulary * n_outputs * _FLOAT32
 
 
-def _masks(model: Model, wish: CacheWish, ubatch: int) -> int:
+def _masks(model: Model, params: CacheParams, ubatch: int) -> int:
     """The attention mask is kept as float16, once for each length of cache."""
     layers = model.memory.layers
     total = 0
     if any(layer.key_width and not layer.windowed for layer in layers):
-        total += cells(wish) * ubatch * _FLOAT16
+        total += cells(params) * ubatch * _FLOAT16
     if any(layer.windowed for layer in layers):
-        total += window_cells(model.memory, wish) * ubatch * _FLOAT16
+        total += window_cells(model.memory, params) * ubatch * _FLOAT16
     return total
 
 

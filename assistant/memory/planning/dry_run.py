@@ -1,12 +1,11 @@
-"""A header written out as a GGUF whose tensor data is a hole: a 671 B model takes no disk.
+"""What llama.cpp itself reports that a load would take, measured by a dry run in a child process.
 
-llama.cpp's dry run wants a file, also for a model that is still far away or only a shape.
+llama.cpp ends its process over some impossible parameters, and a CUDA context costs some hundred
+MiB of the GPU, so a dry run never happens in the caller's process. The child reads one `LoadSpec` a
+line from stdin and writes one line of result: `python -m assistant.memory.planning.dry_run`.
 
-What llama.cpp itself says a load would take, asked in a child process that may die.
-
-llama.cpp ends its process over some impossible wishes, and a CUDA context costs some hundred MiB
-of the card, so the question never runs in the process that asks. The child reads one `LoadSpec`
-a line from stdin and answers a line; run it as `python -m assistant.memory.oracle`.
+A dry run needs a file, also for a model that is remote or only a shape: a skeleton is a GGUF whose
+tensor data is a hole, so a model of 671 B parameters takes no disk.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ def _value(item: object) -> bytes:
 def encode(
     metadata: Mapping[str, object], tensors: tuple[Tensor, ...], *, version: int = 3
 ) -> bytes:
-    """The bytes of a header, padded to where the tensor data begins; offsets are made anew."""
+    """The bytes of a header, padded to where the tensor data begins; offsets are recreated."""
     out = bytearray(b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(metadata)))
     for key, item in metadata.items():
         out += _string(key) + _value(item)
@@ -117,8 +116,8 @@ _QUIET = {"GGML_NO_BACKTRACE": "1"}  # it would start a debugger to print one
 _ADVICE = "Check that the file is a model that llama.cpp supports"
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """The child's answer: memory, or an error as it goes over a wire."""
+class DryRunResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What the child found: memory, or an error as it goes over a wire."""
 
     memory: tuple[DeviceMemory, ...] = ()
     code: str = ""
@@ -127,8 +126,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     advice: str = ""
 
 
-class Oracle:
-    """A child process that answers dry runs, started at the first question.
+class DryRun:
+    """A child process for dry runs, started with the first of them.
 
     A context manager; closed for good when it ends.
 
@@ -141,9 +140,9 @@ class Oracle:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
         self._files: dict[int, tuple[Header, Path]] = {}
-        self._known: dict[LoadSpec, tuple[DeviceMemory, ...]] = {}
+        self._results: dict[LoadSpec, tuple[DeviceMemory, ...]] = {}
 
-    def ask(self, spec: LoadSpec, header: Header | None = None) -> tuple[DeviceMemory, ...]:
+    def run(self, spec: LoadSpec, header: Header | None = None) -> tuple[DeviceMemory, ...]:
         """What loading `spec` would take, by buffer type.
 
         Args:
@@ -152,17 +151,17 @@ class Oracle:
 
         Raises:
             LoadError: llama.cpp refuses the model or died over it.
-            EngineError: llama.cpp cannot be had or asked here.
+            EngineError: llama.cpp is not available here.
         """
         subject = spec.path
-        path = self._stand_in(header) if header is not None else Path(spec.path).absolute()
+        path = self._skeleton(header) if header is not None else Path(spec.path).absolute()
         spec = msgspec.structs.replace(spec, path=str(path))
-        if spec not in self._known:
+        if spec not in self._results:
             answer = self._exchange(spec, subject)
             if answer.code:
                 raise from_wire(answer.code, answer.message, subject, answer.advice)
-            self._known[spec] = answer.memory
-        return self._known[spec]
+            self._results[spec] = answer.memory
+        return self._results[spec]
 
     def close(self) -> None:
         """End the child and remove its files."""
@@ -187,7 +186,7 @@ class Oracle:
     ) -> None:
         self.close()
 
-    def _stand_in(self, header: Header) -> Path:
+    def _skeleton(self, header: Header) -> Path:
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="underkeel-oracle-")
         if id(header) not in self._files:
@@ -195,7 +194,7 @@ class Oracle:
             self._files[id(header)] = (header, write_skeleton(path, header))
         return self._files[id(header)][1]
 
-    def _exchange(self, spec: LoadSpec, subject: str) -> Answer:
+    def _exchange(self, spec: LoadSpec, subject: str) -> DryRunResult:
         child = self._child or self._start()
         self._child = child
         assert child.stdin is not None and child.stdout is not None
@@ -206,12 +205,12 @@ class Oracle:
         except (BrokenPipeError, TimeoutError):
             line = b""
         if line:
-            return msgspec.json.decode(line, type=Answer)
+            return msgspec.json.decode(line, type=DryRunResult)
         child.kill()
         child.communicate()
         self._child = None
         raise LoadError(
-            f"llama.cpp ended while it was asked what this load would take{self._last_words()}",
+            f"llama.cpp ended during the dry run of this load{self._last_words()}",
             subject=subject,
             advice=_ADVICE,
         )
@@ -272,9 +271,9 @@ def _serve() -> None:
     for line in sys.stdin.buffer:
         try:
             memory = breakdown.dry_run(msgspec.json.decode(line, type=LoadSpec))
-            answer = Answer(memory=memory)
+            answer = DryRunResult(memory=memory)
         except UnderkeelError as error:
-            answer = Answer(
+            answer = DryRunResult(
                 code=error.code, message=error.message, subject=error.subject, advice=error.advice
             )
         answers.write(msgspec.json.encode(answer) + b"\n")

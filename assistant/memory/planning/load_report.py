@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from assistant.llama.spec import DeviceMemory
-from assistant.memory.planning.plan import HOST, Plan
+from assistant.memory.planning.plan import HOST_MEMORY, Plan
 
 _MAPPED_SUFFIX = "_Mapped"  # buffer type of weights that stay in the mapped file ("CPU_Mapped")
 
@@ -29,7 +29,7 @@ class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         mapped_bytes: of its weights, what is only mapped from the file: whole ranges of it, with
-            tensors in between that stand elsewhere. The kernel reads and drops such pages as it
+            tensors in between that are elsewhere. The kernel reads and drops such pages as it
             likes, so they are left out of the comparison.
         unexplained_bytes: how much more of the device went than llama.cpp accounts for (a CUDA
             context, pools, other programs); None where nobody measured.
@@ -115,7 +115,9 @@ def compare(
         row.device: row.weights_bytes for row in actual if row.buffer_type.endswith(_MAPPED_SUFFIX)
     }
     reports = []
-    for device in sorted(wanted.keys() | found.keys(), key=lambda name: (name == HOST, name)):
+    for device in sorted(
+        wanted.keys() | found.keys(), key=lambda name: (name == HOST_MEMORY, name)
+    ):
         taken = found.get(device, Sizes())
         reports.append(
             DeviceReport(
@@ -132,7 +134,7 @@ def compare(
 def _unexplained(
     device: str, taken: Sizes, before: Mapping[str, int], after: Mapping[str, int]
 ) -> int | None:
-    if device == HOST or device not in before or device not in after:
+    if device == HOST_MEMORY or device not in before or device not in after:
         return None
     return before[device] - after[device] - taken.total_bytes
 
@@ -146,7 +148,7 @@ def planned_memory(plan: Plan) -> tuple[DeviceMemory, ...]:
             weights_bytes=usage.weights_bytes + usage.other_bytes,
             kv_bytes=usage.kv_bytes,
             compute_bytes=usage.compute_bytes,
-            is_host=usage.device.name == HOST,
+            is_host=usage.device.name == HOST_MEMORY,
         )
         for usage in plan.usages
         if usage.weights_bytes or usage.kv_bytes or usage.compute_bytes

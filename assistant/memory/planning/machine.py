@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from assistant.errors import SettingsError
-from assistant.memory.planning.plan import HOST, Machine
+from assistant.memory.planning.plan import HOST_MEMORY, Machine
 from assistant.memory.probes.devices import Device, DeviceKind, ask_backend, merge
 from assistant.memory.probes.sampler import Probes
 
@@ -24,44 +24,46 @@ def this_machine() -> tuple[Machine, tuple[str, ...]]:
     probes = Probes()
     try:
         sample = probes()
-        devices = merge(ask_backend(), sample.cards, sample.host, sample.lost)
+        devices = merge(ask_backend(), sample.gpus, sample.host_memory, sample.lost)
     finally:
         probes.close()
     machine = machine_of(devices)
     remarks = []
-    if sample.cards and not machine.gpus:
-        names = ", ".join(card.name for card in sample.cards)
-        remarks.append(f"this build of llama.cpp cannot use the card that is there ({names})")
-    if sample.host.limited_by:
-        remarks.append(f"host memory is limited by the control group {sample.host.limited_by}")
+    if sample.gpus and not machine.gpus:
+        names = ", ".join(gpu.name for gpu in sample.gpus)
+        remarks.append(f"this build of llama.cpp cannot use the GPU that is there ({names})")
+    if sample.host_memory.limited_by:
+        remarks.append(
+            f"host memory is limited by the control group {sample.host_memory.limited_by}"
+        )
     return machine, tuple(remarks)
 
 
 def machine_of(devices: Sequence[Device]) -> Machine:
-    """Devices as the probes list them, sorted into cards and host."""
-    host = next(device for device in devices if device.name == HOST)
-    return Machine(host, tuple(device for device in devices if device.name != HOST))
+    """Devices as the probes list them, sorted into GPUs and host."""
+    host_memory = next(device for device in devices if device.name == HOST_MEMORY)
+    return Machine(host_memory, tuple(device for device in devices if device.name != HOST_MEMORY))
 
 
 def imagined(machine: Machine, vram: Sequence[int], ram: int, gpus: int) -> Machine:
-    """A machine that one doesn't have: empty cards of these sizes, this much free host memory.
+    """A machine that one doesn't have: empty GPUs of these sizes, this much free host memory.
 
     Args:
         machine: what is not said is taken from it.
-        vram: bytes of each card, or of all of them alike; empty leaves the machine's own.
+        vram: bytes of each GPU, or of all of them alike; empty leaves the machine's own.
         ram: bytes; 0 leaves the machine's own.
-        gpus: how many cards; -1 means one for each size given, or the machine's own.
+        gpus: how many GPUs; -1 means one for each size given, or the machine's own.
     """
-    host = Device(HOST, DeviceKind.CPU, ram, ram) if ram else machine.host
-    cards = machine.gpus
+    host_memory = Device(HOST_MEMORY, DeviceKind.CPU, ram, ram) if ram else machine.host_memory
+    devices = machine.gpus
     if vram:
         sizes = list(vram)
         if gpus > 0:
             sizes = (sizes * gpus)[:gpus] if len(sizes) == 1 else sizes[:gpus]
-        cards = tuple(
+        devices = tuple(
             Device(f"CUDA{index}", DeviceKind.GPU, size, size) for index, size in enumerate(sizes)
         )
-    return Machine(host, cards if gpus < 0 else cards[:gpus])
+    return Machine(host_memory, devices if gpus < 0 else devices[:gpus])
 
 
 def parse_size(text: str) -> int:

@@ -1,6 +1,6 @@
-"""Plans checked against llama.cpp's own figures: the planner, and the oracle in a loop.
+"""Plans checked against llama.cpp's own figures: the planner, and the dry run in a loop.
 
-A thin shell: `planner` decides, `oracle` measures, this repeats until both agree.
+A thin shell: `planner` decides, `dry run` measures, this repeats until both agree.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from assistant.llama.spec import LoadSpec
 from assistant.memory.degrade.ladder import Rung
 from assistant.memory.gguf.header import Header
 from assistant.memory.model.profile import Model, model_of
-from assistant.memory.planning.dry_run import Oracle
-from assistant.memory.planning.plan import Choice, Machine, Plan, Wishes
+from assistant.memory.planning.dry_run import DryRun
+from assistant.memory.planning.plan import Choice, Machine, Plan, Requirements
 from assistant.memory.planning.plan_report import PlanReport, make_report
 from assistant.memory.planning.planner import make_plan
 from assistant.memory.planning.rungs import build
@@ -24,28 +24,31 @@ _UNMEASURED = "compute buffers are estimated: llama.cpp can only measure them on
 
 
 def plan_and_measure(
-    header: Header, machine: Machine, wishes: Wishes | None = None, oracle: Oracle | None = None
+    header: Header,
+    machine: Machine,
+    requirements: Requirements | None = None,
+    dry_run: DryRun | None = None,
 ) -> Plan:
     """The best plan that fits by llama.cpp's own dry run of it.
 
-    Where llama.cpp cannot be asked (no such device in this build, an architecture that it does
-    not load) the plan is returned unmeasured, and says so among its doubts.
+    Where llama.cpp cannot be queried (no such device in this build, an architecture that it does
+    not load) the plan is returned unmeasured, and says so among its caveats.
 
     Raises:
         PlanError: nothing fits.
     """
     model = model_of(header)
-    wishes = wishes or Wishes()
-    if oracle is not None:
-        return _settle(header, model, machine, wishes, oracle)
-    with Oracle() as own:
-        return _settle(header, model, machine, wishes, own)
+    requirements = requirements or Requirements()
+    if dry_run is not None:
+        return _settle(header, model, machine, requirements, dry_run)
+    with DryRun() as own:
+        return _settle(header, model, machine, requirements, own)
 
 
 def plan_report(
     header: Header,
     machine: Machine,
-    wishes: Wishes,
+    requirements: Requirements,
     here: Machine,
     caveats: tuple[str, ...] = (),
 ) -> PlanReport:
@@ -58,56 +61,58 @@ def plan_report(
     model = model_of(header)
     if not {gpu.name for gpu in machine.gpus} <= {gpu.name for gpu in here.gpus}:
 
-        def estimate(wished: Wishes) -> Plan:
-            return make_plan(model, machine, wished, search_alternatives=wished is wishes)
+        def estimate(wanted: Requirements) -> Plan:
+            return make_plan(model, machine, wanted, search_alternatives=wanted is requirements)
 
-        return make_report(model, machine, wishes, estimate, (_UNMEASURED, *caveats))
-    with Oracle() as oracle:
+        return make_report(model, machine, requirements, estimate, (_UNMEASURED, *caveats))
+    with DryRun() as dry_run:
 
-        def measured(wished: Wishes) -> Plan:
+        def measured(wanted: Requirements) -> Plan:
             return _settle(
-                header, model, machine, wished, oracle, search_alternatives=wished is wishes
+                header, model, machine, wanted, dry_run, search_alternatives=wanted is requirements
             )
 
-        return make_report(model, machine, wishes, measured, caveats)
+        return make_report(model, machine, requirements, measured, caveats)
 
 
 def plan_with_ladder(
-    header: Header, machine: Machine, wishes: Wishes | None = None
+    header: Header, machine: Machine, requirements: Requirements | None = None
 ) -> tuple[Plan, tuple[Rung, ...]]:
     """The best plan, and the rungs under it, with llama.cpp's own bytes for each where it tells.
 
     Raises:
         PlanError: nothing fits.
     """
-    wishes = wishes or Wishes()
-    with Oracle() as oracle:
-        plan = plan_and_measure(header, machine, wishes, oracle)
+    requirements = requirements or Requirements()
+    with DryRun() as dry_run:
+        plan = plan_and_measure(header, machine, requirements, dry_run)
 
         def measured(shape: Plan) -> Plan:
             try:
-                return measure(header, shape, oracle)
+                return measure(header, shape, dry_run)
             except EngineError:
                 return shape
 
-        return plan, build(plan, wishes, measure=measured if plan.measured else lambda shape: shape)
+        return plan, build(
+            plan, requirements, measure=measured if plan.measured else lambda shape: shape
+        )
 
 
-def measure(header: Header, plan: Plan, oracle: Oracle) -> Plan:
+def measure(header: Header, plan: Plan, dry_run: DryRun) -> Plan:
     """The same plan with llama.cpp's figures for it.
 
     Raises:
-        EngineError: llama.cpp cannot be asked, or refuses.
+        EngineError: llama.cpp cannot be queried, or refuses.
     """
-    return plan.with_measured(oracle.ask(_spec(plan, header), header))
+    return plan.with_measured(dry_run.run(_spec(plan, header), header))
 
 
 def _settle(
     header: Header,
     model: Model,
     machine: Machine,
-    wishes: Wishes,
-    oracle: Oracle,
+    requirements: Requirements,
+    dry_run: DryRun,
     *,
     search_alternatives: bool = True,
 ) -> Plan:
@@ -117,7 +122,7 @@ def _settle(
     for _ in range(_MOST_DRY_RUNS):
         try:
             plan = make_plan(
-                model, machine, wishes, corrections, search_alternatives=search_alternatives
+                model, machine, requirements, corrections, search_alternatives=search_alternatives
             )
         except PlanError:
             if best is not None:
@@ -127,7 +132,7 @@ def _settle(
             break
         seen.add(plan.choice)
         try:
-            measured = measure(header, plan, oracle)
+            measured = measure(header, plan, dry_run)
         except EngineError as error:
             return best or _unmeasured(plan, error)
         if measured.fits and (best is None or _more(measured, best)):
@@ -143,7 +148,7 @@ def _settle(
 
 
 def _more(new: Plan, old: Plan) -> bool:
-    """Whether a plan brings more onto the cards, or as much with more context."""
+    """Whether a plan brings more onto the GPUs, or as much with more context."""
     return (new.expert_layers_on_gpu, new.n_ctx) > (old.expert_layers_on_gpu, old.n_ctx)
 
 
@@ -158,8 +163,8 @@ def _corrections(plan: Plan, measured: Plan, corrections: Mapping[str, int]) -> 
 
 
 def _unmeasured(plan: Plan, error: EngineError) -> Plan:
-    doubt = f"compute buffers are an estimate: {error.message}"
-    return replace(plan, doubts=(*plan.doubts, doubt))
+    caveat = f"compute buffers are an estimate: {error.message}"
+    return replace(plan, caveats=(*plan.caveats, caveat))
 
 
 def _spec(plan: Plan, header: Header) -> LoadSpec:

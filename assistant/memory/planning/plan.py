@@ -1,4 +1,4 @@
-"""The plan: what of a model stands where, how it is to be loaded, and why.
+"""The plan: which part of a model is on which device, how it is loaded, and why.
 
 A plan is plain frozen data. The unit of expert placement is the group: all routed tensors of one
 layer, together on one device.
@@ -10,35 +10,35 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from assistant.llama.spec import DeviceKind, DeviceMemory, LoadSpec, TensorOverride
-from assistant.memory.model.kv_cache import CacheWish
+from assistant.memory.model.kv_cache import CacheParams
 from assistant.memory.model.profile import Model
 from assistant.memory.model.tensor_inventory import EXPERT_PATTERN
 from assistant.memory.probes.devices import Device
 
-HOST = "CPU"
+HOST_MEMORY = "CPU"
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The devices to plan for: the host's memory, and cards in llama.cpp's order."""
+    """The devices to plan for: host memory, and GPUs in llama.cpp's order."""
 
-    host: Device
+    host_memory: Device
     gpus: tuple[Device, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """What is asked of a plan. Zeros and empty texts leave it to the planner.
+class Requirements:
+    """What a plan must satisfy. Zeros and empty texts leave it to the planner.
 
     Attributes:
         n_ctx: cells of context, all sequences together.
         cache_type: of K and V, a ggml type name.
         swa_full: None leaves it to the planner.
-        experts_on_gpu: a plan that leaves an expert group on the host is no plan.
+        experts_on_gpu: a plan that leaves an expert group in host memory is no plan.
         n_outputs_max: logits rows a batch; more cost memory in the compute buffer.
-        margin_bytes: left free on each card; `host_margin_bytes`: left free of host memory.
-        overhead_bytes: what a process takes of a card besides (CUDA context, cuBLAS, pool);
-            -1 for what is usual for the kind of card.
+        margin_bytes: left free on each GPU; `host_memory_margin_bytes`: left free of host memory.
+        overhead_bytes: what a process takes of a GPU besides (CUDA context, cuBLAS, pool);
+            -1 for what is usual for the kind of GPU.
     """
 
     n_ctx: int = 0
@@ -52,7 +52,7 @@ class Wishes:
     flash_attn: bool = True
     experts_on_gpu: bool = False
     margin_bytes: int = 256 << 20
-    host_margin_bytes: int = 512 << 20
+    host_memory_margin_bytes: int = 512 << 20
     overhead_bytes: int = -1
 
 
@@ -64,12 +64,12 @@ class Choice:
         layers: the device of each block's cache and of all of it that is not routed.
         output: the device of the output matrix.
         experts: the device of each block's expert group; empty where it has none.
-        op_offload: batches are computed on a card even where the weights are on the host.
-        repack: weights on the host are stored in the order its CPU likes best.
-        offload_kqv: each block's cache stands with it; otherwise all of it on the host.
+        op_offload: batches are computed on a GPU even where the weights are in host memory.
+        repack: weights in host memory are stored in the order its CPU likes best.
+        offload_kqv: each block's cache is with it; otherwise all of it in host memory.
     """
 
-    cache: CacheWish
+    cache: CacheParams
     layers: tuple[str, ...]
     output: str
     experts: tuple[str, ...]
@@ -86,12 +86,12 @@ class DeviceUsage:
 
     Attributes:
         dense_bytes: attention, shared experts, norms, routers: all of its layers not routed.
-        expert_layers: blocks whose whole expert group stands here, `expert_bytes` together.
+        expert_layers: blocks whose whole expert group is here, `expert_bytes` together.
         embedding_bytes: the token embedding, and where tied its copy as an output.
         other_bytes: what llama.cpp takes for weights and cache beyond our count; 0 if it is exact.
         overhead_bytes: the process itself, and the driver's share.
         margin_bytes: wished to stay free.
-        shared_bytes: of the host, what integrated cards take of the same memory.
+        shared_bytes: of host memory, what integrated GPUs take of the same memory.
     """
 
     device: Device
@@ -129,9 +129,9 @@ class Plan:
     """A model on a machine.
 
     Attributes:
-        usages: the host first, then every card of the machine.
+        usages: host memory first, then every GPU of the machine.
         reasons: why it is so, one sentence each.
-        doubts: what could not be known; empty for a plan to rely on.
+        caveats: what could not be known; empty for a plan to rely on.
         measured: whether the compute buffers are llama.cpp's own figures, not an estimate.
     """
 
@@ -139,7 +139,7 @@ class Plan:
     choice: Choice
     usages: tuple[DeviceUsage, ...]
     reasons: tuple[str, ...] = ()
-    doubts: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
     measured: bool = False
 
     @property
@@ -151,7 +151,7 @@ class Plan:
         return self.usages[1:]
 
     @property
-    def host_usage(self) -> DeviceUsage:
+    def host_memory_usage(self) -> DeviceUsage:
         return self.usages[0]
 
     @property
@@ -160,10 +160,10 @@ class Plan:
 
     @property
     def expert_layers_on_gpu(self) -> int:
-        return sum(1 for device in self.choice.experts if device not in {"", HOST})
+        return sum(1 for device in self.choice.experts if device not in {"", HOST_MEMORY})
 
     def to_load_spec(self) -> LoadSpec:
-        """How llama.cpp is told to load exactly this plan."""
+        """The parameters by which llama.cpp loads exactly this plan."""
         choice, cache = self.choice, self.choice.cache
         used = [gpu.device.name for gpu in self.gpu_usages if _items(choice, gpu.device.name)]
         return LoadSpec(
@@ -205,10 +205,10 @@ class Plan:
 
 
 def shared(usages: Sequence[DeviceUsage]) -> tuple[DeviceUsage, ...]:
-    """The same usages, the host's with what integrated cards take of its memory."""
-    host, *cards = usages
-    taken = sum(card.needed_bytes for card in cards if card.device.kind is DeviceKind.IGPU)
-    return (replace(host, shared_bytes=taken), *cards)
+    """The same usages, with what integrated GPUs take of host memory added to it."""
+    host_memory, *gpus = usages
+    taken = sum(gpu.needed_bytes for gpu in gpus if gpu.device.kind is DeviceKind.IGPU)
+    return (replace(host_memory, shared_bytes=taken), *gpus)
 
 
 def _items(choice: Choice, device: str) -> int:

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from assistant.errors import PlanError
 from assistant.memory.model.kv_cache import cache_bytes, unusable_types
 from assistant.memory.model.profile import Model
-from assistant.memory.planning.plan import HOST, Machine, Plan, Wishes
+from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements
 
 # Assumed where nothing was measured: dual-channel DDR5, and a middling GPU of today.
-HOST_BYTES_PER_S = 60e9
-CARD_BYTES_PER_S = 600e9
+HOST_MEMORY_BYTES_PER_S = 60e9
+GPU_BYTES_PER_S = 600e9
 _STEP_TOKENS = 1024
 
-Planner = Callable[[Wishes], Plan]
+Planner = Callable[[Requirements], Plan]
 """The best plan of one model on one machine; raises PlanError where nothing fits."""
 
 
@@ -31,8 +31,8 @@ class DecodeBound:
         tokens_per_s: at the assumed bandwidths; computation and copies are not counted.
     """
 
-    card_bytes: int
-    host_bytes: int
+    gpu_bytes: int
+    host_memory_bytes: int
     tokens_per_s: float
 
 
@@ -81,7 +81,7 @@ class PlanReport:
 def make_report(
     model: Model,
     machine: Machine,
-    wishes: Wishes,
+    requirements: Requirements,
     planner: Planner,
     caveats: tuple[str, ...] = (),
 ) -> PlanReport:
@@ -91,7 +91,7 @@ def make_report(
         caveats: about the machine; they follow those about the plan.
     """
     try:
-        plan = planner(wishes)
+        plan = planner(requirements)
     except PlanError as error:
         return PlanReport(model, machine, failure=error, caveats=caveats)
     return PlanReport(
@@ -99,16 +99,16 @@ def make_report(
         machine,
         plan,
         decode=decode_bound(plan),
-        most_n_ctx=_most_context(model, wishes, plan, planner),
-        what_if=tuple(_what_if(model, wishes, plan, planner)),
-        caveats=tuple(dict.fromkeys((*plan.doubts, *caveats))),
+        most_n_ctx=_most_context(model, requirements, plan, planner),
+        what_if=tuple(_what_if(model, requirements, plan, planner)),
+        caveats=tuple(dict.fromkeys((*plan.caveats, *caveats))),
     )
 
 
 def decode_bound(plan: Plan) -> DecodeBound:
     """How fast a token can be decoded at most: the weights it passes are read once."""
-    layers = {layer.index: layer for layer in plan.model.census.layers}
-    card = host = 0
+    layers = {layer.index: layer for layer in plan.model.inventory.layers}
+    gpu = host_memory = 0
     for usage in plan.usages:
         share = 0
         each = usage.expert_bytes / max(len(usage.expert_layers), 1)
@@ -116,28 +116,30 @@ def decode_bound(plan: Plan) -> DecodeBound:
             layer = layers[index]
             share += int(each * (layer.used or layer.count) / max(layer.count, 1))
         read = usage.dense_bytes + usage.output_bytes + share
-        if plan.model.census.tied and usage.output_bytes and usage.device.name == HOST:
+        if plan.model.inventory.tied and usage.output_bytes and usage.device.name == HOST_MEMORY:
             read += usage.embedding_bytes
-        if usage.device.name == HOST:
-            host += read
+        if usage.device.name == HOST_MEMORY:
+            host_memory += read
         else:
-            card += read
-    seconds = card / CARD_BYTES_PER_S + host / HOST_BYTES_PER_S
-    return DecodeBound(card, host, 1 / seconds if seconds else 0.0)
+            gpu += read
+    seconds = gpu / GPU_BYTES_PER_S + host_memory / HOST_MEMORY_BYTES_PER_S
+    return DecodeBound(gpu, host_memory, 1 / seconds if seconds else 0.0)
 
 
-def _most_context(model: Model, wishes: Wishes, plan: Plan, planner: Planner) -> int:
+def _most_context(model: Model, requirements: Requirements, plan: Plan, planner: Planner) -> int:
     """The longest context that keeps every expert group of `plan` where it is."""
 
     def holds(n_ctx: int) -> bool:
         try:
-            other = planner(replace(wishes, n_ctx=n_ctx))
+            other = planner(replace(requirements, n_ctx=n_ctx))
         except PlanError:
             return False
         same_type = other.choice.cache.type_k == plan.choice.cache.type_k
-        host = other.choice.layers.count(HOST) <= plan.choice.layers.count(HOST)
+        host_memory = other.choice.layers.count(HOST_MEMORY) <= plan.choice.layers.count(
+            HOST_MEMORY
+        )
         groups = other.expert_layers_on_gpu >= plan.expert_layers_on_gpu
-        return same_type and host and groups
+        return same_type and host_memory and groups
 
     low = plan.n_ctx // _STEP_TOKENS
     above = max(model.n_ctx_train, plan.n_ctx) // _STEP_TOKENS
@@ -149,7 +151,9 @@ def _most_context(model: Model, wishes: Wishes, plan: Plan, planner: Planner) ->
     return max(low * _STEP_TOKENS, plan.n_ctx)
 
 
-def _what_if(model: Model, wishes: Wishes, plan: Plan, planner: Planner) -> Iterator[WhatIf]:
+def _what_if(
+    model: Model, requirements: Requirements, plan: Plan, planner: Planner
+) -> Iterator[WhatIf]:
     """The plan with half and twice its context, and with the other usual cache types."""
     cache = plan.choice.cache
     for n_ctx in sorted({cache.n_ctx // 2, cache.n_ctx, cache.n_ctx * 2}):
@@ -163,7 +167,7 @@ def _what_if(model: Model, wishes: Wishes, plan: Plan, planner: Planner) -> Iter
                 yield WhatIf(n_ctx, kind, _kv_bytes(model, plan), plan)
                 continue
             try:
-                other = planner(replace(wishes, n_ctx=n_ctx, cache_type=kind))
+                other = planner(replace(requirements, n_ctx=n_ctx, cache_type=kind))
             except PlanError:
                 yield WhatIf(n_ctx, kind, cache_bytes(model.memory, changed), None)
                 continue

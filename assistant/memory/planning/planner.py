@@ -1,12 +1,9 @@
-"""From a model, a machine and wishes to a plan. Pure: it reads nothing and starts nothing.
+"""Makes the best plan from a model, a machine and requirements. Pure.
 
-Non-routed weights and the cache go on the cards first, then whole expert groups while prediction
-and margin fit. What the wishes leave open is tried in an order that a person would choose: first
-the full context, unquantised; then a q8_0 cache; then a smaller context.
-
-The nearest plans that do fit, where the wished one does not. Pure.
-
-What the settings ask of a plan: one place for the daemon and for every command that plans.
+Weights that are not routed and the cache go on the GPUs first, then whole expert groups while
+prediction and margin fit. What the requirements leave open is tried in the order that a person
+would choose: the full context unquantised, then a q8_0 cache, then a smaller context. Where nothing
+fits, the error names the nearest plans that do.
 """
 
 from __future__ import annotations
@@ -17,35 +14,35 @@ from dataclasses import dataclass, replace
 from assistant.errors import PlanError
 from assistant.memory.gguf.header import Tensor
 from assistant.memory.gguf.tensor_types import BY_NAME, GgmlType
-from assistant.memory.model.kv_cache import CacheWish, unusable_types
+from assistant.memory.model.kv_cache import CacheParams, unusable_types
 from assistant.memory.model.profile import Model
-from assistant.memory.model.tensor_inventory import Amount, LayerCensus
-from assistant.memory.planning.footprint import Sheet, sheet_of, usages
-from assistant.memory.planning.plan import Choice, Machine, Plan, Wishes
-from assistant.memory.planning.plan_search import Candidate, Corrections, best_candidate
-from assistant.memory.planning.reasons import doubts_of, explain, gib
+from assistant.memory.model.tensor_inventory import Amount, LayerInventory
+from assistant.memory.planning.footprint import ModelBreakdown, breakdown_of, usages
+from assistant.memory.planning.plan import Choice, Machine, Plan, Requirements
+from assistant.memory.planning.plan_search import Corrections, PlanCandidate, best_candidate
+from assistant.memory.planning.reasons import caveats_of, explain, gib
 from assistant.settings import ModelSettings
 
 _SMALLER = (("q6_K", "Q6_K"), ("q4_K", "Q4_K_S"), ("q3_K", "Q3_K_S"), ("q2_K", "Q2_K"))
-_MOST_SAID = 4
+_MAX_ALTERNATIVES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """A plan that fits, and in what it differs from the wishes."""
+    """A plan that fits, and in what it differs from the requirements."""
 
     text: str
-    wishes: Wishes
+    requirements: Requirements
     plan: Plan
 
 
 def nearest(
-    model: Model, machine: Machine, wishes: Wishes, corrections: Corrections
+    model: Model, machine: Machine, requirements: Requirements, corrections: Corrections
 ) -> tuple[Alternative, ...]:
     """Plans that fit, the least change first; empty where none does."""
     found: list[Alternative] = []
     kinds: set[str] = set()
-    for kind, text, changed_model, changed in _changes(model, wishes):
+    for kind, text, changed_model, changed in _changes(model, requirements):
         if kind in kinds:
             continue
         try:
@@ -54,7 +51,7 @@ def nearest(
             continue
         kinds.add(kind)
         found.append(Alternative(text.format(plan=plan), changed, plan))
-        if len(found) == _MOST_SAID:
+        if len(found) == _MAX_ALTERNATIVES:
             break
     return tuple(found)
 
@@ -62,64 +59,66 @@ def nearest(
 def shrunk(model: Model, kind: str) -> Model:
     """The model as if its quantised matrices were of type `kind`, where that is smaller."""
     target = BY_NAME[kind]
-    census = model.census
-    layers = tuple(_shrunk_layer(layer, target) for layer in census.layers)
-    inside = tuple(_shrunk(tensor, target) for tensor in census.input)
-    output = tuple(_shrunk(tensor, target) for tensor in census.output)
+    inventory = model.inventory
+    layers = tuple(_shrunk_layer(layer, target) for layer in inventory.layers)
+    inside = tuple(_shrunk(tensor, target) for tensor in inventory.input)
+    output = tuple(_shrunk(tensor, target) for tensor in inventory.output)
     size = sum(
         tensor.size_bytes
-        for group in (inside, output, census.copied, *(x.dense + x.experts for x in layers))
+        for group in (inside, output, inventory.copied, *(x.dense + x.experts for x in layers))
         for tensor in group
     )
     smaller = replace(
-        census,
+        inventory,
         layers=layers,
         input=inside,
         output=output,
-        total=Amount(census.total.parameters, size),
+        total=Amount(inventory.total.parameters, size),
     )
-    return replace(model, census=smaller)
+    return replace(model, inventory=smaller)
 
 
 def _without_search(
-    model: Model, machine: Machine, wishes: Wishes, corrections: Corrections
+    model: Model, machine: Machine, requirements: Requirements, corrections: Corrections
 ) -> Plan:
-    """A plan under changed wishes; its error must not look for alternatives in turn."""
-    return make_plan(model, machine, wishes, corrections, search_alternatives=False)
+    """A plan under changed requirements; its error must not look for alternatives in turn."""
+    return make_plan(model, machine, requirements, corrections, search_alternatives=False)
 
 
-def _changes(model: Model, wishes: Wishes) -> Iterator[tuple[str, str, Model, Wishes]]:
+def _changes(
+    model: Model, requirements: Requirements
+) -> Iterator[tuple[str, str, Model, Requirements]]:
     """Changes to try: their kind (one of each is enough), a text, and what is changed."""
-    if wishes.experts_on_gpu:
-        eased = replace(wishes, experts_on_gpu=False)
+    if requirements.experts_on_gpu:
+        eased = replace(requirements, experts_on_gpu=False)
         yield (
             "host",
-            "{plan.expert_layers_on_gpu} expert groups on the cards and the others in \
+            "{plan.expert_layers_on_gpu} expert groups on the GPUs and the others in \
 host memory",
             model,
             eased,
         )
-    if wishes.n_ctx:
-        if wishes.cache_type in {"", "f16", "f32", "bf16"}:
-            yield "cache", "a q8_0 cache", model, replace(wishes, cache_type="q8_0")
-        n_ctx = wishes.n_ctx // 2
+    if requirements.n_ctx:
+        if requirements.cache_type in {"", "f16", "f32", "bf16"}:
+            yield "cache", "a q8_0 cache", model, replace(requirements, cache_type="q8_0")
+        n_ctx = requirements.n_ctx // 2
         while n_ctx >= LEAST_CONTEXT // 4:
-            yield "context", f"{n_ctx} tokens of context", model, replace(wishes, n_ctx=n_ctx)
-            both = replace(wishes, n_ctx=n_ctx, cache_type="q8_0")
+            yield "context", f"{n_ctx} tokens of context", model, replace(requirements, n_ctx=n_ctx)
+            both = replace(requirements, n_ctx=n_ctx, cache_type="q8_0")
             yield "context", f"{n_ctx} tokens of context in a q8_0 cache", model, both
             n_ctx //= 2
     for kind, name in _SMALLER:
         smaller = shrunk(model, kind)
-        if smaller.census.total.size_bytes < model.census.total.size_bytes:
-            size = gib(smaller.census.total.size_bytes)
-            yield "quantisation", f"a {name} file of about {size}", smaller, wishes
-            if wishes.n_ctx:
-                eased = replace(wishes, n_ctx=0, cache_type="")
+        if smaller.inventory.total.size_bytes < model.inventory.total.size_bytes:
+            size = gib(smaller.inventory.total.size_bytes)
+            yield "quantisation", f"a {name} file of about {size}", smaller, requirements
+            if requirements.n_ctx:
+                eased = replace(requirements, n_ctx=0, cache_type="")
                 text = f"a {name} file of about {size} with {{plan.n_ctx}} tokens of context"
                 yield "quantisation", text, smaller, eased
 
 
-def _shrunk_layer(layer: LayerCensus, target: GgmlType) -> LayerCensus:
+def _shrunk_layer(layer: LayerInventory, target: GgmlType) -> LayerInventory:
     return replace(
         layer,
         dense=tuple(_shrunk(tensor, target) for tensor in layer.dense),
@@ -144,7 +143,7 @@ _SMALL_BATCH = 128
 def make_plan(
     model: Model,
     machine: Machine,
-    wishes: Wishes | None = None,
+    requirements: Requirements | None = None,
     corrections: Corrections | None = None,
     *,
     search_alternatives: bool = True,
@@ -154,55 +153,67 @@ def make_plan(
     Raises:
         PlanError: nothing fits; names the shortfall and the nearest plans that do fit.
     """
-    wishes = wishes or Wishes()
-    _check(model, wishes)
-    sheet = sheet_of(model, machine)
-    found = _search(sheet, wishes, corrections or {})
+    requirements = requirements or Requirements()
+    _check(model, requirements)
+    breakdown = breakdown_of(model, machine)
+    found = _search(breakdown, requirements, corrections or {})
     if not found.plan.fits:
-        raise _no_fit(sheet, wishes, corrections or {}, found, search_alternatives)
+        raise _no_fit(breakdown, requirements, corrections or {}, found, search_alternatives)
     return replace(
-        found.plan, reasons=explain(found.plan, machine, wishes), doubts=doubts_of(model)
+        found.plan, reasons=explain(found.plan, machine, requirements), caveats=caveats_of(model)
     )
 
 
 def replan(
-    sheet: Sheet, plan: Plan, wishes: Wishes, choice: Choice, corrections: Corrections | None = None
+    breakdown: ModelBreakdown,
+    plan: Plan,
+    requirements: Requirements,
+    choice: Choice,
+    corrections: Corrections | None = None,
 ) -> Plan:
     """`plan` under another choice, as the ladder's rungs ask: nothing is searched."""
     return replace(
-        plan, choice=choice, usages=usages(sheet, choice, wishes, corrections), measured=False
+        plan,
+        choice=choice,
+        usages=usages(breakdown, choice, requirements, corrections),
+        measured=False,
     )
 
 
-def _check(model: Model, wishes: Wishes) -> None:
-    if not model.n_layer or not model.census.total.parameters:
+def _check(model: Model, requirements: Requirements) -> None:
+    if not model.n_layer or not model.inventory.total.parameters:
         raise PlanError(
             "the header lists no layers, so there is nothing to plan",
             subject=model.path,
             advice="Name a file that holds a whole model",
         )
-    if wishes.cache_type:
-        cache = CacheWish(
-            wishes.n_ctx, wishes.cache_type, wishes.cache_type, flash_attn=wishes.flash_attn
+    if requirements.cache_type:
+        cache = CacheParams(
+            requirements.n_ctx,
+            requirements.cache_type,
+            requirements.cache_type,
+            flash_attn=requirements.flash_attn,
         )
         if why := unusable_types(model.memory, cache):
             raise PlanError(
-                f"the cache cannot be {wishes.cache_type}: {why}",
+                f"the cache cannot be {requirements.cache_type}: {why}",
                 subject=model.name,
                 advice="Use f16, or leave the type to the plan",
             )
 
 
-def _search(sheet: Sheet, wishes: Wishes, corrections: Corrections) -> Candidate:
-    """The first candidate that fits with all blocks on the cards, else the first that fits."""
-    least: Candidate | None = None
-    partly: Candidate | None = None
-    for cache in caches(sheet.model, wishes):
-        candidate = best_candidate(sheet, wishes, corrections, cache)
+def _search(
+    breakdown: ModelBreakdown, requirements: Requirements, corrections: Corrections
+) -> PlanCandidate:
+    """The first candidate that fits with all blocks on the GPUs, else the first that fits."""
+    least: PlanCandidate | None = None
+    partly: PlanCandidate | None = None
+    for cache in caches(breakdown.model, requirements):
+        candidate = best_candidate(breakdown, requirements, corrections, cache)
         if candidate.plan.fits:
-            whole = not sheet.machine.gpus or candidate.blocks_on_host == 0
+            whole = not breakdown.machine.gpus or candidate.blocks_in_host_memory == 0
             if whole:
-                return _roomier(sheet, wishes, corrections, candidate)
+                return _more_context(breakdown, requirements, corrections, candidate)
             partly = partly or candidate
         if least is None or candidate.shortfall_bytes < least.shortfall_bytes:
             least = candidate
@@ -211,82 +222,93 @@ def _search(sheet: Sheet, wishes: Wishes, corrections: Corrections) -> Candidate
     return found
 
 
-def caches(model: Model, wishes: Wishes) -> Iterator[CacheWish]:
-    """Every cache that the wishes allow, the most wanted first."""
+def caches(model: Model, requirements: Requirements) -> Iterator[CacheParams]:
+    """Every cache that the requirements allow, the most wanted first."""
     trained = model.n_ctx_train or USUAL_CONTEXT
-    contexts = [wishes.n_ctx]
-    if not wishes.n_ctx:
+    contexts = [requirements.n_ctx]
+    if not requirements.n_ctx:
         contexts = [min(USUAL_CONTEXT, trained)]
         while contexts[-1] // 2 >= LEAST_CONTEXT:
             contexts.append(contexts[-1] // 2)
-    types = [wishes.cache_type] if wishes.cache_type else ["f16", "q8_0"]
-    full = [True, False] if wishes.swa_full is None else [wishes.swa_full]
-    batches = [wishes.n_ubatch] + ([_SMALL_BATCH] if wishes.n_ubatch > _SMALL_BATCH else [])
+    types = [requirements.cache_type] if requirements.cache_type else ["f16", "q8_0"]
+    full = [True, False] if requirements.swa_full is None else [requirements.swa_full]
+    batches = [requirements.n_ubatch] + (
+        [_SMALL_BATCH] if requirements.n_ubatch > _SMALL_BATCH else []
+    )
     for n_ubatch in batches:
         for n_ctx in contexts:
             for kind in types:
                 for swa_full in full if model.memory.windowed else full[:1]:
-                    cache = CacheWish(
+                    cache = CacheParams(
                         n_ctx=n_ctx,
                         type_k=kind,
                         type_v=kind,
-                        n_seq_max=wishes.n_seq_max,
-                        unified=wishes.unified,
+                        n_seq_max=requirements.n_seq_max,
+                        unified=requirements.unified,
                         n_ubatch=n_ubatch,
                         swa_full=swa_full,
-                        flash_attn=wishes.flash_attn,
+                        flash_attn=requirements.flash_attn,
                     )
                     if not unusable_types(model.memory, cache):
                         yield cache
 
 
-def _roomier(sheet: Sheet, wishes: Wishes, corrections: Corrections, found: Candidate) -> Candidate:
-    """More context where it costs nothing: no expert group leaves the cards for it."""
-    while not wishes.n_ctx and found.plan.choice.cache.type_k == "f16":
+def _more_context(
+    breakdown: ModelBreakdown,
+    requirements: Requirements,
+    corrections: Corrections,
+    found: PlanCandidate,
+) -> PlanCandidate:
+    """More context where it costs nothing: no expert group leaves the GPUs for it."""
+    while not requirements.n_ctx and found.plan.choice.cache.type_k == "f16":
         cache = found.plan.choice.cache
         n_ctx = cache.n_ctx * 2
-        if n_ctx > min(sheet.model.n_ctx_train, MOST_CONTEXT) or n_ctx <= USUAL_CONTEXT:
+        if n_ctx > min(breakdown.model.n_ctx_train, MOST_CONTEXT) or n_ctx <= USUAL_CONTEXT:
             break
-        more = best_candidate(sheet, wishes, corrections, replace(cache, n_ctx=n_ctx))
+        more = best_candidate(breakdown, requirements, corrections, replace(cache, n_ctx=n_ctx))
         lost = more.plan.expert_layers_on_gpu < found.plan.expert_layers_on_gpu
-        if not more.plan.fits or lost or more.blocks_on_host > found.blocks_on_host:
+        if not more.plan.fits or lost or more.blocks_in_host_memory > found.blocks_in_host_memory:
             break
         found = more
     return found
 
 
 def _no_fit(
-    sheet: Sheet, wishes: Wishes, corrections: Corrections, found: Candidate, search: bool
+    breakdown: ModelBreakdown,
+    requirements: Requirements,
+    corrections: Corrections,
+    found: PlanCandidate,
+    search: bool,
 ) -> PlanError:
     # which plans in turn
 
-    plans = nearest(sheet.model, sheet.machine, wishes, corrections) if search else ()
+    plans = nearest(breakdown.model, breakdown.machine, requirements, corrections) if search else ()
     short = found.shortfall_bytes
-    said = tuple(alternative.text for alternative in plans)
+    lines = tuple(alternative.text for alternative in plans)
     where = " and ".join(
         f"{usage.device.name} {gib(-usage.spare_bytes)}"
         for usage in found.plan.usages
         if usage.spare_bytes < 0
     )
-    advice = f"What fits: {'; '.join(said)}" if said else _last_resort(sheet)
+    advice = f"What fits: {'; '.join(lines)}" if lines else _last_resort(breakdown)
     return PlanError(
         f"it does not fit: {gib(short)} are missing ({where})",
-        subject=sheet.model.name,
+        subject=breakdown.model.name,
         advice=advice,
         shortfall_bytes=short,
-        alternatives=said,
+        alternatives=lines,
     )
 
 
-def _last_resort(sheet: Sheet) -> str:
-    total = gib(sheet.model.census.total.size_bytes)
+def _last_resort(breakdown: ModelBreakdown) -> str:
+    total = gib(breakdown.model.inventory.total.size_bytes)
     return f"Free memory or choose a smaller model: the weights alone are {total}"
 
 
-def wishes_of(settings: ModelSettings) -> Wishes:
-    """The wishes by which the daemon plans the model of these settings."""
+def requirements_of(settings: ModelSettings) -> Requirements:
+    """The requirements by which the daemon plans the model of these settings."""
     overhead_mib = settings.vram_overhead_mib
-    return Wishes(
+    return Requirements(
         n_ctx=settings.n_ctx,
         cache_type=settings.cache_type,
         n_seq_max=settings.n_seq_max,

@@ -1,12 +1,12 @@
-"""A plan's reasons and doubts, as sentences for a person."""
+"""A plan's reasons and caveats, as sentences for a person."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from assistant.memory.model.kv_cache import CacheWish, cache_bytes
+from assistant.memory.model.kv_cache import CacheParams, cache_bytes
 from assistant.memory.model.profile import Model
-from assistant.memory.planning.plan import HOST, Machine, Plan, Wishes
+from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements
 
 _GIB = 1 << 30
 _MIB = 1 << 20
@@ -26,96 +26,96 @@ def billions(parameters: int) -> str:
     return f"{parameters / 1e9:.1f} B"
 
 
-def explain(plan: Plan, machine: Machine, wishes: Wishes) -> tuple[str, ...]:
+def explain(plan: Plan, machine: Machine, requirements: Requirements) -> tuple[str, ...]:
     """Why the plan is as it is."""
     return (
         *_about_placement(plan, machine),
         *_about_offload(plan, machine),
-        *_about_cache(plan, wishes),
+        *_about_cache(plan, requirements),
     )
 
 
-def doubts_of(model: Model) -> tuple[str, ...]:
+def caveats_of(model: Model) -> tuple[str, ...]:
     """What the plan cannot know of this model."""
-    doubts = []
+    caveats = []
     if not model.supported:
-        doubts.append(
+        caveats.append(
             f"llama.cpp does not load the architecture {model.architecture or '(none named)'!r}"
         )
     if not model.known:
-        doubts.append("how this architecture keeps its context is not known: the cache is a guess")
-    if any(layer.experts and not layer.used for layer in model.census.layers):
-        doubts.append("the header does not say how many experts a token uses: all were counted")
-    return tuple(doubts)
+        caveats.append("how this architecture keeps its context is not known: the cache is a guess")
+    if any(layer.experts and not layer.used for layer in model.inventory.layers):
+        caveats.append("the header does not say how many experts a token uses: all were counted")
+    return tuple(caveats)
 
 
 def _about_placement(plan: Plan, machine: Machine) -> list[str]:
     if not machine.gpus:
-        return ["there is no card, so everything stands in host memory"]
+        return ["there is no GPU, so everything is in host memory"]
     choice = plan.choice
     groups = [index for index, name in enumerate(choice.experts) if name]
-    on_cards, on_host = plan.expert_layers_on_gpu, choice.layers.count(HOST)
-    if on_host == len(choice.layers):
-        return ["the cards have no room for a single layer, so everything stands in host memory"]
-    said = []
-    if on_host:
-        said.append(
-            f"the first {on_host} of {len(choice.layers)} layers stay on the host: the cards do "
-            "not hold all that is not an expert"
+    on_gpus, in_host_memory = plan.expert_layers_on_gpu, choice.layers.count(HOST_MEMORY)
+    if in_host_memory == len(choice.layers):
+        return ["the GPUs cannot hold a single layer, so everything is in host memory"]
+    lines = []
+    if in_host_memory:
+        lines.append(
+            f"the first {in_host_memory} of {len(choice.layers)} layers stay in host memory: the "
+            "GPUs cannot hold everything that is not an expert"
         )
-    if groups and on_cards == len(groups):
-        said.append(f"all {len(groups)} expert groups fit on the cards")
+    if groups and on_gpus == len(groups):
+        lines.append(f"all {len(groups)} expert groups fit on the GPUs")
     elif groups:
-        said.append(
-            f"{on_cards} of {len(groups)} expert groups fit on the cards beside attention and "
-            "cache; each group stands whole in one place"
+        lines.append(
+            f"{on_gpus} of {len(groups)} expert groups fit on the GPUs beside attention and "
+            "cache; each group stays whole on one device"
         )
-    return said or ["all layers fit on the cards"]
+    return lines or ["all layers fit on the GPUs"]
 
 
 def _about_offload(plan: Plan, machine: Machine) -> list[str]:
     choice = plan.choice
-    if not machine.gpus or HOST not in {*choice.layers, *choice.experts}:
+    if not machine.gpus or HOST_MEMORY not in {*choice.layers, *choice.experts}:
         return []
     if choice.op_offload and not choice.repack:
         text = (
-            "prompts are computed on the card also where weights are on the host (op_offload), so "
-            "those are not repacked"
+            "prompts are computed on the GPU also for weights in host memory (op_offload), so "
+            "those weights are not repacked"
         )
     else:
         text = (
-            "the copy of an expert that op_offload needs would cost too many groups on the cards, "
+            "the copy of an expert that op_offload needs would cost too many groups on the GPUs, "
             "so the host computes them itself, on repacked weights"
         )
     return [text]
 
 
-def _about_cache(plan: Plan, wishes: Wishes) -> list[str]:
+def _about_cache(plan: Plan, requirements: Requirements) -> list[str]:
     cache = plan.choice.cache
-    said = []
-    if not wishes.cache_type and cache.type_k != "f16":
+    lines = []
+    if not requirements.cache_type and cache.type_k != "f16":
         saved = cache_bytes(plan.model.memory, _f16(plan)) - cache_bytes(plan.model.memory, cache)
-        said.append(f"the cache is {cache.type_k}, which spares {gib(saved)} against f16")
-    if not wishes.n_ctx:
-        said.append(
+        lines.append(f"the cache is {cache.type_k}, which spares {gib(saved)} against f16")
+    if not requirements.n_ctx:
+        lines.append(
             f"{cache.n_ctx:,} tokens of context were chosen; it was trained for "
             f"{plan.model.n_ctx_train:,}"
         )
-    elif plan.model.n_ctx_train and wishes.n_ctx > plan.model.n_ctx_train:
-        said.append(
-            f"{wishes.n_ctx:,} tokens are more than the {plan.model.n_ctx_train:,} that it was "
-            "trained for"
+    elif plan.model.n_ctx_train and requirements.n_ctx > plan.model.n_ctx_train:
+        lines.append(
+            f"{requirements.n_ctx:,} tokens are more than the {plan.model.n_ctx_train:,} that it "
+            "was trained for"
         )
-    if cache.n_ubatch < wishes.n_ubatch:
-        said.append(f"batches of {cache.n_ubatch} tokens keep the compute buffer small")
+    if cache.n_ubatch < requirements.n_ubatch:
+        lines.append(f"batches of {cache.n_ubatch} tokens keep the compute buffer small")
     if plan.model.memory.windowed and not cache.swa_full:
-        said.append(
+        lines.append(
             "sliding-window layers keep only their window, so a prompt can only be reused whole"
         )
     if plan.model.memory.recurrent:
-        said.append("recurrent layers have no history, so a prompt can only be extended")
-    return said
+        lines.append("recurrent layers have no history, so a prompt can only be extended")
+    return lines
 
 
-def _f16(plan: Plan) -> CacheWish:
+def _f16(plan: Plan) -> CacheParams:
     return replace(plan.choice.cache, type_k="f16", type_v="f16")

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from assistant.memory.degrade.ladder import DROP, TRIM, Rung
 from assistant.memory.model.kv_cache import unusable_types
-from assistant.memory.planning.footprint import sheet_of
-from assistant.memory.planning.plan import HOST, Choice, Machine, Plan, Wishes
+from assistant.memory.planning.footprint import breakdown_of
+from assistant.memory.planning.plan import HOST_MEMORY, Choice, Machine, Plan, Requirements
 from assistant.memory.planning.planner import replan
 
 LEAST_CTX_TOKENS = 1024  # below this a completion sees too little of its file to be of use
@@ -21,7 +21,7 @@ _SMALLER_CACHE = {"f32": "f16", "f16": "q8_0", "bf16": "q8_0"}
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How fast this machine is, to foretell what a rung costs; the defaults are a laptop's."""
+    """How fast this machine is, to predict what a rung costs; the defaults are a laptop's."""
 
     prefill_tokens_per_s: float = 300.0
     read_bytes_per_s: float = 1e9
@@ -39,7 +39,7 @@ class _Change:
 
 def build(
     plan: Plan,
-    wishes: Wishes,
+    requirements: Requirements,
     rates: Rates = Rates(),
     measure: Callable[[Plan], Plan] = lambda shape: shape,
 ) -> tuple[Rung, ...]:
@@ -49,7 +49,7 @@ def build(
     llama.cpp measured for the plan itself if it was measured.
 
     Args:
-        measure: gives a shape back with llama.cpp's own figures for it, where those are to be had.
+        measure: gives a shape back with llama.cpp's own figures for it, where those are available.
     """
     top = _holds(plan)
     rungs = [
@@ -57,7 +57,7 @@ def build(
         Rung(TRIM, "long prompts", plan.to_load_spec(), top),
         Rung(DROP, "sequences kept for reuse", plan.to_load_spec(), top),
     ]
-    for change, guess in _shapes(plan, wishes):
+    for change, guess in _shapes(plan, requirements):
         shape = measure(guess)
         rungs.append(
             Rung(
@@ -73,10 +73,12 @@ def build(
     return tuple(rungs)
 
 
-def _shapes(plan: Plan, wishes: Wishes) -> Iterator[tuple[_Change, Plan]]:
-    machine = Machine(plan.host_usage.device, tuple(usage.device for usage in plan.gpu_usages))
-    sheet = sheet_of(plan.model, machine)
-    guess = replan(sheet, plan, wishes, plan.choice)
+def _shapes(plan: Plan, requirements: Requirements) -> Iterator[tuple[_Change, Plan]]:
+    machine = Machine(
+        plan.host_memory_usage.device, tuple(usage.device for usage in plan.gpu_usages)
+    )
+    breakdown = breakdown_of(plan.model, machine)
+    guess = replan(breakdown, plan, requirements, plan.choice)
     corrections = {
         real.device.name: real.compute_bytes + real.other_bytes - estimated.compute_bytes
         for real, estimated in zip(plan.usages, guess.usages, strict=True)
@@ -86,7 +88,7 @@ def _shapes(plan: Plan, wishes: Wishes) -> Iterator[tuple[_Change, Plan]]:
         changed = change.change(plan, choice)
         if changed != choice:
             choice = changed
-            yield change, replan(sheet, plan, wishes, choice, corrections)
+            yield change, replan(breakdown, plan, requirements, choice, corrections)
 
 
 def _holds(plan: Plan) -> dict[str, int]:
@@ -131,32 +133,32 @@ def _quantised_cache(plan: Plan, choice: Choice) -> Choice:
 
 
 def _half_of_the_experts(_: Plan, choice: Choice) -> Choice:
-    """Every other expert group that stands on a card goes to the host, on each card alike."""
+    """Every other expert group that stands on a GPU goes to host memory, on each GPU alike."""
     seen: dict[str, int] = {}
     experts = list(choice.experts)
     for index, device in enumerate(experts):
-        if device not in {"", HOST}:
+        if device not in {"", HOST_MEMORY}:
             seen[device] = seen.get(device, 0) + 1
             if seen[device] % 2:
-                experts[index] = HOST
+                experts[index] = HOST_MEMORY
     return replace(choice, experts=tuple(experts))
 
 
 def _no_experts(_: Plan, choice: Choice) -> Choice:
-    return replace(choice, experts=tuple(device and HOST for device in choice.experts))
+    return replace(choice, experts=tuple(device and HOST_MEMORY for device in choice.experts))
 
 
-def _host_only(plan: Plan, choice: Choice) -> Choice:
-    layers = (HOST,) * len(choice.layers)
-    return replace(_no_experts(plan, choice), layers=layers, output=HOST)
+def _host_memory_only(plan: Plan, choice: Choice) -> Choice:
+    layers = (HOST_MEMORY,) * len(choice.layers)
+    return replace(_no_experts(plan, choice), layers=layers, output=HOST_MEMORY)
 
 
 _CHANGES: tuple[_Change, ...] = (
     _Change("context", "half of the context", _smaller_context),
-    _Change("batch", "large batches, and work lent to the card", _smaller_batch),
+    _Change("batch", "large batches, and work lent to the GPU", _smaller_batch),
     _Change("cache", "the cache's full precision", _quantised_cache, forgets=True),
-    _Change("half experts", "half of the experts on the card", _half_of_the_experts, reload=True),
-    _Change("experts", "all experts on the card", _no_experts, reload=True),
-    _Change("host", "the card", _host_only, reload=True),
+    _Change("half experts", "half of the experts on the GPU", _half_of_the_experts, reload=True),
+    _Change("experts", "all experts on the GPU", _no_experts, reload=True),
+    _Change("host", "the GPU", _host_memory_only, reload=True),
     _Change("least", "half of the context again", _smaller_context),
 )

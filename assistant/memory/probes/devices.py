@@ -1,8 +1,8 @@
 """The devices that hold a model: what they are and how much of them is free.
 
 The planner knows only `Device`. What fills it comes from two sides: ggml names the devices it can
-use (in a child process: asking a CUDA card costs a context on it), and the driver says at any
-moment, for almost nothing, how much of a card is free. `merge` joins them by bus address.
+use (in a child process: asking a CUDA GPU costs a context on it), and the driver says at any
+moment, for almost nothing, how much of a GPU is free. `merge` joins them by bus address.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from assistant.errors import LoadError, from_wire
 from assistant.llama.spec import BackendDevice, DeviceKind
 
 __all__ = [
-    "Card",
     "Device",
     "DeviceKind",
+    "GpuMemory",
     "HostMemory",
     "ProcessMemory",
     "ask_backend",
@@ -49,22 +49,22 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class ProcessMemory:
-    """What one process holds of a card; None where the driver does not tell."""
+    """What one process holds of a GPU; None where the driver does not tell."""
 
     pid: int
     used_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """A graphics card, or a MIG instance of one, as its driver reports it at one moment.
+class GpuMemory:
+    """A GPU, or a MIG instance of one, as its driver reports it at one moment.
 
     Attributes:
         name: the product, for people.
-        bus_id: PCI address in the kernel's form, "0000:01:00.0"; an instance has its card's.
+        bus_id: PCI address in the kernel's form, "0000:01:00.0"; an instance has its GPU's.
         driver: which probe saw it: "nvml" or "amdgpu".
         processes: who holds it; empty where the driver was not asked or does not tell.
-        instance: number of the MIG instance; -1 for a whole card.
+        instance: number of the MIG instance; -1 for a whole GPU.
     """
 
     name: str
@@ -138,14 +138,14 @@ def normal_bus_id(text: str) -> str:
 
 def merge(
     backend: Sequence[BackendDevice],
-    cards: Sequence[Card],
-    host: HostMemory,
+    gpus: Sequence[GpuMemory],
+    host_memory: HostMemory,
     lost: Collection[str] = (),
 ) -> tuple[Device, ...]:
-    """What the planner may use now: ggml's graphics devices, then the host.
+    """What the planner may use now: ggml's graphics devices, then host memory.
 
     A device takes its driver's figures where the driver knows it by bus address, and ggml's own
-    otherwise. Where a card is cut into MIG instances, ggml does not say which one it uses, so the
+    otherwise. Where a GPU is cut into MIG instances, ggml does not say which one it uses, so the
     one with the least free memory is assumed.
 
     Args:
@@ -156,13 +156,13 @@ def merge(
         if device.kind not in {DeviceKind.GPU, DeviceKind.IGPU}:
             continue
         address = normal_bus_id(device.bus_id)
-        seen = [card for card in cards if address and card.bus_id == address]
+        seen = [gpu for gpu in gpus if address and gpu.bus_id == address]
         total, free = device.total_bytes, device.free_bytes
         if seen:
-            card = min(seen, key=lambda card: card.free_bytes)
-            total, free = card.total_bytes, card.free_bytes
+            gpu = min(seen, key=lambda gpu: gpu.free_bytes)
+            total, free = gpu.total_bytes, gpu.free_bytes
         elif address in lost:
             free = 0
         devices.append(Device(device.name, device.kind, total, free))
-    cpu = Device("CPU", DeviceKind.CPU, host.total_bytes, host.available_bytes)
+    cpu = Device("CPU", DeviceKind.CPU, host_memory.total_bytes, host_memory.available_bytes)
     return (*devices, cpu)

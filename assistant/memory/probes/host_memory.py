@@ -13,7 +13,7 @@ from assistant.memory.probes.devices import HostMemory
 _KIB = 1024
 
 
-def read_host(root: Path = Path("/")) -> HostMemory:
+def read_host_memory(root: Path = Path("/")) -> HostMemory:
     """Host memory now.
 
     Linux: MemAvailable, lowered to what each control group above this process leaves (v2:

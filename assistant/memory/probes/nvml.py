@@ -1,6 +1,6 @@
-"""NVIDIA's driver through pynvml: what each card has free and who holds it.
+"""NVIDIA's driver through pynvml: what each GPU has free and who holds it.
 
-Nothing here raises: a machine without the driver has no cards, a driver that goes away leaves
+Nothing here raises: a machine without the driver has no GPUs, a driver that goes away leaves
 none, and one that comes back is found again.
 """
 
@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from assistant.memory.probes.devices import Card, ProcessMemory, normal_bus_id
+from assistant.memory.probes.devices import GpuMemory, ProcessMemory, normal_bus_id
 
 _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 30.0
-_RENEW_S = 5.0  # how often to look anew for a lost card while others answer
+_RENEW_S = 5.0  # how often to look again for a lost GPU while others answer
 
 
 class Nvml:
@@ -24,7 +24,7 @@ class Nvml:
     Not for use by several threads at once.
 
     Attributes:
-        trouble: why cards may be missing, in words; empty where all is well.
+        trouble: why GPUs may be missing, in words; empty where all is well.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,38 +35,38 @@ class Nvml:
         self._renew_at = 0.0
         self.trouble = ""
 
-    def read(self, *, processes: bool = False) -> tuple[Card, ...]:
-        """All cards that answer now. `processes` also asks who holds them (slower)."""
+    def read(self, *, processes: bool = False) -> tuple[GpuMemory, ...]:
+        """All GPUs that answer now. `processes` also asks who holds them (slower)."""
         library = self._session()
         if library is None:
             return ()
-        cards: list[Card] = []
+        gpus: list[GpuMemory] = []
         self.trouble = ""
         try:
             for index in range(library.nvmlDeviceGetCount()):
                 try:
                     handle = library.nvmlDeviceGetHandleByIndex(index)
-                    cards.extend(_card(library, handle, processes))
+                    gpus.extend(_gpu(library, handle, processes))
                 except library.NVMLError as error:
-                    self.trouble = f"card {index}: {error}"
+                    self.trouble = f"GPU {index}: {error}"
         except library.NVMLError as error:
             self.trouble = str(error)
         if not self.trouble:
             self._retry_s = _FIRST_RETRY_S
-        elif not cards:
+        elif not gpus:
             self._end()
             self._postpone()
         elif self._clock() >= self._renew_at:
             self._end()
             self._renew_at = self._clock() + _RENEW_S
-        return tuple(cards)
+        return tuple(gpus)
 
     def close(self) -> None:
         """End the session; the next question begins a new one."""
         self._end()
 
     def _session(self) -> Any:
-        """pynvml with an open session, or None; tried anew ever more seldom."""
+        """pynvml with an open session, or None; tried again ever more seldom."""
         if self._library is not None:
             return self._library
         if self._clock() < self._retry_at:
@@ -87,7 +87,7 @@ class Nvml:
         return pynvml
 
     def _end(self) -> None:
-        """After a loss a session's handles are dead, and it does not see the card return."""
+        """After a loss a session's handles are dead, and it does not see the GPU return."""
         if self._library is not None:
             with suppress(self._library.NVMLError):
                 self._library.nvmlShutdown()
@@ -98,13 +98,13 @@ class Nvml:
         self._retry_s = min(self._retry_s * 2, _LAST_RETRY_S)
 
 
-def _card(library: Any, handle: Any, processes: bool) -> Iterator[Card]:
-    """The card, or its MIG instances where it is cut into such."""
+def _gpu(library: Any, handle: Any, processes: bool) -> Iterator[GpuMemory]:
+    """The GPU, or its MIG instances where it is cut into such."""
     address = normal_bus_id(_text(library.nvmlDeviceGetPciInfo(handle).busId))
     instances = list(_instances(library, handle))
     for number, part in instances or [(-1, handle)]:
         memory = library.nvmlDeviceGetMemoryInfo(part)
-        yield Card(
+        yield GpuMemory(
             name=_text(library.nvmlDeviceGetName(part)),
             bus_id=address,
             driver="nvml",

@@ -1,6 +1,6 @@
 """How much memory is free, looked at again and again: often while it matters, seldom while not.
 
-AMD cards on Linux: the kernel driver's own figures in sysfs.
+AMD GPUs on Linux: the kernel driver's own figures in sysfs.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from assistant.memory.probes.devices import Card, HostMemory, normal_bus_id
-from assistant.memory.probes.host_memory import read_host
+from assistant.memory.probes.devices import GpuMemory, HostMemory, normal_bus_id
+from assistant.memory.probes.host_memory import read_host_memory
 from assistant.memory.probes.nvml import Nvml
 
 
-def read_amdgpu(root: Path = Path("/")) -> tuple[Card, ...]:
-    """Every card whose driver is amdgpu; none where there is no such driver.
+def read_amdgpu(root: Path = Path("/")) -> tuple[GpuMemory, ...]:
+    """Every GPU whose driver is amdgpu; none where there is no such driver.
 
     Source: `mem_info_vram_total` and `mem_info_vram_used` (kernel, "AMDGPU: Memory accounting").
     """
-    cards = []
+    gpus = []
     for device in sorted((root / "sys/class/drm").glob("card[0-9]*/device")):
         total, used = (_number(device / f"mem_info_vram_{kind}") for kind in ("total", "used"))
         if total is None or used is None:
             continue
         address = _event(device / "uevent").get("PCI_SLOT_NAME", "")
-        cards.append(
-            Card(
+        gpus.append(
+            GpuMemory(
                 name=_line(device / "product_name") or "AMD graphics",
                 bus_id=normal_bus_id(address),
                 driver="amdgpu",
@@ -38,7 +38,7 @@ def read_amdgpu(root: Path = Path("/")) -> tuple[Card, ...]:
                 free_bytes=max(0, total - used),
             )
         )
-    return tuple(cards)
+    return tuple(gpus)
 
 
 def _number(path: Path) -> int | None:
@@ -63,7 +63,7 @@ BUSY_S = 0.1
 IDLE_S = 1.0
 ALERT_S = 0.1
 _ALERT_LASTS_S = 3.0
-_STIR_SHARE = 0.01  # of a card's or the host's size: a change worth looking closer at
+_STIR_SHARE = 0.01  # of the size of a GPU or of host memory: a change worth looking closer at
 _STUCK_S = 5.0
 
 
@@ -73,13 +73,13 @@ class Sample:
 
     Attributes:
         at_s: the monotonic clock when the probes were asked.
-        lost: bus addresses of cards that were seen before and are not now.
-        trouble: why cards may be missing; empty where all is well.
+        lost: bus addresses of GPUs that were seen before and are not now.
+        trouble: why GPUs may be missing; empty where all is well.
     """
 
     at_s: float
-    cards: tuple[Card, ...]
-    host: HostMemory
+    gpus: tuple[GpuMemory, ...]
+    host_memory: HostMemory
     lost: tuple[str, ...] = ()
     trouble: str = ""
 
@@ -98,13 +98,13 @@ class Probes:
 
     def __call__(self) -> Sample:
         at_s = self._clock()
-        cards = (*self._nvml.read(), *read_amdgpu())
-        present = {card.bus_id for card in cards}
+        gpus = (*self._nvml.read(), *read_amdgpu())
+        present = {gpu.bus_id for gpu in gpus}
         self._seen |= present
         return Sample(
             at_s=at_s,
-            cards=cards,
-            host=read_host(),
+            gpus=gpus,
+            host_memory=read_host_memory(),
             lost=tuple(sorted(self._seen - present)),
             trouble=self._nvml.trouble,
         )
@@ -115,13 +115,19 @@ class Probes:
 
 def stirred(before: Sample, after: Sample) -> bool:
     """Whether so much changed that the next look should come soon."""
-    if before.lost != after.lost or len(before.cards) != len(after.cards):
+    if before.lost != after.lost or len(before.gpus) != len(after.gpus):
         return True
     pairs = [
         (old.free_bytes, new.free_bytes, new.total_bytes)
-        for old, new in zip(before.cards, after.cards, strict=True)
+        for old, new in zip(before.gpus, after.gpus, strict=True)
     ]
-    pairs.append((before.host.available_bytes, after.host.available_bytes, after.host.total_bytes))
+    pairs.append(
+        (
+            before.host_memory.available_bytes,
+            after.host_memory.available_bytes,
+            after.host_memory.total_bytes,
+        )
+    )
     return any(abs(new - old) > total * _STIR_SHARE for old, new, total in pairs)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from assistant.memory.gguf.header import Header
 from assistant.memory.planning.machine import machine_of
-from assistant.memory.planning.plan import HOST, Machine
+from assistant.memory.planning.plan import HOST_MEMORY, Machine
 from assistant.memory.probes.devices import Device, DeviceKind, ask_backend, merge
-from assistant.memory.probes.host_memory import read_host
+from assistant.memory.probes.host_memory import read_host_memory
 from assistant.memory.probes.nvml import Nvml
 from gpu_check.results import Config
 
@@ -65,9 +65,11 @@ class Gpu:
         """What the planner may use now; a simulated GPU is beside 128 GiB of host memory."""
         if self.simulated:
             gpu = Device(_SIMULATED, DeviceKind.GPU, self.total_bytes(), self.free_bytes())
-            return Machine(Device(HOST, DeviceKind.CPU, 128 * GIB, 120 * GIB), (gpu,))
-        found = machine_of(merge(self._backend, self._nvml.read(), read_host()))
-        return Machine(found.host, tuple(gpu for gpu in found.gpus if gpu.name == self.device))
+            return Machine(Device(HOST_MEMORY, DeviceKind.CPU, 128 * GIB, 120 * GIB), (gpu,))
+        found = machine_of(merge(self._backend, self._nvml.read(), read_host_memory()))
+        return Machine(
+            found.host_memory, tuple(gpu for gpu in found.gpus if gpu.name == self.device)
+        )
 
 
 def _simulated_machine(config: Config) -> Any:

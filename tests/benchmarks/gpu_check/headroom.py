@@ -28,7 +28,7 @@ from assistant.engine.types import Delta, Done, GenerateRequest
 from assistant.errors import ContextFullError, UnderkeelError
 from assistant.memory.gguf.header import read_header
 from assistant.memory.planning.measured_planner import plan_with_ladder
-from assistant.memory.planning.plan import Wishes
+from assistant.memory.planning.plan import Requirements
 from gpu_check import models
 from gpu_check.gpu import GIB, MIB, SIMULATED_CONTEXT_BYTES, SIMULATED_POOL_BYTES, Gpu, model_file
 from gpu_check.results import Config, Row, emit, open_rows, skip
@@ -100,10 +100,10 @@ def main() -> None:
 
 async def _ladder(gpu: Gpu, sizes: Sizes, path: Path, config: Config) -> None:
     """Go down every rung and up again under an answer, and compare what each holds."""
-    wishes = Wishes(
+    requirements = Requirements(
         n_ctx=sizes.n_ctx, margin_bytes=sizes.margin_bytes, overhead_bytes=sizes.overhead_bytes
     )
-    ladder = plan_with_ladder(read_header(path), gpu.machine(), wishes)[1]
+    ladder = plan_with_ladder(read_header(path), gpu.machine(), requirements)[1]
     shapes = [rung for rung in ladder if rung.spec is not None]
     before = gpu.free_bytes()
     engine = LlamaEngine()

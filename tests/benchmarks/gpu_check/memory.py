@@ -14,10 +14,10 @@ import time
 from assistant.errors import UnderkeelError
 from assistant.memory.gguf.header import Header
 from assistant.memory.model.profile import model_of
-from assistant.memory.planning.dry_run import Oracle
+from assistant.memory.planning.dry_run import DryRun
 from assistant.memory.planning.load_report import DeviceReport, Sizes, compare, planned_memory
 from assistant.memory.planning.measured_planner import measure, plan_and_measure
-from assistant.memory.planning.plan import HOST, Plan, Wishes
+from assistant.memory.planning.plan import HOST_MEMORY, Plan, Requirements
 from assistant.memory.planning.planner import make_plan
 from gpu_check import models
 from gpu_check.gpu import (
@@ -37,7 +37,7 @@ _SMALL_SHARES = (0.75, 2.0)
 """Limits for the small models of a simulated run: of the file's size, and a constant besides."""
 
 _SMALL_EXTRA_BYTES = 16 * MIB
-_SMALL = Wishes(
+_SMALL = Requirements(
     n_ctx=2048,
     n_batch=128,
     n_ubatch=128,
@@ -72,23 +72,23 @@ def main() -> None:
 
 def _plan_true_shapes(gpu: Gpu) -> None:
     """Plans of the true shapes beside dry runs of them, on GPUs of each size; nothing is loaded."""
-    with Oracle() as oracle:
+    with DryRun() as dry_run:
         for name in models.KINDS:
             header = models.true_header(name)
             for limit in LIMITS_GIB:
                 gpu.resize(limit * GIB)
-                emit("plans", **_plan_row(gpu, oracle, header, name, limit))
+                emit("plans", **_plan_row(gpu, dry_run, header, name, limit))
 
 
-def _plan_row(gpu: Gpu, oracle: Oracle, header: Header, name: str, limit_gib: int) -> Row:
-    wishes = Wishes()
+def _plan_row(gpu: Gpu, dry_run: DryRun, header: Header, name: str, limit_gib: int) -> Row:
+    requirements = Requirements()
     started = time.perf_counter()
-    guess = make_plan(model_of(header), gpu.machine(), wishes)
+    guess = make_plan(model_of(header), gpu.machine(), requirements)
     plan_ms = 1000 * (time.perf_counter() - started)
     started = time.perf_counter()
-    measured = measure(header, guess, oracle)
+    measured = measure(header, guess, dry_run)
     dry_run_ms = 1000 * (time.perf_counter() - started)
-    chosen = plan_and_measure(header, gpu.machine(), wishes, oracle)
+    chosen = plan_and_measure(header, gpu.machine(), requirements, dry_run)
     return {
         "model": name,
         "limit_gib": limit_gib,
@@ -108,7 +108,7 @@ def _choices(plan: Plan) -> Row:
     return {
         "n_ctx": plan.n_ctx,
         "cache_type": choice.cache.type_k,
-        "blocks_on_gpu": len(choice.layers) - choice.layers.count(HOST),
+        "blocks_on_gpu": len(choice.layers) - choice.layers.count(HOST_MEMORY),
         "blocks": len(choice.layers),
         "expert_groups_on_gpu": plan.expert_layers_on_gpu,
         "expert_groups": sum(1 for device in choice.experts if device),
@@ -161,7 +161,7 @@ def _load_row(config: Config, gpu: Gpu, header: Header, seen: dict[str, str]) ->
         seen: of this model, the specs that were loaded, and under how much free memory.
     """
     try:
-        plan = plan_and_measure(header, gpu.machine(), _SMALL if gpu.simulated else Wishes())
+        plan = plan_and_measure(header, gpu.machine(), _SMALL if gpu.simulated else Requirements())
     except UnderkeelError as error:
         return {"error": f"no plan: {error}"}
     prompt, decode = (64, 4) if gpu.simulated else (512, 32)
@@ -184,7 +184,7 @@ def _comparison(gpu: Gpu, plan: Plan, loaded: Loaded, prompt: int, decode: int) 
     on_gpu = by_name.get(
         gpu.device, DeviceReport(device=gpu.device, planned=Sizes(), actual=Sizes())
     )
-    on_host = by_name.get(HOST)
+    on_host = by_name.get(HOST_MEMORY)
     usage = plan.gpu_usages[0]
     before, after_load, after_run = loaded.free_bytes
     taken = on_gpu.actual.total_bytes

@@ -20,7 +20,7 @@ from assistant.engine.types import Done, GenerateRequest
 from assistant.llama.spec import LoadSpec, TensorOverride
 from assistant.memory.gguf.header import Header
 from assistant.memory.planning.measured_planner import plan_and_measure
-from assistant.memory.planning.plan import HOST, Machine, Plan, Wishes, expert_pattern
+from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements, expert_pattern
 from assistant.memory.probes.devices import Device
 from gpu_check import models
 from gpu_check.gpu import GIB, MIB, Gpu, model_file
@@ -42,7 +42,7 @@ def main() -> None:
     limit = int(0.6 * size) + 32 * MIB if gpu.simulated else _LIMIT_BYTES
     if gpu.simulated:
         gpu.resize(4 * size + 64 * MIB)
-    whole = plan_and_measure(header, gpu.machine(), _wishes(gpu))
+    whole = plan_and_measure(header, gpu.machine(), _requirements(gpu))
     partly = _under(gpu, header, limit)
     _ghost_texts(config, gpu, "whole model on the GPU", whole)
     _worker_and_loop(config, gpu, whole)
@@ -51,10 +51,10 @@ def main() -> None:
     _ghost_texts(config, gpu, f"{limit / GIB:.1f} GiB of the GPU", partly)
 
 
-def _wishes(gpu: Gpu) -> Wishes:
+def _requirements(gpu: Gpu) -> Requirements:
     if gpu.simulated:
-        return Wishes(n_ctx=2048, margin_bytes=2 * MIB, overhead_bytes=8 * MIB)
-    return Wishes(n_ctx=16384)
+        return Requirements(n_ctx=2048, margin_bytes=2 * MIB, overhead_bytes=8 * MIB)
+    return Requirements(n_ctx=16384)
 
 
 def _under(gpu: Gpu, header: Header, limit: int) -> Plan:
@@ -64,7 +64,7 @@ def _under(gpu: Gpu, header: Header, limit: int) -> Plan:
         Device(device.name, device.kind, total_bytes=limit, free_bytes=limit)
         for device in machine.gpus
     )
-    return plan_and_measure(header, Machine(machine.host, gpus), _wishes(gpu))
+    return plan_and_measure(header, Machine(machine.host_memory, gpus), _requirements(gpu))
 
 
 def _measure(config: Config, gpu: Gpu, spec: LoadSpec) -> Row:
@@ -154,14 +154,14 @@ def _split_groups(spec: LoadSpec, header: Header, plan: Plan) -> LoadSpec:
         gates.append(index)
     others = [index for index in kinds if index not in ups]
     overrides = [
-        TensorOverride(pattern=rf"^blk\.{_one_of(ups)}\.ffn_down_exps", device=HOST),
+        TensorOverride(pattern=rf"^blk\.{_one_of(ups)}\.ffn_down_exps", device=HOST_MEMORY),
         TensorOverride(
             pattern=rf"^blk\.{_one_of([i for i in ups if i not in gates])}\.ffn_gate_exps",
-            device=HOST,
+            device=HOST_MEMORY,
         ),
     ]
     if others:
-        overrides.append(TensorOverride(pattern=expert_pattern(others), device=HOST))
+        overrides.append(TensorOverride(pattern=expert_pattern(others), device=HOST_MEMORY))
     return replace(spec, overrides=tuple(overrides))
 
 

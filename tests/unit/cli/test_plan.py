@@ -22,9 +22,9 @@ from assistant.errors import PlanError, SettingsError, UnderkeelError, UnknownMo
 from assistant.memory.gguf.header import read_header
 from assistant.memory.planning.machine import imagined, parse_size, this_machine
 from assistant.memory.planning.measured_planner import plan_report
-from assistant.memory.planning.plan import Plan, Wishes
+from assistant.memory.planning.plan import Plan, Requirements
 from assistant.memory.planning.plan_report import PlanReport
-from assistant.memory.planning.planner import wishes_of
+from assistant.memory.planning.planner import requirements_of
 from assistant.memory.planning.reasons import gib
 from assistant.settings import ModelSettings
 
@@ -55,7 +55,7 @@ def test_a_picture_of_a_machine_one_does_not_have() -> None:
     for wanted in (
         "CUDA0", "CUDA1", "CPU", "79.7 B parameters must be in memory", "uses 3.9 B of them",
         "experts of", "KV cache", "compute", "margin", "free", "tokens of context", "tokens/s",
-        "expert groups fit on the cards", "What would change", "q8_0",
+        "expert groups fit on the GPUs", "What would change", "q8_0",
         "compute buffers are estimated",
     ):  # fmt: skip
         assert wanted in words, wanted
@@ -76,7 +76,7 @@ def test_text_and_json_show_the_report_and_nothing_else(tmp_path: Path) -> None:
     header = read_header(shapes.write_family(tmp_path, "granitemoe"))
     here, _ = this_machine()
     on = imagined(here, [], 64 << 30, 0)
-    report = plan_report(header, on, Wishes(n_ctx=4096), here, ("a caveat of this machine",))
+    report = plan_report(header, on, Requirements(n_ctx=4096), here, ("a caveat of this machine",))
     plan = report.require_plan()
     assert plan.measured
     found = plan_json(report)
@@ -87,7 +87,7 @@ def test_text_and_json_show_the_report_and_nothing_else(tmp_path: Path) -> None:
         (row.n_ctx, row.cache_type, row.kv_bytes, needed(row.plan), True) for row in report.what_if
     ]
     assert found["context"]["most_n_ctx"] == report.most_n_ctx
-    assert found["doubts"] == list(report.caveats)
+    assert found["caveats"] == list(report.caveats)
     words = shown(report)
     rows = words[words.index("What would change") : words.index("Caveats")].splitlines()[2:]
     assert [row.split() for row in rows if row.strip()] == [
@@ -132,7 +132,7 @@ def test_plan_and_daemon_read_the_same_settings(home: Path, tmp_path: Path) -> N
     found = answer("plan", *machine)
     chosen, problems = settings.load()
     assert not problems
-    daemons = wishes_of(chosen.model)
+    daemons = requirements_of(chosen.model)
     card = next(row for row in found["devices"] if row["name"] == "CUDA0")  # type: ignore[attr-defined]
     assert card["margin_bytes"] == daemons.margin_bytes == 300 << 20
     assert card["overhead_bytes"] == daemons.overhead_bytes == 7 << 20
@@ -147,7 +147,7 @@ def test_plan_and_daemon_read_the_same_settings(home: Path, tmp_path: Path) -> N
 
 def test_every_setting_of_memory_is_a_wish() -> None:
     """A setting that the planner should know of cannot be forgotten in one of the two places."""
-    plain = wishes_of(ModelSettings())
+    plain = requirements_of(ModelSettings())
     for name, value in {
         "n_ctx": 1024,
         "n_seq_max": 7,
@@ -155,14 +155,14 @@ def test_every_setting_of_memory_is_a_wish() -> None:
         "vram_margin_mib": 1,
         "vram_overhead_mib": 1,
     }.items():
-        assert wishes_of(ModelSettings(**{name: value})) != plain, name
+        assert requirements_of(ModelSettings(**{name: value})) != plain, name
 
 
 def test_a_file_of_this_machine_is_measured(tmp_path: Path) -> None:
     path = shapes.write_family(tmp_path, "granitemoe")
     found = answer("plan", str(path), "--ram", "64G", "--cache-type", "q8_0")
     assert found["measured"] is True
-    assert found["doubts"] == []
+    assert found["caveats"] == []
     assert found["context"]["cache_type"] == "q8_0"  # type: ignore[index]
 
 

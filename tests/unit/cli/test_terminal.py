@@ -29,7 +29,7 @@ from assistant.engine.types import EngineStats, ModelInfo
 from assistant.memory.model.known_models import known_header
 from assistant.memory.planning.machine import imagined, this_machine
 from assistant.memory.planning.measured_planner import plan_report
-from assistant.memory.planning.plan import Wishes
+from assistant.memory.planning.plan import Requirements
 from assistant.wire import ChangeNow, ErrorNow, SettingsNow
 
 
@@ -195,7 +195,7 @@ def test_plan_shows_the_name_of_a_hostile_model(name: str) -> None:
     out.file = StringIO()
     for ram_bytes in (64 << 30, 1 << 30):  # it fits, and it does not
         machine = imagined(here, [24 << 30 if ram_bytes > 1 << 30 else 1 << 30], ram_bytes, 1)
-        report = plan_report(header, machine, Wishes(), here, (name,))
+        report = plan_report(header, machine, Requirements(), here, (name,))
         out.print(plan_text(report))
     assert _is_safe(out.file.getvalue())
 

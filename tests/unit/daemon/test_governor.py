@@ -264,7 +264,7 @@ def test_a_pinned_rung_of_cells_does_what_it_says(home: Path) -> None:
         await rung_is(daemon, "trim")
         await until(lambda: level(daemon) == 1)
         _, last = await ask(daemon)
-        assert (last.budget.tokens, last.budget.reason) == (768, "an operator wishes it")
+        assert (last.budget.tokens, last.budget.reason) == (768, "an operator set it")
 
     run(trim, settings=Settings(daemon=DaemonSettings(rung="trim")))
     run(trim, settings=Settings(daemon=DaemonSettings(rungs_off=("plan", "drop"))))

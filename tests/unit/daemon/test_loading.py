@@ -6,7 +6,7 @@ from daemons import fake_model
 
 from assistant.daemon.models.loading import Loadable
 from assistant.llama.spec import BackendDevice, DeviceFree, DeviceKind
-from assistant.memory.probes.devices import Card, HostMemory
+from assistant.memory.probes.devices import GpuMemory, HostMemory
 from assistant.memory.probes.sampler import Sample
 
 MIB = 1 << 20
@@ -28,8 +28,8 @@ def test_the_driver_then_the_engine_then_what_was_listed() -> None:
         fake_model().ladder,
         backend=(backend("CUDA0", "0000:01:00.0"), backend("Vulkan0"), backend("Vulkan1")),
     )
-    card = Card("a card", "0000:01:00.0", "nvml", 8000 * MIB, 5000 * MIB)
-    sample = Sample(at_s=0.0, cards=(card,), host=HostMemory(100 * MIB, 60 * MIB))
+    card = GpuMemory("a card", "0000:01:00.0", "nvml", 8000 * MIB, 5000 * MIB)
+    sample = Sample(at_s=0.0, gpus=(card,), host_memory=HostMemory(100 * MIB, 60 * MIB))
     engine = [
         DeviceFree(name="CUDA0", total_bytes=8000 * MIB, free_bytes=1 * MIB),
         DeviceFree(name="Vulkan0", total_bytes=4000 * MIB, free_bytes=2000 * MIB),
@@ -43,7 +43,7 @@ def test_the_driver_then_the_engine_then_what_was_listed() -> None:
 def test_a_lost_card_has_nothing_whatever_the_engine_says() -> None:
     loadable = Loadable(fake_model().ladder, backend=(backend("CUDA0", "0000:01:00.0"),))
     sample = Sample(
-        at_s=0.0, cards=(), host=HostMemory(100 * MIB, 60 * MIB), lost=("0000:01:00.0",)
+        at_s=0.0, gpus=(), host_memory=HostMemory(100 * MIB, 60 * MIB), lost=("0000:01:00.0",)
     )
     engine = [DeviceFree(name="CUDA0", total_bytes=8000 * MIB, free_bytes=7000 * MIB)]
     assert loadable.devices(sample, engine)[0].free_bytes == 0

@@ -19,7 +19,7 @@ from assistant.doctor.findings import Finding
 from assistant.install.machine import Backend, Gpu, Machine, Vendor
 from assistant.llama.spec import BackendDevice, DeviceKind
 from assistant.llama.threads import Processors
-from assistant.memory.probes.devices import Card, HostMemory
+from assistant.memory.probes.devices import GpuMemory, HostMemory
 from assistant.service.manager import ServiceNow
 from assistant.service.units import Manager
 from assistant.settings import ModelSettings, Settings
@@ -38,8 +38,8 @@ CUDA = BackendDevice(
 )
 
 
-def card(driver: str = "nvml", bus_id: str = "0000:01:00.0") -> Card:
-    return Card("a card", bus_id, driver, 24 * GIB, 20 * GIB)
+def card(driver: str = "nvml", bus_id: str = "0000:01:00.0") -> GpuMemory:
+    return GpuMemory("a card", bus_id, driver, 24 * GIB, 20 * GIB)
 
 
 def levels(found: list[Finding]) -> list[Level]:

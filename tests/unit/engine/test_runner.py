@@ -29,7 +29,7 @@ from assistant.engine.worker import drafting, speculation
 from assistant.engine.worker.job import Job
 from assistant.engine.worker.scheduler import PREFILL_CHUNK
 from assistant.errors import ContextFullError, RequestError
-from assistant.llama.context import Span, Verdict
+from assistant.llama.context import DecodeStatus, Span
 from assistant.llama.model import Model
 
 pytestmark = pytest.mark.model
@@ -353,7 +353,7 @@ def test_another_request_is_never_in_a_batch_with_a_draft(
     monkeypatch.setattr(bench.runner.drafter.pace, "length", lambda draft: len(draft.tokens))
     decode, batches = bench.context.decode, list[list[Span]]()
 
-    def seen(spans: list[Span]) -> Verdict:
+    def seen(spans: list[Span]) -> DecodeStatus:
         batches.append(spans)
         return decode(spans)
 

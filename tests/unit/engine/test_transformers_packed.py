@@ -152,7 +152,7 @@ def test_beside_a_card_the_host_is_left_at_16_bits(source: Path) -> None:
     sizes = [gib + step * (1 << 18) for step in range(2000)]
     cards = [Device("CUDA0", DeviceKind.GPU, size, size) for size in sizes]
     maps = (map_devices(found, Machine(host, (c,)), Scheme.NF4_DOUBLE, n_ctx=0) for c in cards)
-    mapped = next(one for one in maps if 0 < one.expert_layers_on_cards < tiny_checkpoint.LAYERS)
+    mapped = next(one for one in maps if 0 < one.expert_layers_on_gpus < tiny_checkpoint.LAYERS)
     spec = load_spec(found, Scheme.NF4_DOUBLE, mapped, ModelSettings(n_ctx=256))
     assert {entry.device for entry in spec.overrides} == {"0", "cpu"}
     places = _device_map(spec)

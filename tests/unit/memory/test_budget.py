@@ -57,7 +57,7 @@ def test_an_operators_wish_is_kept_and_said() -> None:
     wished = dataclasses.replace(gauges(2.0), least_level=1)
     found = run([wished] * 30 + [gauges(2.0)] * 10)
     assert {(now.level, now.tokens, now.reason) for now in found[:30]} == {
-        (1, 768, "an operator wishes it")
+        (1, 768, "an operator set it")
     }
     assert found[-1].level == 0
     worse = dataclasses.replace(gauges(0.4), least_level=1)

@@ -11,7 +11,7 @@ from assistant.memory.gguf.header import Header, read_header
 from assistant.memory.model.architecture import is_known, is_supported
 from assistant.memory.model.known_models import header_of, known_header, known_models
 from assistant.memory.model.profile import model_of
-from assistant.memory.model.tensor_inventory import TensorClass, classify, take_census
+from assistant.memory.model.tensor_inventory import TensorClass, classify, take_inventory
 
 # What the makers say of active parameters, in billions. They count differently (with or without
 # embeddings), so a tenth is allowed, and the embedding's rows on top.
@@ -32,31 +32,31 @@ ACTIVE = {
 
 @pytest.mark.parametrize("name", known_models())
 def test_a_shape_has_as_many_parameters_as_its_makers_say(name: str) -> None:
-    census = take_census(known_header(name))
+    inventory = take_inventory(known_header(name))
     wanted = known_models()[name].parameters
-    assert census.total.parameters / 1e9 == pytest.approx(wanted, rel=0.006, abs=0.06)
+    assert inventory.total.parameters / 1e9 == pytest.approx(wanted, rel=0.006, abs=0.06)
 
 
 @pytest.mark.parametrize("name", ACTIVE)
 def test_active_parameters(name: str) -> None:
-    census = take_census(known_header(name))
-    assert census.active.parameters / 1e9 == pytest.approx(ACTIVE[name], rel=0.1)
+    inventory = take_inventory(known_header(name))
+    assert inventory.active.parameters / 1e9 == pytest.approx(ACTIVE[name], rel=0.1)
 
 
 @pytest.mark.parametrize("family", shapes.SHAPES)
 def test_classes_add_up(family: str) -> None:
-    census = take_census(shapes.family_header(family))
-    loaded = census.total.parameters - census.skipped.parameters
-    assert sum(amount.parameters for amount in census.by_class.values()) == loaded
-    assert sum(amount.size_bytes for amount in census.by_type.values()) == (
-        census.total.size_bytes - census.skipped.size_bytes
+    inventory = take_inventory(shapes.family_header(family))
+    loaded = inventory.total.parameters - inventory.skipped.parameters
+    assert sum(amount.parameters for amount in inventory.by_class.values()) == loaded
+    assert sum(amount.size_bytes for amount in inventory.by_type.values()) == (
+        inventory.total.size_bytes - inventory.skipped.size_bytes
     )
-    assert TensorClass.OTHER not in census.by_class
+    assert TensorClass.OTHER not in inventory.by_class
     shape = shapes.SHAPES[family]
-    with_experts = [x.index for x in census.layers if x.experts]
+    with_experts = [x.index for x in inventory.layers if x.experts]
     wanted = range(shape.dense_lead, shape.layers + shape.nextn) if shape.experts else range(0)
     assert with_experts == list(wanted)
-    for layer in census.layers:
+    for layer in inventory.layers:
         names = {tensor.name.split(".")[2] for tensor in layer.experts}
         assert names in (set(), {"ffn_up_exps", "ffn_gate_exps", "ffn_down_exps"})
         assert (layer.count, layer.used) == (
@@ -92,7 +92,7 @@ def test_classes_by_name(name: str, kind: TensorClass) -> None:
 
 
 def test_the_starter_model(moe_model: Path, dense_model: Path) -> None:
-    moe, dense = (take_census(read_header(path)) for path in (moe_model, dense_model))
+    moe, dense = (take_inventory(read_header(path)) for path in (moe_model, dense_model))
     assert moe.moe and not dense.moe
     assert dense.active == dense.total
     # one of four experts is used: all four are in memory
@@ -119,8 +119,8 @@ def with_architecture(header: Header, architecture: str) -> Header:
 def test_an_unknown_architecture_is_counted_all_the_same() -> None:
     known = shapes.family_header("qwen3moe")
     model = model_of(with_architecture(known, "qwen9moe"))
-    assert model.census.total == take_census(known).total
-    assert model.census.active == take_census(known).active
+    assert model.inventory.total == take_inventory(known).total
+    assert model.inventory.active == take_inventory(known).active
     assert not model.known
     assert not model.supported
 
@@ -130,9 +130,9 @@ def test_experts_count_in_full_where_the_keys_are_missing() -> None:
 
     known = header_of(shapes.SHAPES["qwen3moe"])
     keys = {k: v for k, v in known.metadata.items() if "expert" not in k}
-    census = take_census(replace(known, metadata=keys))
-    assert census.active == census.total
-    assert {layer.count for layer in census.layers} == {128}, "by the tensors that are there"
+    inventory = take_inventory(replace(known, metadata=keys))
+    assert inventory.active == inventory.total
+    assert {layer.count for layer in inventory.layers} == {128}, "by the tensors that are there"
 
 
 def test_which_architectures_are_known() -> None:

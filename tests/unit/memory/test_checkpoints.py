@@ -29,7 +29,7 @@ from assistant.memory.checkpoints.checkpoint_plan import (
 )
 from assistant.memory.checkpoints.vllm import vllm_command
 from assistant.memory.gguf.reader import BytesSource
-from assistant.memory.planning.plan import HOST, Machine
+from assistant.memory.planning.plan import HOST_MEMORY, Machine
 from assistant.memory.probes.devices import Device
 
 GIB = 1 << 30
@@ -45,7 +45,7 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
 
 def machine(host: int, *cards: int) -> Machine:
     return Machine(
-        Device(HOST, DeviceKind.CPU, host, host),
+        Device(HOST_MEMORY, DeviceKind.CPU, host, host),
         tuple(Device(f"CUDA{i}", DeviceKind.GPU, size, size) for i, size in enumerate(cards)),
     )
 
@@ -124,7 +124,7 @@ def test_a_device_map_covers_all_and_splits_no_experts(
         taken[place] = taken.get(place, 0) + tensor_bytes(tensor, scheme)
     assert taken.get("0", 0) <= card * MIB
     on_cards = sum(devices[f"model.layers.{i}.mlp.experts.0.up_proj.weight"] == 0 for i in range(4))
-    assert mapped.expert_layers_on_cards == on_cards
+    assert mapped.expert_layers_on_gpus == on_cards
 
 
 def test_more_memory_brings_more_onto_the_card(checkpoint: Checkpoint) -> None:
@@ -132,10 +132,10 @@ def test_more_memory_brings_more_onto_the_card(checkpoint: Checkpoint) -> None:
         map_devices(checkpoint, machine(GIB, GIB + size * MIB), Scheme.BITS_16, n_ctx=0)
         for size in range(12)
     ]
-    counts = [mapped.expert_layers_on_cards for mapped in found]
+    counts = [mapped.expert_layers_on_gpus for mapped in found]
     assert counts == sorted(counts)
     assert (counts[0], counts[-1]) == (0, 4)
-    split = next(mapped for mapped in found if 0 < mapped.expert_layers_on_cards < 4)
+    split = next(mapped for mapped in found if 0 < mapped.expert_layers_on_gpus < 4)
     assert "cpu" in split.device_map.values() and 0 in split.device_map.values()
     assert any(module.endswith("mlp.experts") for module in split.device_map)
 
@@ -179,10 +179,10 @@ def test_beside_a_card_the_host_holds_16_bits(checkpoint: Checkpoint) -> None:
     one = checkpoint_bytes(checkpoint, Scheme.NF4_DOUBLE) - 2 * _experts(checkpoint, nf4=True)
     card = GIB + one + checkpoint_files.EXPERTS_BYTES
     mapped = map_devices(checkpoint, machine(GIB, card), Scheme.NF4_DOUBLE, n_ctx=0)
-    assert mapped.expert_layers_on_cards == 2
+    assert mapped.expert_layers_on_gpus == 2
     assert mapped.bytes_by_device["cpu"] == 2 * _experts(checkpoint, nf4=False)
     short = map_devices(checkpoint, machine(GIB, GIB + one), Scheme.NF4_DOUBLE, n_ctx=0)
-    assert short.expert_layers_on_cards < 2
+    assert short.expert_layers_on_gpus < 2
 
 
 def _experts(checkpoint: Checkpoint, *, nf4: bool) -> int:

@@ -17,7 +17,7 @@ from assistant.errors import LoadError
 from assistant.llama.spec import BackendDevice, DeviceKind
 from assistant.memory.probes import devices
 from assistant.memory.probes.devices import HostMemory, ask_backend, merge, normal_bus_id
-from assistant.memory.probes.host_memory import read_host
+from assistant.memory.probes.host_memory import read_host_memory
 from assistant.memory.probes.sampler import read_amdgpu
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -158,11 +158,11 @@ def backend(name: str, bus_id: str = "", kind: DeviceKind = DeviceKind.GPU) -> B
     )
 
 
-HOST = HostMemory(1000, 400)
+HOST_MEMORY = HostMemory(1000, 400)
 
 
-def driver_card(bus_id: str, free: int, instance: int = -1) -> devices.Card:
-    return devices.Card(
+def driver_card(bus_id: str, free: int, instance: int = -1) -> devices.GpuMemory:
+    return devices.GpuMemory(
         name="card",
         bus_id=bus_id,
         driver="nvml",
@@ -180,7 +180,7 @@ def test_merge_prefers_the_driver_and_ends_with_the_host() -> None:
             backend("Vulkan0"),
         ],
         [driver_card("0000:01:00.0", 7)],
-        HOST,
+        HOST_MEMORY,
     )
     assert [(d.name, d.total_bytes, d.free_bytes) for d in found] == [
         ("CUDA0", 90, 7),
@@ -191,13 +191,13 @@ def test_merge_prefers_the_driver_and_ends_with_the_host() -> None:
 
 def test_merge_assumes_the_fullest_instance() -> None:
     cards = [driver_card("0000:01:00.0", free, number) for number, free in enumerate((9, 3, 5))]
-    assert merge([backend("CUDA0", "0000:01:00.0")], cards, HOST)[0].free_bytes == 3
+    assert merge([backend("CUDA0", "0000:01:00.0")], cards, HOST_MEMORY)[0].free_bytes == 3
 
 
 def test_a_lost_card_has_nothing_free() -> None:
-    lost = merge([backend("CUDA0", "0000:01:00.0")], [], HOST, lost=["0000:01:00.0"])
+    lost = merge([backend("CUDA0", "0000:01:00.0")], [], HOST_MEMORY, lost=["0000:01:00.0"])
     assert lost[0].free_bytes == 0
-    unknown = merge([backend("CUDA0", "0000:01:00.0")], [], HOST)
+    unknown = merge([backend("CUDA0", "0000:01:00.0")], [], HOST_MEMORY)
     assert unknown[0].free_bytes == 50
 
 
@@ -244,7 +244,7 @@ def host(tmp_path: Path) -> Path:
 
 
 def test_the_kernels_figure_without_groups(host: Path) -> None:
-    assert read_host(host) == HostMemory(32 * GIB, 20 * GIB)
+    assert read_host_memory(host) == HostMemory(32 * GIB, 20 * GIB)
 
 
 def test_control_groups_v2_the_tightest_above_counts(host: Path) -> None:
@@ -257,7 +257,7 @@ def test_control_groups_v2_the_tightest_above_counts(host: Path) -> None:
     write(groups / "user/app/memory.stat", f"anon 5\ninactive_file {GIB}")
     write(groups / "user/memory.max", 16 * GIB)
     write(groups / "user/memory.current", 5 * GIB)
-    assert read_host(host) == HostMemory(4 * GIB, 2 * GIB, str(groups / "user/app"))
+    assert read_host_memory(host) == HostMemory(4 * GIB, 2 * GIB, str(groups / "user/app"))
 
 
 def test_control_groups_v2_inside_a_container(host: Path) -> None:
@@ -265,7 +265,7 @@ def test_control_groups_v2_inside_a_container(host: Path) -> None:
     write(host / "proc/self/cgroup", "0::/docker/0123456789ab")
     write(host / "sys/fs/cgroup/memory.max", 2 * GIB)
     write(host / "sys/fs/cgroup/memory.current", GIB)
-    assert read_host(host).available_bytes == GIB
+    assert read_host_memory(host).available_bytes == GIB
 
 
 def test_control_groups_v1(host: Path) -> None:
@@ -276,22 +276,22 @@ def test_control_groups_v1(host: Path) -> None:
     write(memory / "jobs/7/memory.stat", "inactive_file 7\ntotal_inactive_file 1024")
     write(memory / "memory.limit_in_bytes", 9223372036854771712)  # v1's "no limit"
     write(memory / "memory.usage_in_bytes", 30 * GIB)
-    assert read_host(host) == HostMemory(3 * GIB, GIB + 1024, str(memory / "jobs/7"))
+    assert read_host_memory(host) == HostMemory(3 * GIB, GIB + 1024, str(memory / "jobs/7"))
 
 
 def test_a_group_over_its_limit_leaves_nothing(host: Path) -> None:
     write(host / "proc/self/cgroup", "0::/a")
     write(host / "sys/fs/cgroup/a/memory.max", GIB)
     write(host / "sys/fs/cgroup/a/memory.current", 2 * GIB)
-    assert read_host(host).available_bytes == 0
+    assert read_host_memory(host).available_bytes == 0
 
 
 @pytest.mark.parametrize("text", ["", "0", "::::", "0::/../../etc", "garbage\n0::/a"])
 def test_strange_group_files_change_nothing(host: Path, text: str) -> None:
     write(host / "proc/self/cgroup", text)
-    assert read_host(host) == HostMemory(32 * GIB, 20 * GIB)
+    assert read_host_memory(host) == HostMemory(32 * GIB, 20 * GIB)
 
 
 def test_this_machine_has_memory() -> None:
-    memory = read_host()
+    memory = read_host_memory()
     assert 0 < memory.available_bytes <= memory.total_bytes

@@ -10,7 +10,7 @@ from array import array
 from assistant.errors import GGUFError
 from assistant.memory.gguf.header import Header, Tensor, read_bytes
 from assistant.memory.gguf.tensor_types import BY_NAME
-from assistant.memory.model.kv_cache import CacheWish, cache_bytes
+from assistant.memory.model.kv_cache import CacheParams, cache_bytes
 from assistant.memory.model.profile import model_of
 from assistant.memory.planning.dry_run import encode
 
@@ -76,7 +76,7 @@ def mutate(data: bytes, chance: random.Random) -> bytes:
 def use(header: Header) -> None:
     """All that follows from a header must hold up as well, whatever it says."""
     model = model_of(header)  # the census and the cache's layout are in it
-    cache_bytes(model.memory, CacheWish(n_ctx=256))
+    cache_bytes(model.memory, CacheParams(n_ctx=256))
 
 
 def test_no_header_does_more_than_be_refused() -> None:

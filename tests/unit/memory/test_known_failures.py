@@ -8,7 +8,7 @@ import known_failures
 import pytest
 from simulated import GIB, Card, Machine
 
-from assistant.memory.planning.dry_run import Oracle
+from assistant.memory.planning.dry_run import DryRun
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +18,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[known_failures.B
     with pytest.MonkeyPatch.context() as patch:
         for key, value in machine.environment().items():
             patch.setenv(key, value)
-        with Oracle() as oracle:
-            yield known_failures.Bench(oracle, machine)
+        with DryRun() as dry_run:
+            yield known_failures.Bench(dry_run, machine)
 
 
 @pytest.mark.parametrize("name", known_failures.TRIALS)

@@ -13,7 +13,7 @@ from assistant.errors import LoadError
 from assistant.llama.spec import LoadSpec
 from assistant.memory.model.architecture import model_memory
 from assistant.memory.model.kv_cache import (
-    CacheWish,
+    CacheParams,
     cache_bytes,
     cells,
     layer_bytes,
@@ -21,27 +21,27 @@ from assistant.memory.model.kv_cache import (
     unusable_types,
     window_cells,
 )
-from assistant.memory.planning.dry_run import Oracle
+from assistant.memory.planning.dry_run import DryRun
 
 WISHES = {
-    "f16": CacheWish(n_ctx=32768, n_seq_max=4, swa_full=False),
-    "q8_0": CacheWish(n_ctx=4096, type_k="q8_0", type_v="q8_0", n_seq_max=2),
-    "q4_0, an odd length": CacheWish(n_ctx=1000, type_k="q4_0", type_v="q4_0", n_ubatch=64),
-    "q5_1, each its own": CacheWish(
+    "f16": CacheParams(n_ctx=32768, n_seq_max=4, swa_full=False),
+    "q8_0": CacheParams(n_ctx=4096, type_k="q8_0", type_v="q8_0", n_seq_max=2),
+    "q4_0, an odd length": CacheParams(n_ctx=1000, type_k="q4_0", type_v="q4_0", n_ubatch=64),
+    "q5_1, each its own": CacheParams(
         n_ctx=8192, type_k="q5_1", type_v="q5_1", n_seq_max=3, unified=False, swa_full=False
     ),
-    "f32, window in full": CacheWish(n_ctx=2048, type_k="f32", type_v="f32", n_seq_max=4),
-    "without flash attention": CacheWish(n_ctx=2048, n_seq_max=2, flash_attn=False),
+    "f32, window in full": CacheParams(n_ctx=2048, type_k="f32", type_v="f32", n_seq_max=4),
+    "without flash attention": CacheParams(n_ctx=2048, n_seq_max=2, flash_attn=False),
 }
 
 
 @pytest.fixture(scope="module")
-def oracle() -> Iterator[Oracle]:
-    with Oracle() as asked:
+def dry_run() -> Iterator[DryRun]:
+    with DryRun() as asked:
         yield asked
 
 
-def spec_of(wish: CacheWish) -> LoadSpec:
+def spec_of(wish: CacheParams) -> LoadSpec:
     return LoadSpec(
         path="shape",
         n_ctx=wish.n_ctx,
@@ -57,24 +57,24 @@ def spec_of(wish: CacheWish) -> LoadSpec:
 
 
 @pytest.mark.parametrize(("family", "wish"), [*product(shapes.SHAPES, WISHES)])
-def test_the_cache_is_llama_cpps_to_the_byte(family: str, wish: str, oracle: Oracle) -> None:
+def test_the_cache_is_llama_cpps_to_the_byte(family: str, wish: str, dry_run: DryRun) -> None:
     header = shapes.family_header(family)
     asked = WISHES[wish]
-    memory = oracle.ask(spec_of(asked), header)
+    memory = dry_run.run(spec_of(asked), header)
     assert cache_bytes(model_memory(header), asked) == sum(part.kv_bytes for part in memory)
 
 
 @pytest.mark.parametrize("kinds", [("bf16", "bf16"), ("q8_0", "f16"), ("q4_1", "iq4_nl")])
-def test_other_cache_types(kinds: tuple[str, str], oracle: Oracle) -> None:
+def test_other_cache_types(kinds: tuple[str, str], dry_run: DryRun) -> None:
     header = shapes.family_header("qwen3moe")
-    wish = CacheWish(n_ctx=4096, type_k=kinds[0], type_v=kinds[1], n_seq_max=4)
-    memory = oracle.ask(spec_of(wish), header)
+    wish = CacheParams(n_ctx=4096, type_k=kinds[0], type_v=kinds[1], n_seq_max=4)
+    memory = dry_run.run(spec_of(wish), header)
     assert cache_bytes(model_memory(header), wish) == sum(part.kv_bytes for part in memory)
 
 
 def test_figures_of_the_literature() -> None:
     """DeepSeek-V3 at 32 k: 2,196 MiB compressed, 152.5 GiB in a legacy file."""
-    wish = CacheWish(n_ctx=32768)
+    wish = CacheParams(n_ctx=32768)
     latent = model_memory(shapes.family_header("deepseek2"))
     legacy = model_memory(shapes.family_header("deepseek2-legacy"))
     assert cache_bytes(latent, wish) == 2196 << 20
@@ -83,7 +83,7 @@ def test_figures_of_the_literature() -> None:
 
 def test_a_window_spares_what_lies_outside_of_it() -> None:
     memory = model_memory(shapes.family_header("gpt-oss-20b"))
-    full, short = (CacheWish(n_ctx=32768, swa_full=flag) for flag in (True, False))
+    full, short = (CacheParams(n_ctx=32768, swa_full=flag) for flag in (True, False))
     assert cache_bytes(memory, full) == 1536 << 20
     assert cache_bytes(memory, short) < cache_bytes(memory, full) * 0.52
     assert (cells(short), window_cells(memory, short)) == (32768, 768)
@@ -94,14 +94,14 @@ def test_a_window_spares_what_lies_outside_of_it() -> None:
 def test_multi_token_prediction_has_no_cache() -> None:
     memory = model_memory(shapes.family_header("glm4moe"))
     assert len(memory.layers) == 47
-    assert layer_bytes(memory, CacheWish(n_ctx=4096))[46] == 0
+    assert layer_bytes(memory, CacheParams(n_ctx=4096))[46] == 0
 
 
 def test_states_grow_with_sequences_and_not_with_context() -> None:
     memory = model_memory(shapes.family_header("mamba"))
-    one = cache_bytes(memory, CacheWish(n_ctx=4096))
-    assert cache_bytes(memory, CacheWish(n_ctx=32768)) == one
-    assert cache_bytes(memory, CacheWish(n_ctx=4096, n_seq_max=3)) == 3 * one
+    one = cache_bytes(memory, CacheParams(n_ctx=4096))
+    assert cache_bytes(memory, CacheParams(n_ctx=32768)) == one
+    assert cache_bytes(memory, CacheParams(n_ctx=4096, n_seq_max=3)) == 3 * one
     assert memory.recurrent
     assert token_bytes(memory) == 0
 
@@ -115,32 +115,32 @@ def test_states_grow_with_sequences_and_not_with_context() -> None:
     ],
 )
 def test_types_that_a_model_cannot_have(
-    family: str, kinds: tuple[str, str], flash: bool, words: str, oracle: Oracle
+    family: str, kinds: tuple[str, str], flash: bool, words: str, dry_run: DryRun
 ) -> None:
     header = shapes.family_header(family)
-    wish = CacheWish(n_ctx=256, type_k=kinds[0], type_v=kinds[1], flash_attn=flash)
+    wish = CacheParams(n_ctx=256, type_k=kinds[0], type_v=kinds[1], flash_attn=flash)
     assert words in unusable_types(model_memory(header), wish)
     if kinds[0] != "q3_K":  # llama.cpp says no as well
         with pytest.raises(LoadError):
-            oracle.ask(spec_of(wish), header)
+            dry_run.run(spec_of(wish), header)
 
 
 def test_a_head_that_blocks_do_not_divide() -> None:
     memory = model_memory(shapes.family_header("qwen3moe"))
     odd = replace(memory, layers=tuple(replace(x, key_head=80) for x in memory.layers))
-    assert "80" in unusable_types(odd, CacheWish(256, "q8_0", "q8_0"))
-    assert not unusable_types(memory, CacheWish(256, "q8_0", "q8_0"))
+    assert "80" in unusable_types(odd, CacheParams(256, "q8_0", "q8_0"))
+    assert not unusable_types(memory, CacheParams(256, "q8_0", "q8_0"))
 
 
-def test_weights_are_llama_cpps_to_the_byte(oracle: Oracle) -> None:
+def test_weights_are_llama_cpps_to_the_byte(dry_run: DryRun) -> None:
     """On the host and not repacked, so that a tied output is no second copy."""
     from assistant.memory.model.profile import sized
-    from assistant.memory.model.tensor_inventory import take_census
+    from assistant.memory.model.tensor_inventory import take_inventory
 
     for family in shapes.SHAPES:
         header = shapes.family_header(family)
-        census = take_census(header)
-        kept = [t for x in census.layers if not x.skipped for t in (*x.dense, *x.experts)]
-        ours = sized([*kept, *census.input, *census.output, *census.copied], 32)
-        memory = oracle.ask(spec_of(CacheWish(n_ctx=256)), header)
+        inventory = take_inventory(header)
+        kept = [t for x in inventory.layers if not x.skipped for t in (*x.dense, *x.experts)]
+        ours = sized([*kept, *inventory.input, *inventory.output, *inventory.copied], 32)
+        memory = dry_run.run(spec_of(CacheParams(n_ctx=256)), header)
         assert ours == sum(part.weights_bytes for part in memory), family

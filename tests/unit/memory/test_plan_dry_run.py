@@ -14,9 +14,9 @@ from spec_choice import spec_usages
 from assistant.errors import EngineError, LoadError, PlanError
 from assistant.llama.spec import DeviceKind, LoadSpec
 from assistant.memory.model.profile import model_of
-from assistant.memory.planning.dry_run import Oracle
+from assistant.memory.planning.dry_run import DryRun
 from assistant.memory.planning.measured_planner import measure, plan_and_measure, plan_report
-from assistant.memory.planning.plan import HOST, Machine, Plan, Wishes
+from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements
 from assistant.memory.planning.planner import make_plan
 from assistant.memory.probes.devices import Device
 
@@ -24,56 +24,56 @@ CARDS = {"SIM0": 24, "SIM1": 12}
 
 
 def device(name: str, gib: int) -> Device:
-    kind = DeviceKind.CPU if name == HOST else DeviceKind.GPU
+    kind = DeviceKind.CPU if name == HOST_MEMORY else DeviceKind.GPU
     return Device(name, kind, gib * GIB, gib * GIB)
 
 
 MACHINES = {
-    "host": Machine(device(HOST, 800)),
-    "card": Machine(device(HOST, 800), (device("SIM0", 24),)),
-    "cards": Machine(device(HOST, 800), tuple(device(*card) for card in CARDS.items())),
+    "host": Machine(device(HOST_MEMORY, 800)),
+    "card": Machine(device(HOST_MEMORY, 800), (device("SIM0", 24),)),
+    "cards": Machine(device(HOST_MEMORY, 800), tuple(device(*card) for card in CARDS.items())),
 }
 
 
 @pytest.fixture(scope="module")
-def oracle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
+def dry_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DryRun]:
     folder = tmp_path_factory.mktemp("cards")
     cards = [Card(name, total_bytes=gib * GIB) for name, gib in CARDS.items()]
     environment = SimulatedMachine(folder, cards).environment()
     with pytest.MonkeyPatch.context() as patch:
         for key, value in environment.items():
             patch.setenv(key, value)
-        with Oracle() as asked:
+        with DryRun() as asked:
             yield asked
 
 
 @pytest.mark.parametrize("on", MACHINES)
 @pytest.mark.parametrize("family", shapes.SHAPES)
-def test_a_plan_is_what_llama_cpp_would_take(family: str, on: str, oracle: Oracle) -> None:
+def test_a_plan_is_what_llama_cpp_would_take(family: str, on: str, dry_run: DryRun) -> None:
     header, machine = shapes.family_header(family), MACHINES[on]
-    plan = plan_and_measure(header, machine, None, oracle)
-    assert plan.measured and plan.fits and not plan.doubts
+    plan = plan_and_measure(header, machine, None, dry_run)
+    assert plan.measured and plan.fits and not plan.caveats
     # Weights and cache to the byte on every device: a group split between two would show.
     assert [usage.other_bytes for usage in plan.usages] == [0] * len(plan.usages)
 
 
 @pytest.mark.parametrize("family", shapes.SHAPES)
-def test_the_estimate_is_within_five_per_cent_in_all(family: str, oracle: Oracle) -> None:
+def test_the_estimate_is_within_five_per_cent_in_all(family: str, dry_run: DryRun) -> None:
     """Where the library could not be asked, the header alone says nearly the same."""
     header = shapes.family_header(family)
     for machine in MACHINES.values():
         guess = make_plan(model_of(header), machine)
-        real = measure(header, guess, oracle)
+        real = measure(header, guess, dry_run)
         for before, after in zip(guess.usages, real.usages, strict=True):
             assert after.needed_bytes <= before.needed_bytes * 1.05
         total = sum(usage.needed_bytes for usage in real.usages)
         assert sum(usage.needed_bytes for usage in guess.usages) == pytest.approx(total, rel=0.05)
 
 
-def test_what_is_measured_lets_more_onto_the_card(oracle: Oracle) -> None:
+def test_what_is_measured_lets_more_onto_the_card(dry_run: DryRun) -> None:
     header = shapes.family_header("glm4moe")
     guess = make_plan(model_of(header), MACHINES["cards"])
-    real = plan_and_measure(header, MACHINES["cards"], None, oracle)
+    real = plan_and_measure(header, MACHINES["cards"], None, dry_run)
     assert real.expert_layers_on_gpu >= guess.expert_layers_on_gpu
     group = min(usage.expert_bytes // len(usage.expert_layers) for usage in real.gpu_usages)
     assert min(usage.spare_bytes for usage in real.gpu_usages) < group
@@ -94,17 +94,17 @@ def test_what_is_measured_lets_more_onto_the_card(oracle: Oracle) -> None:
     ],
     ids=str,
 )
-def test_any_spec_is_costed_to_the_byte(changes: dict[str, object], oracle: Oracle) -> None:
+def test_any_spec_is_costed_to_the_byte(changes: dict[str, object], dry_run: DryRun) -> None:
     from msgspec.structs import replace
 
     header = shapes.family_header("qwen3moe")
     model = model_of(header)
-    spec = make_plan(model, MACHINES["cards"], Wishes(n_ctx=8192)).to_load_spec()
+    spec = make_plan(model, MACHINES["cards"], Requirements(n_ctx=8192)).to_load_spec()
     spec = replace(spec, devices=("SIM0", "SIM1"), tensor_split=(2.0, 1.0), n_gpu_layers=49)
     spec = replace(spec, **changes)
     usages = spec_usages(model, MACHINES["cards"], spec)
     plan = Plan(model, make_plan(model, MACHINES["cards"]).choice, usages)
-    measured = plan.with_measured(oracle.ask(spec, header))
+    measured = plan.with_measured(dry_run.run(spec, header))
     assert [usage.other_bytes for usage in measured.usages] == [0, 0, 0]
 
 
@@ -116,27 +116,27 @@ def test_a_child_that_dies_is_an_error_and_the_next_question_is_answered(
 
     keys = {k: v for k, v in header.metadata.items() if "gating" not in k}
     broken = replace(header, metadata=keys)  # llama.cpp aborts over a router without its function
-    with Oracle() as asked:
+    with DryRun() as asked:
         with pytest.raises(LoadError, match="ended") as caught:
-            asked.ask(LoadSpec(path="dots", n_ctx=256), broken)
+            asked.run(LoadSpec(path="dots", n_ctx=256), broken)
         assert caught.value.subject == "dots"
-        good = asked.ask(LoadSpec(path="shape", n_ctx=256), shapes.family_header("olmoe"))
+        good = asked.run(LoadSpec(path="shape", n_ctx=256), shapes.family_header("olmoe"))
         assert sum(part.weights_bytes for part in good) > GIB
 
 
 def test_what_llama_cpp_refuses(tmp_path: Path) -> None:
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"GGUF" + bytes(100))
-    with Oracle() as asked:
+    with DryRun() as asked:
         with pytest.raises(LoadError, match="refuses the model"):
-            asked.ask(LoadSpec(path=str(path), n_ctx=256))
+            asked.run(LoadSpec(path=str(path), n_ctx=256))
         with pytest.raises(LoadError):
-            asked.ask(LoadSpec(path=str(path), devices=("CUDA7",), n_gpu_layers=1))
+            asked.run(LoadSpec(path=str(path), devices=("CUDA7",), n_gpu_layers=1))
 
 
 def test_a_child_that_does_not_answer_in_time() -> None:
-    with Oracle(timeout_s=0.001) as asked, pytest.raises(LoadError, match="ended"):
-        asked.ask(LoadSpec(path="shape"), shapes.family_header("olmoe"))
+    with DryRun(timeout_s=0.001) as asked, pytest.raises(LoadError, match="ended"):
+        asked.run(LoadSpec(path="shape"), shapes.family_header("olmoe"))
 
 
 def test_an_architecture_that_llama_cpp_does_not_load_is_planned_unmeasured() -> None:
@@ -147,44 +147,44 @@ def test_an_architecture_that_llama_cpp_does_not_load_is_planned_unmeasured() ->
     keys["general.architecture"] = "qwen9"
     plan = plan_and_measure(replace(known, architecture="qwen9", metadata=keys), MACHINES["host"])
     assert not plan.measured
-    assert any("estimate" in doubt for doubt in plan.doubts)
+    assert any("estimate" in doubt for doubt in plan.caveats)
 
 
 def test_a_model_that_does_not_fit_is_refused_before_llama_cpp_is_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def never(self: Oracle, spec: LoadSpec, header: object = None) -> None:
+    def never(self: DryRun, spec: LoadSpec, header: object = None) -> None:
         raise EngineError("asked")
 
-    monkeypatch.setattr(Oracle, "ask", never)
-    small = Machine(device(HOST, 1), (device("SIM0", 1),))
+    monkeypatch.setattr(DryRun, "run", never)
+    small = Machine(device(HOST_MEMORY, 1), (device("SIM0", 1),))
     with pytest.raises(PlanError):
         plan_and_measure(shapes.family_header("mixtral"), small)
 
 
 @pytest.mark.parametrize("family", ["mixtral", "gpt-oss-20b"])
-def test_every_row_of_a_report_is_the_measured_planners(family: str, oracle: Oracle) -> None:
+def test_every_row_of_a_report_is_the_measured_planners(family: str, dry_run: DryRun) -> None:
     """No projection is an estimate where the plan itself is measured."""
     from dataclasses import replace
 
-    header, wishes = shapes.family_header(family), Wishes(n_ctx=8192)
+    header, requirements = shapes.family_header(family), Requirements(n_ctx=8192)
     machine = MACHINES["card"]
-    report = plan_report(header, machine, wishes, machine)
-    plan = plan_and_measure(header, machine, wishes, oracle)
+    report = plan_report(header, machine, requirements, machine)
+    plan = plan_and_measure(header, machine, requirements, dry_run)
     assert report.require_plan() == plan
     assert len(report.what_if) > 4
     for row in report.what_if:
-        changed = replace(wishes, n_ctx=row.n_ctx, cache_type=row.cache_type)
+        changed = replace(requirements, n_ctx=row.n_ctx, cache_type=row.cache_type)
         assert row.plan is not None and row.plan.measured
-        assert row.plan.usages == plan_and_measure(header, machine, changed, oracle).usages
-    most = replace(wishes, n_ctx=report.most_n_ctx)
-    at = plan_and_measure(header, machine, most, oracle)
+        assert row.plan.usages == plan_and_measure(header, machine, changed, dry_run).usages
+    most = replace(requirements, n_ctx=report.most_n_ctx)
+    at = plan_and_measure(header, machine, most, dry_run)
     assert at.measured and at.expert_layers_on_gpu >= plan.expert_layers_on_gpu
 
 
 def test_a_report_on_a_machine_that_is_elsewhere_says_that_it_estimates() -> None:
     header = shapes.family_header("mixtral")
-    report = plan_report(header, MACHINES["card"], Wishes(n_ctx=8192), MACHINES["host"])
+    report = plan_report(header, MACHINES["card"], Requirements(n_ctx=8192), MACHINES["host"])
     assert not report.require_plan().measured
     assert any("estimated" in caveat for caveat in report.caveats)
     assert not any(row.plan.measured for row in report.what_if if row.plan)

@@ -14,12 +14,12 @@ from spec_choice import choice_of, spec_usages
 
 from assistant.errors import PlanError
 from assistant.llama.spec import DeviceKind, LoadSpec
-from assistant.memory.model.block_tensors import Shape
+from assistant.memory.model.block_tensors import ModelShape
 from assistant.memory.model.known_models import header_of, known_header
 from assistant.memory.model.kv_cache import cache_bytes
 from assistant.memory.model.profile import Model, model_of
-from assistant.memory.planning.footprint import sheet_of
-from assistant.memory.planning.plan import HOST, Machine, Plan, Wishes
+from assistant.memory.planning.footprint import breakdown_of
+from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements
 from assistant.memory.planning.plan_report import PlanReport, decode_bound, make_report
 from assistant.memory.planning.planner import make_plan, nearest, shrunk
 from assistant.memory.probes.devices import Device
@@ -29,13 +29,13 @@ GIB = 1 << 30
 
 
 def device(name: str, size: int, free: int | None = None) -> Device:
-    kind = DeviceKind.CPU if name == HOST else DeviceKind.GPU
+    kind = DeviceKind.CPU if name == HOST_MEMORY else DeviceKind.GPU
     return Device(name, kind, size, size if free is None else free)
 
 
 def machine(host_gib: float, *cards_gib: float, prefix: str = "SIM") -> Machine:
     cards = (device(f"{prefix}{i}", int(size * GIB)) for i, size in enumerate(cards_gib))
-    return Machine(device(HOST, int(host_gib * GIB)), tuple(cards))
+    return Machine(device(HOST_MEMORY, int(host_gib * GIB)), tuple(cards))
 
 
 @st.composite
@@ -57,7 +57,7 @@ def random_models(draw: st.DrawFn) -> Model:
             "expert_feed_forward": 64 * draw(st.integers(1, 40)),
             "dense_lead": draw(st.integers(0, layers)) if base.dense_lead else 0,
         }
-    shape: Shape = msgspec.structs.replace(base, **sizes)
+    shape: ModelShape = msgspec.structs.replace(base, **sizes)
     quantisation = draw(st.sampled_from(["Q4_K_M", "Q8_0", "F16", "MXFP4"]))
     return model_of(header_of(shape, quantisation))
 
@@ -71,12 +71,12 @@ def random_machines(draw: st.DrawFn) -> Machine:
         size = draw(st.integers(64, 16_000)) * MIB
         cards.append(device(f"{prefix}{index}", size, draw(st.integers(0, size))))
     host = draw(st.integers(256, 48_000)) * MIB
-    return Machine(device(HOST, host, draw(st.integers(host // 2, host))), tuple(cards))
+    return Machine(device(HOST_MEMORY, host, draw(st.integers(host // 2, host))), tuple(cards))
 
 
 @st.composite
-def random_wishes(draw: st.DrawFn) -> Wishes:
-    return Wishes(
+def random_wishes(draw: st.DrawFn) -> Requirements:
+    return Requirements(
         n_ctx=draw(st.sampled_from([0, 0, 512, 4096, 20_000, 131_072])),
         cache_type=draw(st.sampled_from(["", "", "f16", "q8_0"])),
         n_seq_max=draw(st.integers(1, 8)),
@@ -92,17 +92,17 @@ def override_of(spec: LoadSpec, tensor: str, own: str) -> str:
     return next((x.device for x in spec.overrides if re.search(x.pattern, tensor)), own)
 
 
-def check(plan: Plan, wishes: Wishes, on: Machine) -> None:
+def check(plan: Plan, requirements: Requirements, on: Machine) -> None:
     """What holds for every plan."""
     model, choice, spec = plan.model, plan.choice, plan.to_load_spec()
-    names = [HOST, *(gpu.name for gpu in on.gpus)]
+    names = [HOST_MEMORY, *(gpu.name for gpu in on.gpus)]
     assert [usage.device.name for usage in plan.usages] == names
     assert all(usage.spare_bytes >= 0 for usage in plan.usages)
     # blocks: the host's first, then the cards' in order, each a run
     order = [names.index(name) for name in (*choice.layers, choice.output)]
     assert order == sorted(order)
     # groups: whole, in one place, and llama.cpp is told so
-    for layer in model.census.layers:
+    for layer in model.inventory.layers:
         places = {
             override_of(spec, tensor.name, choice.layers[layer.index]) for tensor in layer.experts
         }
@@ -110,79 +110,85 @@ def check(plan: Plan, wishes: Wishes, on: Machine) -> None:
         for tensor in layer.dense:
             own = choice.layers[layer.index]
             assert override_of(spec, tensor.name, own) == own, "nothing else is moved"
-    for tensor in (*model.census.input, *model.census.output):
+    for tensor in (*model.inventory.input, *model.inventory.output):
         assert override_of(spec, tensor.name, "own") == "own"
     # every byte is counted once
-    sheet = sheet_of(model, on)
+    breakdown = breakdown_of(model, on)
     held = [index for usage in plan.usages for index in usage.layers]
     assert sorted(held) == list(range(model.n_layer))
     groups = [index for usage in plan.usages for index in usage.expert_layers]
-    assert sorted(groups) == [x.index for x in model.census.layers if x.experts]
+    assert sorted(groups) == [x.index for x in model.inventory.layers if x.experts]
     kept = sum(usage.kv_bytes for usage in plan.usages)
     assert kept == cache_bytes(model.memory, choice.cache)
     # the spec says all of it
-    assert choice_of(sheet, spec) == choice
-    assert spec_usages(model, on, spec)[0].weights_bytes == plan.host_usage.weights_bytes
+    assert choice_of(breakdown, spec) == choice
+    assert spec_usages(model, on, spec)[0].weights_bytes == plan.host_memory_usage.weights_bytes
     assert 0 < spec.n_seq_max <= spec.n_outputs_max
-    if wishes.n_ctx:
-        assert plan.n_ctx == wishes.n_ctx
-    if wishes.cache_type:
-        assert choice.cache.type_k == wishes.cache_type
-    if wishes.experts_on_gpu and on.gpus:
-        assert HOST not in choice.experts
+    if requirements.n_ctx:
+        assert plan.n_ctx == requirements.n_ctx
+    if requirements.cache_type:
+        assert choice.cache.type_k == requirements.cache_type
+    if requirements.experts_on_gpu and on.gpus:
+        assert HOST_MEMORY not in choice.experts
     assert plan.reasons
 
 
-def attempt(model: Model, on: Machine, wishes: Wishes) -> Plan | PlanError:
+def attempt(model: Model, on: Machine, requirements: Requirements) -> Plan | PlanError:
     try:
-        return make_plan(model, on, wishes, search_alternatives=False)
+        return make_plan(model, on, requirements, search_alternatives=False)
     except PlanError as error:
         return error
 
 
 @settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(random_models(), random_machines(), random_wishes())
-def test_every_plan_fits_and_splits_no_group(model: Model, on: Machine, wishes: Wishes) -> None:
-    plan = attempt(model, on, wishes)
+def test_every_plan_fits_and_splits_no_group(
+    model: Model, on: Machine, requirements: Requirements
+) -> None:
+    plan = attempt(model, on, requirements)
     if isinstance(plan, PlanError):
         assert plan.shortfall_bytes > 0
     else:
-        check(plan, wishes, on)
+        check(plan, requirements, on)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(random_models(), random_machines(), random_wishes())
-def test_what_is_offered_instead_does_fit(model: Model, on: Machine, wishes: Wishes) -> None:
-    plan = attempt(model, on, wishes)
+def test_what_is_offered_instead_does_fit(
+    model: Model, on: Machine, requirements: Requirements
+) -> None:
+    plan = attempt(model, on, requirements)
     if isinstance(plan, PlanError):
-        for item in nearest(model, on, wishes, {}):
-            check(item.plan, item.wishes, on)
+        for item in nearest(model, on, requirements, {}):
+            check(item.plan, item.requirements, on)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(random_models(), random_machines(), random_wishes(), st.integers(1, 64))
-def test_more_host_memory_never_hurts(model: Model, on: Machine, wishes: Wishes, more: int) -> None:
-    plan = attempt(model, on, wishes)
+def test_more_host_memory_never_hurts(
+    model: Model, on: Machine, requirements: Requirements, more: int
+) -> None:
+    plan = attempt(model, on, requirements)
     if isinstance(plan, PlanError):
         return
     free = on.host.free_bytes + more * GIB
     richer = replace(on, host=replace(on.host, total_bytes=free, free_bytes=free))
-    better = make_plan(model, richer, wishes)
+    better = make_plan(model, richer, requirements)
     assert better.n_ctx >= plan.n_ctx
-    assert better.choice.layers.count(HOST) <= plan.choice.layers.count(HOST)
+    assert better.choice.layers.count(HOST_MEMORY) <= plan.choice.layers.count(HOST_MEMORY)
 
 
 def test_non_routed_weights_and_cache_come_before_experts() -> None:
     model = model_of(known_header("qwen3-coder-30b-a3b"))
-    plan = make_plan(model, machine(64, 8), Wishes(n_ctx=8192))
+    plan = make_plan(model, machine(64, 8), Requirements(n_ctx=8192))
     assert set(plan.choice.layers) == {"SIM0"}
     assert plan.choice.output == "SIM0"
     assert 0 < plan.expert_layers_on_gpu < 48
     spare = plan.gpu_usages[0].spare_bytes
-    smallest = min(sheet_of(model, machine(64, 8)).experts["SIM0"])
+    smallest = min(breakdown_of(model, machine(64, 8)).experts["SIM0"])
     # a pass of estimates may leave a group's worth, never more
     assert spare < smallest + 256 * MIB
-    on_host = plan.host_usage.expert_layers
+    on_host = plan.host_memory_usage.expert_layers
     assert on_host == tuple(range(len(on_host))), "the first layers' experts stay behind"
 
 
@@ -199,9 +205,9 @@ def test_context_and_cache_give_way_before_blocks_leave_the_card() -> None:
 def test_a_dense_model_that_is_too_large_stands_partly_on_the_host() -> None:
     model = model_of(known_header("gemma-3-12b"))
     plan = make_plan(model, machine(32, 4))
-    on_host = plan.choice.layers.count(HOST)
+    on_host = plan.choice.layers.count(HOST_MEMORY)
     assert 0 < on_host < 48
-    assert plan.choice.layers[:on_host] == (HOST,) * on_host
+    assert plan.choice.layers[:on_host] == (HOST_MEMORY,) * on_host
     assert any("layers stay on the host" in reason for reason in plan.reasons)
 
 
@@ -226,7 +232,7 @@ def test_a_second_card_is_left_alone_where_one_is_enough() -> None:
 def test_what_other_programs_hold_counts() -> None:
     model = model_of(known_header("qwen3-coder-30b-a3b"))
     idle = make_plan(model, machine(64, 24))
-    busy = Machine(idle.host_usage.device, (device("SIM0", 24 * GIB, 10 * GIB),))
+    busy = Machine(idle.host_memory_usage.device, (device("SIM0", 24 * GIB, 10 * GIB),))
     assert idle.expert_layers_on_gpu == 48
     assert make_plan(model, busy).expert_layers_on_gpu < 24
 
@@ -235,10 +241,12 @@ def test_an_integrated_card_takes_of_the_hosts_own_memory() -> None:
     model = model_of(known_header("qwen3-coder-30b-a3b"))
     card = Device("Vulkan0", DeviceKind.IGPU, 24 * GIB, 24 * GIB)
     with pytest.raises(PlanError):  # 24 GiB in all, not 48
-        make_plan(model_of(known_header("mixtral-8x7b")), Machine(device(HOST, 24 * GIB), (card,)))
-    plan = make_plan(model, Machine(device(HOST, 24 * GIB), (card,)))
-    assert plan.host_usage.shared_bytes == plan.gpu_usages[0].needed_bytes > 18 * GIB
-    assert plan.host_usage.spare_bytes >= 0
+        make_plan(
+            model_of(known_header("mixtral-8x7b")), Machine(device(HOST_MEMORY, 24 * GIB), (card,))
+        )
+    plan = make_plan(model, Machine(device(HOST_MEMORY, 24 * GIB), (card,)))
+    assert plan.host_memory_usage.shared_bytes == plan.gpu_usages[0].needed_bytes > 18 * GIB
+    assert plan.host_memory_usage.spare_bytes >= 0
 
 
 def test_a_cuda_context_is_provided_for() -> None:
@@ -266,7 +274,7 @@ def test_op_offload_is_given_up_where_its_copy_costs_too_much() -> None:
 def test_an_error_says_what_is_missing_and_what_would_fit() -> None:
     model = model_of(known_header("qwen3-coder-30b-a3b"))
     with pytest.raises(PlanError) as caught:
-        make_plan(model, machine(8, 12), Wishes(n_ctx=131_072, cache_type="f16"))
+        make_plan(model, machine(8, 12), Requirements(n_ctx=131_072, cache_type="f16"))
     error = caught.value
     assert error.shortfall_bytes > 4 * GIB
     assert any("q8_0" in text or "tokens of context" in text for text in error.alternatives)
@@ -276,7 +284,7 @@ def test_an_error_says_what_is_missing_and_what_would_fit() -> None:
 def test_experts_on_the_card_or_not_at_all() -> None:
     model = model_of(known_header("qwen3-coder-30b-a3b"))
     with pytest.raises(PlanError) as caught:
-        make_plan(model, machine(64, 12), Wishes(n_ctx=8192, experts_on_gpu=True))
+        make_plan(model, machine(64, 12), Requirements(n_ctx=8192, experts_on_gpu=True))
     assert any("host memory" in text for text in caught.value.alternatives)
     assert caught.value.shortfall_bytes > 4 * GIB
 
@@ -284,7 +292,7 @@ def test_experts_on_the_card_or_not_at_all() -> None:
 def test_a_cache_type_that_the_model_cannot_have() -> None:
     model = model_of(known_header("qwen3-coder-30b-a3b"))
     with pytest.raises(PlanError, match="q3_K"):
-        make_plan(model, machine(64, 24), Wishes(cache_type="q3_K"))
+        make_plan(model, machine(64, 24), Requirements(cache_type="q3_K"))
 
 
 def test_a_file_without_layers() -> None:
@@ -297,14 +305,14 @@ def test_an_unknown_architecture_is_planned_with_doubts() -> None:
     known = shapes.family_header("qwen3moe")
     keys = {k.replace("qwen3moe.", "qwen9."): v for k, v in known.metadata.items()}
     plan = make_plan(model_of(replace(known, architecture="qwen9", metadata=keys)), machine(64, 24))
-    assert len(plan.doubts) == 2
-    assert "qwen9" in plan.doubts[0] and "guess" in plan.doubts[1]
+    assert len(plan.caveats) == 2
+    assert "qwen9" in plan.caveats[0] and "guess" in plan.caveats[1]
 
 
 def test_a_smaller_quantisation_is_smaller() -> None:
     model = model_of(known_header("qwen3-coder-30b-a3b"))
-    sizes = [shrunk(model, kind).census.total.size_bytes for kind in ("q6_K", "q4_K", "q3_K")]
-    assert model.census.total.size_bytes >= sizes[0] > sizes[1] > sizes[2]
+    sizes = [shrunk(model, kind).inventory.total.size_bytes for kind in ("q6_K", "q4_K", "q3_K")]
+    assert model.inventory.total.size_bytes >= sizes[0] > sizes[1] > sizes[2]
 
 
 def test_the_bound_of_decoding() -> None:
@@ -312,22 +320,26 @@ def test_the_bound_of_decoding() -> None:
     whole = decode_bound(make_plan(model, machine(64, 24)))
     split = decode_bound(make_plan(model, machine(64, 12)))
     host = decode_bound(make_plan(model, machine(64)))
-    assert whole.host_bytes == 0
-    assert whole.card_bytes == pytest.approx(model.census.decode_bytes, rel=0.001)
+    assert whole.host_memory_bytes == 0
+    assert whole.gpu_bytes == pytest.approx(model.inventory.decode_bytes, rel=0.001)
     assert whole.tokens_per_s > split.tokens_per_s > host.tokens_per_s
-    assert split.card_bytes + split.host_bytes == pytest.approx(whole.card_bytes, rel=0.001)
+    assert split.gpu_bytes + split.host_memory_bytes == pytest.approx(whole.gpu_bytes, rel=0.001)
 
 
-def report_of(model: Model, on: Machine, wishes: Wishes) -> PlanReport:
-    return make_report(model, on, wishes, lambda wished: make_plan(model, on, wished))
+def report_of(model: Model, on: Machine, requirements: Requirements) -> PlanReport:
+    return make_report(model, on, requirements, lambda wished: make_plan(model, on, wished))
 
 
 def test_the_longest_context_holds_and_one_step_more_does_not() -> None:
-    model, on, wishes = model_of(known_header("mixtral-8x7b")), machine(64, 24), Wishes(n_ctx=4096)
-    report = report_of(model, on, wishes)
+    model, on, requirements = (
+        model_of(known_header("mixtral-8x7b")),
+        machine(64, 24),
+        Requirements(n_ctx=4096),
+    )
+    report = report_of(model, on, requirements)
     most = report.most_n_ctx
-    at = make_plan(model, on, replace(wishes, n_ctx=most))
-    past = make_plan(model, on, replace(wishes, n_ctx=most + 1024))
+    at = make_plan(model, on, replace(requirements, n_ctx=most))
+    past = make_plan(model, on, replace(requirements, n_ctx=most + 1024))
     assert 4096 <= most < 32768
     groups = report.require_plan().expert_layers_on_gpu
     assert at.expert_layers_on_gpu >= groups > past.expert_layers_on_gpu
@@ -335,24 +347,30 @@ def test_the_longest_context_holds_and_one_step_more_does_not() -> None:
 
 def test_the_longest_context_may_be_all_that_was_trained_for() -> None:
     model = model_of(known_header("granite-3.1-3b-a800m"))
-    report = report_of(model, machine(512), Wishes(n_ctx=2048))
+    report = report_of(model, machine(512), Requirements(n_ctx=2048))
     assert report.most_n_ctx == model.n_ctx_train
 
 
 def test_what_would_change() -> None:
-    model, on, wishes = model_of(known_header("mixtral-8x7b")), machine(64, 24), Wishes(n_ctx=8192)
-    report = report_of(model, on, wishes)
+    model, on, requirements = (
+        model_of(known_header("mixtral-8x7b")),
+        machine(64, 24),
+        Requirements(n_ctx=8192),
+    )
+    report = report_of(model, on, requirements)
     found = {(row.n_ctx, row.cache_type): row.kv_bytes for row in report.what_if}
     assert set(found) == {(c, t) for c in (4096, 8192, 16384) for t in ("f16", "q8_0", "q4_0")}
     assert found[8192, "f16"] == 2 * found[4096, "f16"] == GIB
     for row in report.what_if:
-        again = make_plan(model, on, replace(wishes, n_ctx=row.n_ctx, cache_type=row.cache_type))
+        again = make_plan(
+            model, on, replace(requirements, n_ctx=row.n_ctx, cache_type=row.cache_type)
+        )
         assert row.plan is not None and row.plan.choice == again.choice
 
 
 def test_a_report_on_what_does_not_fit_has_the_reason_and_no_projections() -> None:
     model = model_of(known_header("deepseek-v3"))
-    report = report_of(model, machine(8), Wishes(n_ctx=8192))
+    report = report_of(model, machine(8), Requirements(n_ctx=8192))
     assert report.plan is None and not report.what_if and report.failure is not None
     with pytest.raises(PlanError, match="does not fit"):
         report.require_plan()

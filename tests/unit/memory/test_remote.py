@@ -166,7 +166,7 @@ def test_a_token_is_not_sent_to_where_the_server_redirects(
     ("mode", "words"),
     [
         ("no ranges", "parts of a file"),
-        ("too much", "more than asked"),
+        ("too much", "more than was requested"),
         ("elsewhere", "another range"),
         ("forbidden", "refuses"),
     ],

@@ -10,7 +10,7 @@ from assistant.llama.spec import DeviceKind, DeviceMemory
 from assistant.memory.gguf.header import read_header
 from assistant.memory.model.profile import model_of
 from assistant.memory.planning.load_report import compare, planned_memory
-from assistant.memory.planning.plan import Machine, Plan, Wishes
+from assistant.memory.planning.plan import Machine, Plan, Requirements
 from assistant.memory.planning.planner import make_plan
 from assistant.memory.probes.devices import Device
 
@@ -84,7 +84,7 @@ def device(name: str, free: int) -> Device:
 @pytest.fixture(scope="module")
 def plan(moe_model: Path) -> Plan:
     machine = Machine(device("CPU", 16 * GIB), (device("SIM0", 8 * GIB),))
-    return make_plan(model_of(read_header(moe_model)), machine, Wishes(n_ctx=4096))
+    return make_plan(model_of(read_header(moe_model)), machine, Requirements(n_ctx=4096))
 
 
 def test_a_plan_compares_with_itself(plan: Plan) -> None:

