@@ -66,7 +66,7 @@ async def answer(engine: LlamaEngine, n: int = 4) -> str:
         if isinstance(event, Delta):
             text += event.text
         else:
-            assert event.reason is StopReason.LENGTH or event.reason is StopReason.END
+            assert event.reason in {StopReason.LENGTH, StopReason.EOS}
     return text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,7 @@ def package(module: str) -> str:
     return max(matches, key=len)
 
 
+@cache
 def modules() -> dict[str, Path]:
     found = {}
     for package in ("assistant", "lsp", "context"):
@@ -73,6 +75,7 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@cache
 def imports(module: str, path: Path) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     known = modules()
@@ -122,6 +125,7 @@ def _parents(module: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(2, len(parts))]
 
 
+@cache
 def public_modules(init: Path) -> set[str] | None:
     """The names in a package's `__all__`, or None where it has none."""
     for node in ast.parse(init.read_text(encoding="utf-8")).body:
