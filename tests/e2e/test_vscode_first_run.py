@@ -27,7 +27,7 @@ RULES = {"notify": [{"method": "underkeel/status", "params": STATUS}]}
 STEP = ".getting-started-step:has-text('Find or install the program')"
 STEPS: list[Step] = [
     ("error", "see", {"selector": BAR, "text": "error"}),
-    ("missing", "toast", {"text": "not on the PATH", "button": "Get Started"}),
+    ("missing", "toast", {"text": "not found on the PATH", "button": "Get Started"}),
     ("walkthrough", "see", {"selector": ".gettingStartedContainer", "text": "Get started with"}),
     ("step", "see", {"selector": STEP}),
     # Trust lets the workspace's own environment serve
@@ -39,7 +39,7 @@ STEPS: list[Step] = [
     ("get started", "command", {"title": "Underkeel: Get Started"}),
     ("unfold", "click", {"selector": f"{STEP} .step-title"}),
     ("install", "click", {"selector": ".monaco-button:has-text('Install the program')"}),
-    ("asked", "dialog", {"text": "pip install", "button": "Install"}),
+    ("asked", "dialog", {"text": "pinned hash", "button": "Install"}),
     ("installed", "heard", {"method": "initialize", "times": 2}),
     ("log", "command", {"title": "Underkeel: Show Log"}),
     ("logged", "see", {"selector": ".part.panel .view-lines", "text": "(own environment)"}),
@@ -47,7 +47,7 @@ STEPS: list[Step] = [
 
 
 def stand_in(folder: Path, program: Path) -> Path:
-    """A wheel whose command `underkeel` starts another program."""
+    """A folder as `make dist` writes it, whose wheel's command `underkeel` starts another program."""
     info = "underkeel-0.1.0.dist-info"
     code = f"import os, sys\ndef main():\n    os.execv({str(program)!r}, sys.argv)\n"
     files = {
@@ -60,11 +60,15 @@ def stand_in(folder: Path, program: Path) -> Path:
     for name, text in files.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=")
         record += f"{name},sha256={digest.decode()},{len(text)}\n"
-    path = folder / "underkeel-0.1.0-py3-none-any.whl"
+    dist = folder / "dist"
+    dist.mkdir()
+    path = dist / "underkeel-0.1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as wheel:
         for name, text in (files | {f"{info}/RECORD": f"{record}{info}/RECORD,,\n"}).items():
             wheel.writestr(name, text)
-    return path
+    pinned = f"underkeel==0.1.0 --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+    (dist / "underkeel-0.1.0-requirements.txt").write_text(pinned)
+    return dist
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +101,7 @@ def test_the_session_went_to_its_end(seen: dict[str, Any]) -> None:
 
 
 def test_a_program_in_an_untrusted_workspace_is_not_started(seen: dict[str, Any]) -> None:
-    """It lay in .venv all the time, and was started only after the word of trust."""
+    """It was in .venv from the start, and was started only after the user trusted the workspace."""
     assert seen["error"].strip() == "Underkeel: error"
     assert seen["found"].strip() == "Underkeel: 640 tokens"
 
@@ -111,6 +115,7 @@ def test_the_installation_says_what_it_does_and_does_it(
     editor: VSCode, seen: dict[str, Any]
 ) -> None:
     assert "environment of its own" in seen["asked"]
+    assert str(editor.home / "dist") in seen["asked"]
     installed = editor.home.glob("user-data/**/environment/bin/underkeel")
     assert len(list(installed)) == 1
     assert "(workspace)" in seen["logged"], "what served before"

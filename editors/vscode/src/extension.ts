@@ -1,4 +1,4 @@
-/** Wires the parts together; what each does is in its own file. */
+/** Creates the parts and connects them; each is in a file of its own. */
 
 import * as vscode from "vscode";
 import { Client } from "./common/client";
@@ -22,7 +22,9 @@ export function activate(context: vscode.ExtensionContext): void {
   const explanations = new Explanations(context.extensionUri, () => client?.running);
   const previews = new Previews();
   const started = new Client(context, log, ghost, previews, {
-    onStatus: (now) => { status.set(now); },
+    onStatus: (now) => {
+      if (status.set(now)) ghost.onReady();
+    },
     onExplanation: (event) => { explanations.onEvent(event); },
     onCommand: (command, argument) => {
       if (command === Command.explain) return explanations.explain(argument as ExplainArgument);

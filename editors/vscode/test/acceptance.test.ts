@@ -21,6 +21,13 @@ test("one character is typing, even one outside the basic plane", () => {
   assert.equal(follow(boats, change(0, "🚢🚢")).kind, "part");
 });
 
+test("one character as a user sees it is typing, whatever its length (C23)", () => {
+  for (const character of ["👩‍🚀", "é", "🇩🇪", "👍🏽"]) {
+    const step = follow({ ...offered, insertText: `${character} go`, start: 0, taken: 0 }, change(0, character));
+    assert.deepEqual([step.kind, "offered" in step && step.offered.taken], ["typed", character.length]);
+  }
+});
+
 test("the whole of it is no part: its command tells of that", () => {
   assert.equal(follow(offered, change(17, "a + b\n    # done")).kind, "gone");
 });

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { delimiter } from "node:path";
 import test from "node:test";
-import { candidates, find, type Places } from "../src/common/program";
+import { candidates, find, pipSteps, type Places } from "../src/common/program";
 
 const places: Places = {
   setting: "",
@@ -37,3 +37,34 @@ test("an untrusted workspace is not looked into", () => {
   const untrusted = candidates({ ...places, folders: [] });
   assert.ok(untrusted.every(({ from }) => from !== "workspace"));
 });
+
+test("a relative entry of the PATH is skipped: it would be looked up in the folder of the process (T21)", () => {
+  const found = candidates({ ...places, path: [".", "bin", "/usr/bin"].join(delimiter), folders: [] });
+  assert.deepEqual(found.map(({ path }) => path), ["/usr/bin/underkeel", "/storage/environment/bin/underkeel"]);
+});
+
+const WHEEL = "underkeel-1.0-py3-none-any.whl";
+const PINS = "underkeel-1.0-requirements.txt";
+
+test("every package that is installed is pinned by hash (T21)", () => {
+  const steps = pipSteps("/extension/program", [WHEEL, PINS, "build-requirements.txt"]);
+  assert.ok(Array.isArray(steps));
+  assert.equal(steps.length, 2);
+  for (const step of steps) assert.ok(step.includes("--require-hashes") && step.includes("-r"), step.join(" "));
+  assert.ok(!steps.flat().includes("underkeel"), "never a bare name, which somebody else may own");
+});
+
+for (const [what, folder, files] of [
+  ["a name from an index", "underkeel", [WHEEL, PINS]],
+  ["a relative path", "./dist", [WHEEL, PINS]],
+  ["an address", "https://example.org/underkeel", [WHEEL, PINS]],
+  ["an extension without the program", "/extension/program", []],
+  ["a wheel without hashes", "/dist", [WHEEL]],
+  ["hashes without the wheel", "/dist", [PINS]],
+  ["several versions", "/dist", [WHEEL, PINS, "underkeel-2.0-requirements.txt"]],
+] as const) {
+  test(`${what} is refused with advice (T21)`, () => {
+    const refusal = pipSteps(folder, files);
+    assert.ok(typeof refusal === "string" && refusal.includes("uv tool install ."));
+  });
+}

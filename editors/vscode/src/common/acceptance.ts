@@ -1,8 +1,8 @@
 /**
  * Infers that a part of a suggestion was accepted.
  *
- * VS Code runs an item's command only when the whole item is accepted, and tells of words and lines in a proposed
- * API alone. But it inserts a part as one change, and that change is the beginning of what was left of the item.
+ * VS Code runs an item's command only when the whole item is accepted; it reports words and lines only in a proposed
+ * API. But it inserts a part as one change, and that change is the beginning of what was left of the item.
  */
 
 /** A suggestion as it was given, `insertText` counted in UTF-16 code units as VS Code does. */
@@ -11,7 +11,7 @@ export interface Offered<Item> {
   insertText: string;
   /** Offset in the document at which `insertText` would begin. */
   start: number;
-  /** Code units of `insertText` that stand in the document. */
+  /** Code units of `insertText` that are in the document. */
   taken: number;
 }
 
@@ -26,7 +26,7 @@ export type Step<Item> =
   | { kind: "typed"; offered: Offered<Item> }
   | { kind: "gone" };
 
-/** What one change makes of the suggestion. A single character counts as typed, longer ones as accepted. */
+/** Follow the suggestion through a change. One character as a user sees it counts as typed, more as accepted. */
 export function follow<Item>(offered: Offered<Item>, change: Change): Step<Item> {
   const at = offered.start + offered.taken;
   const text = change.text.replace(/\r\n/g, "\n");
@@ -41,5 +41,10 @@ export function follow<Item>(offered: Offered<Item>, change: Change): Step<Item>
   const added = text.slice(again);
   if (added === "" || added === rest || !rest.startsWith(added)) return { kind: "gone" };
   const next = { ...offered, taken: offered.taken + added.length };
-  return { kind: Array.from(added).length > 1 ? "part" : "typed", offered: next };
+  return { kind: characters(added) > 1 ? "part" : "typed", offered: next };
+}
+
+/** Grapheme clusters: an emoji with joiners or a letter with accents is one character (C23). */
+function characters(text: string): number {
+  return Array.from(new Intl.Segmenter().segment(text)).length;
 }

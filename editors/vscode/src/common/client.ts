@@ -15,7 +15,7 @@ import { coalesced } from "./coalesce";
 import type { Ghost } from "./ghost";
 import type { Previews } from "./preview";
 import { find, type Found } from "./program";
-import { type ExplanationEvent, Notification, OFFERED, type Status } from "./protocol";
+import { type ExplanationEvent, Notification, OFFERED, SCHEMES, type Status } from "./protocol";
 import { forServer, read } from "./settings";
 
 export interface Listeners {
@@ -28,7 +28,7 @@ export interface Listeners {
 export class Client implements vscode.Disposable {
   private client: LanguageClient | undefined;
   private program: Found | undefined;
-  private toldMissing = false;
+  private warnedMissing = false;
   readonly restart = coalesced(() => this.restartNow());
 
   constructor(
@@ -61,7 +61,12 @@ export class Client implements vscode.Disposable {
     return join(this.context.globalStorageUri.fsPath, "environment");
   }
 
-  /** Tell the server the settings as they are now. */
+  /** The folder of the extension that holds the program to install; it may not exist. */
+  get bundledProgram(): string {
+    return join(this.context.extensionPath, "program");
+  }
+
+  /** Send the server the current settings. */
   async configure(): Promise<void> {
     await this.running?.sendNotification("workspace/didChangeConfiguration", { settings: forServer(read()) });
   }
@@ -71,7 +76,7 @@ export class Client implements vscode.Disposable {
     const program = await this.find();
     if (program === undefined) {
       this.listeners.onStatus({ state: "error", message: "The program `underkeel` was not found." });
-      void this.tellMissing();
+      void this.warnMissing();
       return;
     }
     this.log.info(`starting ${program.path} (${program.from})`);
@@ -80,8 +85,8 @@ export class Client implements vscode.Disposable {
     try {
       await this.client.start();
     } catch (error) {
-      this.log.error(`the language server does not start: ${String(error)}`);
-      this.listeners.onStatus({ state: "error", message: `${program.path} does not start; see the log.` });
+      this.log.error(`cannot start the language server: ${String(error)}`);
+      this.listeners.onStatus({ state: "error", message: `Cannot start ${program.path}; see the log.` });
     }
   }
 
@@ -89,10 +94,10 @@ export class Client implements vscode.Disposable {
     const client: LanguageClient = new LanguageClient(
       "underkeel",
       "Underkeel",
-      // Not in the workspace: nothing in there is to take part.
+      // Not in the workspace, whose files must not influence the program.
       { command: program, args: ["lsp"], transport: TransportKind.stdio, options: { cwd: homedir() } },
       {
-        documentSelector: [{ scheme: "file" }, { scheme: "untitled" }],
+        documentSelector: SCHEMES.map((scheme) => ({ scheme })),
         initializationOptions: forServer(read()),
         outputChannel: this.log,
         revealOutputChannelOn: RevealOutputChannelOn.Never,
@@ -100,10 +105,10 @@ export class Client implements vscode.Disposable {
           provideInlineCompletionItems: this.ghost.middleware,
           executeCommand: (command, args: unknown[], next) =>
             this.listeners.onCommand(command, args[0]) ?? (next(command, args) as unknown),
-          // VS Code would apply what an action or a request holds, or show a list with nothing ticked.
+          // Without the preview, VS Code would apply the edit at once, or list it with nothing selected.
           resolveCodeAction: async (action, token) => {
-            const asked = await client.code2ProtocolConverter.asCodeAction(action, token);
-            const { edit, title } = await client.sendRequest(CodeActionResolveRequest.type, asked, token);
+            const unresolved = await client.code2ProtocolConverter.asCodeAction(action, token);
+            const { edit, title } = await client.sendRequest(CodeActionResolveRequest.type, unresolved, token);
             if (edit) void this.previews.offer(client, edit, title);
             return action;
           },
@@ -120,17 +125,17 @@ export class Client implements vscode.Disposable {
     client.onNotification(Notification.explanation, this.listeners.onExplanation);
     client.onDidChangeState(({ newState }) => {
       if (newState === State.Stopped && this.client === client) {
-        this.listeners.onStatus({ state: "error", message: "The language server ended; see the log." });
+        this.listeners.onStatus({ state: "error", message: "The language server exited; see the log." });
       }
     });
     return client;
   }
 
-  private async tellMissing(): Promise<void> {
-    if (this.toldMissing) return;
-    this.toldMissing = true;
+  private async warnMissing(): Promise<void> {
+    if (this.warnedMissing) return;
+    this.warnedMissing = true;
     const choice = await vscode.window.showWarningMessage(
-      "Underkeel: the program `underkeel` is not on the PATH. Install it, or set underkeel.program.",
+      "Underkeel: the program `underkeel` was not found on the PATH. Install it, or set underkeel.program.",
       "Get Started",
       "Open Setting",
     );
@@ -151,7 +156,7 @@ export class Client implements vscode.Disposable {
     try {
       await client?.dispose();
     } catch (error) {
-      this.log.warn(`the language server did not stop well: ${String(error)}`);
+      this.log.warn(`the language server did not stop cleanly: ${String(error)}`);
     }
   }
 
@@ -160,7 +165,7 @@ export class Client implements vscode.Disposable {
   }
 }
 
-/** Says in `initialize` that this client speaks PROTOCOL.md. */
+/** Announces in `initialize` that this client supports PROTOCOL.md. */
 class Offer implements StaticFeature {
   fillClientCapabilities(capabilities: ClientCapabilities): void {
     capabilities.experimental = { ...(capabilities.experimental as object | undefined), ...OFFERED };

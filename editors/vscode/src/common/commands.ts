@@ -9,7 +9,7 @@ import { pickModel } from "./models";
 import { showOutput } from "./output";
 import type { Previews } from "./preview";
 import type { ExplainArgument } from "./protocol";
-import { isEnabled, read, update } from "./settings";
+import { isEnabled, read, setEnabled, setLanguage } from "./settings";
 
 export interface Parts {
   client: Client;
@@ -27,7 +27,7 @@ export function register({ client, explanations, previews, log }: Parts): vscode
     else void vscode.window.showWarningMessage("Underkeel: the program `underkeel` was not found.");
   };
   const table: Record<string, Handler> = {
-    toggle: () => update("enable", !read().enable),
+    toggle: () => setEnabled(!read().enable),
     toggleLanguage: toggleLanguage,
     explainSelection: () => explanations.explainActive("selection"),
     explainFile: () => explanations.explainActive("file"),
@@ -56,7 +56,7 @@ export function register({ client, explanations, previews, log }: Parts): vscode
       } else await vscode.commands.executeCommand("workbench.action.openSettings", "underkeel.program");
     },
     installProgram: async () => {
-      if (await install(client.managedEnvironment, read().installFrom)) await client.restart();
+      if (await install(client.managedEnvironment, client.bundledProgram, read().installFrom)) await client.restart();
     },
   };
   const registered = Object.entries(table).map(([name, handler]) =>
@@ -65,7 +65,7 @@ export function register({ client, explanations, previews, log }: Parts): vscode
   return vscode.Disposable.from(...registered);
 }
 
-/** Run the server's code action of a kind at the cursor; VS Code asks where there are several, and says where none. */
+/** Run the server's code action of a kind at the cursor; VS Code lets the user choose among several, and reports if there is none. */
 function act(kind: string): Thenable<unknown> {
   return vscode.commands.executeCommand("editor.action.codeAction", { kind, apply: "ifSingle" });
 }
@@ -75,5 +75,5 @@ async function toggleLanguage(): Promise<void> {
   if (language === undefined) return;
   const settings = read();
   const on = !isEnabled({ ...settings, enable: true }, language);
-  await update("languages", { ...settings.languages, [language]: on });
+  await setLanguage(language, on);
 }

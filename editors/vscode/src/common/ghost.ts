@@ -1,4 +1,4 @@
-/** Ghost text on its way from the server: where it is on, and what became of it. */
+/** Ghost text on its way from the server: where it is on, the repeated request, and what the user accepts. */
 
 import * as vscode from "vscode";
 import type { Middleware } from "vscode-languageclient/node";
@@ -9,26 +9,48 @@ import { isEnabled, read } from "./settings";
 type Notify = (method: string, params: object) => void;
 type Provide = NonNullable<Middleware["provideInlineCompletionItems"]>;
 
+/** How long after an empty response the same request is sent once more. */
+const REPEAT_MS = 500;
+
 export class Ghost implements vscode.Disposable {
   private offered: { document: vscode.TextDocument; first: Offered<object> } | undefined;
+  /** The last request with no suggestion, for when the model becomes ready. */
+  private empty: { document: vscode.TextDocument; version: number; position: vscode.Position } | undefined;
   private readonly subscription: vscode.Disposable;
 
   constructor(private readonly notify: Notify) {
     this.subscription = vscode.workspace.onDidChangeTextDocument((event) => { this.onChange(event); });
   }
 
-  /** Between VS Code and the language client. */
+  /** Between VS Code and the language client. VS Code cancels the token when the text or the cursor changes. */
   readonly middleware: Provide = async (document, position, context, token, next) => {
     if (!isEnabled(read(), document.languageId)) return undefined;
-    const result = await next(document, position, context, token);
-    if (token.isCancellationRequested || !result) return undefined;
-    const items = Array.isArray(result) ? result : result.items;
+    const version = document.version;
+    let items = itemsOf(await next(document, position, context, token));
+    if (items.length === 0) {
+      this.empty = { document, version, position };
+      await cancelledOrAfter(token, REPEAT_MS);
+      if (token.isCancellationRequested || document.version !== version) return undefined;
+      items = itemsOf(await next(document, position, context, token));
+    }
+    const first = items[0];
+    if (token.isCancellationRequested || !first) return undefined;
+    this.empty = undefined;
     // Without a range LSP inserts at the cursor, but VS Code replaces the word there.
     for (const item of items) item.range ??= new vscode.Range(position, position);
-    const first = items[0];
-    if (first) this.onShown(document, position, first);
-    return result;
+    this.onShown(document, position, first);
+    return items;
   };
+
+  /** Request again what had no suggestion while the model was not ready, if the user is still there. */
+  onReady(): void {
+    const { empty } = this;
+    this.empty = undefined;
+    const editor = vscode.window.activeTextEditor;
+    if (!empty || editor?.document !== empty.document || empty.document.version !== empty.version) return;
+    if (!editor.selection.active.isEqual(empty.position)) return;
+    void vscode.commands.executeCommand("editor.action.inlineSuggest.trigger");
+  }
 
   private onShown(document: vscode.TextDocument, position: vscode.Position, item: vscode.InlineCompletionItem): void {
     if (typeof item.insertText !== "string") return;
@@ -64,4 +86,21 @@ export class Ghost implements vscode.Disposable {
   dispose(): void {
     this.subscription.dispose();
   }
+}
+
+function itemsOf(result: Awaited<ReturnType<Provide>>): vscode.InlineCompletionItem[] {
+  if (!result) return [];
+  return Array.isArray(result) ? result : result.items;
+}
+
+function cancelledOrAfter(token: vscode.CancellationToken, milliseconds: number): Promise<void> {
+  return new Promise((resolve) => {
+    const cancelled = token.onCancellationRequested(() => { finish(); });
+    const timer = setTimeout(() => { finish(); }, milliseconds);
+    const finish = (): void => {
+      clearTimeout(timer);
+      cancelled.dispose();
+      resolve();
+    };
+  });
 }

@@ -1,30 +1,37 @@
-/** Installs the program into an environment of its own, when the user asks for it. */
+/** Installs the program into an environment of its own, when the user requests it. */
 
+import { mkdir, readdir } from "node:fs/promises";
 import { dirname } from "node:path";
-import { mkdir } from "node:fs/promises";
 import * as vscode from "vscode";
 import { CliError, run } from "./cli";
-import { inEnvironment } from "./program";
+import { pipSteps, pythonIn } from "./program";
 
-const LEAST_PYTHON = "(3, 11)";
+const OLDEST_PYTHON = "(3, 11)";
 const PYTHONS = process.platform === "win32" ? ["py", "python"] : ["python3", "python3.13", "python3.12", "python3.11", "python"];
 
 /**
- * Make the environment and install the program in it; true when it is there.
+ * Create the environment and install the program in it; true when it is installed.
  *
- * @param what a package's name, or the path of a wheel or a clone
+ * @param bundled the folder of the extension that holds the program, if this extension was built with one
+ * @param setting `underkeel.installFrom`: another such folder; empty for the bundled one
  */
-export async function install(environment: string, what: string): Promise<boolean> {
+export async function install(environment: string, bundled: string, setting: string): Promise<boolean> {
+  const source = setting === "" ? bundled : setting;
+  const steps = pipSteps(source, await readdir(source).catch(() => []));
+  if (typeof steps === "string") {
+    void vscode.window.showErrorMessage(`Underkeel: ${steps}`);
+    return false;
+  }
   const python = await findPython();
   if (python === undefined) {
-    void vscode.window.showErrorMessage("Underkeel: Python 3.11 or later is needed, and none is on the PATH.");
+    void vscode.window.showErrorMessage("Underkeel: Python 3.11 or later is required, and none was found on the PATH.");
     return false;
   }
   const answer = await vscode.window.showInformationMessage(
     "Install Underkeel?",
     {
       modal: true,
-      detail: `This runs “pip install ${what}” in an environment of its own, ${environment}. llama.cpp is built from source, which needs a C compiler and takes some minutes.`,
+      detail: `This installs the program from ${source} into an environment of its own, ${environment}. pip downloads the packages that it needs and checks each against a pinned hash. llama.cpp is built from source, which requires a C compiler and takes some minutes.`,
     },
     "Install",
   );
@@ -35,8 +42,9 @@ export async function install(environment: string, what: string): Promise<boolea
       const onLine = (message: string): void => { progress.report({ message: message.slice(0, 100) }); };
       await mkdir(dirname(environment), { recursive: true });
       await run(python, ["-m", "venv", environment], { token, onLine });
-      const pip = inEnvironment(environment).replace(/underkeel(\.exe)?$/, "python$1");
-      await run(pip, ["-m", "pip", "install", "--upgrade", what], { token, onLine });
+      for (const step of steps) {
+        await run(pythonIn(environment), ["-m", "pip", "install", ...step], { token, onLine });
+      }
     });
     return true;
   } catch (error) {
@@ -49,10 +57,10 @@ export async function install(environment: string, what: string): Promise<boolea
 async function findPython(): Promise<string | undefined> {
   for (const python of PYTHONS) {
     try {
-      const answer = await run(python, ["-c", `import sys; print(sys.version_info >= ${LEAST_PYTHON})`]);
+      const answer = await run(python, ["-c", `import sys; print(sys.version_info >= ${OLDEST_PYTHON})`]);
       if (answer.trim() === "True") return python;
     } catch {
-      // Not there; the next one may be.
+      // Not installed; try the next one.
     }
   }
   return undefined;

@@ -1,4 +1,4 @@
-/** The messages of ../../PROTOCOL.md, as far as this extension speaks them. */
+/** The messages of ../../PROTOCOL.md, as far as this extension uses them. */
 
 export interface Budget {
   tokens: number;
@@ -67,5 +67,8 @@ export const Notification = {
   partlyAccepted: "textDocument/didPartiallyAcceptCompletion",
 } as const;
 
-/** What the client says of itself in `initialize`, under `experimental`. */
+/** What the client supports: in `initialize`, under `experimental`. */
 export const OFFERED = { underkeel: { status: true, explanation: true } };
+
+/** Files, new files, and the cells of notebooks, each of which is a document of its own. */
+export const SCHEMES = ["file", "untitled", "vscode-notebook-cell"];

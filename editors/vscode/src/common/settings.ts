@@ -1,6 +1,7 @@
 /** The settings, typed and resolved in one place. Descriptions and defaults are in package.json. */
 
 import * as vscode from "vscode";
+import { type Levels, levelToChange, tightenFlag, tightenFlags } from "./tighten";
 
 export const SECTION = "underkeel";
 
@@ -24,10 +25,10 @@ export function read(): Settings {
     if (typeof value === "number") completion[field] = value;
   }
   return {
-    enable: section.get("enable", true),
-    languages: section.get("languages", {}),
+    enable: tightenFlag(levels<boolean>(section, "enable")),
+    languages: tightenFlags(levels<Record<string, boolean>>(section, "languages")),
     program: section.get("program", ""),
-    installFrom: section.get("installFrom", "underkeel"),
+    installFrom: section.get("installFrom", ""),
     explainLenses: section.get("explainLenses", false),
     completion,
   };
@@ -42,11 +43,26 @@ export function forServer(settings: Settings): object {
   return { [SECTION]: { completion: settings.completion } };
 }
 
-/** Change a setting where it is set already, or else for the user. */
-export async function update(name: string, value: unknown): Promise<void> {
+/** Turn ghost text on or off, at the level that decides. */
+export async function setEnabled(on: boolean): Promise<void> {
   const section = vscode.workspace.getConfiguration(SECTION);
-  const inspected = section.inspect(name);
-  const target =
-    inspected?.workspaceValue === undefined ? vscode.ConfigurationTarget.Global : vscode.ConfigurationTarget.Workspace;
-  await section.update(name, value, target);
+  const level = levelToChange(levels<boolean>(section, "enable"), on);
+  await section.update("enable", on, TARGET[level]);
+}
+
+/** Turn ghost text on or off for one language, at the level that decides. */
+export async function setLanguage(language: string, on: boolean): Promise<void> {
+  const section = vscode.workspace.getConfiguration(SECTION);
+  const set = levels<Record<string, boolean>>(section, "languages");
+  const level = levelToChange({ user: set.user?.[language], workspace: set.workspace?.[language] }, on);
+  await section.update("languages", { ...set[level], [language]: on }, TARGET[level]);
+}
+
+const TARGET = { user: vscode.ConfigurationTarget.Global, workspace: vscode.ConfigurationTarget.Workspace };
+
+/** What the user and the workspace set; VS Code leaves out the values of an untrusted workspace where they are restricted. */
+function levels<Value>(section: vscode.WorkspaceConfiguration, name: string): Levels<Value> {
+  const set = section.inspect<Value>(name);
+  const workspace = vscode.workspace.isTrusted || name === "enable" ? set?.workspaceValue : undefined;
+  return { user: set?.globalValue, workspace };
 }

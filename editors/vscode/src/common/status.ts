@@ -1,7 +1,7 @@
 /** The two status items: detail beside the language, and one switch for all. */
 
 import * as vscode from "vscode";
-import type { Status } from "./protocol";
+import { SCHEMES, type Status } from "./protocol";
 import { isEnabled, read } from "./settings";
 import { LINKS, view } from "./statusText";
 
@@ -14,7 +14,7 @@ const SEVERITY = {
 export class StatusItems implements vscode.Disposable {
   private status: Status = { state: "off", message: "" };
   private readonly bar = vscode.window.createStatusBarItem("underkeel", vscode.StatusBarAlignment.Right, 100);
-  private readonly detail = vscode.languages.createLanguageStatusItem("underkeel", { scheme: "file" });
+  private readonly detail = vscode.languages.createLanguageStatusItem("underkeel", SCHEMES.map((scheme) => ({ scheme })));
   private readonly subscriptions: vscode.Disposable[];
 
   constructor() {
@@ -32,11 +32,14 @@ export class StatusItems implements vscode.Disposable {
     this.bar.show();
   }
 
-  set(status: Status): void {
+  /** Show a status; true if the model has become ready with it. */
+  set(status: Status): boolean {
+    const waited = this.status.state === "starting" || this.status.state === "loading";
     this.status = status;
     const serves = status.state === "ready" || status.state === "busy";
     if (serves && status.model) void vscode.commands.executeCommand("setContext", "underkeel.modelReady", true);
     this.draw();
+    return waited && serves;
   }
 
   private draw(): void {
