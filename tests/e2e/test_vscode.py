@@ -5,6 +5,7 @@ One session is driven once, and each test looks at a part of what was seen.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -43,6 +44,20 @@ RULES = {
     "notify": [{"method": "underkeel/status", "params": STATUS}],
 }  # fmt: skip
 
+NOTEBOOK = {
+    "cells": [
+        {"cell_type": kind, "metadata": {}, "source": [text], **more}
+        for kind, text, more in (
+            ("markdown", "# Stock", {}),
+            ("code", "total = 1", {"outputs": [], "execution_count": None}),
+            ("code", "print(total)", {"outputs": [], "execution_count": None}),
+        )
+    ],
+    "metadata": {"language_info": {"name": "python"}},
+    "nbformat": 4,
+    "nbformat_minor": 5,
+}
+
 STEPS: list[Step] = [
     ("open", "open", {"file": "stock.py"}),
     ("bar", "see", {"selector": BAR, "text": "640 tokens"}),
@@ -65,13 +80,13 @@ STEPS: list[Step] = [
     ("panel", "webview", {"text": "adds nothing"}),
     ("panel.png", "picture", {"file": "explanation.png"}),
     ("ask", "inWebview", {"selector": "#question", "fill": "Why zero?", "press": "Enter"}),
-    ("limit", "webview", {"selector": "#note", "text": "cut at the limit"}),
+    ("limit", "webview", {"selector": "#note", "text": "length limit reached"}),
     ("continue", "inWebview", {"selector": "#continue"}),
     ("continued", "webview", {"text": "Because sum starts at zero."}),
     ("focus", "click", {"selector": ".editor-instance .view-lines"}),
     ("explain more", "command", {"title": "Underkeel: Explain Selection or Symbol"}),
     ("streaming", "webview", {"text": "It is about *st"}),
-    ("note", "webview", {"selector": "#note", "text": "explaining"}),
+    ("note", "webview", {"selector": "#note", "text": "writing"}),
     ("cancel", "inWebview", {"selector": "#cancel"}),
     ("cancelled", "webview", {"selector": "#note", "text": "cancelled"}),
     ("cancel heard", "heard", {"method": "$/cancelRequest"}),
@@ -96,13 +111,18 @@ STEPS: list[Step] = [
     ("back again", "click", {"selector": ".editor-instance .view-lines"}),
     ("type on", "keys", {"keys": ["Control+End", "Space", "q"]}),
     ("ghost again", "see", {"selector": GHOST, "text": "uay"}),
+    # Each cell of a notebook is a document
+    ("notebook", "open", {"file": "cells.ipynb"}),
+    ("cell", "heard", {"method": "textDocument/didOpen", "text": "vscode-notebook-cell"}),
+    ("notebook.png", "picture", {"file": "notebook.png"}),
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def editor(tmp_path_factory: pytest.TempPathFactory) -> VSCode:
     folder = tmp_path_factory.mktemp("vscode")
-    return vscode_session.prepared(folder, {"stock.py": SAMPLE}, rules=RULES)
+    files = {"stock.py": SAMPLE, "cells.ipynb": json.dumps(NOTEBOOK)}
+    return vscode_session.prepared(folder, files, rules=RULES)
 
 
 @pytest.fixture(scope="module")
@@ -122,14 +142,14 @@ def test_ghost_text_is_seen(seen: dict[str, Any]) -> None:
     assert "sum(item.price * item.quantity for item in items)" in seen["ghost"]
 
 
-def test_statistics_hear_of_parts_and_of_the_whole(editor: VSCode, seen: dict[str, Any]) -> None:
+def test_parts_and_the_whole_are_reported(editor: VSCode, seen: dict[str, Any]) -> None:
     parts = editor.log("textDocument/didPartiallyAcceptCompletion")
     assert [part["acceptedLength"] for part in parts][:2] == [len("sum"), len(f"{LINE}\n")]
     executed = [params["command"] for params in editor.log("workspace/executeCommand")]
     assert executed.count("underkeel.accepted") == 1
 
 
-def test_the_status_item_tells_budget_and_memory(seen: dict[str, Any]) -> None:
+def test_the_status_item_shows_budget_and_memory(seen: dict[str, Any]) -> None:
     tooltip = "\n".join(seen["tooltip"])
     for words in ("starter-moe", "640 tokens (level 1)", "another program", "0.9 GiB free"):
         assert words in tooltip
@@ -142,7 +162,9 @@ def test_the_explanation_is_drawn_as_markdown(seen: dict[str, Any]) -> None:
     assert "**" not in seen["panel"]
 
 
-def test_an_explanation_goes_on_and_is_asked_further(editor: VSCode, seen: dict[str, Any]) -> None:
+def test_an_explanation_continues_and_answers_questions(
+    editor: VSCode, seen: dict[str, Any]
+) -> None:
     assert "Why zero?" in seen["continued"]
     executed = editor.log("workspace/executeCommand")
     first, second, third, _ = [
@@ -153,7 +175,7 @@ def test_an_explanation_goes_on_and_is_asked_further(editor: VSCode, seen: dict[
 
 
 def test_an_explanation_streams_and_is_cancelled(seen: dict[str, Any]) -> None:
-    assert "explaining" in seen["note"]
+    assert "writing" in seen["note"]
     assert seen["cancelled"] == "cancelled"
 
 
@@ -161,3 +183,21 @@ def test_the_switch_turns_ghost_text_off_and_on(editor: VSCode, seen: dict[str, 
     assert seen["off"].strip() == "Underkeel: off"
     assert seen["none"] == 0
     assert seen["ghost again"]
+
+
+def test_each_cell_of_a_notebook_is_a_document(editor: VSCode, seen: dict[str, Any]) -> None:
+    """C8: in the order of the notebook, with the language of the cell."""
+    opened = [params["textDocument"] for params in editor.log("textDocument/didOpen")]
+    cells = [one for one in opened if one["uri"].startswith("vscode-notebook-cell:")]
+    assert len({cell["uri"] for cell in cells}) == len(cells)
+    assert {"total = 1", "print(total)"} <= {cell["text"] for cell in cells}
+    texts = [cell["text"] for cell in cells]
+    assert texts.index("total = 1") < texts.index("print(total)")
+    assert {cell["languageId"] for cell in cells if "total" in cell["text"]} == {"python"}
+
+
+def test_an_empty_response_is_requested_once_more(editor: VSCode, seen: dict[str, Any]) -> None:
+    """C28: the same request, at most twice."""
+    requests = [json.dumps(params) for params in editor.log("textDocument/inlineCompletion")]
+    repeated = [one for one, other in zip(requests, requests[1:], strict=False) if one == other]
+    assert repeated

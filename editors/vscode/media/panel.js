@@ -1,12 +1,12 @@
-// Inside the panel: shows what the extension sends, and sends back what is pressed.
+// Runs in the panel: shows what the extension sends, and reports buttons and questions.
 (() => {
   const vscode = acquireVsCodeApi();
-  // The text comes from a model and may hold elements with any id: ours stand beside it, never in it.
+  // The text comes from a model and may contain elements with any id; ours are outside it.
   const by = (id) => document.querySelector(`body > #${id}, body > footer > #${id}, body > footer > form > #${id}`);
   const notes = {
-    streaming: "explaining…",
+    streaming: "writing…",
     end: "",
-    limit: "cut at the limit of length",
+    limit: "length limit reached",
     cancelled: "cancelled",
     error: "",
   };

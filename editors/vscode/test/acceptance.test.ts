@@ -28,7 +28,7 @@ test("one character as a user sees it is typing, whatever its length (C23)", () 
   }
 });
 
-test("the whole of it is no part: its command tells of that", () => {
+test("accepting the whole is no part: the command of the item reports it", () => {
   assert.equal(follow(offered, change(17, "a + b\n    # done")).kind, "gone");
 });
 

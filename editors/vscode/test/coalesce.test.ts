@@ -43,7 +43,7 @@ test("a call after the end runs at once", async () => {
   }
 });
 
-test("a failure is told to its callers and stops nothing", async () => {
+test("a failure is reported to its callers and stops nothing", async () => {
   let runs = 0;
   const restart = coalesced(() => (++runs === 1 ? Promise.reject(new Error("no")) : Promise.resolve()));
   const [first, second] = [restart(), restart()];

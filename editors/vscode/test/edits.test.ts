@@ -35,7 +35,7 @@ test("splices count in the text as it was, in any order", () => {
   assert.equal(spliced("", [{ start: 0, end: 0, newText: "new" }]), "new");
 });
 
-test("what the server says of the edit is told, and VS Code is not to ask again", () => {
+test("the server's notes are shown, and VS Code does not ask again", () => {
   assert.equal(notesOf(edit), "This adds 2 lines.");
   const plain = withoutAnnotations(edit);
   assert.ok(!JSON.stringify(plain).includes("nnotation"));

@@ -33,10 +33,10 @@ test("a cut budget shows in the bar, and why in the tooltip", () => {
       "|:--|:--|",
       "| Model | starter-moe |",
       "| Prompt budget | 512 tokens (level 2) |",
-      "| Why | VRAM is short \\| 0.5 GiB |",
+      "| Reason | VRAM is short \\| 0.5 GiB |",
       "| Last prompt | 498 of 512 tokens |",
-      "| Left out | repository context, far prefix |",
-      "| Given back | half of the context: VRAM was short |",
+      "| Omitted | repository context, far prefix |",
+      "| Reduced | half of the context: VRAM was short |",
       "| VRAM | 3.0 GiB used, 0.5 GiB free |",
       "| KV cache | 900 of 8192 tokens |",
       "| From cache | 87 % of prompt tokens |",
@@ -71,11 +71,11 @@ for (const [status, enabled, text] of bars) {
   });
 }
 
-test("text of others cannot make a link, a table cell or a line", () => {
+test("foreign text cannot make a link, a table cell or a line", () => {
   const reason = "a|b\n[press](command:workbench.action.quit) <b>";
   const shown = view({ state: "error", message: reason, model: "`m`", budget: { tokens: 1, level: 1, reason } }, true);
   const escaped = "a\\|b \\[press\\](command:workbench.action.quit) \\<b\\>";
   assert.ok(shown.tooltip.includes(`\n\n${escaped}\n\n`));
-  assert.ok(shown.tooltip.includes(`| Why | ${escaped} |`));
+  assert.ok(shown.tooltip.includes(`| Reason | ${escaped} |`));
   assert.ok(shown.tooltip.includes("| Model | \\`m\\` |"));
 });

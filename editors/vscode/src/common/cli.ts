@@ -1,4 +1,4 @@
-/** Runs the command line, which does what needs no editor: plans, models, logs. */
+/** Runs the command line program, for what needs no editor: plans, models, logs. */
 
 import { spawn } from "node:child_process";
 import { homedir } from "node:os";
@@ -9,8 +9,8 @@ export class CliError extends Error {}
 /**
  * Run a program and return its standard output.
  *
- * @param onLine is told each line of standard error as it comes: progress, in the programs run here.
- * @throws CliError with what the program said.
+ * @param onLine receives each line of standard error: progress, in the programs run here.
+ * @throws CliError with the program's error output.
  */
 export async function run(
   program: string,
@@ -18,7 +18,7 @@ export async function run(
   options: { token?: CancellationToken; onLine?: (line: string) => void } = {},
 ): Promise<string> {
   return new Promise((resolve, reject) => {
-    // Not in the workspace: nothing in there is to take part.
+    // Not in the workspace, whose files must not influence the program.
     const child = spawn(program, args, { cwd: homedir(), env: { ...process.env, NO_COLOR: "1", COLUMNS: "100" } });
     const cancelled = options.token?.onCancellationRequested(() => child.kill());
     let output = "";
@@ -32,12 +32,12 @@ export async function run(
     });
     child.on("error", (error) => {
       cancelled?.dispose();
-      reject(new CliError(`${program} does not start: ${error.message}`));
+      reject(new CliError(`Cannot run ${program}: ${error.message}`));
     });
     child.on("close", (code, signal) => {
       cancelled?.dispose();
       if (code === 0) resolve(output);
-      else reject(new CliError(errors.trim() || `${program} ended with ${code ?? signal ?? "an error"}`));
+      else reject(new CliError(errors.trim() || `${program} exited with ${code ?? signal ?? "an error"}`));
     });
   });
 }

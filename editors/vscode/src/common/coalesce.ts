@@ -1,6 +1,5 @@
 /**
- * One at a time, and never twice for nothing: a call while one runs waits for it and then runs once more, however many
- * calls came meanwhile.
+ * Run work one at a time. Calls during a run wait for it and share one more run.
  */
 export function coalesced(work: () => Promise<void>): () => Promise<void> {
   let running: Promise<void> | undefined;

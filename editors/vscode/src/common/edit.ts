@@ -1,4 +1,4 @@
-/** Edits by instruction: asks for the words, lets the server propose the change. */
+/** Edits by instruction: asks the user for it, and lets the server propose the edit. */
 
 import * as vscode from "vscode";
 import type { LanguageClient } from "vscode-languageclient/node";
@@ -15,14 +15,14 @@ export async function editActive(client: LanguageClient | undefined): Promise<vo
   await edit(client, { textDocument: { uri: document.uri.toString() }, range: rangeOf(range) });
 }
 
-/** Run `underkeel.edit`, asking for the instruction where it is missing. */
+/** Run `underkeel.edit`; without an instruction, ask the user for one. */
 export async function edit(client: LanguageClient | undefined, argument: EditArgument): Promise<void> {
   const instruction =
     argument.instruction ??
-    (await vscode.window.showInputBox({ prompt: "Change these lines so that …", placeHolder: "errors are handled" }));
+    (await vscode.window.showInputBox({ prompt: "Edit these lines: what should change?", placeHolder: "handle errors" }));
   if (!instruction) return;
   if (!client) {
-    void vscode.window.showWarningMessage("Underkeel: the language server does not run; see the log.");
+    void vscode.window.showWarningMessage("Underkeel: the language server is not running; see the log.");
     return;
   }
   const params = { command: Command.edit, arguments: [{ ...argument, instruction }] };
@@ -30,7 +30,7 @@ export async function edit(client: LanguageClient | undefined, argument: EditArg
     const result = (await client.sendRequest(ExecuteCommandRequest.type, params, token)) as { message?: string } | null;
     if (result?.message) void vscode.window.showInformationMessage(`Underkeel: ${result.message}`);
   };
-  const title = "Underkeel: writing the change";
+  const title = "Underkeel: writing the edit";
   try {
     await vscode.window.withProgress({ location: vscode.ProgressLocation.Notification, title, cancellable: true }, work);
   } catch (error) {

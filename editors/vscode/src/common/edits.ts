@@ -6,7 +6,7 @@ export interface DocumentChange {
   uri: string;
   /** The version that the edits were made for; undefined where that does not matter. */
   version: number | undefined;
-  /** The edit makes the document. */
+  /** Whether the edit creates the document. */
   created: boolean;
   edits: TextEdit[];
 }
@@ -34,7 +34,7 @@ export function changesOf(edit: WorkspaceEdit): DocumentChange[] {
   return changes;
 }
 
-/** A text with the splices made, which all count in the text as it was; of two at one place the first comes first. */
+/** A text with splices applied. All offsets are in the original text; splices at one offset keep their order. */
 export function spliced(text: string, splices: readonly Splice[]): string {
   const ordered = splices.map((splice, index) => ({ ...splice, index })).sort((a, b) => a.start - b.start || a.index - b.index);
   let done = "";
@@ -46,7 +46,7 @@ export function spliced(text: string, splices: readonly Splice[]): string {
   return done + text.slice(at);
 }
 
-/** What the server says of the edit, such as that it breaks the syntax. */
+/** The server's notes on the edit, such as that it breaks the syntax. */
 export function notesOf(edit: WorkspaceEdit): string {
   return Object.values(edit.changeAnnotations ?? {})
     .map(({ description }) => description ?? "")
@@ -55,7 +55,7 @@ export function notesOf(edit: WorkspaceEdit): string {
     .join(" ");
 }
 
-/** The same edit for a client that has asked already, so that VS Code does not ask once more. */
+/** The same edit without annotations: the user has confirmed it, and VS Code must not ask again. */
 export function withoutAnnotations(edit: WorkspaceEdit): WorkspaceEdit {
   const { changeAnnotations, ...rest } = edit;
   if (!rest.documentChanges) return rest;

@@ -1,4 +1,4 @@
-/** Explanations: asks the server, fills the panel, cancels, continues, asks further. */
+/** Explanations: requests, follow-up questions, cancellation, and the panel that shows them. */
 
 import { randomUUID } from "node:crypto";
 import { basename } from "node:path";
@@ -37,7 +37,7 @@ export class Explanations implements vscode.Disposable {
     });
   }
 
-  /** Show the panel and fill it. Anything that streams still is cancelled. */
+  /** Show the panel and fill it. An answer that is still being written is cancelled. */
   async explain(argument: ExplainArgument): Promise<void> {
     this.cancel();
     const title = `Explain ${titleOf(argument)}`;
@@ -59,7 +59,7 @@ export class Explanations implements vscode.Disposable {
   onEvent(event: ExplanationEvent): void {
     if (event.id !== this.current?.id) return;
     if (event.kind === "delta") this.panel?.append(event.text ?? "");
-    else if (event.kind === "error") this.fail(event.text ?? "The server refused.");
+    else if (event.kind === "error") this.fail(event.text ?? "The request failed.");
     else this.finish(event.stopReason ?? "end");
   }
 
@@ -71,7 +71,7 @@ export class Explanations implements vscode.Disposable {
   private async send(argument: ExplainArgument): Promise<void> {
     const client = this.running();
     if (!client) {
-      this.fail("The language server does not run. Use *Underkeel: Restart Language Server*, or see the log.");
+      this.fail("The language server is not running. Use *Underkeel: Restart Language Server*, or see the log.");
       return;
     }
     const answer: Answer = { id: randomUUID(), cancel: new vscode.CancellationTokenSource() };

@@ -1,4 +1,4 @@
-/** A link "Explain" above functions and classes; off unless the setting asks for it. */
+/** A link "Explain" above functions and classes; off by default. */
 
 import * as vscode from "vscode";
 import { rangeOf } from "./explain";
@@ -14,8 +14,8 @@ const KINDS = new Set([
   vscode.SymbolKind.Struct,
 ]);
 
-/** A language's own extension may start later than the file is shown, and VS Code does not tell when it is ready. */
-const AGAIN_MS = [1000, 2000, 4000, 8000, 16000];
+/** When to look for symbols again: a language's extension may start late, and VS Code has no event for it. */
+const RETRY_MS = [1000, 2000, 4000, 8000, 16000];
 
 export class ExplainLenses implements vscode.CodeLensProvider, vscode.Disposable {
   private readonly changed = new vscode.EventEmitter<void>();
@@ -34,19 +34,19 @@ export class ExplainLenses implements vscode.CodeLensProvider, vscode.Disposable
       "vscode.executeDocumentSymbolProvider",
       document.uri,
     );
-    if (symbols === undefined || symbols.length === 0) this.askAgain(document.uri.toString());
+    if (symbols === undefined || symbols.length === 0) this.retryLater(document.uri.toString());
     return flatten(symbols ?? [])
       .filter((symbol) => KINDS.has(symbol.kind))
       .map((symbol) => lens(document, symbol));
   }
 
-  private askAgain(uri: string): void {
+  private retryLater(uri: string): void {
     const tries = this.tries.get(uri) ?? 0;
-    const wait = AGAIN_MS[tries];
-    if (wait === undefined) return;
+    const delay = RETRY_MS[tries];
+    if (delay === undefined) return;
     this.tries.set(uri, tries + 1);
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => { this.changed.fire(); }, wait);
+    this.timer = setTimeout(() => { this.changed.fire(); }, delay);
   }
 
   dispose(): void {

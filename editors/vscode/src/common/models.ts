@@ -1,10 +1,10 @@
-/** Picks the model: what the command line lists, fetched where it is not here yet. */
+/** Picks the model from those that the command line program lists, and downloads it if needed. */
 
 import * as vscode from "vscode";
 import { run } from "./cli";
-import { tell } from "./output";
+import { showError } from "./output";
 
-/** A row of `underkeel models list --json`, as far as it is shown. */
+/** A row of `underkeel models list --json`, as far as it is used. */
 interface Model {
   name: string;
   parameters: string;
@@ -15,13 +15,13 @@ interface Model {
   title: string;
 }
 
-/** Let the user pick; true when another model is to be served from now on. */
+/** Let the user pick a model; true if one was picked. */
 export async function pickModel(program: string): Promise<boolean> {
   try {
     const models = JSON.parse(await run(program, ["models", "list", "--json"])) as Model[];
     const picked = await vscode.window.showQuickPick(models.map(row), {
       title: "Underkeel: Pick a Model",
-      placeHolder: "A model that is not here yet is fetched first",
+      placeHolder: "A model that is not on this machine is downloaded first",
       matchOnDescription: true,
     });
     if (!picked) return false;
@@ -30,7 +30,7 @@ export async function pickModel(program: string): Promise<boolean> {
     await vscode.commands.executeCommand("setContext", "underkeel.modelReady", true);
     return true;
   } catch (error) {
-    tell(error);
+    showError(error);
     return false;
   }
 }
@@ -46,7 +46,7 @@ function row(model: Model): vscode.QuickPickItem & { model: Model } {
 }
 
 async function pull(program: string, name: string): Promise<boolean> {
-  const title = `Underkeel: fetching ${name}`;
+  const title = `Underkeel: downloading ${name}`;
   const options = { location: vscode.ProgressLocation.Notification, title, cancellable: true };
   return vscode.window.withProgress(options, async (progress, token) => {
     await run(program, ["models", "pull", name, "--yes"], { token, onLine: (message) => { progress.report({ message }); } });

@@ -1,9 +1,9 @@
-/** Shows what the command line prints. */
+/** Shows the output of the command line program. */
 
 import * as vscode from "vscode";
 import { CliError, run } from "./cli";
 
-/** Run the program and show its output beside the code, in an editor that asks for no saving. */
+/** Run the program and show its output beside the code, in a read-only editor. */
 export async function showOutput(program: string, args: readonly string[]): Promise<void> {
   const title = `Underkeel: ${args.join(" ")}`;
   try {
@@ -13,17 +13,17 @@ export async function showOutput(program: string, args: readonly string[]): Prom
     const document = await vscode.workspace.openTextDocument(outputs.put(args.join("-"), content));
     await vscode.window.showTextDocument(document, { preview: true, viewColumn: vscode.ViewColumn.Beside });
   } catch (error) {
-    tell(error);
+    showError(error);
   }
 }
 
-/** Show an error of the command line; any other is a fault of ours and goes on. */
-export function tell(error: unknown): void {
+/** Show an error of the command line program; any other is a bug and is thrown again. */
+export function showError(error: unknown): void {
   if (!(error instanceof CliError || error instanceof SyntaxError)) throw error;
   void vscode.window.showErrorMessage(`Underkeel: ${error.message}`);
 }
 
-/** Read-only documents, one for each command, renewed when it is run again. */
+/** Read-only documents, one for each command, updated when it is run again. */
 class Outputs implements vscode.TextDocumentContentProvider {
   private readonly contents = new Map<string, string>();
   private readonly changed = new vscode.EventEmitter<vscode.Uri>();

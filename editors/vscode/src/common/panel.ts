@@ -1,4 +1,4 @@
-/** The explanation panel: Markdown that is drawn while it streams. Looks in media/panel.css, behaviour in panel.js. */
+/** The explanation panel: Markdown, drawn while it streams. See also media/panel.css and panel.js. */
 
 import * as vscode from "vscode";
 
@@ -9,7 +9,7 @@ export interface PanelListener {
   closed: () => void;
 }
 
-/** What stands under the text: buttons for what can be done now. */
+/** Decides which buttons and which note are below the text. */
 export type PanelState = "streaming" | "end" | "limit" | "cancelled" | "error";
 
 interface FromPanel {
@@ -80,7 +80,7 @@ export class Panel implements vscode.Disposable {
   }
 }
 
-/** By the Markdown engine that VS Code previews with; as plain text where that is switched off. */
+/** Render with VS Code's Markdown extension, or as plain text where it is disabled. */
 async function render(markdown: string): Promise<string> {
   try {
     return await vscode.commands.executeCommand<string>("markdown.api.render", markdown);
@@ -89,7 +89,7 @@ async function render(markdown: string): Promise<string> {
   }
 }
 
-/** The page. Its policy lets nothing run or load but the two files beside it: the text comes from a model. */
+/** The page. The text comes from a model, so its policy allows only our own script and style sheet. */
 function shell(webview: vscode.Webview, media: vscode.Uri): string {
   const file = (name: string): string => webview.asWebviewUri(vscode.Uri.joinPath(media, name)).toString();
   const own = `style-src ${webview.cspSource}; script-src ${webview.cspSource}`;
@@ -108,7 +108,7 @@ function shell(webview: vscode.Webview, media: vscode.Uri): string {
     <span id="note"></span>
     <button id="cancel" hidden>Cancel</button>
     <button id="continue" hidden>Continue</button>
-    <form id="ask" hidden><input id="question" placeholder="Ask about this" aria-label="Ask about this"></form>
+    <form id="ask" hidden><input id="question" placeholder="Ask a question" aria-label="Ask a question"></form>
   </footer>
   <script src="${file("panel.js")}"></script>
 </body>

@@ -1,4 +1,4 @@
-/** Shows what an edit of the model's would change beside the text as it is; nothing changes without the user's word. */
+/** Shows the model's edits as a diff. Nothing changes before the user accepts. */
 
 import { basename } from "node:path";
 import * as vscode from "vscode";
@@ -31,24 +31,24 @@ export class Previews implements vscode.TextDocumentContentProvider, vscode.Disp
     return this.texts.get(uri.toString()) ?? "";
   }
 
-  /** The answer to what is offered now. */
+  /** Answer the offer that is open. */
   answer(apply: boolean): void {
     this.offered?.answer(apply);
   }
 
-  /** Show an edit and wait for the user; true when it was applied. An edit that is offered already is discarded. */
+  /** Show an edit and wait for the user; true when it was applied. An earlier offer is discarded. */
   async offer(client: LanguageClient, edit: WorkspaceEdit, title: string): Promise<boolean> {
     this.answer(false);
     const changes = changesOf(edit);
     if (changes.length === 0) {
-      void vscode.window.showInformationMessage("Underkeel: the model would change nothing.");
+      void vscode.window.showInformationMessage("Underkeel: the model proposes no change.");
       return false;
     }
     if (isOutdated(changes)) return false;
     const sides = await Promise.all(changes.map((change) => this.sides(client, change)));
     const decided = new Promise<boolean>((answer) => {
       this.offered = { answer, proposed: new Set(sides.map(({ right }) => right.toString())) };
-      // A notification that outlives its edit answers nobody: the promise is settled then.
+      // A notification may outlive its edit; the promise is settled by then.
       void ask(title, notesOf(edit)).then((apply) => {
         if (apply !== undefined) answer(apply);
       });
@@ -60,7 +60,7 @@ export class Previews implements vscode.TextDocumentContentProvider, vscode.Disp
     return vscode.workspace.applyEdit(await client.protocol2CodeConverter.asWorkspaceEdit(withoutAnnotations(edit)));
   }
 
-  /** The text as it is and as it would be, as two documents. */
+  /** The text before and after the edit, as two documents. */
   private async sides(client: LanguageClient, change: DocumentChange): Promise<Sides> {
     const uri = client.protocol2CodeConverter.asUri(change.uri);
     const right = uri.with({ scheme: SCHEME, query: String(++this.count) });
@@ -119,13 +119,13 @@ async function ask(title: string, notes: string): Promise<boolean | undefined> {
   return answer === undefined ? undefined : answer === "Apply";
 }
 
-/** Whether a document has changed since its edit was made; says so. */
+/** Whether a document has changed since its edit was written; warns if so. */
 function isOutdated(changes: DocumentChange[]): boolean {
   for (const { uri, version } of changes) {
     const document = vscode.workspace.textDocuments.find((open) => open.uri.toString() === vscode.Uri.parse(uri).toString());
     if (document && version !== undefined && document.version !== version) {
       const name = basename(document.uri.path);
-      void vscode.window.showWarningMessage(`Underkeel: ${name} has changed since the edit was made; ask again.`);
+      void vscode.window.showWarningMessage(`Underkeel: ${name} has changed since the edit was written; request it again.`);
       return true;
     }
   }

@@ -1,4 +1,4 @@
-/** The two status items: detail beside the language, and one switch for all. */
+/** The two status items: details beside the language, and a switch in the status bar. */
 
 import * as vscode from "vscode";
 import { SCHEMES, type Status } from "./protocol";

@@ -1,20 +1,20 @@
-/** What the status items say; pure, so that it can be read and tested apart from VS Code. */
+/** The text of the status items; pure, so that it can be tested without VS Code. */
 
 import type { Status } from "./protocol";
 
 export interface StatusView {
-  /** For the bar at the bottom, with a codicon. */
+  /** For the status bar, with a codicon. */
   text: string;
   severity: "none" | "warning" | "error";
   busy: boolean;
-  /** Markdown: what a person wants to know when the text made them curious. */
+  /** Markdown: the details. */
   tooltip: string;
 }
 
 const ICON = "$(telescope)";
 const GIB = 2 ** 30;
 
-/** What the tooltip's links run; a Markdown string may run these commands and no other. */
+/** The commands of the tooltip's links; the Markdown string may run no others. */
 export const LINKS = {
   "underkeel.showPlan": "Memory plan",
   "underkeel.pickModel": "Pick model",
@@ -52,13 +52,13 @@ function tooltip(status: Status, enabled: boolean): string {
     const { tokens, level } = status.budget;
     rows.push(["Prompt budget", level > 0 ? `${tokens} tokens (level ${level})` : `${tokens} tokens`]);
   }
-  if (status.budget?.reason) rows.push(["Why", status.budget.reason]);
+  if (status.budget?.reason) rows.push(["Reason", status.budget.reason]);
   if (status.prompt) {
     const { tokens, budgetTokens, cut } = status.prompt;
     rows.push(["Last prompt", `${tokens} of ${budgetTokens} tokens`]);
-    if (cut.length > 0) rows.push(["Left out", cut.join(", ")]);
+    if (cut.length > 0) rows.push(["Omitted", cut.join(", ")]);
   }
-  if (status.ladder) rows.push(["Given back", `${status.ladder.gaveUp}: ${status.ladder.reason}`]);
+  if (status.ladder) rows.push(["Reduced", `${status.ladder.gaveUp}: ${status.ladder.reason}`]);
   if (status.vram) {
     const { usedBytes, freeBytes } = status.vram;
     rows.push(["VRAM", `${gib(usedBytes)} used, ${gib(freeBytes)} free`]);
@@ -76,7 +76,7 @@ function tooltip(status: Status, enabled: boolean): string {
   return lines.join("\n\n");
 }
 
-/** Text of others, such as a model's name or an error, as Markdown that says just that. */
+/** Foreign text, such as a model's name or an error, escaped for Markdown. */
 function plain(text: string): string {
   return text.replace(/[\\`*_{}[\]#+!|<>~$]/g, "\\$&").replace(/\s*\n\s*/g, " ");
 }
