@@ -6,6 +6,7 @@ One session is driven once, and each test looks at a part of what was seen.
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -162,9 +163,7 @@ def test_the_explanation_is_drawn_as_markdown(seen: dict[str, Any]) -> None:
     assert "**" not in seen["panel"]
 
 
-def test_an_explanation_continues_and_answers_questions(
-    editor: VSCode, seen: dict[str, Any]
-) -> None:
+def test_explanations_continue_and_answer_questions(editor: VSCode, seen: dict[str, Any]) -> None:
     assert "Why zero?" in seen["continued"]
     executed = editor.log("workspace/executeCommand")
     first, second, third, _ = [
@@ -199,5 +198,5 @@ def test_each_cell_of_a_notebook_is_a_document(editor: VSCode, seen: dict[str, A
 def test_an_empty_response_is_requested_once_more(editor: VSCode, seen: dict[str, Any]) -> None:
     """C28: the same request, at most twice."""
     requests = [json.dumps(params) for params in editor.log("textDocument/inlineCompletion")]
-    repeated = [one for one, other in zip(requests, requests[1:], strict=False) if one == other]
+    repeated = [one for one, other in pairwise(requests) if one == other]
     assert repeated
