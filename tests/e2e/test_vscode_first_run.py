@@ -47,7 +47,7 @@ STEPS: list[Step] = [
 
 
 def stand_in(folder: Path, program: Path) -> Path:
-    """A folder as `make dist` writes it, whose wheel's command `underkeel` starts another program."""
+    """A folder like that of `make dist`; its command `underkeel` starts another program."""
     info = "underkeel-0.1.0.dist-info"
     code = f"import os, sys\ndef main():\n    os.execv({str(program)!r}, sys.argv)\n"
     files = {
