@@ -87,6 +87,8 @@ test-transformers: models ## Run a checkpoint through Transformers (installs tor
 bench-remote: models ## Test against a real llama-server and a real vLLM (installs 4 GB, once)
 	@$(BIN)/python tests/benchmarks/remote_engines.py
 
+# The check of a GPU installs its own packages where it is given a bundle.
+gpu-check: GPU_PYTHON := $(if $(BUNDLE),$(PYTHON),$(BIN)/python)
 gpu-check: ## Measure on this machine's GPU: memory, headroom, speed (SIMULATED=1 needs none)
 	@PYTHONPATH=tests/benchmarks $(GPU_PYTHON) -m gpu_check $(if $(SIMULATED),--simulated) \
 	  $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(SCRATCH),--scratch $(SCRATCH)) $(if $(PARTS),--parts $(PARTS))

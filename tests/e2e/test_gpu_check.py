@@ -144,3 +144,24 @@ def test_a_source_that_is_laid_out_otherwise_is_not_trimmed_silently(tmp_path: P
     changed = SOURCES | {"CMakeLists.txt": "option(LLAMA_BUILD_COMMON)"}
     with pytest.raises(ValueError, match="LLAMA_BUILD_COMMON"):
         bundle.trim(archive(tmp_path / "old.tar.gz", changed), tmp_path / "new.tar.gz")
+
+
+@pytest.mark.parametrize(
+    ("variables", "command"),
+    [
+        (["SIMULATED=1"], ".venv/bin/python -m gpu_check --simulated"),
+        (["BUNDLE=b", "PYTHON=python3"], "python3 -m gpu_check"),
+    ],
+)
+def test_make_runs_it_by_the_python_that_has_or_installs_the_packages(
+    variables: list[str], command: str
+) -> None:
+    root = BENCHMARKS.parents[1]
+    made = subprocess.run(
+        ["make", "-n", "gpu-check", *variables],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f" {command}" in made.stdout
