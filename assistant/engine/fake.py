@@ -269,13 +269,14 @@ class FakeEngine:
 
     def _reuse(self, request: GenerateRequest) -> int:
         """Tokens of the prompt that a kept one shares; at least one is always evaluated."""
+        if not request.cache:
+            return 0
         shared = [shared_length(kept, request.prompt) for kept in self._kept]
         best = max(range(len(shared)), key=shared.__getitem__, default=-1)
-        if request.cache:
-            if best >= 0 and shared[best]:
-                self._kept.pop(best)
-            self._kept.append(request.prompt)
-            del self._kept[: -self.n_slots]
+        if best >= 0 and shared[best]:
+            self._kept.pop(best)
+        self._kept.append(request.prompt)
+        del self._kept[: -self.n_slots]
         return min(shared[best], len(request.prompt) - 1) if best >= 0 else 0
 
     def _count(self, timings: Timings, reason: StopReason) -> None:

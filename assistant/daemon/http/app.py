@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -39,7 +40,7 @@ from assistant.errors import RequestError, UnderkeelError
 from assistant.wire import CLIENT_HEADER, ServiceState, SettingsNow, UseBody
 
 B = TypeVar("B", bound=GenerateBody)
-K = TypeVar("K")
+K = TypeVar("K", bound=msgspec.Struct)
 
 _LONGEST_NAME = 64
 

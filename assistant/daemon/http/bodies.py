@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from assistant.daemon.http import request_fields
 from assistant.daemon.http.admission import Held
 from assistant.daemon.http.response_formats import error_object
 from assistant.errors import (
@@ -31,7 +32,7 @@ from assistant.errors import (
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
 _BODY_LIMIT_S = 30.0
 _LAST_WORDS_S = 5.0
@@ -82,9 +83,10 @@ async def read_body(request: Request, kind: type[T], held: Held, *, limit_bytes:
     except ClientDisconnect as error:
         raise RequestError("the client went away") from error
     try:
-        return msgspec.json.decode(data or b"{}", type=kind)
+        raw = msgspec.json.decode(data or b"{}")
+        return msgspec.convert(request_fields.checked(raw, kind), kind)
     except msgspec.ValidationError as error:
-        raise RequestError(f"the request is not right: {error}") from error
+        raise RequestError(f"the request is invalid: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"the request is not JSON: {error}") from error
 

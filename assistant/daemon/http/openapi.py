@@ -189,11 +189,36 @@ def _schema(kind: type | str) -> dict[str, str]:
 
 def _typed() -> dict[str, Any]:
     """Schemas of the types that read and write."""
-    kinds = {operation.body for operation in OPERATIONS if operation.body is not None}
-    kinds |= {operation.answer for operation in OPERATIONS if isinstance(operation.answer, type)}
+    answers = {operation.answer for operation in OPERATIONS if isinstance(operation.answer, type)}
+    bodies = {operation.body for operation in OPERATIONS if operation.body is not None}
+    requests = _components(bodies)
+    for schema in requests.values():
+        for name, field in schema.get("properties", {}).items():
+            if name not in schema.get("required", ()):
+                schema["properties"][name] = _or_null(field)
+    return _components(answers) | requests
+
+
+def _components(kinds: set[type]) -> dict[str, Any]:
     ordered = sorted(kinds, key=lambda kind: kind.__name__)
     _, components = msgspec.json.schema_components(ordered, ref_template=_REFERENCE)
     return components
+
+
+def _or_null(field: dict[str, Any]) -> dict[str, Any]:
+    """In a request null means the default."""
+    if isinstance(field.get("type"), str):
+        found = field | {"type": [field["type"], "null"]}
+        return found | {"enum": [*field["enum"], None]} if "enum" in field else found
+    if "anyOf" in field:
+        null = {"type": "null"}
+        return field if null in field["anyOf"] else field | {"anyOf": [*field["anyOf"], null]}
+    if "$ref" in field:
+        own = {name: value for name, value in field.items() if name != "default"}
+        return {"anyOf": [own, {"type": "null"}]} | {
+            name: value for name, value in field.items() if name == "default"
+        }
+    return field
 
 
 def _written() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a request may say: llama-server's and OpenAI's bodies, typed, and what we make of them.
 
-Pure. Unknown fields are ignored, as both servers do; a known field that would change the answer and
-is not served is refused, never dropped.
+Pure. A field that would change the answer and is not supported is refused, never dropped: unknown
+ones by `request_fields`, the others here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 # Older clients write floats where integers belong, and -1 for "no limit" or "at random".
 _Limit = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
-_Stop = Annotated[list[Annotated[str, Meta(max_length=256)]], Meta(max_length=16)]
+# OpenAI allows 4 stop strings, llama-server any number.
+_Stop = Annotated[list[Annotated[str, Meta(max_length=4096)]], Meta(max_length=256)]
 _Short = Annotated[str, Meta(max_length=4096)]
 
 # No context is longer; a list of small numbers takes many times its bytes in memory.

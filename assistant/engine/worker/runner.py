@@ -274,7 +274,9 @@ class Runner:
 
     def _admit(self, job: Job) -> None:
         request = job.request
-        taken = self.slots.take(job.text, job.most_left, request.document)
+        taken = self.slots.take(
+            job.text, job.most_left, request.document, reuse=request.cache or job.generated > 0
+        )
         if taken is None:
             return
         slot, kept = taken

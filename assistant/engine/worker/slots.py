@@ -58,8 +58,12 @@ class Slots:
             for slot in self._slots
         )
 
-    def take(self, prompt: Sequence[int], room: int, document: str) -> tuple[Slot, int] | None:
+    def take(
+        self, prompt: Sequence[int], room: int, document: str, *, reuse: bool = True
+    ) -> tuple[Slot, int] | None:
         """A slot that holds the start of `prompt`, and how much; None while all are busy.
+
+        Without `reuse` nothing that is cached is used: the slot is empty.
 
         Idle sequences are forgotten, oldest first, until `room` more cells are free.
         """
@@ -78,6 +82,9 @@ class Slots:
             self.context.share(placed.source, slot.number, kept)
             slot.tokens = prompt[:kept]
         elif not self.cut(slot, kept):
+            kept = 0
+        if not reuse:
+            self.clear(slot)
             kept = 0
         self._clock += 1
         slot.used_at, slot.document = self._clock, document
