@@ -124,7 +124,10 @@ def _passages(source: Source) -> tuple[Passage, ...]:
 
 
 def _is_imports(source: Source, chunk: Chunk) -> bool:
-    statements = {(one.start, one.stop) for one in source.outline.imports}
+    imports = source.outline.imports
+    first = bisect_left(imports, chunk.start, key=lambda one: one.start)
+    last = bisect_left(imports, chunk.stop, key=lambda one: one.start)
+    statements = {(one.start, one.stop) for one in imports[max(0, first - 1) : last]}
     chars = sum(
         max(0, min(stop, chunk.stop) - max(start, chunk.start)) for start, stop in statements
     )

@@ -206,7 +206,7 @@ class Builder:
             path=document.path,
             language=document.language,
             outline=outline,
-            before=text[line_start(text, max(0, cursor - _BEFORE_CHARS)) : cursor],
+            before=text[_near_start(text, cursor) : cursor],
             after=text[cursor : cursor + _AFTER_CHARS],
             header=header,
             present=text[max(0, cursor - _PRESENT_CHARS) : cursor + _AFTER_CHARS],
@@ -215,6 +215,12 @@ class Builder:
             shown=shown,
             among_imports=among_imports(text, outline, cursor),
         )
+
+
+def _near_start(text: str, cursor: int) -> int:
+    """Where the text begins that is near the cursor: a line, unless that is very long."""
+    start = max(0, cursor - _BEFORE_CHARS)
+    return max(line_start(text, start), start - _BEFORE_CHARS)
 
 
 def _header(layout: FimLayout, document: Document, remark: str) -> str:

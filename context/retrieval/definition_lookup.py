@@ -14,6 +14,8 @@ from context.syntax.names import members, words
 from context.syntax.outline import Import, Kind
 
 _MAX_NAMES = 48
+_MAX_IMPORTS = 200  # so many are looked up, those that are used near the cursor first
+_LONGEST_OWNER = 200
 _MODULE_MEMBERS = 12
 _UNNAMED_MEMBER = 0.25
 _MAX_PASSED_ON = 3  # a name that more files define is no help
@@ -39,7 +41,7 @@ def _imported(store: Store, place: Place) -> list[Candidate]:
     found: list[Candidate] = []
     weights = place.weights
     used_members = members(place.before + "\n" + place.after)
-    for one in place.outline.imports:
+    for one in _nearest(place):
         need = max(weights.of(one.local), weights.of(one.name)) if one.local else 0.0
         if one.local in place.unused:
             need = max(need, UNUSED_NEED)
@@ -52,6 +54,21 @@ def _imported(store: Store, place: Place) -> list[Candidate]:
                 worth = _need(relation, row_need, need)
                 found.append(_candidate(place, rows, row, relation, worth))
     return found
+
+
+def _nearest(place: Place) -> Sequence[Import]:
+    """The imports in order; of very many, those whose names are near the cursor or unused."""
+    imports = place.outline.imports
+    if len(imports) <= _MAX_IMPORTS:
+        return imports
+    weights = place.weights
+    best = sorted(
+        imports,
+        key=lambda one: (
+            -max(weights.of(one.local), weights.of(one.name), one.local in place.unused)
+        ),
+    )[:_MAX_IMPORTS]
+    return sorted(best, key=lambda one: one.start)
 
 
 def _need(relation: Relation, row_need: float, import_need: float) -> float:
@@ -93,7 +110,7 @@ def _wanted(
         for row in top
         if row.name in used or (weights.holds(row.name) and row.name not in taken)
     ]
-    owner = _OWNER.search(place.before)
+    owner = _OWNER.search(place.before[-_LONGEST_OWNER:])
     scopes = {row.name for row in rows if row.kind == Kind.SCOPE} | {local}
     asked = owner is not None and owner.group(1) in scopes
     others = [

@@ -17,6 +17,7 @@ from context.syntax.text import line_end, line_start
 
 _PARTIAL = re.compile(r"[^\W\d]\w+$")  # the word being typed, of two letters at least
 _HEADER_NEED = 0.4
+_LONGEST_PARTIAL = 200
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Place:
         weights = near_names(self.before, self.after)
         for name in near_names(self.header, ""):
             weights[name] = max(weights.get(name, 0.0), _HEADER_NEED)
-        return Weights(weights, _PARTIAL.search(self.before))
+        return Weights(weights, _PARTIAL.search(self.before[-_LONGEST_PARTIAL:]))
 
 
 def among_imports(text: str, outline: Outline, cursor: int) -> bool:

@@ -100,14 +100,14 @@ def _constructs(one: Definition, scope: Definition) -> bool:
 def _binds(text: str, name: str) -> bool:
     """Whether a function's text gives the name a value, by assignment or declaration."""
     word = rf"\b{re.escape(name)}\b"
-    assigned = rf"(?<![.\w]){word}\s*(?:[:,][^=\n]*)?:?=(?!=)"
-    return re.search(rf"{assigned}|\b(?:{_DECLARE})\b[^\n:=]*{word}", text) is not None
+    assigned = rf"(?<![.\w]){word}\s*(?:[:,][^=\n]{{0,200}})?:?=(?!=)"
+    return re.search(rf"{assigned}|\b(?:{_DECLARE})\b[^\n:=]{{0,200}}{word}", text) is not None
 
 
 def _sets(source: Source, scope: Definition, name: str) -> bool:
     """Whether the text of a class, or of a part of it, gives the member a value."""
     own = "|".join(map(re.escape, source.language.self_names))
-    pattern = rf"\b(?:{own})\.{re.escape(name)}\s*(?:[:,][^=\n]*)?=(?!=)"
+    pattern = rf"\b(?:{own})\.{re.escape(name)}\s*(?:[:,][^=\n]{{0,200}})?=(?!=)"
     return re.search(pattern, source.text[scope.start : scope.stop]) is not None
 
 

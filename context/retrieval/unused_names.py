@@ -5,8 +5,9 @@ imports, and helpers and constants that were written before what calls for them.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 
 from context.retrieval.rank import Candidate, Relation, score
@@ -17,6 +18,7 @@ from context.syntax.parsed_text import Source
 from context.syntax.text import line_start
 
 _FEW = 6
+_MANY = 300
 _MOST_SHOWN = 4
 _LONGEST_TEXT = 500_000
 _LONGEST_SHOWN = 400
@@ -97,9 +99,13 @@ def _told(source: Source, one: Definition) -> str:
 def unused_imports(text: str, outline: Outline) -> frozenset[str]:
     """Names that `text` imports and uses nowhere; none where they are many, as in a file that only
     passes names on."""
+    names = {one.local for one in outline.imports if one.local}
+    if len(names) > _MANY:
+        return frozenset()  # each is searched for; in such a file nobody can tell what comes next
+    spans = sorted({(one.start, one.stop) for one in outline.imports})
     found = set()
-    for name in {one.local for one in outline.imports if one.local}:
-        if text.count(name) <= _FEW and all(_in_import(outline, at) for at in _uses(text, name)):
+    for name in names:
+        if text.count(name) <= _FEW and all(_in_import(spans, at) for at in _uses(text, name)):
             found.add(name)
     return frozenset(found) if len(found) <= _FEW else frozenset()
 
@@ -115,5 +121,7 @@ def _uses(text: str, name: str) -> Iterator[int]:
         at = text.find(name, at + 1)
 
 
-def _in_import(outline: Outline, at: int) -> bool:
-    return any(one.start <= at < one.stop for one in outline.imports)
+def _in_import(spans: Sequence[tuple[int, int]], at: int) -> bool:
+    """Whether an offset is in one of the statements, which are in order."""
+    last = bisect_right(spans, at, key=lambda span: span[0])
+    return any(start <= at < stop for start, stop in spans[max(0, last - 2) : last])

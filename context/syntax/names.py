@@ -6,10 +6,12 @@ import re
 from functools import lru_cache
 
 _NAME = re.compile(r"[^\W\d][\w$]*")
-_MEMBER = re.compile(r"([^\W\d][\w$]*)\s*(?:\.|::|->|:)\s*(?=([^\W\d][\w$]*))")
+# Each word is tried once, from its start: without the look-behind a long word costs its square.
+_MEMBER = re.compile(r"(?<![\w$])([^\W\d][\w$]*+)\s*+(?:\.|::|->|:)\s*+(?=([^\W\d][\w$]*+))")
 _WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_A-Za-z]+")
 _HALF_DISTANCE_LINES = 8
 _MAX_TERMS = 40
+_LONGEST_NAME = 200
 
 
 def near_names(before: str, after: str) -> dict[str, float]:
@@ -43,7 +45,8 @@ def words(name: str) -> list[str]:
 
 def terms(text: str) -> str:
     """What the search index holds for a text: its identifiers and their words, blank-separated."""
-    return " ".join(found for name in _NAME.findall(text) if (found := _terms_of(name)))
+    names = (name[:_LONGEST_NAME] for name in _NAME.findall(text))
+    return " ".join(found for name in names if (found := _terms_of(name)))
 
 
 @lru_cache(maxsize=1 << 14)

@@ -9,6 +9,10 @@ from context.syntax.language import Language
 MAX_PARSED_BYTES = 4_000_000
 """Larger texts are treated as lines."""
 
+MAX_LINE_BYTES = 20_000
+"""So are texts with a longer line: minified code and data, which cost seconds to parse and help
+nobody."""
+
 _CONTINUATION = bytes(range(0x80, 0xC0))
 _BLOCK = 1024
 
@@ -40,6 +44,16 @@ class ByteMap:
 
 def _point(data: bytes, byte: int) -> tuple[int, int]:
     return data.count(b"\n", 0, byte), byte - (data.rfind(b"\n", 0, byte) + 1)
+
+
+def _has_long_line(data: bytes) -> bool:
+    at = 0
+    while len(data) - at > MAX_LINE_BYTES:
+        end = data.rfind(b"\n", at, at + MAX_LINE_BYTES + 1)
+        if end < 0:
+            return True
+        at = end + 1
+    return False
 
 
 class SyntaxTree:
@@ -77,7 +91,7 @@ class SyntaxTree:
         return self._tree.root_node if self._tree is not None else None
 
     def _parse(self) -> None:
-        if len(self._data) > MAX_PARSED_BYTES:
+        if len(self._data) > MAX_PARSED_BYTES or _has_long_line(self._data):
             self._tree = None
             return
         try:

@@ -21,7 +21,7 @@ HIDDEN = "\uffff"
 Span = tuple[int, int]
 
 _LINES_APART = 2  # a value is at most so many lines below its name
-_SHORTEST, _LONGEST = 8, 512  # characters of a value
+_REACH_CHARS = 8192  # of a long line, on either side of an edit
 _RUN = re.compile(f"{HIDDEN}[{HIDDEN}\n]*{HIDDEN}|{HIDDEN}")
 
 # A name that says that what follows is secret, in lower case, and what each has in it: to look for
@@ -106,6 +106,9 @@ class ShownText:
     """
 
     def __init__(self, text: str) -> None:
+        self._search(text)
+
+    def _search(self, text: str) -> None:
         self._whole = text
         self._in_lines = _merged(_found(text))
         self._show()
@@ -116,11 +119,15 @@ class ShownText:
         Only the lines around it are searched again.
         """
         moved = new_stop - old_stop
-        first = _lines_back(text, start, _LINES_APART)
-        last = _lines_on(text, new_stop, _LINES_APART)
-        kept = [span for span in self._in_lines if span[1] <= first]
+        if any(b - a > _REACH_CHARS // 2 for a, b in self._in_lines):
+            self._search(text)
+            return
+        first = max(_lines_back(text, start, _LINES_APART), start - _REACH_CHARS)
+        last = min(_lines_on(text, new_stop, _LINES_APART), new_stop + _REACH_CHARS)
+        kept = [span for span in self._in_lines if span[0] < first]
         kept += [(a + moved, b + moved) for a, b in self._in_lines if a + moved >= last]
-        begin, end = _lines_back(text, first, _LINES_APART), _lines_on(text, last, 1)
+        begin = max(_lines_back(text, first, _LINES_APART), first - _REACH_CHARS)
+        end = min(_lines_on(text, last, 1), last + _REACH_CHARS)
         found = ((a + begin, b + begin) for a, b in _found(text[begin:end]))
         self._whole = text
         self._in_lines = _merged([*kept, *(one for one in found if first <= one[0] < last)])
@@ -242,17 +249,17 @@ def _blocks(text: str) -> Iterator[Span]:
         following = _BEGIN.search(text, begin.end(), begin.end() + _LONGEST_BLOCK)
         limit = following.start() if following else begin.end() + _LONGEST_BLOCK
         end = _END.search(text, begin.end(), min(limit, len(text)))
-        at = end.end() if end is not None else _unfinished(text, begin.end())
+        at = end.end() if end is not None else _unfinished(text, begin.end(), limit)
         if at > begin.end():
             yield begin.start(), at
 
 
-def _unfinished(text: str, start: int) -> int:
+def _unfinished(text: str, start: int, limit: int) -> int:
     """Where the lines of a block without an end stop looking like one; `start` if none does."""
     found = text.find("\n", start)
-    stop = len(text) if found < 0 else found
+    stop = min(len(text) if found < 0 else found, limit)
     last = stop if _IN_BLOCK.search(text, start, stop) else start
-    while stop < min(len(text), start + _LONGEST_BLOCK):
+    while stop < min(len(text), limit):
         found = text.find("\n", stop + 1)
         following = len(text) if found < 0 else found
         line = text[stop + 1 : min(following, stop + 400)]

@@ -1,0 +1,167 @@
+"""T1, T18, C21: what sees foreign text takes time in proportion to it.
+
+Each input is measured at one size and at four times that size. A quadratic step would take sixteen
+times as long, a linear one four; the ratio is judged, never the time itself.
+"""
+
+# ruff: noqa: E501
+
+from __future__ import annotations
+
+import gc
+import time
+from pathlib import Path
+
+import pytest
+
+import context
+from context.index.file_record import digest
+from context.prompt.window import window
+from context.retrieval.undefined_names import _binds
+from context.syntax.document import Document, TextEdit
+from context.syntax.language import language_for
+from context.syntax.names import members, near_names, terms, words
+from context.syntax.parser import MAX_LINE_BYTES, _has_long_line
+from context.syntax.secrets import ShownText, masked
+
+MOST = 9.0
+NOISE_S = 0.02  # what takes less is not measured
+
+PATTERNS = {
+    "equals": "=", "jwt": "eyJ-", "jwt dots": "eyJabcdefghijk.", "word": "a", "capitals": "A", "base64": "aB3/",
+    "begin": "-----BEGIN " + "PRIVATE KEY-----", "begin lines": "-----BEGIN " + "PRIVATE KEY-----\n",
+    "end": "-----END " + "PRIVATE KEY-----\n", "token": "token", "token =": "token = ", "password:": "password:\n",
+    "quotes": "token='", "colons": "a:", "members": "a.", "address": "://a:b", "address run": "://", "@": "a@",
+    "slack": "hooks.slack.com/services/", "sk": "sk-", "telegram": "1234567890:AA", "discord": "Mabc.",
+    "azure": "8Q~", "atlas": ".atlasv1.", "comments": "# x\n", "blank": "\n", "spaces": " ", "tabs": "\t\n",
+    "imports": "from m import n\n", "for": "for ", "brackets": "(", "open lines": "(\n", "strings": '"\n',
+    "sig": "&sig=", "auth": "auth\"", "key": "private_key-", "unicode": "é.", "braces": "{a:1},", "class": "class a ",
+}  # fmt: skip
+
+
+def took(run, text):
+    """The least processor time of some runs."""
+    best = float("inf")
+    gc.disable()
+    try:
+        for _ in range(3):
+            started = time.process_time()
+            run(text)
+            best = min(best, time.process_time() - started)
+            if best > 20 * NOISE_S:
+                break
+    finally:
+        gc.enable()
+    return best
+
+
+def linear(run, make, size):
+    """Whether `run` takes no more than in proportion; sizes grow until there is something to
+    measure."""
+    while took(run, make(4 * size)) < NOISE_S and size < 400_000:
+        size *= 4
+    for _ in range(3):
+        small, large = took(run, make(size)), took(run, make(4 * size))
+        if large < NOISE_S or large <= MOST * max(small, NOISE_S / 4):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("name", sorted(PATTERNS))
+@pytest.mark.parametrize(
+    "run", [masked, members, terms, words, lambda text: near_names(text, text),
+            lambda text: _binds(text, "a"), lambda text: language_for("a.h", text)],
+    ids=["masked", "members", "terms", "words", "near_names", "binds", "language"],
+)  # fmt: skip
+def test_patterns_are_linear(run, name):
+    """T1: every pattern, on what makes it start over and over."""
+    part = PATTERNS[name]
+    assert linear(run, lambda size: part * (size // len(part)) + "!", 4_000)
+
+
+def whole(text):
+    document = Document("", "/x/a.py", text)
+    counter = Quick()
+    layout, control = LAYOUT
+    workspace = context.Workspace([], counter, layout, control)
+    document = workspace.open(Path("/x/a.py"), text)
+    workspace.prompt(document, len(document.data) // 2, 500, rest=True)
+
+
+class Quick:
+    def encode(self, text):
+        return [1] * self.count(text)
+
+    def count(self, text):
+        return len(text) // 4 + 1
+
+
+LAYOUT = (
+    context.FimLayout(
+        "toy",
+        {context.Part.PREFIX_TOKEN: "<p>", context.Part.SUFFIX_TOKEN: "<s>", context.Part.MIDDLE_TOKEN: "<m>"},
+        dict.fromkeys(
+            context.CursorKind,
+            (context.Part.PREFIX_TOKEN, context.Part.REPO, context.Part.FAR_PREFIX, context.Part.SUFFIX_TOKEN,
+             context.Part.SUFFIX, context.Part.MIDDLE_TOKEN, context.Part.PREFIX),
+        ),
+    ),
+    {"<p>": 1, "<s>": 2, "<m>": 3},
+)  # fmt: skip
+
+TEXTS = {
+    "imports": lambda n: "".join(f"from m{at} import n{at}\n" for at in range(n)),
+    "used imports": lambda n: (
+        "".join(f"from m{at} import n{at}\n" for at in range(n))
+        + "".join(f"n{at}()\n" for at in range(n))
+    ),
+    "the same import": lambda n: "import os\n" * n,
+    "functions": lambda n: "".join(f"def f{at}(x):\n    return x\n" for at in range(n)),
+    "constants": lambda n: "".join(f"NAME_{at} = {at}\n" for at in range(n)),
+    "members": lambda n: (
+        "class A:\n" + "".join(f"    def f{at}(self): self.g{at}\n" for at in range(n))
+    ),
+    "keys": lambda n: f"password = '{'aB3dE5fG7hJ9'}'\n" * n,
+}
+
+
+@pytest.mark.parametrize("name", sorted(TEXTS))
+@pytest.mark.parametrize(
+    "run", [whole, lambda text: digest("a.py", text)], ids=["prompt", "digest"]
+)
+def test_prompts_and_records_are_linear(run, name):
+    """T18: many imports, definitions or keys cost their number."""
+    assert linear(run, TEXTS[name], 600)
+
+
+def test_very_long_lines_are_not_parsed():
+    """C21: one line of 900,000 characters costs no parse; the document still gets a prompt."""
+    long = "x = [" + "1, " * 300_000 + "]\n"
+    document = Document("", "a.py", "def f():\n    pass\n" + long)
+    assert document.source.tree.root is None
+    document.apply([TextEdit((2, 10), (3, 0), "1]\n")])
+    assert document.source.tree.root is not None, "a short line again is parsed again"
+    layout, control = LAYOUT
+    for at in (0, 17, 30, 400_000, len(long)):
+        made = window(long, at, layout, Quick(), control, 300, 0)
+        assert 0 < len(made.ids) <= 300
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_lines_up_to_the_limit_are_parsed(end):
+    """C21: the limit counts bytes of a line, wherever the line is."""
+    for before in ("", "a\n", "a\n" * 9000):
+        line = "b" * MAX_LINE_BYTES
+        assert not _has_long_line(f"{before}{line}{end}".encode())
+        assert _has_long_line(f"{before}{line}b{end}{before}".encode())
+
+
+def test_an_edit_in_a_long_line_searches_its_neighbourhood():
+    """C21, T2: keys near an edit are found in a line of any length."""
+    text = "a, " * 100_000 + "b"
+    shown = ShownText(text)
+    key = 'token = "' + "aB3dE5fG7hJ9kL" + '"'
+    at = 150_000
+    text = text[:at] + key + text[at:]
+    shown.edited(text, at, at, at + len(key))
+    assert shown.spans == ShownText(text).spans and len(shown.spans) == 1
