@@ -56,7 +56,7 @@ def test_a_pipe_shows_what_the_model_wrote_and_no_warnings(
     done = _run()
     assert done.returncode == 0, done.stderr
     assert "Text between « and » was written by the model" in done.stdout
-    assert done.stdout.count("«") == done.stdout.count("»") >= 8
+    assert done.stdout.count("«") == done.stdout.count("»") >= 2  # the legend has one pair
     assert "\033" not in done.stdout
     assert done.stderr == ""
 
