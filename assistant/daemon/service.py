@@ -82,6 +82,7 @@ class Service:
             keep_warm_s=_keep_warm_s(settings),
             clock=clock,
         )
+        self.host.follow(self.governor)
         self.settings_now: Callable[[], SettingsNow | None] = lambda: None
         self.supervisor = ""
         self.explainer: Explainer | None = None

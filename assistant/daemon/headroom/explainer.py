@@ -64,6 +64,7 @@ class Explainer:
             release_after_s=settings.explain.release_after_s,
             busy=busy,
         )
+        host.follow(self.governor)
 
     @property
     def state(self) -> ServiceState:

@@ -1,4 +1,4 @@
-"""The headroom governor: looks at the memory, moves on the ladder, sets the budget.
+"""The headroom governor: measures memory, moves on the ladder, sets the budget.
 
 It decides nothing itself: `assistant.memory.degrade.ladder` decides when to move and where,
 and `assistant.memory.degrade.budget` how much a prompt may hold. This module measures and acts.
@@ -11,11 +11,11 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 from assistant.daemon.headroom.budgets import Budgets
 from assistant.daemon.headroom.page_warmer import Warmth
 from assistant.daemon.models.loading import Loadable
-from assistant.daemon.supervisor.engine_supervisor import ModelHost
 from assistant.engine.types import EngineStats, ModelInfo, Priority
 from assistant.memory.degrade import ladder
 from assistant.memory.degrade.budget import Memory
@@ -23,28 +23,56 @@ from assistant.memory.degrade.ladder import DROP, TRIM, Move, Rules, Situation, 
 from assistant.memory.planning.plan import HOST_MEMORY
 from assistant.memory.probes.devices import Device
 from assistant.memory.probes.sampler import Reader, Sample, Sampler
-from assistant.wire import DeviceNow, RungNow, ServiceState
+from assistant.wire import DeviceNow, ErrorNow, RungNow, ServiceState
 
 log = logging.getLogger(__name__)
 
-# A load that failed for want of memory is tried again this often, and no oftener.
+# A load that failed because memory is short is tried again at most this often.
 _RETRY_S = 10.0
 _PASSING = frozenset({"plan", "remote"})
+
+
+class Supervised(Protocol):
+    """What the governor may see of and do to the engine that it governs; nothing else.
+
+    Attributes: as of `assistant.daemon.supervisor.engine_supervisor.ModelHost`.
+    """
+
+    @property
+    def state(self) -> ServiceState: ...
+    @property
+    def info(self) -> ModelInfo | None: ...
+    @property
+    def loadable(self) -> Loadable | None: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def shape(self) -> int: ...
+    @property
+    def error(self) -> ErrorNow | None: ...
+    @property
+    def due(self) -> bool: ...
+    def barred(self) -> frozenset[str]: ...
+    def start_load(self) -> None: ...
+    async def move_to(self, step: int) -> bool: ...
+    async def release(self) -> bool: ...
+    async def stats(self, within_s: float | None = None) -> EngineStats | None: ...
+    async def drop_idle(self) -> int: ...
+    async def touch(self) -> int: ...
 
 
 class Governor:
     """Keeps the service within the memory that other programs leave.
 
     Attributes:
-        sample: what the probes saw last; None before the first look. `stats`: what the engine said
-            last.
+        sample: the last measurement; None before the first. `stats`: the engine's last counters.
         on_look: called after each look.
-        reason: why the last move was made; `moves`: how many made the service anew.
+        reason: why the last move was made; `moves`: how many loaded the engine differently.
     """
 
     def __init__(
         self,
-        host: ModelHost,
+        host: Supervised,
         look: Reader,
         *,
         budgets: Budgets,
@@ -79,9 +107,6 @@ class Governor:
         self.moves = 0
         self.warmth = Warmth(host.touch, keep_warm_s, clock)
         self.on_look: Callable[[Sample], None] = lambda _: None
-        host.on_serving = self._on_serving
-        host.on_refused = self.relieve
-        host.first_fit = self.first_fit
 
     async def run(self) -> None:
         """Govern until cancelled."""
@@ -165,7 +190,7 @@ class Governor:
             moves=self.moves,
         )
 
-    def _on_serving(self) -> None:
+    def on_serving(self) -> None:
         """Nobody is to be answered without a budget, or released before anybody could ask."""
         self._active_s = self._clock()
         if self.sample is not None:

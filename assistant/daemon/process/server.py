@@ -130,8 +130,7 @@ async def serve(
             if hasattr(signal, "SIGHUP"):
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again)
 
-    # So that requests wait for our first load, as they would for any later one.
-    service.host.info = seat.served
+    service.host.expect(seat.served)
     app = build_app(service, stop, **({"reload": follower.reload} if follower else {}))
     config = uvicorn.Config(
         TokenGate(app, seat.token),

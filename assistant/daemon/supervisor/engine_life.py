@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 from assistant.daemon.models.loading import Loadable
 from assistant.daemon.supervisor.crash_cause import OutOfMemoryKills, cause_of, smaller_may_do
@@ -23,6 +24,22 @@ log = logging.getLogger(__name__)
 
 Planner = Callable[[], Loadable]
 """Says how the model can be loaded; may block, so it runs in a thread."""
+
+
+class HeadroomAdvisor(Protocol):
+    """What the supervisor asks of the headroom governor."""
+
+    def on_serving(self) -> None:
+        """A model is ready to serve."""
+        ...
+
+    async def first_fit(self, loadable: Loadable) -> int:
+        """The rung that fits the memory that is free now, with nothing loaded."""
+        ...
+
+    async def relieve(self, shape: int) -> None:
+        """Move to a safer rung, because `shape` was refused memory to compute."""
+        ...
 
 
 class EngineLife:
@@ -65,12 +82,11 @@ class EngineLife:
         self.report: LoadReport | None = None
         self.step = 0
         self.shape = 0
-        self.on_serving: Callable[[], None] = lambda: None
-        """Called each time a model is ready to serve."""
-        self.on_refused: Callable[[int], Awaitable[None]] | None = None
-        """Called with the shape that was refused memory to compute; returns when that is mended."""
-        self.first_fit: Callable[[Loadable], Awaitable[int]] | None = None
-        """Says which rung the memory that is free now has room for, with nothing loaded."""
+        self._advisor: HeadroomAdvisor | None = None
+
+    def follow(self, advisor: HeadroomAdvisor) -> None:
+        """Have `advisor` decide what depends on the memory that is free."""
+        self._advisor = advisor
 
     @property
     def state(self) -> ServiceState:
@@ -100,6 +116,10 @@ class EngineLife:
     def due(self) -> bool:
         """Whether every plan died too often, and one of them may be tried again."""
         return self.state is ServiceState.FAILED and self._book.due
+
+    def expect(self, info: ModelInfo | None) -> None:
+        """Requests wait for the first load as for a later one: `info` was served a moment ago."""
+        self.info = info
 
     def start_load(self) -> None:
         """Plan and load, unless that is under way or done."""
@@ -277,8 +297,8 @@ class EngineLife:
         if fresh:
             self._book.forget_refusals()
         while True:
-            if self._book and not fresh and self.first_fit is not None:
-                self._least_step = max(self._least_step, await self.first_fit(loadable))
+            if self._book and not fresh and self._advisor is not None:
+                self._least_step = max(self._least_step, await self._advisor.first_fit(loadable))
             fresh = False
             restart = self._book.restart(plans, self._least_step)
             await self._pause(restart)
@@ -316,7 +336,8 @@ class EngineLife:
         self.report = self.loadable.report(info, self.step) if self.loadable else None
         for line in self.report.lines() if self.report else ():
             log.info("took %s", line)
-        self.on_serving()
+        if self._advisor is not None:
+            self._advisor.on_serving()
 
     def _on_progress(self, share: float) -> None:
         self.progress = share

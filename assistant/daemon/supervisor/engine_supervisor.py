@@ -85,8 +85,8 @@ class ModelHost(EngineLife):
 
     async def mended(self, error: UnderkeelError, shape: int) -> bool:
         """Wait until there is an engine to try again on; False where it would be the same one."""
-        if isinstance(error, RefusedError) and self.shape == shape and self.on_refused is not None:
-            await self.on_refused(shape)
+        if isinstance(error, RefusedError) and self.shape == shape and self._advisor is not None:
+            await self._advisor.relieve(shape)
         async with self._life:
             pass
         same = self.shape == shape and self.state is ServiceState.READY
