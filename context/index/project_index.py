@@ -6,6 +6,7 @@ Keeps an index up to date as files change on disk.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,13 +19,17 @@ from context.index.file_record import Digest, digest
 from context.index.ignore_rules import patterns
 from context.index.open_file import read_text
 from context.index.read_policy import is_secret, is_skipped
-from context.index.store import Store
+from context.index.store import Store, is_damage
 from context.index.walk import Found, Limits, Walk
+
+_log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with files done and files in all."""
 
 _BATCH = 32
+_WAITS_S = (0.1, 0.4, 1.6)  # between tries to write while another server does
+_POLL_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,8 @@ class Index:
         self.store = Store(store)
         self.version = 0
         """Grows whenever the content changes, so that what was derived from it can tell."""
+        self.problem = ""
+        """Why the index is not complete or not up to date, in plain words; empty if it is."""
         self._stop = threading.Event()
 
     def refresh(self, progress: Progress | None = None) -> Report:
@@ -73,6 +80,22 @@ class Index:
         done until then is kept.
         """
         self._stop.clear()
+        self.problem = ""
+        for last in (False, True):
+            if self.store.damaged:
+                self.store.recreate()
+            try:
+                report = self._refresh(progress)
+            except sqlite3.Error as error:
+                if not is_damage(error):  # locked for long, or a full disk
+                    self.problem = f"the index cannot be written ({error})"
+                    return Report(0, 0, 0, {})
+                self.store.damaged = True
+            if last or not self.store.damaged:
+                break
+        return report if not self.store.damaged else Report(0, 0, 0, {})
+
+    def _refresh(self, progress: Progress | None) -> Report:
         self.store.forget_roots(str(root) for root in self.roots)
         known = {str(root): self.store.stamps(str(root)) for root in self.roots}
         left_out: dict[str, int] = {}
@@ -103,17 +126,32 @@ class Index:
             made = list(self._digested(todo[at : at + _BATCH]))
             if self._stop.is_set():
                 break
-            try:
-                with self.store.batch():
-                    for found, one in made:
-                        stamp = (found.size_bytes, found.mtime_ns)
-                        self.store.put(found.root, found.path, stamp, one)
-            except sqlite3.DatabaseError:  # a full disk, say: what stands is still of use
+            if not self._write(made):
                 break
             read += len(made)
             if progress is not None:
                 progress(min(at + _BATCH, len(todo)), len(todo))
         return read
+
+    def _write(self, made: Sequence[tuple[Found, Digest]]) -> bool:
+        """Store some files; False where the store cannot be written, with `problem` set."""
+        for wait_s in (*_WAITS_S, None):
+            try:
+                with self.store.batch():
+                    for found, one in made:
+                        stamp = (found.size_bytes, found.mtime_ns)
+                        self.store.put(found.root, found.path, stamp, one)
+            except sqlite3.Error as error:
+                if is_damage(error):
+                    raise
+                # Another server writes, or the disk is full.
+                self.problem = f"the index cannot be written ({error})"
+                if wait_s is None or self._stop.wait(wait_s):
+                    return False
+            else:
+                self.problem = ""
+                return True
+        return False
 
     def _digested(self, batch: list[Found]) -> Iterator[tuple[Found, Digest]]:
         for found in batch:
@@ -189,10 +227,16 @@ _DEBOUNCE_MS = 400
 _REFRESH_AT = 200  # so many changes at once (a checkout, say) are met by one refresh
 
 
-async def keep(index: Index, stop: asyncio.Event, progress: Progress | None = None) -> None:
+async def keep(
+    index: Index,
+    stop: asyncio.Event,
+    progress: Progress | None = None,
+    poll_s: float = _POLL_S,
+) -> None:
     """Refresh the index, then follow changes until `stop` is set.
 
-    The work runs in threads; a root that cannot be watched stays as it was read.
+    The work runs in threads. Where the system cannot watch the folders (no inotify watches left,
+    say), the index is refreshed every `poll_s` seconds, and `index.problem` says so.
     """
     await asyncio.to_thread(index.refresh, progress)
     roots = [root for root in index.roots if root.is_dir()]
@@ -208,8 +252,22 @@ async def keep(index: Index, stop: asyncio.Event, progress: Progress | None = No
                 continue
             for path in sorted(paths):
                 await asyncio.to_thread(index.update, path)
-    except (OSError, RuntimeError):  # no watches left, or the root is gone
-        return
+    except (OSError, RuntimeError) as error:
+        await _poll(index, stop, progress, poll_s, str(error))
+
+
+async def _poll(
+    index: Index, stop: asyncio.Event, progress: Progress | None, poll_s: float, reason: str
+) -> None:
+    """Refresh every `poll_s` seconds until `stop` is set; the reason is logged and reported."""
+    text = f"files cannot be watched ({reason}); the workspace is read every {poll_s:g} seconds"
+    _log.warning("%s", text)
+    while not stop.is_set():
+        index.problem = index.problem or text
+        try:
+            await asyncio.wait_for(stop.wait(), poll_s)
+        except TimeoutError:
+            await asyncio.to_thread(index.refresh, progress)
 
 
 def _reaches_far(index: Index, paths: Iterable[Path]) -> bool:

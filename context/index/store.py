@@ -1,7 +1,8 @@
 """The index's tables in SQLite: on disk at a given path, or in memory.
 
 One connection, one lock: writers hold it for a file at a time, so a reader waits a few
-milliseconds at most. A store of another version, or a damaged one, is thrown away and built again.
+milliseconds at most. A store of another version, or a damaged one, is deleted and built again. Two
+servers may share a store: each write is a transaction that waits for the other's.
 """
 
 # ruff: noqa: S608 - only fixed lists of columns and "?" marks are put into queries
@@ -18,6 +19,10 @@ from pathlib import Path
 from context.index.file_record import Digest
 
 _VERSION = 6
+_DAMAGE = frozenset(
+    (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT)
+)
+_WAIT_S = 1.0  # for another process that writes; readers in this one wait as long
 _SCHEMA = """
 CREATE TABLE files (
     id INTEGER PRIMARY KEY, root TEXT NOT NULL, path TEXT NOT NULL, tail TEXT NOT NULL,
@@ -89,6 +94,8 @@ class Store:
     def __init__(self, path: Path | None) -> None:
         self._lock = threading.RLock()
         self._path = path
+        self.damaged = False
+        """Reading has failed: what is stored has to be built again (`recreate`)."""
         self._open()
 
     def _open(self) -> None:
@@ -98,14 +105,28 @@ class Store:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             self._db = self._connect(str(self._path))
+        except sqlite3.OperationalError:  # locked, say: another server keeps it on disk
+            self._db = self._connect(":memory:")
         except sqlite3.DatabaseError:
-            for suffix in ("", "-wal", "-shm"):
-                with contextlib.suppress(OSError):
-                    self._path.with_name(self._path.name + suffix).unlink()
+            self._delete()
             self._db = self._connect(str(self._path))
 
+    def recreate(self) -> None:
+        """Delete a damaged store and begin an empty one."""
+        with self._lock:
+            self._db.close()
+            self._delete()
+            self.damaged = False
+            self._open()
+
+    def _delete(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            if self._path is not None:
+                with contextlib.suppress(OSError):
+                    self._path.with_name(self._path.name + suffix).unlink()
+
     def _connect(self, name: str) -> sqlite3.Connection:
-        db = sqlite3.connect(name, check_same_thread=False, isolation_level=None, timeout=10)
+        db = sqlite3.connect(name, check_same_thread=False, isolation_level=None, timeout=_WAIT_S)
         try:
             db.executescript(
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"
@@ -118,7 +139,9 @@ class Store:
                 if version:
                     raise sqlite3.DatabaseError("a store of another version")
                 db.executescript(f"{_SCHEMA} PRAGMA user_version = {_VERSION};")
-            db.execute("SELECT count(*) FROM files").fetchone()
+            (state,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if state != "ok":
+                raise sqlite3.DatabaseError(state)
         except (sqlite3.DatabaseError, OSError):
             db.close()
             raise
@@ -128,7 +151,7 @@ class Store:
     def batch(self) -> Iterator[None]:
         """Everything written inside is one transaction."""
         with self._lock:
-            self._db.execute("BEGIN")
+            self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
             except BaseException:
@@ -285,8 +308,16 @@ class Store:
         with self._lock:
             try:
                 return self._db.execute(query, values).fetchall()
-            except (sqlite3.DatabaseError, sqlite3.ProgrammingError):
+            except sqlite3.Error as error:
+                self.damaged = self.damaged or is_damage(error)
                 return []
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether an error says that what is stored is not whole; else the store is busy, full or
+    closed. FTS5 reports damage in its tables as plain errors, too."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _DAMAGE
 
 
 def _escaped(text: str) -> str:

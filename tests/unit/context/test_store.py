@@ -1,0 +1,117 @@
+"""T13, T22: the index survives damage, a second writer, and folders that cannot be watched."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+
+import pytest
+import watchfiles
+
+from context.index.project_index import Index, keep
+
+
+@pytest.fixture
+def project(tmp_path):
+    root = tmp_path / "project"
+    root.mkdir()
+    for at in range(120):
+        code = f"def harbour_{at}(tide):\n    return tide * {at}\n" * 4
+        (root / f"part_{at}.py").write_text(code)
+    return root
+
+
+def complete(index):
+    return len(index.store.stamps(str(index.roots[0]))) == 120 and index.store.named(
+        ["harbour_7"], 99
+    )
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_a_store_damaged_behind_its_first_table_is_built_again(project, tmp_path, share):
+    """T13: the file opens, but what is in it is not whole."""
+    path = tmp_path / "index.db"
+    first = Index([project], path)
+    first.refresh()
+    first.close()
+    data = bytearray(path.read_bytes())
+    start = int(len(data) * share) // 4096 * 4096
+    data[start : start + 8 * 4096] = b"\xa5" * (8 * 4096)
+    path.write_bytes(data)
+    index = Index([project], path)
+    index.refresh()
+    assert complete(index) and index.problem == ""
+    index.close()
+    again = Index([project], path)
+    assert complete(again), "it survives reopening"
+
+
+def test_a_store_damaged_while_it_is_open_is_built_again(project, tmp_path):
+    """T13: found by a failing read or write, and repaired by the next refresh."""
+    path = tmp_path / "index.db"
+    index = Index([project], path)
+    index.refresh()
+    with sqlite3.connect(path) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        other.execute("PRAGMA writable_schema = ON")
+        other.execute("UPDATE search_data SET block = x'00ff00ff' WHERE id > 1")
+    for at in range(120):
+        (project / f"part_{at}.py").write_text(f"def harbour_{at}(): return 1\n" * 5)
+    index.refresh()
+    index.refresh()
+    assert complete(index) and index.store.search(["harbour"], 3)
+
+
+def test_two_servers_may_write_at_once(project, tmp_path):
+    """T13: each waits for the other; neither stops with half the files."""
+    path = tmp_path / "index.db"
+    indexes = [Index([project], path) for _ in range(2)]
+    threads = [threading.Thread(target=index.refresh) for index in indexes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(complete(index) and index.problem == "" for index in indexes)
+
+
+def test_a_lock_that_stays_is_reported(project, tmp_path):
+    """T13: reading does not end silently."""
+    path = tmp_path / "index.db"
+    index = Index([project], path)
+    with sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        index.refresh()
+        assert "locked" in index.problem
+        other.execute("ROLLBACK")
+    index.refresh()
+    assert complete(index) and index.problem == ""
+
+
+def test_folders_that_cannot_be_watched_are_polled(project, monkeypatch):
+    """T22: the system's limit cannot be lowered in a test, so its error is raised instead."""
+
+    def no_watches(*_args, **_options):
+        raise OSError("OS file watch limit reached")
+
+    monkeypatch.setattr(watchfiles, "awatch", no_watches)
+    index = Index([project])
+
+    async def follow():
+        stop = asyncio.Event()
+        task = asyncio.create_task(keep(index, stop, poll_s=0.05))
+        for _ in range(500):
+            if "watch limit" in index.problem:
+                break
+            await asyncio.sleep(0.02)
+        assert "watch limit" in index.problem
+        (project / "later.py").write_text("def later_one(): pass\n")
+        for _ in range(200):
+            if index.store.named(["later_one"]):
+                break
+            await asyncio.sleep(0.05)
+        stop.set()
+        await task
+
+    asyncio.run(follow())
+    assert index.store.named(["later_one"])
