@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -228,6 +229,7 @@ def _mapped(proxy: str) -> Iterator[None]:
 
 def _checked_proxy(proxy: str) -> None:
     try:
+        urlsplit(proxy)  # stricter about brackets
         url = httpx.URL(proxy if "://" in proxy else f"http://{proxy}")
     except (httpx.InvalidURL, ValueError) as error:
         raise _bad_proxy(proxy, str(error)) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -24,6 +25,7 @@ def hub_endpoint() -> str:
     if not address:
         return _HUB
     try:
+        urlsplit(address)  # stricter about brackets
         url = httpx.URL(address)
         usable = url.scheme in {"http", "https"} and bool(url.host)
     except (httpx.InvalidURL, ValueError):

@@ -12,6 +12,7 @@ from assistant import settings
 from assistant.cli.plan_view import checkpoint_json, checkpoint_text, plan_json, plan_text
 from assistant.cli.terminal import console, print_json
 from assistant.errors import UnknownModelError
+from assistant.hugging_face import hub_endpoint
 from assistant.memory.checkpoints.checkpoint import (
     Checkpoint,
     is_checkpoint,
@@ -19,12 +20,12 @@ from assistant.memory.checkpoints.checkpoint import (
     read_remote_checkpoint,
 )
 from assistant.memory.gguf.header import Header, read_header
+from assistant.memory.gguf.hub_name import parse_hub_name
 from assistant.memory.gguf.remote import (
     http_client,
     is_remote,
     list_files,
     read_remote_header,
-    split_name,
 )
 from assistant.memory.model.known_models import known_header, known_models
 from assistant.memory.planning.machine import imagined, parse_size, this_machine
@@ -132,10 +133,10 @@ def find_model(name: str, quantisation: str = "") -> Header | Checkpoint:
 
 
 def _remote(name: str) -> Header | Checkpoint:
-    repository, file, _ = split_name(name)
-    if repository and not file:
+    parsed = parse_hub_name(name, hub_endpoint())
+    if parsed.repository and not parsed.path:
         with http_client() as client:
-            files = list_files(repository, client)
-        if not any(item.endswith(".gguf") for item in files):
-            return read_remote_checkpoint(repository)
+            files = list_files(parsed.repository, client, parsed.revision)
+        if not any(item.lower().endswith(".gguf") for item in files):
+            return read_remote_checkpoint(parsed.repository)
     return read_remote_header(name)

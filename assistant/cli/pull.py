@@ -27,6 +27,10 @@ from assistant.models.fetch import open_client
 from assistant.models.hub import Wanted, address_of, find_wanted
 from assistant.models.pull import DownloadSource, pull
 
+AllowHttp = Annotated[
+    bool,
+    typer.Option("--allow-http", help="Download also over unencrypted connections."),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
@@ -43,6 +47,7 @@ def pull_command(
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Do not ask after the plan is shown.")
     ] = False,
+    allow_http: AllowHttp = False,
 ) -> None:
     """Download a model into the models folder and verify its checksum.
 
@@ -52,7 +57,7 @@ def pull_command(
     if name in catalogue():
         _pull_known(name, source)
     else:
-        pull_model(name, yes, source)
+        pull_model(name, yes, source, allow_http)
 
 
 def pull_model(
@@ -62,6 +67,7 @@ def pull_model(
         DownloadSource | None,
         typer.Option("--from", help="Download a known name only from this source."),
     ] = None,
+    allow_http: AllowHttp = False,
 ) -> None:
     """Show what a model needs on this machine, ask, and download it."""
     out = console(stderr=True)
@@ -77,7 +83,7 @@ def pull_model(
         say(f"{path} is here already", err=True)
         say(path)
         return
-    with open_client() as client:
+    with open_client(allow_http=allow_http) as client:
         wanted = find_wanted(name, client)
         header = _remote_header(wanted.url)
         _show_files(out, wanted)

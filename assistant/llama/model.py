@@ -17,6 +17,7 @@ from assistant.llama import ggml, log, params
 from assistant.llama.spec import LoadSpec
 
 _MAGIC = b"GGUF"
+_TOO_MANY_TOKENS = -(1 << 31)  # INT32_MIN: more than fit a count
 _MEANT_LENGTH = 64  # a token's text is seldom longer
 
 GoesOn = Callable[[float], bool]
@@ -110,13 +111,17 @@ class Model:
         """Token ids of `text`, without BOS; `special` reads control tokens written in it."""
         raw = text.encode("utf-8", "replace")
         capacity = len(raw) + 8  # some vocabularies put a space in front
-        tokens = (llama_cpp.llama_token * capacity)()
-        count = llama_cpp.llama_tokenize(
-            self._vocab, raw, len(raw), tokens, capacity, False, special
-        )
-        if count < 0:
-            raise EngineError("llama.cpp cannot tokenise this text", advice="Send less of it")
-        return list(tokens[:count])
+        for _ in range(2):
+            tokens = (llama_cpp.llama_token * capacity)()
+            count = llama_cpp.llama_tokenize(
+                self._vocab, raw, len(raw), tokens, capacity, False, special
+            )
+            if count >= 0:
+                return list(tokens[:count])
+            if count == _TOO_MANY_TOKENS:
+                break
+            capacity = -count  # llama.cpp returns how many there are
+        raise EngineError("llama.cpp cannot tokenise this text", advice="Send less of it")
 
     def detokenise(self, tokens: Sequence[int]) -> str:
         """Text of `tokens`, control tokens rendered; invalid UTF-8 becomes U+FFFD."""

@@ -56,10 +56,10 @@ def acquire(wanted: Wanted, client: httpx.Client, report: Report) -> Path:
 
         for file, _ in side_by_side(missing, get):
             _validator(file).unlink(missing_ok=True)
-        return _remember(wanted, missing)
+        return _remember(wanted, missing, report)
 
 
-def _remember(wanted: Wanted, fetched: list[WantedFile]) -> Path:
+def _remember(wanted: Wanted, fetched: list[WantedFile], report: Report) -> Path:
     first = _target(wanted.files[0])
     try:
         read_header(first)
@@ -72,9 +72,19 @@ def _remember(wanted: Wanted, fetched: list[WantedFile]) -> Path:
     hashes = dict(known.files) if known else {}
     for file in wanted.files:
         if file.sha256 or file in fetched or file.file not in hashes:
+            before = hashes.get(file.file, "")
             hashes[file.file] = file.sha256 or sha256_of(_target(file))
+            if not file.sha256:
+                _show_hash(file.file, hashes[file.file], before, report)
     write_origin(Origin(name=wanted.name, origin=wanted.origin, files=hashes))
     return first
+
+
+def _show_hash(file: str, sha256: str, before: str, report: Report) -> None:
+    """Nobody publishes it, so the user may compare it; it is kept for `models verify`."""
+    report.note(f"{file}: SHA-256 {sha256}")
+    if before and before != sha256:
+        report.note(f"{file}: it had another SHA-256 when it was fetched before: {before}")
 
 
 def _refuse_other(wanted: Wanted) -> None:

@@ -20,7 +20,7 @@ from assistant import paths
 from assistant.errors import UnknownModelError
 from assistant.memory.model.known_models import known_models
 
-SPLIT_NAME = re.compile(r"^(?P<stem>.*)-\d{5}-of-(?P<count>\d{5})\.gguf$")
+SPLIT_NAME = re.compile(r"^(?P<stem>.*)-\d{5}-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
 """The name of one file of a model that is split into several."""
 
 

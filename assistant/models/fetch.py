@@ -6,9 +6,7 @@ compares the hash before the file gets its name.
 
 from __future__ import annotations
 
-import os
 import re
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +17,9 @@ from typing import TypeVar
 
 import httpx
 
+from assistant import http_client
 from assistant.errors import DownloadError
-from assistant.memory.gguf.remote import endpoint
+from assistant.hugging_face import at_hub, authorise_hub
 from assistant.models.storage import Advance, disk_errors
 
 _CONNECT_SECONDS = 6.0
@@ -41,40 +40,31 @@ class RemoteFile:
 
 
 def open_client(
-    certificates: str | None = None, proxy: str | None = None, connect_s: float = _CONNECT_SECONDS
+    certificates: str | None = None,
+    proxy: str | None = None,
+    connect_s: float = _CONNECT_SECONDS,
+    *,
+    allow_http: bool = False,
 ) -> httpx.Client:
-    """A client that follows redirects and the environment's proxies and certificates.
+    """A client for downloads, which follows redirects and the environment's proxies.
 
-    `HF_TOKEN` goes to Hugging Face alone, not to the storage that it redirects to.
+    Args:
+        allow_http: fetch also over connections without encryption. Without it they are refused,
+            also where a redirect leads there, except on this machine and at `HF_ENDPOINT`.
 
     Raises:
-        DownloadError: the certificates or the proxy's address cannot be used.
+        NetworkSettingsError: the certificates or the proxy's address cannot be used.
     """
-    try:
-        verify: ssl.SSLContext | bool = (
-            ssl.create_default_context(cafile=certificates) if certificates else True
-        )
-        return httpx.Client(
-            follow_redirects=True,
-            timeout=httpx.Timeout(_READ_SECONDS, connect=connect_s),
-            verify=verify,
-            proxy=proxy,
-            auth=_authorise,
-            headers={"User-Agent": "underkeel", "Accept-Encoding": "identity"},
-        )
-    except (OSError, ValueError, httpx.InvalidURL) as error:
-        raise DownloadError(
-            f"the certificates or the proxy cannot be used ({error})",
-            subject=certificates or proxy or "",
-            advice="Fix pip's or the environment's settings for them",
-        ) from error
-
-
-def _authorise(request: httpx.Request) -> httpx.Request:
-    token = os.environ.get("HF_TOKEN", "").strip()
-    if token and str(request.url).startswith(endpoint() + "/"):
-        request.headers["Authorization"] = f"Bearer {token}"
-    return request
+    return http_client.open_client(
+        certificates=certificates or "",
+        proxy=proxy or "",
+        encrypted_only=not allow_http,
+        allow=at_hub,
+        follow_redirects=True,
+        timeout=httpx.Timeout(_READ_SECONDS, connect=connect_s),
+        auth=authorise_hub,
+        headers={"User-Agent": "underkeel", "Accept-Encoding": "identity"},
+    )
 
 
 class _BusyError(Exception):
@@ -125,6 +115,10 @@ def fetch(
             have = _length(partial)
         except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
             raise _failed(file.url, str(error)) from error
+        except httpx.DecodingError as error:
+            with disk_errors(partial):  # nothing says which of these bytes are right
+                partial.unlink(missing_ok=True)
+            raise _failed(file.url, "the server compresses the file wrongly") from error
         tries = 0 if have > before else tries + 1
         if tries >= _TRIES:
             raise _failed(file.url, f"gave up after {tries} tries ({reason})")
@@ -149,6 +143,12 @@ def _go_on(
             advance(-have)
             return False
         _check_status(file, response)
+        encoded = _is_encoded(file, response)
+        if encoded and response.status_code == httpx.codes.PARTIAL_CONTENT:
+            with disk_errors(partial):  # a range of the compressed bytes: begin again without one
+                partial.unlink()
+            advance(-have)
+            return False
         start = _start_of(file, response, have)
         if start < have:
             advance(start - have)
@@ -156,7 +156,7 @@ def _go_on(
             out.seek(start)
             out.truncate()
             length = start
-            for chunk in response.iter_raw():
+            for chunk in response.iter_bytes() if encoded else response.iter_raw():
                 if stop and stop.is_set():
                     raise Cancelled
                 length += len(chunk)
@@ -165,6 +165,20 @@ def _go_on(
                 out.write(chunk)
                 advance(len(chunk))
         return True
+
+
+def _is_encoded(file: RemoteFile, response: httpx.Response) -> bool:
+    """Whether the body is compressed, although identity was requested.
+
+    Raises:
+        DownloadError: in a way that cannot be undone, or to an unknown length.
+    """
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    if encoding in {"", "identity"}:
+        return False
+    if encoding in {"gzip", "deflate"} and file.size_bytes:
+        return True
+    raise _failed(file.url, f"the server compresses it ({encoding}) although it was asked not to")
 
 
 def _length(partial: Path) -> int:
@@ -191,8 +205,8 @@ def _check_status(file: RemoteFile, response: httpx.Response) -> None:
     if response.status_code in _BUSY:
         raise _BusyError(f"the server answers {response.status_code}")
     advice = {
-        401: "Log in (HF_TOKEN for Hugging Face), or accept the model's terms there",
-        403: "Log in (HF_TOKEN for Hugging Face), or accept the model's terms there",
+        401: "Log in (hf auth login, or HF_TOKEN), or accept the model's terms there",
+        403: "Log in (hf auth login, or HF_TOKEN), or accept the model's terms there",
         404: "Check the name, the revision and the file's path",
     }.get(response.status_code, "Try again later, or another source with --from")
     raise DownloadError(

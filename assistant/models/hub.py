@@ -15,13 +15,17 @@ import httpx
 import msgspec
 
 from assistant.errors import DownloadError, ModelError
-from assistant.memory.gguf.remote import choose_file, endpoint, split_name
+from assistant.hugging_face import hub_endpoint
+from assistant.memory.gguf.hub_name import HubName, choose_file, parse_hub_name
+from assistant.memory.gguf.remote import listing_url
 from assistant.memory.model.known_models import known_models
 from assistant.models.catalogue import SPLIT_NAME, model_name
 from assistant.models.fetch import RemoteFile, shown
 
 _MAX_LISTING_BYTES = 16 << 20
-_PLAIN_NAME = re.compile(r"^[\w.+-]{1,200}\.gguf$")
+_MAX_FILES = 999
+_MAX_NAME_BYTES = 200
+_UNUSABLE = re.compile(r'[<>:"|?*\\/]')  # in names of files on Windows
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,13 @@ def find_wanted(name: str, client: httpx.Client) -> Wanted:
         ModelError: the repository has no such GGUF, or the file's name cannot be used here.
         DownloadError: the server does not answer.
     """
-    repository, path, quantisation = split_name(name)
-    if repository:
-        return _in_repository(repository, path, quantisation, client)
-    return _at_url(name, client)
+    try:
+        parsed = parse_hub_name(name, hub_endpoint())
+    except ValueError as error:
+        raise ModelError(f"this is no URL ({error})", subject=name, advice="Check it") from error
+    if parsed.repository:
+        return _in_repository(parsed, client)
+    return _at_url(name.strip(), client)
 
 
 def address_of(name: str) -> str:
@@ -93,21 +100,25 @@ class _Repository(msgspec.Struct):
     siblings: tuple[_Sibling, ...] = ()
 
 
-def _in_repository(repository: str, path: str, quantisation: str, client: httpx.Client) -> Wanted:
-    url = f"{endpoint()}/api/models/{quote(repository)}?blobs=true"
+def _in_repository(name: HubName, client: httpx.Client) -> Wanted:
+    repository = name.repository
+    url = f"{listing_url(repository, name.revision)}?blobs=true"
     listing = _listing(client, url, repository)
     known = {sibling.rfilename: sibling for sibling in listing.siblings}
-    first = path or choose_file(list(known), quantisation, repository)
+    first = name.path
+    if not first or name.folder:
+        first = choose_file(list(known), name.quantisation, repository, first)
     siblings = []
     for part in _parts(first):
         if part not in known:
             raise ModelError(
                 f"the repository has no {part}",
                 subject=repository,
-                advice="Its GGUFs: " + ", ".join(item for item in known if item.endswith(".gguf")),
+                advice="Its GGUFs: "
+                + ", ".join(item for item in known if item[-5:].lower() == ".gguf"),
             )
         siblings.append(known[part])
-    base = f"{endpoint()}/{repository}/resolve/{listing.sha}"
+    base = f"{hub_endpoint()}/{repository}/resolve/{listing.sha}"
     files = tuple(
         WantedFile(
             RemoteFile(f"{base}/{quote(item.rfilename)}", item.size),
@@ -127,7 +138,7 @@ def _listing(client: httpx.Client, url: str, repository: str) -> _Repository:
                 raise DownloadError(
                     f"the repository cannot be listed (status {response.status_code})",
                     subject=repository,
-                    advice="Check its name; for a private one set HF_TOKEN",
+                    advice="Check its name; for a private one set HF_TOKEN or run: hf auth login",
                 )
             body = bytearray()
             for piece in response.iter_bytes():
@@ -162,7 +173,10 @@ def _facts(client: httpx.Client, url: str) -> tuple[int, str]:
                     subject=shown(url),
                     advice="Check the address",
                 )
+            encoding = response.headers.get("Content-Encoding", "").strip().lower()
             length = response.headers.get("Content-Length", "")
+            if encoding not in {"", "identity"}:
+                length = ""  # of the compressed file
             if not length.isdigit() or not int(length):
                 raise DownloadError(
                     "the server does not say how long the file is",
@@ -184,12 +198,13 @@ def _parts(first: str) -> list[str]:
     match = SPLIT_NAME.match(address)
     if match is None:
         return [first]
-    count = int(match["count"])
-    stem = match["stem"]
-    return [
-        f"{stem}-{part:05}-of-{count:05}.gguf{mark}{query}"
-        for part in range(1, min(count, 999) + 1)
-    ]
+    count, stem = int(match["count"]), match["stem"]
+    if not 0 < count <= _MAX_FILES:
+        raise ModelError(
+            f"a model cannot be split into {count} files", subject=address, advice="Check its name"
+        )
+    suffix = address[-len(".gguf") :]
+    return [f"{stem}-{part:05}-of-{count:05}{suffix}{mark}{query}" for part in range(1, count + 1)]
 
 
 def local_name(path: str) -> str:
@@ -199,8 +214,10 @@ def local_name(path: str) -> str:
         ModelError: it is no name of a GGUF, or one that could lead elsewhere.
     """
     name = path.rpartition("/")[2]
-    if not _PLAIN_NAME.match(name) or name.startswith("."):
+    stem, suffix = name[: -len(".gguf")].strip(), name[-len(".gguf") :]
+    usable = stem and name.isprintable() and not stem.startswith(".")
+    if suffix.lower() != ".gguf" or not usable or len(stem.encode()) > _MAX_NAME_BYTES:
         raise ModelError(
             "this is not the name of a GGUF file", subject=name or path, advice="Name a .gguf file"
         )
-    return name
+    return _UNUSABLE.sub("_", stem) + ".gguf"

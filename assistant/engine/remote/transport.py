@@ -9,8 +9,6 @@ HTTP to one server: key, TLS, time limits, retries, the circuit breaker, errors 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
 import logging
 import random
 import re
@@ -28,6 +26,7 @@ from assistant import __version__
 from assistant.engine.remote.circuit_breaker import Breaker, Circuit, retry_pause_s
 from assistant.engine.remote.http_errors import UnreachableError, refusal
 from assistant.errors import OverloadedError, RemoteError, SettingsError, UnderkeelError
+from assistant.http_client import is_loopback, open_async_client, trusted_certificates
 from assistant.settings import RemoteSettings
 
 _LINE_END = re.compile(rb"\r\n|\n|\r(?!$)")
@@ -88,14 +87,21 @@ class Transport:
         headers = {"User-Agent": f"underkeel/{__version__}", "Accept-Encoding": "identity"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
-        self._http = httpx.AsyncClient(
+        self._http = open_async_client(
+            certificates=self._certificates(),
+            environment=not is_loopback(self._base),
             base_url=self._base,
             headers=headers,
-            verify=_trust(remote.certificates),
             timeout=httpx.Timeout(remote.silence_s, connect=remote.connect_s, pool=None),
             follow_redirects=False,  # an address that the user did not name gets nothing
-            trust_env=not is_loopback(self._base),
         )
+
+    def _certificates(self) -> ssl.SSLContext | None:
+        """Read at once, so that a wrong file is reported before the first request."""
+        added = self._remote.certificates and str(Path(self._remote.certificates).expanduser())
+        if not added and self._base.scheme != "https":
+            return None
+        return trusted_certificates(added=added)
 
     @property
     def server(self) -> str:
@@ -197,15 +203,6 @@ class Transport:
         self._breaker.succeeded()
 
 
-def is_loopback(url: httpx.URL) -> bool:
-    """Whether an address is of this machine by its form alone."""
-    if url.host == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(url.host).is_loopback
-    return False
-
-
 def _unreachable(error: httpx.HTTPError, server: str) -> UnreachableError:
     if isinstance(error, httpx.ConnectError) and "CERTIFICATE" in str(error).upper():
         return UnreachableError(
@@ -256,19 +253,3 @@ def _bad_url(text: str, why: str) -> SettingsError:
     return SettingsError(
         f"this is no server's address: {why}", subject=text, advice="Mend url under [remote]"
     )
-
-
-def _trust(certificates: str) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if certificates:
-        path = Path(certificates).expanduser()
-        try:
-            context.load_verify_locations(cafile=str(path))
-        except (OSError, ssl.SSLError) as error:
-            raise SettingsError(
-                f"the certificates cannot be used ({error})",
-                subject=str(path),
-                advice="Name a PEM bundle: certificates = ... under [remote]",
-            ) from error
-    return context

@@ -18,8 +18,9 @@ import httpx
 import msgspec
 
 from assistant.errors import GGUFError, ModelError
+from assistant.hugging_face import hub_endpoint
 from assistant.memory.gguf.reader import ByteSource, FileSource
-from assistant.memory.gguf.remote import RangeSource, endpoint, http_client, list_files
+from assistant.memory.gguf.remote import RangeSource, http_client, list_files
 
 MAX_HEADER_BYTES = 100 << 20  # the format's own limit
 MAX_FILES = 1_000
@@ -148,7 +149,7 @@ def read_remote_checkpoint(repository: str, client: httpx.Client | None = None) 
 
         @contextmanager
         def opened(name: str) -> Iterator[ByteSource]:
-            yield RangeSource(http, f"{endpoint()}/{repository}/resolve/main/{name}")
+            yield RangeSource(http, f"{hub_endpoint()}/{repository}/resolve/main/{name}")
 
         return _read(repository, files, opened)
 

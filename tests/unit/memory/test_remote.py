@@ -16,12 +16,11 @@ import shapes
 from assistant.errors import GGUFError, ModelError
 from assistant.memory.checkpoints.checkpoint import read_remote_checkpoint
 from assistant.memory.gguf.header import read_header
+from assistant.memory.gguf.hub_name import HubName, choose_file, parse_hub_name
 from assistant.memory.gguf.remote import (
-    choose_file,
     is_remote,
     read_remote_header,
     resolve_url,
-    split_name,
 )
 
 
@@ -215,8 +214,8 @@ def test_which_names_are_remote() -> None:
 
 
 def test_splitting_names() -> None:
-    assert split_name("org/name/dir/x.gguf") == ("org/name", "dir/x.gguf", "")
-    assert split_name("http://other.example/x.gguf") == ("", "", "")
+    assert parse_hub_name("org/name/dir/x.gguf") == HubName("org/name", "dir/x.gguf")
+    assert parse_hub_name("http://other.example/x.gguf") == HubName()
     with httpx.Client() as client:
         assert resolve_url("http://other.example/x.gguf?sign=1", client) == (
             "http://other.example/x.gguf"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 import threading
+import zlib
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Self
 
 import httpx
 import pytest
 from file_server import Behaviour, FileServer
 
-from assistant.errors import DownloadError
+from assistant.errors import DownloadError, NetworkSettingsError
 from assistant.models.fetch import Cancelled, RemoteFile, fetch, open_client
 
 CONTENT = random.Random(1).randbytes(3_000_000)
@@ -208,5 +211,71 @@ def test_a_fetch_can_be_stopped(server: FileServer, client: httpx.Client, tmp_pa
 
 
 def test_wrong_certificates_are_told() -> None:
-    with pytest.raises(DownloadError, match="certificates"):
+    with pytest.raises(NetworkSettingsError, match="certificates"):
         open_client(certificates="/no/such/file.pem")
+
+
+@pytest.mark.parametrize("kind", ["gzip", "deflate"])
+def test_a_server_that_compresses_all_the_same(
+    client: httpx.Client, tmp_path: Path, kind: str
+) -> None:
+    """Case S19: the body is decoded, in one request."""
+    packed = zlib.compress(CONTENT, wbits=31 if kind == "gzip" else 15)
+    with EncodedServer(kind, packed) as encoded:
+        fetch(client, RemoteFile(encoded.url, len(CONTENT)), tmp_path / "f", lambda _: None)
+        assert (tmp_path / "f").read_bytes() == CONTENT
+        assert encoded.requests == 1
+
+
+@pytest.mark.parametrize(("kind", "body"), [("br", b"x" * 99), ("gzip", b"no gzip at all")])
+def test_bad_bytes_of_a_compressing_server_are_dropped(
+    client: httpx.Client, tmp_path: Path, kind: str, body: bytes
+) -> None:
+    """Case S19: what cannot be decoded is refused at once, and nothing of it is kept."""
+    with EncodedServer(kind, body) as encoded:
+        with pytest.raises(DownloadError, match="compresses"):
+            fetch(client, RemoteFile(encoded.url, len(CONTENT)), tmp_path / "f", lambda _: None)
+        assert encoded.requests == 1
+    assert not (tmp_path / "f").exists() or not (tmp_path / "f").read_bytes()
+
+
+class EncodedServer:
+    """Answers every request with one encoded body."""
+
+    def __init__(self, kind: str, body: bytes) -> None:
+        self.requests = 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                outer.requests += 1
+                self.send_response(200)
+                self.send_header("Content-Encoding", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/m.gguf"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.mark.parametrize("address", ["http://models.example/m.gguf", "http://192.0.2.1/m.gguf"])
+def test_http_is_refused_also_by_a_redirect(
+    server: FileServer, client: httpx.Client, tmp_path: Path, address: str
+) -> None:
+    """Case T23: nothing is fetched without encryption unless the user allows it."""
+    for url in (address, server.serve("/there", b"", Behaviour(redirect=address))):
+        with pytest.raises(DownloadError, match="not be encrypted") as caught:
+            fetch(client, RemoteFile(url, 10), tmp_path / "f", lambda _: None)
+        assert "--allow-http" in caught.value.advice

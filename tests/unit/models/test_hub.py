@@ -153,7 +153,7 @@ def test_the_same_bytes_by_another_way_are_taken(hub: Hub) -> None:
 
 
 def test_a_url_is_fetched_and_its_header_read(hub: Hub) -> None:
-    url = hub.server.serve("/files/some%20model.gguf", b"")
+    url = hub.server.serve("/files/some%20model.bin", b"x")
     with pytest.raises(ModelError, match="not the name of a GGUF"):
         hub.wanted(url)
     url = hub.server.serve("/files/web.gguf?key=secret", tiny_gguf())
@@ -229,7 +229,8 @@ def test_nobody_there(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/", "..", "a/..", "a/.hidden.gguf", "a/b.bin", "a/x y.gguf", "a/\0.gguf", ".gguf"]
+    "path",
+    ["", "/", "..", "a/..", "a/.hidden.gguf", "a/b.bin", "x\u202ey.gguf", "\0.gguf", ".gguf"],
 )
 def test_names_that_could_lead_elsewhere_are_refused(path: str) -> None:
     with pytest.raises(ModelError):
@@ -238,3 +239,42 @@ def test_names_that_could_lead_elsewhere_are_refused(path: str) -> None:
 
 def test_only_the_last_of_a_path_counts() -> None:
     assert local_name("../../etc/m.gguf") == "m.gguf"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("a/My Model [Q4_K_M] (v2).gguf", "My Model [Q4_K_M] (v2).gguf"),
+        ("M-Q8_0.GGUF", "M-Q8_0.gguf"),
+        ("a:b?.gguf", "a_b_.gguf"),
+        ("modèle-Q8_0.Gguf", "modèle-Q8_0.gguf"),
+    ],
+)
+def test_names_as_people_write_them(path: str, name: str) -> None:
+    """Case S17: blanks, brackets, upper case; what a file system refuses becomes "_"."""
+    assert local_name(path) == name
+
+
+def test_a_name_with_blanks_arrives(hub: Hub) -> None:
+    """Case S17: from the hub's listing to the models folder."""
+    hub.publish({"My Model [1].GGUF": tiny_gguf()})
+    hub.server.serve(f"/{REPOSITORY}/resolve/{COMMIT}/My%20Model%20%5B1%5D.GGUF", tiny_gguf())
+    assert hub.acquire(REPOSITORY).name == "My Model [1].gguf"
+
+
+def test_the_hash_of_a_url_is_shown_and_kept(hub: Hub) -> None:
+    """Case T23: a server that publishes no hash."""
+
+    class Notes(Silent):
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def note(self, text: str) -> None:
+            self.lines.append(text)
+
+    url, notes = hub.server.serve("/files/web.gguf", tiny_gguf()), Notes()
+    acquire(hub.wanted(url), hub.client, notes)
+    sha256 = hashlib.sha256(tiny_gguf()).hexdigest()
+    record = read_origin("web")
+    assert record is not None and record.files == {"web.gguf": sha256}
+    assert notes.lines == [f"web.gguf: SHA-256 {sha256}"]
