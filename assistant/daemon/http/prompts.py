@@ -54,7 +54,7 @@ class Encoder:
                 ids += await self._host.tokenise(part, special=alone)
             else:
                 ids += part
-        if alone and isinstance(parts[0], str) and model.add_bos:
+        if alone and isinstance(parts[0], str) and model.add_bos and ids[:1] != [model.bos]:
             ids.insert(0, model.bos)
         return Encoded(ids, of_text=all(isinstance(part, str) for part in parts))
 

@@ -1,3 +1,3 @@
 """GGUF files: headers, tensor types, and reading them from disk or a server within bounds."""
 
-__all__ = ["header", "reader", "remote", "tensor_types"]
+__all__ = ["header", "hub_name", "reader", "remote", "tensor_types"]

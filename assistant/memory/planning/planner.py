@@ -155,13 +155,19 @@ def make_plan(
     """
     requirements = requirements or Requirements()
     _check(model, requirements)
+    caveats = caveats_of(model)
+    if 0 < model.n_ctx_train < requirements.n_ctx:
+        reduced = (
+            f"the context is {model.n_ctx_train:,} tokens, not the {requirements.n_ctx:,} that "
+            "were requested: the model was trained for no more"
+        )
+        caveats = (*caveats, reduced)
+        requirements = replace(requirements, n_ctx=model.n_ctx_train)
     breakdown = breakdown_of(model, machine)
     found = _search(breakdown, requirements, corrections or {})
     if not found.plan.fits:
         raise _no_fit(breakdown, requirements, corrections or {}, found, search_alternatives)
-    return replace(
-        found.plan, reasons=explain(found.plan, machine, requirements), caveats=caveats_of(model)
-    )
+    return replace(found.plan, reasons=explain(found.plan, machine, requirements), caveats=caveats)
 
 
 def replan(
@@ -291,6 +297,11 @@ def _no_fit(
         if usage.spare_bytes < 0
     )
     advice = f"What fits: {'; '.join(lines)}" if lines else _last_resort(breakdown)
+    groups = [u.device.limited_by for u in found.plan.usages if u.spare_bytes < 0]
+    for group in filter(None, groups):
+        limit = gib(breakdown.machine.host_memory.total_bytes)
+        where += f"; host memory is limited to {limit} by the control group {group}"
+        advice += ". Or raise the memory limit of the container or service"
     return PlanError(
         f"it does not fit: {gib(short)} are missing ({where})",
         subject=breakdown.model.name,

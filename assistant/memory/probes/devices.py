@@ -39,12 +39,14 @@ class Device:
     Attributes:
         name: ggml's name of it: "CUDA0", "Vulkan0"; "CPU" for host memory.
         free_bytes: what may be taken now, after all that other programs hold.
+        limited_by: the control group whose limit decides what is free; empty for none.
     """
 
     name: str
     kind: DeviceKind
     total_bytes: int
     free_bytes: int
+    limited_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,5 +166,11 @@ def merge(
         elif address in lost:
             free = 0
         devices.append(Device(device.name, device.kind, total, free))
-    cpu = Device("CPU", DeviceKind.CPU, host_memory.total_bytes, host_memory.available_bytes)
+    cpu = Device(
+        "CPU",
+        DeviceKind.CPU,
+        host_memory.total_bytes,
+        host_memory.available_bytes,
+        host_memory.limited_by,
+    )
     return (*devices, cpu)

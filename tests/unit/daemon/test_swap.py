@@ -32,7 +32,7 @@ class Played(Planning):
     """Plans models of known sizes without a file."""
 
     def __call__(self) -> Loadable:
-        size, host = SIZES[self.settings.name], self.look().host
+        size, host = SIZES[self.settings.name], self.look().host_memory
         free = host.available_bytes + self.credit().get("CPU", 0)
         if size > free:
             raise PlanError("it does not fit", shortfall_bytes=size - free)
@@ -159,7 +159,7 @@ def test_the_old_models_memory_counts_for_the_new(home: Path) -> None:
     async def main() -> None:
         memory = Memory(total_bytes=9 * GIB)
         async with changing(Named(), memory=memory) as daemon:
-            assert memory().host.available_bytes < SIZES["large"]
+            assert memory().host_memory.available_bytes < SIZES["large"]
             assert (await daemon.client.use_model("large")).name == "large"
 
     asyncio.run(main())
@@ -280,4 +280,4 @@ def test_what_one_model_is_promised_no_other_is() -> None:
 )
 def test_credit_stays_within_the_device(credit: Credit, free: int) -> None:
     machine = Machine(Device("CPU", DeviceKind.CPU, 10, 5))
-    assert credited(machine, credit).host.free_bytes == free
+    assert credited(machine, credit).host_memory.free_bytes == free

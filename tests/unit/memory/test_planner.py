@@ -125,7 +125,7 @@ def check(plan: Plan, requirements: Requirements, on: Machine) -> None:
     assert spec_usages(model, on, spec)[0].weights_bytes == plan.host_memory_usage.weights_bytes
     assert 0 < spec.n_seq_max <= spec.n_outputs_max
     if requirements.n_ctx:
-        assert plan.n_ctx == requirements.n_ctx
+        assert plan.n_ctx == min(requirements.n_ctx, model.n_ctx_train)
     if requirements.cache_type:
         assert choice.cache.type_k == requirements.cache_type
     if requirements.experts_on_gpu and on.gpus:
@@ -171,8 +171,8 @@ def test_more_host_memory_never_hurts(
     plan = attempt(model, on, requirements)
     if isinstance(plan, PlanError):
         return
-    free = on.host.free_bytes + more * GIB
-    richer = replace(on, host=replace(on.host, total_bytes=free, free_bytes=free))
+    free = on.host_memory.free_bytes + more * GIB
+    richer = replace(on, host_memory=replace(on.host_memory, total_bytes=free, free_bytes=free))
     better = make_plan(model, richer, requirements)
     assert better.n_ctx >= plan.n_ctx
     assert better.choice.layers.count(HOST_MEMORY) <= plan.choice.layers.count(HOST_MEMORY)
@@ -208,7 +208,7 @@ def test_a_dense_model_that_is_too_large_stands_partly_on_the_host() -> None:
     on_host = plan.choice.layers.count(HOST_MEMORY)
     assert 0 < on_host < 48
     assert plan.choice.layers[:on_host] == (HOST_MEMORY,) * on_host
-    assert any("layers stay on the host" in reason for reason in plan.reasons)
+    assert any("layers stay in host memory" in reason for reason in plan.reasons)
 
 
 def test_several_cards_share_by_what_they_hold() -> None:
@@ -374,3 +374,26 @@ def test_a_report_on_what_does_not_fit_has_the_reason_and_no_projections() -> No
     assert report.plan is None and not report.what_if and report.failure is not None
     with pytest.raises(PlanError, match="does not fit"):
         report.require_plan()
+
+
+@pytest.mark.parametrize("requested", [8192, 2049])
+def test_a_context_beyond_what_was_trained_is_reduced_and_said(requested: int) -> None:
+    """Case S10: in the plan, and so in everything that shows its caveats."""
+    shape = msgspec.structs.replace(shapes.SHAPES["qwen3moe"], context=2048)
+    model = model_of(header_of(shape))
+    plan = make_plan(model, machine(64, 24), Requirements(n_ctx=requested))
+    assert plan.n_ctx == 2048
+    assert any(f"{requested:,}" in caveat and "2,048" in caveat for caveat in plan.caveats)
+    assert not make_plan(model, machine(64, 24), Requirements(n_ctx=2048)).caveats
+
+
+def test_the_limit_of_a_control_group_is_named_in_the_refusal() -> None:
+    """Case S23."""
+    limited = Device(HOST_MEMORY, DeviceKind.CPU, 2 * GIB, GIB, limited_by="/user.slice/box")
+    model = model_of(known_header("gpt-oss-20b"))
+    with pytest.raises(PlanError) as caught:
+        make_plan(model, Machine(limited), Requirements(n_ctx=4096))
+    assert "limited to 2.00 GiB by the control group /user.slice/box" in caught.value.message
+    with pytest.raises(PlanError) as caught:
+        make_plan(model, machine(1), Requirements(n_ctx=4096))
+    assert "control group" not in str(caught.value)
