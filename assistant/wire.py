@@ -1,16 +1,18 @@
-"""What the daemon and its clients say to each other over HTTP: frozen data.
+"""The daemon's HTTP protocol: frozen data, the same for the daemon and its clients.
 
-The shapes are llama-server's where it has them; fields of our own stand beside them. Times are
+The names are llama-server's where it has them; fields of our own are beside them. Times are
 milliseconds, sizes bytes, token counts tokens.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
-from assistant.engine.types import EngineStats, ModelInfo, Priority, StopReason, Timings
+from assistant.engine.types import EngineStats, ModelInfo, Priority, Sampling, StopReason, Timings
 from assistant.errors import UnderkeelError, from_wire
 from assistant.memory.degrade.budget import BudgetNow
 
@@ -23,6 +25,9 @@ __all__ = [
     "CompletionRequest",
     "DeviceNow",
     "ErrorNow",
+    "GenerateBody",
+    "Limit",
+    "PromptBody",
     "Props",
     "RungNow",
     "ServiceState",
@@ -33,39 +38,78 @@ __all__ = [
 
 
 CLIENT_HEADER = "x-underkeel-client"
-"""Names the client that asks, so that each gets its share of the queue."""
+"""Names the client, so that each gets its share of the queue."""
 
 
-class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of POST /completion as the client writes it.
+_Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+_TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+# Clients send -1 for "no limit".
+Limit = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
+# OpenAI allows 4 stop strings, llama-server any number.
+_Stops = Annotated[tuple[Annotated[str, Meta(max_length=4096)], ...], Meta(max_length=256)]
+_Short = Annotated[str, Meta(max_length=4096)]
+
+MOST_PROMPT_TOKENS = 2**20
+"""No context is longer; a list of small numbers takes many times its bytes in memory."""
+
+PromptPart = _TokenId | str
+PromptBody = str | Annotated[tuple[PromptPart, ...], Meta(max_length=MOST_PROMPT_TOKENS)]
+
+
+class GenerateBody(Sampling, frozen=True, kw_only=True, omit_defaults=True):
+    """The fields that all generating requests share.
 
     Attributes:
-        prompt: token ids, or text. As in llama-server, control tokens written in a text are read
-            as such; so send what a person wrote as ids.
-        n_predict: most tokens to generate; 0 only evaluates the prompt.
-        document, priority, must_start_with, unlike: see `assistant.engine.types.GenerateRequest`.
-        t_max_predict_ms: ends the generation with what there is; 0 means no limit.
+        max_tokens: the most to generate; 0 only evaluates the prompt, None and -1 are as many as
+            fit.
+        stop, document, priority, must_start_with, unlike, cache: see
+            `assistant.engine.types.GenerateRequest`.
+        time_limit_ms: ends the generation with what there is; 0 and -1 are no limit.
         budget_tokens: the budget the prompt was built under; 0 where it is unknown.
-        of_model: name of the model whose token ids the prompt holds: if another is served by then,
-            it is refused with a ModelChangedError. Empty for a text.
+        prompt_model: name of the model whose token ids the prompt holds: if another is served by
+            then, the request is refused with a ModelChangedError. Empty for a text.
     """
 
-    prompt: str | tuple[int, ...]
-    n_predict: int
-    temperature: float = 0.0
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-    document: str = ""
+    max_tokens: Limit | None = msgspec.field(default=None, name="n_predict")
+    stream: bool = False
+    stop: str | _Stops | None = None
+    cache: bool = msgspec.field(default=True, name="cache_prompt")
+    time_limit_ms: Limit = msgspec.field(default=0, name="t_max_predict_ms")
+    document: _Short = ""
     priority: Priority = Priority.INTERACTIVE
-    must_start_with: str = ""
-    unlike: str = ""
-    t_max_predict_ms: int = 0
-    cache_prompt: bool = True
-    budget_tokens: int = 0
-    of_model: str = ""
+    must_start_with: _Short = ""
+    unlike: _Short = ""
+    budget_tokens: _Count = 0
+    prompt_model: _Short = ""
+    return_tokens: bool = False
+    grammar: Any = None
+    json_schema: Any = None
+    logit_bias: Any = None
+    n_probs: int = 0
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a streamed answer ends with OpenAI's `usage`."""
+        return False
+
+    def unsupported(self) -> list[str]:
+        """Names of the fields that are set and not served."""
+        return [
+            name
+            for name in ("grammar", "json_schema", "logit_bias", "n_probs")
+            if getattr(self, name)
+        ]
+
+
+class CompletionRequest(GenerateBody, frozen=True, kw_only=True):
+    """POST /completion, as the client writes it and the daemon reads it.
+
+    Attributes:
+        prompt: token ids, or text, or both in turn. As in llama-server, control tokens written in a
+            text alone are read as such; so send what a person wrote as ids.
+    """
+
+    prompt: PromptBody
 
 
 class CompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,10 +139,10 @@ class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceState(StrEnum):
-    """Where the daemon stands with its model.
+    """The state of the daemon's model.
 
     `loading` covers reloads; `released` gave its memory back and returns with the next request;
-    `failed` waits for the cause to be mended and a new load to be asked for.
+    `failed` waits until the cause is fixed and a new load is requested.
     """
 
     LOADING = "loading"
@@ -145,7 +189,7 @@ class DeviceNow(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: ggml's name of it ("CUDA0"); "CPU" for host memory.
         ours_bytes: what the served model holds of it, as llama.cpp counts; 0 where it is released.
-        margin_bytes: what the plan wishes to stay free.
+        margin_bytes: what the plan keeps free.
         lost: the driver has seen it and does not see it now.
     """
 

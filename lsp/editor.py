@@ -1,4 +1,4 @@
-"""What the session may say to the editor, whatever carries it there."""
+"""What the session sends to the editor, and what the editor can do."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from assistant.errors import UnderkeelError
+
+NAME = "underkeel"
 
 
 class Severity(StrEnum):
@@ -42,3 +44,9 @@ class Editor(Protocol):
 def text_of(error: UnderkeelError) -> str:
     """An error as one message."""
     return f"Underkeel: {error}"
+
+
+def offers_ours(experimental: Any, part: str) -> bool:
+    """Whether the client's experimental capabilities name a part of our protocol."""
+    ours = experimental.get(NAME) if isinstance(experimental, dict) else None
+    return isinstance(ours, dict) and bool(ours.get(part))

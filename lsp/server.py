@@ -21,12 +21,11 @@ from lsp.daemon.backend import Backend, Client
 from lsp.daemon.configuration import Configuration
 from lsp.daemon.status import State, StatusLine
 from lsp.documents.positions import Encoding
-from lsp.editor import Severity
+from lsp.editor import NAME, Severity, offers_ours
 from lsp.progress import LoadProgress
 
 _log = logging.getLogger(__name__)
 
-NAME = "underkeel"
 PROTOCOL_VERSION = 1
 ACCEPTED = "underkeel.accepted"
 STATUS = "underkeel.status"
@@ -133,7 +132,7 @@ def create(connect: Callable[[], Client] | None = None) -> Server:
     _life(server)
     _completion(server)
     _commands(server)
-    server.actions = feature.register(server)
+    server.actions = feature.register(server, server, server.session)
     return server
 
 
@@ -236,12 +235,6 @@ def _item(item: Item) -> types.InlineCompletionItem:
 
 def _pair(position: types.Position) -> tuple[int, int]:
     return position.line, position.character
-
-
-def offers_ours(offered: Any, what: str) -> bool:
-    """Whether the client's experimental capabilities name a part of our protocol."""
-    ours = offered.get(NAME) if isinstance(offered, dict) else None
-    return isinstance(ours, dict) and bool(ours.get(what))
 
 
 def _id_of(params: Any) -> str:

@@ -6,13 +6,14 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 import msgspec
+from msgspec.structs import replace
 
 from assistant import address, paths
 from assistant.client import events
@@ -153,7 +154,7 @@ class DaemonClient:
         """Have the daemon read its settings again."""
         return events.decode((await self._post("/underkeel/reload", {})).content, SettingsNow)
 
-    async def complete(self, request: CompletionRequest) -> AsyncGenerator[CompletionChunk, None]:
+    def complete(self, request: CompletionRequest) -> AsyncGenerator[CompletionChunk, None]:
         """Stream an answer; the last chunk has `stop`. Closing the generator cancels the request.
 
         Raises:
@@ -161,10 +162,7 @@ class DaemonClient:
             ContextFullError: the prompt is over the budget of now.
             WorkerDiedError: the engine ended in the middle.
         """
-        body = msgspec.to_builtins(request) | {"stream": True}
-        async with aclosing(self._stream("/completion", body)) as stream:
-            async for data in stream:
-                yield events.completion_chunk(data)
+        return self._stream("/completion", replace(request, stream=True), events.completion_chunk)
 
     async def warm(
         self,
@@ -175,7 +173,8 @@ class DaemonClient:
         """Evaluate `prompt` into the KV cache and answer nothing; yields to all as it is."""
         request = CompletionRequest(
             prompt=prompt if isinstance(prompt, str) else tuple(prompt),
-            n_predict=0,
+            max_tokens=0,
+            temperature=0.0,
             document=document,
             priority=priority,
         )
@@ -184,7 +183,7 @@ class DaemonClient:
             timings = chunk.timings or timings
         return timings
 
-    async def chat(
+    def chat(
         self,
         messages: Sequence[ChatMessage],
         *,
@@ -212,9 +211,7 @@ class DaemonClient:
             "budget_tokens": budget_tokens,
             "stream": True,
         }
-        async with aclosing(self._stream("/v1/chat/completions", body)) as stream:
-            async for data in stream:
-                yield events.chat_chunk(data)
+        return self._stream("/v1/chat/completions", body, events.chat_chunk)
 
     async def tokenise(self, text: str) -> list[int]:
         """Token ids of plain text, without BOS."""
@@ -296,8 +293,10 @@ class DaemonClient:
                     await self._retry(error, attempt)
         raise AssertionError("unreachable")
 
-    async def _stream(self, path: str, body: Any) -> AsyncGenerator[bytes, None]:
-        """The data of each server-sent event, until the server's last."""
+    async def _stream(
+        self, path: str, body: Any, read: Callable[[bytes], CompletionChunk]
+    ) -> AsyncGenerator[CompletionChunk, None]:
+        """What `read` makes of each server-sent event, until the server's last."""
         content = msgspec.json.encode(body)
         with _transport_errors():
             async with self._opened(path, content) as answer:
@@ -308,7 +307,7 @@ class DaemonClient:
                     for data in splitter.feed(part):
                         if data == b"[DONE]":
                             return
-                        yield data
+                        yield read(data)
 
     @asynccontextmanager
     async def _opened(self, path: str, content: bytes) -> AsyncIterator[httpx.Response]:

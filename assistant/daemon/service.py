@@ -5,46 +5,57 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from assistant import __version__, paths
 from assistant.daemon.headroom.budgets import Budgets
 from assistant.daemon.headroom.explainer import Desk, Explainer
 from assistant.daemon.headroom.governor import Governor
-from assistant.daemon.http import completion_handler
 from assistant.daemon.http.admission import Admission, Intake, Turns
-from assistant.daemon.http.completion_handler import Asked, Encode
+from assistant.daemon.http.completion_handler import CompletionHandler, Encode
 from assistant.daemon.http.metrics import Metrics
 from assistant.daemon.http.prompts import Encoded, Encoder
 from assistant.daemon.http.request_schemas import (
     ChatBody,
-    CompletionBody,
     DetokenizeBody,
-    GenerateBody,
     InfillBody,
     TextCompletionBody,
     TokenizeBody,
     check_vocabulary,
 )
-from assistant.daemon.http.response_formats import ChatShape, Json, NativeShape, Shape, TextShape
+from assistant.daemon.http.response_formats import (
+    ChatFormat,
+    Json,
+    NativeFormat,
+    ResponseFormat,
+    TextFormat,
+)
 from assistant.daemon.models.model_swap import Models
 from assistant.daemon.supervisor.engine_supervisor import ModelHost, Planner
 from assistant.engine.interface import ElasticEngine
 from assistant.engine.types import ModelInfo, Priority
-from assistant.errors import ModelError, UnderkeelError
+from assistant.errors import ModelError
 from assistant.memory.degrade.ladder import Rules
 from assistant.memory.probes.sampler import Reader
 from assistant.settings import DaemonSettings, Settings
-from assistant.wire import Props, ServiceState, SettingsNow, Status, UseBody
+from assistant.wire import (
+    CompletionRequest,
+    GenerateBody,
+    PromptBody,
+    Props,
+    ServiceState,
+    SettingsNow,
+    Status,
+    UseBody,
+)
 
 log = logging.getLogger(__name__)
 
-# Requests of one client and priority that the engine has at a time; an editor has fewer.
+# Requests of one client and priority at the engine at a time; an editor has fewer.
 _AT_ONCE = 6
-# So many bodies of full size are held at once, waiting requests and all.
+# Request bodies of full size held at once, waiting requests included.
 _BODIES = 4
-# The engine answers between two steps; who waits longer gets what it said before.
+# The engine answers between two steps; after this the last counters are reported.
 _STATS_S = 0.5
 # Kept free for the answer where the request does not say how long it may be.
 _LEAST_ANSWER = 64
@@ -61,9 +72,9 @@ class Service:
         look: Reader,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`look`: what memory is free now (`assistant.memory.probes.sampler.Probes`).
+        """`look`: measures free memory (`assistant.memory.probes.sampler.Probes`).
 
-        `clock`: by which deaths are remembered and the ways back up are waited for.
+        `clock`: the clock of the crash history and the governor.
         """
         self.settings = settings
         self.host = ModelHost(engine, planner, clock)
@@ -89,10 +100,13 @@ class Service:
         self.models: Models | None = None
         self._encoder = Encoder(self.host)
         self._desk = Desk(self.host, self.budgets, self._encoder)
+        self._handler = CompletionHandler(
+            self.admission, self.turns, self.metrics, self.governor.active
+        )
         self._started = time.monotonic()
 
     def follow(self, settings: Settings) -> None:
-        """Take over of other settings what can change while requests are served."""
+        """Apply the settings that can change while requests are served."""
         self.settings = settings
         self.admission.most = settings.daemon.max_waiting
         self.intake.most_bytes = _BODIES * settings.daemon.max_body_bytes
@@ -100,62 +114,53 @@ class Service:
         self.governor.follow(_rules(settings.daemon), settings.daemon.release_after_s)
         self.governor.warmth.every_s = _keep_warm_s(settings)
 
-    def complete(self, body: CompletionBody, client: str = "") -> AsyncGenerator[Json, None]:
-        return self._answer(
-            body, NativeShape(), lambda model: self._encoder.text(body.prompt, model), client
-        )
+    def complete(self, body: CompletionRequest, client: str = "") -> AsyncGenerator[Json, None]:
+        """POST /completion."""
+        return self._answer(body, NativeFormat(), self._text(body.prompt), client)
 
     def infill(self, body: InfillBody, client: str = "") -> AsyncGenerator[Json, None]:
+        """POST /infill."""
+
         def encode(model: ModelInfo) -> Awaitable[Encoded]:
             budget = self.budgets.of(Priority.EXPLAIN)
-            room = model.n_ctx - max(body.n_predict, _LEAST_ANSWER)
-            return self._encoder.infill(body, model, min(room, budget.tokens) if budget else room)
+            free = model.n_ctx - max(body.max_tokens or 0, _LEAST_ANSWER)
+            return self._encoder.infill(body, model, min(free, budget.tokens) if budget else free)
 
-        return self._answer(body, NativeShape(), encode, client)
+        return self._answer(body, NativeFormat(), encode, client)
 
     def text_complete(
         self, body: TextCompletionBody, client: str = ""
     ) -> AsyncGenerator[Json, None]:
-        return self._answer(
-            body,
-            TextShape(),
-            lambda model: self._encoder.text(body.prompt, model),
-            client,
-            with_usage=body.wants_usage(),
-        )
+        """POST /v1/completions."""
+        return self._answer(body, TextFormat(), self._text(body.prompt), client)
 
     def chat(self, body: ChatBody, client: str = "") -> AsyncGenerator[Json, None]:
-        """Answered by the model for explanations, where there is one and it is ready."""
+        """POST /v1/chat/completions: answered by the model for explanations, if it is ready."""
         desk = (self.explainer.take() if self.explainer else None) or self._desk
         return self._answer(
-            body,
-            ChatShape(),
-            lambda model: desk.encoder.chat(body, model),
-            client,
-            with_usage=body.wants_usage(),
-            desk=desk,
+            body, ChatFormat(), lambda model: desk.encoder.chat(body, model), client, desk
         )
 
     async def close(self) -> None:
-        """End the engines; what they were answering gets a clear error. Safe to call twice."""
+        """Stop the engines; requests in flight get an error. Safe to call twice."""
         await self.host.close()
         if self.explainer is not None:
             await self.explainer.close()
 
     def _explaining(self) -> Desk:
-        """Who answers explanations now."""
+        """The model that answers explanations now."""
         second = self.explainer
         return second.desk if second and second.state is ServiceState.READY else self._desk
 
     async def use_model(self, body: UseBody, client: str = "") -> ModelInfo:  # noqa: ARG002
-        """POST /underkeel/model: serve another model from now on."""
+        """POST /underkeel/model: serve another model."""
         if self.models is None:
-            raise ModelError("this daemon cannot change its model", advice="Start it anew")
+            raise ModelError("this daemon cannot change its model", advice="Restart it")
         return await self.models.use(body.name, body.purpose)
 
     async def tokenise(self, body: TokenizeBody, client: str = "") -> Json:
         """POST /tokenize."""
-        with self._admitted(client):
+        with self._handler.admitted(client):
             model = await self.host.usable()
             ids = await self._encoder.tokens(body, model)
             check_vocabulary(ids, model)
@@ -166,7 +171,7 @@ class Service:
 
     async def detokenise(self, body: DetokenizeBody, client: str = "") -> Json:
         """POST /detokenize."""
-        with self._admitted(client):
+        with self._handler.admitted(client):
             check_vocabulary(body.tokens, await self.host.usable())
             return {"content": await self.host.detokenise(body.tokens)}
 
@@ -213,39 +218,21 @@ class Service:
         """GET /metrics."""
         return self.metrics.render(await self.status())
 
-    async def _answer(
+    def _answer(
         self,
         body: GenerateBody,
-        shape: Shape,
+        response_format: ResponseFormat,
         encode: Encode,
         client: str,
-        *,
-        with_usage: bool = False,
         desk: Desk | None = None,
     ) -> AsyncGenerator[Json, None]:
-        """The events of a streamed answer, or the one object of a whole one."""
-        asked = Asked(body, shape, encode, client, with_usage=with_usage)
         limit_s = self.settings.daemon.request_limit_s
-        with self._admitted(client):
-            events = completion_handler.events(
-                asked, desk or self._desk, self.turns, self.metrics, limit_s
-            )
-            async with aclosing(events):
-                async for event in events:
-                    yield event
+        return self._handler.answer(
+            body, response_format, encode, desk=desk or self._desk, client=client, limit_s=limit_s
+        )
 
-    @contextmanager
-    def _admitted(self, client: str) -> Iterator[None]:
-        """A place in the queue; the governor looks closely as long as anyone has one."""
-        try:
-            with self.admission.admit(client):
-                self.governor.active()
-                yield
-        except UnderkeelError as error:
-            self.metrics.failed(error.code)
-            raise
-        finally:
-            self.governor.active()
+    def _text(self, prompt: PromptBody) -> Encode:
+        return lambda model: self._encoder.text(prompt, model)
 
 
 def _keep_warm_s(settings: Settings) -> float:

@@ -12,8 +12,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from msgspec.structs import replace
-
 from assistant.engine.interface import Progress
 from assistant.engine.types import (
     Delta,
@@ -159,11 +157,6 @@ class FakeEngine:
                 yield event
         finally:
             self._running.pop(request.id, None)
-
-    async def prefill(self, request: GenerateRequest) -> Done:
-        events = [event async for event in self.generate(replace(request, max_tokens=0))]
-        assert isinstance(events[-1], Done)
-        return events[-1]
 
     async def stats(self) -> EngineStats:
         return EngineStats(

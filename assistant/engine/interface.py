@@ -43,10 +43,6 @@ class Engine(Protocol):
         """Stream the answer; the last item is a Done. Closing the iterator cancels the request."""
         ...
 
-    async def prefill(self, request: GenerateRequest) -> Done:
-        """Evaluate the prompt and keep it (a warm-up); yields to everything interactive."""
-        ...
-
     async def stats(self) -> EngineStats: ...
 
     async def close(self) -> None:

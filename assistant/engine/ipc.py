@@ -1,4 +1,4 @@
-"""What the daemon and the worker say to each other, and how it is cut into frames.
+"""The messages between the daemon and the worker, and their framing.
 
 A frame is its length (4 bytes, little endian) and a msgpack map whose `type` names the message.
 Commands go to the worker, reports come back; a report that answers a command carries its `id`.
@@ -55,10 +55,6 @@ class CancelLoad(_Message, frozen=True, kw_only=True, tag="cancel_load"):
     """Stop the load in progress; it fails with a LoadError."""
 
 
-class Generate(_Message, frozen=True, kw_only=True, tag="generate"):
-    request: GenerateRequest
-
-
 class Cancel(_Message, frozen=True, kw_only=True, tag="cancel"):
     """End the request `id` with what there is; unknown ids are ignored."""
 
@@ -81,7 +77,7 @@ class Touch(_Message, frozen=True, kw_only=True, tag="touch"):
 
 
 class Save(_Message, frozen=True, kw_only=True, tag="save"):
-    """Give out the sequences that were used last, `most_bytes` of them."""
+    """Report the most recently used sequences, at most `most_bytes` of them."""
 
     most_bytes: int
 
@@ -93,7 +89,7 @@ class GetStats(_Message, frozen=True, kw_only=True, tag="get_stats"):
 Command = (
     Load
     | CancelLoad
-    | Generate
+    | GenerateRequest
     | Cancel
     | Tokenise
     | Detokenise
@@ -105,13 +101,13 @@ Command = (
 
 
 class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
-    """The worker is up and waits for a model."""
+    """The worker has started and waits for a model."""
 
     pid: int
 
 
 class Beat(_Message, frozen=True, kw_only=True, tag="beat"):
-    """The worker is alive though it has nothing else to say."""
+    """The worker is alive though it has nothing else to report."""
 
 
 class Progress(_Message, frozen=True, kw_only=True, tag="progress"):
@@ -122,12 +118,6 @@ class Progress(_Message, frozen=True, kw_only=True, tag="progress"):
 
 class Loaded(_Message, frozen=True, kw_only=True, tag="loaded"):
     info: ModelInfo
-
-
-class Event(_Message, frozen=True, kw_only=True, tag="event"):
-    """A piece or the end of an answer."""
-
-    event: Delta | Done
 
 
 class Tokens(_Message, frozen=True, kw_only=True, tag="tokens"):
@@ -181,7 +171,8 @@ Report = (
     | Beat
     | Progress
     | Loaded
-    | Event
+    | Delta
+    | Done
     | Tokens
     | Text
     | Dropped
@@ -226,12 +217,12 @@ def body_length(head: bytes) -> int:
 
 
 def command(body: bytes) -> Command:
-    """Decode what the worker was told. Raises FrameError."""
+    """Decode a command to the worker. Raises FrameError."""
     return _decode(_commands, body)
 
 
 def report(body: bytes) -> Report:
-    """Decode what the worker said. Raises FrameError."""
+    """Decode a report of the worker. Raises FrameError."""
     return _decode(_reports, body)
 
 

@@ -360,30 +360,22 @@ class LlamaEngine:
         worker.waiting[own.id] = queue
         finished = False
         try:
-            worker.send(ipc.Generate(id=own.id, request=own))
+            worker.send(own)
             while not finished:
                 report = await queue.get()
                 if isinstance(report, UnderkeelError):
                     finished = True
                     raise report
-                assert isinstance(report, ipc.Event)
-                finished = isinstance(report.event, Done)
+                assert isinstance(report, Delta | Done)
+                finished = isinstance(report, Done)
                 if finished:
                     worker.waiting.pop(own.id, None)
-                yield replace(report.event, id=request.id)
+                yield replace(report, id=request.id)
         finally:
             if not finished and worker.dead is None:
                 with contextlib.suppress(EngineError):
                     worker.send(ipc.Cancel(id=own.id))
             worker.waiting.pop(own.id, None)
-
-    async def prefill(self, request: GenerateRequest) -> Done:
-        done: Done | None = None
-        async for event in self.generate(replace(request, max_tokens=0)):
-            if isinstance(event, Done):
-                done = event
-        assert done is not None
-        return done
 
     async def stats(self) -> EngineStats:
         """Zeros where nothing is loaded. Raises WorkerDiedError where the worker has died."""

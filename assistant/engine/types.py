@@ -1,6 +1,4 @@
-"""How much two token lists share at their start.
-
-What an engine is told and what it answers: plain frozen data, the same over the pipe.
+"""An engine's requests, answers and counters: frozen data, the same over the worker's pipe.
 
 Tokens are ids of the model's own vocabulary. Times are milliseconds, sizes bytes.
 """
@@ -12,26 +10,17 @@ from enum import StrEnum
 
 import msgspec
 
-from assistant.llama.spec import DeviceFree, DeviceMemory, LoadSpec, TensorOverride
-
-_STRIDE = 256
-
-
-def shared_length(one: Sequence[int], other: Sequence[int]) -> int:
-    """Tokens that both begin with. Whole strides are compared at C speed, the last one by token.
-
-    Both must be the same type of sequence: a list never equals a tuple.
-    """
-    most = min(len(one), len(other))
-    at = 0
-    while at + _STRIDE <= most and one[at : at + _STRIDE] == other[at : at + _STRIDE]:
-        at += _STRIDE
-    while at < most and one[at] == other[at]:
-        at += 1
-    return at
-
+from assistant.llama.spec import (
+    GREEDY,
+    DeviceFree,
+    DeviceMemory,
+    LoadSpec,
+    Sampling,
+    TensorOverride,
+)
 
 __all__ = [
+    "GREEDY",
     "Counting",
     "Delta",
     "DeviceFree",
@@ -47,7 +36,26 @@ __all__ = [
     "StopReason",
     "TensorOverride",
     "Timings",
+    "shared_length",
 ]
+
+
+_STRIDE = 256
+
+
+def shared_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """Length of the common prefix of two token lists.
+
+    Whole strides are compared at C speed, the last one token by token. Both
+    must be the same type of sequence: a list never equals a tuple.
+    """
+    most = min(len(one), len(other))
+    at = 0
+    while at + _STRIDE <= most and one[at : at + _STRIDE] == other[at : at + _STRIDE]:
+        at += _STRIDE
+    while at < most and one[at] == other[at]:
+        at += 1
+    return at
 
 
 class Priority(StrEnum):
@@ -68,20 +76,8 @@ class StopReason(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """How the next token is chosen. The default, temperature 0, is greedy."""
-
-    temperature: float = 0.0
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    repeat_penalty: float = 1.0
-    repeat_last_n: int = 64
-    seed: int = 0
-
-
-class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One completion to compute.
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="generate"):
+    """One completion to compute; also the frame that carries it to the worker.
 
     Attributes:
         id: unique among the requests in flight.
@@ -98,7 +94,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
         time_limit_ms: ends the generation with what there is; 0 means no limit.
         cache: whether the sequence may be kept for reuse by later requests.
         speculate: whether tokens may be drafted and verified; the text is the same either way.
-        model: name of the model whose token ids the prompt is of; empty where nobody told.
+        prompt_model: name of the model whose token ids the prompt holds; empty where unknown.
         turns: the conversation that the prompt stands for, as (role, text), for an engine whose
             server writes conversations itself (`ModelInfo.writes_chat`).
     """
@@ -106,7 +102,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     prompt: tuple[int, ...]
     max_tokens: int
-    sampling: Sampling = Sampling()
+    sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
     stop_tokens: tuple[int, ...] = ()
     priority: Priority = Priority.INTERACTIVE
@@ -116,7 +112,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     time_limit_ms: int = 0
     cache: bool = True
     speculate: bool = True
-    model: str = ""
+    prompt_model: str = ""
     turns: tuple[tuple[str, str], ...] = ()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,32 +11,12 @@ import numpy.typing as npt
 from llama_cpp import llama_cpp
 
 from assistant.llama.context import Logits
+from assistant.llama.spec import Sampling
 
 Tokens = npt.NDArray[np.int32]
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 """`llama_token_data` (llama.h)."""
-
-
-@dataclass(frozen=True)
-class Chain:
-    """The sampler chain's settings. A temperature of 0 or below is greedy.
-
-    `repeat_penalty` 1 is none; `top_k` 0 or below, `top_p` 1 and `min_p` 0 switch those off.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    repeat_penalty: float = 1.0
-    repeat_last_n: int = 64
-    seed: int = 0
-
-    @property
-    def greedy(self) -> bool:
-        """Whether the choice is the arg-max of the bare logits."""
-        return self.temperature <= 0 and self.repeat_penalty == 1.0
 
 
 class Sampler:
@@ -47,11 +26,13 @@ class Sampler:
         history: tokens before the answer, which the repeat penalty counts as well.
     """
 
-    def __init__(self, chain: Chain, n_vocab: int, history: Sequence[int] = ()) -> None:
-        self._chain: Any = None if chain.greedy else _build(chain, n_vocab)
+    def __init__(self, sampling: Sampling, n_vocab: int, history: Sequence[int] = ()) -> None:
+        # Greedy is the arg-max of the bare logits: it needs no chain.
+        greedy = sampling.temperature <= 0 and sampling.repeat_penalty == 1.0
+        self._chain: Any = None if greedy else _build(sampling, n_vocab)
         self._all = np.arange(n_vocab, dtype=np.int32)
-        if self._chain and chain.repeat_penalty != 1.0:
-            for token in history[-chain.repeat_last_n :]:
+        if self._chain and sampling.repeat_penalty != 1.0:
+            for token in history[-sampling.repeat_last_n :]:
                 llama_cpp.llama_sampler_accept(self._chain, token)
 
     @property
@@ -97,22 +78,24 @@ class Sampler:
         return int(array.data[array.selected].id)
 
 
-def _build(chain: Chain, n_vocab: int) -> Any:
+def _build(sampling: Sampling, n_vocab: int) -> Any:
     """The usual order of llama.cpp's own programs: penalties, cuts, temperature, draw."""
     handle = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
     parts = []
-    if chain.repeat_penalty != 1.0:
-        last_n = chain.repeat_last_n
+    if sampling.repeat_penalty != 1.0:
+        last_n = sampling.repeat_last_n
         parts.append(
-            llama_cpp.llama_sampler_init_penalties(n_vocab, last_n, chain.repeat_penalty, 0.0, 0.0)
+            llama_cpp.llama_sampler_init_penalties(
+                n_vocab, last_n, sampling.repeat_penalty, 0.0, 0.0
+            )
         )
-    if chain.temperature > 0:
+    if sampling.temperature > 0:
         parts += [
-            llama_cpp.llama_sampler_init_top_k(chain.top_k),
-            llama_cpp.llama_sampler_init_top_p(chain.top_p, 1),
-            llama_cpp.llama_sampler_init_min_p(chain.min_p, 1),
-            llama_cpp.llama_sampler_init_temp(chain.temperature),
-            llama_cpp.llama_sampler_init_dist(chain.seed),
+            llama_cpp.llama_sampler_init_top_k(sampling.top_k),
+            llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1),
+            llama_cpp.llama_sampler_init_min_p(sampling.min_p, 1),
+            llama_cpp.llama_sampler_init_temp(sampling.temperature),
+            llama_cpp.llama_sampler_init_dist(sampling.seed),
         ]
     else:
         parts.append(llama_cpp.llama_sampler_init_greedy())

@@ -6,8 +6,10 @@ Sizes are bytes.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 
 class DeviceKind(StrEnum):
@@ -50,6 +52,29 @@ class TensorOverride(msgspec.Struct, frozen=True, kw_only=True):
 
     pattern: str
     device: str
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How the next token is chosen. The only declaration of these fields; the defaults are
+    llama-server's (llama.cpp, common/common.h).
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_k: 0 or -1 switches it off; so do `top_p` 1 and `min_p` 0.
+        repeat_penalty: 1 is none; it counts the last `repeat_last_n` tokens, -1 for all.
+        seed: -1 and 2**32 - 1 are a random one.
+    """
+
+    temperature: Annotated[float, Meta(ge=0.0, le=100.0)] = 0.8
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] = 40
+    top_p: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.95
+    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.05
+    repeat_penalty: Annotated[float, Meta(gt=0.0, le=100.0)] = 1.0
+    repeat_last_n: Annotated[int, Meta(ge=-1, le=2**20)] = 64
+    seed: Annotated[int, Meta(ge=-1, le=2**32 - 1)] = -1
+
+
+GREEDY = Sampling(temperature=0.0)
 
 
 class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):

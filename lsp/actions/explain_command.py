@@ -25,12 +25,14 @@ from lsp.actions.explanations import (
     Subject,
     name_of,
 )
-from lsp.editor import Severity
+from lsp.editor import Editor, Severity
 from lsp.progress import TaskProgress
 
 if TYPE_CHECKING:
+    from pygls.lsp.server import LanguageServer
+
     from assistant.settings import ActionSettings
-    from lsp.server import Server
+    from lsp.completion.session import Session
 
 NOTIFICATION = "underkeel/explanation"
 _KEPT_S = 7 * 24 * 3600
@@ -39,8 +41,14 @@ _KEPT_S = 7 * 24 * 3600
 class ExplainCommand:
     """The `underkeel.explain` command of one client."""
 
-    def __init__(self, server: Server, explanations: Explanations) -> None:
-        self._server = server
+    def __init__(
+        self,
+        server: LanguageServer,
+        editor: Editor,
+        session: Session,
+        explanations: Explanations,
+    ) -> None:
+        self._server, self._editor, self._session = server, editor, session
         self._explanations = explanations
 
     async def run(
@@ -86,7 +94,7 @@ class ExplainCommand:
                 f"there is no kind {raw.get('kind')!r}", advice=f"Known are: {', '.join(Kind)}"
             ) from error
         place = arguments.place_of(raw, ranged=kind is not Kind.FILE)
-        document_range = self._server.session.document_range(place.uri, *place.span)
+        document_range = self._session.document_range(place.uri, *place.span)
         if document_range is None:
             raise RequestError("this document is not open", subject=name_of(place.uri))
         text = arguments.diagnostic_text(raw.get("diagnostic"))
@@ -129,7 +137,7 @@ class ExplainCommand:
                     return
             except (OSError, JsonRpcException):
                 pass  # shown as a message instead
-        self._server.message(Severity.INFO, result.text.strip())
+        self._editor.message(Severity.INFO, result.text.strip())
 
 
 def _write(name: str, text: str) -> Path:

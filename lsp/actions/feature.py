@@ -17,11 +17,13 @@ from lsp.actions.explain_command import ExplainCommand
 from lsp.actions.explanations import Explanations, Kind
 from lsp.actions.offer import KINDS, RESOLVED, Diagnostic, Offer, Task, offers
 from lsp.actions.workspace_edit import EditCapabilities, workspace_edit
-from lsp.editor import Severity
+from lsp.editor import Editor, Severity, offers_ours
 
 if TYPE_CHECKING:
+    from pygls.lsp.server import LanguageServer
+
     from assistant.settings import ActionSettings
-    from lsp.server import Server
+    from lsp.completion.session import Session
 
 EXPLAIN = "underkeel.explain"
 EDIT = "underkeel.edit"
@@ -42,12 +44,11 @@ class Actions:
         settings: the current ones; None before the client is initialised.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: LanguageServer, editor: Editor, session: Session) -> None:
         self.settings: ActionSettings | None = None
-        session = server.session
-        self._server = server
+        self._server, self._editor, self._session = server, editor, session
         self._explain_command = ExplainCommand(
-            server, Explanations(session.backend, lambda: session.prompts)
+            server, editor, session, Explanations(session.backend, lambda: session.prompts)
         )
         self._edits = Edits(session.backend, lambda: session.prompts, session)
 
@@ -56,8 +57,6 @@ class Actions:
     def _streams(self) -> bool:
         """Whether the client is one of our plugins: it shows explanations while they are streamed,
         and asks the user for instructions."""
-        from lsp.server import offers_ours
-
         return offers_ours(self._server.client_capabilities.experimental, "explanation")
 
     def _resolves(self) -> bool:
@@ -92,7 +91,7 @@ class Actions:
         from lsp.actions.code_range import facts_of
 
         streams = self._streams()
-        facts = await self._server.session.prompts.study(
+        facts = await self._session.prompts.study(
             document_range.uri,
             document_range.text,
             lambda document: facts_of(document, document_range),
@@ -147,7 +146,7 @@ class Actions:
             return action
         with _ProtocolErrors():
             place = arguments.place_of(data)
-            document_range = self._server.session.document_range(place.uri, *place.span)
+            document_range = self._session.document_range(place.uri, *place.span)
             if document_range is None or document_range.version != data.get("version"):
                 raise AnswerError("the document has changed", advice="Ask for the actions again")
             proposal = await self._proposal(document_range, data)
@@ -165,7 +164,7 @@ class Actions:
         """`underkeel.edit`: proposes the edit and reports whether it was applied."""
         with _ProtocolErrors():
             place = arguments.place_of(raw)
-            document_range = self._server.session.document_range(place.uri, *place.span)
+            document_range = self._session.document_range(place.uri, *place.span)
             if document_range is None:
                 raise RequestError("this document is not open", subject=place.uri)
             proposal = await self._proposal(document_range, raw)
@@ -216,18 +215,18 @@ class Actions:
         return answer is not None and answer.title == "Apply"
 
     def _edit(self, proposal: Proposal) -> types.WorkspaceEdit:
-        return workspace_edit(proposal, self._edit_capabilities(), self._server.session.encoding)
+        return workspace_edit(proposal, self._edit_capabilities(), self._session.encoding)
 
     def _edit_capabilities(self) -> EditCapabilities:
         return EditCapabilities.of(self._server.client_capabilities)
 
     def _warn(self, proposal: Proposal) -> None:
         text = f"Underkeel: {proposal.label}. This {proposal.description}."
-        self._server.message(Severity.WARNING, text)
+        self._editor.message(Severity.WARNING, text)
 
     def _scene(self, uri: str, span: types.Range) -> DocumentRange | None:
         start, end = span.start, span.end
-        return self._server.session.document_range(
+        return self._session.document_range(
             uri, (start.line, start.character), (end.line, end.character)
         )
 
@@ -237,9 +236,9 @@ class Actions:
         return self.settings
 
 
-def register(server: Server) -> Actions:
+def register(server: LanguageServer, editor: Editor, session: Session) -> Actions:
     """Register the code actions and their commands with the server."""
-    actions = Actions(server)
+    actions = Actions(server, editor, session)
     options = types.CodeActionOptions(
         code_action_kinds=list(dict.fromkeys(KINDS.values())), resolve_provider=True
     )

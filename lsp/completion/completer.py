@@ -1,4 +1,4 @@
-"""From a document with a cursor to the model's answers: asks, asks again where that helps."""
+"""From a cursor to the model's answers: sends requests, and again where that helps."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from assistant.errors import ContextFullError, DaemonError, UnderkeelError, Work
 from lsp.completion.debounce import Depth
 from lsp.completion.suggestion import Source, Suggestion
 from lsp.daemon.backend import Backend
-from lsp.documents.document import Snapshot
+from lsp.documents.site import Site
 
 if TYPE_CHECKING:
     from assistant.settings import CompletionSettings
-    from lsp.completion.completion_stream import Answer, Question
+    from lsp.completion.completion_stream import Answer
     from lsp.completion.prompts import Prompts
     from lsp.daemon.model import Served
 
@@ -31,9 +31,9 @@ class Manner:
     """How to ask.
 
     Attributes:
-        candidates: how many answers to ask for; the first is the likeliest one.
+        candidates: number of answers; the first is the likeliest one.
         urgent: a person waits; see `Backend.served`.
-        ahead: nobody waits: give way to all others, and keep quiet about what goes wrong.
+        ahead: nobody waits: yield to all others, and report no errors.
     """
 
     candidates: int = 1
@@ -42,7 +42,7 @@ class Manner:
 
 
 class Completer:
-    """Asks the model that the backend knows.
+    """Sends requests to the model that the backend knows.
 
     Attributes:
         prompts: builds the prompts; another one takes over when the workspace changes.
@@ -55,11 +55,11 @@ class Completer:
         self._depth = Depth()
 
     async def suggestions(
-        self, snapshot: Snapshot, settings: CompletionSettings, manner: Manner
+        self, site: Site, settings: CompletionSettings, manner: Manner
     ) -> list[Suggestion]:
-        """What could stand at the cursor, best first, each text once. Nothing if nothing good came.
+        """Suggestions for the cursor, best first, each text once; none if no answer was usable.
 
-        What goes wrong is told to the editor.
+        Errors are reported to the editor.
         """
         served = self._backend.ready if manner.ahead else None
         served = served or await self._backend.served(urgent=manner.urgent)
@@ -68,51 +68,46 @@ class Completer:
         from lsp.completion import filters
 
         try:
-            answers = await self._ask(served, snapshot, settings, manner)
+            answers = await self._ask(served, site, settings, manner)
         except UnderkeelError as error:
             if not manner.ahead:
                 self._backend.tell(error)
             return []
         found: dict[str, Suggestion] = {}
-        for asked, answer in answers:
-            text = filters.apply(answer.text, asked.site)
+        for answered, answer in answers:
+            text = filters.apply(answer.text, answered)
             if text:
                 found.setdefault(text, self._suggestion(text, answer))
         return list(found.values())
 
     async def warm(
-        self,
-        snapshot: Snapshot,
-        settings: CompletionSettings,
-        *,
-        rest: bool = False,
-        wanted: bool = False,
+        self, site: Site, settings: CompletionSettings, *, rest: bool = False, wanted: bool = False
     ) -> None:
-        """Have the prompt for the cursor evaluated, so that a question there is answered sooner.
+        """Have the prompt for the cursor evaluated, so that a request there is answered sooner.
 
-        Starts the daemon where that is needed; only that failing is told to the editor.
+        Starts the daemon where that is needed; only that failing is reported to the editor.
 
         Args:
             rest: the cursor rests; see `Prompts.ids`.
-            wanted: the user is typing there: as urgent as a question.
+            wanted: the user is typing there: as urgent as a request.
         """
         served = await self._backend.served()
         if served is None:
             return
         from assistant.engine.types import Priority
-        from lsp.completion.completion_stream import prompt_tokens, question
+        from lsp.completion.completion_stream import half_typed, prompt_tokens
 
-        asked = question(snapshot)
         allowed = prompt_tokens(served, settings)
         if wanted:
             self._depth.settle(allowed)
         budget_tokens = self._depth.tokens(allowed)
-        prompt = await self.prompts.ids(asked, served.fim, budget_tokens, rest=rest)
+        start = half_typed(site)
+        prompt = await self.prompts.ids(site, served.fim, budget_tokens, start=start, rest=rest)
         if not prompt:
             return
         try:
             priority = Priority.INTERACTIVE if wanted else Priority.BACKGROUND
-            cost = await self._backend.warm(prompt, _document(snapshot, "ahead"), priority)
+            cost = await self._backend.warm(prompt, _document(site, "ahead"), priority)
             self._depth.evaluated(cost.evaluated_tokens, cost.prefill_ms)
         except UnderkeelError as error:
             _log.info("a prompt was not warmed, for an error of kind %s", error.code)
@@ -122,11 +117,11 @@ class Completer:
         return Suggestion(id=name, text=text, source=Source.MODEL, whole=answer.whole)
 
     async def _ask(
-        self, served: Served, snapshot: Snapshot, settings: CompletionSettings, manner: Manner
-    ) -> list[tuple[Question, Answer]]:
+        self, served: Served, site: Site, settings: CompletionSettings, manner: Manner
+    ) -> list[tuple[Site, Answer]]:
         """Ask, and once more where the daemon or its budget has changed meanwhile."""
         try:
-            return await self._ask_once(served, snapshot, settings, manner)
+            return await self._ask_once(served, site, settings, manner)
         except (DaemonError, WorkerDiedError, ContextFullError) as error:
             if manner.ahead:
                 raise
@@ -135,63 +130,48 @@ class Completer:
             again = await self._backend.served(urgent=True)
             if again is None:
                 return []
-            return await self._ask_once(again, snapshot, settings, manner)
+            return await self._ask_once(again, site, settings, manner)
 
     async def _ask_once(
-        self, served: Served, snapshot: Snapshot, settings: CompletionSettings, manner: Manner
-    ) -> list[tuple[Question, Answer]]:
-        from lsp.completion.completion_stream import (
-            Patience,
-            prompt_tokens,
-            question,
-            read,
-            request,
-        )
+        self, served: Served, site: Site, settings: CompletionSettings, manner: Manner
+    ) -> list[tuple[Site, Answer]]:
+        from msgspec.structs import replace as with_fields
 
-        first = question(
-            snapshot,
-            control=served.fim.control,
-            document=_document(snapshot, "ahead" if manner.ahead else ""),
-            ahead=manner.ahead,
+        from lsp.completion.completion_stream import Patience, prompt_tokens, read, request
+
+        site = replace(site, control=served.fim.control)
+        name = _document(site, "ahead" if manner.ahead else "")
+        first = request(site, served, settings, name, ahead=manner.ahead)
+        start = first.must_start_with
+        budget_tokens = self._depth.tokens(prompt_tokens(served, settings))
+        prompt = await self.prompts.ids(
+            site, served.fim, budget_tokens, start=start, imagined=manner.ahead
         )
+        self._backend.built(len(prompt), budget_tokens, self.prompts.cut)
+        if not prompt:
+            return []
+        first = with_fields(first, prompt=prompt)
         others = [
-            replace(
+            with_fields(
                 first,
-                document=_document(snapshot, f"candidate {seed}"),
+                document=_document(site, f"candidate {seed}"),
                 temperature=_CANDIDATE_TEMPERATURE,
                 seed=seed,
             )
             for seed in range(1, manner.candidates)
         ]
-        budget_tokens = self._depth.tokens(prompt_tokens(served, settings))
-        prompt = await self.prompts.ids(first, served.fim, budget_tokens)
-        self._backend.built(len(prompt), budget_tokens, self.prompts.cut)
-        if not prompt:
-            return []
-        questions = [first, *others]
         patience = Patience(settings.first_line_ms / 1000, settings.time_limit_ms / 1000)
         answers = await asyncio.gather(
-            *(
-                read(
-                    self._backend.complete(request(asked, prompt, served, settings)),
-                    asked,
-                    patience,
-                )
-                for asked in questions
-            ),
+            *(read(self._backend.complete(one), site, start, patience) for one in (first, *others)),
             return_exceptions=True,
         )
-        good = [
-            (asked, answer)
-            for asked, answer in zip(questions, answers, strict=True)
-            if not isinstance(answer, BaseException)
-        ]
+        good = [(site, answer) for answer in answers if not isinstance(answer, BaseException)]
         for answer in answers:
             if isinstance(answer, BaseException) and not good:
                 raise answer
         return good
 
 
-def _document(snapshot: Snapshot, purpose: str) -> str:
-    """The name under which the daemon takes a newer question for an older one's successor."""
-    return f"{os.getpid()}:{snapshot.uri}#{purpose}"
+def _document(site: Site, purpose: str) -> str:
+    """The name under which the daemon replaces an older request by a newer one."""
+    return f"{os.getpid()}:{site.uri}#{purpose}"

@@ -1,4 +1,4 @@
-"""One question to the model, and its answer, read until it should end."""
+"""One completion request: built for a cursor, and its answer read until it should end."""
 
 from __future__ import annotations
 
@@ -15,70 +15,24 @@ from assistant.engine.types import Priority, StopReason, Timings
 from assistant.wire import BudgetNow
 from lsp.completion.stopping import end_of
 from lsp.daemon.model import Served
-from lsp.documents.document import Snapshot
 from lsp.documents.site import Site
 from lsp.output import spelled_in
 
 if TYPE_CHECKING:
     from assistant.settings import CompletionSettings
 
-# What stands before the cursor of the word that it is in, and the blank that a token of it has.
-_BEGUN = re.compile(r"(?<=\S) $|(?:(?<=\S) |_)?[^\W_]{1,12}$")
+# The part of a word before the cursor, and the blank that its token starts with.
+_HALF_TYPED = re.compile(r"(?<=\S) $|(?:(?<=\S) |_)?[^\W_]{1,12}$")
 
 _LONGEST_UNLIKE_CHARS = 240
 
 
 @dataclass(frozen=True)
-class Question:
-    """What to ask the model.
-
-    Attributes:
-        snapshot: the document and the cursor.
-        site: the same, as stop conditions and filters see it.
-        begun: the end of the text before the cursor that the prompt leaves out and the answer has
-            to begin with, so that a word half typed is read as the tokens of the whole word.
-        document: the daemon lets a new question of a document end the one before.
-        imagined: the text is not what the editor shows, but what it may come to be.
-        temperature, seed: 0 asks for the likeliest answer.
-    """
-
-    snapshot: Snapshot
-    site: Site
-    begun: str = ""
-    document: str = ""
-    priority: Priority = Priority.INTERACTIVE
-    temperature: float = 0.0
-    seed: int = 0
-    imagined: bool = False
-
-    @property
-    def prompt_text(self) -> str:
-        """The document as the prompt shows it: without what was begun."""
-        head = self.snapshot.prefix
-        return head[: len(head) - len(self.begun)] + self.snapshot.suffix
-
-    @property
-    def unlike(self) -> str:
-        """What the answer should not be: the line below once more, where it could be that."""
-        site = self.site
-        below = site.next_line.rstrip()
-        if site.line_suffix.strip() or not below.startswith(site.line_prefix):
-            return ""
-        rest = below[len(site.line_prefix) :]
-        return self.begun + rest if rest.strip() and len(rest) <= _LONGEST_UNLIKE_CHARS else ""
-
-    @property
-    def prompt_cursor_byte(self) -> int:
-        """Where the cursor is in `prompt_text`, in bytes of UTF-8."""
-        return self.snapshot.cursor_byte - len(self.begun.encode())
-
-
-@dataclass(frozen=True)
 class Answer:
-    """What the model said, as far as it is worth.
+    """What the model received, as far as it is worth.
 
     Attributes:
-        text: what would stand after the cursor; not yet filtered.
+        text: what would follow the cursor; not yet filtered.
         whole: it ended by itself or by a stop condition, not by a limit.
     """
 
@@ -88,71 +42,64 @@ class Answer:
     budget: BudgetNow | None = None
 
 
-def question(
-    snapshot: Snapshot,
-    *,
-    control: tuple[str, ...] = (),
-    document: str = "",
-    ahead: bool = False,
-) -> Question:
-    """The question for the cursor of `snapshot`.
+def half_typed(site: Site) -> str:
+    """The end of the text before the cursor that the prompt leaves out and the answer has to start
+    with, so that a half-typed word is read as the tokens of the whole word."""
+    found = _HALF_TYPED.search(site.line_prefix[-16:])
+    return found[0] if found else ""
 
-    Args:
-        ahead: nobody waits for the answer, and no word is half typed.
-    """
-    site = Site(
-        prefix=snapshot.prefix,
-        suffix=snapshot.suffix,
-        language_id=snapshot.language,
-        control=control,
-    )
-    begun = None if ahead else _BEGUN.search(site.line_prefix[-16:])
-    return Question(
-        snapshot=snapshot,
-        site=site,
-        begun=begun[0] if begun else "",
-        document=document,
-        priority=Priority.BACKGROUND if ahead else Priority.INTERACTIVE,
-        imagined=ahead,
-    )
+
+def unwanted_line(site: Site) -> str:
+    """What an answer after the cursor should not be: the line below; empty if it cannot be that."""
+    below = site.next_line.rstrip()
+    if site.line_suffix.strip() or not below.startswith(site.line_prefix):
+        return ""
+    rest = below[len(site.line_prefix) :]
+    return rest if rest.strip() and len(rest) <= _LONGEST_UNLIKE_CHARS else ""
 
 
 def prompt_tokens(served: Served, settings: CompletionSettings) -> int:
-    """The most that a prompt may take now."""
+    """The most tokens that a prompt may take now."""
     return served.prompt_tokens(settings.budget_tokens, settings.max_tokens)
 
 
 def request(
-    asked: Question, prompt: tuple[int, ...], served: Served, settings: CompletionSettings
+    site: Site, served: Served, settings: CompletionSettings, document: str, *, ahead: bool
 ) -> CompletionRequest:
-    """The daemon's request for a question whose prompt was built."""
+    """The daemon's request for a cursor, as yet without its prompt.
+
+    Args:
+        document: the daemon lets a new request of a document end the one before.
+        ahead: nobody waits for the answer, and no word is half typed.
+    """
+    start = "" if ahead else half_typed(site)
+    unlike = unwanted_line(site)
     return CompletionRequest(
-        prompt=prompt,
-        n_predict=settings.max_tokens,
-        temperature=asked.temperature,
-        seed=asked.seed,
+        prompt=(),
+        max_tokens=settings.max_tokens,
+        temperature=0.0,
         stop=tuple(
             text
             for text in served.fim.layout.stop
-            if not spelled_in(text, asked.site.prefix, asked.site.suffix)
+            if not spelled_in(text, site.prefix, site.suffix)
         ),
-        document=asked.document,
-        priority=asked.priority,
-        must_start_with=asked.begun,
-        unlike=asked.unlike,
-        t_max_predict_ms=settings.time_limit_ms,
+        document=document,
+        priority=Priority.BACKGROUND if ahead else Priority.INTERACTIVE,
+        must_start_with=start,
+        unlike=start + unlike if unlike else "",
+        time_limit_ms=settings.time_limit_ms,
         budget_tokens=prompt_tokens(served, settings),
-        of_model=served.info.name,
+        prompt_model=served.info.name,
     )
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for an answer, counted from the question.
+    """How long to wait for an answer, counted from the request.
 
     Attributes:
-        line_s: from then on, any whole line is answer enough.
-        limit_s: then whatever has come is the answer.
+        line_s: after this, any whole line is enough.
+        limit_s: at this point what has been received is the answer.
     """
 
     line_s: float
@@ -161,30 +108,34 @@ class Patience:
 
 async def read(
     stream: AsyncGenerator[CompletionChunk, None],
-    asked: Question,
+    site: Site,
+    start: str,
     patience: Patience,
     clock: Callable[[], float] = time.monotonic,
 ) -> Answer:
     """Read an answer until it ends, by itself, by a stop condition or by the time.
 
     Closing the stream cancels the generation in the daemon.
+
+    Args:
+        start: the half-typed text that the answer has to start with; it is not part of the result.
     """
     started = clock()
     answer = Answer(text="", whole=False)
-    said = ""
+    received = ""
     try:
         async with aclosing(stream), asyncio.timeout(patience.limit_s):
             async for chunk in stream:
-                said += chunk.content
-                if not said.startswith(asked.begun):
-                    if asked.begun.startswith(said) and not chunk.stop:
+                received += chunk.content
+                if not received.startswith(start):
+                    if start.startswith(received) and not chunk.stop:
                         continue
-                    return replace(answer, whole=True)  # it does not go on with the user's word
-                text = said[len(asked.begun) :]
+                    return replace(answer, whole=True)  # it does not continue the user's word
+                text = received[len(start) :]
                 answer = replace(answer, text=text)
                 if chunk.stop:
-                    return _finished(answer, chunk, asked)
-                end = end_of(text, asked.site)
+                    return _finished(answer, chunk, site)
+                end = end_of(text, site)
                 if end is not None:
                     return replace(answer, text=text[:end], whole=True)
                 lines = _whole_lines(text)
@@ -195,8 +146,8 @@ async def read(
     return replace(answer, text=_whole_lines(answer.text) or answer.text)
 
 
-def _finished(answer: Answer, chunk: CompletionChunk, asked: Question) -> Answer:
-    end = end_of(answer.text, asked.site)
+def _finished(answer: Answer, chunk: CompletionChunk, site: Site) -> Answer:
+    end = end_of(answer.text, site)
     whole = end is not None or chunk.stop_reason in {StopReason.EOS, StopReason.STOP_TEXT}
     text = answer.text[:end] if whole else _whole_lines(answer.text) or answer.text
     return replace(
@@ -209,6 +160,6 @@ def _finished(answer: Answer, chunk: CompletionChunk, asked: Question) -> Answer
 
 
 def _whole_lines(text: str) -> str:
-    """The lines of `text` that have ended, or nothing if none of them says anything."""
+    """The complete lines of `text`, or nothing if they are blank."""
     lines = text.rpartition("\n")[0]
     return lines if lines.strip() else ""

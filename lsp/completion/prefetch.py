@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from lsp.completion.completer import Completer, Manner
 from lsp.completion.suggestion import Source, Suggestion, Suggestions
-from lsp.documents.document import Document, Snapshot
+from lsp.documents.document import Document
 from lsp.documents.positions import Place
+from lsp.documents.site import Site
 
 if TYPE_CHECKING:
     from assistant.settings import CompletionSettings
@@ -126,23 +127,23 @@ class Ahead:
         """The document was changed. Warm the prompt where that was: at once where the cache does
         not hold the place, elsewhere once the user rests and nobody has asked."""
         self._wait_no_more()
-        snapshot = self._document.snapshot(self._document.clamp(self._document.edited))
-        if self._suffix != snapshot.suffix[:_SUFFIX_CHARS]:
-            self._suffix = snapshot.suffix[:_SUFFIX_CHARS]
+        site = self._document.site(self._document.clamp(self._document.edited))
+        if self._suffix != site.suffix[:_SUFFIX_CHARS]:
+            self._suffix = site.suffix[:_SUFFIX_CHARS]
             self._begin(
-                lambda settings: self._completer.warm(snapshot, settings, wanted=True), wanted=True
+                lambda settings: self._completer.warm(site, settings, wanted=True), wanted=True
             )
         elif not self._warming:
             self._after(REST_S, lambda settings: self._warm(self._document.edited, settings))
 
-    def asked(self, snapshot: Snapshot, *, known: bool) -> None:
+    def asked(self, site: Site, *, known: bool) -> None:
         """Somebody asks. Work goes on only if the answer was `known`, so that it may follow it, and
         if the question needs what is being warmed."""
         self._wait_no_more()
-        there = self._suffix == snapshot.suffix[:_SUFFIX_CHARS]
+        there = self._suffix == site.suffix[:_SUFFIX_CHARS]
         if not known and not (self._warming and there):
             self._end()
-        self._suffix = snapshot.suffix[:_SUFFIX_CHARS]
+        self._suffix = site.suffix[:_SUFFIX_CHARS]
 
     async def ready(self) -> None:
         """Wait until what the next question needs is in the cache, if that is under way."""
@@ -154,9 +155,9 @@ class Ahead:
         """Whether the prompt of the place where the user types is being evaluated."""
         return self._wanted is not None and not self._wanted.done()
 
-    def suggested(self, snapshot: Snapshot, suggestion: Suggestion) -> None:
-        """A suggestion is shown for the cursor of `snapshot`: find out what could follow it."""
-        after = replace(snapshot, prefix=snapshot.prefix + suggestion.text)
+    def suggested(self, site: Site, suggestion: Suggestion) -> None:
+        """A suggestion is shown for the cursor of `site`: find out what could follow it."""
+        after = replace(site, prefix=site.prefix + suggestion.text)
         under_way = self._task is not None and not self._task.done()
         if under_way and self._following == after.prefix:
             return  # the user types along the same suggestion
@@ -203,11 +204,11 @@ class Ahead:
             self._task = None
 
     async def _warm(self, place: Place, settings: CompletionSettings) -> None:
-        snapshot = self._document.snapshot(self._document.clamp(place))
-        self._suffix = snapshot.suffix[:_SUFFIX_CHARS]
-        await self._completer.warm(snapshot, settings, rest=True)
+        site = self._document.site(self._document.clamp(place))
+        self._suffix = site.suffix[:_SUFFIX_CHARS]
+        await self._completer.warm(site, settings, rest=True)
 
-    async def _follow(self, after: Snapshot, settings: CompletionSettings) -> None:
+    async def _follow(self, after: Site, settings: CompletionSettings) -> None:
         self._following = after.prefix
         for found in await self._completer.suggestions(after, settings, Manner(ahead=True)):
             self._suggestions.keep(after, replace(found, source=Source.AHEAD))

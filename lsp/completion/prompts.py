@@ -18,8 +18,8 @@ from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
     from context import Document, Explanation, Workspace
-    from lsp.completion.completion_stream import Question
     from lsp.daemon.model import Fim
+    from lsp.documents.site import Site
 
 T = TypeVar("T")
 
@@ -74,18 +74,30 @@ class Prompts:
         """What was left out of the last prompt, one phrase each."""
 
     async def ids(
-        self, asked: Question, fim: Fim, budget_tokens: int, *, rest: bool = False
+        self,
+        site: Site,
+        fim: Fim,
+        budget_tokens: int,
+        *,
+        start: str = "",
+        imagined: bool = False,
+        rest: bool = False,
     ) -> tuple[int, ...]:
-        """The prompt for a question as token ids, at most `budget_tokens`.
+        """The prompt for a cursor as token ids, at most `budget_tokens`.
 
         Empty where nothing fits, and for a file that may hold secrets.
 
         Args:
+            start: the end of the text before the cursor that the prompt leaves out.
+            imagined: the text is not in the editor; the user may type it.
             rest: the cursor rests, so that a better start of the prompt is worth its evaluation.
         """
         loop = asyncio.get_running_loop()
         made = await loop.run_in_executor(
-            self._thread, self._build, asked, fim, budget_tokens, rest
+            self._thread,
+            lambda: self._build(
+                site, fim, budget_tokens, start=start, imagined=imagined, rest=rest
+            ),
         )
         self._keep_index()
         return made
@@ -142,20 +154,30 @@ class Prompts:
 
     # In the thread.
 
-    def _build(self, asked: Question, fim: Fim, budget_tokens: int, rest: bool) -> tuple[int, ...]:
+    def _build(
+        self,
+        site: Site,
+        fim: Fim,
+        budget_tokens: int,
+        *,
+        start: str,
+        imagined: bool,
+        rest: bool,
+    ) -> tuple[int, ...]:
         workspace = self._workspace_for(fim)
-        path = _path(asked.snapshot.uri)
+        path = _path(site.uri)
+        text = site.prefix[: len(site.prefix) - len(start)] + site.suffix
         document = self._documents.get(path)
         if document is None:
-            document = workspace.open(path, asked.prompt_text, asked.snapshot.language)
+            document = workspace.open(path, text, site.language_id)
             self._documents[path] = document
         before, edited_chars = document.text, document.edited_chars
-        document.replace(asked.prompt_text)
-        cursor_byte = asked.prompt_cursor_byte
+        document.replace(text)
+        cursor_byte = site.cursor_byte - len(start.encode())
         prompt = workspace.prompt(document, cursor_byte, budget_tokens - len(fim.start), rest=rest)
         self.cut = prompt.cut
-        if asked.imagined:
-            document.replace(before)  # nobody has typed what the question supposes
+        if imagined:
+            document.replace(before)
             document.edited_chars = edited_chars
         else:
             self._visited(workspace, document, cursor_byte)

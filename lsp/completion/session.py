@@ -17,8 +17,9 @@ from lsp.completion.prefetch import Ahead, Watch
 from lsp.completion.prompts import Prompts, path_of
 from lsp.completion.suggestion import Suggestion, Suggestions
 from lsp.daemon.backend import Backend
-from lsp.documents.document import Document, Snapshot
+from lsp.documents.document import Document
 from lsp.documents.positions import Encoding, Place
+from lsp.documents.site import Site
 
 if TYPE_CHECKING:
     from assistant.settings import CompletionSettings
@@ -208,13 +209,13 @@ class Session:
         taken = _Taken(place) if selected is None else _taken(selected, document, place)
         if taken is None:
             return []  # the editor shows only what goes on with the selected entry
-        snapshot = document.snapshot(place)
-        if _BINARY in snapshot.prefix[-_LOOK_CHARS:] + snapshot.suffix[:_LOOK_CHARS]:
+        site = document.site(place)
+        if _BINARY in site.prefix[-_LOOK_CHARS:] + site.suffix[:_LOOK_CHARS]:
             return []
-        snapshot = replace(snapshot, prefix=snapshot.prefix + taken.more)
+        site = replace(site, prefix=site.prefix + taken.more)
         if found.running is not None:
             found.running.cancel()
-        task = asyncio.create_task(self._suggestions(found, snapshot, settings, invoked=invoked))
+        task = asyncio.create_task(self._suggestions(found, site, settings, invoked=invoked))
         found.running = task
         try:
             suggestions = await task
@@ -225,7 +226,7 @@ class Session:
         finally:
             if found.running is task:
                 found.running = None
-        if document.version != snapshot.version:
+        if document.version != site.version:
             return []
         ends = document.position(taken.start), document.position(place)
         items = [Item(one.id, taken.text + one.text, *ends) for one in suggestions]
@@ -265,24 +266,24 @@ class Session:
         task.add_done_callback(self._chores.discard)
 
     async def _suggestions(
-        self, found: _Open, snapshot: Snapshot, settings: CompletionSettings, *, invoked: bool
+        self, found: _Open, site: Site, settings: CompletionSettings, *, invoked: bool
     ) -> list[Suggestion]:
-        kept = None if invoked else found.suggestions.find(snapshot)
-        found.ahead.asked(snapshot, known=kept is not None)
+        kept = None if invoked else found.suggestions.find(site)
+        found.ahead.asked(site, known=kept is not None)
         if kept is not None:
-            found.ahead.suggested(snapshot, kept)
+            found.ahead.suggested(site, kept)
             return [kept]
         if not invoked:
             await asyncio.sleep(found.rhythm.wait_s(self._clock(), settings.debounce_ms / 1000))
         await found.ahead.ready()
         asked_at = self._clock()
         manner = Manner(candidates=_CANDIDATES, urgent=True) if invoked else Manner()
-        made = await self._completer.suggestions(snapshot, settings, manner)
+        made = await self._completer.suggestions(site, settings, manner)
         found.rhythm.answered(self._clock() - asked_at)
         for suggestion in reversed(made):
-            found.suggestions.keep(snapshot, suggestion)
-        if made and found.document.version == snapshot.version:
-            found.ahead.suggested(snapshot, made[0])
+            found.suggestions.keep(site, suggestion)
+        if made and found.document.version == site.version:
+            found.ahead.suggested(site, made[0])
         return made
 
 

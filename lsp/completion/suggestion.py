@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from lsp.documents.document import Snapshot
+from lsp.documents.site import Site
 
 _BEFORE_CHARS = 2048
 _AFTER_CHARS = 512
@@ -59,12 +59,12 @@ class Suggestions:
         self._kept: OrderedDict[tuple[int, str], _Kept] = OrderedDict()
         self._capacity = capacity
 
-    def keep(self, snapshot: Snapshot, suggestion: Suggestion) -> None:
-        """Remember a suggestion for the cursor of `snapshot`."""
+    def keep(self, site: Site, suggestion: Suggestion) -> None:
+        """Remember a suggestion for the cursor of `site`."""
         kept = _Kept(
-            length=len(snapshot.prefix),
-            before=snapshot.prefix[-_BEFORE_CHARS:],
-            after=snapshot.suffix[:_AFTER_CHARS],
+            length=len(site.prefix),
+            before=site.prefix[-_BEFORE_CHARS:],
+            after=site.suffix[:_AFTER_CHARS],
             suggestion=suggestion,
         )
         key = (kept.length, suggestion.text)
@@ -73,18 +73,18 @@ class Suggestions:
         while len(self._kept) > self._capacity:
             self._kept.popitem(last=False)
 
-    def find(self, snapshot: Snapshot) -> Suggestion | None:
+    def find(self, site: Site) -> Suggestion | None:
         """What is left to suggest of the newest suggestion that is true at the cursor."""
         for kept in reversed(self._kept.values()):
-            text = _rest(kept, snapshot)
+            text = _rest(kept, site)
             if text:
                 return replace(kept.suggestion, text=text, source=Source.CACHE)
         return None
 
 
-def _rest(kept: _Kept, snapshot: Snapshot) -> str:
+def _rest(kept: _Kept, site: Site) -> str:
     """What of a kept suggestion is still to come at the cursor; empty if it is not true there."""
-    typed = len(snapshot.prefix) - kept.length
+    typed = len(site.prefix) - kept.length
     text = kept.suggestion.text
     if typed >= len(text) or typed < -min(_BACKSPACES, len(kept.before)):
         return ""
@@ -94,27 +94,25 @@ def _rest(kept: _Kept, snapshot: Snapshot) -> str:
         before, rest = kept.before[:typed], kept.before[typed:] + text
         if "\n" in kept.before[typed:]:
             return ""
-    if not snapshot.prefix.endswith(before):
+    if not site.prefix.endswith(before):
         return ""
-    closed = _closed_by_editor(kept, snapshot)
+    closed = _closed_by_editor(kept, site)
     if closed is None:
         return ""
     if closed:
         from lsp.completion import filters
-        from lsp.documents.site import Site
 
-        site = Site(snapshot.prefix, snapshot.suffix, snapshot.language)
         return filters.apply(rest, site)
     return rest
 
 
-def _closed_by_editor(kept: _Kept, snapshot: Snapshot) -> str | None:
+def _closed_by_editor(kept: _Kept, site: Site) -> str | None:
     """The brackets or quotes that the editor has added after the cursor; None for other changes."""
     for count in range(3):
-        added = snapshot.suffix[:count]
+        added = site.suffix[:count]
         if added.strip(_CLOSERS):
             return None
         # Only part of the text after the cursor was kept; at the document's end there is no more.
-        if snapshot.suffix[count : count + _AFTER_CHARS] == kept.after:
+        if site.suffix[count : count + _AFTER_CHARS] == kept.after:
             return added
     return None

@@ -16,6 +16,7 @@ from lsp.editor import Editor, Severity, text_of
 if TYPE_CHECKING:
     from assistant.client import ChatMessage, CompletionChunk, CompletionRequest, Props, Status
     from assistant.engine.types import ModelInfo, Priority, Timings
+    from assistant.wire import BudgetNow
     from lsp.daemon.model import Served
 
 _FIRST_RETRY_S = 5.0
@@ -122,15 +123,12 @@ class Backend:
             raise self._failure or DaemonError("no model is to be had", advice="Try again")
         return served
 
-    async def complete(self, request: CompletionRequest) -> AsyncGenerator[CompletionChunk, None]:
-        """Stream an answer, as `DaemonClient.complete`; what fails after one is news."""
-        async with aclosing(self._followed(self._connected_client().complete(request))) as stream:
-            async for chunk in stream:
-                if chunk.stop and self._served is not None:
-                    self._served = self._served.with_budget(chunk.budget)
-                yield chunk
+    def complete(self, request: CompletionRequest) -> AsyncGenerator[CompletionChunk, None]:
+        """Stream an answer, as `DaemonClient.complete`."""
+        answer = self._connected_client().complete(request)
+        return self._followed(answer, lambda served, budget: served.with_budget(budget))
 
-    async def chat(
+    def chat(
         self,
         messages: Sequence[ChatMessage],
         *,
@@ -142,11 +140,7 @@ class Backend:
         answer = self._connected_client().chat(
             messages, max_tokens=max_tokens, document=document, budget_tokens=budget_tokens
         )
-        async with aclosing(self._followed(answer)) as stream:
-            async for chunk in stream:
-                if chunk.stop and self._served is not None:
-                    self._served = self._served.with_explain_budget(chunk.budget)
-                yield chunk
+        return self._followed(answer, lambda served, budget: served.with_explain_budget(budget))
 
     async def warm(self, prompt: tuple[int, ...], document: str, priority: Priority) -> Timings:
         """Evaluate a prompt ahead of its question, as `DaemonClient.warm`."""
@@ -185,15 +179,20 @@ class Backend:
             self._editor.loaded()
 
     async def _followed(
-        self, answer: AsyncGenerator[CompletionChunk, None]
+        self,
+        answer: AsyncGenerator[CompletionChunk, None],
+        updated: Callable[[Served, BudgetNow | None], Served],
     ) -> AsyncGenerator[CompletionChunk, None]:
-        """An answer during which the editor shows that the model is busy."""
+        """An answer during which the editor shows that the model is busy; its last chunk brings
+        the next budget."""
         self._running += 1
         self._editor.serving(busy=True)
         try:
             async with aclosing(answer) as stream:
                 async for chunk in stream:
                     self._told = ""
+                    if chunk.stop and self._served is not None:
+                        self._served = updated(self._served, chunk.budget)
                     yield chunk
         finally:
             self._running -= 1

@@ -1,6 +1,6 @@
-"""A document as the editor sees it now: its text, its version, and its positions.
+"""An open document: its text, version and positions.
 
-Text as lines, kept in blocks, so that an edit costs its neighbourhood and not the whole file.
+The text is kept as lines in blocks, so the cost of an edit does not grow with the file.
 
 A line ends at `\n`, `\r\n` or a lone `\r` and at nothing else (LSP 3.18, "Text Documents"):
 form feed, U+0085, U+2028 and their like are ordinary characters. Every line keeps its end; the last
@@ -12,11 +12,10 @@ from __future__ import annotations
 import io
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
 
 from lsp.documents.positions import Encoding, Place, body, clean, to_column, to_units
+from lsp.documents.site import Site
 
 BLOCK_LINES = 512
 
@@ -32,12 +31,11 @@ def split(text: str) -> list[str]:
 class _Block:
     """A run of lines that remembers its own text and size until it is edited."""
 
-    __slots__ = ("_bytes", "_text", "lines")
+    __slots__ = ("_text", "lines")
 
     def __init__(self, lines: list[str]) -> None:
         self.lines = lines
         self._text: str | None = None
-        self._bytes: int | None = None
 
     @property
     def text(self) -> str:
@@ -45,16 +43,9 @@ class _Block:
             self._text = "".join(self.lines)
         return self._text
 
-    @property
-    def utf8_bytes(self) -> int:
-        if self._bytes is None:
-            text = self.text
-            self._bytes = len(text) if text.isascii() else len(text.encode())
-        return self._bytes
-
     def replace(self, first: int, last: int, lines: Sequence[str]) -> None:
         self.lines[first : last + 1] = lines
-        self._text = self._bytes = None
+        self._text = None
 
 
 class Lines:
@@ -95,12 +86,6 @@ class Lines:
         block = self.block_of(line)
         head = self._blocks[block].lines[: line - self._starts[block]]
         return sum(len(b.text) for b in self._blocks[:block]) + sum(map(len, head))
-
-    def bytes_before(self, line: int) -> int:
-        """UTF-8 bytes in the lines before `line`."""
-        block = self.block_of(line)
-        head = self._blocks[block].lines[: line - self._starts[block]]
-        return sum(b.utf8_bytes for b in self._blocks[:block]) + len("".join(head).encode())
 
     def replace(self, first: int, last: int, text: str) -> None:
         """Put `text` in place of the lines from `first` to `last`, both replaced whole."""
@@ -219,14 +204,14 @@ class Document:
         line = min(max(place.line, 0), len(self._lines) - 1)
         return Place(line, min(max(place.column, 0), len(body(self._lines[line]))))
 
-    def snapshot(self, place: Place) -> Snapshot:
-        """What a request sees: the text around `place` as it is now."""
+    def site(self, place: Place) -> Site:
+        """The text around `place` as it is now."""
         text, start = self._around(place.line)
         cursor = self._lines.chars_before(place.line) + place.column - start
-        return Snapshot(
+        return Site(
             uri=self.uri,
             version=self.version,
-            language=self.language,
+            language_id=self.language,
             prefix=one_line_end(text[max(cursor - WHOLE_TEXT_CHARS, 0) : cursor]),
             suffix=one_line_end(text[cursor : cursor + WHOLE_TEXT_CHARS]),
         )
@@ -242,33 +227,6 @@ class Document:
         block = self._lines.block_of(line)
         text, first = self._lines.block_text(block - _NEIGHBOUR_BLOCKS, block + _NEIGHBOUR_BLOCKS)
         return text, self._lines.chars_before(first)
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A document and a cursor at one moment.
-
-    Its text ends every line with `\\n`, whatever the document does: models know that best, and
-    editors keep a file's own line ends when they insert a suggestion.
-
-    Attributes:
-        prefix, suffix: the text before and after the cursor; of a huge document, a part of it.
-    """
-
-    uri: str
-    version: int
-    language: str
-    prefix: str
-    suffix: str
-
-    @property
-    def text(self) -> str:
-        return self.prefix + self.suffix
-
-    @cached_property
-    def cursor_byte(self) -> int:
-        """UTF-8 bytes of `text` before the cursor."""
-        return len(self.prefix.encode())
 
 
 def _end_of(start: Place, text: str) -> Place:

@@ -122,18 +122,33 @@ class Shape(StrEnum):
 
 @dataclass(frozen=True)
 class Site:
-    """A cursor with the text around it; line ends are `\\n`.
+    """A cursor in a document at one moment, with the text around it.
+
+    Line ends are `\\n`, whatever the document has: models know that best, and editors keep a file's
+    own line ends when they insert a suggestion.
 
     Attributes:
-        prefix, suffix: the text before and after the cursor.
+        prefix, suffix: the text before and after the cursor; of a huge document, a part of it.
         language_id: LSP language id; may be empty.
         control: control tokens of the model, as text.
+        uri, version: of the document.
     """
 
     prefix: str
     suffix: str
     language_id: str = ""
     control: tuple[str, ...] = ()
+    uri: str = ""
+    version: int = 0
+
+    @property
+    def text(self) -> str:
+        return self.prefix + self.suffix
+
+    @cached_property
+    def cursor_byte(self) -> int:
+        """UTF-8 bytes of `text` before the cursor."""
+        return len(self.prefix.encode())
 
     @property
     def language(self) -> Language:

@@ -106,7 +106,9 @@ async def ask_on(client: DaemonClient, done: asyncio.Event) -> tuple[int, int]:
     answered = refused = 0
     while not done.is_set():
         try:
-            request = CompletionRequest(prompt=f"# flood {answered}\ndef f", n_predict=32)
+            request = CompletionRequest(
+                prompt=f"# flood {answered}\ndef f", temperature=0.0, max_tokens=32
+            )
             async for _ in client.complete(request):
                 pass
             answered += 1

@@ -131,7 +131,9 @@ async def direct(daemon: DaemonClient, requests: int) -> list[float]:
     """The same answer from the daemon, without a language server."""
     took = []
     for number in range(WARM_UP + requests):
-        request = CompletionRequest(prompt=tuple(range(1000)), n_predict=64, seed=number)
+        request = CompletionRequest(
+            prompt=tuple(range(1000)), temperature=0.0, max_tokens=64, seed=number
+        )
         started = time.perf_counter()
         async for _ in daemon.complete(request):
             pass

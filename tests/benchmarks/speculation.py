@@ -140,7 +140,9 @@ async def measure(model: Path, count: int, threads: int, seed: int) -> dict[str,
         spec = LoadSpec(path=str(model), n_ctx=4096, n_outputs_max=32)
         await engine.load(replace(spec, n_threads=threads, n_threads_batch=threads))
         for number, prompt in enumerate(prompts):
-            await engine.prefill(GenerateRequest(id="0", prompt=prompt.ids, max_tokens=0))
+            warm = GenerateRequest(id="0", prompt=prompt.ids, max_tokens=0)
+            async for _ in engine.generate(warm):
+                pass
             found = {}
             for speculate in (number % 2 == 0, number % 2 == 1):
                 found[speculate] = await answer(engine, prompt, speculate=speculate)

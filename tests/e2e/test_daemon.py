@@ -62,7 +62,7 @@ def run(body: Callable[[DaemonClient], Awaitable[None]], *, limit_s: float = 120
 
 
 def ask(prompt: str = FIBONACCI, **more: Any) -> CompletionRequest:
-    return CompletionRequest(**{"prompt": prompt, "n_predict": 12, **more})
+    return CompletionRequest(**{"prompt": prompt, "temperature": 0.0, "max_tokens": 12, **more})
 
 
 async def restarted(client: DaemonClient, deaths: int) -> Status:
@@ -134,7 +134,7 @@ def test_infill_in_text(dense_home: Path) -> None:
 def test_closing_an_answer_frees_the_engine(dense_home: Path) -> None:
     async def body(client: DaemonClient) -> None:
         await client.wait_ready()
-        async with aclosing(client.complete(ask(n_predict=1500))) as chunks:
+        async with aclosing(client.complete(ask(max_tokens=1500))) as chunks:
             await anext(chunks)
         await freed(client, limit_s=10)
         status = await client.status()
@@ -188,7 +188,7 @@ def test_killed_workers(dense_home: Path) -> None:
         for number in range(KILLS):
             victim = worker()
             victims.add(victim.pid)
-            chunks = client.complete(ask(COUNTING, n_predict=20))
+            chunks = client.complete(ask(COUNTING, max_tokens=20))
             told = [await anext(chunks) for _ in range(1 + number % 5)]
             victim.kill()
             async with asyncio.timeout(60):
@@ -209,7 +209,7 @@ def test_a_request_that_loses_two_workers_is_told_clearly(dense_home: Path) -> N
 
     async def body(client: DaemonClient) -> None:
         await client.wait_ready()
-        chunks = client.complete(ask(COUNTING, n_predict=1000))
+        chunks = client.complete(ask(COUNTING, max_tokens=1000))
         for deaths in (1, 2):
             await anext(chunks)
             worker().send_signal(signal.SIGABRT)  # as an error of a driver does
@@ -240,7 +240,7 @@ def test_a_worker_killed_while_idle(dense_home: Path) -> None:
 def test_stop_while_busy(dense_home: Path) -> None:
     async def body(client: DaemonClient) -> None:
         await client.wait_ready()
-        chunks = client.complete(ask(n_predict=1500))
+        chunks = client.complete(ask(max_tokens=1500))
         await anext(chunks)
         stop = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "assistant", "stop", stdout=asyncio.subprocess.PIPE

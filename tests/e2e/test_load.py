@@ -102,7 +102,7 @@ async def _flood(client: DaemonClient, done: asyncio.Event) -> int:
     for number in itertools.count():
         if done.is_set():
             return answered
-        request = CompletionRequest(prompt="f" * (1 + number % 50), n_predict=10)
+        request = CompletionRequest(prompt="f" * (1 + number % 50), temperature=0.0, max_tokens=10)
         try:
             async for _ in client.complete(request):
                 pass
@@ -116,7 +116,10 @@ async def _editor(daemon: Daemon, number: int) -> int:
     async with DaemonClient(autostart=False) as client:
         for turn in range(_TURNS):
             request = CompletionRequest(
-                prompt=f"editor {number} turn {turn}", n_predict=10, document=f"{number}/{turn % 4}"
+                prompt=f"editor {number} turn {turn}",
+                temperature=0.0,
+                max_tokens=10,
+                document=f"{number}/{turn % 4}",
             )
             text = "".join([chunk.content async for chunk in client.complete(request)])
             assert text == "x" * 10

@@ -37,9 +37,11 @@ def test_a_running_daemon_changes_its_model_and_goes_back_where_it_cannot(
         async with DaemonClient() as client:
             return (await client.wait_ready()).path
 
-    async def ask(of_model: str) -> int:
+    async def ask(prompt_model: str) -> int:
         async with DaemonClient(autostart=False) as client:
-            request = CompletionRequest(prompt=(750, 912), n_predict=4, of_model=of_model)
+            request = CompletionRequest(
+                prompt=(750, 912), temperature=0.0, max_tokens=4, prompt_model=prompt_model
+            )
             _, last = await answer(client, request)
             assert last.timings is not None
             return last.timings.generated_tokens
@@ -62,7 +64,9 @@ def test_a_running_daemon_changes_its_model_and_goes_back_where_it_cannot(
         async def during() -> tuple[int, str]:
             """An answer that is under way, and a text that comes meanwhile."""
             async with DaemonClient(autostart=False) as client:
-                request = CompletionRequest(prompt=(750, 912), n_predict=48, of_model=before)
+                request = CompletionRequest(
+                    prompt=(750, 912), temperature=0.0, max_tokens=48, prompt_model=before
+                )
                 long = asyncio.create_task(answer(client, request))
                 while not (await client.status()).in_flight:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)

@@ -126,11 +126,13 @@ def test_ghost_text_goes_on_with_the_local_model_when_the_server_goes(
                 assert status.model is not None and not status.model.server
                 assert (status.state, status.deaths) == (ServiceState.READY, 0)
                 # A prompt of the server's tokens is refused, not misread.
-                stale = CompletionRequest(prompt=(1, 2), n_predict=4, of_model=before.model.name)
+                stale = CompletionRequest(
+                    prompt=(1, 2), temperature=0.0, max_tokens=4, prompt_model=before.model.name
+                )
                 with pytest.raises(ModelChangedError):
                     async for _ in daemon.client.complete(stale):
                         pass
-                fresh = replace(stale, of_model="fake")
+                fresh = replace(stale, prompt_model="fake")
                 async for _ in daemon.client.complete(fresh):
                     pass
 

@@ -35,7 +35,7 @@ def test_a_restart_in_the_middle_of_answers_loses_none(dense_home: Path, dense_m
             first = await client.status()
             before = psutil.Process(first.pid)
             family = [before, *before.children(recursive=True)]
-            request = CompletionRequest(prompt=PROMPT, n_predict=12)
+            request = CompletionRequest(prompt=PROMPT, temperature=0.0, max_tokens=12)
             text, _ = await answer(client, request)
             # A setting that only a new daemon follows; `reload` says so.
             configure(

@@ -86,7 +86,7 @@ async def _use_it() -> None:
         first = await client.status()
         assert first.supervisor == "systemd"
         assert systemctl("show", "-P", "MainPID", "underkeel.service") == str(first.pid)
-        request = CompletionRequest(prompt=PROMPT, n_predict=24)
+        request = CompletionRequest(prompt=PROMPT, temperature=0.0, max_tokens=24)
         text, _ = await answer(client, request)
         assert text.startswith(" fibonacci(n - 2)")
 

@@ -45,7 +45,7 @@ def test_conversations_go_to_a_second_model_that_comes_when_first_asked_for(
             before = (await client.status()).stats
             assert await chat(client)
             text, _ = await answer(
-                client, CompletionRequest(prompt="def add(a, b):\n", n_predict=4)
+                client, CompletionRequest(prompt="def add(a, b):\n", temperature=0.0, max_tokens=4)
             )
             after = (await client.status()).stats
             assert text and before is not None and after is not None

@@ -211,7 +211,8 @@ class Reader:
         tally, loop = self.tally, asyncio.get_running_loop()
         request = CompletionRequest(
             prompt=_prompt(prompt_tokens, number),
-            n_predict=self._tokens,
+            temperature=0.0,
+            max_tokens=self._tokens,
             priority=Priority.EXPLAIN,
         )
         tally.asked += 1

@@ -148,7 +148,6 @@ def test_only_public_modules_of_another_package_are_imported(module: str) -> Non
             )
 
 
-@pytest.mark.xfail(strict=True, reason="lsp.server and lsp.actions still import each other")
 def test_no_modules_import_each_other() -> None:
     known = modules()
     graph = {name: imports(name, path) & known.keys() for name, path in known.items()}

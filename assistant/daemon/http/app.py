@@ -28,16 +28,21 @@ from assistant.daemon.http.bodies import (
 )
 from assistant.daemon.http.request_schemas import (
     ChatBody,
-    CompletionBody,
     DetokenizeBody,
-    GenerateBody,
     InfillBody,
     TextCompletionBody,
     TokenizeBody,
 )
 from assistant.daemon.service import Service
 from assistant.errors import RequestError, UnderkeelError
-from assistant.wire import CLIENT_HEADER, ServiceState, SettingsNow, UseBody
+from assistant.wire import (
+    CLIENT_HEADER,
+    CompletionRequest,
+    GenerateBody,
+    ServiceState,
+    SettingsNow,
+    UseBody,
+)
 
 B = TypeVar("B", bound=GenerateBody)
 K = TypeVar("K", bound=msgspec.Struct)
@@ -184,8 +189,8 @@ def build_app(
         Route("/v1/models", models),
         Route("/tokenize", tokenise, methods=["POST"]),
         Route("/detokenize", detokenise, methods=["POST"]),
-        generating("/completion", CompletionBody, service.complete, marker=False),
-        generating("/completions", CompletionBody, service.complete, marker=False),
+        generating("/completion", CompletionRequest, service.complete, marker=False),
+        generating("/completions", CompletionRequest, service.complete, marker=False),
         generating("/infill", InfillBody, service.infill, marker=False),
         generating("/v1/completions", TextCompletionBody, service.text_complete, marker=True),
         generating("/v1/chat/completions", ChatBody, service.chat, marker=True),

@@ -1,104 +1,147 @@
-"""Answers a request that was admitted: encodes it, has it answered in turn, writes the answer."""
+"""Answers a request: admits it, encodes it, has it generated in turn, and formats the answer."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 
 from assistant.daemon.headroom.budgets import Budgets
 from assistant.daemon.headroom.explainer import Desk
-from assistant.daemon.http.admission import Turns
+from assistant.daemon.http.admission import Admission, Turns
 from assistant.daemon.http.metrics import Metrics
 from assistant.daemon.http.prompts import Encoded
-from assistant.daemon.http.request_schemas import GenerateBody, generate_request
-from assistant.daemon.http.response_formats import Answer, Json, Shape
-from assistant.daemon.supervisor.engine_supervisor import ModelHost
-from assistant.engine.types import Delta, Done, GenerateRequest, ModelInfo, Priority
-from assistant.errors import ModelChangedError
+from assistant.daemon.http.request_schemas import generate_request
+from assistant.daemon.http.response_formats import Answer, Json, ResponseFormat
+from assistant.engine.types import Done, ModelInfo, Priority
+from assistant.errors import ModelChangedError, UnderkeelError
 from assistant.memory.degrade.budget import BudgetNow
+from assistant.wire import GenerateBody
 
 log = logging.getLogger(__name__)
 
-# A text is encoded anew for a model that came meanwhile; twice in one wait is nobody's intent.
+# A text is encoded again when the model changes while it waits; more changes than this in one wait
+# are an error.
 _MOST_ENCODINGS = 3
 
 Encode = Callable[[ModelInfo], Awaitable[Encoded]]
-"""Makes a request's prompt for the model that is served."""
+"""Encodes a request's prompt for the model that is served."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request, and how its answer is written.
+class CompletionHandler:
+    """All generating routes. One event loop.
 
-    Attributes:
-        client: who asks, for fair turns.
+    Args:
+        active: called when a request comes and when it ends.
     """
 
-    body: GenerateBody
-    shape: Shape
-    encode: Encode
-    client: str = ""
-    with_usage: bool = False
+    def __init__(
+        self, admission: Admission, turns: Turns, metrics: Metrics, active: Callable[[], None]
+    ) -> None:
+        self._admission = admission
+        self._turns = turns
+        self._metrics = metrics
+        self._active = active
 
+    async def answer(
+        self,
+        body: GenerateBody,
+        response_format: ResponseFormat,
+        encode: Encode,
+        *,
+        desk: Desk,
+        client: str,
+        limit_s: float,
+    ) -> AsyncGenerator[Json, None]:
+        """The events of a streamed answer, or the one object of a whole one.
 
-async def events(
-    asked: Asked, desk: Desk, turns: Turns, metrics: Metrics, limit_s: float
-) -> AsyncGenerator[Json, None]:
-    """The events of a streamed answer, or the one object of a whole one.
+        Args:
+            client: the client's name. Each client has a few requests at the engine at a time, so
+                that one client's many do not delay another's.
 
-    Raises:
-        ModelChangedError: the model was changed, and the prompt is of the old one's tokens, or
-            some of its answer was told.
-        UnderkeelError: it cannot be answered.
-    """
-    begun = time.monotonic()
-    body, shape = asked.body, asked.shape
-    for encoding in range(1, _MOST_ENCODINGS + 1):
-        model = await desk.host.usable(limit_s)
-        prompt = await asked.encode(model)
-        answer = _prepared(asked, prompt, model, desk.budgets, limit_s)
-        _log_admitted(answer.request, answer.built_under)
-        opened = False
+        Raises:
+            ModelChangedError: the model changed, and the prompt holds the old one's tokens, or part
+                of the answer was sent.
+            UnderkeelError: it cannot be answered.
+        """
+        started = time.monotonic()
+        with self.admitted(client):
+            for encoding in range(1, _MOST_ENCODINGS + 1):
+                model = await desk.host.usable(limit_s)
+                prompt = await encode(model)
+                answer = _prepared(body, prompt, model, desk.budgets, limit_s)
+                request, opened = answer.request, False
+                try:
+                    async with (
+                        self._turns.turn((client, request.priority)),
+                        aclosing(desk.host.generate(request)) as stream,
+                    ):
+                        async for item in stream:
+                            if body.stream and not opened:
+                                opened = True
+                                for event in response_format.opening(answer):
+                                    yield event
+                            if isinstance(item, Done):
+                                self._finished(answer, item, desk.budgets, started)
+                                if not body.stream:
+                                    yield response_format.whole(answer, item)
+                                else:
+                                    for event in response_format.closing(answer, item):
+                                        yield event
+                            else:
+                                answer.add(item)
+                                if body.stream:
+                                    yield response_format.piece(answer, item)
+                    return
+                except ModelChangedError:
+                    again = prompt.of_text and not body.prompt_model and not opened
+                    if not again or encoding == _MOST_ENCODINGS:
+                        raise
+                    log.info("request %s is encoded again for another model", request.id)
+                except (asyncio.CancelledError, GeneratorExit):
+                    self._metrics.left(request, time.monotonic() - started)
+                    raise
+
+    @contextmanager
+    def admitted(self, client: str) -> Iterator[None]:
+        """Hold a place in the queue.
+
+        Raises:
+            OverloadedError: no place is free.
+        """
         try:
-            stream = _in_turn(desk.host, answer.request, turns, asked.client)
-            async with aclosing(stream):
-                async for item in stream:
-                    if body.stream and not opened:
-                        opened = True
-                        for event in shape.opening(answer):
-                            yield event
-                    if isinstance(item, Done):
-                        seconds = time.monotonic() - begun
-                        metrics.answered(answer.request, item.reason, item.timings, seconds)
-                        answer.budget = desk.budgets.of(answer.request.priority)
-                        for event in _end(body, shape, answer, item):
-                            yield event
-                    else:
-                        answer.add(item)
-                        if body.stream:
-                            yield shape.piece(answer, item)
-            return
-        except ModelChangedError:
-            # Nobody but us knows which model a text was encoded for.
-            mine = prompt.of_text and not body.of_model and not opened
-            if not mine or encoding == _MOST_ENCODINGS:
-                raise
-            log.info("request %s is encoded anew for another model", answer.request.id)
-        except (asyncio.CancelledError, GeneratorExit):
-            metrics.left(answer.request, time.monotonic() - begun)
+            with self._admission.admit(client):
+                self._active()
+                yield
+        except UnderkeelError as error:
+            self._metrics.failed(error.code)
             raise
+        finally:
+            self._active()
+
+    def _finished(self, answer: Answer, done: Done, budgets: Budgets, started: float) -> None:
+        request, timings = answer.request, done.timings
+        self._metrics.answered(request, done.reason, timings, time.monotonic() - started)
+        answer.budget = budgets.of(request.priority)
+        log.debug(
+            "answered id=%s reason=%s prompt=%d cached=%d generated=%d ms=%.0f",
+            done.id,
+            done.reason.value,
+            timings.prompt_tokens,
+            timings.cached_tokens,
+            timings.generated_tokens,
+            timings.queue_ms + timings.prefill_ms + timings.decode_ms,
+        )
 
 
 def _prepared(
-    asked: Asked, prompt: Encoded, model: ModelInfo, budgets: Budgets, limit_s: float
+    body: GenerateBody, prompt: Encoded, model: ModelInfo, budgets: Budgets, limit_s: float
 ) -> Answer:
-    limit = _limit(asked.body, budgets)
+    limit = _limit(body, budgets)
     request = generate_request(
-        asked.body,
+        body,
         prompt.ids,
         model,
         limit,
@@ -106,56 +149,27 @@ def _prepared(
         stop_tokens=prompt.stop_tokens,
         turns=prompt.turns,
     )
-    return Answer(
-        request=request,
-        model=model,
-        with_tokens=asked.body.return_tokens,
-        with_usage=asked.with_usage,
-        built_under=limit or budgets.of(Priority.EXPLAIN),
-        cut=prompt.cut,
-    )
-
-
-async def _in_turn(
-    host: ModelHost, request: GenerateRequest, turns: Turns, client: str
-) -> AsyncGenerator[Delta | Done, None]:
-    """The engine takes requests as they come: so that nobody's many stand before another's one,
-    each client has a few there at a time, and the rest of them wait here."""
-    async with (
-        turns.turn((client, request.priority)),
-        aclosing(host.generate(request)) as items,
-    ):
-        async for item in items:
-            yield item
-
-
-def _log_admitted(request: GenerateRequest, budget: BudgetNow | None) -> None:
+    built_under = limit or budgets.of(Priority.EXPLAIN)
     log.debug(
         "admitted id=%s prompt=%d budget=%d level=%d",
         request.id,
         len(request.prompt),
-        budget.tokens if budget else 0,
-        budget.level if budget else 0,
+        built_under.tokens if built_under else 0,
+        built_under.level if built_under else 0,
     )
-
-
-def _end(body: GenerateBody, shape: Shape, answer: Answer, done: Done) -> list[Json]:
-    timings = done.timings
-    log.debug(
-        "answered id=%s reason=%s prompt=%d cached=%d generated=%d ms=%.0f",
-        done.id,
-        done.reason.value,
-        timings.prompt_tokens,
-        timings.cached_tokens,
-        timings.generated_tokens,
-        timings.queue_ms + timings.prefill_ms + timings.decode_ms,
+    return Answer(
+        request=request,
+        model=model,
+        with_tokens=body.return_tokens,
+        with_usage=body.wants_usage,
+        built_under=built_under,
+        cut=prompt.cut,
     )
-    return shape.closing(answer, done) if body.stream else [shape.whole(answer, done)]
 
 
 def _limit(body: GenerateBody, budgets: Budgets) -> BudgetNow | None:
-    """What the prompt may hold. Clients that follow the budgets are held to their own; others
-    only to the context, as long as nothing is scarce."""
+    """The most that the prompt may hold. Clients that follow the budgets are held to their own;
+    others only to the context, while no memory is scarce."""
     if body.budget_tokens:
         return budgets.of(body.priority)
     budget = budgets.of(Priority.EXPLAIN)

@@ -19,7 +19,7 @@ import msgspec
 from assistant import __version__
 from assistant.daemon.http import request_schemas
 from assistant.engine.types import ModelInfo
-from assistant.wire import SettingsNow, Status, UseBody
+from assistant.wire import CompletionRequest, SettingsNow, Status, UseBody
 
 _REFERENCE = "#/components/schemas/{name}"
 _STREAM = "text/event-stream"
@@ -81,8 +81,8 @@ OPERATIONS = (
     *(
         Operation(path, "post", summary, answer, body, streams=True, refusals=_GENERATING)
         for path, summary, answer, body in (
-            ("/completion", "Go on from a prompt", "Completion", request_schemas.CompletionBody),
-            ("/completions", "As /completion", "Completion", request_schemas.CompletionBody),
+            ("/completion", "Go on from a prompt", "Completion", CompletionRequest),
+            ("/completions", "As /completion", "Completion", CompletionRequest),
             ("/infill", "Fill in between two texts", "Completion", request_schemas.InfillBody),
             (
                 "/v1/completions",

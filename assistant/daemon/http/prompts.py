@@ -11,7 +11,6 @@ from assistant.daemon.http import chat_template, infill
 from assistant.daemon.http.request_schemas import (
     ChatBody,
     InfillBody,
-    PromptBody,
     TokenizeBody,
     prompt_parts,
 )
@@ -19,7 +18,7 @@ from assistant.daemon.supervisor.engine_supervisor import ModelHost
 from assistant.engine.types import ModelInfo
 from assistant.errors import ModelError
 from assistant.models import vocabulary
-from assistant.wire import ChatMessage
+from assistant.wire import ChatMessage, PromptBody
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How an answer is written: llama-server's own shape and OpenAI's two. Pure.
+"""How an answer is written: llama-server's own format and OpenAI's two. Pure.
 
 Field for field after llama.cpp's tools/server/server-task.cpp (`to_json_non_oaicompat`,
 `to_json_oaicompat`, `to_json_oaicompat_chat`) and server-common.cpp (`server_slot_stats`,
@@ -57,11 +57,8 @@ class Answer(msgspec.Struct, kw_only=True):
         self.tokens.extend(delta.tokens)
 
 
-class Shape(Protocol):
+class ResponseFormat(Protocol):
     """One way to write answers."""
-
-    ends_with_marker: bool
-    """Whether a stream ends with OpenAI's `[DONE]`."""
 
     def opening(self, answer: Answer) -> list[Json]:
         """Events before the first piece."""
@@ -78,10 +75,8 @@ class Shape(Protocol):
         ...
 
 
-class NativeShape:
+class NativeFormat:
     """POST /completion and /infill."""
-
-    ends_with_marker = False
 
     def opening(self, answer: Answer) -> list[Json]:  # noqa: ARG002
         return []
@@ -123,10 +118,8 @@ class NativeShape:
         }
 
 
-class TextShape:
+class TextFormat:
     """POST /v1/completions."""
-
-    ends_with_marker = True
 
     def opening(self, answer: Answer) -> list[Json]:  # noqa: ARG002
         return []
@@ -149,10 +142,8 @@ class TextShape:
         return _envelope(answer, "cmpl", "text_completion") | {"choices": [choice]}
 
 
-class ChatShape:
+class ChatFormat:
     """POST /v1/chat/completions."""
-
-    ends_with_marker = True
 
     def opening(self, answer: Answer) -> list[Json]:
         return [self._frame(answer, {"role": "assistant", "content": None}, None)]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TypeVar, cast
 
+from assistant.daemon.supervisor import retry
 from assistant.daemon.supervisor.crash_cause import from_outside
 from assistant.daemon.supervisor.engine_life import EngineLife, Planner, stopping
-from assistant.daemon.supervisor.retry import persevere
 from assistant.engine.types import Delta, Done, EngineStats, GenerateRequest, ModelInfo
 from assistant.errors import (
     LoadError,
@@ -58,32 +58,35 @@ class ModelHost(EngineLife):
         return self.info
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta | Done, None]:
-        """Stream the answer; see `attempts.persevere`."""
-        return persevere(self, request)
+        """Stream the answer; see `retry.generate`."""
+        return retry.generate(self, request)
 
-    async def attempt(self, request: GenerateRequest) -> AsyncGenerator[Delta | Done, None]:
-        """Stream an answer of the engine that is there now; its death is noticed.
+    @asynccontextmanager
+    async def attempt(
+        self, request: GenerateRequest
+    ) -> AsyncIterator[AsyncGenerator[Delta | Done, None]]:
+        """The current engine's own stream of an answer; its death is noticed.
 
         Raises:
-            ModelChangedError: another model has come since the prompt was encoded.
+            ModelChangedError: another model is served than the prompt was encoded for.
         """
         await self._gate.opened()
-        if request.model and self.info is not None and request.model != self.info.name:
+        served = self.info.name if self.info else ""
+        if request.prompt_model and served and request.prompt_model != served:
             raise ModelChangedError(
-                f"the prompt is of {request.model}, {self.info.name} is served now",
+                f"the prompt is of {request.prompt_model}, {served} is served now",
                 advice="Encode it again for that",
             )
-        async with (
-            self._gate.passing(),
-            self._watched(),
-            aclosing(self._stream(request)) as stream,
-        ):
-            async for item in stream:
-                if isinstance(item, Done):
-                    self._book.answered()
-                yield item
+        # Engines write `generate` as a generator; the contract promises only what callers need.
+        stream = cast("AsyncGenerator[Delta | Done, None]", self._engine.generate(request))
+        async with self._gate.passing(), self._watched(), aclosing(stream):
+            yield stream
 
-    async def mended(self, error: UnderkeelError, shape: int) -> bool:
+    def answered(self) -> None:
+        """An answer is complete: the plan that serves now works."""
+        self._book.answered()
+
+    async def recovered(self, error: UnderkeelError, shape: int) -> bool:
         """Wait until there is an engine to try again on; False where it would be the same one."""
         if isinstance(error, RefusedError) and self.shape == shape and self._advisor is not None:
             await self._advisor.relieve(shape)
@@ -150,7 +153,3 @@ class ModelHost(EngineLife):
                 if self.state is ServiceState.READY or time.monotonic() > ends_s:
                     raise
             await self.usable(_RETURN_S)
-
-    def _stream(self, request: GenerateRequest) -> AsyncGenerator[Delta | Done, None]:
-        # Engines write `generate` as a generator; the contract promises only what callers need.
-        return cast("AsyncGenerator[Delta | Done, None]", self._engine.generate(request))

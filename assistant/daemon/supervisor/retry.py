@@ -1,10 +1,7 @@
-"""Has a request answered though engines die over it or are refused memory.
+"""Retries a request whose engine died or was refused memory, and continues its answer.
 
-An answer that is told again from its start after its engine was lost. Pure.
-
-The same request gives the same text, so what was passed on already is left out and the answer goes
-on as if nothing had happened. Where the text comes out otherwise (another cache type can turn a
-near tie) the answer cannot go on.
+The same request gives the same text, so the part that was passed on already is skipped. If the new
+text diverged (another cache type can decide a near tie differently), the answer cannot continue.
 """
 
 from __future__ import annotations
@@ -12,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -21,51 +18,51 @@ from assistant.daemon.supervisor.crash_cause import from_outside
 from assistant.engine.types import Delta, Done, GenerateRequest, ModelInfo
 from assistant.errors import EngineError, LoadError, RefusedError, UnderkeelError, WorkerDiedError
 
+log = logging.getLogger(__name__)
+
 
 class DivergedError(Exception):
-    """The answer that is told again is another one."""
+    """The repeated answer differs from the part that was passed on."""
 
 
 class Replay:
-    """Passes on what is new of an answer, however often it begins anew."""
+    """Passes on the new part of an answer, however often it restarts. Pure."""
 
     def __init__(self) -> None:
         self._passed = ""
-        self._told = ""
+        self._read = ""
 
     def begin(self) -> None:
-        """The answer is told from its start."""
-        self._told = ""
+        """The answer restarts."""
+        self._read = ""
 
-    def news(self, delta: Delta) -> Delta | None:
-        """What of a piece was not passed on before; None for nothing.
+    def new_part(self, delta: Delta) -> Delta | None:
+        """The part of a piece that was not passed on before; None for nothing.
 
         Raises:
             DivergedError: it differs from what was passed on.
         """
-        start = len(self._told)
-        self._told += delta.text
+        start = len(self._read)
+        self._read += delta.text
         known = self._passed[start : start + len(delta.text)]
         if not delta.text.startswith(known):
             raise DivergedError
         if len(known) == len(delta.text):
             return delta if not delta.text else None
-        self._passed = self._told
+        self._passed = self._read
         return replace(delta, text=delta.text[len(known) :]) if known else delta
 
     def end(self) -> None:
-        """The answer is whole.
+        """The answer is complete.
 
         Raises:
             DivergedError: it is shorter than what was passed on.
         """
-        if self._told != self._passed:
+        if self._read != self._passed:
             raise DivergedError
 
 
-log = logging.getLogger(__name__)
-
-# After a death once more, after a refusal as long as there are rungs below.
+# Retried once after a death, and after a refusal while there are rungs below.
 _MOST_FAILURES = 12
 _MOST_DEATHS = 1
 _PATIENCE_S = 120.0  # with a request that has no limit of its own
@@ -73,34 +70,41 @@ _LOST = (WorkerDiedError, RefusedError, LoadError)
 
 
 class Answering(Protocol):
-    """Who answers: an engine that may be replaced between two attempts.
+    """An engine that may be replaced between two attempts.
 
     Attributes:
         info: what is served.
-        shape: counts the shapes that were served.
+        shape: number of shapes served so far.
     """
 
     info: ModelInfo | None
     shape: int
 
-    def attempt(self, request: GenerateRequest) -> AsyncGenerator[Delta | Done, None]:
-        """Stream an answer, or raise what the engine died of."""
+    def attempt(
+        self, request: GenerateRequest
+    ) -> AbstractAsyncContextManager[AsyncGenerator[Delta | Done, None]]:
+        """The engine's own stream of an answer; leaving the context closes it.
+
+        Raises the error that the engine died of.
+        """
         ...
 
-    async def mended(self, error: UnderkeelError, shape: int) -> bool:
-        """Wait until there is an engine again; False where it would be the one that failed."""
+    def answered(self) -> None:
+        """An answer is complete."""
+        ...
+
+    async def recovered(self, error: UnderkeelError, shape: int) -> bool:
+        """Wait until an engine is available; False where it would be the one that failed."""
         ...
 
 
-async def persevere(
-    host: Answering, request: GenerateRequest
-) -> AsyncGenerator[Delta | Done, None]:
+async def generate(host: Answering, request: GenerateRequest) -> AsyncGenerator[Delta | Done, None]:
     """Stream the answer; the last item is a Done. Closing the generator cancels the request.
 
-    A request whose engine died, or was refused the memory to go on, is tried again when the engine
-    is back: it may only have been beside the one that was fatal. Who kills an engine from outside
-    says nothing about the request, so that is never held against it within its time. What was told
-    of its answer is not told again.
+    A request whose engine died, or was refused memory, is retried when the engine is available
+    again: another request may have caused it. An engine killed from outside says nothing about the
+    request, so such deaths are not counted within its time limit. No part of an answer is sent
+    twice.
     """
     replay = Replay()
     failure: UnderkeelError | None = None
@@ -111,16 +115,17 @@ async def persevere(
         shape = host.shape
         try:
             fitting = _fitting(request, host.info, ends_s if failure else None)
-            async with aclosing(host.attempt(fitting)) as stream:
+            async with host.attempt(fitting) as stream:
                 async for item in stream:
                     if isinstance(item, Done):
                         replay.end()
+                        host.answered()
                         yield item
-                    elif (news := replay.news(item)) is not None:
-                        yield news
+                    elif (new := replay.new_part(item)) is not None:
+                        yield new
             return
         except DivergedError:
-            raise failure or EngineError("the answer came out otherwise") from None
+            raise failure or EngineError("the repeated answer diverged") from None
         except _LOST as error:
             failure = error
             outside = isinstance(error, WorkerDiedError) and from_outside(error)
@@ -129,18 +134,18 @@ async def persevere(
             spent = outside and time.monotonic() > ends_s
             if failures == _MOST_FAILURES or deaths > _MOST_DEATHS or spent:
                 raise
-            if not await host.mended(error, shape):
+            if not await host.recovered(error, shape):
                 raise
-            log.info("request %s is tried again", request.id)
+            log.info("request %s is retried", request.id)
 
 
 def _fitting(
     request: GenerateRequest, info: ModelInfo | None, ends_s: float | None
 ) -> GenerateRequest:
-    """The request with an answer no longer than the context of now, and the time, allow."""
+    """The request, limited to what the current context and the remaining time allow."""
     if info is not None and info.n_ctx:
-        room = max(info.n_ctx - len(request.prompt), 0)
-        request = replace(request, max_tokens=min(request.max_tokens, room))
+        free = max(info.n_ctx - len(request.prompt), 0)
+        request = replace(request, max_tokens=min(request.max_tokens, free))
     if ends_s is not None and request.time_limit_ms:
         left_ms = max(int((ends_s - time.monotonic()) * 1000), 1)
         request = replace(request, time_limit_ms=left_ms)

@@ -233,14 +233,6 @@ class RemoteEngine:
                 self._tally.add(done)
             yield done
 
-    async def prefill(self, request: GenerateRequest) -> Done:
-        done: Done | None = None
-        async for event in self.generate(replace(request, max_tokens=0)):
-            if isinstance(event, Done):
-                done = event
-        assert done is not None
-        return done
-
     async def stats(self) -> EngineStats:
         """Our own counters, and the server's gauge of at most a second ago. Never waits for it."""
         info = self._info

@@ -120,10 +120,6 @@ class FallbackEngine:
                 if not self._local_requests:
                     self._local_calm.set()
 
-    async def prefill(self, request: GenerateRequest) -> Done:
-        await self._check_model(request)
-        return await self._engine.prefill(request)
-
     async def stats(self) -> EngineStats:
         return await self._engine.stats()
 
@@ -150,12 +146,13 @@ class FallbackEngine:
     # Going from one to the other.
 
     async def _check_model(self, request: GenerateRequest) -> None:
-        if not request.model:
+        if not request.prompt_model:
             return
         served = (await self.describe()).name
-        if served != request.model:
+        if served != request.prompt_model:
             raise ModelChangedError(
-                f"the prompt is of {request.model}, {served} is served now", advice="Ask again"
+                f"the prompt is of {request.prompt_model}, {served} is served now",
+                advice="Ask again",
             )
 
     async def _fall_back(self, error: UnreachableError) -> None:

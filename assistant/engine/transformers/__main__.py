@@ -14,11 +14,11 @@ from typing import NoReturn
 from assistant.engine import ipc
 from assistant.engine.transformers.checkpoint import LoadedCheckpoint
 from assistant.engine.transformers.runner import Runner
-from assistant.engine.worker.worker_loop import BEAT_S, ObeyingWorker
+from assistant.engine.worker.worker_loop import BEAT_S, WorkerLoop
 from assistant.errors import EngineError
 
 
-class Worker(ObeyingWorker[Runner]):
+class Worker(WorkerLoop[Runner]):
     """The worker whose model is a checkpoint."""
 
     def run(self) -> None:
@@ -37,7 +37,7 @@ class Worker(ObeyingWorker[Runner]):
             return not self.given_up.is_set()
 
         model = LoadedCheckpoint(command.spec, goes_on)
-        self.runner = Runner(model, self.told, self.failed)
+        self.runner = Runner(model, self.report, self.failed)
         self.say(ipc.Loaded(id=command.id, info=model.info()))
 
     def tokenise(self, text: str, *, special: bool) -> Sequence[int]:

@@ -26,7 +26,8 @@ from assistant.engine.types import (
     Timings,
     shared_length,
 )
-from assistant.engine.worker.job import Pieces, Said, tell
+from assistant.engine.worker.job import AnswerText
+from assistant.engine.worker.token_generation import Pieces, take_token
 from assistant.errors import ContextFullError, EngineError, RequestError, UnderkeelError
 
 Floats = npt.NDArray[np.float32]
@@ -35,9 +36,9 @@ Floats = npt.NDArray[np.float32]
 class Chooser:
     """For one request: its random numbers go on from token to token."""
 
-    def __init__(self, wish: Sampling) -> None:
-        self._wish = wish
-        self._random = np.random.default_rng(wish.seed)
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+        self._random = np.random.default_rng(sampling.seed)
 
     def choose(
         self, logits: Any, last: Sequence[int], only: npt.NDArray[np.int32] | None = None
@@ -55,20 +56,21 @@ class Chooser:
             kept[only] = values[only]
             values = kept
         self._penalise(values, last)
-        if self._wish.temperature <= 0:
+        if self._sampling.temperature <= 0:
             return int(values.argmax())
-        order = np.argsort(-values)[: self._wish.top_k or len(values)]
-        scaled = values[order] / self._wish.temperature
+        top_k = self._sampling.top_k if self._sampling.top_k > 0 else len(values)
+        order = np.argsort(-values)[:top_k]
+        scaled = values[order] / self._sampling.temperature
         shares = np.exp(scaled - scaled.max())
         shares /= shares.sum()
-        keep = np.cumsum(shares) - shares < self._wish.top_p
-        keep &= shares >= self._wish.min_p * shares[0]
+        keep = np.cumsum(shares) - shares < self._sampling.top_p
+        keep &= shares >= self._sampling.min_p * shares[0]
         keep[0] = True
         shares = np.where(keep, shares, 0)
         return int(self._random.choice(order, p=shares / shares.sum()))
 
     def _penalise(self, values: Floats, last: Sequence[int]) -> None:
-        penalty, count = self._wish.repeat_penalty, self._wish.repeat_last_n
+        penalty, count = self._sampling.repeat_penalty, self._sampling.repeat_last_n
         if penalty == 1.0 or count == 0:
             return
         seen = np.unique(np.array(last if count < 0 else last[-count:], np.int64))
@@ -93,10 +95,10 @@ class _Kept:
 class _Job:
     request: GenerateRequest
     chooser: Chooser
-    said: Said
+    answer_text: AnswerText
     kept: _Kept
     todo: list[int]
-    wanted: bytes
+    must_start_with: bytes
     cached: int = 0
     evaluated: int = 0
     answer: list[int] = field(default_factory=list)
@@ -163,10 +165,10 @@ class Runner:
             _Job(
                 request=request,
                 chooser=Chooser(request.sampling),
-                said=Said(request.stop),
+                answer_text=AnswerText(request.stop),
                 kept=_Kept([], None),
                 todo=[],
-                wanted=request.must_start_with.encode(),
+                must_start_with=request.must_start_with.encode(),
             )
         )
 
@@ -263,11 +265,11 @@ class Runner:
 
     def _choose(self, job: _Job, logits: Any) -> int:
         last = [*job.request.prompt, *job.answer]
-        return job.chooser.choose(logits, last, self._pieces.agreeing(job.wanted))
+        return job.chooser.choose(logits, last, self._pieces.agreeing(job.must_start_with))
 
     def _say(self, job: _Job, token: int) -> None:
         job.answer.append(token)
-        ending = tell(job, token, self.model, self._event)
+        ending = take_token(job, token, self.model, self._event)
         if ending:
             self._end(job, job.done(*ending))
         elif len(job.answer) >= job.request.max_tokens:
@@ -277,7 +279,7 @@ class Runner:
 
     def _end(self, job: _Job, done: Done) -> None:
         self._jobs.remove(job)
-        if rest := job.said.rest() if done.reason is not StopReason.STOP_TEXT else "":
+        if rest := job.answer_text.rest() if done.reason is not StopReason.STOP_TEXT else "":
             self._event(Delta(id=job.request.id, text=rest))
         if job.request.cache and job.kept.tokens:
             self._kept.append(job.kept)

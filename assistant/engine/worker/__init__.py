@@ -1,3 +1,3 @@
 """The worker process that holds llama.cpp: `python -m assistant.engine.worker`."""
 
-__all__ = ["job", "worker_loop"]
+__all__ = ["job", "token_generation", "worker_loop"]

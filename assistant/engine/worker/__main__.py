@@ -13,10 +13,10 @@ from typing import BinaryIO
 from msgspec.structs import replace
 
 from assistant.engine import ipc
-from assistant.engine.types import LoadSpec
+from assistant.engine.types import GenerateRequest, LoadSpec
 from assistant.engine.worker.job import Job
 from assistant.engine.worker.runner import Runner
-from assistant.engine.worker.worker_loop import ObeyingWorker
+from assistant.engine.worker.worker_loop import WorkerLoop
 from assistant.errors import EngineError, LoadError, RefusedError
 from assistant.llama import pages
 from assistant.llama.context import Context, Span
@@ -25,7 +25,7 @@ from assistant.llama.model import Model
 _PR_SET_PDEATHSIG = 1
 
 
-class Worker(ObeyingWorker[Runner]):
+class Worker(WorkerLoop[Runner]):
     """The worker whose model is a GGUF."""
 
     def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
@@ -51,8 +51,8 @@ class Worker(ObeyingWorker[Runner]):
     def overheard(self, command: ipc.Command) -> None:
         if self.runner is None:
             return
-        if isinstance(command, ipc.Generate):
-            self.runner.knock(command.request)
+        if isinstance(command, GenerateRequest):
+            self.runner.knock(command)
         elif isinstance(command, ipc.Load):
             self.runner.context.abort.set()  # the step under way is evaluated again afterwards
 
@@ -121,13 +121,13 @@ class Worker(ObeyingWorker[Runner]):
                 context.free()
             model.free()
             raise
-        return Runner(model, context, spec, self.told, self.failed)
+        return Runner(model, context, spec, self.report, self.failed)
 
     @staticmethod
     def _warm_up(context: Context, spec: LoadSpec) -> None:
         """Evaluate one batch, so that what a device allocates late is refused now, not later.
 
-        On cards it is the longest batch there can be; on a CPU nothing is allocated late, and a
+        On a GPU it is the longest batch there can be; on a CPU nothing is allocated late, and a
         short one brings the pages in.
         """
         length = min(spec.n_ubatch, context.n_cells_sequence - 1) if spec.devices else 8

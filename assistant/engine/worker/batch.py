@@ -21,16 +21,16 @@ class Part(NamedTuple):
     span: Span
 
 
-class Composer:
+class BatchBuilder:
     """Puts together the batches for one context.
 
     Args:
-        cards: the model, or part of it, stands on cards.
+        gpu: the model, or part of it, is on a GPU.
     """
 
-    def __init__(self, context: Context, slots: Slots, drafter: Drafter, *, cards: bool) -> None:
+    def __init__(self, context: Context, slots: Slots, drafter: Drafter, *, gpu: bool) -> None:
         self._context, self._slots, self._drafter = context, slots, drafter
-        self._cards = cards
+        self._gpu = gpu
 
     def batch(self, running: Sequence[Job]) -> list[Part]:
         """The next batch for jobs that have slots; not all of them need be in it."""
@@ -39,18 +39,18 @@ class Composer:
         drafts = {
             name: self._drafter.draft(job) if alone else NO_DRAFT for name, job in jobs.items()
         }
-        wishes = [
-            scheduler.Wish(name, self._sure(job), len(drafts[name].tokens))
+        demands = [
+            scheduler.Demand(name, self._sure(job), len(drafts[name].tokens))
             for name, job in jobs.items()
         ]
         most = scheduler.most_rows(
-            cards=self._cards,
+            gpu=self._gpu,
             decoding=any(job.decoding for job in running),
             evaluated=min(job.evaluated for job in running),
         )
         rows = min(self._context.n_batch, most)
         parts = []
-        for portion in scheduler.share_out(wishes, rows, self._context.n_outputs):
+        for portion in scheduler.divide_batch(demands, rows, self._context.n_outputs):
             job = jobs[portion.id]
             slot = self._slots[job.slot]
             job.draft = drafts[portion.id].cut(portion.drafted)

@@ -49,7 +49,7 @@ class Drafter:
 
     def draft(self, job: Job) -> Draft:
         """What to evaluate after the token that the job has to evaluate next; may be empty."""
-        if job.lookup is None or len(job.todo) != 1 or job.singly or job.wanted:
+        if job.lookup is None or len(job.todo) != 1 or job.singly or job.must_start_with:
             return NO_DRAFT
         most = min(MOST_DRAFTED, self._context.n_outputs - 1, job.most_left - 1)
         found = job.lookup.draft(most) if most > 0 else NO_DRAFT

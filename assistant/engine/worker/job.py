@@ -1,24 +1,18 @@
-"""What may be asked of a runner, and what a batch that failed means for those in it. Pure.
-
-One request inside the worker: what it has evaluated, said, and still holds back.
-"""
+"""One request inside the worker: what it has evaluated, generated, and still holds back. Pure."""
 
 from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
 
-import numpy as np
-
-from assistant.engine.types import Delta, Done, GenerateRequest, Priority, StopReason, Timings
+from assistant.engine.types import Done, GenerateRequest, Priority, StopReason, Timings
 from assistant.engine.worker.line_avoidance import Unlike
 from assistant.engine.worker.speculation import NO_DRAFT, Draft, Lookup
 from assistant.errors import ContextFullError, EngineError, RefusedError, RequestError
 from assistant.llama.context import DecodeStatus
-from assistant.llama.sampling import Chain, Sampler, Tokens
+from assistant.llama.sampling import Sampler
 
 
 def check(request: GenerateRequest, *, n_vocab: int, room: int) -> None:
@@ -58,21 +52,7 @@ def cause_of(verdict: DecodeStatus) -> EngineError:
     return EngineError(f"llama.cpp failed to evaluate ({verdict.name})", advice="Ask again")
 
 
-def chain_of(request: GenerateRequest) -> Chain:
-    """The sampler chain that a request asks for."""
-    wish = request.sampling
-    return Chain(
-        temperature=wish.temperature,
-        top_k=wish.top_k,
-        top_p=wish.top_p,
-        min_p=wish.min_p,
-        repeat_penalty=wish.repeat_penalty,
-        repeat_last_n=wish.repeat_last_n,
-        seed=wish.seed,
-    )
-
-
-class Said:
+class AnswerText:
     """Turns token bytes into text: whole characters only, stop texts held back until sure."""
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -105,69 +85,6 @@ def _overlap(text: str, stop: str) -> int:
     return next((size for size in range(most, 0, -1) if text.endswith(stop[:size])), 0)
 
 
-class Pieces:
-    """The bytes of every token, to find the tokens that agree with a given text."""
-
-    def __init__(self, piece: Callable[[int], bytes], n_vocab: int) -> None:
-        self._piece = piece
-        self._n_vocab = n_vocab
-        self._by_byte: dict[int, list[tuple[int, bytes]]] | None = None
-
-    def agreeing(self, wanted: bytes) -> Tokens | None:
-        """Tokens that begin `wanted` or that it begins; None for any, where it is empty or there
-        are none."""
-        if not wanted:
-            return None
-        if self._by_byte is None:
-            self._by_byte = {}
-            for token in range(self._n_vocab):
-                text = self._piece(token)
-                if text:
-                    self._by_byte.setdefault(text[0], []).append((token, text))
-        near = self._by_byte.get(wanted[0], ())
-        fitting = [t for t, text in near if wanted.startswith(text) or text.startswith(wanted)]
-        return np.array(fitting, np.int32) if fitting else None
-
-
-class Ending(NamedTuple):
-    """Why an answer is over, and the stop text that it ended with (or "")."""
-
-    reason: StopReason
-    stop_text: str = ""
-
-
-class Words(Protocol):
-    """What a model's tokens are."""
-
-    @property
-    def ends(self) -> Container[int]:
-        """The tokens that end an answer."""
-        ...
-
-    def piece(self, token: int) -> bytes: ...
-
-
-class Telling(Protocol):
-    """A job that is being answered; for its attributes see `Job`."""
-
-    request: GenerateRequest
-    said: Said
-    wanted: bytes
-
-
-def tell(job: Telling, token: int, words: Words, say: Callable[[Delta], None]) -> Ending | None:
-    """Take a token into what is said; None where the answer may go on."""
-    request = job.request
-    if token in words.ends or token in request.stop_tokens:
-        return Ending(StopReason.EOS)
-    piece = words.piece(token)
-    job.wanted = job.wanted[len(piece) :]
-    text, stop = job.said.add(piece)
-    if text:
-        say(Delta(id=request.id, text=text, tokens=(token,)))
-    return Ending(StopReason.STOP_TEXT, stop) if stop else None
-
-
 @dataclass
 class Job:
     """A request in progress.
@@ -180,7 +97,7 @@ class Job:
         apart: its answer grows in another slot than the prompt was read in.
         parked: it lost its place for want of cells and waits until another job ends.
         todo: tokens to evaluate next: the rest of the text, later the last sampled one.
-        wanted: bytes that the answer still has to begin with.
+        must_start_with: bytes that the answer still has to begin with.
         unlike: keeps it from a line that it should not be, while it says nothing else.
         lookup: prompt and answer, to draft from; None where drafts are not for it.
         draft: what is evaluated after `todo` in the step that runs.
@@ -192,14 +109,14 @@ class Job:
 
     request: GenerateRequest
     sampler: Sampler
-    said: Said
+    answer_text: AnswerText
     slot: int = -1
     text: Sequence[int] = ()
     apart: bool = False
     parked: bool = False
     cached: int = 0
     todo: list[int] = field(default_factory=list)
-    wanted: bytes = b""
+    must_start_with: bytes = b""
     unlike: Unlike | None = None
     lookup: Lookup | None = None
     draft: Draft = NO_DRAFT

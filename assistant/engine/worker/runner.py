@@ -25,12 +25,12 @@ from assistant.engine.types import (
     StopReason,
 )
 from assistant.engine.worker import scheduler
-from assistant.engine.worker.batch import Composer, Part
+from assistant.engine.worker.batch import BatchBuilder, Part
 from assistant.engine.worker.drafting import Drafter
-from assistant.engine.worker.job import Job, Said, cause_of, chain_of, check, replaces
+from assistant.engine.worker.job import AnswerText, Job, cause_of, check, replaces
 from assistant.engine.worker.slots import Slot, Slots
 from assistant.engine.worker.speculation import Pace
-from assistant.engine.worker.token_generation import Speaker
+from assistant.engine.worker.token_generation import TokenGenerator
 from assistant.errors import (
     ContextFullError,
     RefusedError,
@@ -139,7 +139,7 @@ class Runner:
 
     Attributes:
         together: what is being answered for a lower class goes on in the batches of a higher one;
-            on a card a few rows more cost next to nothing, on a CPU each has its price.
+            on a GPU a few rows more cost next to nothing, on a CPU each has its price.
     """
 
     def __init__(
@@ -151,8 +151,8 @@ class Runner:
         self.slots = Slots(context, partial=not facts.recurrent and whole_window)
         self.together = bool(spec.devices)
         self.drafter = Drafter(context, self.slots)
-        self._composer = Composer(context, self.slots, self.drafter, cards=bool(spec.devices))
-        self._speaker = Speaker(model, context, self.slots, self.drafter, say)
+        self._builder = BatchBuilder(context, self.slots, self.drafter, gpu=bool(spec.devices))
+        self._generator = TokenGenerator(model, context, self.slots, self.drafter, say)
         self._say, self._fail = say, fail
         self._jobs: dict[str, Job] = {}
         self._stepping: Priority | None = None
@@ -199,10 +199,14 @@ class Runner:
         for other in self._jobs.values():
             if replaces(request, other.request):
                 other.cancelled = True
-        sampler = Sampler(chain_of(request), n_vocab, request.prompt)
-        wanted = request.must_start_with.encode()
-        said, unlike = Said(request.stop), self._speaker.unlike(request)
-        self._jobs[request.id] = Job(request, sampler, said, wanted=wanted, unlike=unlike)
+        sampler = Sampler(request.sampling, n_vocab, request.prompt)
+        self._jobs[request.id] = Job(
+            request,
+            sampler,
+            AnswerText(request.stop),
+            must_start_with=request.must_start_with.encode(),
+            unlike=self._generator.unlike(request),
+        )
 
     def suspend(self) -> list[Job]:
         """Take all jobs out, to be taken in by another runner of the same model (`resume`)."""
@@ -289,7 +293,7 @@ class Runner:
             self._end(job, StopReason.LENGTH)
 
     def _evaluate(self, running: list[Job], turn: Priority) -> None:
-        chosen = self._composer.batch(running)
+        chosen = self._builder.batch(running)
         self._stepping = turn
         if self._overtaken(chosen, turn):
             self._stepping = None
@@ -355,13 +359,13 @@ class Runner:
             self._end(job, StopReason.LENGTH)
             return
         before = job.generated
-        ending = self._speaker.go_on(job, slot, row)
+        ending = self._generator.go_on(job, slot, row)
         self._meter.totals["generated"] += job.generated - before
         if ending:
             self._end(job, *ending)
 
     def _end(self, job: Job, reason: StopReason, stop_text: str = "") -> None:
-        rest = job.said.rest()
+        rest = job.answer_text.rest()
         if rest and reason is not StopReason.STOP_TEXT:
             self._say(Delta(id=job.request.id, text=rest))
         self._leave(job)

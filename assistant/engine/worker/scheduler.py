@@ -23,20 +23,20 @@ STEADY_CHUNK = 256
 it. Steps of 256 tokens are a seventh to a fifth faster than those of 64, and stopped within 20 ms;
 those of 512 are 2 % faster still, but took up to 66 ms to stop, and twice the memory."""
 
-CARD_CHUNK = 256
-"""The same on cards, where a step is not ended early and a long one costs little more."""
+GPU_CHUNK = 256
+"""The same on a GPU, where a step is not ended early and a long one costs little more."""
 
 
-def most_rows(*, cards: bool, decoding: bool, evaluated: int) -> int:
+def most_rows(*, gpu: bool, decoding: bool, evaluated: int) -> int:
     """The most tokens of the next batch.
 
     Args:
-        cards: the model, or part of it, stands on cards.
+        gpu: the model, or part of it, is on a GPU.
         decoding: an answer is in the batch, whose next token should not wait for a long prompt.
         evaluated: the fewest prompt tokens that a request in the batch has evaluated so far.
     """
-    if cards:
-        return CARD_CHUNK
+    if gpu:
+        return GPU_CHUNK
     if decoding:
         return PREFILL_CHUNK
     return max(PREFILL_CHUNK, min(STEADY_CHUNK, evaluated))
@@ -59,7 +59,7 @@ class SlotView:
 
 
 @dataclass(frozen=True)
-class Placing:
+class Placement:
     """Where a prompt goes.
 
     Attributes:
@@ -73,7 +73,7 @@ class Placing:
     source: int | None = None
 
 
-def place(slots: Sequence[SlotView], prompt: Sequence[int], *, partial: bool) -> Placing | None:
+def place(slots: Sequence[SlotView], prompt: Sequence[int], *, partial: bool) -> Placement | None:
     """The slot for a prompt, or None while all are busy.
 
     The longest common start wins. At least one token is left to evaluate, since its logits are
@@ -94,18 +94,18 @@ def place(slots: Sequence[SlotView], prompt: Sequence[int], *, partial: bool) ->
     donor = max(slots, key=common) if partial else best
     if common(best) and common(best) >= KEEP_SHARE * len(best.tokens):
         if common(donor) <= common(best):
-            return Placing(best.number, common(best))
-        return Placing(best.number, common(donor), donor.number)
+            return Placement(best.number, common(best))
+        return Placement(best.number, common(donor), donor.number)
     target = empty or min(free, key=lambda slot: slot.used_at)
     if not common(donor):
-        return Placing(target.number, 0)
+        return Placement(target.number, 0)
     if donor.number == target.number:
-        return Placing(target.number, common(target))
-    return Placing(target.number, common(donor), donor.number)
+        return Placement(target.number, common(target))
+    return Placement(target.number, common(donor), donor.number)
 
 
 @dataclass(frozen=True)
-class Wish:
+class Demand:
     """What a request wants of the next batch: `sure` tokens, and `drafted` ones after them."""
 
     id: str
@@ -123,25 +123,25 @@ class Portion:
     outputs: int
 
 
-def share_out(wishes: Sequence[Wish], rows: int, outputs: int) -> list[Portion]:
+def divide_batch(demands: Sequence[Demand], rows: int, outputs: int) -> list[Portion]:
     """Who gets how much of a batch of `rows` tokens, of which `outputs` may keep logits.
 
     The shortest wish comes first, so that decoding never waits for a prompt. Drafts get what is
     left once everybody has what is sure.
     """
-    served: list[tuple[Wish, int]] = []
-    for wish in sorted(wishes, key=lambda wish: wish.sure):
+    served: list[tuple[Demand, int]] = []
+    for demand in sorted(demands, key=lambda demand: demand.sure):
         if not rows or len(served) == outputs:
             break
-        served.append((wish, min(wish.sure, rows)))
-        rows -= min(wish.sure, rows)
+        served.append((demand, min(demand.sure, rows)))
+        rows -= min(demand.sure, rows)
     spare = outputs - len(served)
     portions = []
-    for wish, sure in served:
-        ends = sure == wish.sure
-        drafted = min(wish.drafted, rows, spare) if ends else 0
+    for demand, sure in served:
+        ends = sure == demand.sure
+        drafted = min(demand.drafted, rows, spare) if ends else 0
         rows, spare = rows - drafted, spare - drafted
-        portions.append(Portion(wish.id, sure, drafted, (1 + drafted) if ends else 0))
+        portions.append(Portion(demand.id, sure, drafted, (1 + drafted) if ends else 0))
     return portions
 
 

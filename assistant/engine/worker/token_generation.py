@@ -1,20 +1,89 @@
-"""From logits to an answer: chooses the next token, says it, and knows when that was the last."""
+"""From logits to an answer: chooses the next token, reports its text, and detects the end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from typing import NamedTuple, Protocol
+
+import numpy as np
 
 from assistant.engine.types import Delta, GenerateRequest, StopReason
 from assistant.engine.worker.drafting import Drafter
-from assistant.engine.worker.job import Ending, Job, Pieces, tell
+from assistant.engine.worker.job import AnswerText, Job
 from assistant.engine.worker.line_avoidance import Stance, Unlike
 from assistant.engine.worker.slots import Slot, Slots
 from assistant.engine.worker.speculation import Lookup
 from assistant.llama.context import Context
 from assistant.llama.model import Model
+from assistant.llama.sampling import Tokens
 
 
-class Speaker:
+class Pieces:
+    """The bytes of every token, to find the tokens that agree with a given text."""
+
+    def __init__(self, piece: Callable[[int], bytes], n_vocab: int) -> None:
+        self._piece = piece
+        self._n_vocab = n_vocab
+        self._by_byte: dict[int, list[tuple[int, bytes]]] | None = None
+
+    def agreeing(self, start: bytes) -> Tokens | None:
+        """Tokens that begin `start` or that it begins; None for any, where it is empty or there
+        are none."""
+        if not start:
+            return None
+        if self._by_byte is None:
+            self._by_byte = {}
+            for token in range(self._n_vocab):
+                text = self._piece(token)
+                if text:
+                    self._by_byte.setdefault(text[0], []).append((token, text))
+        near = self._by_byte.get(start[0], ())
+        fitting = [t for t, text in near if start.startswith(text) or text.startswith(start)]
+        return np.array(fitting, np.int32) if fitting else None
+
+
+class Ending(NamedTuple):
+    """Why an answer is over, and the stop text that it ended with (or "")."""
+
+    reason: StopReason
+    stop_text: str = ""
+
+
+class Words(Protocol):
+    """What a model's tokens are."""
+
+    @property
+    def ends(self) -> Container[int]:
+        """The tokens that end an answer."""
+        ...
+
+    def piece(self, token: int) -> bytes: ...
+
+
+class Answering(Protocol):
+    """A job that is being answered; for its attributes see `Job`."""
+
+    request: GenerateRequest
+    answer_text: AnswerText
+    must_start_with: bytes
+
+
+def take_token(
+    job: Answering, token: int, words: Words, say: Callable[[Delta], None]
+) -> Ending | None:
+    """Add a token to the answer and report its text; None where the answer goes on."""
+    request = job.request
+    if token in words.ends or token in request.stop_tokens:
+        return Ending(StopReason.EOS)
+    piece = words.piece(token)
+    job.must_start_with = job.must_start_with[len(piece) :]
+    text, stop = job.answer_text.add(piece)
+    if text:
+        say(Delta(id=request.id, text=text, tokens=(token,)))
+    return Ending(StopReason.STOP_TEXT, stop) if stop else None
+
+
+class TokenGenerator:
     """Goes on with the answers of one model; what it says goes to `say`."""
 
     def __init__(
@@ -63,7 +132,7 @@ class Speaker:
         return None
 
     def _picked(self, job: Job, row: int) -> int:
-        allowed = self._pieces.agreeing(job.wanted)
+        allowed = self._pieces.agreeing(job.must_start_with)
         logits = self._context.logits(row)
         token = job.sampler.pick(logits, allowed)
         if job.unlike is not None:
@@ -77,13 +146,13 @@ class Speaker:
         if job.unlike is not None:
             stance = job.unlike.add(token)
             if stance is Stance.WITHIN and not enough:
-                job.wanted = job.wanted[len(self._model.piece(token)) :]
+                job.must_start_with = job.must_start_with[len(self._model.piece(token)) :]
                 job.todo = [token]
                 return None
             tokens = job.unlike.tokens
             if stance is Stance.WHOLE and not enough:
                 tokens = self._leave(job, slot)
-            job.unlike, job.wanted = None, job.request.must_start_with.encode()
+            job.unlike, job.must_start_with = None, job.request.must_start_with.encode()
         for one in tokens:
             ending = self._say_token(job, one)
             if ending:
@@ -105,7 +174,7 @@ class Speaker:
         return [*job.unlike.tokens[: fork.at], fork.token]
 
     def _say_token(self, job: Job, token: int) -> Ending | None:
-        ending = tell(job, token, self._model, self._say)
+        ending = take_token(job, token, self._model, self._say)
         if ending:
             return ending
         if job.lookup is None and self._drafter.may_draft(job):

@@ -49,7 +49,7 @@ class Runs(Protocol):
 R = TypeVar("R", bound=Runs)
 
 
-class ObeyingWorker(ABC, Generic[R]):
+class WorkerLoop(ABC, Generic[R]):
     """Executes commands until its input ends. How a model is loaded, and what only its library can
     do, is for each kind of worker to say.
 
@@ -61,8 +61,8 @@ class ObeyingWorker(ABC, Generic[R]):
 
     def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
         self._source, self._sink = source, sink
-        self._speaking = threading.Lock()
-        self._said_s = 0.0
+        self._writing = threading.Lock()
+        self._wrote_s = 0.0
         self.commands: queue.SimpleQueue[ipc.Command | None] = queue.SimpleQueue()
         self.given_up = threading.Event()
         self.runner: R | None = None
@@ -78,7 +78,7 @@ class ObeyingWorker(ABC, Generic[R]):
             except queue.Empty:
                 if runner is not None and busy:
                     runner.step()
-                if not busy or time.monotonic() - self._said_s > BEAT_S:
+                if not busy or time.monotonic() - self._wrote_s > BEAT_S:
                     self.say(ipc.Beat())
                 continue
             if command is None:
@@ -90,8 +90,8 @@ class ObeyingWorker(ABC, Generic[R]):
 
     def say(self, report: ipc.Report) -> None:
         """Send a report; any thread may."""
-        with self._speaking:
-            self._said_s = time.monotonic()
+        with self._writing:
+            self._wrote_s = time.monotonic()
             self._sink.write(ipc.encode(report))
             self._sink.flush()
 
@@ -105,9 +105,9 @@ class ObeyingWorker(ABC, Generic[R]):
             raise LoadError("no model is loaded", advice="Load one first")
         return self.runner
 
-    def told(self, event: Delta | Done) -> None:
+    def report(self, event: Delta | Done) -> None:
         """Send a piece of an answer, or its end."""
-        self.say(ipc.Event(id=event.id, event=event))
+        self.say(event)
 
     def failed(self, request_id: str, error: UnderkeelError) -> None:
         self.say(ipc.Failed.of(request_id, error))
@@ -177,8 +177,8 @@ class ObeyingWorker(ABC, Generic[R]):
                 self.load(command)
             case ipc.CancelLoad():
                 pass
-            case ipc.Generate():
-                self.ready().add(command.request)
+            case GenerateRequest():
+                self.ready().add(command)
             case ipc.Cancel():
                 self.ready().cancel(command.id)
             case ipc.Tokenise():

@@ -326,7 +326,8 @@ async def _ask(client: Any, tokens: int, sizes: Sizes, tally: _Tally, number: in
 
     request = CompletionRequest(
         prompt=_prompt(tokens, number),
-        n_predict=sizes.answer_tokens,
+        temperature=0.0,
+        max_tokens=sizes.answer_tokens,
         document=f"document-{number % _ANSWERS}",
     )
     tally.asked += 1

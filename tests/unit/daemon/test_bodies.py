@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from assistant.daemon.http.request_schemas import (
     ChatBody,
-    CompletionBody,
     InfillBody,
     TextCompletionBody,
     generate_request,
@@ -20,6 +19,7 @@ from assistant.daemon.http.request_schemas import (
 from assistant.engine.types import ModelInfo
 from assistant.errors import ContextFullError, RequestError
 from assistant.memory.degrade.budget import BudgetNow
+from assistant.wire import CompletionRequest, GenerateBody
 
 MODEL = ModelInfo(name="m", n_vocab=256, n_ctx=100)
 
@@ -45,7 +45,7 @@ def test_prompt_parts_keep_order_and_content(prompt: list[int | str]) -> None:
 def test_a_request_never_exceeds_context_or_budget(
     n_prompt: int, n_predict: int, budget: int | None
 ) -> None:
-    body = CompletionBody(prompt=[1] * n_prompt, n_predict=n_predict)
+    body = CompletionRequest(prompt=(1,) * n_prompt, max_tokens=n_predict)
     now = None if budget is None else BudgetNow(tokens=budget)
     try:
         request = generate_request(body, [1] * n_prompt, MODEL, now, request_limit_ms=1000)
@@ -62,12 +62,12 @@ def test_a_request_never_exceeds_context_or_budget(
 def test_budget_error_says_why() -> None:
     now = BudgetNow(tokens=3, level=2, reason="another program took 6 GiB")
     with pytest.raises(ContextFullError, match="took 6 GiB"):
-        generate_request(CompletionBody(prompt=""), [1] * 4, MODEL, now, request_limit_ms=0)
+        generate_request(CompletionRequest(prompt=""), [1] * 4, MODEL, now, request_limit_ms=0)
 
 
 def test_time_limit_is_the_lower_of_both() -> None:
     def limit(asked: int, most: int) -> int:
-        body = CompletionBody(prompt="", t_max_predict_ms=asked)
+        body = CompletionRequest(prompt="", time_limit_ms=asked)
         return generate_request(body, [1], MODEL, None, request_limit_ms=most).time_limit_ms
 
     assert [limit(0, 0), limit(5, 0), limit(0, 7), limit(5, 7), limit(9, 7)] == [0, 5, 7, 5, 7]
@@ -75,7 +75,9 @@ def test_time_limit_is_the_lower_of_both() -> None:
 
 def test_seeds_are_random_only_where_none_was_given() -> None:
     def seed(**given: Any) -> int:
-        return CompletionBody(prompt="", **given).sampling().seed
+        body = CompletionRequest(prompt="", **given)
+        request = generate_request(body, [1], MODEL, None, request_limit_ms=0)
+        return request.sampling.seed
 
     assert seed(seed=42) == 42
     assert len({seed(), seed(seed=-1), seed(seed=2**32 - 1)}) == 3
@@ -84,7 +86,7 @@ def test_seeds_are_random_only_where_none_was_given() -> None:
 @pytest.mark.parametrize(
     ("kind", "body", "name"),
     [
-        (CompletionBody, {"prompt": "a", "json_schema": {"type": "object"}}, "json_schema"),
+        (CompletionRequest, {"prompt": "a", "json_schema": {"type": "object"}}, "json_schema"),
         (InfillBody, {"input_prefix": "a", "input_suffix": "", "n_probs": 3}, "n_probs"),
         (TextCompletionBody, {"prompt": "a", "n": 2}, "n"),
         (TextCompletionBody, {"prompt": "a", "suffix": "b"}, "suffix"),
@@ -98,7 +100,7 @@ def test_seeds_are_random_only_where_none_was_given() -> None:
     ],
 )
 def test_what_is_not_served_is_refused(
-    kind: type[CompletionBody], body: dict[str, object], name: str
+    kind: type[GenerateBody], body: dict[str, object], name: str
 ) -> None:
     with pytest.raises(RequestError, match=name):
         generate_request(msgspec.convert(body, kind), [1], MODEL, None, request_limit_ms=0)

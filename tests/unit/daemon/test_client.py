@@ -132,7 +132,9 @@ def asked_of(talk: Talk) -> str:
             something_listens(talk),
             DaemonClient(autostart=False) as client,
         ):
-            async for _ in client.complete(CompletionRequest(prompt="a", n_predict=1)):
+            async for _ in client.complete(
+                CompletionRequest(prompt="a", temperature=0.0, max_tokens=1)
+            ):
                 pass
 
     with pytest.raises(DaemonError) as failure:

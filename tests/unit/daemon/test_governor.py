@@ -62,7 +62,7 @@ def level(daemon: Daemon) -> int:
 
 
 async def ask(daemon: Daemon, **more: Any) -> tuple[str, Any]:
-    request = CompletionRequest(**{"prompt": "abc", "n_predict": 50, **more})
+    request = CompletionRequest(**{"prompt": "abc", "temperature": 0.0, "max_tokens": 50, **more})
     chunks = [chunk async for chunk in daemon.client.complete(request)]
     return "".join(chunk.content for chunk in chunks), chunks[-1]
 

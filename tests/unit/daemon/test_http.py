@@ -47,7 +47,7 @@ async def events_of(answer: httpx.Response) -> list[Any]:
 
 
 def ask(text: str = "def f", **more: Any) -> CompletionRequest:
-    return CompletionRequest(**{"prompt": text, "n_predict": 64, **more})
+    return CompletionRequest(**{"prompt": text, "temperature": 0.0, "max_tokens": 64, **more})
 
 
 async def collect(daemon: Daemon, request: CompletionRequest) -> tuple[str, Any]:
@@ -110,8 +110,8 @@ def test_our_fields_reach_the_engine(home: Path) -> None:
             must_start_with="ret",
             unlike="return 1",
             stop=("\n",),
-            t_max_predict_ms=5000,
-            cache_prompt=False,
+            time_limit_ms=5000,
+            cache=False,
         )
         text, last = await collect(daemon, request)
         assert text == DEFAULT_REPLY.rstrip("\n")
@@ -424,7 +424,7 @@ def test_closing_the_iterator_cancels(home: Path) -> None:
     engine = FakeEngine(reply=lambda _: "x" * 2000, token_ms=5)
 
     async def body(daemon: Daemon) -> None:
-        async with aclosing(daemon.client.complete(ask(n_predict=2000))) as chunks:
+        async with aclosing(daemon.client.complete(ask(max_tokens=2000))) as chunks:
             async for _ in chunks:
                 break
         await daemon.idle()
@@ -567,7 +567,7 @@ def test_stop_while_busy_ends_streams_with_a_reason(home: Path) -> None:
         begun = asyncio.Event()
 
         async def busy() -> None:
-            async for _ in daemon.client.complete(ask(n_predict=4000)):
+            async for _ in daemon.client.complete(ask(max_tokens=4000)):
                 begun.set()
 
         task = asyncio.create_task(busy())

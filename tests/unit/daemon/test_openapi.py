@@ -34,8 +34,8 @@ from schemathesis.specs.openapi.checks import (
 )
 from starlette.routing import Route
 
-from assistant import address
-from assistant.daemon.http import app, openapi, request_schemas
+from assistant import address, wire
+from assistant.daemon.http import app, openapi
 from assistant.daemon.process import instance, server
 from assistant.daemon.service import Service
 from assistant.engine.fake import FakeEngine
@@ -75,11 +75,13 @@ def test_bodies_are_described_field_by_field() -> None:
     for operation in openapi.OPERATIONS:
         if operation.body is not None:
             described = set(schemas[operation.body.__name__]["properties"])
-            assert described == {field.name for field in msgspec.structs.fields(operation.body)}
-    limits = schemas["CompletionBody"]["properties"]["temperature"]
+            assert described == {
+                field.encode_name for field in msgspec.structs.fields(operation.body)
+            }
+    limits = schemas["CompletionRequest"]["properties"]["temperature"]
     assert (limits["minimum"], limits["maximum"], limits["default"]) == (0.0, 100.0, 0.8)
-    assert "prompt" in schemas["CompletionBody"]["required"]
-    assert issubclass(request_schemas.CompletionBody, request_schemas.GenerateBody)
+    assert "prompt" in schemas["CompletionRequest"]["required"]
+    assert issubclass(wire.CompletionRequest, wire.GenerateBody)
 
 
 def test_every_status_of_an_error_has_a_meaning() -> None:

@@ -17,7 +17,7 @@ def tell(replay: Replay, text: str, cuts: list[int]) -> str:
     replay.begin()
     places = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
     pieces = [text[start:stop] for start, stop in pairwise(places)]
-    found = [replay.news(Delta(id="r", text=piece)) for piece in pieces if piece]
+    found = [replay.new_part(Delta(id="r", text=piece)) for piece in pieces if piece]
     return "".join(delta.text for delta in found if delta is not None)
 
 

@@ -78,8 +78,8 @@ async def changing(
         yield daemon
 
 
-async def said(daemon: Daemon, **wishes: Any) -> str:
-    request = CompletionRequest(**{"prompt": (1, 2), "n_predict": 64, **wishes})
+async def said(daemon: Daemon, **more: Any) -> str:
+    request = CompletionRequest(**{"prompt": (1, 2), "temperature": 0.0, "max_tokens": 64, **more})
     return "".join([chunk.content async for chunk in daemon.client.complete(request)])
 
 
@@ -94,7 +94,7 @@ def test_what_is_begun_ends_on_the_old_model_and_the_next_is_the_new_ones(home: 
             assert await old == "small"
             assert await said(daemon) == "large"
             with pytest.raises(ModelChangedError):
-                await said(daemon, of_model="small")
+                await said(daemon, prompt_model="small")
             assert (await daemon.client.status()).deaths == 0
 
     asyncio.run(main())

@@ -42,7 +42,7 @@ async def succeeding(engine: FakeEngine) -> AsyncIterator[tuple[Service, asyncio
 
 
 async def ask(client: DaemonClient, document: str = "") -> str:
-    request = CompletionRequest(prompt="def f", n_predict=64, document=document)
+    request = CompletionRequest(prompt="def f", temperature=0.0, max_tokens=64, document=document)
     return "".join([chunk.content async for chunk in client.complete(request)])
 
 

@@ -92,7 +92,7 @@ def test_a_client_without_unix_sockets(home: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(address, "has_unix_sockets", lambda *_: False)
 
     async def ask(client: DaemonClient) -> str:
-        request = CompletionRequest(prompt="def f", n_predict=64)
+        request = CompletionRequest(prompt="def f", temperature=0.0, max_tokens=64)
         return "".join([chunk.content async for chunk in client.complete(request)])
 
     async def main() -> None:

@@ -37,7 +37,10 @@ class Asked:
         raise AssertionError("no end")
 
     async def warm(self, prompt: tuple[int, ...]) -> Done:
-        return await self.engine.prefill(GenerateRequest(id="0", prompt=prompt, max_tokens=0))
+        request = GenerateRequest(id="0", prompt=prompt, max_tokens=0)
+        events = [event async for event in self.engine.generate(request)]
+        assert isinstance(events[-1], Done)
+        return events[-1]
 
 
 def ask(path: Path, body: Callable[[Asked], Awaitable[None]]) -> None:

@@ -16,7 +16,7 @@ from assistant.errors import BY_CODE, ContextFullError, FrameError, UnderkeelErr
 COMMANDS: list[ipc.Command] = [
     ipc.Load(id="1", spec=LoadSpec(path="m.gguf")),
     ipc.CancelLoad(),
-    ipc.Generate(id="2", request=GenerateRequest(id="2", prompt=(1, 2), max_tokens=3)),
+    GenerateRequest(id="2", prompt=(1, 2), max_tokens=3),
     ipc.Cancel(id="2"),
     ipc.Tokenise(id="3", text="é\f\u2028😀"),
     ipc.Detokenise(id="4", tokens=(0, 151_000)),
@@ -30,9 +30,9 @@ REPORTS: list[ipc.Report] = [
     ipc.Hello(pid=1),
     ipc.Beat(),
     ipc.Progress(id="1", share=0.5),
-    ipc.Event(id="2", event=Delta(id="2", text="x", tokens=(1,))),
+    Delta(id="2", text="x", tokens=(1,)),
     ipc.Saved(id="7", sequences=(ipc.Sequence((1, 2), b"\0\xff"),)),
-    ipc.Event(id="2", event=Done(id="2", reason=StopReason.EOS)),
+    Done(id="2", reason=StopReason.EOS),
     ipc.Failed.of("2", ContextFullError("no room", subject="2", advice="Shorten it")),
 ]
 

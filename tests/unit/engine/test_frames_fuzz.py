@@ -43,16 +43,14 @@ STARTS = [
     for message in (
         ipc.Load(id="1", spec=LoadSpec(path="m.gguf", n_ctx=4096)),
         ipc.CancelLoad(),
-        ipc.Generate(
-            id="2", request=GenerateRequest(id="2", prompt=tuple(range(40)), max_tokens=3)
-        ),
+        GenerateRequest(id="2", prompt=tuple(range(40)), max_tokens=3),
         ipc.Cancel(id="2"),
         ipc.Tokenise(id="3", text="def f():\n    return 'é😀'" * 4),
         ipc.Detokenise(id="4", tokens=(0, 151_000)),
         ipc.GetStats(id="6"),
         ipc.Hello(pid=1),
-        ipc.Event(id="2", event=Delta(id="2", text="x", tokens=(1,))),
-        ipc.Event(id="2", event=Done(id="2", reason=StopReason.EOS)),
+        Delta(id="2", text="x", tokens=(1,)),
+        Done(id="2", reason=StopReason.EOS),
         ipc.Failed.of("2", EngineError("no", subject="2", advice="Mend it")),
     )
 ]

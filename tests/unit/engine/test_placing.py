@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assistant.engine.types import Priority, shared_length
-from assistant.engine.worker.scheduler import Placing, SlotView, Wish, place, share_out, working
+from assistant.engine.worker.scheduler import (
+    Demand,
+    Placement,
+    SlotView,
+    divide_batch,
+    place,
+    working,
+)
 
 OLD = list(range(100))
 
@@ -19,30 +26,30 @@ def view(
 
 def test_the_longest_common_start_wins() -> None:
     slots = [view(0, OLD[:50], used_at=9), view(1, OLD[:80]), view(2)]
-    assert place(slots, OLD, partial=True) == Placing(1, 80)
+    assert place(slots, OLD, partial=True) == Placement(1, 80)
 
 
 def test_one_token_is_always_left_to_evaluate() -> None:
-    assert place([view(0, OLD)], OLD, partial=True) == Placing(0, 99)
-    assert place([view(0, OLD)], OLD[:10], partial=True) == Placing(0, 9)
+    assert place([view(0, OLD)], OLD, partial=True) == Placement(0, 99)
+    assert place([view(0, OLD)], OLD[:10], partial=True) == Placement(0, 9)
 
 
 def test_an_empty_slot_goes_before_one_that_would_lose_much() -> None:
     """The other place's slot keeps its tokens and lends what both begin with."""
     slots = [view(0, OLD, used_at=5), view(1)]
     prompt = [*OLD[:20], *range(500, 580)]
-    assert place(slots, prompt, partial=True) == Placing(1, 20, source=0)
+    assert place(slots, prompt, partial=True) == Placement(1, 20, source=0)
 
 
 def test_a_busy_slot_lends_its_start() -> None:
     slots = [view(0, OLD, busy=True, used_at=5), view(1, [7, 8])]
     prompt = [*OLD[:60], 1000]
-    assert place(slots, prompt, partial=True) == Placing(1, 60, source=0)
+    assert place(slots, prompt, partial=True) == Placement(1, 60, source=0)
 
 
 def test_the_least_recently_used_slot_is_evicted() -> None:
     slots = [view(0, [1, 2], used_at=5), view(1, [3, 4], used_at=2), view(2, [5], used_at=8)]
-    assert place(slots, [9, 9, 9], partial=True) == Placing(1, 0)
+    assert place(slots, [9, 9, 9], partial=True) == Placement(1, 0)
 
 
 def test_no_slot_is_free() -> None:
@@ -52,10 +59,10 @@ def test_no_slot_is_free() -> None:
 
 def test_append_only_memory_serves_what_goes_on_and_nothing_else() -> None:
     held = view(0, OLD[:50])
-    assert place([held], OLD, partial=False) == Placing(0, 50)
-    assert place([held], [*OLD[:40], 1000, 1001], partial=False) == Placing(0, 0)
+    assert place([held], OLD, partial=False) == Placement(0, 50)
+    assert place([held], [*OLD[:40], 1000, 1001], partial=False) == Placement(0, 0)
     busy = [view(0, OLD[:50], busy=True), view(1)]
-    assert place(busy, OLD, partial=False) == Placing(1, 0)  # a state is not shared half
+    assert place(busy, OLD, partial=False) == Placement(1, 0)  # a state is not shared half
 
 
 TOKENS = st.lists(st.integers(0, 2), max_size=12)
@@ -93,12 +100,12 @@ def test_the_highest_class_works() -> None:
 
 
 def test_decoding_goes_before_a_prompt_and_drafts_take_what_is_left() -> None:
-    wishes = [Wish("prompt", 500), Wish("decoding", 1, drafted=4), Wish("other", 1)]
-    found = {portion.id: portion for portion in share_out(wishes, rows=64, outputs=32)}
+    wishes = [Demand("prompt", 500), Demand("decoding", 1, drafted=4), Demand("other", 1)]
+    found = {portion.id: portion for portion in divide_batch(wishes, rows=64, outputs=32)}
     assert (found["decoding"].sure, found["other"].sure, found["prompt"].sure) == (1, 1, 62)
     assert found["decoding"].drafted == 0  # the prompt took the rest
     assert found["prompt"].outputs == 0  # it is not at its end
-    alone = share_out([Wish("decoding", 1, drafted=4)], rows=64, outputs=32)
+    alone = divide_batch([Demand("decoding", 1, drafted=4)], rows=64, outputs=32)
     assert (alone[0].drafted, alone[0].outputs) == (4, 5)
 
 
@@ -109,8 +116,8 @@ WISHES = st.lists(st.tuples(st.integers(1, 80), st.integers(0, 12)), max_size=6)
 def test_a_batch_is_never_overdrawn(
     numbers: list[tuple[int, int]], rows: int, outputs: int
 ) -> None:
-    wishes = [Wish(str(at), sure, drafted) for at, (sure, drafted) in enumerate(numbers)]
-    portions = share_out(wishes, rows, outputs)
+    wishes = [Demand(str(at), sure, drafted) for at, (sure, drafted) in enumerate(numbers)]
+    portions = divide_batch(wishes, rows, outputs)
     assert sum(one.sure + one.drafted for one in portions) <= rows
     assert sum(one.outputs for one in portions) <= outputs
     by_id = {wish.id: wish for wish in wishes}

@@ -327,13 +327,13 @@ def test_what_is_not_believed_is_decided_by_the_bits_that_come_without_drafts(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decided: list[bytes] = []
-    picked = bench.runner._speaker._picked
+    picked = bench.runner._generator._picked
 
     def noted(job: Job, row: int) -> int:
         decided.append(bench.context.logits(row).tobytes())
         return picked(job, row)
 
-    monkeypatch.setattr(bench.runner._speaker, "_picked", noted)
+    monkeypatch.setattr(bench.runner._generator, "_picked", noted)
     bench.answer(EDIT, 1)  # both find the prompt in the cache
     decided.clear()
     plain = bench.answer(EDIT, 16, speculate=False)

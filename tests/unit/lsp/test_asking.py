@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lsp.completion.completion_stream import question
+from lsp.completion.completion_stream import half_typed, unwanted_line
 from lsp.documents.document import Document
 from lsp.documents.positions import Encoding
 
@@ -16,7 +16,9 @@ def unlike(text: str) -> str:
     document = Document("file:///a.py", prefix + suffix, encoding=Encoding.UTF32, language="python")
     line = prefix.count("\n")
     place = document.place(line, len(prefix) - prefix.rfind("\n") - 1)
-    return question(document.snapshot(place)).unlike
+    site = document.site(place)
+    rest = unwanted_line(site)
+    return half_typed(site) + rest if rest else ""
 
 
 @pytest.mark.parametrize(

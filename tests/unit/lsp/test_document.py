@@ -70,13 +70,13 @@ def test_random_edits_agree_with_the_reference(
             assert document.clamp(document.edited) == document.edited
         for line in range(len(document) + 2):
             place = document.place(line, 3)
-            snapshot = document.snapshot(place)
+            site = document.site(place)
             offset = reference.offset(line, 3)
             halves = reference.text[:offset], reference.text[offset:]
-            assert (snapshot.prefix, snapshot.suffix) == tuple(
+            assert (site.prefix, site.suffix) == tuple(
                 re.sub("\r\n?", "\n", half) for half in halves
             )
-            assert snapshot.cursor_byte == len(snapshot.prefix.encode())
+            assert site.cursor_byte == len(site.prefix.encode())
 
 
 @given(line=st.text(st.sampled_from("aé中😀\f\u2028"), max_size=20), data=st.data())
@@ -116,7 +116,7 @@ def test_a_lone_surrogate_keeps_every_position_and_can_be_encoded() -> None:
     document = Document("file:///a", "x\ud83dy")
     document.replace((0, 2), (0, 2), "\udc00")
     assert document.text == "x\ufffd\ufffdy"
-    assert document.snapshot(document.place(0, 4)).cursor_byte == 8
+    assert document.site(document.place(0, 4)).cursor_byte == 8
 
 
 def test_positions_outside_are_clamped() -> None:
@@ -156,9 +156,9 @@ def test_blocks_stay_small_however_a_file_grows() -> None:
 def test_a_huge_document_is_cut_where_the_cut_stays() -> None:
     document = Document("file:///a", "0123456789abcdef é\n" * 100_000)
     assert len(document.text) > WHOLE_TEXT_CHARS
-    first = document.snapshot(document.place(50_000, 4))
+    first = document.site(document.place(50_000, 4))
     document.replace((50_000, 4), (50_000, 4), "typed")
-    second = document.snapshot(document.place(50_000, 9))
+    second = document.site(document.place(50_000, 9))
     assert second.prefix == first.prefix + "typed"
     assert second.suffix == first.suffix
     assert second.prefix.endswith("\n0123typed")
@@ -166,5 +166,5 @@ def test_a_huge_document_is_cut_where_the_cut_stays() -> None:
 
 def test_one_huge_line_is_cut_around_the_cursor() -> None:
     document = Document("file:///a", "x" * 4_000_000)
-    snapshot = document.snapshot(document.place(0, 2_000_000))
-    assert len(snapshot.prefix) == len(snapshot.suffix) == WHOLE_TEXT_CHARS
+    site = document.site(document.place(0, 2_000_000))
+    assert len(site.prefix) == len(site.suffix) == WHOLE_TEXT_CHARS

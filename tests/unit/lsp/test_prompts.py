@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from assistant.engine.types import ModelInfo
-from lsp.completion.completion_stream import question
 from lsp.completion.prompts import Prompts, path_of
 from lsp.daemon.model import Fim, Served
-from lsp.documents.document import Snapshot
+from lsp.documents.site import Site
 
 BUDGET_TOKENS = 600
 
@@ -22,8 +21,8 @@ def fim(dense_model: Path, home: Path) -> Fim:
     return Served.of(ModelInfo(name="m", path=str(dense_model)), None).fim
 
 
-def at(path: Path, prefix: str, suffix: str = "\n") -> Snapshot:
-    return Snapshot(uri=path.as_uri(), version=1, language="python", prefix=prefix, suffix=suffix)
+def at(path: Path, prefix: str, suffix: str = "\n") -> Site:
+    return Site(prefix, suffix, "python", uri=path.as_uri(), version=1)
 
 
 def play(prompts: Prompts, test: Callable[[Prompts], Awaitable[None]]) -> None:
@@ -49,7 +48,7 @@ def workspace(tmp_path: Path) -> Path:
 
 def test_another_file_of_the_workspace_is_shown(tmp_path: Path, fim: Fim) -> None:
     root = workspace(tmp_path)
-    asked = question(at(root / "use.py", "from shapes import Circle\n\ncircle = Circle("))
+    asked = at(root / "use.py", "from shapes import Circle\n\ncircle = Circle(")
 
     async def test(prompts: Prompts) -> None:
         await prompts.ids(asked, fim, BUDGET_TOKENS)
@@ -58,7 +57,7 @@ def test_another_file_of_the_workspace_is_shown(tmp_path: Path, fim: Fim) -> Non
             if "radius_mm" in text_of(fim, ids):
                 return
             await asyncio.sleep(0.05)
-            asked_elsewhere = question(at(root / "use.py", f"# {_}\n"))
+            asked_elsewhere = at(root / "use.py", f"# {_}\n")
             await prompts.ids(asked_elsewhere, fim, BUDGET_TOKENS, rest=True)
         pytest.fail("the workspace was not read")
 
@@ -67,7 +66,7 @@ def test_another_file_of_the_workspace_is_shown(tmp_path: Path, fim: Fim) -> Non
 
 def test_other_files_stay_out_where_the_user_wants_it(tmp_path: Path, fim: Fim) -> None:
     root = workspace(tmp_path)
-    asked = question(at(root / "use.py", "from shapes import Circle\n\ncircle = Circle("))
+    asked = at(root / "use.py", "from shapes import Circle\n\ncircle = Circle(")
 
     async def test(prompts: Prompts) -> None:
         for _ in range(5):
@@ -83,9 +82,9 @@ def test_what_was_visited_shows_elsewhere_only_where_other_files_may(
     tmp_path: Path, fim: Fim, index: bool
 ) -> None:
     root = workspace(tmp_path)
-    visited = question(at(root / "seen.py", "def harbour_master(berth):\n    berth.open()\n"))
-    far = question(at(root / "other.py", "x = 1\n"))
-    asked = question(at(root / "use.py", "y = "))
+    visited = at(root / "seen.py", "def harbour_master(berth):\n    berth.open()\n")
+    far = at(root / "other.py", "x = 1\n")
+    asked = at(root / "use.py", "y = ")
 
     async def test(prompts: Prompts) -> None:
         for one in (visited, far):
@@ -99,8 +98,8 @@ def test_what_was_visited_shows_elsewhere_only_where_other_files_may(
 @pytest.mark.parametrize("index", [True, False])
 def test_what_the_user_excludes_is_never_shown(tmp_path: Path, fim: Fim, index: bool) -> None:
     root = workspace(tmp_path)
-    hidden = question(at(root / "private" / "plan.py", "def hidden_plan():\n    "))
-    asked = question(at(root / "use.py", "y = hidden"))
+    hidden = at(root / "private" / "plan.py", "def hidden_plan():\n    ")
+    asked = at(root / "use.py", "y = hidden")
 
     async def test(prompts: Prompts) -> None:
         assert await prompts.ids(hidden, fim, BUDGET_TOKENS) == ()
@@ -112,18 +111,20 @@ def test_what_the_user_excludes_is_never_shown(tmp_path: Path, fim: Fim, index: 
 
 def test_a_file_that_may_hold_secrets_gives_no_prompt(tmp_path: Path, fim: Fim) -> None:
     async def test(prompts: Prompts) -> None:
-        assert await prompts.ids(question(at(tmp_path / ".env", "TOKEN=")), fim, 500) == ()
+        assert await prompts.ids(at(tmp_path / ".env", "TOKEN="), fim, 500) == ()
 
     play(Prompts([tmp_path]), test)
 
 
 def test_imagined_text_leaves_no_trace(tmp_path: Path, fim: Fim) -> None:
-    real = question(at(tmp_path / "a.py", "x = "))
+    real = at(tmp_path / "a.py", "x = ")
 
     async def test(prompts: Prompts) -> None:
         before = await prompts.ids(real, fim, BUDGET_TOKENS)
-        imagined = question(at(tmp_path / "a.py", "x = never_typed\n"), ahead=True)
-        assert "never_typed" in text_of(fim, await prompts.ids(imagined, fim, BUDGET_TOKENS))
+        imagined = at(tmp_path / "a.py", "x = never_typed\n")
+        assert "never_typed" in text_of(
+            fim, await prompts.ids(imagined, fim, BUDGET_TOKENS, imagined=True)
+        )
         assert await prompts.ids(real, fim, BUDGET_TOKENS) == before
 
     play(Prompts(), test)
@@ -132,7 +133,7 @@ def test_imagined_text_leaves_no_trace(tmp_path: Path, fim: Fim) -> None:
 def test_a_prompt_never_exceeds_its_budget(tmp_path: Path, fim: Fim) -> None:
     async def test(prompts: Prompts) -> None:
         for budget in (0, 1, 5, 40, 300):
-            asked = question(at(tmp_path / "a.py", "value = 1\n" * 500, "other = 2\n" * 500))
+            asked = at(tmp_path / "a.py", "value = 1\n" * 500, "other = 2\n" * 500)
             assert len(await prompts.ids(asked, fim, budget)) <= budget
 
     play(Prompts(), test)

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsp.completion.suggestion import Source, Suggestion, Suggestions
-from lsp.documents.document import Snapshot
+from lsp.documents.site import Site
 
 
-def at(prefix: str, suffix: str = "\n") -> Snapshot:
-    return Snapshot(uri="file:///a", version=1, language="python", prefix=prefix, suffix=suffix)
+def at(prefix: str, suffix: str = "\n") -> Site:
+    return Site(prefix, suffix, "python", uri="file:///a", version=1)
 
 
 def keeping(prefix: str, text: str, suffix: str = "\n") -> Suggestions:

@@ -218,11 +218,11 @@ def test_a_warm_up_is_sent_where_it_costs_no_answer(serve: Serve) -> None:
         llama, other = serve("llama-server"), serve("openai")
         async with asking(llama.url) as engine:
             ids = await engine.tokenise(PROMPT)
-            done = await engine.prefill(request(ids))
+            _, done = await answer(engine, request(ids, max_tokens=0))
             assert llama.asked[-1]["n_predict"] == 0
             assert done.timings.generated_tokens == 0
         async with asking(other.url) as engine:
-            await engine.prefill(request(await engine.tokenise(PROMPT)))
+            await answer(engine, request(await engine.tokenise(PROMPT), max_tokens=0))
             assert not other.asked, "a server that is paid by the token is not asked for nothing"
 
     asyncio.run(run())

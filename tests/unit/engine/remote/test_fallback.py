@@ -17,7 +17,7 @@ SPEC = LoadSpec(path="/fake/model.gguf", n_ctx=512)
 
 
 def request(model: str, ids: tuple[int, ...] = (750, 282)) -> GenerateRequest:
-    return GenerateRequest(id="r", prompt=ids, max_tokens=16, model=model)
+    return GenerateRequest(id="r", prompt=ids, max_tokens=16, prompt_model=model)
 
 
 async def said(engine: FallbackEngine, asked: GenerateRequest) -> str:
