@@ -15,12 +15,12 @@ from pygls.protocol import LanguageServerProtocol, default_converter, lsp_method
 
 from assistant import __version__
 from lsp.actions import feature
-from lsp.completion.prompts import path_of
 from lsp.completion.session import Edit, Item, Selected, Session
 from lsp.daemon.backend import Backend, Client
 from lsp.daemon.configuration import Configuration
 from lsp.daemon.status import State, StatusLine
 from lsp.documents.positions import Encoding
+from lsp.documents.uri import folders_of
 from lsp.editor import NAME, Severity, offers_ours
 from lsp.progress import LoadProgress
 
@@ -162,8 +162,9 @@ def _life(server: Server) -> None:
         server.session.configure(server.session.settings, roots())
 
     def roots() -> list[Path]:
-        uris = list(server.workspace.folders) or [server.workspace.root_uri or ""]
-        return [path for uri in uris if (path := path_of(uri)) is not None]
+        # The folders' own URIs: the keys of pygls' table are decoded already.
+        uris = [folder.uri for folder in server.workspace.folders.values()]
+        return folders_of(uris or [server.workspace.root_uri or ""])
 
     def configure(raw: Any) -> None:
         settings, problems = server.configuration.read(raw)

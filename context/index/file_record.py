@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from context.syntax.chunk import Chunk, chunk_lines, chunks
 from context.syntax.language import language_for
 from context.syntax.names import terms
+from context.syntax.notebook import is_notebook, parsed
 from context.syntax.outline import Definition, Kind
 from context.syntax.parsed_text import Source, read
 from context.syntax.secrets import masked
@@ -82,8 +83,14 @@ class Digest:
 
 def digest(path: str, text: str) -> Digest:
     """Digest a file. What looks like a key is masked first, so no index ever holds one."""
+    language_id = ""
+    if is_notebook(path):
+        notebook = parsed(text)
+        if notebook is None:
+            return Digest("", False, (), ())
+        text, language_id = notebook.text, notebook.language_id
     text = masked(clean(text))
-    language = language_for(path, text)
+    language = language_for(path, text, language_id)
     if language is None:
         return Digest("", False, (), _line_passages(text))
     source = read(text, language)

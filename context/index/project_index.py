@@ -157,7 +157,7 @@ class Index:
         for found in batch:
             if self._stop.is_set():
                 return
-            text = read_text(Path(found.root, found.path), self.limits.max_file_bytes)
+            text = read_text(Path(found.root, found.path), self.limits.bytes_of(found.path))
             yield found, digest(found.path, text) if text is not None else Digest("", False, (), ())
 
     def update(self, path: Path) -> bool:
@@ -168,7 +168,7 @@ class Index:
         root, relative = place
         self.version += 1
         allowed = self._walk(root).allows(relative)
-        text = read_text(path, self.limits.max_file_bytes) if allowed else None
+        text = read_text(path, self.limits.bytes_of(relative)) if allowed else None
         try:
             if text is None:
                 self.store.remove(str(root), relative)

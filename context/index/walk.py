@@ -17,6 +17,7 @@ from context.index.ignore_rules import (
     rules_in,
 )
 from context.index.read_policy import is_secret, is_skipped
+from context.syntax.notebook import MAX_NOTEBOOK_BYTES, is_notebook
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Limits:
     max_file_bytes: int = 512 * 1024
     max_total_bytes: int = 256 * 1024 * 1024
     max_depth: int = 40
+
+    def bytes_of(self, path: str) -> int:
+        """How large a file may be; a notebook's outputs, which are not read, make it larger."""
+        return MAX_NOTEBOOK_BYTES if is_notebook(path) else self.max_file_bytes
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,7 @@ class Walk:
         if not regular:
             self._leave("not a regular file")
             return None
-        if status.st_size > self.limits.max_file_bytes:
+        if status.st_size > self.limits.bytes_of(path):
             self._leave("too large")
             return None
         return Found(str(self.root), path, status.st_size, status.st_mtime_ns)

@@ -5,6 +5,7 @@ __all__ = [
     "document",
     "language",
     "names",
+    "notebook",
     "outline",
     "parsed_text",
     "secrets",

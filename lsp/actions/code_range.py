@@ -9,8 +9,8 @@ from context.syntax.text import line_end, line_start
 from lsp.actions import doc_comments, test_files
 from lsp.actions.document_range import DocumentRange
 from lsp.actions.offer import RangeFacts
-from lsp.completion.prompts import path_of
 from lsp.documents.site import language
+from lsp.documents.uri import path_of
 
 _LARGEST_LINES = 120
 _AROUND_LINES = 12

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from assistant.engine.types import StopReason
 from assistant.errors import AnswerError, RequestError
 from lsp.actions.document_range import DocumentRange
-from lsp.completion.prompts import path_of
+from lsp.documents.uri import path_of
 from lsp.output import clean
 
 if TYPE_CHECKING:

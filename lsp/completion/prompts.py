@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from lsp.documents.uri import path_of
+
 if TYPE_CHECKING:
     from context import Document, Explanation, Workspace
     from lsp.daemon.model import Fim
@@ -255,15 +257,8 @@ def _path(uri: str) -> Path:
     try:
         if path is not None:
             return path.absolute()  # links are followed later, where every name of a file counts
-        return Path(unquote(urlsplit(uri).path) or "untitled")
+        parts = urlsplit(uri)  # the cells of a notebook differ in the fragment only
+        name = f"{unquote(parts.path)}#{parts.fragment}" if parts.fragment else unquote(parts.path)
+        return Path(name or "untitled")
     except (OSError, ValueError):  # a NUL, or too long: no file has such a name
         return Path("untitled")
-
-
-def path_of(uri: str) -> Path | None:
-    """The path of a `file` URI; None for any other."""
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return None
-    return Path(unquote(parts.path)) if parts.scheme == "file" and parts.path else None

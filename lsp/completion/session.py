@@ -14,12 +14,13 @@ from lsp.completion.acceptance_stats import Tally
 from lsp.completion.completer import Completer, Manner
 from lsp.completion.debounce import Rhythm
 from lsp.completion.prefetch import Ahead, Watch
-from lsp.completion.prompts import Prompts, path_of
+from lsp.completion.prompts import Prompts
 from lsp.completion.suggestion import Suggestion, Suggestions
 from lsp.daemon.backend import Backend
 from lsp.documents.document import Document
 from lsp.documents.positions import Encoding, Place
 from lsp.documents.site import Site
+from lsp.documents.uri import path_of
 
 if TYPE_CHECKING:
     from assistant.settings import CompletionSettings

@@ -1,0 +1,75 @@
+"""C8: notebooks on disk: cells are read, outputs never are."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from context.index.project_index import Index
+from context.syntax.notebook import Cell, joined, parsed
+
+OUTPUT = "a_secret_output"
+
+
+def notebook(cells, **more):
+    return json.dumps({"cells": cells, "nbformat": 4, "nbformat_minor": 5, "metadata": {}} | more)
+
+
+def code(*lines):
+    outputs = [{"output_type": "stream", "name": "stdout", "text": [OUTPUT * 9]}]
+    return {"cell_type": "code", "source": list(lines), "outputs": outputs, "metadata": {}}
+
+
+def markdown(text):
+    return {"cell_type": "markdown", "source": text, "metadata": {}}
+
+
+def test_code_cells_in_order_and_little_of_markdown():
+    """C8: code in full, of Markdown the first line, of outputs nothing."""
+    text = notebook(
+        [code("import os\n", "x = 1"), markdown("# Tides\n\nlong prose"), code("y = x\n")]
+    )
+    found = parsed(text)
+    assert found.text == "import os\nx = 1\n\n# Tides\n\ny = x\n\n"
+    assert found.language_id == "python"
+
+
+def test_older_and_other_notebooks():
+    """C8: nbformat 3, other kernels, sources as one string."""
+    old = {"worksheets": [{"cells": [{"cell_type": "code", "input": ["a = 1"], "outputs": []}]}]}
+    assert parsed(json.dumps(old)).text == "a = 1\n\n"
+    text = notebook([markdown("x")], metadata={"kernelspec": {"language": "julia", "name": "j"}})
+    assert parsed(text).language_id == "julia"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "1", '{"cells": 1}', "[" * 100_000, '{"cells": [1]}']
+)
+def test_what_is_no_notebook(text):
+    """C8: foreign text is refused, never a failure."""
+    assert parsed(text) is None
+
+
+def test_the_index_holds_cells_and_no_outputs(tmp_path):
+    """C8: definitions of a notebook are found; a large output does not keep it out."""
+    cells = [code("def harbour_depth(tide):\n", "    return tide\n")]
+    cells[0]["outputs"][0]["text"] = [OUTPUT * 100_000]
+    (tmp_path / "a.ipynb").write_text(notebook(cells))
+    (tmp_path / "broken.ipynb").write_text("{" + OUTPUT)
+    index = Index([tmp_path])
+    index.refresh()
+    (row,) = index.store.named(["harbour_depth"])
+    assert row.file.language == "python" and row.file.path == "a.ipynb"
+    assert not index.store.search([OUTPUT.replace("_", "")], 3) and not index.store.search(
+        ["output"], 3
+    )
+    assert index.update(tmp_path / "a.ipynb")
+
+
+def test_joined_cells_have_blank_lines_between():
+    """C8: empty cells leave nothing."""
+    assert (
+        joined([Cell("a"), Cell(""), Cell("## b", code=False), Cell("  ", code=False)])
+        == "a\n\n# b\n\n"
+    )
