@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _CANDIDATE_TEMPERATURE = 0.8
+_LEAST_LIMIT_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,15 @@ class Manner:
         candidates: number of answers; the first is the likeliest one.
         urgent: a person waits; see `Backend.served`.
         ahead: nobody waits: yield to all others, and report no errors.
+        short: the place is not in the cache, and somebody waits: send a short prompt.
+        limit_s: end with what there is after this time, if that is before the settings' limit.
     """
 
     candidates: int = 1
     urgent: bool = False
     ahead: bool = False
+    short: bool = False
+    limit_s: float = float("inf")
 
 
 class Completer:
@@ -79,6 +84,17 @@ class Completer:
             if text:
                 found.setdefault(text, self._suggestion(text, answer))
         return list(found.values())
+
+    async def shortened(self, settings: CompletionSettings, *, urgent: bool) -> bool | None:
+        """Whether a first prompt at a place would be short; None where no model is available.
+        Waits for the model."""
+        served = await self._backend.served(urgent=urgent)
+        if served is None:
+            return None
+        from lsp.completion.completion_stream import prompt_tokens
+
+        allowed = prompt_tokens(served, settings)
+        return self._depth.first_tokens(allowed) < self._depth.tokens(allowed)
 
     async def warm(
         self, site: Site, settings: CompletionSettings, *, rest: bool = False, wanted: bool = False
@@ -141,16 +157,19 @@ class Completer:
 
         site = replace(site, control=served.fim.control)
         name = _document(site, "ahead" if manner.ahead else "")
+        limit_s = max(min(settings.time_limit_ms / 1000, manner.limit_s), _LEAST_LIMIT_S)
         first = request(site, served, settings, name, ahead=manner.ahead)
         start = first.must_start_with
-        budget_tokens = self._depth.tokens(prompt_tokens(served, settings))
+        allowed = prompt_tokens(served, settings)
+        depth = self._depth
+        budget_tokens = depth.first_tokens(allowed) if manner.short else depth.tokens(allowed)
         prompt = await self.prompts.ids(
             site, served.fim, budget_tokens, start=start, imagined=manner.ahead
         )
         self._backend.built(len(prompt), budget_tokens, self.prompts.cut)
         if not prompt:
             return []
-        first = with_fields(first, prompt=prompt)
+        first = with_fields(first, prompt=prompt, time_limit_ms=int(limit_s * 1000))
         others = [
             with_fields(
                 first,
@@ -160,7 +179,7 @@ class Completer:
             )
             for seed in range(1, manner.candidates)
         ]
-        patience = Patience(settings.first_line_ms / 1000, settings.time_limit_ms / 1000)
+        patience = Patience(settings.first_line_ms / 1000, limit_s)
         answers = await asyncio.gather(
             *(read(self._backend.complete(one), site, start, patience) for one in (first, *others)),
             return_exceptions=True,

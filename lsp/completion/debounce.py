@@ -63,6 +63,7 @@ def median(values: Iterable[float]) -> float:
 
 
 PATIENCE_S = 2.0
+SHORT_TOKENS = 256
 _SHARES = (1.0, 0.75, 0.5)
 _LEAST_TOKENS = 384
 _FEWEST_TOKENS = 64
@@ -92,6 +93,14 @@ class Depth:
         in_time = median(self._rates) * PATIENCE_S
         fitting = (share for share in _SHARES if share * allowed_tokens <= in_time)
         self._share = next(fitting, _SHARES[-1])
+
+    def first_tokens(self, allowed_tokens: int) -> int:
+        """The most that the first prompt at a place should take, while somebody waits for its
+        evaluation: a short one where the machine is slow, or its speed not known yet."""
+        full = self.tokens(allowed_tokens)
+        if self._rates and median(self._rates) * PATIENCE_S >= full:
+            return full
+        return min(full, SHORT_TOKENS)
 
     def tokens(self, allowed_tokens: int) -> int:
         """The most that a prompt should take of what it may take."""

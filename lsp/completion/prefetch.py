@@ -118,6 +118,7 @@ class Ahead:
         self._following = ""
         self._wanted: asyncio.Task[None] | None = None
         self._suffix: str | None = None
+        self._held: str | None = None
 
     def opened(self, place: Place) -> None:
         """The document is shown; the cursor was last at `place`."""
@@ -130,9 +131,7 @@ class Ahead:
         site = self._document.site(self._document.clamp(self._document.edited))
         if self._suffix != site.suffix[:_SUFFIX_CHARS]:
             self._suffix = site.suffix[:_SUFFIX_CHARS]
-            self._begin(
-                lambda settings: self._completer.warm(site, settings, wanted=True), wanted=True
-            )
+            self._begin(lambda settings: self._warm_there(site, settings, wanted=True), wanted=True)
         elif not self._warming:
             self._after(REST_S, lambda settings: self._warm(self._document.edited, settings))
 
@@ -145,10 +144,31 @@ class Ahead:
             self._end()
         self._suffix = site.suffix[:_SUFFIX_CHARS]
 
-    async def ready(self) -> None:
-        """Wait until what the next question needs is in the cache, if that is under way."""
+    async def ready(self, site: Site, within_s: float) -> bool:
+        """Wait until the prompt for `site` is in the cache, if that is under way.
+
+        Returns:
+            False where the place is not in the cache after `within_s`, and can be warmed later.
+        """
         if self._wanted is not None and self._warming:
-            await asyncio.wait({self._wanted})
+            await asyncio.wait({self._wanted}, timeout=within_s)
+        settings = self._settings()
+        return (
+            self._held == site.suffix[:_SUFFIX_CHARS]
+            or settings is None
+            or not self._may_work(settings, wanted=True)
+        )
+
+    def yield_to_request(self) -> None:
+        """A request cannot wait for the warm-up: it goes first. What was evaluated stays cached."""
+        self._end()
+
+    def answered(self, site: Site, *, short: bool) -> None:
+        """A request for `site` was answered; after a short prompt the full one is evaluated."""
+        if not short:
+            self._held = site.suffix[:_SUFFIX_CHARS]
+        elif self._document.version == site.version:
+            self._begin(lambda settings: self._warm_there(site, settings, wanted=True), wanted=True)
 
     @property
     def _warming(self) -> bool:
@@ -183,10 +203,7 @@ class Ahead:
     ) -> None:
         self._timer = None
         settings = self._settings()
-        if settings is None or not settings.enabled or not settings.ahead:
-            return
-        machine = self._watch.machine()
-        if not machine.may_work_ahead(on_battery=settings.ahead_on_battery, wanted=wanted):
+        if settings is None or not self._may_work(settings, wanted=wanted):
             return
         self._end()
         self._following = ""
@@ -206,7 +223,26 @@ class Ahead:
     async def _warm(self, place: Place, settings: CompletionSettings) -> None:
         site = self._document.site(self._document.clamp(place))
         self._suffix = site.suffix[:_SUFFIX_CHARS]
-        await self._completer.warm(site, settings, rest=True)
+        await self._warm_there(site, settings, rest=True)
+
+    async def _warm_there(
+        self,
+        site: Site,
+        settings: CompletionSettings,
+        *,
+        rest: bool = False,
+        wanted: bool = False,
+    ) -> None:
+        await self._completer.warm(site, settings, rest=rest, wanted=wanted)
+        self._held = site.suffix[:_SUFFIX_CHARS]
+
+    def _may_work(self, settings: CompletionSettings, *, wanted: bool) -> bool:
+        machine = self._watch.machine()
+        return (
+            settings.enabled
+            and settings.ahead
+            and machine.may_work_ahead(on_battery=settings.ahead_on_battery, wanted=wanted)
+        )
 
     async def _follow(self, after: Site, settings: CompletionSettings) -> None:
         self._following = after.prefix

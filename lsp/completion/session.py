@@ -30,6 +30,8 @@ Position = tuple[int, int]
 
 _START = Place(0, 0)
 _CANDIDATES = 3
+_WARM_WAIT_S = 1.0
+"""A request waits this long for the warm-up of its place, then goes on with a short prompt."""
 _BINARY = "\0"
 _LOOK_CHARS = 4096
 
@@ -274,13 +276,27 @@ class Session:
         if kept is not None:
             found.ahead.suggested(site, kept)
             return [kept]
+        short = await self._completer.shortened(settings, urgent=invoked)
+        if short is None:
+            return []
+        started = self._clock()  # the time limit holds from here on: for all but a model's load
+        limit_s = settings.time_limit_ms / 1000
         if not invoked:
-            await asyncio.sleep(found.rhythm.wait_s(self._clock(), settings.debounce_ms / 1000))
-        await found.ahead.ready()
+            await asyncio.sleep(found.rhythm.wait_s(started, settings.debounce_ms / 1000))
+        warmed = await found.ahead.ready(site, min(_WARM_WAIT_S, limit_s) if short else limit_s / 2)
+        short = short and not warmed
+        if not warmed:
+            found.ahead.yield_to_request()
         asked_at = self._clock()
-        manner = Manner(candidates=_CANDIDATES, urgent=True) if invoked else Manner()
+        manner = Manner(
+            candidates=_CANDIDATES if invoked else 1,
+            urgent=invoked,
+            short=short,
+            limit_s=limit_s - (asked_at - started),
+        )
         made = await self._completer.suggestions(site, settings, manner)
         found.rhythm.answered(self._clock() - asked_at)
+        found.ahead.answered(site, short=short and bool(self.prompts.cut))
         for suggestion in reversed(made):
             found.suggestions.keep(site, suggestion)
         if made and found.document.version == site.version:

@@ -11,6 +11,7 @@ from editing import URI, Editing, PlayedClient
 
 from assistant.engine.types import Priority
 from assistant.models import vocabulary
+from assistant.settings import CompletionSettings
 from lsp.completion import prefetch
 from lsp.completion.prefetch import Machine
 
@@ -226,3 +227,45 @@ def test_on_a_busy_machine_only_what_is_wanted_is_warmed(dense_model: Path) -> N
         assert len(editing.client.warmed) == 1
 
     play(dense_model, test, ELSEWHERE)
+
+
+LONG = (
+    "".join(f"first_{n} = {n * n}\n" for n in range(200))
+    + "def add(a, b):\n    \u2038\n"
+    + "".join(f"later_{n} = {n * n}\n" for n in range(200))
+)
+
+
+def test_the_first_request_at_a_place_does_not_wait_for_its_warm_up(dense_model: Path) -> None:
+    """C28: a short prompt goes first, the full one is evaluated behind it."""
+
+    async def test(editing: Editing) -> None:
+        client = editing.client
+        client.reply = lambda _: "return a + b"
+        editing.type("r")
+        client.gate.clear()
+        await rest(lambda: bool(client.warmed))
+        asked = asyncio.create_task(editing.texts())
+        await rest(lambda: bool(client.requests))  # though the warm-up never ends
+        client.gate.set()
+        assert await asked == ["eturn a + b"]
+        assert len(client.requests[0].prompt) <= 256
+        await rest(lambda: len(client.warmed) == 2)
+
+    play(dense_model, test, LONG)
+
+
+def test_the_time_limit_holds_for_the_wait_too(dense_model: Path) -> None:
+    """C24: what the warm-up takes is not added to the limit."""
+
+    async def test(editing: Editing) -> None:
+        client = editing.client
+        editing.session.settings = CompletionSettings(debounce_ms=0, time_limit_ms=2000)
+        editing.type("r")
+        client.gate.clear()
+        await rest(lambda: bool(client.warmed))
+        assert await editing.texts() == []  # neither the warm-up nor the answer ever ends
+        assert client.requests[0].time_limit_ms < 2000
+        client.gate.set()
+
+    play(dense_model, test, LONG)

@@ -135,7 +135,7 @@ def test_the_editor_hears_it_with_the_prompt_and_the_next_one_keeps_to_it(
         await until(lambda: bool(facts[-1].get("vram") and facts[-1].get("prompt")))
         assert facts[-1]["kv"] == {"usedTokens": 300, "totalTokens": 4096}
         prompt: dict[str, Any] = facts[-1]["prompt"]
-        assert prompt["budgetTokens"] == 1024 and 0 < prompt["tokens"] <= 1024
+        assert prompt["budgetTokens"] == SCARCE.tokens >= prompt["tokens"] > 0
         assert isinstance(prompt["cut"], list)
         editing.type("x")
         await editing.ask()
