@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from assistant.engine.types import EngineStats, Priority
 from assistant.memory.degrade.budget import BudgetNow, BudgetState, Gauges, Memory, Policy, decide
 
@@ -22,6 +24,7 @@ class Budgets:
         self._answer_tokens = answer_tokens
         self._states = {priority: BudgetState() for priority in Priority}
         self._now: dict[Priority, BudgetNow] = {}
+        self._last: tuple[int, Gauges, float] | None = None
 
     def follow(self, completion_tokens: int, answer_tokens: int) -> None:
         """Other settings hold from the next look on."""
@@ -49,6 +52,18 @@ class Budgets:
             refused=refused,
             least_level=least_level,
         )
+        self._decide(n_ctx, gauges, now_s)
+        self._last = (n_ctx, gauges, now_s)
+
+    def returned(self) -> None:
+        """No request is in flight: the cells they used are free at once, not at the next look."""
+        if self._last is not None:
+            n_ctx, gauges, now_s = self._last
+            free = gauges.cells_free + gauges.cells_lent
+            self._last = (n_ctx, replace(gauges, cells_free=free, cells_lent=0), now_s)
+            self._decide(*self._last)
+
+    def _decide(self, n_ctx: int, gauges: Gauges, now_s: float) -> None:
         for priority in Priority:
             policy = self._policy(priority, n_ctx)
             state, budget = decide(policy, self._states[priority], gauges, now_s)

@@ -127,7 +127,10 @@ class Governor:
     def active(self) -> None:
         """A request has come or gone: look closely while any is served."""
         self._active_s = self._clock()
-        self._sampler.busy(self._busy())
+        busy = self._busy()
+        self._sampler.busy(busy)
+        if not busy:
+            self._budgets.returned()
 
     @property
     def idle_s(self) -> float:

@@ -168,9 +168,6 @@ def _prepared(
 
 
 def _limit(body: GenerateBody, budgets: Budgets) -> BudgetNow | None:
-    """The most that the prompt may hold. Clients that follow the budgets are held to their own;
-    others only to the context, while no memory is scarce."""
-    if body.budget_tokens:
-        return budgets.of(body.priority)
-    budget = budgets.of(Priority.EXPLAIN)
-    return budget if budget is not None and budget.level else None
+    """What the prompt may hold. Clients that follow the budgets are held to their own; others are
+    only refused what cannot fit the context."""
+    return budgets.of(body.priority) if body.budget_tokens else None

@@ -121,7 +121,7 @@ class Gauges:
 
 @dataclass(frozen=True, slots=True)
 class BudgetState:
-    """What is remembered from look to look.
+    """What is remembered from look to look: the level that memory allows, without the cells.
 
     `well_since_s` is when the next better level became affordable; None while it is not.
     """
@@ -135,23 +135,26 @@ def decide(
 ) -> tuple[BudgetState, BudgetNow]:
     """The budget of now. The caller keeps the state and gives it back at the next look."""
     share, why = _scarcest(policy, gauges)
-    cells_left = max(0, gauges.cells_free - policy.answer_tokens)
-    by_memory, by_cells = _memory_level(policy, share), _cells_level(policy, cells_left)
-    needed = max(by_memory, by_cells, gauges.least_level)
-    if needed >= state.level:
-        new = BudgetState(level=needed)
+    by_memory = max(_memory_level(policy, share), gauges.least_level)
+    if by_memory >= state.level:
+        new = BudgetState(level=by_memory)
     else:
-        new = _climb(policy, state, share, cells_left, now_s)
+        new = _climb(policy, state, share, now_s)
+    # Cells come back whole when a request ends, so nothing is waited for there.
+    cells_left = max(0, gauges.cells_free - policy.answer_tokens)
+    by_cells = _cells_level(policy, cells_left)
+    level = max(new.level, by_cells)
     once_returned = max(0, gauges.cells_free + gauges.cells_lent - policy.answer_tokens)
     floor = min(policy.tokens(policy.floor_level), once_returned)
-    tokens = min(policy.tokens(new.level), max(cells_left, floor))
-    if by_cells >= by_memory and (by_cells == new.level or tokens >= cells_left):
+    tokens = min(policy.tokens(level), max(cells_left, floor))
+    if (by_cells and by_cells >= new.level) or tokens >= cells_left:
         why = f"the cache has {gauges.cells_free} free cells"
     elif by_memory < new.level:
-        wanted = gauges.least_level == new.level
-        why = "an operator set it" if wanted else "memory has just come back"
-    scarce = new.level > 0 or tokens < policy.full_tokens
-    return new, BudgetNow(tokens=tokens, level=new.level, reason=why if scarce else "")
+        why = "memory has just come back"
+    elif gauges.least_level == new.level and _memory_level(policy, share) < new.level:
+        why = "an operator set it"
+    scarce = level > 0 or tokens < policy.full_tokens
+    return new, BudgetNow(tokens=tokens, level=level, reason=why if scarce else "")
 
 
 def _scarcest(policy: Policy, gauges: Gauges) -> tuple[float, str]:
@@ -176,11 +179,9 @@ def _cells_level(policy: Policy, cells_left: int) -> int:
     return next(fitting, policy.floor_level)
 
 
-def _climb(
-    policy: Policy, state: BudgetState, share: float, cells_left: int, now_s: float
-) -> BudgetState:
+def _climb(policy: Policy, state: BudgetState, share: float, now_s: float) -> BudgetState:
     better = state.level - 1
-    if share < policy.enter[better] + policy.gap or cells_left < policy.tokens(better):
+    if share < policy.enter[better] + policy.gap:
         return BudgetState(level=state.level)
     since = now_s if state.well_since_s is None else state.well_since_s
     if now_s - since < policy.hold_s:

@@ -345,3 +345,32 @@ def test_explanations_keep_what_they_need() -> None:
     tokens = {priority: now.tokens for priority, now in floors.items() if now}
     assert tokens[Priority.INTERACTIVE] == tokens[Priority.BACKGROUND] == 128
     assert tokens[Priority.EXPLAIN] == 512
+
+
+def test_the_cells_of_the_last_request_are_free_when_it_ends() -> None:
+    """S1: before the next look."""
+    budgets = Budgets(1024, 64)
+    stats = EngineStats(cells_total=2048, slots=(SlotState(id=0, tokens=1536, busy=True),))
+    budgets.look(2048, stats, (), 0.0)
+    before = budgets.of(Priority.EXPLAIN)
+    budgets.returned()
+    after = budgets.of(Priority.EXPLAIN)
+    assert before is not None and after is not None
+    assert before.level and "free cells" in before.reason
+    assert (after.level, after.reason, after.tokens) == (0, "", 2048 - 64)
+
+
+def test_a_client_without_a_budget_repeats_a_long_prompt(home: Path) -> None:
+    """S1: a prompt that fits the context is answered, however often."""
+
+    async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
+        assert daemon.service.host.info is not None
+        n_ctx = daemon.service.host.info.n_ctx
+        for _ in range(12):
+            long = [1] * int(n_ctx * 0.75)
+            answer = await daemon.http.post("/completion", json={"prompt": long, "n_predict": 4})
+            assert answer.status_code == 200, answer.text
+        answer = await daemon.http.post("/completion", json={"prompt": [1] * (n_ctx + 1)})
+        assert answer.status_code == 400
+
+    run(body)

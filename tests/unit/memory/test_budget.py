@@ -192,3 +192,16 @@ def test_there_are_few_different_budgets(looks: Sequence[tuple[float, int]]) -> 
     steps = {POLICY.tokens(level) for level in range(POLICY.floor_level + 1)}
     for now in run(gauges(*look) for look in looks):
         assert now.tokens in steps or now.tokens < POLICY.floor_tokens
+
+
+def test_cells_come_back_at_once_and_memory_slowly() -> None:
+    """S1: a request's own cells are free when it ends; only memory is waited for."""
+    lent = Gauges(cells_free=512, cells_lent=1536)
+    returned = Gauges(cells_free=2048)
+    policy = Policy(full_tokens=1984, floor_tokens=512)
+    for _ in range(12):
+        full, used, again = run([returned, lent, returned], policy, step_s=0.1)
+        assert (full.tokens, again) == (1984, full)
+        assert "512 free cells" in used.reason and "come back" not in used.reason
+    short = dataclasses.replace(lent, memories=(Memory("CUDA0", 0, MARGIN),))
+    assert run([short, returned], policy)[-1].reason == "memory has just come back"
