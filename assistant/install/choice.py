@@ -193,7 +193,8 @@ def _other_toolkit(capability: tuple[int, ...]) -> str:
 
 def _architecture(capability: tuple[int, ...]) -> str:
     """Machine code for exactly this GPU; Blackwell's FP4 instructions need the "a" (llama.cpp)."""
-    return f"{capability[0]}{capability[1]}{'a' if capability >= _BLACKWELL else ''}-real"
+    major, minor = (*capability, 0)[:2]
+    return f"{major}{minor}{'a' if capability >= _BLACKWELL else ''}-real"
 
 
 def _cuda_host_compiler(

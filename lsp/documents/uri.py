@@ -6,6 +6,7 @@ hold every character that a URI escapes. So a URI is decoded once, here, and nev
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,7 +40,7 @@ def path_of(uri: str) -> Path | None:
         return None
     if parts.scheme.lower() != "file" or parts.path in ("", "/") or "\0" in unquote(parts.path):
         return None
-    path = _with_drive(unquote(parts.path))
+    path = _with_drive(posixpath.normpath(unquote(parts.path)))
     if _DRIVE.match(path):
         return Path(path[1:])
     host = parts.netloc if parts.netloc.lower() not in ("", "localhost") else ""

@@ -85,7 +85,7 @@ async def said(daemon: Daemon, **more: Any) -> str:
 
 def test_what_is_begun_ends_on_the_old_model_and_the_next_is_the_new_ones(home: Path) -> None:
     async def main() -> None:
-        engine = Named(reply=lambda request: request.model, token_ms=5)
+        engine = Named(reply=lambda request: request.prompt_model, token_ms=5)
         async with changing(engine) as daemon:
             old = asyncio.create_task(said(daemon))
             await until(lambda: bool(engine.in_flight))
@@ -104,7 +104,7 @@ def test_a_text_that_waits_is_encoded_anew_for_the_new_model(home: Path) -> None
     """Its client knows nothing of models; who sends tokens meant those of one."""
 
     async def main() -> None:
-        engine = Named(reply=lambda request: request.model, token_ms=5)
+        engine = Named(reply=lambda request: request.prompt_model, token_ms=5)
         async with changing(engine) as daemon:
             old = asyncio.create_task(said(daemon))
             await until(lambda: bool(engine.in_flight))
@@ -128,7 +128,7 @@ def test_a_text_that_waits_is_encoded_anew_for_the_new_model(home: Path) -> None
 
 def test_memory_is_given_back_while_answers_are_waited_for(home: Path) -> None:
     async def main() -> None:
-        engine = Named(reply=lambda request: request.model, token_ms=5)
+        engine = Named(reply=lambda request: request.prompt_model, token_ms=5)
         async with changing(engine) as daemon:
             host = daemon.service.host
             old = asyncio.create_task(said(daemon))
@@ -144,7 +144,7 @@ def test_memory_is_given_back_while_answers_are_waited_for(home: Path) -> None:
 
 def test_what_does_not_fit_changes_nothing(home: Path) -> None:
     async def main() -> None:
-        engine = Named(reply=lambda request: request.model)
+        engine = Named(reply=lambda request: request.prompt_model)
         async with changing(engine) as daemon:
             loads = len(engine.loads)
             with pytest.raises(PlanError):
@@ -167,7 +167,7 @@ def test_the_old_models_memory_counts_for_the_new(home: Path) -> None:
 
 def test_the_old_model_comes_back_if_the_new_one_cannot_be_loaded(home: Path) -> None:
     async def main() -> None:
-        engine = Named(reply=lambda request: request.model)
+        engine = Named(reply=lambda request: request.prompt_model)
         async with changing(engine) as daemon:
             engine.fail_next(LoadError("its tensors are wrong"))
             with pytest.raises(LoadError, match="small serves again"):
@@ -180,7 +180,7 @@ def test_the_old_model_comes_back_if_the_new_one_cannot_be_loaded(home: Path) ->
 
 def test_a_model_that_was_given_back_is_changed_too(home: Path) -> None:
     async def main() -> None:
-        engine = Named(reply=lambda request: request.model)
+        engine = Named(reply=lambda request: request.prompt_model)
         async with changing(engine) as daemon:
             await daemon.service.host.release()
             assert (await daemon.client.use_model("large")).name == "large"
