@@ -181,7 +181,7 @@ def _cuda(machine: Machine) -> _Build:
 
 
 def _compiles(toolkit: tuple[int, ...], capability: tuple[int, ...]) -> bool:
-    least = next(least for since, least in _LEAST_CAPABILITY if toolkit >= since)
+    least = next((least for since, least in _LEAST_CAPABILITY if toolkit >= since), (0,))
     return toolkit >= _FIRST_CUDA.get(capability, (0,)) and capability >= least
 
 
@@ -203,7 +203,9 @@ def _cuda_host_compiler(
     """Another gcc where the default one is too new for nvcc."""
     if machine.compiler != "gcc" or not machine.compiler_version:
         return "", ()
-    newest = next(gcc for until, gcc in _NEWEST_GCC if toolkit <= until)
+    newest = next((gcc for until, gcc in _NEWEST_GCC if toolkit <= until), None)
+    if newest is None:  # a toolkit newer than this table
+        return "", ()
     if (version_of(machine.compiler_version) or (0,))[0] <= newest:
         return "", ()
     fitting = {
