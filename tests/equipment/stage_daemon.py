@@ -46,7 +46,7 @@ class StagedProbes(Probes):
             available = int(free.read_text())
         except (OSError, ValueError):
             available = HOST_TOTAL // 2
-        return replace(sample, host=HostMemory(HOST_TOTAL, available))
+        return replace(sample, host_memory=HostMemory(HOST_TOTAL, available))
 
 
 class Recorder:
