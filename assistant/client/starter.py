@@ -58,7 +58,7 @@ class DaemonStarter:
             raise DaemonError(
                 f"the daemon cannot be started ({error.strerror})",
                 subject=str(error.filename or sys.executable),
-                advice="Mend that, or run: underkeel serve",
+                advice="Fix that, or run: underkeel serve",
             ) from error
 
     def check(self) -> None:

@@ -190,8 +190,8 @@ def remove(model: LocalModel) -> int:
 
 def _unfinished(model: LocalModel) -> Iterator[Path]:
     for path in partial_dir().iterdir():
-        begun = path.name.partition(".gguf")[0] + ".gguf"
-        ours = begun in model.hashes or model_name(begun) == model.name
+        file_name = path.name.partition(".gguf")[0] + ".gguf"
+        ours = file_name in model.hashes or model_name(file_name) == model.name
         if ours and path.suffix in {".part", ".etag"}:
             yield path
 

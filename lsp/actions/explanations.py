@@ -167,9 +167,9 @@ class Explanations:
 
     def _keep(self, id_: str, conversation: Conversation, text: str) -> None:
         turns = conversation.turns
-        begun = turns[-1] if len(turns) % 2 else ""  # an answer that was gone on with
+        unfinished = turns[-1] if len(turns) % 2 else ""  # an answer that is continued
         asked = turns[:-1] if len(turns) % 2 else turns
-        self._kept[id_] = replace(conversation, turns=(*asked, begun + text))
+        self._kept[id_] = replace(conversation, turns=(*asked, unfinished + text))
         while len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
 

@@ -77,7 +77,7 @@ def _at_block_end(answer: str, site: Site) -> int | None:
         return None
     least = _least_indent(site)
     end = answer.find("\n")
-    begun = bool(answer[: end if end >= 0 else None].strip())
+    has_text = bool(answer[: end if end >= 0 else None].strip())
     while end >= 0:
         start = end + 1
         line, line_end, _ = answer[start:].partition("\n")
@@ -91,8 +91,8 @@ def _at_block_end(answer: str, site: Site) -> int | None:
                     return end
                 if line_end or stop < start + len(line):
                     return stop
-            begun = True
-        elif begun and line_end:
+            has_text = True
+        elif has_text and line_end:
             return end
         end = answer.find("\n", start)
     return None

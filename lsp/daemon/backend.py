@@ -116,11 +116,11 @@ class Backend:
         """What is served, for a person who waits.
 
         Raises:
-            UnderkeelError: why there is no model to be had; the editor has been told it too.
+            UnderkeelError: why no model is available; the editor was notified too.
         """
         served = await self.served(urgent=True)
         if served is None:
-            raise self._failure or DaemonError("no model is to be had", advice="Try again")
+            raise self._failure or DaemonError("no model is available", advice="Try again")
         return served
 
     def complete(self, request: CompletionRequest) -> AsyncGenerator[CompletionChunk, None]:

@@ -29,15 +29,15 @@ _HOST = "CPU"
 
 def facts_of(status: Status) -> dict[str, Any]:
     """The fields of the protocol's `Status` (editors/PROTOCOL.md); None removes one."""
-    cards = [device for device in status.devices if device.name != _HOST]
+    gpus = [device for device in status.devices if device.name != _HOST]
     stats, rung = status.stats, status.rung
-    free = sum(0 if card.lost else card.free_bytes for card in cards)
+    free = sum(0 if gpu.lost else gpu.free_bytes for gpu in gpus)
     seen = stats.cached_tokens + stats.evaluated_tokens if stats else 0
     return {
         "model": status.model.name if status.model else None,
         "budget": told(status.budget),
-        "vram": {"usedBytes": sum(card.total_bytes for card in cards) - free, "freeBytes": free}
-        if cards
+        "vram": {"usedBytes": sum(gpu.total_bytes for gpu in gpus) - free, "freeBytes": free}
+        if gpus
         else None,
         "kv": {"usedTokens": stats.cells_used, "totalTokens": stats.cells_total} if stats else None,
         "tokensPerSecond": round(stats.decode_tokens_per_s, 1) or None if stats else None,

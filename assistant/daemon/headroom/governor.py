@@ -312,10 +312,10 @@ class Governor:
             memories,
             self._clock(),
             refused=refused,
-            least_level=int(self._shorter_wished(loadable)),
+            least_level=int(self._shorter_prompts_required(loadable)),
         )
 
-    def _shorter_wished(self, loadable: Loadable) -> bool:
+    def _shorter_prompts_required(self, loadable: Loadable) -> bool:
         """Whether an operator's rules let the plan be served with shorter prompts only."""
         pinned, top = self._rules.pinned, loadable.ladder[0]
         if loadable.ladder[self._host.step].spec != top.spec:

@@ -42,9 +42,9 @@ class Warmth:
             self._task = asyncio.create_task(self._keep())
 
     async def _keep(self) -> None:
-        begun_s = time.perf_counter()
+        started_s = time.perf_counter()
         pages = await self._touch()
-        took_s = time.perf_counter() - begun_s
+        took_s = time.perf_counter() - started_s
         self._next_s = self._clock() + max(self.every_s, _REST * took_s)
         if took_s > _COLD_S:
             log.info("kept %d pages warm in %.1f s: some had to be read again", pages, took_s)

@@ -97,7 +97,7 @@ def load_spec(
     checkpoint: Checkpoint, scheme: Scheme, mapped: Mapped, settings: ModelSettings
 ) -> LoadSpec:
     """How the worker loads it; the plan's device map goes along as it is."""
-    on_cards = any(isinstance(place, int) for place in mapped.device_map.values())
+    on_gpus = any(isinstance(place, int) for place in mapped.device_map.values())
     overrides = tuple(
         TensorOverride(pattern=module, device=str(place))
         for module, place in mapped.device_map.items()
@@ -107,7 +107,7 @@ def load_spec(
         n_ctx=settings.n_ctx,
         n_seq_max=settings.n_seq_max,
         n_threads=settings.n_threads,
-        overrides=overrides if on_cards else (),
+        overrides=overrides if on_gpus else (),
         scheme="nf4" if scheme is Scheme.NF4_DOUBLE else "",
     )
 
@@ -115,8 +115,8 @@ def load_spec(
 def _schemes(checkpoint: Checkpoint, settings: ModelSettings) -> list[Scheme]:
     if checkpoint.method:
         return [Scheme.STORED]
-    wished = {"as they are": [Scheme.BITS_16], "nf4": [Scheme.NF4_DOUBLE]}
-    return wished.get(settings.weights, [Scheme.BITS_16, Scheme.NF4_DOUBLE])
+    requested = {"as they are": [Scheme.BITS_16], "nf4": [Scheme.NF4_DOUBLE]}
+    return requested.get(settings.weights, [Scheme.BITS_16, Scheme.NF4_DOUBLE])
 
 
 def _ggml_name(name: str) -> str:

@@ -65,7 +65,7 @@ class LocalPlanning(Planning):
             raise ModelError(
                 "a checkpoint and a GGUF need different engines",
                 subject=settings.name,
-                advice="Write it into the settings, and start the daemon anew: underkeel stop",
+                advice="Write it into the settings, and restart the daemon: underkeel restart",
             )
         return LocalPlanning(settings, self.look, credit)
 
@@ -119,20 +119,20 @@ def seat_models(service: Service, planning: Planning, ledger: Ledger, look: Read
     settings = service.settings
     ledger.hosts["complete"] = service.host
     plannings = {"complete": planning}
-    wished = settings.explain
-    if wished.name:
+    explain = settings.explain
+    if explain.name:
         model = replace(
             settings.model,
-            name=wished.name,
-            n_ctx=wished.n_ctx,
-            n_seq_max=wished.n_seq_max,
-            n_threads=wished.n_threads,
-            cache_type=wished.cache_type,
-            mlock=wished.mlock,
+            name=explain.name,
+            n_ctx=explain.n_ctx,
+            n_seq_max=explain.n_seq_max,
+            n_threads=explain.n_threads,
+            cache_type=explain.cache_type,
+            mlock=explain.mlock,
         )
         second = LocalPlanning(model, look, lambda: ledger.others("explain"))
         service.explainer = Explainer(
-            local_engine(settings, wished.name),
+            local_engine(settings, explain.name),
             ledger.planner("explain", second),
             settings,
             look,

@@ -98,7 +98,7 @@ class Planning:
     look: Callable[[], Sample]
     credit: Callable[[], Credit] = dict
     _backend: tuple[BackendDevice, ...] = field(default=(), init=False)
-    _asked_with: frozenset[str] = field(default=frozenset(), init=False)
+    _listed_for: frozenset[str] = field(default=frozenset(), init=False)
 
     def __call__(self) -> Loadable:
         """The best plan for the memory that is free now, and the ladder under it.
@@ -112,10 +112,10 @@ class Planning:
         settings = self.settings  # they may be others before this ends
         header = read_header(catalogue.resolve(settings.name))
         sample = self.look()
-        # ggml's devices change only with the cards that are there; asking costs a process.
-        cards = frozenset(card.bus_id for card in sample.gpus)
-        if not self._backend or cards != self._asked_with:
-            self._backend, self._asked_with = ask_backend(), cards
+        # ggml's devices change only with the GPUs of the machine; listing them starts a process.
+        gpus = frozenset(gpu.bus_id for gpu in sample.gpus)
+        if not self._backend or gpus != self._listed_for:
+            self._backend, self._listed_for = ask_backend(), gpus
         devices = merge(self._backend, sample.gpus, sample.host_memory, sample.lost)
         machine = credited(machine_of(devices), self.credit())
         plan, rungs = plan_with_ladder(header, machine, requirements_of(settings))

@@ -44,7 +44,7 @@ class Models:
         if planning is None or host is None:
             raise ModelError(
                 f"this daemon has no model to {purpose} with",
-                advice="Set it in the settings, and start the daemon anew",
+                advice="Set it in the settings, and restart the daemon: underkeel restart",
             )
         if host.info is not None and host.info.server:
             raise ModelError(
@@ -57,17 +57,17 @@ class Models:
 
     async def _use(self, name: str, planning: Planning, host: ModelHost) -> ModelInfo:
         old: ModelSettings = planning.settings
-        wished = replace(old, name=name)
+        requested = replace(old, name=name)
         if host.state is ServiceState.READY:
-            probe = planning.like(wished, lambda: _sum(planning.credit(), held(host)))
+            probe = planning.like(requested, lambda: _sum(planning.credit(), held(host)))
             loadable = await asyncio.to_thread(probe)
             info = await host.exchange(loadable)
-            planning.settings = wished
+            planning.settings = requested
             log.info("changed to name=%s", info.name)
             return info
-        planning.settings = wished
+        planning.settings = requested
         try:
-            return await host.load_anew()
+            return await host.reload_model()
         except UnderkeelError:
             planning.settings = old
             host.start_load()

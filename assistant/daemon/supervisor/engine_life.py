@@ -224,7 +224,7 @@ class EngineLife:
             advice="What it said is in: underkeel logs",
         )
 
-    async def load_anew(self) -> ModelInfo:
+    async def reload_model(self) -> ModelInfo:
         """Plan and load, whatever was planned before, where nothing is served now.
 
         Raises:

@@ -90,7 +90,7 @@ def _from_file(path: Path) -> str:
         raise SettingsError(
             f"the API key cannot be read ({error})",
             subject=str(path),
-            advice="Mend key_file under [remote]",
+            advice="Fix key_file under [remote]",
         ) from error
 
 

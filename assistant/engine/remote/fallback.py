@@ -92,7 +92,7 @@ class FallbackEngine:
         await self._check_model(request)
         if self._on_local:
             self._ask_for_return()
-        begun = False
+        started = False
         engine = self._engine
         if engine is self._local:
             self._local_requests += 1
@@ -101,13 +101,13 @@ class FallbackEngine:
         try:
             async with aclosing(stream):
                 async for event in stream:
-                    begun = True
+                    started = True
                     yield event
         except UnreachableError as error:
             if engine is not self._remote:
                 raise
             await self._fall_back(error)
-            if begun or self._on_local:
+            if started or self._on_local:
                 raise ModelChangedError(
                     f"the server is gone ({error.message}); the model of this machine answers",
                     subject=error.subject,
@@ -203,6 +203,6 @@ class FallbackEngine:
             await self._release_local()
 
     async def _release_local(self) -> None:
-        """Let the local model end what it has begun, then give its memory back."""
+        """Let the local model end what it has started, then give its memory back."""
         await self._local_calm.wait()
         await self._local.unload()

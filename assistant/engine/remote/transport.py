@@ -132,14 +132,14 @@ class Transport:
         Args:
             limit_s: no try begins later than this; 0 means no limit.
         """
-        begun = self._clock()
+        started_at = self._clock()
         for attempt in range(1, self._remote.retries + 2):
             try:
                 return await call()
             except (UnreachableError, OverloadedError) as error:
                 asked = error.wait_s if isinstance(error, UnreachableError) else 0.0
                 pause = retry_pause_s(attempt, asked, random.random())
-                late = limit_s and self._clock() + pause - begun > limit_s
+                late = limit_s and self._clock() + pause - started_at > limit_s
                 if attempt > self._remote.retries or self.circuit is not Circuit.CLOSED or late:
                     raise
                 log.info("the server is tried again in %.1f s (%s)", pause, error.code)
@@ -251,5 +251,5 @@ def _checked_url(text: str, key: str) -> httpx.URL:
 
 def _bad_url(text: str, why: str) -> SettingsError:
     return SettingsError(
-        f"this is no server's address: {why}", subject=text, advice="Mend url under [remote]"
+        f"this is no server's address: {why}", subject=text, advice="Fix url under [remote]"
     )

@@ -29,7 +29,7 @@ class Worker(WorkerLoop[Runner]):
     def load(self, command: ipc.Load) -> None:
         old, self.runner = self.runner, None
         if old is not None:
-            old.fail_all(EngineError("the model is being loaded anew", advice="Ask again"))
+            old.fail_all(EngineError("the model is being reloaded", advice="Try again"))
             del old
 
         def goes_on(share: float) -> bool:

@@ -71,7 +71,7 @@ class Worker(WorkerLoop[Runner]):
             order = sorted(old.slots, key=lambda slot: (not slot.busy, -slot.used_at))
             if command.carry and old.spec.path == spec.path:
                 jobs = old.suspend()
-            old.fail_all(EngineError("the model is being loaded anew", advice="Ask again"))
+            old.fail_all(EngineError("the model is being reloaded", advice="Try again"))
             if command.carry and _same_cells(old.spec, spec):
                 saved = [
                     (slot.tokens, old.context.save(slot.number)) for slot in order if slot.tokens

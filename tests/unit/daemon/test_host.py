@@ -348,7 +348,7 @@ def test_closing_during_a_change_ends_it_for_good() -> None:
                 "fail": lambda host=host: host.move_to(3),
                 "exchange": lambda host=host: host.exchange(fake_model("/other.gguf")),
                 "release": host.release,
-                "reload": host.load_anew,
+                "reload": host.reload_model,
             }
             under_way = asyncio.ensure_future(changes[change]())
             if change in {"move", "fail", "exchange"}:

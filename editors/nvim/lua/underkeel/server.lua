@@ -159,7 +159,7 @@ function M.client(buf)
   return vim.lsp.get_clients({ bufnr = buf, name = M.NAME })[1]
 end
 
---- The client that serves a buffer; where there is none, the user is told why.
+--- The client that serves a buffer; if there is none, the user sees why.
 function M.client_or_warn(buf)
   local client = M.client(buf)
   if not client then

@@ -56,8 +56,8 @@ export async function find(places: Places, runs = isExecutable): Promise<Found |
 const CHECKOUT = "In a checkout of Underkeel run “uv tool install .”, then use “Underkeel: Find the Program”.";
 
 /**
- * The arguments of each `pip install`, or why a folder cannot be installed from. Everything is pinned by hash: whoever
- * owns a name in a package index cannot choose what is installed.
+ * The arguments of each `pip install`, or why a folder cannot be installed from. Everything is pinned by hash: the
+ * owner of a name in a package index cannot choose what is installed.
  *
  * @param files names of the files in the folder: a wheel, `…-requirements.txt` with its hash and those of all packages
  *   that it needs, and `build-requirements.txt` for those that are built from source
