@@ -67,14 +67,21 @@ def test_everything_that_needs_no_gpu_runs_and_its_goals_hold(tmp_path: Path) ->
 
 
 def test_a_part_that_takes_too_long_is_ended_and_keeps_what_it_found(tmp_path: Path) -> None:
-    done = run(tmp_path, "--simulated", "--parts", "memory", "--seconds", "5.5")
+    """The limit that ends the part between its plans and its end depends on the machine."""
+    for seconds in ("5.5", "4", "3", "2", "9", "15", "30"):
+        folder = tmp_path / seconds
+        folder.mkdir()
+        done = run(folder, "--simulated", "--parts", "memory", "--seconds", seconds)
+        data = json.loads((folder / "results" / "simulated.json").read_text())
+        if done.returncode and page.rows_of(data, "plans"):
+            break
+    else:
+        pytest.fail("no limit ended the part after its plans")
     assert done.returncode == 1
-    data = json.loads((tmp_path / "results" / "simulated.json").read_text())
     part = data["parts"]["memory"]
     skipped = [row for row in part["rows"] if row["table"] == "skipped"]
     assert part["state"] == "out of time" or skipped
-    assert page.rows_of(data, "plans")
-    assert "Not run." in (tmp_path / "results" / "simulated.md").read_text()
+    assert "Not run." in (folder / "results" / "simulated.md").read_text()
 
 
 def test_without_a_gpu_it_says_what_to_do(tmp_path: Path) -> None:
