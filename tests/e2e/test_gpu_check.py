@@ -73,14 +73,15 @@ def test_a_part_that_takes_too_long_is_ended_and_keeps_what_it_found(tmp_path: P
         folder.mkdir()
         done = run(folder, "--simulated", "--parts", "memory", "--seconds", seconds)
         data = json.loads((folder / "results" / "simulated.json").read_text())
-        if done.returncode and page.rows_of(data, "plans"):
+        part = data["parts"]["memory"]
+        late = [
+            row for row in part["rows"] if row["table"] == "skipped" and "time" in str(row).lower()
+        ]
+        if page.rows_of(data, "plans") and (late or part["state"] == "out of time"):
             break
     else:
         pytest.fail("no limit ended the part after its plans")
-    assert done.returncode == 1
-    part = data["parts"]["memory"]
-    skipped = [row for row in part["rows"] if row["table"] == "skipped"]
-    assert part["state"] == "out of time" or skipped
+    assert done.returncode == (0 if part["state"] == "done" else 1)
     assert "Not run." in (folder / "results" / "simulated.md").read_text()
 
 
