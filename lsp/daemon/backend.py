@@ -95,7 +95,7 @@ class Backend:
             urgent: a person waits, so try at once even if the last try has just failed.
 
         Returns:
-            None if there is no model to be had; the editor has been told why.
+            None if no model is available; the editor was notified.
         """
         if self._served is not None:
             return self._served

@@ -144,7 +144,7 @@ class EngineLife:
         """Go to another rung of the ladder; requests in flight wait and go on.
 
         A shape that the engine refuses or dies over is left for one that it takes. Where no model
-        is loaded, it is planned and loaded anew.
+        is loaded, it is planned and loaded again.
 
         Returns:
             Whether one stands there, or is on the way; False where it was refused.

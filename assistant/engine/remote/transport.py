@@ -127,7 +127,7 @@ class Transport:
         return await self.tried(lambda: self._whole("POST", path, body))
 
     async def tried(self, call: Callable[[], Awaitable[T]], limit_s: float = 0.0) -> T:
-        """Call once, and again after a pause where the server was not to be had.
+        """Call once, and again after a pause if the server was unavailable.
 
         Args:
             limit_s: no try begins later than this; 0 means no limit.
