@@ -18,6 +18,7 @@ ORDER = [
     "assistant.doctor",
     "assistant.install",
     "assistant.service",
+    "assistant.agent",
     "assistant.client",
     "assistant.daemon",
     "assistant.wire",
@@ -53,6 +54,7 @@ ORDER = [
 FORBIDDEN = {
     "lsp": ("llama_cpp", "assistant.daemon", "assistant.cli", "assistant.__main__"),
     "assistant.daemon": ("llama_cpp",),
+    "assistant.agent": ("llama_cpp", "assistant.daemon"),
     "assistant.client": ("llama_cpp", "assistant.daemon"),
     "context": ("assistant", "lsp", "llama_cpp"),
 }
