@@ -25,8 +25,7 @@ from assistant.engine.types import (
     StopReason,
 )
 from assistant.engine.worker import scheduler
-from assistant.engine.worker.batch import BatchBuilder, Part
-from assistant.engine.worker.drafting import Drafter
+from assistant.engine.worker.batch import BatchBuilder, Drafter, Part
 from assistant.engine.worker.job import AnswerText, Job, cause_of, check, replaces
 from assistant.engine.worker.slots import Slot, Slots
 from assistant.engine.worker.speculation import Pace

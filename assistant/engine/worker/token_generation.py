@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from assistant.engine.types import Delta, GenerateRequest, StopReason
-from assistant.engine.worker.drafting import Drafter
+from assistant.engine.worker.batch import Drafter
 from assistant.engine.worker.job import AnswerText, Job
 from assistant.engine.worker.line_avoidance import Stance, Unlike
 from assistant.engine.worker.slots import Slot, Slots

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant.daemon.http.infill import compose, infill_ids
+from assistant.daemon.http.prompts import compose, infill_ids
 from assistant.daemon.http.request_schemas import ExtraBody, InfillBody
 from assistant.engine.types import ModelInfo
 from assistant.models import families, vocabulary
