@@ -17,12 +17,10 @@ from assistant import __version__
 from lsp.actions import feature
 from lsp.completion.session import Edit, Item, Selected, Session
 from lsp.daemon.backend import Backend, Client
-from lsp.daemon.configuration import Configuration
 from lsp.daemon.status import State, StatusLine
 from lsp.documents.positions import Encoding
 from lsp.documents.uri import folders_of
-from lsp.editor import NAME, Severity, offers_ours
-from lsp.progress import LoadProgress
+from lsp.editor import NAME, Configuration, LoadProgress, Severity, offers_ours
 
 _log = logging.getLogger(__name__)
 

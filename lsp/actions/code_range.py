@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from context import Definition, Document, Kind
 from context.syntax.text import line_end, line_start
-from lsp.actions import doc_comments, test_files
+from lsp.actions import conventions
 from lsp.actions.document_range import DocumentRange
 from lsp.actions.offer import RangeFacts
 from lsp.documents.site import language
@@ -95,13 +95,13 @@ def facts_of(document: Document, document_range: DocumentRange) -> RangeFacts:
     path = path_of(document_range.uri)
     testable = (
         path is not None
-        and test_files.convention_of(document) is not None
-        and not test_files.is_test(path)
+        and conventions.test_convention_of(document) is not None
+        and not conventions.is_test_file(path)
     )
     return RangeFacts(
         selection=document_range.start < document_range.stop,
         definition=definition.name if definition is not None else "",
-        documentable=doc_comments.style_of(document) is not None,
+        documentable=conventions.comment_style_of(document) is not None,
         testable=testable,
         instruction=_instruction(block, document_range.language),
         blank=not block.strip(),

@@ -6,14 +6,22 @@ user asked for. Nothing that a file or an answer says can widen that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from assistant.engine.types import StopReason
 from assistant.errors import AnswerError, RequestError
 from lsp.actions.document_range import DocumentRange
+from lsp.actions.proposal import (
+    Change,
+    Proposal,
+    describe,
+    difference,
+    rebased,
+    syntax_errors,
+)
 from lsp.documents.uri import path_of
 from lsp.output import clean
 
@@ -21,9 +29,8 @@ if TYPE_CHECKING:
     from assistant.client import ChatMessage
     from assistant.settings import ActionSettings
     from context import Document
-    from lsp.actions.change import Change
     from lsp.actions.code_range import Region
-    from lsp.actions.edit_prompts import Question
+    from lsp.actions.prompts import Question
     from lsp.completion.prompts import Prompts
     from lsp.daemon.backend import Backend
     from lsp.daemon.model import Served
@@ -45,29 +52,6 @@ class Documents(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """A change to be shown to the user before it is made.
-
-    Attributes:
-        version: of the document that the change fits; None for a file that is not open.
-        lines: the document's lines before the change.
-        label, description: what it is, in words for a person.
-        broken: lines, from 0, at which it would break the file's syntax.
-        creates: the file is made by it.
-    """
-
-    uri: str
-    version: int | None
-    lines: Sequence[str]
-    change: Change
-    label: str
-    description: str
-    broken: tuple[int, ...] = ()
-    line_end: str = "\n"
-    creates: bool = False
-
-
 class Edits:
     """Edits that the model writes for the documents of one editor.
 
@@ -86,19 +70,19 @@ class Edits:
         self, document_range: DocumentRange, diagnostic: str, settings: ActionSettings
     ) -> Proposal:
         """Fix what a diagnostic reports in the range."""
-        from lsp.actions import code_range, edit_prompts
+        from lsp.actions import code_range, prompts
 
         region = await self._study(
             document_range, lambda document: code_range.to_fix(document, document_range)
         )
-        question = edit_prompts.rewriting(document_range, region, "fix", diagnostic=diagnostic)
+        question = prompts.rewriting(document_range, region, "fix", diagnostic=diagnostic)
         return await self._rewritten(question, region, settings, "Fix this error")
 
     async def instructed(
         self, document_range: DocumentRange, instruction: str, settings: ActionSettings
     ) -> Proposal:
         """Change the lines of the range as an instruction says; in blank ones, write new code."""
-        from lsp.actions import code_range, edit_prompts
+        from lsp.actions import code_range, prompts
 
         if not instruction.strip():
             raise RequestError("there is no instruction", advice="Say what is to change")
@@ -107,26 +91,23 @@ class Edits:
         )
         blank = not document_range.block(region.first, region.stop).strip()
         which = "insertion" if blank else "instruction"
-        question = edit_prompts.rewriting(
-            document_range, region, which, instruction=instruction.strip()
-        )
+        question = prompts.rewriting(document_range, region, which, instruction=instruction.strip())
         return await self._rewritten(question, region, settings, "Edit with an instruction")
 
     async def documented(self, document_range: DocumentRange, settings: ActionSettings) -> Proposal:
         """Write the documentation comment of the definition around the range."""
-        from lsp.actions import doc_comments, edit_prompts
+        from lsp.actions import conventions, prompts
         from lsp.actions.answer import words_of
-        from lsp.actions.change import difference
 
         found = await self._study(
             document_range,
-            lambda document: edit_prompts.documentation_question(document, document_range),
+            lambda document: prompts.documentation_question(document, document_range),
         )
         words = words_of(await self._answer(found.question, settings))
         if not words:
             raise AnswerError("the model wrote no documentation", advice="Try again")
         spot = found.spot
-        comment = doc_comments.written(words, found.style, spot.indent)
+        comment = conventions.written_comment(words, found.style, spot.indent)
         behind = spot.indent if spot.lead else ""
         old = document_range.text
         text = f"{old[: spot.start]}{spot.lead}{comment}{behind}{old[spot.stop :]}"
@@ -135,9 +116,8 @@ class Edits:
 
     async def tested(self, document_range: DocumentRange, settings: ActionSettings) -> Proposal:
         """Write tests for the definition around the range, into the file where they belong."""
-        from lsp.actions import edit_prompts
+        from lsp.actions import prompts
         from lsp.actions.answer import code_of
-        from lsp.actions.change import Change
 
         path = path_of(document_range.uri)
         if path is None:
@@ -145,7 +125,7 @@ class Edits:
         roots = self._documents.roots
         asked = await self._study(
             document_range,
-            lambda document: edit_prompts.tests_question(document, document_range, path, roots),
+            lambda document: prompts.tests_question(document, document_range, path, roots),
         )
         uri = self._documents.uri_at(asked.target.path) or asked.target.path.as_uri()
         known = self._documents.document_range(uri)
@@ -174,7 +154,6 @@ class Edits:
         self, question: Question, region: Region, settings: ActionSettings, label: str
     ) -> Proposal:
         from lsp.actions.answer import code_of, fitted, place_for
-        from lsp.actions.change import difference
 
         document_range = question.document_range
         old = document_range.block(region.first, region.stop)
@@ -191,7 +170,7 @@ class Edits:
 
     async def _answer(self, question: Question, settings: ActionSettings) -> str:
         """The answer of the model, if it is complete."""
-        from lsp.actions.chat_stream import Limits, complete_chat
+        from lsp.actions.answer import Limits, complete_chat
 
         control: tuple[str, ...] = ()
 
@@ -217,8 +196,6 @@ class Edits:
         self, document_range: DocumentRange, change: Change | None, label: str
     ) -> Proposal:
         """The change for the current text, which may be newer than what the model was sent."""
-        from lsp.actions.change import rebased
-
         if change is None:
             raise AnswerError("the model would change nothing", advice="Ask in other words")
         now = self._documents.document_range(document_range.uri)
@@ -230,8 +207,6 @@ class Edits:
         return await self._checked(now, found, label)
 
     async def _checked(self, document_range: DocumentRange, change: Change, label: str) -> Proposal:
-        from lsp.actions.change import describe, syntax_errors
-
         broken = await self._study(
             document_range,
             lambda document: syntax_errors(change, document.path, document_range.lines),

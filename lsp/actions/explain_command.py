@@ -15,7 +15,12 @@ from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 
 from assistant.errors import RequestError, UnderkeelError
-from lsp.actions import arguments
+from lsp.actions.document_range import (
+    diagnostic_text,
+    name_of,
+    range_argument,
+    text_argument,
+)
 from lsp.actions.explanations import (
     Conversation,
     EndReason,
@@ -23,10 +28,8 @@ from lsp.actions.explanations import (
     Explanations,
     Kind,
     Subject,
-    name_of,
 )
-from lsp.editor import Editor, Severity
-from lsp.progress import TaskProgress
+from lsp.editor import Editor, Severity, TaskProgress
 
 if TYPE_CHECKING:
     from pygls.lsp.server import LanguageServer
@@ -62,7 +65,7 @@ class ExplainCommand:
         Raises:
             UnderkeelError: no explanation is available; a client that streams was notified.
         """
-        id_ = arguments.text_in(raw, "id") or secrets.token_hex(8)
+        id_ = text_argument(raw, "id") or secrets.token_hex(8)
         try:
             conversation = self._conversation(raw)
             if streams:
@@ -83,9 +86,9 @@ class ExplainCommand:
             if not isinstance(further, Mapping):
                 raise RequestError("the follow-up cannot be read", advice="See editors/PROTOCOL.md")
             return self._explanations.follow_up(
-                arguments.text_in(further, "of"), arguments.text_in(further, "question")
+                text_argument(further, "of"), text_argument(further, "question")
             )
-        if of := arguments.text_in(raw, "continue"):
+        if of := text_argument(raw, "continue"):
             return self._explanations.continued(of)
         try:
             kind = Kind(raw.get("kind") or Kind.SELECTION)
@@ -93,11 +96,11 @@ class ExplainCommand:
             raise RequestError(
                 f"there is no kind {raw.get('kind')!r}", advice=f"Known are: {', '.join(Kind)}"
             ) from error
-        place = arguments.place_of(raw, ranged=kind is not Kind.FILE)
+        place = range_argument(raw, ranged=kind is not Kind.FILE)
         document_range = self._session.document_range(place.uri, *place.span)
         if document_range is None:
             raise RequestError("this document is not open", subject=name_of(place.uri))
-        text = arguments.diagnostic_text(raw.get("diagnostic"))
+        text = diagnostic_text(raw.get("diagnostic"))
         return Conversation(Subject(document_range, kind, text))
 
     def _notify(self, id_: str, kind: str, **fields: str) -> None:

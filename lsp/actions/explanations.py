@@ -9,13 +9,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 from assistant.engine.types import StopReason
 from assistant.errors import ContextFullError, RequestError
-from lsp.actions.document_range import DocumentRange
+from lsp.actions.document_range import DocumentRange, name_of
 from lsp.output import TextCleaner
 
 if TYPE_CHECKING:
@@ -126,7 +124,7 @@ class Explanations:
         Raises:
             UnderkeelError: no answer is available; the text so far is remembered.
         """
-        from lsp.actions.chat_stream import Limits, stream_chat
+        from lsp.actions.answer import Limits, stream_chat
 
         text, end_reason = "", EndReason.CANCELLED
         current = conversation
@@ -178,18 +176,18 @@ class Explanations:
     ) -> tuple[Conversation, list[ChatMessage]]:
         """The messages within `room_tokens`: old turns go first, then parts of the opening."""
         from context.syntax.tokens import Encoder
-        from lsp.actions import messages, wording
+        from lsp.actions import prompts
 
         count = Encoder.of(served.fim.counter).text_count
-        system = wording.text("explain", "system")
+        system = prompts.wording("explain", "system")
         turns = conversation.turns
         if conversation.opening:
-            made = messages.conversation(system, conversation.opening, turns)
-            if messages.tokens(made, count) <= room_tokens:
+            made = prompts.conversation(system, conversation.opening, turns)
+            if prompts.conversation_tokens(made, count) <= room_tokens:
                 return conversation, made
         while True:
-            fixed = messages.conversation(system, "", turns)
-            left = room_tokens - messages.tokens(fixed, count)
+            fixed = prompts.conversation(system, "", turns)
+            left = room_tokens - prompts.conversation_tokens(fixed, count)
             if left >= room_tokens // 3 or len(turns) <= 2:
                 break
             turns = turns[2:]  # an answer and the question after it
@@ -199,22 +197,22 @@ class Explanations:
             )
         opening = await self._opening(conversation.subject, served, left, count)
         found = replace(conversation, opening=opening)
-        return found, messages.conversation(system, opening, turns)
+        return found, prompts.conversation(system, opening, turns)
 
     async def _opening(
         self, subject: Subject, served: Served, room_tokens: int, count: Callable[[str], int]
     ) -> str:
-        from lsp.actions import messages, wording
+        from lsp.actions import prompts
 
         document_range, file = subject.document_range, name_of(subject.document_range.uri)
-        spent = count(wording.text("explain", subject.kind, diagnostic="")) + count(file)
+        spent = count(prompts.wording("explain", subject.kind, diagnostic="")) + count(file)
         room = room_tokens - spent
         for _ in range(3):
             look = partial(_look, subject, max(room, 0))
             found = await self._prompts().explanation(
                 document_range.uri, document_range.text, served.fim, look
             )
-            if messages.is_secret(found):
+            if prompts.is_secret(found):
                 raise RequestError(
                     "this file may contain secrets and is never sent to a model", subject=file
                 )
@@ -223,12 +221,14 @@ class Explanations:
                     "there is nothing to explain within the context that is left",
                     advice="Select something, or try again when memory is free",
                 )
-            ask = wording.text("explain", subject.kind, diagnostic=messages.shown_diagnostic(found))
-            opening = f"{messages.passages_text(found, file)}\n{ask}"
+            ask = prompts.wording(
+                "explain", subject.kind, diagnostic=prompts.shown_diagnostic(found)
+            )
+            opening = f"{prompts.passages_text(found, file)}\n{ask}"
             over = count(opening) - room_tokens
             if over <= 0:
                 return opening
-            room -= over + messages.PASSAGE_TOKENS
+            room -= over + prompts.PASSAGE_TOKENS
         raise ContextFullError(
             f"{room_tokens} tokens are too few to explain this", advice="Select less"
         )
@@ -252,8 +252,3 @@ def _look(
     if subject.kind is Kind.SYMBOL:
         stop = start
     return workspace.explain(document, start, stop, room_tokens, diagnostic=subject.diagnostic)
-
-
-def name_of(uri: str) -> str:
-    """The file's name for a prompt or a title."""
-    return PurePosixPath(unquote(urlsplit(uri).path)).name or "untitled"

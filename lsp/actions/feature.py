@@ -10,13 +10,18 @@ from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 
 from assistant.errors import AnswerError, RequestError, UnderkeelError
-from lsp.actions import arguments
-from lsp.actions.document_range import DocumentRange
-from lsp.actions.edits import Edits, Proposal
+from lsp.actions.document_range import (
+    DocumentRange,
+    command_argument,
+    diagnostic_text,
+    range_argument,
+    text_argument,
+)
+from lsp.actions.edits import Edits
 from lsp.actions.explain_command import ExplainCommand
 from lsp.actions.explanations import Explanations, Kind
 from lsp.actions.offer import KINDS, RESOLVED, Diagnostic, Offer, Task, offers
-from lsp.actions.workspace_edit import EditCapabilities, workspace_edit
+from lsp.actions.proposal import EditCapabilities, Proposal, workspace_edit
 from lsp.editor import Editor, Severity, offers_ours
 
 if TYPE_CHECKING:
@@ -85,7 +90,7 @@ class Actions:
             return []
         context = params.context
         diagnostics = [
-            Diagnostic(number, arguments.diagnostic_text(one))
+            Diagnostic(number, diagnostic_text(one))
             for number, one in enumerate(context.diagnostics[:_MAX_DIAGNOSTICS])
         ]
         from lsp.actions.code_range import facts_of
@@ -145,7 +150,7 @@ class Actions:
         if action.edit is not None or not isinstance(data, Mapping) or "task" not in data:
             return action
         with _ProtocolErrors():
-            place = arguments.place_of(data)
+            place = range_argument(data)
             document_range = self._session.document_range(place.uri, *place.span)
             if document_range is None or document_range.version != data.get("version"):
                 raise AnswerError("the document has changed", advice="Ask for the actions again")
@@ -163,7 +168,7 @@ class Actions:
     async def edit(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """`underkeel.edit`: proposes the edit and reports whether it was applied."""
         with _ProtocolErrors():
-            place = arguments.place_of(raw)
+            place = range_argument(raw)
             document_range = self._session.document_range(place.uri, *place.span)
             if document_range is None:
                 raise RequestError("this document is not open", subject=place.uri)
@@ -177,14 +182,14 @@ class Actions:
         text = raw.get("diagnostic")
         match task:
             case Task.FIX:
-                said = text if isinstance(text, str) else arguments.diagnostic_text(text)
+                said = text if isinstance(text, str) else diagnostic_text(text)
                 return await self._edits.fixed(document_range, said, settings)
             case Task.DOCUMENT:
                 return await self._edits.documented(document_range, settings)
             case Task.TESTS:
                 return await self._edits.tested(document_range, settings)
             case Task.EDIT:
-                instruction = arguments.text_in(raw, "instruction")
+                instruction = text_argument(raw, "instruction")
                 return await self._edits.instructed(document_range, instruction, settings)
         raise RequestError(f"there is no task {task!r}", advice="See editors/PROTOCOL.md")
 
@@ -256,13 +261,13 @@ def register(server: LanguageServer, editor: Editor, session: Session) -> Action
     @server.command(EXPLAIN)
     async def explain(*given: Any) -> dict[str, Any]:
         with _ProtocolErrors():
-            raw = arguments.first_of(given)
+            raw = command_argument(given)
         return await actions.explain(raw)
 
     @server.command(EDIT)
     async def edit(*given: Any) -> dict[str, Any]:
         with _ProtocolErrors():
-            raw = arguments.first_of(given)
+            raw = command_argument(given)
         return await actions.edit(raw)
 
     return actions

@@ -10,9 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from lsp.completion.filters.control_tokens import first_control_token
-from lsp.completion.filters.repeated_lines import loop_start
-from lsp.completion.filters.suffix_overlap import opens_what_follows
+from lsp.completion.filters.characters import first_control_token
+from lsp.completion.filters.repetition import loop_start, opens_what_follows
 from lsp.documents.site import Shape, Site, leading_blanks, width
 
 _MOST_CHARS = 1 << 14

@@ -14,7 +14,7 @@ from assistant.errors import ModelError, UnknownModelError
 from assistant.models import catalogue, local_store
 from lsp.completion.prompts import Prompts, path_of
 from lsp.completion.prompts import _path as known_path
-from lsp.daemon.configuration import Configuration
+from lsp.editor import Configuration
 
 NAMES = [
     "../outside",

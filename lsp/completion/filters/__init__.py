@@ -1,7 +1,7 @@
-"""What is done to an answer before it is shown: a chain of filters, each in its own file.
+"""What is done to an answer before it is shown: a chain of filters, one function each.
 
-A filter takes the text and the site where it would stand, and returns the text to go on with; an
-empty text drops the suggestion. Every filter leaves alone what it does not understand.
+A filter takes the text and the site where it would be inserted, and returns the text for the next
+filter; an empty text drops the suggestion. Every filter leaves alone what it does not understand.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ from collections.abc import Callable
 from types import MappingProxyType
 
 from lsp.completion.filters.brackets import balance_brackets
-from lsp.completion.filters.control_characters import remove_unsafe_characters
-from lsp.completion.filters.control_tokens import cut_control_tokens
-from lsp.completion.filters.duplicate_line import cut_line_below
+from lsp.completion.filters.characters import (
+    cut_control_tokens,
+    remove_unsafe_characters,
+    strip_trailing_blanks,
+    unify_line_ends,
+)
 from lsp.completion.filters.indentation import fix_indentation
-from lsp.completion.filters.line_ends import unify_line_ends
-from lsp.completion.filters.repeated_lines import cut_loops
-from lsp.completion.filters.suffix_overlap import cut_suffix_overlap
-from lsp.completion.filters.trailing_blanks import strip_trailing_blanks
-from lsp.completion.filters.worthless import drop_worthless
+from lsp.completion.filters.repetition import (
+    cut_line_below,
+    cut_loops,
+    cut_suffix_overlap,
+    drop_worthless,
+)
 from lsp.documents.site import Site
 
 Filter = Callable[[str, Site], str]
@@ -37,7 +41,7 @@ CHAIN: MappingProxyType[str, Filter] = MappingProxyType(
         "worthless": drop_worthless,
     }
 )
-"""The filters in the order in which they run; a name is the name of the filter's file."""
+"""The filters in the order in which they run; a name is the name of its golden file."""
 
 
 def apply(text: str, site: Site) -> str:

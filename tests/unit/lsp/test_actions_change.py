@@ -6,9 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lsprotocol import types
 
-from lsp.actions.change import Change, applied, describe, difference, rebased, syntax_errors
-from lsp.actions.edits import Proposal
-from lsp.actions.workspace_edit import EditCapabilities, text_edit, workspace_edit
+from lsp.actions.proposal import (
+    Change,
+    EditCapabilities,
+    Proposal,
+    applied,
+    describe,
+    difference,
+    rebased,
+    syntax_errors,
+    text_edit,
+    workspace_edit,
+)
 from lsp.documents.document import Document
 from lsp.documents.positions import Encoding
 

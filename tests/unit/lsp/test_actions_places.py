@@ -9,10 +9,10 @@ import tree_sitter
 
 import context
 from context.syntax.language import language_for, languages
-from lsp.actions import code_range, doc_comments, test_files
+from lsp.actions import code_range, conventions
 from lsp.actions.code_range import facts_of
 from lsp.actions.document_range import DocumentRange
-from lsp.actions.wording import text as words
+from lsp.actions.prompts import wording as words
 
 CURSOR = "\u2038"
 
@@ -33,10 +33,10 @@ def documented(marked: str, path: str, said: str = "Return one.") -> str:
     at = document_range(marked, path)
     document = context.Document("", path, at.text)
     definition = code_range.definition_at(document, at)
-    style = doc_comments.style_of(document)
+    style = conventions.comment_style_of(document)
     assert definition is not None and style is not None
-    spot = doc_comments.spot(document, definition, style)
-    comment = doc_comments.written(said, style, spot.indent)
+    spot = conventions.comment_spot(document, definition, style)
+    comment = conventions.written_comment(said, style, spot.indent)
     behind = spot.indent if spot.lead else ""
     return at.text[: spot.start] + spot.lead + comment + behind + at.text[spot.stop :]
 
@@ -142,7 +142,7 @@ def test_words_never_become_code(name: str, end: str) -> None:
 
 
 def test_all_languages_have_said_how_they_are_documented() -> None:
-    assert set(languages()) == set(doc_comments._styles()) == set(DEFINITIONS)
+    assert set(languages()) == set(conventions._comment_styles()) == set(DEFINITIONS)
 
 
 @pytest.mark.parametrize(
@@ -186,24 +186,27 @@ def test_what_stands_at_a_place() -> None:
 def test_tests_go_into_the_first_place_that_is_there(tmp_path: Path) -> None:
     file = tmp_path / "src" / "work.py"
     file.parent.mkdir()
-    convention = test_files.convention_of(context.Document("", str(file), ""))
+    convention = conventions.test_convention_of(context.Document("", str(file), ""))
     assert convention is not None
-    assert test_files.target(file, [tmp_path], convention) == test_files.Target(
+    assert conventions.test_target(file, [tmp_path], convention) == conventions.TestTarget(
         file.with_name("test_work.py"), None
     )
     (tmp_path / "tests").mkdir()
     assert (
-        test_files.target(file, [tmp_path], convention).path == tmp_path / "tests" / "test_work.py"
+        conventions.test_target(file, [tmp_path], convention).path
+        == tmp_path / "tests" / "test_work.py"
     )
     there = file.with_name("test_work.py")
     there.write_text("x = 1\n")
-    assert test_files.target(file, [tmp_path], convention) == test_files.Target(there, "x = 1\n")
+    assert conventions.test_target(file, [tmp_path], convention) == conventions.TestTarget(
+        there, "x = 1\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["test_a", "a_test", "a.test", "ATest", "ATests", "a_spec"])
 def test_files_of_tests_are_known(name: str) -> None:
-    assert test_files.is_test(Path(f"/h/{name}.x"))
-    assert not test_files.is_test(Path("/h/contest.py"))
+    assert conventions.is_test_file(Path(f"/h/{name}.x"))
+    assert not conventions.is_test_file(Path("/h/contest.py"))
 
 
 def test_code_in_a_field_is_not_read_as_a_field() -> None:

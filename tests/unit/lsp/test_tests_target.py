@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from assistant.errors import RequestError
-from lsp.actions import test_files
+from lsp.actions import conventions
 
 
 @pytest.fixture
 def convention():
-    return test_files.TestConvention(
+    return conventions.TestConvention(
         framework="pytest", paths=("{root}/tests/test_{stem}.py", "{folder}/test_{stem}.py")
     )
 
@@ -26,15 +26,15 @@ def test_links_out_of_the_workspace_get_no_tests(tmp_path, convention):
     for target in (out / "notes.txt", out / "new.py"):
         link = root / "tests" / "test_foo.py"
         link.symlink_to(target)
-        found = test_files.target(code, [root], convention)
+        found = conventions.test_target(code, [root], convention)
         assert (found.path, found.text) == (root / "test_foo.py", None)
         link.unlink()
     (root / "tests").rmdir()
     (root / "tests").symlink_to(out)
-    assert test_files.target(code, [root], convention).path == root / "test_foo.py"
+    assert conventions.test_target(code, [root], convention).path == root / "test_foo.py"
     (root / "test_foo.py").symlink_to(out / "notes.txt")
     with pytest.raises(RequestError, match="outside of the workspace"):
-        test_files.target(code, [root], convention)
+        conventions.test_target(code, [root], convention)
 
 
 def test_an_existing_file_inside_is_read(tmp_path, convention):
@@ -42,5 +42,5 @@ def test_an_existing_file_inside_is_read(tmp_path, convention):
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "real.py").write_text("import foo\n")
     (tmp_path / "tests" / "test_foo.py").symlink_to("real.py")
-    found = test_files.target(tmp_path / "foo.py", [tmp_path], convention)
+    found = conventions.test_target(tmp_path / "foo.py", [tmp_path], convention)
     assert found.text == "import foo\n"

@@ -1,31 +1,106 @@
-"""Prompts for edits: the code that must be complete, its surroundings, and the instruction."""
+"""What the model is sent for explanations and edits: code in fences under headings, then the
+instruction. The words are in `wording.toml`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assistant.errors import RequestError
-from context import Document, Explanation, Topic, Workspace
+from assistant.wire import ChatMessage
+from context import Document, Explanation, Passage, Topic, Workspace
 from context.syntax.secrets import masked
 from context.syntax.tokens import Encoder
-from lsp.actions import code_range, doc_comments, messages, test_files, wording
+from lsp.actions import code_range, conventions
 from lsp.actions.code_range import Region
-from lsp.actions.document_range import DocumentRange
-from lsp.actions.explanations import name_of
+from lsp.actions.document_range import DocumentRange, name_of
 
 if TYPE_CHECKING:
-    from assistant.client import ChatMessage
     from lsp.completion.prompts import Prompts
     from lsp.daemon.model import Served
 
+# A template's words for one turn, and what joins passages, counted from above.
+TURN_TOKENS = 12
+PASSAGE_TOKENS = 16
+
+_HEADINGS = {
+    Topic.DEFINITION: "Used here, from {path}",
+    Topic.ENCLOSING: "Around it",
+    Topic.SELECTION: "Selected code",
+    Topic.FILE: "The file",
+}
+_BACKTICKS = re.compile(r"^ {0,3}(`{3,})", re.MULTILINE)
+_SECRETS = "this file may hold secrets"
 _BEFORE_LINES = 24
 _TAIL_LINES = 40
 _FRAME_TOKENS = 48
 _TRIES = 3
+
+
+def wording(task: str, which: str, **fields: str) -> str:
+    """A text of the table with its fields filled in; what a field holds is taken as it is."""
+    return _wording_table()[task][which].format(**fields)
+
+
+@cache
+def _wording_table() -> dict[str, dict[str, str]]:
+    return tomllib.loads((resources.files("lsp.actions") / "wording.toml").read_text("utf-8"))
+
+
+def fenced(heading: str, code: str, language: str = "") -> str:
+    """Code under a heading, in a fence that it cannot close."""
+    longest = max(map(len, _BACKTICKS.findall(code)), default=2)
+    fence = "`" * (longest + 1)
+    return f"{heading}:\n{fence}{language}\n{code.rstrip()}\n{fence}\n"
+
+
+def passages_text(found: Explanation, file: str, *, without: Iterable[Topic] = ()) -> str:
+    """The passages of an explanation: what is around the code first, the code itself last."""
+    order = (Topic.DEFINITION, Topic.ENCLOSING, Topic.FILE, Topic.SELECTION)
+    left = [one for one in found.passages if one.topic in _HEADINGS and one.topic not in without]
+    left.sort(key=lambda one: order.index(one.topic))
+    parts = [f"File: {file}\n"]
+    parts += [fenced(_heading(one), _code(one), found.language) for one in left]
+    return "\n".join(parts)
+
+
+def shown_diagnostic(found: Explanation) -> str:
+    """What the tool says, as far as it is shown."""
+    return "\n".join(one.text for one in found.passages if one.topic is Topic.DIAGNOSTIC)
+
+
+def conversation(system: str, opening: str, turns: Sequence[str] = ()) -> list[ChatMessage]:
+    """The system's word, then the user's and the assistant's in turn, the user's first."""
+    said = [ChatMessage(role="system", content=system)]
+    for number, content in enumerate((opening, *turns)):
+        role = "assistant" if number % 2 else "user"
+        said.append(ChatMessage(role=role, content=content))
+    return said
+
+
+def conversation_tokens(messages: Iterable[ChatMessage], count: Callable[[str], int]) -> int:
+    """How many tokens a conversation takes, from above."""
+    return sum(count(one.content) + TURN_TOKENS for one in messages)
+
+
+def is_secret(found: Explanation) -> bool:
+    """Whether the file is one that no model is shown."""
+    return _SECRETS in found.cut
+
+
+def _heading(passage: Passage) -> str:
+    return _HEADINGS[passage.topic].format(path=passage.path)
+
+
+def _code(passage: Passage) -> str:
+    """A definition's passage begins with the path that its heading says already."""
+    return passage.text.removeprefix(f"{passage.path}\n") if passage.path else passage.text
 
 
 @dataclass(frozen=True)
@@ -69,15 +144,15 @@ class Question:
             found = await prompts.explanation(
                 self.document_range.uri, self.document_range.text, served.fim, look
             )
-            if messages.is_secret(found):
+            if is_secret(found):
                 raise RequestError(
                     "this file may contain secrets and is never sent to a model", subject=file
                 )
             made = self._made(found, file)
-            over = messages.tokens(made, count) - room_tokens
+            over = conversation_tokens(made, count) - room_tokens
             if over <= 0:
                 return made
-            room -= over + messages.PASSAGE_TOKENS
+            room -= over + PASSAGE_TOKENS
         raise RequestError(
             f"this is too long for the {room_tokens} tokens that are left",
             advice="Select less, or try again when memory is free",
@@ -89,11 +164,11 @@ class Question:
 
     def _made(self, found: Explanation, file: str) -> list[ChatMessage]:
         without = () if self.shows_span else (Topic.SELECTION,)
-        diagnostic = messages.shown_diagnostic(found) or self.diagnostic
-        parts = [messages.passages_text(found, file, without=without)]
-        parts += [messages.fenced(heading, code, found.language) for heading, code in self.parts]
-        parts.append(wording.text(self.task, self.which, diagnostic=diagnostic, **self.fields))
-        return messages.conversation(wording.text(self.task, "system"), "\n".join(parts))
+        diagnostic = shown_diagnostic(found) or self.diagnostic
+        parts = [passages_text(found, file, without=without)]
+        parts += [fenced(heading, code, found.language) for heading, code in self.parts]
+        parts.append(wording(self.task, self.which, diagnostic=diagnostic, **self.fields))
+        return conversation(wording(self.task, "system"), "\n".join(parts))
 
 
 def rewriting(
@@ -135,8 +210,8 @@ class DocumentationQuestion:
     """A question for documentation, and where the answer goes."""
 
     question: Question
-    spot: doc_comments.Spot
-    style: doc_comments.Style
+    spot: conventions.CommentSpot
+    style: conventions.CommentStyle
 
 
 def documentation_question(
@@ -148,7 +223,7 @@ def documentation_question(
         RequestError: there is none, or its language has no documentation style.
     """
     definition = code_range.definition_at(document, document_range)
-    style = doc_comments.style_of(document)
+    style = conventions.comment_style_of(document)
     if definition is None or style is None:
         raise RequestError(
             "there is nothing to document here", advice="Go to a function or a class"
@@ -162,7 +237,9 @@ def documentation_question(
         name=definition.name,
         fields={"name": definition.name, "manner": style.manner},
     )
-    return DocumentationQuestion(question, doc_comments.spot(document, definition, style), style)
+    return DocumentationQuestion(
+        question, conventions.comment_spot(document, definition, style), style
+    )
 
 
 @dataclass(frozen=True)
@@ -170,7 +247,7 @@ class TestsQuestion:
     """A question for tests, and the file that gets them."""
 
     question: Question
-    target: test_files.Target
+    target: conventions.TestTarget
 
     def on(self, old: str | None) -> Question:
         """The question, once it is known what the file holds; None if it is to be made."""
@@ -190,10 +267,10 @@ def tests_question(
         RequestError: there is none, or its language has no test convention.
     """
     definition = code_range.definition_at(document, document_range)
-    convention = test_files.convention_of(document)
+    convention = conventions.test_convention_of(document)
     if definition is None or convention is None:
         raise RequestError("there is nothing to test here", advice="Go to a function or a class")
-    target = test_files.target(path, roots, convention)
+    target = conventions.test_target(path, roots, convention)
     question = Question(
         document_range,
         "tests",
