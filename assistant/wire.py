@@ -116,7 +116,8 @@ class CompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
     """A piece of an answer; the last one has `stop` set, a reason, timings and budgets.
 
     Attributes:
-        built_under: the budget that this answer's prompt was held to.
+        built_under: the budget that this answer's prompt was held to; None where it was held to
+            the context only.
         cut: what the daemon left out of the prompt, one phrase each; what a client cut from a
             prompt of its own it knows itself.
         budget: what the next prompt may hold.

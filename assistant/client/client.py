@@ -169,14 +169,27 @@ class DaemonClient:
         prompt: str | Sequence[int],
         document: str = "",
         priority: Priority = Priority.BACKGROUND,
+        *,
+        budget_tokens: int = 0,
+        prompt_model: str = "",
     ) -> Timings:
-        """Evaluate `prompt` into the KV cache and answer nothing; yields to all as it is."""
+        """Evaluate `prompt` into the KV cache and generate nothing. Every other request goes first
+        unless `priority` says otherwise.
+
+        Args:
+            budget_tokens, prompt_model: as of `assistant.wire.GenerateBody`.
+
+        Raises:
+            ContextFullError: the prompt was built under a budget that is smaller now.
+        """
         request = CompletionRequest(
             prompt=prompt if isinstance(prompt, str) else tuple(prompt),
             max_tokens=0,
             temperature=0.0,
             document=document,
             priority=priority,
+            budget_tokens=budget_tokens,
+            prompt_model=prompt_model,
         )
         timings = Timings()
         async for chunk in self.complete(request):

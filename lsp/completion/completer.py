@@ -123,7 +123,13 @@ class Completer:
             return
         try:
             priority = Priority.INTERACTIVE if wanted else Priority.BACKGROUND
-            cost = await self._backend.warm(prompt, _document(site, "ahead"), priority)
+            cost = await self._backend.warm(
+                prompt,
+                _document(site, "ahead"),
+                priority,
+                budget_tokens=allowed,
+                prompt_model=served.info.name,
+            )
             self._depth.evaluated(cost.evaluated_tokens, cost.prefill_ms)
         except UnderkeelError as error:
             _log.info("a prompt was not warmed, for an error of kind %s", error.code)

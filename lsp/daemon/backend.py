@@ -47,7 +47,13 @@ class Client(Protocol):
     ) -> AsyncGenerator[CompletionChunk, None]: ...
 
     async def warm(
-        self, prompt: tuple[int, ...], document: str = "", priority: Priority = ...
+        self,
+        prompt: tuple[int, ...],
+        document: str = "",
+        priority: Priority = ...,
+        *,
+        budget_tokens: int = ...,
+        prompt_model: str = ...,
     ) -> Timings: ...
 
     async def aclose(self) -> None: ...
@@ -142,9 +148,19 @@ class Backend:
         )
         return self._followed(answer, lambda served, budget: served.with_explain_budget(budget))
 
-    async def warm(self, prompt: tuple[int, ...], document: str, priority: Priority) -> Timings:
-        """Evaluate a prompt ahead of its question, as `DaemonClient.warm`."""
-        return await self._connected_client().warm(prompt, document, priority)
+    async def warm(
+        self,
+        prompt: tuple[int, ...],
+        document: str,
+        priority: Priority,
+        *,
+        budget_tokens: int,
+        prompt_model: str,
+    ) -> Timings:
+        """Evaluate a prompt before the request for it, as `DaemonClient.warm`."""
+        return await self._connected_client().warm(
+            prompt, document, priority, budget_tokens=budget_tokens, prompt_model=prompt_model
+        )
 
     def forget(self) -> None:
         """A request failed so that nothing known about the daemon holds: connect anew."""

@@ -129,7 +129,11 @@ class PlayedClient:
         prompt: tuple[int, ...],
         document: str = "",  # noqa: ARG002
         priority: Priority = Priority.BACKGROUND,
+        *,
+        budget_tokens: int = 0,
+        prompt_model: str = "",
     ) -> Timings:
+        assert 0 < len(prompt) <= budget_tokens and prompt_model
         self.warmed.append(prompt)
         self.warmed_as.append(priority)
         await self.gate.wait()

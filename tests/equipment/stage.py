@@ -40,7 +40,7 @@ DESKTOP_BYTES = UNIT // 4  # what a desktop holds of a card all the time
 
 _LAST_BYTES = 4096  # of the record: a line and more
 _DIED = re.compile(r"the engine died \(\d+ so far, cause=(\w+)\)")
-_ADMITTED = re.compile(r"admitted id=\S+ prompt=(\d+) budget=(\d+) level=(\d+)")
+_ADMITTED = re.compile(r"admitted id=\S+ prompt=(\d+) limit=(\d+) level=(\d+)")
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,10 @@ class Stage:
         return [Look(row["at_s"] - self.begun_s, row) for row in rows]
 
     def admitted(self) -> list[tuple[int, int]]:
-        """Of each request that was let in: the prompt's tokens, and the budget it was held to."""
+        """Of each admitted request: the prompt's tokens, and the most that it was allowed then: the
+        budget, or the context for a client that follows none."""
         log = paths.log_file().read_text(errors="replace")
-        return [(int(prompt), int(budget)) for prompt, budget, _ in _ADMITTED.findall(log)]
+        return [(int(prompt), int(limit)) for prompt, limit, _ in _ADMITTED.findall(log)]
 
     async def play(self, acts: Sequence[Act]) -> None:
         """Do all that the script says, each at its time."""

@@ -214,6 +214,7 @@ class Reader:
             temperature=0.0,
             max_tokens=self._tokens,
             priority=Priority.EXPLAIN,
+            budget_tokens=prompt_tokens,
         )
         tally.asked += 1
         begun_s, text = loop.time(), ""

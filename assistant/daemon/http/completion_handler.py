@@ -15,7 +15,7 @@ from assistant.daemon.http.metrics import Metrics
 from assistant.daemon.http.prompts import Encoded
 from assistant.daemon.http.request_schemas import generate_request
 from assistant.daemon.http.response_formats import Answer, Json, ResponseFormat
-from assistant.engine.types import Done, ModelInfo, Priority
+from assistant.engine.types import Done, ModelInfo
 from assistant.errors import ModelChangedError, UnderkeelError
 from assistant.memory.degrade.budget import BudgetNow
 from assistant.wire import GenerateBody
@@ -149,20 +149,19 @@ def _prepared(
         stop_tokens=prompt.stop_tokens,
         turns=prompt.turns,
     )
-    built_under = limit or budgets.of(Priority.EXPLAIN)
     log.debug(
-        "admitted id=%s prompt=%d budget=%d level=%d",
+        "admitted id=%s prompt=%d limit=%d level=%d",
         request.id,
         len(request.prompt),
-        built_under.tokens if built_under else 0,
-        built_under.level if built_under else 0,
+        limit.tokens if limit else model.n_ctx,
+        limit.level if limit else 0,
     )
     return Answer(
         request=request,
         model=model,
         with_tokens=body.return_tokens,
         with_usage=body.wants_usage,
-        built_under=built_under,
+        built_under=limit,
         cut=prompt.cut,
     )
 

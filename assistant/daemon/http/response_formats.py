@@ -38,8 +38,8 @@ _ERROR_TYPE = {
 class Answer(msgspec.Struct, kw_only=True):
     """An answer so far, and what it is an answer to.
 
-    `built_under` is the budget that the prompt was held to, `cut` what the daemon left out of it;
-    `budget` is what the next prompt may hold, known at the end.
+    `built_under` is the budget that the prompt was held to (None: to the context only), `cut` what
+    the daemon left out of it; `budget` is what the next prompt may hold, known at the end.
     """
 
     request: GenerateRequest

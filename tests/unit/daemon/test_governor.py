@@ -89,6 +89,9 @@ def test_budget_falls_with_the_memory_and_holds_those_who_follow_it(home: Path) 
         assert last.budget.tokens == 768 and "of a 1024 MiB margin" in last.budget.reason
         with pytest.raises(ContextFullError, match="the budget is 768"):
             await ask(daemon, prompt="x" * 800, budget_tokens=1024)
+        with pytest.raises(ContextFullError, match="the budget is 768"):
+            await daemon.client.warm([1] * 800, budget_tokens=1024)
+        await daemon.client.warm([1] * 768, budget_tokens=1024)
         # One that knows nothing of budgets is held to the context only.
         assert (await ask(daemon, prompt="x" * 800))[0] == DEFAULT_REPLY
 
