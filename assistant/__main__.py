@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from assistant.library_output import hide_library_warnings
+from assistant.errors import hide_library_warnings
 
 
 def main() -> None:

@@ -35,6 +35,10 @@ packages are mapped into this tree where they enter. `code` is stable and part o
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
+import warnings
 from typing import ClassVar
 
 
@@ -235,3 +239,26 @@ BY_CODE: dict[str, type[UnderkeelError]] = _tree(UnderkeelError)
 def from_wire(code: str, message: str, subject: str = "", advice: str = "") -> UnderkeelError:
     """Rebuild an error from a pipe or a socket; an unknown code becomes the base class."""
     return BY_CODE.get(code, UnderkeelError)(message, subject=subject, advice=advice)
+
+
+_LIBRARIES = {
+    # huggingface_hub logs to stderr by itself, and draws its own progress.
+    "HF_HUB_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+def hide_library_warnings() -> None:
+    """Hide them in this process and in those that it starts. For entry points only.
+
+    `UNDERKEEL_DEBUG=1`, `PYTHONWARNINGS` and `python -W` keep them visible.
+    """
+    for name, value in _LIBRARIES.items():
+        os.environ.setdefault(name, value)
+    if sys.warnoptions or os.environ.get("UNDERKEEL_DEBUG"):
+        return
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    warnings.simplefilter("ignore")
+    # The handler for records where none is configured writes to stderr.
+    logging.lastResort = logging.NullHandler()

@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 
-from assistant.library_output import hide_library_warnings
+from assistant.errors import hide_library_warnings
 
 
 class _WithoutBodies(logging.Formatter):

@@ -100,9 +100,7 @@ def _read(path: Path) -> str:
     try:
         return open_text(path, _LARGEST_BYTES)
     except UnreadableError as error:
-        raise RequestError(
-            str(error), subject=str(path), advice="Convert it to UTF-8, or name another file"
-        ) from error
+        raise RequestError(str(error), subject=str(path), advice=error.advice) from error
 
 
 async def _ask(cursor: Cursor, *, several: bool) -> list[Message]:

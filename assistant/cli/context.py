@@ -108,9 +108,7 @@ def read_cursor(place: str) -> tuple[Path, str, int]:
     try:
         text = open_text(path, _LARGEST_BYTES)
     except UnreadableError as error:
-        raise RequestError(
-            str(error), subject=str(path), advice="Convert it to UTF-8, or name another file"
-        ) from error
+        raise RequestError(str(error), subject=str(path), advice=error.advice) from error
     lines = text.split("\n")
     line = int(match[2])
     if not 1 <= line <= len(lines):

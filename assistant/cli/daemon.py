@@ -1,4 +1,4 @@
-"""`underkeel serve`, `stop`, `restart` and `reload`: the daemon's life."""
+"""`underkeel serve`, `stop`, `restart`, `reload` and `service`: the daemon's life."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from assistant.client.starter import DaemonStarter
 from assistant.daemon.process.instance import running_pid
 from assistant.daemon.process.settings_diff import advice
 from assistant.errors import AlreadyRunningError, DaemonError, SettingsError
+from assistant.service import manager
+from assistant.service.manager import ServiceNow
+from assistant.service.units import Manager
 from assistant.wire import SettingsNow
 
 _STOP_LIMIT_S = 20.0  # streams end within 5 s; a worker in the middle of a kernel may take longer
@@ -25,11 +28,15 @@ _TAKEOVER_LIMIT_S = 180.0  # the old daemon answers what it has; the new one wai
 _POLL_S = 0.05
 
 
+_service = typer.Typer(no_args_is_help=True, help="Let the system start the daemon.")
+
+
 def register(app: typer.Typer) -> None:
     app.command()(serve)
     app.command()(stop)
     app.command()(restart)
     app.command()(reload)
+    app.add_typer(_service, name="service")
 
 
 def serve(  # noqa: PLR0917 - one parameter an option
@@ -233,3 +240,80 @@ def report(found: SettingsNow) -> Iterator[str]:
 async def _request_reload() -> SettingsNow:
     async with DaemonClient(autostart=False) as client:
         return await client.reload()
+
+
+_NOT_INSTALLED = 3
+
+
+@_service.command("install")
+def _service_install(
+    at_login: Annotated[
+        bool,
+        typer.Option("--at-login", help="Start with the session, not with the first request."),
+    ] = False,
+    linger: Annotated[
+        bool, typer.Option("--linger", help="Continue after logout (loginctl enable-linger).")
+    ] = False,
+) -> None:
+    """Install the daemon as a service of your user: systemd on Linux, launchd on macOS.
+
+    The system holds the socket; the first request starts the daemon, and a crash restarts it.
+    """
+    paths.runtime_dir()
+    if running_pid() is not None and not manager.status().running:
+        stop()  # it holds the socket that the system needs
+    for path in manager.install(at_login=at_login):
+        say(f"Wrote {path}")
+    if linger:
+        manager.linger(on=True)
+    now = manager.status()
+    say("The daemon starts with your session." if at_login else _ON_DEMAND)
+    if now.lingers is False:
+        say(_ENDS)
+    elif now.lingers:
+        say("It continues after you log out (loginctl disable-linger ends that).")
+
+
+@_service.command("uninstall")
+def _service_uninstall() -> None:
+    """Remove the service. Models, settings and logs stay; editors still start the daemon."""
+    removed = manager.uninstall()
+    for path in removed:
+        say(f"Removed {path}")
+    if not removed:
+        say("No service is installed.")
+
+
+@_service.command("status")
+def _service_status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the state of the service. Exits with 3 if none is installed."""
+    now = manager.status()
+    if as_json:
+        print_json(now)
+    else:
+        for line in service_lines(now):
+            say(line)
+    raise typer.Exit(0 if now.installed else _NOT_INSTALLED)
+
+
+_ON_DEMAND = "The first request starts the daemon."
+_ENDS = "It ends when you log out. To continue: underkeel service install --linger"
+
+
+def service_lines(now: ServiceNow) -> list[str]:
+    """The state of the service in sentences."""
+    if now.manager is Manager.NONE:
+        return ["There is no supported service manager here; clients start the daemon."]
+    if not now.installed:
+        return [f"Not installed ({now.manager.value}). To install it: underkeel service install"]
+    starts = "with your session" if now.at_login else "with the first request"
+    found = [
+        f"Installed ({now.manager.value}), starts {starts}.",
+        f"Socket: {'held by the system' if now.listening else 'not held'}.",
+        f"Daemon: {now.detail or ('running' if now.running else 'not running')}.",
+    ]
+    if now.lingers is not None:
+        found.append("Continues after logout." if now.lingers else _ENDS)
+    return found

@@ -33,7 +33,7 @@ from assistant.client import DaemonClient
 from assistant.engine.types import EngineStats, ModelInfo
 from assistant.errors import DaemonError
 from assistant.memory.gguf.header import read_header
-from assistant.memory.model.tensor_inventory import take_inventory
+from assistant.memory.model.profile import take_inventory
 from assistant.models.catalogue import resolve
 
 MARK = "‸"

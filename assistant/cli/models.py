@@ -12,18 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from assistant import settings
-from assistant.cli.download_progress import Bars
-from assistant.cli.pull import Yes, ask, pull_model, size
+from assistant.cli.pull import Bars, Yes, ask, pull_model, size
 from assistant.cli.terminal import console, print_json, printable, say
 from assistant.client import DaemonClient
 from assistant.daemon.models.loading import credited
 from assistant.errors import DaemonError, GGUFError, UnknownModelError
 from assistant.memory.gguf.header import read_header
-from assistant.memory.model.tensor_inventory import take_inventory
+from assistant.memory.model.profile import take_inventory
 from assistant.memory.planning.machine import this_machine
 from assistant.memory.planning.measured_planner import plan_and_measure
+from assistant.memory.planning.plan_report import billions
 from assistant.memory.planning.planner import requirements_of
-from assistant.memory.planning.reasons import billions
 from assistant.models import local_store
 from assistant.models.catalogue import resolve
 from assistant.models.local_store import LocalModel, State, use_model

@@ -20,11 +20,11 @@ from assistant.memory.checkpoints.checkpoint import (
     read_remote_checkpoint,
 )
 from assistant.memory.gguf.header import Header, read_header
-from assistant.memory.gguf.hub_name import parse_hub_name
 from assistant.memory.gguf.remote import (
     http_client,
     is_remote,
     list_files,
+    parse_hub_name,
     read_remote_header,
 )
 from assistant.memory.model.known_models import known_header, known_models

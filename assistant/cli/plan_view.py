@@ -18,10 +18,9 @@ from assistant.memory.checkpoints.checkpoint_plan import (
     map_devices,
     schemes_for,
     token_bytes,
+    vllm_command,
 )
-from assistant.memory.checkpoints.vllm import vllm_command
-from assistant.memory.model.profile import Model
-from assistant.memory.model.tensor_inventory import Amount
+from assistant.memory.model.profile import Amount, Model
 from assistant.memory.planning.plan import DeviceUsage, Machine, Plan
 from assistant.memory.planning.plan_report import (
     GPU_BYTES_PER_S,
@@ -29,8 +28,9 @@ from assistant.memory.planning.plan_report import (
     DecodeBound,
     PlanReport,
     WhatIf,
+    billions,
+    gib,
 )
-from assistant.memory.planning.reasons import billions, gib
 
 _BAR_CELLS = 44
 _MAP_LINES = 8

@@ -1,18 +1,29 @@
-"""`underkeel pull`: show what a model needs, ask, and download it."""
+"""`underkeel pull`: show what a model needs, confirm, and download it.
+
+Downloads draw progress bars; without a terminal, progress is printed in lines.
+"""
 
 from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import typer
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 from assistant import paths, settings
-from assistant.cli.download_progress import Bars
 from assistant.cli.plan_view import plan_text
 from assistant.cli.terminal import console, printable, say
 from assistant.errors import ModelError
@@ -21,11 +32,67 @@ from assistant.memory.gguf.remote import is_remote, read_remote_header
 from assistant.memory.planning.machine import this_machine
 from assistant.memory.planning.measured_planner import plan_report
 from assistant.memory.planning.planner import requirements_of
-from assistant.models.acquire import acquire
 from assistant.models.catalogue import catalogue, find, local_path, resolve
 from assistant.models.fetch import open_client
-from assistant.models.hub import Wanted, address_of, find_wanted
+from assistant.models.hub import Wanted, acquire, address_of, find_wanted
 from assistant.models.pull import DownloadSource, pull
+from assistant.models.storage import Advance
+
+_EACH_PERCENT = 5
+
+
+class Bars:
+    """Progress bars for the steps of a download; a context manager.
+
+    Without a terminal (a log, an editor) each step prints lines with its percentage instead.
+    """
+
+    def __init__(self, on: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=on,
+            disable=not on.is_terminal,
+        )
+
+    def step(self, label: str, total_bytes: int) -> Advance:
+        label = printable(label)
+        if not self._progress.console.is_terminal:
+            return Percentages(label, total_bytes, self.note).advance
+        task = self._progress.add_task(label, total=total_bytes)
+        return lambda done: self._progress.advance(task, done)
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(printable(text), markup=False, highlight=False)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+class Percentages:
+    """Reports the progress of a step in lines such as "fetching starter-moe 35 %", every 5 %."""
+
+    def __init__(self, label: str, total_bytes: int, report: Callable[[str], None]) -> None:
+        self._label = label
+        self._total_bytes = max(total_bytes, 1)
+        self._report = report
+        self._done_bytes = 0
+        self._reported = -_EACH_PERCENT
+
+    def advance(self, done_bytes: int) -> None:
+        self._done_bytes += done_bytes
+        percent = min(100, 100 * self._done_bytes // self._total_bytes)
+        if percent >= self._reported + _EACH_PERCENT:
+            self._reported = percent - percent % _EACH_PERCENT
+            self._report(f"{self._label} {self._reported} %")
+
 
 AllowHttp = Annotated[
     bool,

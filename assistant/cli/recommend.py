@@ -19,9 +19,8 @@ from assistant.memory.model.known_models import known_header, known_models
 from assistant.memory.model.profile import model_of
 from assistant.memory.planning.machine import imagined, parse_size, this_machine
 from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements
-from assistant.memory.planning.plan_report import decode_bound
+from assistant.memory.planning.plan_report import decode_bound, gib
 from assistant.memory.planning.planner import make_plan, requirements_of
-from assistant.memory.planning.reasons import gib
 from assistant.models.catalogue import catalogue, local_path
 
 _USABLE_TOKENS_PER_S = 8.0  # slower than that, ghost text comes too late to be of use

@@ -15,7 +15,7 @@ import httpx
 import msgspec
 from msgspec.structs import replace
 
-from assistant import address, paths
+from assistant import paths
 from assistant.client import events
 from assistant.client.starter import DaemonStarter
 from assistant.engine.types import ModelInfo, Priority, Timings
@@ -245,7 +245,7 @@ class DaemonClient:
             httpx.ConnectError: there is no daemon to be found.
         """
         if self._http is None:
-            way = address.Address(socket=self._socket) if self._socket else address.find()
+            way = paths.Address(socket=self._socket) if self._socket else paths.find_address()
             if way is None:
                 raise httpx.ConnectError("no daemon has told where it listens")
             self._http = httpx.AsyncClient(
@@ -259,7 +259,7 @@ class DaemonClient:
 
     async def _forget(self) -> None:
         """Look the daemon up anew, unless it is always at one place."""
-        if self._socket is None and not address.has_unix_sockets():
+        if self._socket is None and not paths.has_unix_sockets():
             await self.aclose()
 
     async def _health(self) -> _Health | None:

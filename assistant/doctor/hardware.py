@@ -11,8 +11,8 @@ from pathlib import Path
 from assistant import __version__
 from assistant.doctor.findings import Finding, Level, fail, ok, warn
 from assistant.install.choice import choose, cpu_only_beside_gpu
-from assistant.install.machine import Machine, Vendor
-from assistant.llama import threads
+from assistant.install.detect import Machine, Vendor
+from assistant.llama import spec
 from assistant.llama.spec import BackendDevice, DeviceKind
 from assistant.memory.probes.devices import GpuMemory, HostMemory, normal_bus_id
 
@@ -114,16 +114,16 @@ def build(
     return found
 
 
-def computing(requested: int, machine: threads.Processors | None = None) -> Finding:
+def computing(requested: int, machine: spec.Processors | None = None) -> Finding:
     """How many threads llama.cpp computes with.
 
     Args:
         requested: model.n_threads of the settings; 0 for automatic.
     """
-    machine = machine or threads.processors()
-    chosen = threads.choose(requested, machine)
+    machine = machine or spec.processors()
+    chosen = spec.choose_threads(requested, machine)
     message = f"llama.cpp computes with {chosen.count} threads: {chosen.reason}"
-    if requested and requested > (least := threads.choose(0, machine)).count:
+    if requested and requested > (least := spec.choose_threads(0, machine)).count:
         advice = f"Unset model.n_threads: {least.count} is better, {least.reason}"
         return fail("threads", message, advice)
     return ok("threads", message)

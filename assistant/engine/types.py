@@ -176,7 +176,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         load_ms: how long the load took.
         server: address of the remote server that answers; empty for an engine of this machine.
         vocabulary: a GGUF on this machine that holds its vocabulary; empty where `path` does, and
-            where tokens are estimated (`assistant.models.estimate`).
+            where tokens are estimated (`assistant.models.families`).
         counting: whether token counts made here are the model's own, or an estimate above them.
         family: of `families.toml`; empty where vocabulary and name decide it.
         writes_chat: the server applies its own chat template; this side has none.

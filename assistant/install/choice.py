@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from assistant.install.machine import Backend, Gpu, Machine, Vendor, version_of
+from assistant.install.detect import Backend, Gpu, Machine, Vendor, version_of
 
 # First CUDA toolkit that compiles for a compute capability; of others, any does.
 _FIRST_CUDA: dict[tuple[int, ...], tuple[int, ...]] = {

@@ -1,6 +1,7 @@
 """Describes the machine: GPUs, drivers, toolkits, compilers, the installed llama.cpp.
 
-Nothing here raises or loads llama.cpp: what is missing or does not answer is left out.
+The description is frozen data that can be recorded as JSON. Nothing here raises or loads llama.cpp:
+what is missing or does not answer is left out.
 """
 
 from __future__ import annotations
@@ -15,10 +16,94 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from assistant.install.machine import Backend, Gpu, Machine, Vendor
+import msgspec
+
+
+class Vendor(StrEnum):
+    """Who made a GPU."""
+
+    NVIDIA = "nvidia"
+    AMD = "amd"
+    INTEL = "intel"
+    APPLE = "apple"
+
+
+class Backend(StrEnum):
+    """What llama.cpp computes with. The CPU is always there besides."""
+
+    CUDA = "cuda"
+    HIP = "hip"
+    VULKAN = "vulkan"
+    METAL = "metal"
+    CPU = "cpu"
+
+
+class Gpu(msgspec.Struct, frozen=True, kw_only=True):
+    """A GPU.
+
+    Attributes:
+        architecture: CUDA compute capability ("8.6") or AMD target ("gfx1100"); empty if unknown.
+        driver: whether a driver answers for it.
+        integrated: whether it is part of the processor and shares the machine's memory.
+    """
+
+    vendor: Vendor
+    name: str = ""
+    architecture: str = ""
+    total_bytes: int = 0
+    driver: bool = True
+    integrated: bool = False
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine, as far as a build of llama.cpp is concerned. An empty string means: not found.
+
+    Attributes:
+        system: "linux", "darwin" or "windows".
+        processor: "x86_64", "arm64" or another name that the system gives.
+        cuda_driver: newest CUDA version that NVIDIA's driver supports.
+        cuda: version of the CUDA toolkit; `nvcc` is its compiler.
+        rocm: version of ROCm; `rocm_path` is its folder.
+        glslc, vulkan_headers, spirv_headers: what a build for Vulkan needs.
+        compiler: the C++ compiler: "gcc", "clang", "msvc".
+        other_compilers: further versions of gcc by command, such as {"g++-12": "12.3.0"}.
+        installed: backends of the llama.cpp that is installed; empty if none is.
+        installed_version: of llama-cpp-python.
+    """
+
+    system: str
+    processor: str = "x86_64"
+    wsl: bool = False
+    container: bool = False
+    gpus: tuple[Gpu, ...] = ()
+    cuda_driver: str = ""
+    cuda: str = ""
+    nvcc: str = ""
+    rocm: str = ""
+    rocm_path: str = ""
+    glslc: bool = False
+    vulkan_headers: bool = False
+    spirv_headers: bool = False
+    compiler: str = ""
+    compiler_version: str = ""
+    other_compilers: dict[str, str] = {}
+    installed: tuple[Backend, ...] = ()
+    installed_version: str = ""
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """The numbers of a version: "12.4" is (12, 4). Stops at what is not a number."""
+    numbers = []
+    for part in text.split("."):
+        if not part.isdecimal() or len(part) > 9:
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
 
 _PCI_VENDORS = {"0x10de": Vendor.NVIDIA, "0x1002": Vendor.AMD, "0x8086": Vendor.INTEL}
 _COMMAND_LIMIT_S = 10.0

@@ -1,3 +1,10 @@
-"""The one room that touches llama.cpp's C interface: loading, contexts, memory breakdown."""
+"""The only package that calls llama.cpp's C interface: loading, contexts, memory breakdown."""
 
-__all__ = ["breakdown", "context", "ggml", "model", "pages", "sampling", "spec", "threads"]
+__all__ = [
+    "breakdown",
+    "context",
+    "ggml",
+    "model",
+    "sampling",
+    "spec",
+]

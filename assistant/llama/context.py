@@ -13,7 +13,7 @@ import numpy.typing as npt
 from llama_cpp import llama_cpp
 
 from assistant.errors import EngineError, LoadError
-from assistant.llama import breakdown, log, params
+from assistant.llama import breakdown, ggml, params
 from assistant.llama.model import Model
 from assistant.llama.spec import DeviceMemory, LoadSpec
 
@@ -79,11 +79,11 @@ class Context:
         native = params.context_params(spec)
         native.abort_callback = self.abort.function
         native.abort_callback_data = self.abort.data
-        log.clear()
+        ggml.clear()
         self._handle: Any = llama_cpp.llama_init_from_model(model.handle, native)
         if not self._handle:
             raise LoadError(
-                f"llama.cpp cannot make the context: {log.reason('it does not say why')}",
+                f"llama.cpp cannot make the context: {ggml.reason('it does not say why')}",
                 subject=spec.path,
                 advice="Ask for fewer cells, or free memory",
             )

@@ -1,19 +1,27 @@
-"""A loaded model: its weights, its vocabulary, and the facts it states about itself."""
+"""A loaded model: its weights, its vocabulary, the facts in its header, and its pages in memory.
+
+A mapped model that is not used for long loses its pages to other programs' files, and the next
+completion reads them from disk again (26 s instead of 0.6 s were measured for half a GB). Touching
+the pages now and then keeps them.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import mmap
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from llama_cpp import llama_cpp
 
 from assistant.errors import EngineError, LoadError
-from assistant.llama import ggml, log, params
+from assistant.llama import ggml, params
 from assistant.llama.spec import LoadSpec
 
 _MAGIC = b"GGUF"
@@ -50,7 +58,7 @@ class Model:
     """
 
     def __init__(self, spec: LoadSpec, goes_on: GoesOn | None = None) -> None:
-        log.capture()
+        ggml.capture()
         _check_file(spec.path)
         ggml.initialise()
         cancelled = False
@@ -63,7 +71,7 @@ class Model:
 
         native = params.model_params(spec)
         native.struct.progress_callback = progress
-        log.clear()
+        ggml.clear()
         self._handle: Any = llama_cpp.llama_model_load_from_file(
             os.fsencode(spec.path), native.struct
         )
@@ -71,7 +79,7 @@ class Model:
             if cancelled:
                 raise LoadError("the load was cancelled", subject=spec.path)
             raise LoadError(
-                f"llama.cpp cannot load the model: {log.reason('it does not say why')}",
+                f"llama.cpp cannot load the model: {ggml.reason('it does not say why')}",
                 subject=spec.path,
                 advice="Check that the file is whole and that memory is free, or pull it again",
             )
@@ -172,3 +180,65 @@ def _check_file(name: str) -> None:
         raise LoadError(
             "this is not a GGUF file", subject=name, advice="Name a .gguf file, or pull it again"
         )
+
+
+_PIECE_BYTES = 64 << 20
+_LEAST_ANONYMOUS_BYTES = 16 << 20  # weights that were copied, and the cache; not stacks and heaps
+_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) r\S+ \S+ \S+ (\d+) *(.*)")
+
+Region = tuple[int, int]
+"""First address, and the one after the last."""
+
+
+def regions(model: str, maps: str) -> list[Region]:
+    """Where `model` and large anonymous memory stand. `maps`: the text of /proc/self/maps."""
+    path, found = str(Path(model).resolve()), []
+    for line in maps.splitlines():
+        match = _MAPPING.fullmatch(line)
+        if match is None:
+            continue
+        start, stop, name = int(match[1], 16), int(match[2], 16), match[4]
+        large = not name and match[3] == "0" and stop - start >= _LEAST_ANONYMOUS_BYTES
+        if name == path or large:
+            found.append((start, stop))
+    return found
+
+
+class Toucher:
+    """Reads a byte of every page of a model. A pass that was interrupted continues the next time,
+    so that the last pages get their turn however often the first ones were read."""
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def touch(self, model: str, continues: Callable[[], bool] = lambda: True) -> int:
+        """Returns the number of pages that this process read of `model`.
+
+        Stops early when `continues` returns False. Does nothing where the system does not report
+        what is mapped.
+        """
+        try:
+            maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return 0
+        all_pieces = pieces(regions(model, maps))
+        pages = 0
+        for start, stop in [piece for piece in all_pieces if piece[0] >= self._next] or all_pieces:
+            if not continues():
+                self._next = start
+                return pages
+            memory = np.ctypeslib.as_array((ctypes.c_uint8 * (stop - start)).from_address(start))
+            read = memory[:: mmap.PAGESIZE]
+            read.sum()
+            pages += len(read)
+        self._next = 0
+        return pages
+
+
+def pieces(found: Sequence[Region]) -> list[Region]:
+    """The regions in pieces of at most `_PIECE_BYTES`, by address."""
+    return [
+        (start, min(start + _PIECE_BYTES, stop))
+        for first, stop in sorted(found)
+        for start in range(first, stop, _PIECE_BYTES)
+    ]

@@ -10,8 +10,8 @@ from typing import Any
 from llama_cpp import llama_cpp
 
 from assistant.errors import LoadError
-from assistant.llama import ggml, threads
-from assistant.llama.spec import LoadSpec, TensorOverride
+from assistant.llama import ggml
+from assistant.llama.spec import LoadSpec, TensorOverride, choose_threads, processors
 
 _MOST_OVERRIDES = 4096  # llama_max_tensor_buft_overrides() (src/llama.cpp)
 
@@ -74,9 +74,9 @@ def context_params(spec: LoadSpec) -> Any:
     struct.n_seq_max = spec.n_seq_max
     # llama.cpp reserves a row a sequence in any case, and aborts the process if it may not
     struct.n_outputs_max = spec.n_outputs_max and max(spec.n_outputs_max, spec.n_seq_max)
-    cpu = threads.processors()
-    struct.n_threads = threads.choose(spec.n_threads, cpu).count
-    struct.n_threads_batch = threads.choose(spec.n_threads_batch, cpu).count
+    cpu = processors()
+    struct.n_threads = choose_threads(spec.n_threads, cpu).count
+    struct.n_threads_batch = choose_threads(spec.n_threads_batch, cpu).count
     struct.type_k = ggml_type(spec.cache_type_k)
     struct.type_v = ggml_type(spec.cache_type_v)
     struct.flash_attn_type = (

@@ -1,9 +1,7 @@
 """Models: the catalogue, downloads, the starter model, vocabularies and families."""
 
 __all__ = [
-    "acquire",
     "catalogue",
-    "estimate",
     "families",
     "fetch",
     "hub",

@@ -27,8 +27,19 @@ _MARKS = (
 )
 
 
+_CONVERT = "Convert it to UTF-8, or name another file"
+
+
 class UnreadableError(ValueError):
-    """Why the text of a file cannot be had, in plain words."""
+    """Why the text of a file is not available, in plain words.
+
+    Attributes:
+        advice: what the user can do about it.
+    """
+
+    def __init__(self, message: str, advice: str = "Name another file") -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 def decoded(data: bytes, errors: str = "strict") -> str:
@@ -43,11 +54,11 @@ def decoded(data: bytes, errors: str = "strict") -> str:
     """
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     if encoding == "utf-8" and b"\0" in data[:_BINARY_LOOK_BYTES]:
-        raise UnreadableError("the file is binary")
+        raise UnreadableError("the file is binary, not text", "Name a text file")
     try:
         return data.decode(encoding, errors)
     except UnicodeDecodeError as error:
-        raise UnreadableError("the file is not text in UTF-8") from error
+        raise UnreadableError("the file is not text in UTF-8", _CONVERT) from error
 
 
 def open_text(path: Path, max_bytes: int, roots: Sequence[Path] = ()) -> str:
@@ -82,9 +93,13 @@ def read_bytes(path: Path, max_bytes: int, roots: Sequence[Path] = ()) -> bytes:
         raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "its name is not valid"
-        raise UnreadableError(f"the file cannot be read ({reason})") from error
+        raise UnreadableError(
+            f"the file cannot be read ({reason})", "Check its name and its permissions"
+        ) from error
     if len(data) > max_bytes:
-        raise UnreadableError(f"the file is too large (more than {_size(max_bytes)})")
+        raise UnreadableError(
+            f"the file is too large (more than {_size(max_bytes)})", "Name a smaller file"
+        )
     return data
 
 

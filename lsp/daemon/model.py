@@ -9,7 +9,7 @@ from pathlib import Path
 from assistant.engine.types import Counting, ModelInfo
 from assistant.errors import VocabularyError
 from assistant.models import families, vocabulary
-from assistant.models.estimate import Estimate
+from assistant.models.families import Estimate
 from assistant.wire import BudgetNow
 from context import FimLayout, TokenCounter
 from context.syntax.tokens import Encoder

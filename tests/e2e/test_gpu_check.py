@@ -18,8 +18,7 @@ sys.path.append(str(BENCHMARKS))
 
 from gpu_check import bundle, models, page, random_weights  # noqa: E402
 
-from assistant.memory.gguf.header import Tensor  # noqa: E402
-from assistant.memory.gguf.tensor_types import BY_NAME  # noqa: E402
+from assistant.memory.gguf.header import BY_NAME, Tensor  # noqa: E402
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

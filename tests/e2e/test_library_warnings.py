@@ -84,7 +84,7 @@ def test_the_language_server_is_quiet(tmp_path: Path, command: list[str]) -> Non
 
 
 def entry_point(child: str) -> str:
-    hide = "from assistant.library_output import hide_library_warnings; hide_library_warnings()"
+    hide = "from assistant.errors import hide_library_warnings; hide_library_warnings()"
     start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     return f"{hide}\n{child}\n{start}"
 
@@ -96,7 +96,7 @@ def test_warnings_of_any_library_are_hidden_in_the_process_and_its_children(tmp_
 
 
 def test_records_without_a_handler_are_hidden(tmp_path: Path) -> None:
-    hide = "from assistant.library_output import hide_library_warnings; hide_library_warnings()"
+    hide = "from assistant.errors import hide_library_warnings; hide_library_warnings()"
     command = [sys.executable, "-c", f"{hide}\n{WARNER}"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(tmp_path))
     assert done.stderr == ""

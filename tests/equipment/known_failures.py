@@ -17,8 +17,7 @@ from spec_choice import spec_usages
 from assistant.errors import PlanError
 from assistant.llama.spec import DeviceKind, LoadSpec
 from assistant.memory.gguf.header import Header
-from assistant.memory.model.architecture import model_memory
-from assistant.memory.model.kv_cache import CacheParams, cache_bytes
+from assistant.memory.model.architecture import CacheParams, cache_bytes, model_memory
 from assistant.memory.model.profile import model_of
 from assistant.memory.planning.dry_run import DryRun
 from assistant.memory.planning.measured_planner import measure, plan_and_measure

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from itertools import accumulate
 
 from assistant.llama.spec import LoadSpec
-from assistant.memory.model.kv_cache import CacheParams
+from assistant.memory.model.architecture import CacheParams
 from assistant.memory.model.profile import Model
 from assistant.memory.planning.footprint import ModelBreakdown, breakdown_of, usages
 from assistant.memory.planning.plan import HOST_MEMORY, Choice, DeviceUsage, Machine, Requirements

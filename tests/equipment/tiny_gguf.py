@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 
-from assistant.memory.gguf.tensor_types import BY_NUMBER
+from assistant.memory.gguf.header import BY_NUMBER
 from assistant.models.gguf_file import NewTensor, string, uint32, write
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from assistant.memory.gguf.header import read_header
-from assistant.memory.gguf.tensor_types import BY_NUMBER
+from assistant.memory.gguf.header import BY_NUMBER, read_header
 from assistant.models import vocabulary
 from assistant.models.gguf_file import NewTensor, raw_values, string, uint32, write
 

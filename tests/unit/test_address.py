@@ -8,53 +8,53 @@ from pathlib import Path
 
 import pytest
 
-from assistant import address, paths
+from assistant import paths
 from assistant.errors import DaemonError
 
 
 def test_unix_sockets_where_there_are_any(home: Path) -> None:
-    assert address.has_unix_sockets("linux") and address.has_unix_sockets("darwin")
-    assert not address.has_unix_sockets("win32")
-    way = address.find("linux")
+    assert paths.has_unix_sockets("linux") and paths.has_unix_sockets("darwin")
+    assert not paths.has_unix_sockets("win32")
+    way = paths.find_address("linux")
     assert way is not None and way.socket == paths.socket_path() and not way.headers
 
 
 def test_tcp_elsewhere_once_a_daemon_has_told(home: Path) -> None:
-    assert address.find("win32") is None
-    token = address.new_token()
-    address.write_tcp(4711, token)
-    way = address.find("win32")
+    assert paths.find_address("win32") is None
+    token = paths.new_token()
+    paths.write_tcp(4711, token)
+    way = paths.find_address("win32")
     assert way is not None and (way.socket, way.port) == (None, 4711)
     assert way.base_url == "http://127.0.0.1:4711"
     assert way.headers == {"Authorization": f"Bearer {token}"}
-    address.write_tcp(4712, token)
-    assert address.find("win32") == address.Address(port=4712, token=token)
+    paths.write_tcp(4712, token)
+    assert paths.find_address("win32") == paths.Address(port=4712, token=token)
 
 
 def test_the_file_is_private_from_its_first_byte(home: Path) -> None:
     before = os.umask(0)
     try:
-        address.write_tcp(1, "secret")
+        paths.write_tcp(1, "secret")
     finally:
         os.umask(before)
-    assert stat.S_IMODE(address.tcp_file().stat().st_mode) == 0o600
+    assert stat.S_IMODE(paths.tcp_file().stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"port": "x", "token": 1}', b"\xff"])
 def test_a_file_that_cannot_be_read_is_no_daemon(home: Path, content: bytes) -> None:
-    address.tcp_file().write_bytes(content)
-    assert address.find("win32") is None
+    paths.tcp_file().write_bytes(content)
+    assert paths.find_address("win32") is None
 
 
 def test_a_folder_that_others_may_enter_is_not_believed(home: Path) -> None:
-    address.write_tcp(1, "secret")
+    paths.write_tcp(1, "secret")
     paths.runtime_dir().chmod(0o755)
     with pytest.raises(DaemonError, match="chmod 700"):
-        address.find("win32")
+        paths.find_address("win32")
 
 
 def test_tokens_are_long_and_never_the_same() -> None:
-    tokens = {address.new_token() for _ in range(100)}
+    tokens = {paths.new_token() for _ in range(100)}
     assert len(tokens) == 100 and min(map(len, tokens)) >= 43  # 256 bits
 
 

@@ -17,8 +17,8 @@ from assistant import paths
 from assistant.cli import build_app
 from assistant.errors import SettingsError
 from assistant.memory.degrade import ladder
-from assistant.memory.gguf.tensor_types import CACHE_TYPES
-from assistant.memory.planning import rungs
+from assistant.memory.gguf.header import CACHE_TYPES
+from assistant.memory.planning import measured_planner
 from assistant.models.local_store import use_model
 from assistant.settings import CompletionSettings, Settings, load, overlay, reference
 from assistant.settings import fields as setting_fields
@@ -138,7 +138,12 @@ def test_whole_numbers_may_be_written_as_floats(tmp_path: Path) -> None:
 def test_names_of_other_packages_are_the_same() -> None:
     """`settings` lies below the memory package and cannot import these."""
     assert setting_fields.CACHE_TYPES == CACHE_TYPES
-    names = ["plan", ladder.TRIM, ladder.DROP, *(change.name for change in rungs._CHANGES)]
+    names = [
+        "plan",
+        ladder.TRIM,
+        ladder.DROP,
+        *(change.name for change in measured_planner._CHANGES),
+    ]
     assert (*names, "unload") == setting_fields.RUNGS
 
 

@@ -19,7 +19,7 @@ from assistant.daemon.supervisor.engine_supervisor import ModelHost
 from assistant.engine.types import Counting, ModelInfo
 from assistant.errors import ModelError, RequestError
 from assistant.models import families, vocabulary
-from assistant.models.estimate import Estimate
+from assistant.models.families import Estimate
 from assistant.wire import ChatMessage, PromptBody
 from context import CursorKind, FimLayout, Part, Section, TokenCounter, window
 from context.prompt.layout import assemble, repo_section_overhead

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from assistant import address, paths
+from assistant import paths
 from assistant.daemon.process import handover
 from assistant.daemon.process.handover import Predecessor
 from assistant.daemon.process.lock import Lock
@@ -76,7 +76,7 @@ def claim(
         DaemonError: the socket's folder cannot be trusted, or a socket cannot be made.
     """
     folder = paths.runtime_dir()
-    path = paths.socket_path() if address.has_unix_sockets() else None
+    path = paths.socket_path() if paths.has_unix_sockets() else None
     predecessor = handover.take_over() if take_over else None
     lock = predecessor.lock if predecessor else _lock(folder, patient=bool(activated))
     seat = Seat(lock, [], predecessor=predecessor, activated=bool(activated))
@@ -137,8 +137,8 @@ def _listen(seat: Seat, path: Path | None, activated: Sequence[int], tcp_port: i
     if tcp_port or not seat.listeners:
         listener = _listen_tcp(tcp_port)
         seat.listeners.append(listener)
-        seat.token = address.new_token()
-        address.write_tcp(listener.getsockname()[1], seat.token)
+        seat.token = paths.new_token()
+        paths.write_tcp(listener.getsockname()[1], seat.token)
 
 
 def _write_pid() -> None:
@@ -150,7 +150,7 @@ def _clean(seat: Seat, path: Path | None) -> None:
     if path is not None and seat.listeners and not seat.activated:
         leftovers.append(path)
     if seat.token:
-        leftovers.append(address.tcp_file())
+        leftovers.append(paths.tcp_file())
     for leftover in leftovers:
         with suppress(OSError):
             leftover.unlink()
@@ -242,14 +242,14 @@ def _listen_tcp(port: int) -> socket.socket:
     try:
         if os.name == "posix":  # elsewhere it would let another program take our port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address.LOOPBACK, port))
+        listener.bind((paths.LOOPBACK, port))
         listener.listen(_BACKLOG)
         listener.setblocking(False)
     except OSError as error:
         listener.close()
         raise DaemonError(
             f"the port cannot be listened on ({error.strerror})",
-            subject=f"{address.LOOPBACK}:{port}",
+            subject=f"{paths.LOOPBACK}:{port}",
             advice="Set daemon.tcp_port to another one",
         ) from error
     return listener

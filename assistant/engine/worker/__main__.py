@@ -18,7 +18,7 @@ from assistant.engine.worker.job import Job
 from assistant.engine.worker.runner import Runner
 from assistant.engine.worker.worker_loop import WorkerLoop
 from assistant.errors import EngineError, LoadError, RefusedError
-from assistant.llama import pages
+from assistant.llama import model
 from assistant.llama.context import Context, Span
 from assistant.llama.model import Model
 
@@ -30,7 +30,7 @@ class Worker(WorkerLoop[Runner]):
 
     def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
         super().__init__(source, sink)
-        self._toucher = pages.Toucher()
+        self._toucher = model.Toucher()
 
     def tokenise(self, text: str, *, special: bool) -> Sequence[int]:
         return self.ready().model.tokenise(text, special=special)

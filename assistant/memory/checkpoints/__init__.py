@@ -1,3 +1,6 @@
 """Plans for safetensors checkpoints, for Transformers and vLLM."""
 
-__all__ = ["checkpoint", "checkpoint_plan", "vllm"]
+__all__ = [
+    "checkpoint",
+    "checkpoint_plan",
+]

@@ -1,3 +1,7 @@
-"""GGUF files: headers, tensor types, and reading them from disk or a server within bounds."""
+"""GGUF files: headers and tensor types, read from disk or a server within bounds."""
 
-__all__ = ["header", "hub_name", "reader", "remote", "tensor_types"]
+__all__ = [
+    "header",
+    "reader",
+    "remote",
+]

@@ -1,3 +1,3 @@
 """A model's layers, parameters, KV cache and tensors, computed from its header."""
 
-__all__ = ["known_models", "kv_cache", "profile", "tensor_inventory"]
+__all__ = ["architecture", "known_models", "profile"]

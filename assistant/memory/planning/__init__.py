@@ -9,5 +9,4 @@ __all__ = [
     "plan",
     "plan_report",
     "planner",
-    "reasons",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from assistant.memory.model.kv_cache import CacheParams, cells, window_cells
+from assistant.memory.model.architecture import CacheParams, cells, window_cells
 from assistant.memory.model.profile import Model
 
 _FLOAT32 = 4

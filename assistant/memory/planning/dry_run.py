@@ -28,7 +28,7 @@ import msgspec
 from assistant.errors import EngineError, GGUFError, LoadError, UnderkeelError, from_wire
 from assistant.llama.spec import DeviceMemory, LoadSpec
 from assistant.memory.gguf.header import DEFAULT_ALIGNMENT, Header, StringArray, Tensor
-from assistant.memory.model.kv_cache import padded
+from assistant.memory.model.architecture import padded
 
 _CODES = {"B": 0, "b": 1, "H": 2, "h": 3, "I": 4, "i": 5, "f": 6, "Q": 10, "q": 11, "d": 12}
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from assistant.memory.gguf.header import Tensor
-from assistant.memory.model.kv_cache import CacheParams, layer_bytes
+from assistant.memory.model.architecture import CacheParams, layer_bytes
 from assistant.memory.model.profile import Model, sized
 from assistant.memory.planning.compute_buffers import Work, estimate, logits_bytes
 from assistant.memory.planning.placement import Costs

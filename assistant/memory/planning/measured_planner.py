@@ -1,23 +1,175 @@
-"""Plans checked against llama.cpp's own figures: the planner, and the dry run in a loop.
+"""Plans checked against llama.cpp's own figures, and the rungs of the ladder under a plan.
 
-A thin shell: `planner` decides, `dry run` measures, this repeats until both agree.
+The planner decides, the dry run measures, and this repeats until both agree. Rungs are ordered by
+what they cost the user; each takes over what the rungs above it gave up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from assistant.errors import EngineError, PlanError
 from assistant.llama.spec import LoadSpec
-from assistant.memory.degrade.ladder import Rung
+from assistant.memory.degrade.ladder import DROP, TRIM, Rung
 from assistant.memory.gguf.header import Header
+from assistant.memory.model.architecture import unusable_types
 from assistant.memory.model.profile import Model, model_of
 from assistant.memory.planning.dry_run import DryRun
-from assistant.memory.planning.plan import Choice, Machine, Plan, Requirements
+from assistant.memory.planning.footprint import breakdown_of
+from assistant.memory.planning.plan import HOST_MEMORY, Choice, Machine, Plan, Requirements
 from assistant.memory.planning.plan_report import PlanReport, make_report
-from assistant.memory.planning.planner import make_plan
-from assistant.memory.planning.rungs import build
+from assistant.memory.planning.planner import make_plan, replan
+
+LEAST_CTX_TOKENS = 1024  # below this a completion sees too little of its file to be of use
+_SMALL_BATCH = 128
+_SMALLER_CACHE = {"f32": "f16", "f16": "q8_0", "bf16": "q8_0"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How fast this machine is, to predict what a rung costs; the defaults are a laptop's."""
+
+    prefill_tokens_per_s: float = 300.0
+    read_bytes_per_s: float = 1e9
+    context_s: float = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    name: str
+    says: str
+    change: Callable[[Plan, Choice], Choice]
+    reload: bool = False
+    forgets: bool = False
+
+
+def build(
+    plan: Plan,
+    requirements: Requirements,
+    rates: Rates = Rates(),
+    measure: Callable[[Plan], Plan] = lambda shape: shape,
+) -> tuple[Rung, ...]:
+    """The ladder under a plan, from the plan itself to nothing loaded.
+
+    A rung that would change nothing is left out. The bytes are the planner's, corrected by what
+    llama.cpp measured for the plan itself if it was measured.
+
+    Args:
+        measure: gives a shape back with llama.cpp's own figures for it, where those are available.
+    """
+    top = _holds(plan)
+    rungs = [
+        Rung("plan", "", plan.to_load_spec(), top),
+        Rung(TRIM, "long prompts", plan.to_load_spec(), top),
+        Rung(DROP, "sequences kept for reuse", plan.to_load_spec(), top),
+    ]
+    for change, guess in _shapes(plan, requirements):
+        shape = measure(guess)
+        rungs.append(
+            Rung(
+                name=change.name,
+                says=change.says,
+                spec=shape.to_load_spec(),
+                holds=_holds(shape),
+                pause_s=_pause_s(change, shape, rates),
+                reload=change.reload,
+            )
+        )
+    rungs.append(Rung("unload", "the model, until the next request", None, dict.fromkeys(top, 0)))
+    return tuple(rungs)
+
+
+def _shapes(plan: Plan, requirements: Requirements) -> Iterator[tuple[_Change, Plan]]:
+    machine = Machine(
+        plan.host_memory_usage.device, tuple(usage.device for usage in plan.gpu_usages)
+    )
+    breakdown = breakdown_of(plan.model, machine)
+    guess = replan(breakdown, plan, requirements, plan.choice)
+    corrections = {
+        real.device.name: real.compute_bytes + real.other_bytes - estimated.compute_bytes
+        for real, estimated in zip(plan.usages, guess.usages, strict=True)
+    }
+    choice = plan.choice
+    for change in _CHANGES:
+        changed = change.change(plan, choice)
+        if changed != choice:
+            choice = changed
+            yield change, replan(breakdown, plan, requirements, choice, corrections)
+
+
+def _holds(plan: Plan) -> dict[str, int]:
+    return {usage.device.name: usage.needed_bytes for usage in plan.usages}
+
+
+def _pause_s(change: _Change, shape: Plan, rates: Rates) -> float:
+    pause = rates.context_s
+    if change.reload:
+        weights = sum(usage.weights_bytes for usage in shape.usages)
+        pause += weights / rates.read_bytes_per_s
+    if change.reload or change.forgets:
+        pause += shape.n_ctx / rates.prefill_tokens_per_s
+    return pause
+
+
+def _smaller_context(_: Plan, choice: Choice) -> Choice:
+    least = min(LEAST_CTX_TOKENS, choice.cache.n_ctx)
+    cache = replace(choice.cache, n_ctx=max(choice.cache.n_ctx // 2, least))
+    return replace(choice, cache=cache)
+
+
+def _smaller_batch(_: Plan, choice: Choice) -> Choice:
+    n_ubatch = min(choice.cache.n_ubatch, _SMALL_BATCH)
+    return replace(
+        choice,
+        cache=replace(choice.cache, n_ubatch=n_ubatch),
+        n_batch=min(choice.n_batch, 4 * n_ubatch),
+        n_outputs_max=min(choice.n_outputs_max or choice.n_batch, choice.cache.n_seq_max),
+        op_offload=False,
+    )
+
+
+def _quantised_cache(plan: Plan, choice: Choice) -> Choice:
+    old = choice.cache
+    cache = replace(
+        old,
+        type_k=_SMALLER_CACHE.get(old.type_k, old.type_k),
+        type_v=_SMALLER_CACHE.get(old.type_v, old.type_v),
+    )
+    return choice if unusable_types(plan.model.memory, cache) else replace(choice, cache=cache)
+
+
+def _half_of_the_experts(_: Plan, choice: Choice) -> Choice:
+    """Every other expert group that stands on a GPU goes to host memory, on each GPU alike."""
+    seen: dict[str, int] = {}
+    experts = list(choice.experts)
+    for index, device in enumerate(experts):
+        if device not in {"", HOST_MEMORY}:
+            seen[device] = seen.get(device, 0) + 1
+            if seen[device] % 2:
+                experts[index] = HOST_MEMORY
+    return replace(choice, experts=tuple(experts))
+
+
+def _no_experts(_: Plan, choice: Choice) -> Choice:
+    return replace(choice, experts=tuple(device and HOST_MEMORY for device in choice.experts))
+
+
+def _host_memory_only(plan: Plan, choice: Choice) -> Choice:
+    layers = (HOST_MEMORY,) * len(choice.layers)
+    return replace(_no_experts(plan, choice), layers=layers, output=HOST_MEMORY)
+
+
+_CHANGES: tuple[_Change, ...] = (
+    _Change("context", "half of the context", _smaller_context),
+    _Change("batch", "large batches, and work lent to the GPU", _smaller_batch),
+    _Change("cache", "the cache's full precision", _quantised_cache, forgets=True),
+    _Change("half experts", "half of the experts on the GPU", _half_of_the_experts, reload=True),
+    _Change("experts", "all experts on the GPU", _no_experts, reload=True),
+    _Change("host", "the GPU", _host_memory_only, reload=True),
+    _Change("least", "half of the context again", _smaller_context),
+)
+
 
 _MOST_DRY_RUNS = 8
 _UNMEASURED = "compute buffers are estimated: llama.cpp can only measure them on this machine"

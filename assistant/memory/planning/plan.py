@@ -10,9 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from assistant.llama.spec import DeviceKind, DeviceMemory, LoadSpec, TensorOverride
-from assistant.memory.model.kv_cache import CacheParams
-from assistant.memory.model.profile import Model
-from assistant.memory.model.tensor_inventory import EXPERT_PATTERN
+from assistant.memory.model.architecture import CacheParams
+from assistant.memory.model.profile import EXPERT_PATTERN, Model
 from assistant.memory.probes.devices import Device
 
 HOST_MEMORY = "CPU"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from assistant.memory.model.kv_cache import CacheParams
+from assistant.memory.model.architecture import CacheParams
 from assistant.memory.planning.compute_buffers import Work, estimate
 from assistant.memory.planning.footprint import (
     ModelBreakdown,

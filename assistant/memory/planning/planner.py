@@ -12,15 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from assistant.errors import PlanError
-from assistant.memory.gguf.header import Tensor
-from assistant.memory.gguf.tensor_types import BY_NAME, GgmlType
-from assistant.memory.model.kv_cache import CacheParams, unusable_types
-from assistant.memory.model.profile import Model
-from assistant.memory.model.tensor_inventory import Amount, LayerInventory
+from assistant.memory.gguf.header import BY_NAME, GgmlType, Tensor
+from assistant.memory.model.architecture import CacheParams, unusable_types
+from assistant.memory.model.profile import Amount, LayerInventory, Model
 from assistant.memory.planning.footprint import ModelBreakdown, breakdown_of, usages
 from assistant.memory.planning.plan import Choice, Machine, Plan, Requirements
+from assistant.memory.planning.plan_report import caveats_of, explain, gib
 from assistant.memory.planning.plan_search import Corrections, PlanCandidate, best_candidate
-from assistant.memory.planning.reasons import caveats_of, explain, gib
 from assistant.settings import ModelSettings
 
 _SMALLER = (("q6_K", "Q6_K"), ("q4_K", "Q4_K_S"), ("q3_K", "Q3_K_S"), ("q2_K", "Q2_K"))

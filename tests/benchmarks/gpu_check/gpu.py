@@ -10,9 +10,8 @@ from typing import Any
 from assistant.memory.gguf.header import Header
 from assistant.memory.planning.machine import machine_of
 from assistant.memory.planning.plan import HOST_MEMORY, Machine
-from assistant.memory.probes.devices import Device, DeviceKind, ask_backend, merge
-from assistant.memory.probes.host_memory import read_host_memory
-from assistant.memory.probes.nvml import Nvml
+from assistant.memory.probes.devices import Device, DeviceKind, Nvml, ask_backend, merge
+from assistant.memory.probes.sampler import read_host_memory
 from gpu_check.results import Config
 
 MIB, GIB = 1 << 20, 1 << 30

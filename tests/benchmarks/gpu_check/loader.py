@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from assistant.llama.spec import DeviceMemory, LoadSpec
-from assistant.memory.probes.nvml import Nvml
+from assistant.memory.probes.devices import Nvml
 
 _FIRST_TOKEN, _LAST_TOKEN = 300, 4000  # fillers of every vocabulary that is written here
 

@@ -8,7 +8,6 @@ from msgspec.structs import replace
 from rich.console import Console, RenderableType
 
 from assistant.cli import status as status_command
-from assistant.cli import top as top_command
 from assistant.client import BudgetNow, DeviceNow, RungNow, ServiceState, Status
 from assistant.engine.types import Counting, EngineStats, ModelInfo
 from assistant.errors import UnknownModelError
@@ -74,7 +73,7 @@ def test_top_draws_every_device_and_the_reason() -> None:
     later = replace(
         READY, uptime_s=12.0, stats=replace(READY.stats, generated_tokens=150, cells_used=4096)
     )
-    text = drawn(top_command.picture([READY, later], 100))
+    text = drawn(status_command.plots([READY, later], 100))
     for part in (
         "CUDA0  2.0 of 24.0 GiB free",
         "KV cells  4096 of 8192",
@@ -91,7 +90,7 @@ def test_rates_are_zero_across_a_restart() -> None:
     fresh = replace(READY, uptime_s=11.0, stats=replace(READY.stats, generated_tokens=0))
     gone = replace(READY, uptime_s=12.0, stats=None)
     back = replace(READY, uptime_s=13.0)
-    assert top_command.rates([READY, fresh, gone, back]) == [0.0, 0.0, 0.0]
+    assert status_command.rates([READY, fresh, gone, back]) == [0.0, 0.0, 0.0]
 
 
 def test_status_names_the_server_and_says_what_is_only_estimated() -> None:

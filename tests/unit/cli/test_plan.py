@@ -23,9 +23,8 @@ from assistant.memory.gguf.header import read_header
 from assistant.memory.planning.machine import imagined, parse_size, this_machine
 from assistant.memory.planning.measured_planner import plan_report
 from assistant.memory.planning.plan import Plan, Requirements
-from assistant.memory.planning.plan_report import PlanReport
+from assistant.memory.planning.plan_report import PlanReport, gib
 from assistant.memory.planning.planner import requirements_of
-from assistant.memory.planning.reasons import gib
 from assistant.settings import ModelSettings
 
 ROOT = Path(__file__).parents[3]

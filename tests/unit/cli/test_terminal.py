@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 from assistant import cli
 from assistant.cli import build_app
 from assistant.cli import status as status_command
-from assistant.cli import top as top_command
 from assistant.cli.plan_view import plan_text
 from assistant.cli.terminal import area, bar, console, print_json, printable
 from assistant.client import BudgetNow, DeviceNow, RungNow, ServiceState, Status
@@ -171,7 +170,7 @@ def test_status_and_top_survive_any_name(name: str) -> None:
     out = console()
     out.file = StringIO()
     out.print(status_command.picture(status))
-    out.print(top_command.picture([status, status], 100))
+    out.print(status_command.plots([status, status], 100))
     assert _is_safe(out.file.getvalue())
 
 

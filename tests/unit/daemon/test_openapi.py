@@ -34,7 +34,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from starlette.routing import Route
 
-from assistant import address, wire
+from assistant import paths, wire
 from assistant.daemon.http import app, openapi
 from assistant.daemon.process import instance, server
 from assistant.daemon.service import Service
@@ -125,7 +125,7 @@ class _Running:
     def __init__(self) -> None:
         self.engine = FakeEngine(reply=lambda _: "x" * 20)
         self.ready = threading.Event()
-        self.address: address.Address | None = None
+        self.address: paths.Address | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self.service: Service | None = None
         self.thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
@@ -136,7 +136,7 @@ class _Running:
         with instance.claim(tcp_port=_free_port()) as seat:
             self.service = Service(self.engine, fake_model, Settings(), Memory())
             task = asyncio.create_task(server.serve(self.service, seat))
-            self.address = address.find_tcp()
+            self.address = paths.find_tcp_address()
             assert self.address is not None
             async with httpx.AsyncClient(
                 base_url=self.address.base_url, headers=self.address.headers
@@ -156,7 +156,7 @@ class _Running:
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind((address.LOOPBACK, 0))
+        probe.bind((paths.LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from daemons import Daemon, Memory, fake_model, serving, until
 
-from assistant import address, paths
+from assistant import paths
 from assistant.client import CompletionRequest, DaemonClient
 from assistant.daemon.process import handover, instance, server
 from assistant.daemon.service import Service
@@ -192,7 +192,7 @@ def test_the_token_goes_along(home: Path) -> None:
             serving(tcp_port=_free_port()) as first,
             succeeding(FakeEngine()) as (_, task),
         ):
-            way = address.find_tcp()
+            way = paths.find_tcp_address()
             assert way is not None and way.token
             async with httpx.AsyncClient(base_url=way.base_url) as http:
                 assert (await http.get("/health")).status_code == 401

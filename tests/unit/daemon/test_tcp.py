@@ -13,7 +13,7 @@ import httpx
 import pytest
 from daemons import Daemon, serving, until
 
-from assistant import address, paths
+from assistant import paths
 from assistant.client import CompletionRequest, DaemonClient
 from assistant.daemon.http import web_server
 from assistant.daemon.process import instance
@@ -23,7 +23,7 @@ from assistant.errors import DaemonError
 
 def free_port() -> int:
     with socket.socket() as probe:
-        probe.bind((address.LOOPBACK, 0))
+        probe.bind((paths.LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
 
@@ -38,7 +38,7 @@ def run(body: Callable[[Daemon], Awaitable[None]], **options: Any) -> None:
 
 def test_every_route_wants_the_token(home: Path) -> None:
     async def body(daemon: Daemon) -> None:
-        way = address.find_tcp()
+        way = paths.find_tcp_address()
         assert way is not None
         description = (await daemon.http.get("/openapi.json")).json()
         async with httpx.AsyncClient(base_url=way.base_url, timeout=30) as http:
@@ -71,13 +71,13 @@ def test_it_listens_on_the_loopback_only(home: Path) -> None:
     with instance.claim(tcp_port=free_port()) as seat:
         tcp = [one for one in seat.listeners if one.family == socket.AF_INET]
         assert [one.getsockname()[0] for one in tcp] == ["127.0.0.1"]
-        assert address.tcp_file().exists() and seat.token
-    assert not address.tcp_file().exists()
+        assert paths.tcp_file().exists() and seat.token
+    assert not paths.tcp_file().exists()
 
 
 def test_a_port_that_is_taken_is_explained(home: Path) -> None:
     with socket.socket() as other:
-        other.bind((address.LOOPBACK, 0))
+        other.bind((paths.LOOPBACK, 0))
         other.listen()
         with (
             pytest.raises(DaemonError, match=r"daemon\.tcp_port"),
@@ -89,7 +89,7 @@ def test_a_port_that_is_taken_is_explained(home: Path) -> None:
 
 def test_a_client_without_unix_sockets(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows: no daemon, then one, then its successor with another port and token."""
-    monkeypatch.setattr(address, "has_unix_sockets", lambda *_: False)
+    monkeypatch.setattr(paths, "has_unix_sockets", lambda *_: False)
 
     async def ask(client: DaemonClient) -> str:
         request = CompletionRequest(prompt="def f", temperature=0.0, max_tokens=64)
@@ -145,10 +145,10 @@ def test_a_head_that_does_not_come_ends_the_connection(
     monkeypatch.setattr("assistant.daemon.http.web_server.HEAD_LIMIT_S", 0.2)
 
     async def body(daemon: Daemon) -> None:
-        way = address.find_tcp()
+        way = paths.find_tcp_address()
         assert way is not None
         for sent in (b"", b"GET /health HT"):
-            reader, writer = await asyncio.open_connection(address.LOOPBACK, way.port)
+            reader, writer = await asyncio.open_connection(paths.LOOPBACK, way.port)
             writer.write(sent)
             assert await reader.read() == b""
             writer.close()
@@ -171,9 +171,9 @@ def test_so_many_connections_and_no_more(home: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("assistant.daemon.http.web_server.MOST_CONNECTIONS", 20)
 
     async def body(daemon: Daemon) -> None:
-        way = address.find_tcp()
+        way = paths.find_tcp_address()
         assert way is not None
-        silent = [await asyncio.open_connection(address.LOOPBACK, way.port) for _ in range(60)]
+        silent = [await asyncio.open_connection(paths.LOOPBACK, way.port) for _ in range(60)]
         await asyncio.sleep(0.2)
         ended = 0
         for reader, _ in silent:
@@ -199,7 +199,7 @@ def test_a_client_that_stops_reading_loses_its_connection(
     engine = FakeEngine(reply=lambda _: "x" * 4000)
 
     async def body(daemon: Daemon) -> None:
-        way = address.find_tcp()
+        way = paths.find_tcp_address()
         assert way is not None
         loop = asyncio.get_running_loop()
         content = b'{"prompt": "a", "stream": true, "n_predict": 4000}' if streamed else b""
@@ -209,7 +209,7 @@ def test_a_client_that_stops_reading_loses_its_connection(
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.setblocking(False)
-            await loop.sock_connect(client, (address.LOOPBACK, way.port))
+            await loop.sock_connect(client, (paths.LOOPBACK, way.port))
             with suppress(OSError, TimeoutError):
                 for _ in range(400):
                     await asyncio.wait_for(loop.sock_sendall(client, request), 2)

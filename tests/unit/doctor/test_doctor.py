@@ -14,11 +14,10 @@ from typer.testing import CliRunner
 
 from assistant import __version__, paths
 from assistant.cli import build_app
-from assistant.doctor import Level, examine, hardware, software
+from assistant.doctor import Level, examination, examine, hardware
 from assistant.doctor.findings import Finding
-from assistant.install.machine import Backend, Gpu, Machine, Vendor
-from assistant.llama.spec import BackendDevice, DeviceKind
-from assistant.llama.threads import Processors
+from assistant.install.detect import Backend, Gpu, Machine, Vendor
+from assistant.llama.spec import BackendDevice, DeviceKind, Processors
 from assistant.memory.probes.devices import GpuMemory, HostMemory
 from assistant.service.manager import ServiceNow
 from assistant.service.units import Manager
@@ -118,40 +117,40 @@ def test_a_model_that_is_not_here_wrong_or_whole(
     monkeypatch.setenv("UNDERKEEL_MODELS", str(tmp_path / "models"))
     (tmp_path / "models").mkdir()
     missing = Settings(model=ModelSettings(name="starter-moe"))
-    (found,) = software.model(missing, deep=False)
+    (found,) = examination.model(missing, deep=False)
     assert found.level is Level.FAIL and "underkeel pull starter-moe" in found.advice
     path = tmp_path / "models" / "mine.gguf"
     path.write_bytes(tiny_gguf(2))
     mine = Settings(model=ModelSettings(name="mine"))
-    assert levels(software.model(mine, deep=True)) == [Level.OK]
+    assert levels(examination.model(mine, deep=True)) == [Level.OK]
     path.write_bytes(b"GGUF nonsense")
-    assert levels(software.model(mine, deep=True)) == [Level.FAIL]
+    assert levels(examination.model(mine, deep=True)) == [Level.FAIL]
 
 
 def test_the_socket_and_what_lies_in_its_place(home: Path) -> None:
-    assert levels(software.socket()) == [Level.OK]
+    assert levels(examination.socket()) == [Level.OK]
     paths.socket_path().write_text("x")
-    assert levels(software.socket()) == [Level.FAIL]
+    assert levels(examination.socket()) == [Level.FAIL]
     paths.runtime_dir().chmod(0o755)
-    (found,) = software.socket()
+    (found,) = examination.socket()
     assert found.level is Level.FAIL and "chmod 700" in found.advice
 
 
 def test_a_service_whose_socket_nobody_holds() -> None:
     well = ServiceNow(Manager.SYSTEMD, installed=True, listening=True)
-    assert levels(software.service(well)) == [Level.OK]
+    assert levels(examination.service(well)) == [Level.OK]
     dead = ServiceNow(Manager.SYSTEMD, installed=True, detail="failed")
-    assert levels(software.service(dead)) == [Level.FAIL]
+    assert levels(examination.service(dead)) == [Level.FAIL]
 
 
 def test_errors_in_the_log(home: Path) -> None:
-    assert levels(software.log()) == [Level.OK]
+    assert levels(examination.log()) == [Level.OK]
     paths.state_dir().mkdir()
     paths.log_file().write_text("2026 INFO a serving\n")
-    assert levels(software.log()) == [Level.OK]
+    assert levels(examination.log()) == [Level.OK]
     with paths.log_file().open("a") as file:
         file.write("2026 ERROR a the engine died\n" + '{"level":"error"}\n')
-    (found,) = software.log()
+    (found,) = examination.log()
     assert found.level is Level.WARN and "2 recent errors" in found.message
 
 
@@ -160,16 +159,16 @@ def test_editors_with_and_without_our_plugins(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
-    assert levels(software.editors(tmp_path)) == [Level.WARN]
+    assert levels(examination.editors(tmp_path)) == [Level.WARN]
     for name in ("nvim", "code"):
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
-    assert levels(software.editors(tmp_path)) == [Level.WARN, Level.WARN]
+    assert levels(examination.editors(tmp_path)) == [Level.WARN, Level.WARN]
     plugin = tmp_path / ".local/share/nvim/lazy/underkeel/lua/underkeel/init.lua"
     plugin.parent.mkdir(parents=True)
     plugin.touch()
     (tmp_path / ".vscode/extensions/underkeel.underkeel-0.1.0").mkdir(parents=True)
-    assert levels(software.editors(tmp_path)) == [Level.OK, Level.OK]
+    assert levels(examination.editors(tmp_path)) == [Level.OK, Level.OK]
 
 
 def test_a_check_that_fails_is_a_finding_and_the_others_go_on(

@@ -7,7 +7,7 @@ from pathlib import Path
 from recorded_server import RecordedServer
 
 from assistant.doctor import Level, examine
-from assistant.doctor.remote import local_answers, server
+from assistant.doctor.examination import local_answers, server
 from assistant.settings import RemoteSettings
 
 

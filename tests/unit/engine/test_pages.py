@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from assistant.llama import pages
-from assistant.llama.pages import Toucher, pieces, regions
+from assistant.llama import model
+from assistant.llama.model import Toucher, pieces, regions
 
 PAGES = 4096
 
@@ -59,7 +59,7 @@ def test_an_interrupted_pass_continues_where_it_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """T14: keep-warm while statistics are requested all the time reaches the last page."""
-    monkeypatch.setattr(pages, "_PIECE_BYTES", 64 * mmap.PAGESIZE)
+    monkeypatch.setattr(model, "_PIECE_BYTES", 64 * mmap.PAGESIZE)
     path = tmp_path / "model.gguf"
     path.write_bytes(bytes(PAGES * mmap.PAGESIZE))
     toucher = Toucher()

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assistant.llama.params import context_params
-from assistant.llama.spec import LoadSpec
-from assistant.llama.threads import Processors, choose, processors
+from assistant.llama.spec import LoadSpec, Processors, choose_threads, processors
 
 
 @pytest.mark.parametrize(
@@ -28,13 +27,13 @@ from assistant.llama.threads import Processors, choose, processors
     ],
 )
 def test_one_a_core_that_may_be_used(machine: Processors, count: int, reason: str) -> None:
-    chosen = choose(0, machine)
+    chosen = choose_threads(0, machine)
     assert chosen.count == count
     assert reason in chosen.reason
 
 
 def test_what_is_set_is_done() -> None:
-    assert choose(5, Processors(cores=2, logical=2, allowed=2, quota=1.0)).count == 5
+    assert choose_threads(5, Processors(cores=2, logical=2, allowed=2, quota=1.0)).count == 5
 
 
 @given(st.integers(0, 64), st.integers(1, 2), st.integers(0, 128), st.floats(0, 128))
@@ -42,7 +41,7 @@ def test_never_none_and_never_more_than_there_are(
     cores: int, ways: int, allowed: int, quota: float
 ) -> None:
     machine = Processors(cores, cores * ways, min(allowed, cores * ways), quota)
-    assert 1 <= choose(0, machine).count <= max(cores, 1)
+    assert 1 <= choose_threads(0, machine).count <= max(cores, 1)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +54,7 @@ def test_the_control_group_is_read(tmp_path: Path, text: str, quota: float) -> N
 
 
 def test_llama_cpp_is_told() -> None:
-    expected = choose(0, processors()).count
+    expected = choose_threads(0, processors()).count
     struct = context_params(LoadSpec(path="m.gguf"))
     assert (struct.n_threads, struct.n_threads_batch) == (expected, expected)
     struct = context_params(LoadSpec(path="m.gguf", n_threads=3))

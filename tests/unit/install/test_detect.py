@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from assistant.install import detect
-from assistant.install.machine import Backend, Gpu, Vendor
+from assistant.install.detect import Backend, Gpu, Vendor
 
 
 def device(root: Path, name: str, kind: str, vendor: str, **files: str) -> Path:

@@ -10,8 +10,7 @@ import shapes
 from assistant.memory.gguf.header import Header, read_header
 from assistant.memory.model.architecture import is_known, is_supported
 from assistant.memory.model.known_models import header_of, known_header, known_models
-from assistant.memory.model.profile import model_of
-from assistant.memory.model.tensor_inventory import TensorClass, classify, take_inventory
+from assistant.memory.model.profile import TensorClass, classify, model_of, take_inventory
 
 # What the makers say of active parameters, in billions. They count differently (with or without
 # embeddings), so a tenth is allowed, and the embedding's rows on top.

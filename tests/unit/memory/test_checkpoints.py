@@ -26,8 +26,8 @@ from assistant.memory.checkpoints.checkpoint_plan import (
     schemes_for,
     tensor_bytes,
     token_bytes,
+    vllm_command,
 )
-from assistant.memory.checkpoints.vllm import vllm_command
 from assistant.memory.gguf.reader import BytesSource
 from assistant.memory.planning.plan import HOST_MEMORY, Machine
 from assistant.memory.probes.devices import Device

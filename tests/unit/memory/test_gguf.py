@@ -10,8 +10,15 @@ import gguf as reference
 import pytest
 
 from assistant.errors import GGUFError
-from assistant.memory.gguf.header import Header, StringArray, Tensor, read_bytes, read_header
-from assistant.memory.gguf.tensor_types import BY_NAME, BY_NUMBER
+from assistant.memory.gguf.header import (
+    BY_NAME,
+    BY_NUMBER,
+    Header,
+    StringArray,
+    Tensor,
+    read_bytes,
+    read_header,
+)
 from assistant.memory.planning.dry_run import encode
 
 F32, Q4_K = BY_NAME["f32"], BY_NAME["q4_K"]

@@ -8,9 +8,8 @@ import struct
 from array import array
 
 from assistant.errors import GGUFError
-from assistant.memory.gguf.header import Header, Tensor, read_bytes
-from assistant.memory.gguf.tensor_types import BY_NAME
-from assistant.memory.model.kv_cache import CacheParams, cache_bytes
+from assistant.memory.gguf.header import BY_NAME, Header, Tensor, read_bytes
+from assistant.memory.model.architecture import CacheParams, cache_bytes
 from assistant.memory.model.profile import model_of
 from assistant.memory.planning.dry_run import encode
 

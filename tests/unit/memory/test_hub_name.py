@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 
 from assistant.errors import ModelError
-from assistant.memory.gguf.hub_name import HubName, choose_file, parse_hub_name, quantisation_of
-from assistant.memory.gguf.remote import is_remote
+from assistant.memory.gguf.remote import (
+    HubName,
+    choose_file,
+    is_remote,
+    parse_hub_name,
+    quantisation_of,
+)
 
 SITE = "https://huggingface.co/o/r"
 

@@ -11,12 +11,12 @@ import shapes
 
 from assistant.errors import LoadError
 from assistant.llama.spec import LoadSpec
-from assistant.memory.model.architecture import model_memory
-from assistant.memory.model.kv_cache import (
+from assistant.memory.model.architecture import (
     CacheParams,
     cache_bytes,
     cells,
     layer_bytes,
+    model_memory,
     token_bytes,
     unusable_types,
     window_cells,
@@ -134,8 +134,7 @@ def test_a_head_that_blocks_do_not_divide() -> None:
 
 def test_weights_are_llama_cpps_to_the_byte(dry_run: DryRun) -> None:
     """On the host and not repacked, so that a tied output is no second copy."""
-    from assistant.memory.model.profile import sized
-    from assistant.memory.model.tensor_inventory import take_inventory
+    from assistant.memory.model.profile import sized, take_inventory
 
     for family in shapes.SHAPES:
         header = shapes.family_header(family)

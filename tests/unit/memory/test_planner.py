@@ -14,9 +14,9 @@ from spec_choice import choice_of, spec_usages
 
 from assistant.errors import PlanError
 from assistant.llama.spec import DeviceKind, LoadSpec
+from assistant.memory.model.architecture import cache_bytes
 from assistant.memory.model.block_tensors import ModelShape
 from assistant.memory.model.known_models import header_of, known_header
-from assistant.memory.model.kv_cache import cache_bytes
 from assistant.memory.model.profile import Model, model_of
 from assistant.memory.planning.footprint import breakdown_of
 from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements

@@ -16,9 +16,11 @@ import shapes
 from assistant.errors import GGUFError, ModelError
 from assistant.memory.checkpoints.checkpoint import read_remote_checkpoint
 from assistant.memory.gguf.header import read_header
-from assistant.memory.gguf.hub_name import HubName, choose_file, parse_hub_name
 from assistant.memory.gguf.remote import (
+    HubName,
+    choose_file,
     is_remote,
+    parse_hub_name,
     read_remote_header,
     resolve_url,
 )
@@ -192,8 +194,7 @@ def test_what_is_not_there(server: Server) -> None:
 
 
 def test_a_split_model_over_http(server: Server, tmp_path: Path) -> None:
-    from assistant.memory.gguf.header import Tensor
-    from assistant.memory.gguf.tensor_types import BY_NAME
+    from assistant.memory.gguf.header import BY_NAME, Tensor
     from assistant.memory.planning.dry_run import encode
 
     for index, name in enumerate("ab"):

@@ -10,9 +10,9 @@ from assistant.llama.spec import DeviceKind
 from assistant.memory.degrade.ladder import Rung
 from assistant.memory.gguf.header import read_header
 from assistant.memory.model.profile import model_of
+from assistant.memory.planning.measured_planner import build
 from assistant.memory.planning.plan import Machine, Plan, Requirements
 from assistant.memory.planning.planner import make_plan
-from assistant.memory.planning.rungs import build
 from assistant.memory.probes.devices import Device
 
 GIB = 1 << 30

