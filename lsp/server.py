@@ -15,7 +15,8 @@ from pygls.protocol import LanguageServerProtocol, default_converter, lsp_method
 
 from assistant import __version__
 from lsp.actions import feature
-from lsp.completion.session import Edit, Item, Selected, Session
+from lsp.completion.session import Edit, Session
+from lsp.completion.suggestion import Item, Selected, Update
 from lsp.daemon.backend import Backend, Client
 from lsp.daemon.status import State, StatusLine
 from lsp.documents.positions import Encoding
@@ -119,6 +120,17 @@ class Server(LanguageServer):
         if offers_ours(self.client_capabilities.experimental, "status"):
             self.protocol.notify("underkeel/status", dict(status))
 
+    def send_update(self, update: Update) -> None:
+        """A suggestion has grown; see editors/PROTOCOL.md."""
+        line, character = update.position
+        params = {
+            "textDocument": {"uri": update.uri, "version": update.version},
+            "position": {"line": line, "character": character},
+            "item": _item(update.item),
+            "complete": update.complete,
+        }
+        self.protocol.notify("underkeel/completionUpdate", params)
+
     def report_server_error(self, error: Exception, source: Any) -> None:  # noqa: ARG002
         """A message could not be handled. It may hold code, so only its kind is logged."""
         _log.error("a message from the editor could not be handled: %s", type(error).__name__)
@@ -141,6 +153,8 @@ def _life(server: Server) -> None:
     def initialise(params: types.InitializeParams) -> None:
         server.session.encoding = Encoding(server.workspace.position_encoding or Encoding.UTF16)
         options.append(params.initialization_options)
+        if offers_ours(params.capabilities.experimental, "completionUpdate"):
+            server.session.on_update = server.send_update
 
     @server.feature(types.INITIALIZED)
     def initialised(_params: types.InitializedParams) -> None:

@@ -356,6 +356,12 @@ class CompletionSettings(msgspec.Struct, frozen=True, kw_only=True):
             editor=Editor.LOWER,
         ),
     ] = 600
+    blocks: Annotated[
+        bool,
+        Rule(
+            meaning="Decode the rest of a block after its first line is shown.", editor=Editor.OFF
+        ),
+    ] = True
     debounce_ms: Annotated[
         int,
         Rule(

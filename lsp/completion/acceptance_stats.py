@@ -102,6 +102,12 @@ class Tally:
         while len(self._offered) > _KNOWN:
             self._offered.popitem(last=False)
 
+    def grew(self, id_: str, text: str) -> None:
+        """The editor gets a longer form of it."""
+        found = self._offered.get(id_)
+        if found is not None and text.startswith(found.text[: found.taken]):
+            found.text = text
+
     def shown(self, id_: str) -> None:
         """The editor says that it became visible."""
         found = self._offered.get(id_)

@@ -1,4 +1,4 @@
-"""From a cursor to the model's answers: sends requests, and again where that helps."""
+"""From a cursor to the model's answers: sends requests, and retries where that helps."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import itertools
 import logging
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from assistant.errors import ContextFullError, DaemonError, UnderkeelError, WorkerDiedError
 from lsp.completion.debounce import Depth
+from lsp.completion.growth import Growing
 from lsp.completion.suggestion import Source, Suggestion
 from lsp.daemon.backend import Backend
 from lsp.documents.site import Site
 
 if TYPE_CHECKING:
     from assistant.settings import CompletionSettings
-    from lsp.completion.completion_stream import Answer
+    from lsp.completion.completion_stream import Answer, Reading
     from lsp.completion.prompts import Prompts
     from lsp.daemon.model import Served
 
@@ -25,11 +27,13 @@ _log = logging.getLogger(__name__)
 
 _CANDIDATE_TEMPERATURE = 0.8
 _LEAST_LIMIT_S = 0.1
+_GROW_S = 30.0
+"""How long a block is decoded after its first line is shown; the token limit is reached before."""
 
 
 @dataclass(frozen=True)
 class Manner:
-    """How to ask.
+    """How to request.
 
     Attributes:
         candidates: number of answers; the first is the likeliest one.
@@ -37,6 +41,7 @@ class Manner:
         ahead: nobody waits: yield to all others, and report no errors.
         short: the place is not in the cache, and somebody waits: send a short prompt.
         limit_s: end with what there is after this time, if that is before the settings' limit.
+        line_s: a whole line is enough after this time, if that is before the settings' time.
     """
 
     candidates: int = 1
@@ -44,6 +49,15 @@ class Manner:
     ahead: bool = False
     short: bool = False
     limit_s: float = float("inf")
+    line_s: float = float("inf")
+
+
+@dataclass(frozen=True)
+class Made:
+    """Suggestions, best first, and the first of them while its answer is still decoded."""
+
+    suggestions: list[Suggestion]
+    growing: Growing | None = None
 
 
 class Completer:
@@ -59,31 +73,35 @@ class Completer:
         self._ids = itertools.count(1)
         self._depth = Depth()
 
-    async def suggestions(
-        self, site: Site, settings: CompletionSettings, manner: Manner
-    ) -> list[Suggestion]:
-        """Suggestions for the cursor, best first, each text once; none if no answer was usable.
+    async def suggestions(self, site: Site, settings: CompletionSettings, manner: Manner) -> Made:
+        """Suggestions for the cursor, each text once; none if no answer was usable.
 
         Errors are reported to the editor.
         """
         served = self._backend.ready if manner.ahead else None
         served = served or await self._backend.served(urgent=manner.urgent)
         if served is None:
-            return []
+            return Made([])
         from lsp.completion import filters
 
         try:
-            answers = await self._ask(served, site, settings, manner)
+            site, readings = await self._request(served, site, settings, manner)
         except UnderkeelError as error:
             if not manner.ahead:
                 self._backend.tell(error)
-            return []
+            return Made([])
         found: dict[str, Suggestion] = {}
-        for answered, answer in answers:
-            text = filters.apply(answer.text, answered)
+        growing = None
+        for number, reading in enumerate(readings):
+            text = filters.apply(reading.answer.text, site)
             if text:
-                found.setdefault(text, self._suggestion(text, answer))
-        return list(found.values())
+                suggestion = found.setdefault(text, self._suggestion(text, reading.answer))
+                if not number and not reading.ended:
+                    filtered = partial(filters.apply, site=site)
+                    growing = Growing(site, suggestion, reading, filtered)
+            elif not reading.ended:
+                await reading.aclose()
+        return Made(list(found.values()), growing)
 
     async def shortened(self, settings: CompletionSettings, *, urgent: bool) -> bool | None:
         """Whether a first prompt at a place would be short; None where no model is available.
@@ -138,28 +156,29 @@ class Completer:
         name = f"{os.getpid()}-{next(self._ids)}"
         return Suggestion(id=name, text=text, source=Source.MODEL, whole=answer.whole)
 
-    async def _ask(
+    async def _request(
         self, served: Served, site: Site, settings: CompletionSettings, manner: Manner
-    ) -> list[tuple[Site, Answer]]:
-        """Ask, and once more where the daemon or its budget has changed meanwhile."""
+    ) -> tuple[Site, list[Reading]]:
+        """Send the requests, and once more where the daemon or its budget has changed since."""
         try:
-            return await self._ask_once(served, site, settings, manner)
+            return await self._request_once(served, site, settings, manner)
         except (DaemonError, WorkerDiedError, ContextFullError) as error:
             if manner.ahead:
                 raise
-            _log.info("asking once more after an error of kind %s", error.code)
+            _log.info("requesting once more after an error of kind %s", error.code)
             self._backend.forget()
             again = await self._backend.served(urgent=True)
             if again is None:
-                return []
-            return await self._ask_once(again, site, settings, manner)
+                return site, []
+            return await self._request_once(again, site, settings, manner)
 
-    async def _ask_once(
+    async def _request_once(
         self, served: Served, site: Site, settings: CompletionSettings, manner: Manner
-    ) -> list[tuple[Site, Answer]]:
+    ) -> tuple[Site, list[Reading]]:
+        """The answers, each as far as it is shown first, and the site as it was requested."""
         from msgspec.structs import replace as with_fields
 
-        from lsp.completion.completion_stream import Patience, prompt_tokens, read, request
+        from lsp.completion.completion_stream import Patience, Reading, prompt_tokens, request
 
         site = replace(site, control=served.fim.control)
         name = _document(site, "ahead" if manner.ahead else "")
@@ -174,7 +193,7 @@ class Completer:
         )
         self._backend.built(len(prompt), budget_tokens, self.prompts.cut)
         if not prompt:
-            return []
+            return site, []
         first = with_fields(first, prompt=prompt, time_limit_ms=int(limit_s * 1000))
         others = [
             with_fields(
@@ -185,16 +204,44 @@ class Completer:
             )
             for seed in range(1, manner.candidates)
         ]
-        patience = Patience(settings.first_line_ms / 1000, limit_s)
-        answers = await asyncio.gather(
-            *(read(self._backend.complete(one), site, start, patience) for one in (first, *others)),
-            return_exceptions=True,
-        )
-        good = [(site, answer) for answer in answers if not isinstance(answer, BaseException)]
+        line_s = limit_s if manner.ahead else min(settings.first_line_ms / 1000, manner.line_s)
+        patience = Patience(line_s, limit_s)
+        grows = settings.blocks and not manner.ahead
+        if grows:
+            first = with_fields(first, time_limit_ms=int((limit_s + _GROW_S) * 1000))
+        usable = partial(_usable, site)
+        readings = [
+            Reading(
+                self._backend.complete(one),
+                site,
+                start,
+                replace(patience, grow_s=_GROW_S) if grows and one is first else patience,
+                usable=usable,
+            )
+            for one in (first, *others)
+        ]
+        try:
+            answers = await asyncio.gather(
+                *(reading.first() for reading in readings), return_exceptions=True
+            )
+        except asyncio.CancelledError:
+            await asyncio.gather(*(reading.aclose() for reading in readings))
+            raise
+        good = [
+            reading
+            for reading, answer in zip(readings, answers, strict=True)
+            if not isinstance(answer, BaseException)
+        ]
         for answer in answers:
             if isinstance(answer, BaseException) and not good:
                 raise answer
-        return good
+        return site, good
+
+
+def _usable(site: Site, text: str) -> bool:
+    from lsp.completion import filters
+
+    return bool(filters.apply(text, site))
 
 
 def _document(site: Site, purpose: str) -> str:

@@ -246,5 +246,6 @@ class Ahead:
 
     async def _follow(self, after: Site, settings: CompletionSettings) -> None:
         self._following = after.prefix
-        for found in await self._completer.suggestions(after, settings, Manner(ahead=True)):
+        made = await self._completer.suggestions(after, settings, Manner(ahead=True))
+        for found in made.suggestions:
             self._suggestions.keep(after, replace(found, source=Source.AHEAD))

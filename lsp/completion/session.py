@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,19 @@ from lsp.actions.document_range import DocumentRange, document_range_of
 from lsp.completion.acceptance_stats import Tally
 from lsp.completion.completer import Completer, Manner
 from lsp.completion.debounce import Rhythm
+from lsp.completion.growth import Growing
 from lsp.completion.prefetch import Ahead, Watch
 from lsp.completion.prompts import Prompts
-from lsp.completion.suggestion import Suggestion, Suggestions
+from lsp.completion.suggestion import (
+    Item,
+    Position,
+    Selected,
+    Suggestion,
+    Suggestions,
+    Taken,
+    Update,
+    taken_with,
+)
 from lsp.daemon.backend import Backend
 from lsp.documents.document import Document
 from lsp.documents.positions import Encoding, Place
@@ -24,9 +35,6 @@ from lsp.documents.uri import path_of
 
 if TYPE_CHECKING:
     from assistant.settings import CompletionSettings
-
-Position = tuple[int, int]
-"""A client position: line and units, both from 0."""
 
 _START = Place(0, 0)
 _CANDIDATES = 3
@@ -46,26 +54,13 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Selected:
-    """The entry that is selected in the editor's completion list: `text` would replace a range."""
+class _Answered:
+    """The last request of a document that was answered with suggestions."""
 
-    start: Position
-    end: Position
-    text: str
-
-
-@dataclass(frozen=True)
-class Item:
-    """A suggestion as the editor gets it.
-
-    Attributes:
-        start, end: on one line; `text` takes the place of what stands between them.
-    """
-
-    id: str
-    text: str
-    start: Position
-    end: Position
+    site: Site
+    position: Position
+    taken: Taken
+    item: Item
 
 
 @dataclass
@@ -78,6 +73,8 @@ class _Open:
     cursor: Place = _START
     rhythm: Rhythm = field(default_factory=Rhythm)
     running: asyncio.Task[list[Suggestion]] | None = None
+    growing: Growing | None = None
+    answered: _Answered | None = None
 
 
 class Session:
@@ -89,6 +86,8 @@ class Session:
         roots: the folders of the workspace.
         tally: what became of the suggestions.
         backend: the way to the model.
+        on_update: sends the editor longer forms of its items; None for an editor that shows none.
+            Such an editor gets the longer form when it sends another request.
     """
 
     def __init__(
@@ -102,6 +101,7 @@ class Session:
         self.encoding = Encoding.UTF16
         self.tally = Tally(lambda uri: found.text if (found := self.document(uri)) else None)
         self.backend = backend
+        self.on_update: Callable[[Update], None] | None = None
         self._completer = Completer(backend, Prompts())
         self._seen: tuple[object, ...] = ()
         self._chores: set[asyncio.Task[None]] = set()
@@ -171,6 +171,11 @@ class Session:
         found.document.version = version
         found.cursor = found.document.edited
         found.rhythm.key(self._clock())
+        if found.growing is not None:
+            document = found.document
+            if found.growing.continues(document.site(document.clamp(document.edited))):
+                return  # what follows is being decoded
+            self._stop_growing(found)
         if self.wanted(found.document.language):
             found.ahead.edited()
 
@@ -181,6 +186,7 @@ class Session:
         if found is None:
             return
         self._cursors[uri] = found.cursor
+        self._stop_growing(found)
         found.ahead.stop()
         if found.running is not None:
             found.running.cancel()
@@ -209,7 +215,7 @@ class Session:
         document = found.document
         asked_at = self._clock()
         place = found.cursor = document.place(*position)
-        taken = _Taken(place) if selected is None else _taken(selected, document, place)
+        taken = Taken(place) if selected is None else taken_with(selected, document, place)
         if taken is None:
             return []  # the editor shows only what goes on with the selected entry
         site = document.site(place)
@@ -233,6 +239,8 @@ class Session:
             return []
         ends = document.position(taken.start), document.position(place)
         items = [Item(one.id, taken.text + one.text, *ends) for one in suggestions]
+        if items:
+            found.answered = _Answered(site, position, taken, items[0])
         latency_ms = 1000 * (self._clock() - asked_at)
         where = uri, document.language, document.offset(taken.start)
         for item in items:
@@ -271,11 +279,13 @@ class Session:
     async def _suggestions(
         self, found: _Open, site: Site, settings: CompletionSettings, *, invoked: bool
     ) -> list[Suggestion]:
-        kept = None if invoked else found.suggestions.find(site)
+        kept = None if invoked else await self._kept(found, site, settings)
         found.ahead.asked(site, known=kept is not None)
         if kept is not None:
-            found.ahead.suggested(site, kept)
+            if found.growing is None:
+                found.ahead.suggested(site, kept)
             return [kept]
+        self._stop_growing(found)
         short = await self._completer.shortened(settings, urgent=invoked)
         if short is None:
             return []
@@ -293,35 +303,65 @@ class Session:
             urgent=invoked,
             short=short,
             limit_s=limit_s - (asked_at - started),
+            line_s=0.0 if self.on_update is not None and settings.blocks else limit_s,
         )
         made = await self._completer.suggestions(site, settings, manner)
         found.rhythm.answered(self._clock() - asked_at)
         found.ahead.answered(site, short=short and bool(self.prompts.cut))
-        for suggestion in reversed(made):
+        for suggestion in reversed(made.suggestions):
             found.suggestions.keep(site, suggestion)
-        if made and found.document.version == site.version:
-            found.ahead.suggested(site, made[0])
-        return made
+        if made.growing is not None:
+            self._grow(found, made.growing)
+        elif made.suggestions and found.document.version == site.version:
+            found.ahead.suggested(site, made.suggestions[0])
+        return made.suggestions
 
+    async def _kept(
+        self, found: _Open, site: Site, settings: CompletionSettings
+    ) -> Suggestion | None:
+        """What is known to follow the cursor. Where that is being decoded, waits for it."""
+        growing = found.growing
+        if growing is not None and growing.continues(site):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(growing.beyond(site), settings.time_limit_ms / 1000)
+        return found.suggestions.find(site)
 
-@dataclass(frozen=True)
-class _Taken:
-    """What taking the selected entry would do: `text` from `start`, of which `more` is new."""
+    def _grow(self, found: _Open, growing: Growing) -> None:
+        """Go on decoding a suggestion, unless the user has typed something else meanwhile."""
+        self._stop_growing(found)
+        found.growing = growing
+        growing.start(lambda: self._has_grown(found, growing))
+        document = found.document
+        if document.version != growing.site.version and not growing.continues(
+            document.site(document.clamp(document.edited))
+        ):
+            self._stop_growing(found)
 
-    start: Place
-    text: str = ""
-    more: str = ""
+    def _stop_growing(self, found: _Open) -> None:
+        if found.growing is not None:
+            self._do(found.growing.aclose())
+            found.growing = None
 
-
-def _taken(selected: Selected, document: Document, place: Place) -> _Taken | None:
-    """None if the entry does not go on with what stands before the cursor, or reaches past it."""
-    start, end = document.place(*selected.start), document.place(*selected.end)
-    if start.line != place.line or start.column > place.column or end != place:
-        return None
-    typed = document.line(place.line)[start.column : place.column]
-    if "\n" in selected.text or not selected.text.startswith(typed):
-        return None
-    return _Taken(start, selected.text, selected.text[len(typed) :])
+    def _has_grown(self, found: _Open, growing: Growing) -> None:
+        """Keep the longer suggestion, and send it to an editor that shows it."""
+        suggestion = growing.suggestion
+        found.suggestions.keep(growing.site, suggestion)
+        if found.growing is not growing:
+            return
+        answered = found.answered
+        if answered is not None and answered.item.id == suggestion.id:
+            rest = found.suggestions.find(answered.site)
+            if rest is not None and rest.id == suggestion.id:
+                item = replace(answered.item, text=answered.taken.text + rest.text)
+                self.tally.grew(item.id, item.text)
+                if self.on_update is not None:
+                    document, site = found.document, answered.site
+                    self.on_update(
+                        Update(document.uri, site.version, answered.position, item, growing.ended)
+                    )
+        if growing.ended:
+            found.growing = None
+            found.ahead.suggested(growing.site, suggestion)
 
 
 def _cancelling() -> bool:

@@ -1,4 +1,4 @@
-"""What is shown: suggestions, and those kept for when the user types along or comes back. Pure."""
+"""Suggestions: as the editor gets them, and kept for a user who types along or comes back. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from lsp.documents.document import Document
+from lsp.documents.positions import Place
 from lsp.documents.site import Site
+
+Position = tuple[int, int]
+"""A client position: line and units, both from 0."""
+
 
 _BEFORE_CHARS = 2048
 _AFTER_CHARS = 512
@@ -39,6 +45,65 @@ class Suggestion:
 
 
 @dataclass(frozen=True)
+class Selected:
+    """The entry that is selected in the editor's completion list: `text` would replace a range."""
+
+    start: Position
+    end: Position
+    text: str
+
+
+@dataclass(frozen=True)
+class Item:
+    """A suggestion as the editor gets it.
+
+    Attributes:
+        start, end: on one line; `text` takes the place of what stands between them.
+    """
+
+    id: str
+    text: str
+    start: Position
+    end: Position
+
+
+@dataclass(frozen=True)
+class Update:
+    """A longer form of an item that the editor has got.
+
+    Attributes:
+        version, position: of the request that the item answered last.
+        complete: it does not grow any more.
+    """
+
+    uri: str
+    version: int
+    position: Position
+    item: Item
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What accepting the selected entry would do: `text` from `start`, of which `more` is new."""
+
+    start: Place
+    text: str = ""
+    more: str = ""
+
+
+def taken_with(selected: Selected, document: Document, place: Place) -> Taken | None:
+    """None if the entry does not continue the text before the cursor, or reaches past it."""
+    start, end = document.place(*selected.start), document.place(*selected.end)
+    if start.line != place.line or start.column > place.column or end != place:
+        return None
+    typed = document.line(place.line)[start.column : place.column]
+    if "\n" in selected.text or not selected.text.startswith(typed):
+        return None
+    return Taken(start, selected.text, selected.text[len(typed) :])
+
+
+@dataclass(frozen=True)
 class _Kept:
     """A suggestion with as much of the text around it as has to be the same for it to be true."""
 
@@ -60,13 +125,11 @@ class Suggestions:
         self._capacity = capacity
 
     def keep(self, site: Site, suggestion: Suggestion) -> None:
-        """Remember a suggestion for the cursor of `site`."""
-        kept = _Kept(
-            length=len(site.prefix),
-            before=site.prefix[-_BEFORE_CHARS:],
-            after=site.suffix[:_AFTER_CHARS],
-            suggestion=suggestion,
-        )
+        """Remember a suggestion for the cursor of `site`, instead of a shorter form of it."""
+        kept = _kept_at(site, suggestion)
+        for key, other in list(self._kept.items()):
+            if other.suggestion.id == suggestion.id and other.length == kept.length:
+                del self._kept[key]
         key = (kept.length, suggestion.text)
         self._kept[key] = kept
         self._kept.move_to_end(key)
@@ -80,6 +143,30 @@ class Suggestions:
             if text:
                 return replace(kept.suggestion, text=text, source=Source.CACHE)
         return None
+
+
+def follows(start: Site, text: str, site: Site) -> bool:
+    """Whether `site` is `start` after some of `text` was inserted there: a part of it, or all of it
+    and then blanks."""
+    kept = _kept_at(start, Suggestion("", text, Source.MODEL))
+    inserted = site.prefix[kept.length :]
+    along = text.startswith(inserted) or (
+        inserted.startswith(text) and not inserted[len(text) :].strip()
+    )
+    return (
+        along
+        and site.prefix[: kept.length].endswith(kept.before)
+        and _closed_by_editor(kept, site) is not None
+    )
+
+
+def _kept_at(site: Site, suggestion: Suggestion) -> _Kept:
+    return _Kept(
+        length=len(site.prefix),
+        before=site.prefix[-_BEFORE_CHARS:],
+        after=site.suffix[:_AFTER_CHARS],
+        suggestion=suggestion,
+    )
 
 
 def _rest(kept: _Kept, site: Site) -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,10 @@ def environment() -> dict[str, str]:
 
 @asynccontextmanager
 async def editing(
-    text: str = TEXT, *, encoding: str = "utf-8", options: Any = None
+    text: str = TEXT, *, encoding: str = "utf-8", options: Any = None, experimental: Any = None
 ) -> AsyncIterator[LanguageClient]:
     async with language_server(env=environment()) as client:
-        await client.initialise(encodings=(encoding,), options=options)
+        await client.initialise(encodings=(encoding,), options=options, experimental=experimental)
         client.open(URI, text, "python")
         yield client
         assert_valid(client)
@@ -51,7 +52,7 @@ def assert_valid(client: LanguageClient) -> None:
             message = {"jsonrpc": "2.0", "method": method, "params": params}
             converter.structure(message, types.METHOD_TO_TYPES[method][0])
         else:
-            assert method == "underkeel/status"
+            assert method in {"underkeel/status", "underkeel/completionUpdate"}
 
 
 def play(
@@ -140,6 +141,49 @@ def test_ghost_text(home: Path, dense_model: Path) -> None:
             assert "return " not in prompt  # the blank is given back
 
     play(dense_model, test, lambda _: " a + b\n\n\ndef")
+
+
+BLOCK = "for a in b:\n        if a:\n            return a\n    return b"
+
+
+@pytest.mark.parametrize("updates", [True, False])
+def test_a_block_grows_after_its_first_line(home: Path, dense_model: Path, updates: bool) -> None:
+    """Issue 20, item 6: our plugins get updates, other clients the longer text when they ask."""
+
+    async def test(daemon: Daemon, engine: FakeEngine) -> None:
+        engine.token_ms = 4
+        offered = {"underkeel": {"completionUpdate": updates}}
+        text = "def add(a, b):\n    \n"
+        options = {"underkeel": {"completion": {"first_line_ms": 0, "ahead": False}}}
+        async with editing(text, options=options, experimental=offered) as client:
+            (item,) = await client.complete(URI, 1, 4)
+            first = item["insertText"]
+            assert BLOCK.startswith(first) and first.startswith("for a in b:") and first != BLOCK
+            if updates:
+                received = [params for method, params in client.told if "Update" in method]
+                while not received or not received[-1]["complete"]:
+                    await asyncio.sleep(0.02)
+                    received = [params for method, params in client.told if "Update" in method]
+                for update in received:
+                    document = {"uri": URI, "version": 1}
+                    assert (update["textDocument"], update["position"]) == (
+                        document,
+                        {"line": 1, "character": 4},
+                    )
+                    same = {**update["item"], "insertText": ""}
+                    assert same == {**item, "insertText": ""}
+                texts = [update["item"]["insertText"] for update in received]
+                assert texts == sorted(texts, key=len) and texts[-1] == BLOCK
+            else:
+                texts = [first]
+                while texts[-1] != BLOCK:
+                    await asyncio.sleep(0.02)
+                    texts += [one["insertText"] for one in await client.complete(URI, 1, 4)]
+                assert all(after.startswith(before) for before, after in pairwise(texts))
+                assert not any("Update" in method for method, _ in client.told)
+            assert len(asked(engine)) == 1
+
+    play(dense_model, test, lambda _: f"{BLOCK}\n\n\ndef sub(a, b):\n")
 
 
 @pytest.mark.parametrize(("encoding", "units"), [("utf-8", 4), ("utf-16", 2), ("utf-32", 1)])

@@ -15,7 +15,8 @@ from assistant.errors import DaemonError, UnderkeelError
 from assistant.settings import CompletionSettings
 from assistant.wire import BudgetNow
 from lsp.completion.prefetch import Machine, Watch
-from lsp.completion.session import Edit, Item, Session
+from lsp.completion.session import Edit, Session
+from lsp.completion.suggestion import Item
 from lsp.daemon.backend import Backend
 from lsp.editor import Severity
 
@@ -59,6 +60,8 @@ class PlayedClient:
         heals: answers begin with what they have to begin with.
         health: what it says of itself; None for nothing.
         gate: cleared, it holds every answer before its next character.
+        pauses_after: characters after which the gate is cleared.
+        breaks: raised instead of the end of the next answer.
         asked: set by every question.
     """
 
@@ -76,6 +79,9 @@ class PlayedClient:
     health: Status | None = None
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+
+    pauses_after: str = ""
+    breaks: UnderkeelError | None = None
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -112,8 +118,12 @@ class PlayedClient:
             for character in text:
                 await self.gate.wait()
                 await asyncio.sleep(0)
+                if character in self.pauses_after:
+                    self.gate.clear()
                 yield CompletionChunk(content=character)
             ended = True
+            if self.breaks is not None:
+                raise self.breaks
             yield CompletionChunk(
                 content="",
                 stop=True,

@@ -42,7 +42,7 @@ def _without_what_is_closed_below(text: str, site: Site) -> str:
     head, line_end, last = text.rstrip().rpartition("\n")
     below = site.next_line.strip()
     while line_end and _ONLY_CLOSING.fullmatch(last.strip()) and below.startswith(last.strip()[0]):
-        if not _closes_more(site.line_prefix + text, last.strip()[0]):
+        if not closes_more(site.line_prefix + text, last.strip()[0]):
             break
         text = head
         head, line_end, last = text.rstrip().rpartition("\n")
@@ -66,10 +66,22 @@ def opens(text: str, closer: str) -> bool:
     return depth > 0
 
 
-def _closes_more(text: str, closer: str) -> bool:
-    """Whether brackets of one kind are closed more often than opened in `text`."""
+def closes_more(text: str, closers: str = ")]}") -> bool:
+    """Whether brackets of one of these kinds are closed more often than opened in `text`."""
     chars = [char for _, char in _code(text)]
-    return chars.count(closer) > chars.count(_PAIRS[closer])
+    return any(chars.count(closer) > chars.count(_PAIRS[closer]) for closer in closers)
+
+
+def unclosed(text: str) -> list[str]:
+    """The closing brackets that `text` lacks, those of the outermost first."""
+    stack: list[str] = []
+    closers = {opener: closer for closer, opener in _PAIRS.items()}
+    for _, char in _code(text):
+        if char in closers:
+            stack.append(closers[char])
+        elif stack and char == stack[-1]:
+            stack.pop()
+    return stack
 
 
 def _open_at_cursor(site: Site) -> dict[str, int]:

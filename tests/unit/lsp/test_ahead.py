@@ -251,6 +251,7 @@ def test_the_first_request_at_a_place_does_not_wait_for_its_warm_up(dense_model:
         assert await asked == ["eturn a + b"]
         assert len(client.requests[0].prompt) <= 256
         await rest(lambda: len(client.warmed) == 2)
+        assert len(client.warmed[1]) > 256
 
     play(dense_model, test, LONG)
 
@@ -260,7 +261,9 @@ def test_the_time_limit_holds_for_the_wait_too(dense_model: Path) -> None:
 
     async def test(editing: Editing) -> None:
         client = editing.client
-        editing.session.settings = CompletionSettings(debounce_ms=0, time_limit_ms=2000)
+        editing.session.settings = CompletionSettings(
+            debounce_ms=0, time_limit_ms=2000, blocks=False
+        )
         editing.type("r")
         client.gate.clear()
         await rest(lambda: bool(client.warmed))

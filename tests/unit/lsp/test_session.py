@@ -13,7 +13,7 @@ from assistant.errors import ContextFullError, DaemonError, LoadError, WorkerDie
 from assistant.models import vocabulary
 from assistant.settings import CompletionSettings
 from assistant.wire import BudgetNow
-from lsp.completion.session import Selected
+from lsp.completion.suggestion import Selected
 from lsp.editor import Severity
 
 FUNCTION = "def add(a, b):\n    return \u2038\n\n\ndef sub(a, b):\n    return a - b\n"
