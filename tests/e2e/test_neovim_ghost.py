@@ -446,3 +446,70 @@ def test_text_typed_before_the_server_started_is_requested_then(tmp_path: Path) 
         vim.wait("#vim.lsp.get_clients({ bufnr = 0, name = 'underkeel' }) == 1")
         vim.settle()
         assert len(vim.log("textDocument/inlineCompletion")) == 1
+
+
+# Blocks that grow
+
+
+def grow(vim: Session, text: str, id_: str = "7", *, complete: bool = False) -> None:
+    """The server sends a longer form of an item."""
+    here = {"line": 1, "character": 4}
+    item = {**item_of(text, id_), "range": {"start": here, "end": here}}
+    document = {"uri": "file:///sample.py", "version": 1}
+    update = {"textDocument": document, "position": here, "item": item, "complete": complete}
+    vim.tell("scripted/send", {"method": "underkeel/completionUpdate", "params": update})
+
+
+def item_of(text: str, id_: str = "7") -> dict[str, object]:
+    command = {"title": "", "command": "underkeel.accepted", "arguments": [{"id": id_}]}
+    return {"insertText": text, "command": command}
+
+
+def test_a_block_grows_in_place_and_is_reported_once(vim: Session) -> None:
+    vim.rules({"after": "    ", "items": [item_of("if a:")]})
+    vim.keys("jA")
+    vim.wait_ghost("if a:")
+    grow(vim, "if a:\n        return a")
+    vim.wait_ghost("if a:\n        return a")
+    grow(vim, "if a:\n        return a\n    return b", complete=True)
+    vim.wait_ghost("if a:\n        return a\n    return b")
+    assert vim.screen()[1:4] == ["    if a:", "        return a", "    return b"]
+    assert len(vim.log("textDocument/didShowCompletion")) == 1
+    assert len(triggers(vim)) == 1
+    vim.keys("<Tab>")
+    vim.wait_ghost("")
+    assert vim.lines()[1:4] == ["    if a:", "        return a", "    return b"]
+    vim.settle()
+    [executed] = vim.log("workspace/executeCommand")
+    assert executed["params"]["arguments"] == [{"id": "7"}]
+
+
+def test_a_block_grows_while_its_first_line_is_typed(vim: Session) -> None:
+    vim.rules({"after": "    ", "items": [item_of("if a:")]})
+    vim.keys("jA")
+    vim.wait_ghost("if a:")
+    vim.keys("if")
+    vim.wait_ghost(" a:")
+    grow(vim, "if a:\n        return a")
+    vim.wait_ghost(" a:\n        return a")
+    vim.keys("<Tab>")
+    vim.wait_ghost("")
+    assert vim.lines()[1:3] == ["    if a:", "        return a"]
+
+
+def test_updates_of_what_is_gone_are_ignored(vim: Session) -> None:
+    vim.rules({"after": "    ", "items": [item_of("if a:")]})
+    vim.keys("jA")
+    vim.wait_ghost("if a:")
+    grow(vim, "while a:\n        pass", "8")
+    vim.settle()
+    assert vim.ghost_text() == "if a:"
+    vim.keys("<C-]>")
+    vim.wait_ghost("")
+    grow(vim, "if a:\n        return a")
+    vim.settle()
+    assert vim.ghost_text() == ""
+    vim.keys("x")
+    grow(vim, "if a:\n        return a\n    b")
+    vim.settle()
+    assert vim.ghost_text() == ""

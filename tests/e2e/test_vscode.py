@@ -23,6 +23,7 @@ pytestmark = [
 LINE = REST.split("\n")[0]
 WRITTEN = SAMPLE.replace("    \n", f"    return {REST}\n")
 ACCEPTED = {"title": "", "command": "underkeel.accepted", "arguments": [{"id": "1"}]}
+BLOCK = "oo: keeper\n    feeds()"
 RULES = {
     "completions": [
         {
@@ -30,6 +31,11 @@ RULES = {
             "items": [{"insertText": REST, "relative": [0, 0], "command": ACCEPTED}],
         },
         {"after": "q", "items": [{"insertText": "uay"}, {"insertText": "uoin"}]},
+        {
+            "after": " z",
+            "items": [{"insertText": "oo:", "command": {**ACCEPTED, "arguments": [{"id": "2"}]}}],
+            "grows": ["oo: first", BLOCK],
+        },
     ],
     "commands": {
         "underkeel.explain": [
@@ -112,6 +118,12 @@ STEPS: list[Step] = [
     ("back again", "click", {"selector": ".editor-instance .view-lines"}),
     ("type on", "keys", {"keys": ["Control+End", "Space", "q"]}),
     ("ghost again", "see", {"selector": GHOST, "text": "uay"}),
+    # A block grows in place
+    ("type a block", "keys", {"keys": ["Control+End", "Space", "z"]}),
+    ("grown", "all", {"selector": GHOST, "text": "keeper"}),
+    ("tab block", "keys", {"keys": ["Tab"]}),
+    ("after block", "document", {"text": f"{WRITTEN}q q q z{BLOCK}"}),
+    ("accepted block", "heard", {"method": "workspace/executeCommand", "text": '"2"'}),
     # Each cell of a notebook is a document
     ("notebook", "open", {"file": "cells.ipynb"}),
     ("cell", "heard", {"method": "textDocument/didOpen", "text": "vscode-notebook-cell"}),
@@ -147,7 +159,7 @@ def test_parts_and_the_whole_are_reported(editor: VSCode, seen: dict[str, Any]) 
     parts = editor.log("textDocument/didPartiallyAcceptCompletion")
     assert [part["acceptedLength"] for part in parts][:2] == [len("sum"), len(f"{LINE}\n")]
     executed = [params["command"] for params in editor.log("workspace/executeCommand")]
-    assert executed.count("underkeel.accepted") == 1
+    assert executed.count("underkeel.accepted") == 2
 
 
 def test_the_status_item_shows_budget_and_memory(seen: dict[str, Any]) -> None:
@@ -182,6 +194,14 @@ def test_the_switch_turns_ghost_text_off_and_on(editor: VSCode, seen: dict[str, 
     assert seen["off"].strip() == "Underkeel: off"
     assert seen["none"] == 0
     assert seen["ghost again"]
+
+
+def test_a_block_grows_in_place(editor: VSCode, seen: dict[str, Any]) -> None:
+    """Issue 20, item 6: the update is shown without another request, and accepted as one item."""
+    assert "keeper" in str(seen["grown"])
+    executed = editor.log("workspace/executeCommand")
+    accepted = [one for one in executed if one["command"] == "underkeel.accepted"]
+    assert [one["arguments"] for one in accepted] == [[{"id": "1"}], [{"id": "2"}]]
 
 
 def test_each_cell_of_a_notebook_is_a_document(editor: VSCode, seen: dict[str, Any]) -> None:

@@ -12,7 +12,8 @@ the order is certain:
     scripted/log      request: all messages received so far
 
 A completion rule is {"after": text before the cursor ends so, "items": [...], "hold": bool,
-"deaf": bool, "error": str}; an item may say "relative": [a, b], its range in characters relative
+"deaf": bool, "error": str, "grows": [longer texts of the first item, sent after the response]}; an
+item may say "relative": [a, b], its range in characters relative
 to the cursor. A held request waits for release; a deaf one is answered even when it was cancelled.
 A command rule is {"deltas": [...], "hold": bool, "apply": WorkspaceEdit, "result": any, "error":
 str}; several in a list serve one call each, and the last all that follow. With "apply" the edit is
@@ -30,6 +31,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,9 +203,22 @@ class Server:
             _send({"id": id_, "method": "workspace/applyEdit", "params": params})
         elif message["method"] == "textDocument/inlineCompletion":
             position = message["params"]["position"]
-            _reply(message, {"items": [_placed(item, position) for item in rule["items"]]})
+            items = [_placed(item, position) for item in rule["items"]]
+            _reply(message, {"items": items})
+            self.grow(message["params"], items, rule.get("grows") or ())
         else:
             _reply(message, rule.get("result"))
+
+    def grow(self, params: Message, items: list[Message], texts: Sequence[str]) -> None:
+        """Send the longer forms of the first item."""
+        for number, text in enumerate(texts, 1):
+            update = {
+                "textDocument": params["textDocument"],
+                "position": params["position"],
+                "item": {**items[0], "insertText": text},
+                "complete": number == len(texts),
+            }
+            _send({"method": "underkeel/completionUpdate", "params": update})
 
     def cancel(self, id_: Any) -> None:
         if id_ in self.held and not self.held[id_][1].get("deaf"):

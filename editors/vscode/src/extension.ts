@@ -40,7 +40,7 @@ export function activate(context: vscode.ExtensionContext): void {
     previews,
     explanations,
     lenses,
-    register({ client: started, explanations, previews, log }),
+    register({ client: started, explanations, ghost, previews, log }),
     registerOutputs(),
     vscode.languages.registerCodeLensProvider({ scheme: "file" }, lenses),
     vscode.workspace.onDidGrantWorkspaceTrust(() => started.restart()),

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { delimiter } from "node:path";
 import test from "node:test";
-import { candidates, find, pipSteps, type Places } from "../src/common/program";
+import { candidates, find, pipEnvironment, pipSteps, type Places } from "../src/common/program";
 
 const places: Places = {
   setting: "",
@@ -52,6 +52,16 @@ test("every package that is installed is pinned by hash (T21)", () => {
   assert.equal(steps.length, 2);
   for (const step of steps) assert.ok(step.includes("--require-hashes") && step.includes("-r"), step.join(" "));
   assert.ok(!steps.flat().includes("underkeel"), "never a bare name, which somebody else may own");
+});
+
+test("the build of llama.cpp is limited to what is used, and keeps the user's own arguments", () => {
+  const files = [WHEEL, PINS, "llama_cpp.cmake"];
+  assert.deepEqual(pipEnvironment("/a b/program", files, {}), {
+    CMAKE_ARGS: "'-DCMAKE_PROJECT_llama_cpp_INCLUDE=/a b/program/llama_cpp.cmake'",
+  });
+  const given = pipEnvironment("/it's", files, { CMAKE_ARGS: "-DGGML_CUDA=ON" });
+  assert.equal(given["CMAKE_ARGS"], `-DGGML_CUDA=ON '-DCMAKE_PROJECT_llama_cpp_INCLUDE=/it'"'"'s/llama_cpp.cmake'`);
+  assert.deepEqual(pipEnvironment("/dist", [WHEEL, PINS], {}), {});
 });
 
 for (const [what, folder, files] of [

@@ -56,6 +56,29 @@ function M.update()
   end
 end
 
+--- Show the longer form of a candidate, if it is still there.
+---
+---@param update table params of `underkeel/completionUpdate` (editors/PROTOCOL.md)
+function M.on_update(update)
+  local shown, here = H.shown, H.here({ force = true })
+  -- Keys typed ahead reach this before any autocommand: catch up first.
+  if not shown or not here or not (H.same(here, shown.at) or H.follow(here)) then
+    return
+  end
+  shown = H.shown
+  for index, candidate in ipairs(shown.candidates) do
+    local longer = text.longer(candidate, update.item)
+    if longer then
+      H.reported[longer.item] = H.reported[candidate.item]
+      shown.candidates[index] = longer
+      if index == shown.index and longer.text ~= candidate.text then
+        display.clear(here.buf)
+        H.draw(shown)
+      end
+    end
+  end
+end
+
 --- Repeat the request that was sent, or could not be sent, while the server was not ready.
 function M.retry()
   if H.is_set_up and not H.shown and not H.pending then
@@ -302,8 +325,14 @@ function H.show(client, here, candidates, index, all_requested)
       display.press(key, true)
     end),
   }
-  display.draw(here, line, candidates[index], #candidates > 1 and (' %d/%d'):format(index, #candidates))
+  H.draw(H.shown)
   H.report_shown(client, candidates[index])
+end
+
+function H.draw(shown)
+  local count = #shown.candidates
+  local counter = count > 1 and (' %d/%d'):format(shown.index, count)
+  display.draw(shown.at, shown.line, shown.candidates[shown.index], counter)
 end
 
 function H.hide()

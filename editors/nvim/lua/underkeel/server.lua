@@ -22,7 +22,7 @@ function M.config(config)
         changeAnnotationSupport = { groupsOnLabel = false },
       },
     },
-    experimental = { underkeel = { status = true, explanation = true } },
+    experimental = { underkeel = { status = true, explanation = true, completionUpdate = true } },
   })
   return {
     name = M.NAME,
@@ -52,6 +52,9 @@ function M.config(config)
       end,
       ['underkeel/status'] = function(_, status)
         require('underkeel.status').set(status)
+      end,
+      ['underkeel/completionUpdate'] = function(_, update)
+        require('underkeel.ghost').on_update(update)
       end,
       ['underkeel/explanation'] = function(_, event)
         require('underkeel.explain').on_event(event)

@@ -54,6 +54,29 @@ function M.advance(candidate, typed)
   return rest
 end
 
+--- The longer form of a candidate, as the server has updated it.
+---
+---@param candidate underkeel.Candidate
+---@param item table InlineCompletionItem with more text
+---@return underkeel.Candidate? nil where it is another item, or does not begin as the old one does
+function M.longer(candidate, item)
+  local function id(one)
+    return vim.tbl_get(one, 'command', 'arguments', 1, 'id')
+  end
+  local same = id(item) ~= nil and id(item) == id(candidate.item)
+  if not same or candidate.replaced > 0 or candidate.skipped > 0 then
+    return nil
+  end
+  local old = candidate.item.insertText:gsub('\r\n?', '\n')
+  local new = item.insertText:gsub('\r\n?', '\n')
+  if new:sub(1, candidate.taken) ~= old:sub(1, candidate.taken) or #new <= candidate.taken then
+    return nil
+  end
+  local longer = vim.tbl_extend('force', {}, candidate)
+  longer.text, longer.item = new:sub(candidate.taken + 1), item
+  return longer
+end
+
 --- The leading white space and the first word (by 'iskeyword') or run of punctuation.
 function M.word(text)
   return vim.fn.matchstr(text, [[^\_s*\%(\k\+\|\%(\k\@!\S\)\+\)\?]])

@@ -15,11 +15,16 @@ export class CliError extends Error {}
 export async function run(
   program: string,
   args: readonly string[],
-  options: { token?: CancellationToken; onLine?: (line: string) => void } = {},
+  options: {
+    token?: CancellationToken;
+    onLine?: (line: string) => void;
+    environment?: Readonly<Record<string, string>>;
+  } = {},
 ): Promise<string> {
   return new Promise((resolve, reject) => {
     // Not in the workspace, whose files must not influence the program.
-    const child = spawn(program, args, { cwd: homedir(), env: { ...process.env, NO_COLOR: "1", COLUMNS: "100" } });
+    const env = { ...process.env, NO_COLOR: "1", COLUMNS: "100", ...options.environment };
+    const child = spawn(program, args, { cwd: homedir(), env });
     const cancelled = options.token?.onCancellationRequested(() => child.kill());
     let output = "";
     let errors = "";

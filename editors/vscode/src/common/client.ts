@@ -15,7 +15,7 @@ import { coalesced } from "./coalesce";
 import type { Ghost } from "./ghost";
 import type { Previews } from "./preview";
 import { find, type Found } from "./program";
-import { type ExplanationEvent, Notification, OFFERED, SCHEMES, type Status } from "./protocol";
+import { type CompletionUpdate, type ExplanationEvent, Notification, OFFERED, SCHEMES, type Status } from "./protocol";
 import { forServer, read } from "./settings";
 
 export interface Listeners {
@@ -123,6 +123,7 @@ export class Client implements vscode.Disposable {
     client.registerFeature(new Offer());
     client.onNotification(Notification.status, this.listeners.onStatus);
     client.onNotification(Notification.explanation, this.listeners.onExplanation);
+    client.onNotification(Notification.completionUpdate, (update: CompletionUpdate) => { this.ghost.onUpdate(update); });
     client.onDidChangeState(({ newState }) => {
       if (newState === State.Stopped && this.client === client) {
         this.listeners.onStatus({ state: "error", message: "The language server exited; see the log." });

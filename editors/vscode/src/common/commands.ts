@@ -4,6 +4,7 @@ import * as vscode from "vscode";
 import type { Client } from "./client";
 import { editActive } from "./edit";
 import type { Explanations } from "./explain";
+import type { Ghost } from "./ghost";
 import { install } from "./install";
 import { pickModel } from "./models";
 import { showOutput } from "./output";
@@ -14,13 +15,14 @@ import { isEnabled, read, setEnabled, setLanguage } from "./settings";
 export interface Parts {
   client: Client;
   explanations: Explanations;
+  ghost: Ghost;
   previews: Previews;
   log: vscode.LogOutputChannel;
 }
 
 type Handler = (...args: never[]) => unknown;
 
-export function register({ client, explanations, previews, log }: Parts): vscode.Disposable {
+export function register({ client, explanations, ghost, previews, log }: Parts): vscode.Disposable {
   const withProgram = async (use: (program: string) => Promise<unknown>): Promise<void> => {
     const program = await client.find();
     if (program) await use(program.path);
@@ -38,6 +40,7 @@ export function register({ client, explanations, previews, log }: Parts): vscode
     editSelection: () => editActive(client.running),
     applyEdit: () => { previews.answer(true); },
     discardEdit: () => { previews.answer(false); },
+    dismiss: () => { ghost.dismiss(); },
     restart: () => client.restart(),
     showLog: () => { log.show(); },
     showPlan: () => withProgram((program) => showOutput(program, ["plan"])),

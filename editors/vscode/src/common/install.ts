@@ -4,7 +4,7 @@ import { mkdir, readdir } from "node:fs/promises";
 import { dirname } from "node:path";
 import * as vscode from "vscode";
 import { CliError, run } from "./cli";
-import { pipSteps, pythonIn } from "./program";
+import { pipEnvironment, pipSteps, pythonIn } from "./program";
 
 const OLDEST_PYTHON = "(3, 11)";
 const PYTHONS = process.platform === "win32" ? ["py", "python"] : ["python3", "python3.13", "python3.12", "python3.11", "python"];
@@ -17,7 +17,8 @@ const PYTHONS = process.platform === "win32" ? ["py", "python"] : ["python3", "p
  */
 export async function install(environment: string, bundled: string, setting: string): Promise<boolean> {
   const source = setting === "" ? bundled : setting;
-  const steps = pipSteps(source, await readdir(source).catch(() => []));
+  const files = await readdir(source).catch(() => []);
+  const steps = pipSteps(source, files);
   if (typeof steps === "string") {
     void vscode.window.showErrorMessage(`Underkeel: ${steps}`);
     return false;
@@ -43,7 +44,8 @@ export async function install(environment: string, bundled: string, setting: str
       await mkdir(dirname(environment), { recursive: true });
       await run(python, ["-m", "venv", environment], { token, onLine });
       for (const step of steps) {
-        await run(pythonIn(environment), ["-m", "pip", "install", ...step], { token, onLine });
+        const options = { token, onLine, environment: pipEnvironment(source, files, process.env) };
+        await run(pythonIn(environment), ["-m", "pip", "install", ...step], options);
       }
     });
     return true;

@@ -79,6 +79,19 @@ export function pipSteps(folder: string, files: readonly string[]): string[][] |
   ];
 }
 
+/** The environment for `pip install`: limits the build of llama.cpp to what is used, if the folder says how. */
+export function pipEnvironment(
+  folder: string,
+  files: readonly string[],
+  given: Readonly<Record<string, string | undefined>>,
+): Record<string, string> {
+  if (!files.includes("llama_cpp.cmake")) return {};
+  const include = `-DCMAKE_PROJECT_llama_cpp_INCLUDE=${join(folder, "llama_cpp.cmake")}`;
+  // Split by scikit-build-core as a shell would.
+  const quoted = `'${include.replaceAll("'", `'"'"'`)}'`;
+  return { CMAKE_ARGS: [given["CMAKE_ARGS"], quoted].filter(Boolean).join(" ") };
+}
+
 async function isExecutable(path: string): Promise<boolean> {
   try {
     await access(path, constants.X_OK);

@@ -40,6 +40,14 @@ export interface ExplainArgument {
   continue?: string;
 }
 
+/** A longer form of the first item of the response to the last request that returned it. */
+export interface CompletionUpdate {
+  textDocument: { uri: string; version: number };
+  position: Position;
+  item: { insertText: string; command?: { arguments?: unknown[] } };
+  complete: boolean;
+}
+
 export type StopReason = "end" | "limit" | "cancelled";
 
 export interface ExplanationEvent {
@@ -63,12 +71,13 @@ export const Command = {
 export const Notification = {
   status: "underkeel/status",
   explanation: "underkeel/explanation",
+  completionUpdate: "underkeel/completionUpdate",
   shown: "textDocument/didShowCompletion",
   partlyAccepted: "textDocument/didPartiallyAcceptCompletion",
 } as const;
 
 /** What the client supports: in `initialize`, under `experimental`. */
-export const OFFERED = { underkeel: { status: true, explanation: true } };
+export const OFFERED = { underkeel: { status: true, explanation: true, completionUpdate: true } };
 
 /** Files, new files, and the cells of notebooks, each of which is a document of its own. */
 export const SCHEMES = ["file", "untitled", "vscode-notebook-cell"];
