@@ -1,0 +1,580 @@
+"""The agent's tools on real files: bounds, errors that a model can act on, versions, undo."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from assistant.agent import commands
+from assistant.agent.conversation import ToolCall
+from assistant.agent.editing import Editor, Hunk, apply_hunks, parse_patch
+from assistant.agent.reading import Reader, clip
+from assistant.agent.toolbox import Toolbox
+from assistant.agent.tools import Outcome, Planned, arguments_of, named, offered, tools
+from assistant.agent.workspace import Journal, ToolError, Workspace
+from assistant.models.estimate import Estimate
+from context.syntax.tokens import Encoder
+
+ENCODER = Encoder(Estimate())
+CODE = '''"""Depths of a harbour."""
+
+
+class Berth:
+    """A place for one ship."""
+
+    def __init__(self, depth: float) -> None:
+        self.depth = depth
+
+    def clearance(self, draught: float) -> float:
+        return self.depth - draught
+
+
+def deepest(berths):
+    best = None
+    for berth in berths:
+        if best is None or berth.depth > best.depth:
+            best = berth
+    return best
+'''
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Toolbox:
+    folder = tmp_path / "harbour"
+    folder.mkdir()
+    (folder / "berth.py").write_text(CODE)
+    (folder / "use.py").write_text("from berth import deepest\n\nprint(deepest([]))\n")
+    (folder / ".env").write_text("API_KEY=sk-live-51Hq8sJ2kd93jfkd83jDkd93\n")
+    (folder / "ignored.py").write_text("x = 1\n")
+    (folder / ".gitignore").write_text("ignored.py\n")
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    (tmp_path / "outside.txt").write_text("outside\n")
+    workspace = Workspace([folder])
+    return Toolbox(workspace, Reader(workspace, ENCODER, 400), Editor(workspace, Journal()))
+
+
+def call(tool: str, /, **given: Any) -> ToolCall:
+    return ToolCall(id="c", name=tool, arguments=json.dumps(given))
+
+
+def plan(box: Toolbox, tool: str, /, **given: Any) -> Planned:
+    return asyncio.run(box.plan(call(tool, **given)))
+
+
+def use(box: Toolbox, tool: str, /, **given: Any) -> Outcome:
+    async def both() -> Outcome:
+        return await (await box.plan(call(tool, **given))).run()
+
+    return asyncio.run(both())
+
+
+def error(box: Toolbox, tool: str, /, **given: Any) -> str:
+    with pytest.raises(ToolError) as found:
+        use(box, tool, **given)
+    return str(found.value)
+
+
+# Reading
+
+
+def test_a_short_file_is_read_whole_and_its_outline_is_shorter(box: Toolbox) -> None:
+    found = use(box, "read_file", path="berth.py")
+    assert found.text == f"berth.py, lines 1-19 of 19:\n{CODE}"
+    assert "best = None" not in found.outline and "def deepest" in found.outline
+    assert found.line == "Read berth.py, lines 1-19 of 19."
+
+
+def test_a_long_file_gives_its_outline_first(box: Toolbox) -> None:
+    """One file read overflows the window (opencode#11286)."""
+    body = "\n".join(f"    value_{i} = compute({i}, {i})" for i in range(300))
+    (box.workspace.root / "long.py").write_text(
+        f"class A:\n    def run(self):\n        pass\n\ndef big():\n{body}\n"
+    )
+    found = use(box, "read_file", path="long.py")
+    assert "1-3 class A:" in found.text and "2-3   def run(self):" in found.text
+    assert "5-305 def big():" in found.text
+    assert ENCODER.text_count(found.text) <= 400 + 40
+    part = use(box, "read_file", path="long.py", first=5, last=7)
+    assert part.text.startswith("long.py, lines 5-7 of 305:\ndef big():\n")
+    one = use(box, "read_file", path="long.py", definition="A.run")
+    assert "def run(self)" in one.text and "big" not in one.text
+
+
+def test_a_definition_with_its_comments(box: Toolbox) -> None:
+    found = use(box, "read_file", path="berth.py", definition="Berth.clearance")
+    assert found.text == (
+        "berth.py, lines 10-11:\n    def clearance(self, draught: float) -> float:\n"
+        "        return self.depth - draught"
+    )
+    assert "It defines: Berth" in error(box, "read_file", path="berth.py", definition="Quay")
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("../outside.txt", "outside of the workspace"),
+        ("/etc/passwd", "outside of the workspace"),
+        (".env", "may hold secrets"),
+        ("ignored.py", "ignored by git"),
+        (".git/config", "not source"),
+        ("nothing.py", "There is no file"),
+        ("sub/berth.py", "There is berth.py"),
+        ("link.txt", "outside of the workspace"),
+        ("", "empty"),
+        ("a\0b", "not valid"),
+    ],
+)
+def test_what_may_not_be_read_is_refused(box: Toolbox, path: str, says: str) -> None:
+    (box.workspace.root / "link.txt").symlink_to(box.workspace.root.parent / "outside.txt")
+    assert says in error(box, "read_file", path=path)
+
+
+def test_a_key_in_a_file_is_masked(box: Toolbox) -> None:
+    key = "ghp_16C7e42F292c6912E7710c838347Ae178B4a"
+    (box.workspace.root / "keys.py").write_text(f'TOKEN = "{key}"\nPORT = 1\n')
+    for tool, arguments in (
+        ("read_file", {"path": "keys.py"}),
+        ("search_text", {"pattern": "TOKEN"}),
+        ("find_symbol", {"name": "TOKEN"}),
+        ("run_command", {"command": "cat keys.py"}),
+    ):
+        found = use(box, tool, **arguments)
+        assert key not in found.text + found.outline + found.line, tool
+
+
+def test_folders_files_and_searches_show_only_what_may_be_read(box: Toolbox) -> None:
+    (box.workspace.root / "sub").mkdir()
+    (box.workspace.root / "sub" / "deep.py").write_text("deepest = 1\n")
+    assert use(box, "list_folder").text == ".:\nsub/ (1 files)\n.gitignore\nberth.py\nuse.py"
+    assert use(box, "find_files", pattern="**/*.py").text.split("\n")[1:] == [
+        "berth.py", "use.py", "sub/deep.py",
+    ]  # fmt: skip
+    found = use(box, "search_text", pattern="deepest")
+    assert "use.py:3: print(deepest([]))" in found.text and "4 lines" in found.text
+    only = use(box, "search_text", pattern=r"def \w+t\(", regex=True, glob="*.py")
+    assert "berth.py:14: def deepest(berths):" in only.text
+
+
+def test_a_hostile_regular_expression_ends(box: Toolbox) -> None:
+    (box.workspace.root / "a.txt").write_text("x " * 1500 + "\n")
+    assert "takes too long" in error(box, "search_text", pattern=r"((x ?)+)+y", regex=True)
+    assert "not valid" in error(box, "search_text", pattern="(", regex=True)
+
+
+def test_a_symbol_is_found_with_its_uses(box: Toolbox) -> None:
+    found = use(box, "find_symbol", name="deepest").text
+    assert "1 definitions, 2 uses" in found
+    assert "Defined:\nberth.py:14: def deepest(berths):" in found
+    assert "use.py:3: print(deepest([]))" in found
+
+
+def test_syntax_errors_where_the_client_has_no_diagnostics(box: Toolbox) -> None:
+    (box.workspace.root / "bad.py").write_text("def f(:\n    pass\n")
+    found = use(box, "diagnostics", path="bad.py")
+    assert found.text.startswith("1 syntax errors in 1 files.\nbad.py:1:")
+
+    async def client(path: Path | None) -> str | None:
+        return f"{path and path.name}:1: undefined name\x1b[31m"
+
+    box.diagnose = client
+    assert use(box, "diagnostics", path="bad.py").text == "bad.py:1: undefined name"
+
+
+@given(st.lists(st.text("ab \t", max_size=60), max_size=60), st.integers(16, 300))
+def test_a_clipped_text_fits_and_says_what_is_left_out(lines: list[str], limit: int) -> None:
+    text = "\n".join(lines)
+    found = clip(text, limit, ENCODER, "read less")
+    assert ENCODER.text_count(found) <= limit
+    if found != text:
+        assert "lines left out; read less]" in found
+
+
+# Changing
+
+
+def test_a_replacement_is_unique_or_says_how_many(box: Toolbox) -> None:
+    use(box, "replace_text", path="berth.py", old="best = None", new="best = berths[0]")
+    assert "best = berths[0]" in (box.workspace.root / "berth.py").read_text()
+    many = error(box, "replace_text", path="berth.py", old="self.depth", new="b")
+    assert "occurs 2 times in berth.py (lines 8, 11)" in many and "more lines" in many
+    none = error(box, "replace_text", path="berth.py", old="return self.depth-draught", new="x")
+    assert "old is not in berth.py" in none and "copy the text exactly" in none
+    blanks = error(
+        box,
+        "replace_text",
+        path="berth.py",
+        old="for berth in berths:\nif best is None or berth.depth > best.depth:",
+        new="x",
+    )
+    assert "differs in white space only is at line 16" in blanks
+    assert "    for berth in berths:\n        if best" in blanks
+
+
+def test_a_file_that_changed_under_the_edit_is_not_written(box: Toolbox) -> None:
+    """Stale search blocks (avante#1975)."""
+    path = box.workspace.root / "berth.py"
+    use(box, "read_file", path="berth.py")
+    path.write_text(CODE.replace("ship", "boat"))
+    assert "changed by someone else" in error(
+        box, "replace_text", path="berth.py", old="best = None", new="best = 1"
+    )
+    use(box, "read_file", path="berth.py")
+    planned = plan(box, "replace_text", path="berth.py", old="best = None", new="best = 1")
+    path.write_text(CODE)  # while the user decides
+    with pytest.raises(ToolError, match="changed while"):
+        asyncio.run(planned.run())
+    assert path.read_text() == CODE
+
+
+def test_a_broken_syntax_is_refused_once(box: Toolbox) -> None:
+    given = {"path": "berth.py", "old": "return best", "new": "return (best"}
+    assert "break the syntax of berth.py" in error(box, "replace_text", **given)
+    assert use(box, "replace_text", **given).changed
+
+
+def test_a_change_is_shown_before_it_is_made(box: Toolbox) -> None:
+    planned = plan(box, "replace_text", path="berth.py", old="best = None", new="best = 0")
+    (diff,) = planned.diffs
+    assert diff.old == CODE and diff.new == CODE.replace("best = None", "best = 0")
+    assert planned.line == 15 and planned.title == "Edit berth.py"
+    assert (box.workspace.root / "berth.py").read_text() == CODE
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"a = 1\r\nb = 2\r\n",
+        b"\xef\xbb\xbfa = 1\nb = 2\n",
+        "a = 1\nb = 2\n".encode("utf-16"),
+        b"\xfe\xff" + "a = 1\nb = 2\n".encode("utf-16-be"),
+        b"a = 1\r\nb = 2\n",
+        b"a = 1\nb = 2",
+    ],
+)
+def test_encodings_line_ends_and_modes_survive_an_edit(box: Toolbox, data: bytes) -> None:
+    path = box.workspace.root / "form.py"
+    path.write_bytes(data)
+    path.chmod(0o755)
+    use(box, "replace_text", path="form.py", old="a = 1", new="a = 7")
+    codec = (
+        "utf-16-be"
+        if data[:2] == b"\xfe\xff"
+        else "utf-16-le"
+        if data[:2] == b"\xff\xfe"
+        else "utf-8"
+    )
+    assert path.read_bytes() == data.replace("1".encode(codec), "7".encode(codec))
+    assert path.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(
+    "path", ["../new.py", "/tmp/new.py", ".git/hooks/pre-commit", ".GIT/config", ".env", "id_rsa"]
+)
+def test_nothing_is_written_where_it_must_not_be(box: Toolbox, path: str) -> None:
+    assert error(box, "create_file", path=path, text="x")
+    assert error(box, "move_file", path="berth.py", to=path)
+    assert (box.workspace.root / "berth.py").exists()
+
+
+def test_a_link_out_of_the_workspace_is_no_way_to_write(box: Toolbox) -> None:
+    target = box.workspace.root.parent / "outside.txt"
+    (box.workspace.root / "link.py").symlink_to(target)
+    (box.workspace.root / "folder").symlink_to(target.parent)
+    assert "outside" in error(box, "replace_text", path="link.py", old="outside", new="x")
+    assert "outside" in error(box, "create_file", path="folder/new.py", text="x")
+    assert target.read_text() == "outside\n"
+
+
+PATCH = """--- a/berth.py
++++ b/berth.py
+@@ -99,4 +99,4 @@
+ def deepest(berths):
+-    best = None
++    best = berths[0]
+     for berth in berths:
+--- /dev/null
++++ b/quay.py
+@@ -0,0 +1,2 @@
++QUAY = 1
++DEPTH = 2
+"""
+
+
+def test_a_patch_over_two_files_whose_line_numbers_are_wrong(box: Toolbox) -> None:
+    use(box, "apply_patch", patch=PATCH)
+    assert (box.workspace.root / "quay.py").read_text() == "QUAY = 1\nDEPTH = 2\n"
+    assert "best = berths[0]" in (box.workspace.root / "berth.py").read_text()
+
+
+def test_a_patch_is_made_as_a_whole_or_not(box: Toolbox) -> None:
+    (box.workspace.root / "quay.py").write_text("old\n")
+    assert "quay.py exists already" in error(box, "apply_patch", patch=PATCH)
+    assert (box.workspace.root / "berth.py").read_text() == CODE
+    wrong = PATCH.replace("-    best = None", "-    best = nothing")
+    (box.workspace.root / "quay.py").unlink()
+    assert "hunk 1 of berth.py are not in the file" in error(box, "apply_patch", patch=wrong)
+    assert "no hunk" in error(box, "apply_patch", patch="change it please")
+
+
+def test_other_forms_of_patches_are_read() -> None:
+    (part,) = parse_patch("*** Begin Patch\n*** Update File: a.py\n@@\n-x\n+y\n*** End Patch")
+    assert part.old_path == "a.py" and part.hunks == (Hunk(("x",), ("y",), 0),)
+    assert apply_hunks("a", "w\nx\nz", part.hunks) == "w\ny\nz"
+    (part,) = parse_patch(
+        "```diff\n--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n-x\n+y\n\\ No newline\n```"
+    )
+    assert part.hunks == (Hunk(("x",), ("y",), 1),)
+
+
+def test_one_step_undoes_a_session(box: Toolbox, tmp_path: Path) -> None:
+    root, journal = box.workspace.root, Journal(tmp_path / "journal.jsonl")
+    box.editor.journal = journal
+    use(box, "replace_text", path="berth.py", old="best = None", new="best = 0")
+    use(box, "replace_text", path="berth.py", old="best = 0", new="best = 1")
+    use(box, "create_file", path="new/quay.py", text="x = 1\n")
+    use(box, "move_file", path="use.py", to="uses.py")
+    use(box, "run_command", command="sh -c 'echo y = 2 > made.py; rm uses.py'")
+    assert (root / "made.py").exists() and not (root / "uses.py").exists()
+    # A later process reads the journal from disk.
+    restored, kept = Journal(tmp_path / "journal.jsonl").undo(box.workspace)
+    assert sorted(restored) == ["berth.py", "made.py", "new/quay.py", "use.py"]
+    assert kept == []
+    assert (root / "berth.py").read_text() == CODE and (root / "use.py").exists()
+    assert not (root / "made.py").exists() and not (root / "new/quay.py").exists()
+
+
+def test_an_undo_leaves_what_the_user_changed_since(box: Toolbox) -> None:
+    use(box, "replace_text", path="berth.py", old="best = None", new="best = 0")
+    (box.workspace.root / "berth.py").write_text("mine\n")
+    assert box.editor.journal.undo(box.workspace) == ([], ["berth.py"])
+    assert (box.workspace.root / "berth.py").read_text() == "mine\n"
+
+
+# Commands
+
+
+def run_python(box: Toolbox, code: str, limit_s: float = 20) -> commands.Ended:
+    argv = [sys.executable, "-c", code]
+    return asyncio.run(
+        commands.run(argv, box.workspace.root, box.workspace.roots, limit_s, confine=False)
+    )
+
+
+def test_a_command_reports_its_code_and_output(box: Toolbox) -> None:
+    found = use(box, "run_command", command="sh -c 'echo out; echo err >&2; exit 3'")
+    assert found.text == "Exit code 3.\nout\nerr" and not found.changed
+    assert "cannot be run" in error(box, "run_command", command="no-such-program-here")
+
+
+def test_endless_output_is_bounded(box: Toolbox) -> None:
+    ended = run_python(box, "import sys\nfor i in range(200000): print('line', i)")
+    assert ended.code == 0 and ended.output.startswith("line 0\n")
+    assert ended.output.rstrip().endswith("line 199999")
+    assert len(ended.output) < 150_000 and "bytes left out" in ended.output
+    found = use(box, "run_command", command="seq 1 5000")
+    assert ENCODER.text_count(found.text) <= 420 and "lines left out" in found.text
+
+
+def test_a_hanging_command_is_ended_with_its_children(box: Toolbox) -> None:
+    pid_file = box.workspace.root.parent / "pid"
+    code = (
+        "import subprocess, time, pathlib\n"
+        "child = subprocess.Popen(['sleep', '600'])\n"
+        f"pathlib.Path({str(pid_file)!r}).write_text(str(child.pid))\n"
+        "print('started', flush=True)\ntime.sleep(600)"
+    )
+    ended = run_python(box, code, limit_s=1.5)
+    assert ended.code is None and "started" in ended.output
+    status = Path(f"/proc/{pid_file.read_text()}/stat")
+    assert not status.exists() or status.read_text().split()[2] == "Z"
+
+
+def test_a_command_has_a_clean_environment(box: Toolbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
+    found = run_python(box, "import os; print(sorted(os.environ))").output
+    assert "AWS" not in found and "PATH" in found and "PYTHONPATH" not in found
+
+
+def test_bubblewrap_gets_no_network_and_writes_only_in_the_workspace(tmp_path: Path) -> None:
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".netrc").write_text("x")
+    root = tmp_path / "work"
+    (root / ".git" / "hooks").mkdir(parents=True)
+    made = commands.confined(["true"], root, [root], tmp_path)
+    text = " ".join(made)
+    assert "--unshare-all" in made and "--share-net" not in made
+    assert f"--tmpfs {tmp_path}/.ssh" in text and f"--ro-bind /dev/null {tmp_path}/.netrc" in text
+    assert [made[at + 1] for at, part in enumerate(made) if part == "--bind"] == [str(root)]
+    assert f"--ro-bind {root}/.git/hooks {root}/.git/hooks" in text
+    assert made[-2:] == ["--", "true"]
+
+
+@pytest.mark.skipif(not commands.can_confine(), reason="bubblewrap is not usable here")
+def test_a_confined_command_cannot_write_elsewhere(box: Toolbox) -> None:
+    target = box.workspace.root.parent / "elsewhere"
+    argv = ["sh", "-c", f"echo x > {target}; echo y > here"]
+    asyncio.run(commands.run(argv, box.workspace.root, box.workspace.roots, 20, confine=True))
+    assert not target.exists() and (box.workspace.root / "here").exists()
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("\x1b]0;title\x07text", "text"),
+        ("\x1bP+q544e\x1b\\x", "x"),
+        ("\x9b31mred", "red"),
+        ("10 %\r50 %\rdone\n", "done\n"),
+        ("a\x00b\x08c\x7f", "abc"),
+        ("safe\u202egnol", "safegnol"),
+        ("\x1b[2J\x1b[1;1Hcleared", "cleared"),
+        ("one\r\ntwo", "one\ntwo"),
+    ],
+)
+def test_control_sequences_are_removed(raw: str, shown: str) -> None:
+    assert commands.plain(raw) == shown
+
+
+@given(st.text())
+def test_plain_text_has_no_control_characters(raw: str) -> None:
+    found = commands.plain(raw)
+    assert not any(ord(char) < 32 and char not in "\n\t" for char in found)
+    assert commands.plain(found) == found
+
+
+def git_in(box: Toolbox, *arguments: str) -> None:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run(["git", *identity, *arguments], cwd=box.workspace.root, check=True)
+
+
+def test_git_is_read_without_running_what_its_configuration_names(box: Toolbox) -> None:
+    git_in(box, "add", "berth.py", "use.py")
+    git_in(box, "commit", "-qm", "First")
+    bait = box.workspace.root.parent / "ran"
+    for name in ("core.fsmonitor", "diff.external", "core.pager", "filter.evil.clean"):
+        git_in(box, "config", name, f"touch {bait} #")
+    (box.workspace.root / ".gitattributes").write_text("*.py filter=evil diff=evil\n")
+    git_in(box, "config", "diff.evil.textconv", f"touch {bait} #")
+    use(box, "replace_text", path="berth.py", old="best = None", new="best = 0")
+    assert " M berth.py" in use(box, "git", what="status").text
+    assert "+    best = 0" in use(box, "git", what="diff").text
+    assert "First" in use(box, "git", what="log").text
+    assert not bait.exists()
+
+
+def test_git_shows_no_secret_file(box: Toolbox) -> None:
+    git_in(box, "add", "-f", ".env", "use.py")
+    git_in(box, "commit", "-qm", "First")
+    (box.workspace.root / ".env").write_text("PASSWORD=hunter2\n")
+    (box.workspace.root / "use.py").write_text("print(1)\n")
+    found = use(box, "git", what="diff").text
+    assert "hunter2" not in found and "not shown: it may hold secrets" in found
+    assert "+print(1)" in found
+
+
+# Arguments
+
+# ruff: noqa: E501 - one case a line
+
+
+def test_every_tool_has_a_valid_schema_and_its_code() -> None:
+    for name, tool in tools().items():
+        assert callable(getattr(Toolbox, f"_{name}"))
+        assert tool.schema["additionalProperties"] is False and tool.description
+        assert set(tool.schema["required"]) <= set(tool.schema["properties"])
+    wire = json.dumps([tool.wire for tool in offered(tools(), small=True)])
+    assert ENCODER.text_count(wire) < 1000
+    assert len(offered(tools(), small=False)) == 15
+
+
+ACCEPTED: list[tuple[str, str, str, dict[str, Any]]] = [
+    ("another name for a parameter", "read_file", '{"file_path": "a"}', {"path": "a"}),
+    ("another name for the tool", "read", '{"path": "a"}', {"path": "a"}),
+    ("a prefix of the tool", "functions.read_file", '{"path": "a"}', {"path": "a"}),
+    ("a number as a text", "read_file", '{"path": "a", "first": "3"}', {"path": "a", "first": 3}),
+    ("a number with a point", "read_file", '{"path": "a", "first": 3.0}', {"path": "a", "first": 3}),
+    ("null for an option", "read_file", '{"path": "a", "first": null}', {"path": "a"}),
+    ("JSON in JSON", "read_file", json.dumps('{"path": "a"}'), {"path": "a"}),
+    ("a truth value as a text", "search_text", '{"pattern": "a", "regex": "true"}', {"pattern": "a", "regex": True}),
+    ("Python's truth value", "search_text", '{"pattern": "a", "regex": "True"}', {"pattern": "a", "regex": True}),
+    ("lines instead of a text", "create_file", '{"path": "a", "text": ["b", "c"]}', {"path": "a", "text": "b\nc"}),
+    ("a list as a text", "update_plan", '{"items": "[{\\"text\\": \\"a\\", \\"status\\": \\"pending\\"}]"}', {"items": [{"text": "a", "status": "pending"}]}),
+    ("content for text", "write_file", '{"path": "a", "content": "b"}', {"path": "a", "text": "b"}),
+    ("old_string and new_string", "edit_file", '{"path": "a", "old_string": "b", "new_string": "c"}', {"path": "a", "old": "b", "new": "c"}),
+    ("no arguments at all", "list_folder", "", {}),
+    ("cmd for command", "bash", '{"cmd": "ls"}', {"command": "ls"}),
+]  # fmt: skip
+
+REFUSED: list[tuple[str, str, str, str]] = [
+    ("an unknown tool", "delegate", "{}", "The tools are: read_file"),
+    ("no tool", "", "{}", "There is no tool"),
+    ("broken JSON", "read_file", '{"path": "a"', "not valid JSON"),
+    ("single quotes", "read_file", "{'path': 'a'}", "not valid JSON"),
+    ("a bare word", "read_file", "a.py", "not valid JSON"),
+    ("a list", "read_file", '["a"]', "not a JSON object"),
+    ("a number", "read_file", "7", "not a JSON object"),
+    ("null", "read_file", "null", "not a JSON object"),
+    ("a missing parameter", "read_file", "{}", "needs the parameter 'path'"),
+    ("null for a required one", "read_file", '{"path": null}', "must be of type string"),
+    ("an unknown parameter", "read_file", '{"path": "a", "depth": 3}', "no parameter 'depth'"),
+    ("a wrong type", "read_file", '{"path": 7}', "'path' of read_file must be of type string"),
+    ("an object for a text", "read_file", '{"path": {"p": 1}}', "must be of type string"),
+    ("line 0", "read_file", '{"path": "a", "first": 0}', "at least 1"),
+    ("a negative line", "read_file", '{"path": "a", "first": -5}', "at least 1"),
+    ("a fraction", "read_file", '{"path": "a", "first": 1.5}', "must be of type integer"),
+    ("a word for a number", "read_file", '{"path": "a", "first": "top"}', "type integer"),
+    ("true for a number", "read_file", '{"path": "a", "first": true}', "type integer"),
+    ("another choice", "git", '{"what": "push"}', "one of: status, diff, log"),
+    ("a plan of texts", "update_plan", '{"items": ["a"]}', "must be of type object"),
+    ("a plan without states", "update_plan", '{"items": [{"text": "a"}]}', "needs 'status'"),
+    ("a wrong state", "update_plan", '{"items": [{"text": "a", "status": "done"}]}', "one of"),
+    ("too long a limit", "run_command", '{"command": "a", "time_limit_s": 99999}', "at most 600"),
+    ("deep nesting", "read_file", "[" * 100_000, "not valid JSON"),
+    ("very long arguments", "create_file", '{"path": "' + "a" * 500_000 + '"}', "too long"),
+    ("an empty command", "run_command", '{"command": "  "}', "command is empty"),
+    ("a command with an escape", "run_command", '{"command": "ls \\u001b[31m"}', "control char"),
+    ("an empty search", "search_text", '{"pattern": ""}', "pattern is empty"),
+    ("an empty question", "ask_user", '{"question": " "}', "question is empty"),
+    ("a folder read as a file", "read_file", '{"path": "."}', "is a folder"),
+    ("a file listed as a folder", "list_folder", '{"path": "berth.py"}', "not a folder"),
+    ("lines past the end", "read_file", '{"path": "berth.py", "first": 500}', "has 19 lines"),
+    ("lines in reverse", "read_file", '{"path": "berth.py", "first": 9, "last": 3}', "before"),
+    ("an empty old text", "replace_text", '{"path": "berth.py", "old": "", "new": "x"}', "empty"),
+    ("no change", "replace_text", '{"path": "berth.py", "old": "best", "new": "best"}', "the same"),
+    ("a file that exists", "create_file", '{"path": "berth.py", "text": ""}', "exists already"),
+    ("a patch in words", "apply_patch", '{"patch": "make it better"}', "no hunk"),
+    ("a move onto a file", "move_file", '{"path": "berth.py", "to": "use.py"}', "exists already"),
+    ("the workspace itself", "delete_file", '{"path": "."}', "is a folder"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("why", "name", "arguments", "expected"), ACCEPTED)
+def test_harmless_slips_are_accepted(
+    why: str, name: str, arguments: str, expected: dict[str, Any]
+) -> None:
+    tool = named(name, tools())
+    assert arguments_of(ToolCall(id="c", name=name, arguments=arguments), tool) == expected
+
+
+@pytest.mark.parametrize(("why", "name", "arguments", "says"), REFUSED)
+def test_wrong_calls_are_refused_with_what_to_do(
+    box: Toolbox, why: str, name: str, arguments: str, says: str
+) -> None:
+    """With `ACCEPTED`, the recorded kinds of wrong calls; more are in `test_model.py`."""
+
+    async def both() -> None:
+        await (await box.plan(ToolCall(id="c", name=name, arguments=arguments))).run()
+
+    with pytest.raises(ToolError) as found:
+        asyncio.run(both())
+    assert says in str(found.value)
+    assert len(str(found.value)) < 2000
+    assert (box.workspace.root / "berth.py").read_text() == CODE
