@@ -20,7 +20,7 @@ from assistant.agent.reading import Reader, clip
 from assistant.agent.toolbox import Toolbox
 from assistant.agent.tools import Outcome, Planned, arguments_of, named, offered, tools
 from assistant.agent.workspace import Journal, ToolError, Workspace
-from assistant.models.estimate import Estimate
+from assistant.models.families import Estimate
 from context.syntax.tokens import Encoder
 
 ENCODER = Encoder(Estimate())
