@@ -29,6 +29,9 @@ _CANDIDATE_TEMPERATURE = 0.8
 _LEAST_LIMIT_S = 0.1
 _GROW_S = 30.0
 """How long a block is decoded after its first line is shown; the token limit is reached before."""
+_TRIES = 4
+# Any budget allows so many, unless the whole context is smaller.
+_LEAST_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -159,18 +162,32 @@ class Completer:
     async def _request(
         self, served: Served, site: Site, settings: CompletionSettings, manner: Manner
     ) -> tuple[Site, list[Reading]]:
-        """Send the requests, and once more where the daemon or its budget has changed since."""
-        try:
-            return await self._request_once(served, site, settings, manner)
-        except (DaemonError, WorkerDiedError, ContextFullError) as error:
-            if manner.ahead:
-                raise
-            _log.info("requesting once more after an error of kind %s", error.code)
-            self._backend.forget()
-            again = await self._backend.served(urgent=True)
-            if again is None:
-                return site, []
-            return await self._request_once(again, site, settings, manner)
+        """Send the requests, and again where the daemon or its budget has changed since.
+
+        A budget that other requests share may fall again between two tries, so each prompt that was
+        over it is followed by one of at most half its size.
+        """
+        from msgspec.structs import replace as with_fields
+
+        from lsp.completion.completion_stream import prompt_tokens
+
+        for left in reversed(range(_TRIES)):
+            try:
+                return await self._request_once(served, site, settings, manner)
+            except (DaemonError, WorkerDiedError, ContextFullError) as error:
+                full = isinstance(error, ContextFullError)
+                if manner.ahead or not left or (not full and left < _TRIES - 1):
+                    raise
+                _log.info("requesting once more after an error of kind %s", error.code)
+                if full:
+                    half = prompt_tokens(served, settings) // 2
+                    settings = with_fields(settings, budget_tokens=max(half, _LEAST_TOKENS))
+                self._backend.forget()
+                again = await self._backend.served(urgent=True)
+                if again is None:
+                    return site, []
+                served = again
+        raise AssertionError("unreachable")
 
     async def _request_once(
         self, served: Served, site: Site, settings: CompletionSettings, manner: Manner

@@ -69,6 +69,18 @@ class Budgets:
             state, budget = decide(policy, self._states[priority], gauges, now_s)
             self._states[priority], self._now[priority] = state, budget
 
+    def after(self, priority: Priority, cells: int) -> BudgetNow | None:
+        """The budget once a request returns `cells`: its own are free when it ends (case S1)."""
+        if self._last is None:
+            return None
+        n_ctx, gauges, now_s = self._last
+        back = min(cells, gauges.cells_lent)
+        gauges = replace(
+            gauges, cells_free=gauges.cells_free + back, cells_lent=gauges.cells_lent - back
+        )
+        policy = self._policy(priority, n_ctx)
+        return decide(policy, self._states[priority], gauges, now_s)[1]
+
     def of(self, priority: Priority) -> BudgetNow | None:
         """The budget of requests of that priority; None before the first look."""
         return self._now.get(priority)

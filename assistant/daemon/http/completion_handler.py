@@ -124,7 +124,9 @@ class CompletionHandler:
     def _finished(self, answer: Answer, done: Done, budgets: Budgets, started: float) -> None:
         request, timings = answer.request, done.timings
         self._metrics.answered(request, done.reason, timings, time.monotonic() - started)
-        answer.budget = budgets.of(request.priority)
+        answer.budget = budgets.after(
+            request.priority, len(request.prompt) + timings.generated_tokens
+        )
         log.debug(
             "answered id=%s reason=%s prompt=%d cached=%d generated=%d ms=%.0f",
             done.id,

@@ -363,6 +363,23 @@ def test_the_cells_of_the_last_request_are_free_when_it_ends() -> None:
     assert (after.level, after.reason, after.tokens) == (0, "", 2048 - 64)
 
 
+def test_the_budget_in_an_answer_leaves_out_its_own_cells() -> None:
+    """S1: and counts those of other requests; nothing is remembered of it."""
+    budgets = Budgets(1024, 64)
+    assert budgets.after(Priority.EXPLAIN, 100) is None
+    busy = (SlotState(id=0, tokens=1000, busy=True), SlotState(id=1, tokens=500, busy=True))
+    budgets.look(2048, EngineStats(cells_total=2048, slots=busy), (), 0.0)
+    before = budgets.of(Priority.EXPLAIN)
+    after = budgets.after(Priority.EXPLAIN, 1000)
+    assert before is not None and after is not None and before.tokens < after.tokens
+    assert after.tokens <= 2048 - 500 - 64
+    assert "free cells" in after.reason
+    # Never more than the cells that were in use.
+    much = budgets.after(Priority.EXPLAIN, 5000)
+    assert much is not None and (much.tokens, much.level) == (2048 - 64, 0)
+    assert budgets.of(Priority.EXPLAIN) == before
+
+
 def test_a_client_without_a_budget_repeats_a_long_prompt(home: Path) -> None:
     """S1: a prompt that fits the context is answered, however often."""
 

@@ -171,6 +171,22 @@ def test_a_daemon_that_went_away_is_asked_again(dense_model: Path) -> None:
     play(dense_model, FUNCTION, test)
 
 
+def test_a_prompt_over_the_budget_is_followed_by_one_of_half_the_size(dense_model: Path) -> None:
+    """S1: other requests may lower the budget again between two tries."""
+
+    async def test(editing: Editing) -> None:
+        editing.client.reply = lambda _: "a + b"
+        editing.client.failures += [ContextFullError("full")] * 3
+        assert await editing.texts() == ["a + b"]
+        assert [one.budget_tokens for one in editing.client.requests] == [1024, 512, 256, 128]
+        editing.client.failures += [ContextFullError("full")] * 4
+        editing.type("x")
+        assert await editing.texts() == []
+        assert [severity for severity, _ in editing.editor.messages] == [Severity.ERROR]
+
+    play(dense_model, FUNCTION, test)
+
+
 def test_what_is_wrong_is_said_once(dense_model: Path) -> None:
     async def test(editing: Editing) -> None:
         missing = LoadError("there is no model", advice="Run: underkeel pull starter-moe")
