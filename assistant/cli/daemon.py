@@ -16,11 +16,10 @@ from assistant.cli.terminal import print_json, say
 from assistant.client import DaemonClient, Status
 from assistant.client.starter import DaemonStarter
 from assistant.daemon.process.instance import running_pid
-from assistant.daemon.process.settings_diff import advice
+from assistant.daemon.process.settings_changes import advice
 from assistant.errors import AlreadyRunningError, DaemonError, SettingsError
 from assistant.service import manager
-from assistant.service.manager import ServiceNow
-from assistant.service.units import Manager
+from assistant.service.manager import Manager, ServiceNow
 from assistant.wire import SettingsNow
 
 _STOP_LIMIT_S = 20.0  # streams end within 5 s; a worker in the middle of a kernel may take longer

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from assistant.cli.terminal import area, bar, console, print_json, printable, say
 from assistant.client import DaemonClient, DeviceNow, RungNow, ServiceState, Status
-from assistant.daemon.process.settings_diff import advice
+from assistant.daemon.process.settings_changes import advice
 from assistant.engine.types import Counting, ModelInfo
 from assistant.errors import DaemonError
 

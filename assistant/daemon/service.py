@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from assistant import __version__, paths
 from assistant.daemon.headroom.budgets import Budgets
-from assistant.daemon.headroom.explainer import Desk, Explainer
 from assistant.daemon.headroom.governor import Governor
 from assistant.daemon.http.admission import Admission, Intake, Turns
 from assistant.daemon.http.completion_handler import CompletionHandler, Encode
@@ -30,8 +29,8 @@ from assistant.daemon.http.response_formats import (
     ResponseFormat,
     TextFormat,
 )
-from assistant.daemon.models.model_swap import Models
-from assistant.daemon.supervisor.engine_supervisor import ModelHost, Planner
+from assistant.daemon.models.served_models import Desk, Explainer, Models
+from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor, Planner
 from assistant.engine.interface import ElasticEngine
 from assistant.engine.types import ModelInfo, Priority
 from assistant.errors import ModelError
@@ -77,7 +76,7 @@ class Service:
         `clock`: the clock of the crash history and the governor.
         """
         self.settings = settings
-        self.host = ModelHost(engine, planner, clock)
+        self.host = EngineSupervisor(engine, planner, clock)
         self.admission = Admission(settings.daemon.max_waiting)
         self.turns = Turns(_AT_ONCE)
         self.intake = Intake(_BODIES * settings.daemon.max_body_bytes)

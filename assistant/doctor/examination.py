@@ -19,7 +19,7 @@ from assistant import settings as all_settings
 from assistant.client import DaemonClient, ServiceState, Status
 from assistant.daemon.models.engines import LocalPlanning, is_checkpoint_folder
 from assistant.daemon.process.instance import running_pid
-from assistant.daemon.process.settings_diff import advice as settings_advice
+from assistant.daemon.process.settings_changes import advice as settings_advice
 from assistant.doctor import hardware
 from assistant.doctor.findings import Finding, fail, ok, warn
 from assistant.engine.remote import RemoteEngine
@@ -32,8 +32,7 @@ from assistant.models import catalogue, local_store
 from assistant.models.local_store import State
 from assistant.models.storage import Silent
 from assistant.service import manager
-from assistant.service.manager import ServiceNow
-from assistant.service.units import Manager
+from assistant.service.manager import Manager, ServiceNow
 from assistant.settings import RemoteSettings, Settings
 
 _GIB = 1 << 30

@@ -25,8 +25,7 @@ from assistant.doctor.findings import ok
 from assistant.engine.fake import FakeEngine
 from assistant.errors import EngineError
 from assistant.models import vocabulary
-from assistant.service.manager import ServiceNow
-from assistant.service.units import Manager
+from assistant.service.manager import Manager, ServiceNow
 
 ROOT = Path(__file__).resolve().parents[2]
 

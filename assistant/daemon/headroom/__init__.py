@@ -1,3 +1,3 @@
 """Watches free memory while running, sets the budget and moves on the ladder."""
 
-__all__ = ["budgets", "explainer", "governor"]
+__all__ = ["budgets", "governor"]

@@ -9,12 +9,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 
 from assistant.daemon.headroom.budgets import Budgets
-from assistant.daemon.headroom.explainer import Desk
 from assistant.daemon.http.admission import Admission, Turns
 from assistant.daemon.http.metrics import Metrics
 from assistant.daemon.http.prompts import Encoded
 from assistant.daemon.http.request_schemas import generate_request
 from assistant.daemon.http.response_formats import Answer, Json, ResponseFormat
+from assistant.daemon.models.served_models import Desk
 from assistant.engine.types import Done, ModelInfo
 from assistant.errors import ModelChangedError, UnderkeelError
 from assistant.memory.degrade.budget import BudgetNow

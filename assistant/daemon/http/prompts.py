@@ -15,7 +15,7 @@ from assistant.daemon.http.request_schemas import (
     TokenizeBody,
     prompt_parts,
 )
-from assistant.daemon.supervisor.engine_supervisor import ModelHost
+from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor
 from assistant.engine.types import Counting, ModelInfo
 from assistant.errors import ModelError, RequestError
 from assistant.models import families, vocabulary
@@ -44,7 +44,7 @@ class Encoded:
 class Encoder:
     """Encodes prompts for the model that `host` serves."""
 
-    def __init__(self, host: ModelHost) -> None:
+    def __init__(self, host: EngineSupervisor) -> None:
         self._host = host
 
     async def text(self, prompt: PromptBody, model: ModelInfo) -> Encoded:

@@ -1,3 +1,3 @@
 """Which engines and models the daemon serves, and how a model is exchanged."""
 
-__all__ = ["engines", "loading", "memory_reservations", "model_swap"]
+__all__ = ["engines", "loading", "served_models"]

@@ -10,11 +10,8 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from assistant.daemon.headroom.explainer import Explainer
-from assistant.daemon.models.checkpoint_loading import CheckpointPlanning
-from assistant.daemon.models.loading import Credit, Loadable, Planning
-from assistant.daemon.models.memory_reservations import Ledger
-from assistant.daemon.models.model_swap import Models
+from assistant.daemon.models.loading import CheckpointPlanning, Credit, Loadable, Planning
+from assistant.daemon.models.served_models import Explainer, Ledger, Models
 from assistant.daemon.service import Service
 from assistant.engine.interface import ElasticEngine
 from assistant.engine.local import LlamaEngine

@@ -1,4 +1,4 @@
-"""How a running daemon gives its place to a new one without a request being lost.
+"""The lock of the one daemon, and how it is handed to a new daemon without losing a request.
 
 On a private socket beside the lock, one exchange:
 
@@ -8,11 +8,11 @@ On a private socket beside the lock, one exchange:
     successor    "serving", once it accepts connections
     predecessor  accepts no more, answers what it has, unloads its model, ends: end of file
 
-Until the successor says that it serves, the predecessor goes on as if nothing were: a successor
-that dies on the way costs nothing. From then on new requests reach the successor, which lets them
-wait until the memory is free and its own model loaded.
+Until the successor sends that, the predecessor continues to serve: a successor that dies before
+costs nothing. From then on new requests reach the successor, which lets them wait until the memory
+is free and its own model loaded.
 
-Where a service manager holds the sockets, it hands them on. The one that leaves only leaves word of
+Where a service manager holds the sockets, it hands them on. The daemon that leaves only records
 what it served, so that the next one lets requests wait too.
 """
 
@@ -23,17 +23,75 @@ import os
 import select
 import socket
 import struct
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
 from assistant import paths
-from assistant.daemon.process.lock import Lock
 from assistant.engine.types import ModelInfo
 from assistant.errors import DaemonError
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try(fd: int) -> bool:
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    def _try(fd: int) -> bool:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+_POLL_S = 0.02
+
+
+class Lock:
+    """A lock that is held. `fd` is what a successor is given."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    @classmethod
+    def take(cls, path: Path, patience_s: float = 0.0) -> Self | None:
+        """The lock on `path`; None where another holds it for all of `patience_s`.
+
+        Raises:
+            OSError: the file cannot be made or locked.
+        """
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        deadline = time.monotonic() + patience_s
+        try:
+            while not _try(fd):
+                if time.monotonic() >= deadline:
+                    os.close(fd)
+                    return None
+                time.sleep(_POLL_S)
+        except OSError:
+            os.close(fd)
+            raise
+        return cls(fd)
+
+    def let_go(self) -> None:
+        """Free the lock, unless a successor was given it too. Safe to call twice."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
 
 _HEAD = struct.Struct("<I")
 _MOST_BYTES = 8 * 2**20

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from assistant import paths
 from assistant.daemon.process import handover
-from assistant.daemon.process.handover import Predecessor
-from assistant.daemon.process.lock import Lock
+from assistant.daemon.process.handover import Lock, Predecessor
 from assistant.engine.types import ModelInfo
 from assistant.errors import AlreadyRunningError, DaemonError
 

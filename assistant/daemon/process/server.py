@@ -18,12 +18,12 @@ from assistant.daemon.http.bodies import TokenGate
 from assistant.daemon.http.web_server import Connection, WebServer
 from assistant.daemon.models import engines
 from assistant.daemon.models.loading import Loadable
-from assistant.daemon.models.memory_reservations import Ledger
-from assistant.daemon.process import handover, instance, launchd, settings_diff
+from assistant.daemon.models.served_models import Ledger
+from assistant.daemon.process import handover, instance, service_managers, settings_changes
 from assistant.daemon.process.handover import Legacy, Predecessor
 from assistant.daemon.process.instance import Seat
-from assistant.daemon.process.settings_watcher import Follower, Read
-from assistant.daemon.process.systemd import Notifier, listen_fds
+from assistant.daemon.process.service_managers import Notifier, systemd_fds
+from assistant.daemon.process.settings_changes import Follower, Read
 from assistant.daemon.service import Service
 from assistant.daemon.supervisor.engine_supervisor import Planner
 from assistant.engine.interface import ElasticEngine
@@ -65,7 +65,7 @@ def run(
     _allow_many_connections()
     _name_backends(chosen.engine.backend_libraries)
     notifier = Notifier()
-    from_systemd, from_launchd = list(listen_fds()), launchd.listen_fds()
+    from_systemd, from_launchd = list(systemd_fds()), service_managers.launchd_fds()
     claim = partial(
         instance.claim,
         activated=[*from_systemd, *from_launchd],
@@ -126,7 +126,7 @@ async def serve(
             tasks.append(asyncio.create_task(_tell(service, notifier)))
         if follower is not None:
             again = partial(_reload, follower, notifier)
-            tasks.append(asyncio.create_task(settings_diff.watch(follower.path, again)))
+            tasks.append(asyncio.create_task(settings_changes.watch(follower.path, again)))
             if hasattr(signal, "SIGHUP"):
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again)
 

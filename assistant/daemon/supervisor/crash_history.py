@@ -1,9 +1,12 @@
-"""The book of what became of plans: how they served, deaths and refusals, and what follows."""
+"""What engines died of, and the history of every plan: how it served, deaths and refusals."""
 
 from __future__ import annotations
 
 import logging
+import re
+import signal
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from assistant.daemon.supervisor.restart_policy import (
     NO_FAULT,
@@ -15,7 +18,7 @@ from assistant.daemon.supervisor.restart_policy import (
     barred,
     next_restart,
 )
-from assistant.errors import LoadError, PlanError, UnderkeelError
+from assistant.errors import LoadError, PlanError, UnderkeelError, WorkerDiedError
 from assistant.llama.spec import LoadSpec
 
 log = logging.getLogger(__name__)
@@ -24,13 +27,13 @@ log = logging.getLogger(__name__)
 _KEPT = 200
 
 
-class DeathBook:
+class CrashHistory:
     """Remembers deaths for as long as the rules look back, and what each plan did meanwhile.
 
     Attributes:
         deaths: how often an engine's process ended by itself.
         refusals: how often memory was refused and it lived on.
-        free_s: by the book's clock, when a plan is free again; None unless all are barred.
+        free_s: by its clock, when a plan is free again; None unless all are barred.
     """
 
     def __init__(self, clock: Callable[[], float], rules: Rules) -> None:
@@ -127,3 +130,70 @@ class DeathBook:
             self._merits[self._serving] = self._merits.get(self._serving, Merit()) + done
             self._since_s = now_s
         self._answers = 0
+
+
+# Nobody but a person or another program sends these; but see `OutOfMemoryKills`.
+_OUTSIDE = {-number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)}
+_WANTED_MEMORY = re.compile(
+    r"out of memory|failed to allocate|cannot allocate|unable to allocate|bad_alloc|MemoryError"
+    r"|NO_MEMORY",
+    re.IGNORECASE,
+)
+# A device that cannot compute the first batch (`assistant.engine.worker`) is as good as full.
+_REFUSED = re.compile(rf"{_WANTED_MEMORY.pattern}|the first batch of", re.IGNORECASE)
+
+
+class OutOfMemoryKills:
+    """Counts what the kernel killed because memory was full, in this control group or at all."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._files = (root / "sys/fs/cgroup/memory.events", root / "proc/vmstat")
+        self._seen = self._read()
+
+    def any_new(self) -> bool:
+        """Whether there were any since the last question."""
+        before, self._seen = self._seen, self._read()
+        return self._seen > before
+
+    def _read(self) -> int:
+        total = 0
+        for path in self._files:
+            try:
+                text = path.read_text(encoding="ascii", errors="replace")
+            except OSError:
+                continue
+            found = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
+            total += int(found[1]) if found else 0
+        return total
+
+
+def smaller_may_do(error: LoadError) -> bool:
+    """Whether the devices refused a load, and not the file, so that another shape may do."""
+    return _REFUSED.search(error.message) is not None
+
+
+def cause_of(death: WorkerDiedError, *, killed_for_memory: bool) -> Cause:
+    """The cause of a death. `killed_for_memory`: the kernel killed something just before it."""
+    if death.stopped:
+        return Cause.OUTSIDE
+    if death.hung:
+        return Cause.HANG
+    if killed_for_memory or _WANTED_MEMORY.search(death.message):
+        return Cause.MEMORY
+    if death.exit_code in _OUTSIDE:
+        return Cause.OUTSIDE
+    return Cause.CRASH
+
+
+def cause_of_load(error: UnderkeelError, *, killed_for_memory: bool) -> Cause:
+    """The cause of a load's failure. Most deaths while loading are from lack of memory, and none is
+    worth a second try of the same plan; but a kill from outside says nothing about the plan."""
+    if not isinstance(error, WorkerDiedError):
+        return Cause.REFUSED
+    cause = cause_of(error, killed_for_memory=killed_for_memory)
+    return Cause.OUTSIDE if cause is Cause.OUTSIDE else Cause.MEMORY
+
+
+def from_outside(death: WorkerDiedError) -> bool:
+    """Whether somebody killed or stopped it, which says nothing about what it was doing."""
+    return cause_of(death, killed_for_memory=False) is Cause.OUTSIDE

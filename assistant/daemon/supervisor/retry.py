@@ -1,4 +1,4 @@
-"""Retries a request whose engine died or was refused memory, and continues its answer.
+"""Retries requests whose engine died or was refused memory, and continues their answers.
 
 The same request gives the same text, so the part that was passed on already is skipped. If the new
 text diverged (another cache type can decide a near tie differently), the answer cannot continue.
@@ -6,19 +6,23 @@ text diverged (another cache type can decide a near tie differently), the answer
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol, TypeVar
 
 from msgspec.structs import replace
 
-from assistant.daemon.supervisor.crash_cause import from_outside
+from assistant.daemon.supervisor.crash_history import from_outside
 from assistant.engine.types import Delta, Done, GenerateRequest, ModelInfo
 from assistant.errors import EngineError, LoadError, RefusedError, UnderkeelError, WorkerDiedError
+from assistant.wire import ServiceState
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class DivergedError(Exception):
@@ -65,7 +69,7 @@ class Replay:
 # Retried once after a death, and after a refusal while there are rungs below.
 _MOST_FAILURES = 12
 _MOST_DEATHS = 1
-_PATIENCE_S = 120.0  # with a request that has no limit of its own
+PATIENCE_S = 120.0  # with a request that has no limit of its own
 _LOST = (WorkerDiedError, RefusedError, LoadError)
 
 
@@ -108,7 +112,7 @@ async def generate(host: Answering, request: GenerateRequest) -> AsyncGenerator[
     """
     replay = Replay()
     failure: UnderkeelError | None = None
-    ends_s = time.monotonic() + (request.time_limit_ms / 1000 or _PATIENCE_S)
+    ends_s = time.monotonic() + (request.time_limit_ms / 1000 or PATIENCE_S)
     failures = deaths = 0
     while True:
         replay.begin()
@@ -150,3 +154,74 @@ def _fitting(
         left_ms = max(int((ends_s - time.monotonic()) * 1000), 1)
         request = replace(request, time_limit_ms=left_ms)
     return request
+
+
+class Recoverable(Protocol):
+    """An engine that is loaded again when it died."""
+
+    @property
+    def state(self) -> ServiceState: ...
+
+    def watched(self) -> AbstractAsyncContextManager[None]:
+        """Around a use of the engine: notices its death, and reports what it means."""
+        ...
+
+    async def usable(self, within_s: float | None = None) -> ModelInfo:
+        """Wait for a model that is served."""
+        ...
+
+
+async def persist(engine: Recoverable, use: Callable[[], Awaitable[T]]) -> T:
+    """Use the engine, and again once it is back if it dies or is found dead: once more where the
+    use may have caused that, for `PATIENCE_S` where the engine was killed from outside."""
+    ends_s, faults = time.monotonic() + PATIENCE_S, 0
+    while True:
+        try:
+            async with engine.watched():
+                return await use()
+        except WorkerDiedError as error:
+            faults += not from_outside(error)
+            if faults > 1 or time.monotonic() > ends_s:
+                raise
+        except LoadError:
+            # It was unloaded, or is loaded in another way, while this waited for it.
+            if engine.state is ServiceState.READY or time.monotonic() > ends_s:
+                raise
+        await engine.usable(PATIENCE_S)
+
+
+class Gate:
+    """Lets many requests through to an engine at once; closed only while none is inside. One event
+    loop."""
+
+    def __init__(self) -> None:
+        self._open, self._calm = asyncio.Event(), asyncio.Event()
+        self._open.set()
+        self._calm.set()
+        self._inside = 0
+
+    async def opened(self) -> None:
+        """Wait until it is not closed."""
+        await self._open.wait()
+
+    @asynccontextmanager
+    async def passing(self) -> AsyncIterator[None]:
+        """Inside; closing the gate waits for the end of this block."""
+        self._inside += 1
+        self._calm.clear()
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            if not self._inside:
+                self._calm.set()
+
+    @asynccontextmanager
+    async def drained(self) -> AsyncIterator[None]:
+        """Closed: no request is inside, and new ones wait."""
+        self._open.clear()
+        try:
+            await self._calm.wait()
+            yield
+        finally:
+            self._open.set()

@@ -1,23 +1,36 @@
-"""Reads what servers tell of themselves in Prometheus' text format. Pure.
-
-What the engine needs of a server, whatever it is: described, asked, read.
+"""What the engine needs of a server of any kind: a description of its model, the cost of its
+answers, counts of its tokens.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from assistant.engine.remote.transport import Transport
-from assistant.engine.types import GenerateRequest, ModelInfo, StopReason, Timings
-from assistant.errors import RemoteError
+from assistant.engine.types import (
+    Delta,
+    Done,
+    EngineStats,
+    GenerateRequest,
+    ModelInfo,
+    StopReason,
+    Timings,
+)
+from assistant.errors import EngineError, ModelError, RemoteError, SettingsError
+from assistant.models import catalogue, vocabulary, vocabulary_import
 from assistant.models.vocabulary import Vocabulary
 from assistant.models.vocabulary_import import Words
+from assistant.settings import RemoteSettings
 
 _SAMPLE = re.compile(
     r"^(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(?P<labels>[^}\n]*)\})?[ \t]+(?P<value>\S+)",
@@ -144,3 +157,171 @@ def decode(data: bytes, kind: type[T], server: str = "") -> T:
             subject=server,
             advice="Check url and kind under [remote]",
         ) from error
+
+
+_WEIGHT = 0.2  # of the newest answer in the moving averages
+
+
+class Answered:
+    """One answer as it comes."""
+
+    def __init__(
+        self, request: GenerateRequest, clock: Callable[[], float], started_s: float
+    ) -> None:
+        self._request = request
+        self._clock = clock
+        self._started_s = started_s
+        self._first_s = 0.0
+        self._tokens = 0
+        self._timings: Timings | None = None
+        self._reason: StopReason | None = None
+        self._stop_text = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether reason and figures are there: nothing more is worth waiting for."""
+        return self._reason is not None and self._timings is not None
+
+    def take(self, piece: Piece) -> StopReason | None:
+        """Note a piece; returns the reason if it tells one, or told one before."""
+        if not self._first_s and (piece.text or piece.tokens):
+            self._first_s = self._clock()
+        self._tokens += len(piece.tokens) or bool(piece.text)
+        self._timings = piece.timings or self._timings
+        self._reason = piece.reason or self._reason
+        self._stop_text = piece.stop_text or self._stop_text
+        return self._reason
+
+    def said(self, piece: Piece) -> Delta:
+        return Delta(id=self._request.id, text=piece.text, tokens=piece.tokens)
+
+    def done(self, reason: StopReason) -> Done:
+        """Its end, with what it cost."""
+        told, now = self._timings, self._clock()
+        if told and not self._request.max_tokens:
+            told = replace(told, generated_tokens=0, decode_ms=0.0)
+        first = self._first_s or now
+        timings = told or Timings(
+            prompt_tokens=len(self._request.prompt),
+            evaluated_tokens=len(self._request.prompt),
+            generated_tokens=self._tokens,
+        )
+        if not timings.prefill_ms and not timings.decode_ms:
+            timings = replace(
+                timings,
+                prefill_ms=(first - self._started_s) * 1000,
+                decode_ms=(now - first) * 1000,
+            )
+        return Done(
+            id=self._request.id,
+            reason=reason,
+            timings=timings,
+            stop_text=self._stop_text if reason is StopReason.STOP_TEXT else "",
+        )
+
+
+class Tally:
+    """Totals of all answers since the start."""
+
+    def __init__(self) -> None:
+        self._stats = EngineStats()
+
+    def add(self, done: Done) -> None:
+        old, new = self._stats, done.timings
+        self._stats = replace(
+            old,
+            requests=old.requests + 1,
+            cancelled=old.cancelled + (done.reason is StopReason.CANCELLED),
+            evaluated_tokens=old.evaluated_tokens + new.evaluated_tokens,
+            cached_tokens=old.cached_tokens + new.cached_tokens,
+            generated_tokens=old.generated_tokens + new.generated_tokens,
+            prefill_tokens_per_s=_average(
+                old.prefill_tokens_per_s, new.evaluated_tokens, new.prefill_ms
+            ),
+            decode_tokens_per_s=_average(
+                old.decode_tokens_per_s, new.generated_tokens, new.decode_ms
+            ),
+        )
+
+    def stats(self) -> EngineStats:
+        return self._stats
+
+
+def _average(old: float, tokens: int, ms: float) -> float:
+    if ms <= 0 or not tokens:
+        return old
+    new = 1000.0 * tokens / ms
+    return new if not old else old + _WEIGHT * (new - old)
+
+
+log = logging.getLogger(__name__)
+
+
+async def find_vocabulary(
+    remote: RemoteSettings, dialect: Dialect, http: Transport, info: ModelInfo
+) -> Path | None:
+    """A GGUF on this machine with the model's own vocabulary; None where there is none.
+
+    Raises:
+        SettingsError: the settings name one that is not the server's.
+    """
+    try:
+        wanted = await dialect.tokenise(http, vocabulary_import.PROBE, special=False)
+    except EngineError as error:
+        log.warning("the server cannot be asked for tokens: %s", error)
+        wanted = None
+    if remote.tokenizer:
+        try:
+            return await asyncio.to_thread(_from_file, Path(remote.tokenizer), info.name, wanted)
+        except ModelError as error:
+            raise SettingsError(
+                f"the tokenizer named for the server cannot be used: {error.message}",
+                subject=remote.tokenizer,
+                advice="Name the served model's own: tokenizer = ... under [remote]",
+            ) from error
+    for path in _beside(info) if http.loopback else ():
+        try:
+            return await asyncio.to_thread(_from_file, path, info.name, wanted)
+        except ModelError as error:
+            log.info("the server's own file is not used for counting: %s", error)
+    if wanted is None:
+        return None
+    try:
+        told = await dialect.words(http, info)
+        known = wanted
+        return (
+            await asyncio.to_thread(vocabulary_import.adopt, told, lambda _: known)
+            if told
+            else None
+        )
+    except (ModelError, EngineError) as error:
+        log.warning("tokens are estimated: %s", error)
+        return None
+
+
+def _beside(info: ModelInfo) -> Iterator[Path]:
+    """Files that a server says it was loaded from, if they are here."""
+    if not info.path:
+        return
+    path = Path(info.path)
+    if path.suffix == ".gguf" and path.is_file():
+        yield path
+    elif (path / "tokenizer.json").is_file():
+        yield path / "tokenizer.json"
+
+
+def _from_file(path: Path, name: str, wanted: list[int] | None) -> Path:
+    """The file as a GGUF. Raises ModelError where it is not the server's vocabulary."""
+    if path.suffix == ".json" or (path.is_dir() and (path / "tokenizer.json").is_file()):
+        file = path / "tokenizer.json" if path.is_dir() else path
+        read = vocabulary_import.read_tokenizer(file.expanduser(), name)
+        if wanted is None:
+            return vocabulary_import.adopt(read, None)
+        known = wanted
+        return vocabulary_import.adopt(read, lambda _: known)
+    found = catalogue.resolve(path)
+    if wanted is not None and not vocabulary_import.proved(
+        vocabulary.load(found), lambda _: wanted
+    ):
+        raise ModelError("the server makes other tokens of the same text", subject=str(found))
+    return found

@@ -22,13 +22,20 @@ import msgspec
 from msgspec.structs import replace
 
 from assistant.engine.interface import Progress
-from assistant.engine.remote.api_key import wait_for_key
-from assistant.engine.remote.dialect import Ask, Dialect, Gauge, Piece, Prompt, decode
+from assistant.engine.remote.dialect import (
+    Answered,
+    Ask,
+    Dialect,
+    Gauge,
+    Piece,
+    Prompt,
+    Tally,
+    decode,
+    find_vocabulary,
+)
 from assistant.engine.remote.llama_server import LlamaServer
 from assistant.engine.remote.openai import VLLM, OpenAI, stop_ids
-from assistant.engine.remote.token_counter import find_vocabulary
-from assistant.engine.remote.transport import Transport
-from assistant.engine.remote.usage import Answered, Tally
+from assistant.engine.remote.transport import Transport, wait_for_key
 from assistant.engine.types import (
     Counting,
     Delta,

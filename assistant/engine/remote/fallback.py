@@ -15,7 +15,7 @@ from typing import cast
 
 from assistant.engine.interface import ElasticEngine, Progress
 from assistant.engine.remote.engine import RemoteEngine
-from assistant.engine.remote.http_errors import UnreachableError
+from assistant.engine.remote.failures import UnreachableError
 from assistant.engine.types import (
     Delta,
     Done,

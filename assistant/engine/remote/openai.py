@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from assistant.engine.remote.dialect import Ask, Gauge, Piece, Prompt, decode, read_gauges
-from assistant.engine.remote.http_errors import refusal
+from assistant.engine.remote.failures import refusal
 from assistant.engine.remote.transport import Transport
 from assistant.engine.types import GenerateRequest, ModelInfo, StopReason, Timings
 from assistant.errors import RemoteError, UnderkeelError

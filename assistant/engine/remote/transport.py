@@ -1,21 +1,24 @@
-"""Cuts a stream of server-sent events into the data of each. Pure.
+"""HTTP to one server: API key, TLS, time limits, retries, server-sent events, errors of our tree.
 
-After https://html.spec.whatwg.org/multipage/server-sent-events.html: lines end with CR, LF or both,
-and nothing else that Unicode calls a line end. Comments and fields other than `data` are dropped.
-
-HTTP to one server: key, TLS, time limits, retries, the circuit breaker, errors of our tree.
+Events are cut after https://html.spec.whatwg.org/multipage/server-sent-events.html: lines end with
+CR, LF or both, and nothing else that Unicode calls a line end. Comments and fields other than
+`data` are dropped. The API key comes from a private file or the system's keyring, and is never
+logged or shown.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import random
 import re
 import ssl
+import stat
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,8 +26,13 @@ import httpx
 import msgspec
 
 from assistant import __version__
-from assistant.engine.remote.circuit_breaker import Breaker, Circuit, retry_pause_s
-from assistant.engine.remote.http_errors import UnreachableError, refusal
+from assistant.engine.remote.failures import (
+    Breaker,
+    Circuit,
+    UnreachableError,
+    refusal,
+    retry_pause_s,
+)
 from assistant.errors import OverloadedError, RemoteError, SettingsError, UnderkeelError
 from assistant.http_client import is_loopback, open_async_client, trusted_certificates
 from assistant.settings import RemoteSettings
@@ -253,3 +261,112 @@ def _bad_url(text: str, why: str) -> SettingsError:
     return SettingsError(
         f"this is no server's address: {why}", subject=text, advice="Fix url under [remote]"
     )
+
+
+_MOST_BYTES = 16 << 10
+_ANSWER_S = 60.0
+
+
+async def wait_for_key(remote: RemoteSettings, limit_s: float = _ANSWER_S) -> str:
+    """As `read_key`, in a thread: a locked keyring may ask its user, where nobody sees it ask.
+
+    Raises:
+        SettingsError: also where that takes longer than `limit_s`.
+    """
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[str] = loop.create_future()
+
+    def settle(key: str, error: Exception | None) -> None:
+        if found.done():
+            return
+        if error is None:
+            found.set_result(key)
+        else:
+            found.set_exception(error)
+
+    def read() -> None:
+        key, failure = "", None
+        try:
+            key = read_key(remote)
+        except Exception as error:
+            failure = error
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, key, failure)
+
+    # A daemon thread: one that waits for ever must not keep the process from ending.
+    threading.Thread(target=read, name="key", daemon=True).start()
+    try:
+        return await asyncio.wait_for(found, limit_s)
+    except TimeoutError as error:
+        raise SettingsError(
+            f"the keyring did not answer within {limit_s:.0f} s",
+            subject=remote.key_name or remote.key_file,
+            advice="Unlock it, or use key_file",
+        ) from error
+
+
+def read_key(remote: RemoteSettings) -> str:
+    """The key that the settings name; empty where they name none.
+
+    Raises:
+        SettingsError: it cannot be read, others may read its file, or it is no key.
+    """
+    if remote.key_file:
+        key = _from_file(Path(remote.key_file).expanduser())
+    elif remote.key_name:
+        key = _from_keyring(remote.key_name)
+    else:
+        return ""
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise SettingsError(
+            "this holds no API key: one line of printable ASCII is wanted",
+            subject=remote.key_file or remote.key_name,
+            advice="Write the key into it, and nothing else",
+        )
+    return key
+
+
+def _from_file(path: Path) -> str:
+    try:
+        status = path.stat()
+        if hasattr(path, "owner") and stat.S_IMODE(status.st_mode) & 0o077:
+            raise SettingsError(
+                f"others may read the API key (mode {stat.S_IMODE(status.st_mode):04o})",
+                subject=str(path),
+                advice=f"Run: chmod 600 {path}",
+            )
+        with path.open(encoding="utf-8") as file:
+            return file.read(_MOST_BYTES).partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"the API key cannot be read ({error})",
+            subject=str(path),
+            advice="Fix key_file under [remote]",
+        ) from error
+
+
+def _from_keyring(name: str) -> str:
+    service, _, user = name.rpartition("/")
+    try:
+        keyring = importlib.import_module("keyring")
+    except ImportError as error:
+        raise SettingsError(
+            "the keyring package is not installed",
+            subject=name,
+            advice="Install underkeel[keyring], or use key_file",
+        ) from error
+    try:
+        found = keyring.get_password(service or "underkeel", user)
+    except Exception as error:  # each system's keyring has exceptions of its own
+        raise SettingsError(
+            f"the keyring cannot be read ({type(error).__name__}: {error})",
+            subject=name,
+            advice="Unlock it, or use key_file",
+        ) from error
+    if not found:
+        raise SettingsError(
+            "the keyring has no such entry",
+            subject=name,
+            advice=f"Run: keyring set {service or 'underkeel'} {user}",
+        )
+    return str(found)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from checkpoint_files import CONFIG, EXPERTS, EXPERTS_BYTES, LAYERS, write_checkpoint
 
-from assistant.daemon.models.checkpoint_loading import choose, load_spec
 from assistant.daemon.models.engines import LocalPlanning, local_engine
+from assistant.daemon.models.loading import choose, load_spec
 from assistant.engine.local import LlamaEngine
 from assistant.engine.transformers import TransformersEngine
 from assistant.errors import LoadError, ModelError, PlanError

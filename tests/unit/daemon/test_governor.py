@@ -307,7 +307,7 @@ def test_a_plan_that_does_not_fit_is_tried_again_when_there_is_memory(
 def test_plans_that_all_died_are_tried_again_by_itself(home: Path) -> None:
     async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
         host = daemon.service.host
-        host._book._rules = DeathRules(most_delay_s=0, rest_s=0.5)
+        host._history._rules = DeathRules(most_delay_s=0, rest_s=0.5)
         await host.release()
         for _ in range(6):
             engine.fail_next(WorkerDiedError("the engine's process ended"))

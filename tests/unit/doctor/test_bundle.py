@@ -16,8 +16,7 @@ from assistant.doctor import bundle
 from assistant.doctor.findings import ok
 from assistant.engine.types import EngineStats, SlotState
 from assistant.errors import DaemonError
-from assistant.service.manager import ServiceNow
-from assistant.service.units import Manager
+from assistant.service.manager import Manager, ServiceNow
 from assistant.wire import ServiceState, Status
 
 SERVICE = ServiceNow(Manager.NONE, installed=False)

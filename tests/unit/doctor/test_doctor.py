@@ -19,8 +19,7 @@ from assistant.doctor.findings import Finding
 from assistant.install.detect import Backend, Gpu, Machine, Vendor
 from assistant.llama.spec import BackendDevice, DeviceKind, Processors
 from assistant.memory.probes.devices import GpuMemory, HostMemory
-from assistant.service.manager import ServiceNow
-from assistant.service.units import Manager
+from assistant.service.manager import Manager, ServiceNow
 from assistant.settings import ModelSettings, Settings
 
 GIB = 1 << 30

@@ -16,7 +16,7 @@ import pytest
 import tiny_checkpoint
 
 from assistant import paths
-from assistant.daemon.models.checkpoint_loading import load_spec
+from assistant.daemon.models.loading import load_spec
 from assistant.engine.transformers import TransformersEngine
 from assistant.engine.types import Delta, GenerateRequest, LoadSpec
 from assistant.errors import LoadError

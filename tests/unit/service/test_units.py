@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from assistant.errors import ServiceError
-from assistant.service import manager, units
-from assistant.service.manager import ServiceNow
-from assistant.service.units import LABEL, SERVICE, SOCKET, Manager, Wanted
+from assistant.service import manager
+from assistant.service.manager import LABEL, SERVICE, SOCKET, Manager, ServiceNow, Wanted
 
 NASTY = "/opt/my models/100%/a$b/c\"d\\e&<f>'g"
 WANTED = Wanted(
@@ -40,7 +39,7 @@ def undone(text: str) -> str:
 
 
 def test_the_service_is_notified_activated_restarted_and_hardened() -> None:
-    files = units.systemd_files(WANTED, Path("/u"))
+    files = manager.systemd_files(WANTED, Path("/u"))
     assert set(files.contents) == {Path("/u") / SERVICE, Path("/u") / SOCKET}
     service = lines(files.contents[Path("/u") / SERVICE])
     assert service["Type"] == ["notify"] and service["Restart"] == ["on-failure"]
@@ -58,7 +57,7 @@ def test_the_service_is_notified_activated_restarted_and_hardened() -> None:
 
 
 def test_whatever_is_in_a_path_survives_systemds_quoting() -> None:
-    service = lines(units.systemd_files(WANTED, Path("/u")).contents[Path("/u") / SERVICE])
+    service = lines(manager.systemd_files(WANTED, Path("/u")).contents[Path("/u") / SERVICE])
     (command,) = service["ExecStart"]
     program = command[: command.index(" -m assistant")]
     assert undone(program) == f"{NASTY}/python"
@@ -67,19 +66,19 @@ def test_whatever_is_in_a_path_survives_systemds_quoting() -> None:
 
 
 def test_at_login_or_on_demand() -> None:
-    on_demand = [" ".join(command) for command in units.systemd_files(WANTED, Path("/u")).after]
+    on_demand = [" ".join(command) for command in manager.systemd_files(WANTED, Path("/u")).after]
     assert on_demand == [
         "systemctl --user daemon-reload",
         "systemctl --user enable --now underkeel.socket",
         "systemctl --user disable underkeel.service",
     ]
     at_login = Wanted(WANTED.command, WANTED.socket, at_login=True)
-    commands = [" ".join(command) for command in units.systemd_files(at_login, Path("/u")).after]
+    commands = [" ".join(command) for command in manager.systemd_files(at_login, Path("/u")).after]
     assert "systemctl --user enable underkeel.service" in commands
 
 
 def test_the_agent_of_launchd_is_a_property_list() -> None:
-    files = units.launchd_files(WANTED, Path("/a"), 501)
+    files = manager.launchd_files(WANTED, Path("/a"), 501)
     (text,) = files.contents.values()
     agent = plistlib.loads(text.encode())
     assert agent["Label"] == LABEL
@@ -90,7 +89,7 @@ def test_the_agent_of_launchd_is_a_property_list() -> None:
     assert agent["KeepAlive"] == {"SuccessfulExit": False} and agent["RunAtLoad"] is False
     assert agent["Umask"] == 0o077
     assert files.after == [("launchctl", "bootstrap", "gui/501", f"/a/{LABEL}.plist")]
-    at_login = units.launchd_files(Wanted((), Path(), at_login=True), Path("/a"), 501)
+    at_login = manager.launchd_files(Wanted((), Path(), at_login=True), Path("/a"), 501)
     assert plistlib.loads(next(iter(at_login.contents.values())).encode())["RunAtLoad"] is True
 
 
@@ -104,7 +103,7 @@ def test_the_agent_of_launchd_is_a_property_list() -> None:
     ],
 )
 def test_who_is_in_charge(platform: str, has_systemctl: bool, found: Manager) -> None:
-    assert units.manager_of(platform, has_systemctl=has_systemctl) is found
+    assert manager.manager_of(platform, has_systemctl=has_systemctl) is found
 
 
 def test_the_service_runs_this_very_program(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

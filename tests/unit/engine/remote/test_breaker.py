@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from assistant.engine.remote.circuit_breaker import Breaker, Circuit, Patience, retry_pause_s
+from assistant.engine.remote.failures import Breaker, Circuit, Patience, retry_pause_s
 
 PATIENCE = Patience(failures=3, first_pause_s=5, most_pause_s=20)
 

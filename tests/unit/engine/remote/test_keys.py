@@ -15,7 +15,7 @@ import pytest
 from keyring.backends.fail import Keyring as NoKeyring
 from keyrings.alt.file import PlaintextKeyring
 
-from assistant.engine.remote.api_key import read_key, wait_for_key
+from assistant.engine.remote.transport import read_key, wait_for_key
 from assistant.errors import SettingsError
 from assistant.settings import RemoteSettings
 from tests.unit.engine.remote.conftest import Serve, asking

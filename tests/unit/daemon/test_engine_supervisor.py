@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from daemons import fake_model, until
 
-from assistant.daemon.supervisor.engine_supervisor import ModelHost
+from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor
 from assistant.daemon.supervisor.restart_policy import USUAL, Rules
 from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.engine.interface import Progress
@@ -20,14 +20,14 @@ DIED = WorkerDiedError("the engine's process ended")
 
 
 def run(
-    body: Callable[[ModelHost, FakeEngine], Awaitable[None]],
+    body: Callable[[EngineSupervisor, FakeEngine], Awaitable[None]],
     *,
     load_ms: float = 0,
     rules: Rules = USUAL,
 ) -> None:
     async def main() -> None:
         engine = FakeEngine(load_ms=load_ms)
-        host = ModelHost(engine, fake_model, rules=rules)
+        host = EngineSupervisor(engine, fake_model, rules=rules)
         async with asyncio.timeout(30):
             host.start_load()
             await until(lambda: host.state is not ServiceState.LOADING)
@@ -37,14 +37,14 @@ def run(
     asyncio.run(main())
 
 
-async def answer(host: ModelHost, number: int = 0) -> str:
+async def answer(host: EngineSupervisor, number: int = 0) -> str:
     await host.usable()
     request = GenerateRequest(id=f"r{number}", prompt=(1, 2), max_tokens=50)
     items = [item async for item in host.generate(request)]
     return "".join(item.text for item in items if isinstance(item, Delta))
 
 
-async def kill_in_the_middle(host: ModelHost, engine: FakeEngine) -> None:
+async def kill_in_the_middle(host: EngineSupervisor, engine: FakeEngine) -> None:
     await host.usable()
     items = host.generate(GenerateRequest(id="doomed", prompt=(1,), max_tokens=50))
     first = await anext(items)
@@ -56,7 +56,7 @@ async def kill_in_the_middle(host: ModelHost, engine: FakeEngine) -> None:
 
 
 def test_three_deaths_on_a_plan_lead_to_the_next() -> None:
-    async def body(host: ModelHost, engine: FakeEngine) -> None:
+    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
         for _ in range(4):
             await kill_in_the_middle(host, engine)
             assert await answer(host) == DEFAULT_REPLY
@@ -69,7 +69,7 @@ def test_three_deaths_on_a_plan_lead_to_the_next() -> None:
 
 
 def test_a_death_while_loading_goes_down_at_once() -> None:
-    async def body(host: ModelHost, engine: FakeEngine) -> None:
+    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
         await host.release()
         engine.fail_next(DIED)
         engine.fail_next(DIED)
@@ -80,7 +80,7 @@ def test_a_death_while_loading_goes_down_at_once() -> None:
 
 
 def test_an_engine_that_dies_on_every_plan_is_given_up_with_advice() -> None:
-    async def body(host: ModelHost, engine: FakeEngine) -> None:
+    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
         await host.release()
         for _ in range(40):
             engine.fail_next(DIED)
@@ -98,7 +98,7 @@ def test_an_engine_that_dies_on_every_plan_is_given_up_with_advice() -> None:
 
 
 def test_the_safest_plan_is_tried_again_after_a_rest() -> None:
-    async def body(host: ModelHost, engine: FakeEngine) -> None:
+    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
         await host.release()
         for _ in range(6):  # of four plans: once on each, thrice on the safest
             engine.fail_next(DIED)
@@ -113,7 +113,7 @@ def test_the_safest_plan_is_tried_again_after_a_rest() -> None:
 
 
 def test_good_service_forgives_what_a_plan_has_done() -> None:
-    async def body(host: ModelHost, engine: FakeEngine) -> None:
+    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
         for number in range(8):
             await kill_in_the_middle(host, engine)
             for _ in range(2):
@@ -125,7 +125,7 @@ def test_good_service_forgives_what_a_plan_has_done() -> None:
 
 
 def test_kills_from_outside_do_not_take_from_good_service() -> None:
-    async def body(host: ModelHost, engine: FakeEngine) -> None:
+    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
         for _ in range(2):
             await kill_in_the_middle(host, engine)
         for number in range(4):
@@ -144,7 +144,7 @@ def refused(stage: str = "the cache") -> LoadError:
 
 
 def test_a_load_that_is_refused_memory_goes_down_and_costs_no_plan() -> None:
-    async def body(host: ModelHost, engine: FakeEngine) -> None:
+    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
         for _ in range(4):
             await host.release()
             engine.fail_next(refused())
@@ -159,7 +159,7 @@ def test_a_load_that_is_refused_memory_goes_down_and_costs_no_plan() -> None:
 
 
 def test_memory_refused_for_every_plan_is_a_plan_that_does_not_fit() -> None:
-    async def body(host: ModelHost, engine: FakeEngine) -> None:
+    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
         await host.release()
         for _ in range(10):
             engine.fail_next(refused())
@@ -171,7 +171,7 @@ def test_memory_refused_for_every_plan_is_a_plan_that_does_not_fit() -> None:
 
 
 def test_a_plan_that_struck_thrice_is_barred_to_the_ladder_too() -> None:
-    async def body(host: ModelHost, engine: FakeEngine) -> None:
+    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
         for _ in range(3):
             await kill_in_the_middle(host, engine)
         await answer(host)
@@ -182,7 +182,7 @@ def test_a_plan_that_struck_thrice_is_barred_to_the_ladder_too() -> None:
 
 
 def test_kills_from_outside_are_not_held_against_a_request() -> None:
-    async def body(host: ModelHost, engine: FakeEngine) -> None:
+    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
         engine.pause()
         request = GenerateRequest(id="r", prompt=(1, 2), max_tokens=50)
         items: list[Delta | Done] = []
@@ -207,7 +207,7 @@ def test_kills_from_outside_are_not_held_against_a_request() -> None:
 def test_counting_tokens_outlives_kills_from_outside_and_one_other(
     exit_code: int | None, answered: bool
 ) -> None:
-    async def body(host: ModelHost, engine: FakeEngine) -> None:
+    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
         tokenise, tries = engine.tokenise, 0
 
         async def dies(text: str, *, special: bool = False) -> list[int]:
@@ -231,7 +231,7 @@ def test_counting_tokens_outlives_kills_from_outside_and_one_other(
 
 
 def test_a_request_that_kills_twice_is_not_tried_a_third_time() -> None:
-    async def body(host: ModelHost, engine: FakeEngine) -> None:
+    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
         engine.pause()
         reading = asyncio.create_task(answer(host))
         for number in (1, 2):
@@ -247,7 +247,7 @@ def test_a_request_that_kills_twice_is_not_tried_a_third_time() -> None:
 
 
 def test_statistics_do_not_wait_for_an_engine_that_hangs() -> None:
-    async def body(host: ModelHost, engine: FakeEngine) -> None:
+    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
         async def hang() -> None:
             await asyncio.sleep(3600)
 
@@ -258,7 +258,7 @@ def test_statistics_do_not_wait_for_an_engine_that_hangs() -> None:
 
 
 def test_load_errors_end_the_load() -> None:
-    async def body(host: ModelHost, engine: FakeEngine) -> None:
+    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
         await host.release()
         engine.fail_next(LoadError("no such tensor", advice="Pull it again"))
         with pytest.raises(LoadError, match="Pull it again"):
@@ -271,7 +271,7 @@ def test_load_errors_end_the_load() -> None:
 
 
 def test_released_memory_comes_back_with_the_next_request() -> None:
-    async def body(host: ModelHost, engine: FakeEngine) -> None:
+    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
         assert await host.release()
         assert host.state is ServiceState.RELEASED
         assert not await host.release()
@@ -283,7 +283,7 @@ def test_released_memory_comes_back_with_the_next_request() -> None:
 
 
 def test_a_request_during_the_release_is_served() -> None:
-    async def body(host: ModelHost, engine: FakeEngine) -> None:
+    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
         for _ in range(20):
             text, _ = await asyncio.gather(answer(host), host.release())
             assert text == DEFAULT_REPLY
@@ -292,7 +292,7 @@ def test_a_request_during_the_release_is_served() -> None:
 
 
 def test_closing_ends_what_waits_and_what_runs() -> None:
-    async def body(host: ModelHost, engine: FakeEngine) -> None:
+    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
         engine.pause()
         running = asyncio.create_task(answer(host))
         await until(lambda: engine.in_flight == 1)
@@ -308,7 +308,7 @@ def test_closing_ends_what_waits_and_what_runs() -> None:
 
 def test_closing_ends_a_load() -> None:
     async def main() -> None:
-        host = ModelHost(FakeEngine(load_ms=60_000), fake_model)
+        host = EngineSupervisor(FakeEngine(load_ms=60_000), fake_model)
         host.start_load()
         await asyncio.sleep(0.05)
         async with asyncio.timeout(5):
@@ -337,7 +337,7 @@ def test_closing_during_a_change_ends_it_for_good() -> None:
     async def main() -> None:
         for change in ("move", "fail", "exchange", "release", "reload"):
             engine = _Reshaping()
-            host = ModelHost(engine, fake_model)
+            host = EngineSupervisor(engine, fake_model)
             host.start_load()
             await until(lambda host=host: host.state is ServiceState.READY)
             engine.load_ms = 200
@@ -378,7 +378,7 @@ def test_a_hundred_unloads_while_requests_are_encoded() -> None:
 
     async def main() -> None:
         engine = Slow()
-        host = ModelHost(engine, fake_model)
+        host = EngineSupervisor(engine, fake_model)
         last = len(fake_model().ladder) - 1
         host.start_load()
         for turn in range(100):

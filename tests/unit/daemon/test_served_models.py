@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 from daemons import Daemon, Memory, serving, until
 
-from assistant.daemon.headroom.explainer import Explainer
 from assistant.daemon.models.loading import Credit, Loadable, Planning, credited
-from assistant.daemon.models.memory_reservations import Ledger
-from assistant.daemon.models.model_swap import Models
+from assistant.daemon.models.served_models import Explainer, Ledger, Models
 from assistant.engine.fake import FakeEngine
 from assistant.engine.types import LoadSpec
 from assistant.errors import LoadError, ModelChangedError, ModelError, PlanError

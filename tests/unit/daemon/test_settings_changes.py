@@ -17,9 +17,15 @@ from msgspec.structs import replace
 from assistant import settings
 from assistant.cli.daemon import report
 from assistant.daemon.models.loading import Loadable
-from assistant.daemon.process import settings_diff
-from assistant.daemon.process.settings_diff import Effect, advice, compare, effect_of, pending
-from assistant.daemon.process.settings_watcher import Follower
+from assistant.daemon.process import settings_changes
+from assistant.daemon.process.settings_changes import (
+    Effect,
+    Follower,
+    advice,
+    compare,
+    effect_of,
+    pending,
+)
 from assistant.engine.types import LoadSpec, Priority
 from assistant.memory.degrade.ladder import Rung
 from assistant.settings import CompletionSettings, DaemonSettings, ModelSettings, Settings
@@ -67,10 +73,10 @@ def test_what_waits_is_told_with_what_brings_it_about() -> None:
 
 
 def test_secrets_are_not_told() -> None:
-    assert settings_diff._shown("api_key", "hunter2") == "***"
+    assert settings_changes._shown("api_key", "hunter2") == "***"
     assert (
-        settings_diff._shown("key_file", "/k") == '"/k"'
-        and settings_diff._shown("max_tokens", 3) == "3"
+        settings_changes._shown("key_file", "/k") == '"/k"'
+        and settings_changes._shown("max_tokens", 3) == "3"
     )
 
 
@@ -87,7 +93,7 @@ def test_a_running_daemon_follows_its_file(home: Path, caplog: pytest.LogCapture
         async with asyncio.timeout(60), serving(settings=chosen) as daemon:
             service = daemon.service
             follower = Follower(service, settings.load)
-            watching = asyncio.create_task(settings_diff.watch(follower.path, follower.reload))
+            watching = asyncio.create_task(settings_changes.watch(follower.path, follower.reload))
             await asyncio.sleep(0.3)  # the watcher is there
             write(home, "[daemon]\nmax_waiting = 7\n[model]\nn_ctx = 2048\n")
             await until(lambda: service.admission.most == 7)

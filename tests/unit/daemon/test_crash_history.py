@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant.daemon.supervisor.crash_cause import OutOfMemoryKills, cause_of, from_outside
+from assistant.daemon.supervisor.crash_history import OutOfMemoryKills, cause_of, from_outside
 from assistant.daemon.supervisor.restart_policy import Cause
 from assistant.errors import WorkerDiedError
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from assistant.daemon.process import instance
-from assistant.daemon.process.systemd import Notifier, listen_fds
+from assistant.daemon.process.service_managers import Notifier, systemd_fds
 from assistant.errors import DaemonError
 
 
@@ -67,10 +67,10 @@ def test_the_watchdog_counts_only_if_it_is_ours() -> None:
 
 def test_variables_of_another_process_are_not_ours_and_not_our_childrens() -> None:
     environment = {"LISTEN_PID": str(os.getpid() + 1), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "x"}
-    assert listen_fds(environment) == {}
+    assert systemd_fds(environment) == {}
     assert environment == {}
-    assert listen_fds({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "many"}) == {}
-    assert listen_fds({}) == {}
+    assert systemd_fds({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "many"}) == {}
+    assert systemd_fds({}) == {}
 
 
 # What systemd does: descriptor 3 is the socket, the variables name it and us.
@@ -81,8 +81,8 @@ os.environ["LISTEN_FDS"] = "1"
 os.environ["LISTEN_FDNAMES"] = "underkeel"
 os.dup2(int(sys.argv[1]), 3)
 from assistant.daemon.process import instance
-from assistant.daemon.process.systemd import listen_fds
-fds = listen_fds()
+from assistant.daemon.process.service_managers import systemd_fds
+fds = systemd_fds()
 assert fds == {3: "underkeel"} and not os.get_inheritable(3)
 with instance.claim(activated=list(fds)) as seat:
     assert seat.activated and [l.fileno() for l in seat.listeners] == [3]

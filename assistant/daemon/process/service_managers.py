@@ -1,9 +1,14 @@
-"""What systemd wants to be told: sd_notify(3), without its library."""
+"""The daemon's side of systemd and launchd, without their libraries: notifications and sockets.
+
+See sd_notify(3), sd_listen_fds(3) and launch_activate_socket(3).
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
+import sys
 import time
 from collections.abc import Mapping, MutableMapping
 
@@ -50,7 +55,7 @@ class Notifier:
             return  # it does not listen any more, or is behind; neither is our trouble
 
 
-def listen_fds(environment: MutableMapping[str, str] = os.environ) -> dict[int, str]:
+def systemd_fds(environment: MutableMapping[str, str] = os.environ) -> dict[int, str]:
     """Descriptors that systemd has opened for us, with their names: sd_listen_fds(3).
 
     The variables are taken out of the environment, so that no child believes they are its own.
@@ -65,3 +70,38 @@ def listen_fds(environment: MutableMapping[str, str] = os.environ) -> dict[int, 
     for fd in found:
         os.set_inheritable(fd, False)
     return {fd: names[fd - first] if fd - first < len(names) else "" for fd in found}
+
+
+SOCKET_NAME = "Listener"
+"""The key of the socket in the agent's property list."""
+
+
+def launchd_fds(name: str = SOCKET_NAME, library: str | None = None) -> list[int]:
+    """The descriptors that launchd holds for us under `name`; none where it did not start us.
+
+    Args:
+        library: where the function is looked for; None for the process's own libraries.
+    """
+    if library is None and sys.platform != "darwin":
+        return []
+    try:
+        system = ctypes.CDLL(library)
+        activate = system.launch_activate_socket
+    except (OSError, AttributeError):
+        return []
+    activate.argtypes = (
+        ctypes.c_char_p,
+        ctypes.POINTER(ctypes.POINTER(ctypes.c_int)),
+        ctypes.POINTER(ctypes.c_size_t),
+    )
+    activate.restype = ctypes.c_int
+    fds, count = ctypes.POINTER(ctypes.c_int)(), ctypes.c_size_t()
+    if activate(name.encode(), ctypes.byref(fds), ctypes.byref(count)):
+        return []  # ESRCH: not started by launchd; ENOENT: no such socket in the list
+    found = [fds[index] for index in range(count.value)]
+    free = system.free
+    free.argtypes, free.restype = (ctypes.c_void_p,), None
+    free(fds)
+    for fd in found:
+        os.set_inheritable(fd, False)
+    return found

@@ -1,0 +1,195 @@
+"""The models that a daemon serves: one for completions, perhaps a second one for explanations.
+
+All are planned over the same devices. The model for completions is planned first and takes what it
+needs of the GPUs; the one for explanations gets the rest. Memory that a loaded model holds is not
+free anyway; what was reserved for a model that is not loaded is kept for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from assistant.daemon.headroom.budgets import Budgets
+from assistant.daemon.headroom.governor import Governor
+from assistant.daemon.http.prompts import Encoder
+from assistant.daemon.models.loading import Credit, Loadable, Planning
+from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor, Planner
+from assistant.engine.interface import ElasticEngine
+from assistant.engine.types import ModelInfo
+from assistant.errors import ModelError, UnderkeelError
+from assistant.memory.degrade.ladder import Rules
+from assistant.memory.probes.sampler import Reader
+from assistant.settings import ModelSettings, Settings
+from assistant.wire import ServiceState
+
+
+@dataclass
+class Ledger:
+    """What each model was promised by its last plan.
+
+    Attributes:
+        hosts: who serves each, by what it is for.
+    """
+
+    hosts: dict[str, EngineSupervisor] = field(default_factory=dict)
+    _promised: dict[str, Credit] = field(default_factory=dict)
+
+    def planner(self, purpose: str, plan: Callable[[], Loadable]) -> Callable[[], Loadable]:
+        """`plan`, and a note of what it promised."""
+
+        def planned() -> Loadable:
+            loadable = plan()
+            self._promised[purpose] = dict(loadable.ladder[0].holds)
+            return loadable
+
+        return planned
+
+    def others(self, purpose: str) -> Credit:
+        """What is not for `purpose`, though it is free: promised to models that are not loaded."""
+        found: dict[str, int] = {}
+        for other, promised in self._promised.items():
+            host = self.hosts.get(other)
+            if other == purpose or (host is not None and host.state is ServiceState.READY):
+                continue
+            for name, size in promised.items():
+                found[name] = found.get(name, 0) - size
+        return found
+
+
+def held(host: EngineSupervisor) -> Credit:
+    """What a host's model holds now, and gives back when another takes its place."""
+    if host.state is not ServiceState.READY or host.loadable is None:
+        return {}
+    return host.loadable.ladder[host.step].holds
+
+
+log = logging.getLogger(__name__)
+
+
+class Models:
+    """The models that a daemon serves, by what each is for.
+
+    Attributes:
+        plannings: how each is planned.
+        ledger: what each was promised.
+    """
+
+    def __init__(self, plannings: dict[str, Planning], ledger: Ledger) -> None:
+        self.plannings = plannings
+        self.ledger = ledger
+        self._changing = asyncio.Lock()
+
+    async def use(self, name: str, purpose: str = "complete") -> ModelInfo:
+        """Serve another model from now on. Requests in flight end first, new ones wait.
+
+        Raises:
+            ModelError: there is no such model, or this daemon has no such purpose.
+            PlanError: it does not fit; nothing has changed.
+            LoadError: it could not be loaded; the old model serves again.
+        """
+        planning, host = self.plannings.get(purpose), self.ledger.hosts.get(purpose)
+        if planning is None or host is None:
+            raise ModelError(
+                f"this daemon has no model to {purpose} with",
+                advice="Set it in the settings, and restart the daemon: underkeel restart",
+            )
+        if host.info is not None and host.info.server:
+            raise ModelError(
+                "a server answers: its model is not changed from here",
+                subject=host.info.server,
+                advice="Change [remote] in the settings",
+            )
+        async with self._changing:
+            return await self._use(name, planning, host)
+
+    async def _use(self, name: str, planning: Planning, host: EngineSupervisor) -> ModelInfo:
+        old: ModelSettings = planning.settings
+        requested = replace(old, name=name)
+        if host.state is ServiceState.READY:
+            probe = planning.like(requested, lambda: _sum(planning.credit(), held(host)))
+            loadable = await asyncio.to_thread(probe)
+            info = await host.exchange(loadable)
+            planning.settings = requested
+            log.info("changed to name=%s", info.name)
+            return info
+        planning.settings = requested
+        try:
+            return await host.reload_model()
+        except UnderkeelError:
+            planning.settings = old
+            host.start_load()
+            raise
+
+
+def _sum(one: Credit, other: Credit) -> Credit:
+    return {name: one.get(name, 0) + other.get(name, 0) for name in {*one, *other}}
+
+
+# It gives way before ghost text does: it moves while the other still finds enough to be free.
+_ACT_SHARE = 0.75
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Who answers a request, under which budgets."""
+
+    host: EngineSupervisor
+    budgets: Budgets
+    encoder: Encoder
+
+
+class Explainer:
+    """Keeps the second model, for explanations and chats: its own engine, budget and governor.
+
+    It is loaded by the first request for it, and gives its memory back after some time without one.
+    Until it is ready, and where it cannot be loaded, the model for completions answers instead.
+
+    Attributes:
+        desk: where its requests are answered.
+        governor: moves it on its own ladder.
+    """
+
+    def __init__(
+        self,
+        engine: ElasticEngine,
+        planner: Planner,
+        settings: Settings,
+        look: Reader,
+        *,
+        busy: Callable[[], bool],
+    ) -> None:
+        """`busy`: whether anybody is being answered by either model."""
+        host = EngineSupervisor(engine, planner, released=True)
+        budgets = Budgets(settings.completion.budget_tokens, settings.completion.max_tokens)
+        self.desk = Desk(host, budgets, Encoder(host))
+        self.governor = Governor(
+            host,
+            look,
+            budgets=budgets,
+            rules=Rules(act_share=_ACT_SHARE),
+            release_after_s=settings.explain.release_after_s,
+            busy=busy,
+        )
+        host.follow(self.governor)
+
+    @property
+    def state(self) -> ServiceState:
+        return self.desk.host.state
+
+    def take(self) -> Desk | None:
+        """Its desk if it is ready. Otherwise it is called for, and somebody else has to answer."""
+        self.governor.active()
+        if self.state is ServiceState.READY:
+            return self.desk
+        if self.state in {ServiceState.RELEASED, ServiceState.FAILED}:
+            log.info("the model for explanations is loaded")
+            self.desk.host.start_load()
+        return None
+
+    async def close(self) -> None:
+        await self.desk.host.close()
