@@ -1,6 +1,7 @@
 # The two main commands are `make demo` and `make test`. Both set up what they need and can be repeated.
 
 PYTHON ?= python3
+TEST_PROCESSES ?= 2
 BIN := .venv/bin
 LOCK_FLAGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --quiet --custom-compile-command "make lock"
@@ -19,8 +20,10 @@ models: env ## Download and build the starter models
 demo: models ## See ghost text from a real mixture-of-experts model
 	@$(BIN)/underkeel demo
 
+# End-to-end tests run one after another: each has a daemon and a model that use all cores.
 test: models check ## Lint, type-check and run every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest tests/unit -n $(TEST_PROCESSES) --dist worksteal; unit=$$?; \
+	  $(BIN)/python -m pytest tests/e2e && exit $$unit
 
 check: lint types
 

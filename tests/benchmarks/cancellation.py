@@ -18,14 +18,15 @@ import os
 import random
 import statistics
 import time
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from head import head, publish
 
 from assistant.engine.local import LlamaEngine
-from assistant.engine.types import Delta, GenerateRequest, LoadSpec, Priority
+from assistant.engine.types import Delta, Done, GenerateRequest, LoadSpec, Priority
 from assistant.models import vocabulary
 from assistant.models.catalogue import resolve
 
@@ -47,7 +48,7 @@ async def cancelled(engine: LlamaEngine, prompt: tuple[int, ...], after_s: float
     request = GenerateRequest(
         id="x", prompt=prompt, max_tokens=400, cache=False, priority=Priority.INTERACTIVE
     )
-    async with aclosing(engine.generate(request)) as stream:
+    async with aclosing(cast("AsyncGenerator[Delta | Done]", engine.generate(request))) as stream:
         task = asyncio.ensure_future(anext(stream))
         done, _ = await asyncio.wait({task}, timeout=after_s)
         while done:  # decoding has begun
@@ -99,7 +100,8 @@ async def measure(model: Path, times: int, threads: int, seed: int) -> dict[str,
             id="z", prompt=ids[300:500], max_tokens=3000, priority=Priority.EXPLAIN
         )
         idle = [await first_token(engine, short) for _ in range(times)]
-        async with aclosing(engine.generate(explanation)) as stream:
+        events = cast("AsyncGenerator[Delta | Done]", engine.generate(explanation))
+        async with aclosing(events) as stream:
             await anext(stream)
             for _ in range(times):
                 await anext(stream)

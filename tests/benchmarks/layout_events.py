@@ -29,9 +29,12 @@ EVENTS = {
 class Missing(Protocol):
     """A file with something missing at a cursor."""
 
-    text: str
-    cursor: int
-    wanted: str
+    @property
+    def text(self) -> str: ...
+    @property
+    def cursor(self) -> int: ...
+    @property
+    def wanted(self) -> str: ...
 
 
 class Slots:

@@ -153,7 +153,7 @@ async def watch(client: DaemonClient, done: asyncio.Event) -> list[dict[str, flo
     return found
 
 
-def report(  # noqa: PLR0917
+def report(
     options: argparse.Namespace,
     editors: list[Editor],
     gauges: list[dict[str, float]],

@@ -112,10 +112,10 @@ async def _ask_llama_server(url: str, model: Path) -> dict[str, Any]:
         "counted as the server counts": told == server_ids,
         "every special token known": vocabulary.load(info.vocabulary).special == own.special,
         "answers are those of the local engine": same >= len(PROMPTS) - 1,
-        "typed text begins the answer": healed.startswith(" ret"),
+        "typed text begins the answer": (healed or "").startswith(" ret"),
         "typing evaluates a few tokens a key": max(typed[1:]) <= 4,
         "hanging up frees the slot": freed is not None,
-        "ghost text through the whole stack": ghost.startswith("urn "),
+        "ghost text through the whole stack": (ghost or "").startswith("urn "),
     }
     return {
         "model": info.name,

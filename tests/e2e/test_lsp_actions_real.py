@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chatting import at, edited, environment
@@ -62,7 +63,10 @@ def test_explain_ask_further_document_and_fix(home: Path, moe_model: Path) -> No
             function.body.pop(0)
             assert ast.dump(after) == ast.dump(before), "the code is what it was"
 
-            trouble = {"range": at(TEXT, "nam\n", "nam"), "message": "undefined name 'nam'"}
+            trouble: dict[str, Any] = {
+                "range": at(TEXT, "nam\n", "nam"),
+                "message": "undefined name 'nam'",
+            }
             kind = "quickfix.underkeel.fix"
             (action,) = await client.actions(
                 URI, trouble["range"], only=[kind], diagnostics=[trouble]

@@ -15,7 +15,9 @@ from real_daemon import configure, ended_afterwards
 TEXT = "def add(a, b):\n    return\n\n\nprint(add(1, 2))\n"
 
 
-@pytest_lsp.fixture(config=ClientServerConfig(server_command=[sys.executable, "-m", "lsp"]))
+@pytest_lsp.fixture(  # type: ignore[untyped-decorator]
+    config=ClientServerConfig(server_command=[sys.executable, "-m", "lsp"])
+)
 async def client(lsp_client: LanguageClient) -> AsyncIterator[None]:
     capabilities = client_capabilities("visual-studio-code")
     # What the recorded client did not know yet.

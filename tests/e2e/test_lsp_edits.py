@@ -44,7 +44,8 @@ def plain(*, asks: bool = True, resolves: bool = True, versions: bool = True) ->
         found["workspace"]["workspaceEdit"] = {}
     if not resolves:
         del found["textDocument"]["codeAction"]["resolveSupport"]
-    return found
+    kept: dict[str, Any] = found
+    return kept
 
 
 async def resolved(client: CheckedClient, kind: str, span: Any, **context: Any) -> dict[str, Any]:
@@ -59,6 +60,7 @@ def the_edit(edit: dict[str, Any], uri: str = URI, version: int | None = 1) -> d
     """The one text edit of a workspace edit that is to be confirmed."""
     change = edit["documentChanges"][-1]
     assert change["textDocument"] == {"uri": uri, "version": version}
+    made: dict[str, Any]
     (made,) = change["edits"]
     assert edit["changeAnnotations"][made["annotationId"]]["needsConfirmation"] is True
     return made
@@ -179,7 +181,7 @@ def test_tests_are_added_to_the_file_that_is_there(
 
 def test_an_edit_by_instruction_is_offered_to_the_client(home: Path, dense_model: Path) -> None:
     async def test(client: CheckedClient, engine: ChattingEngine) -> None:
-        applied = {"applied": True}
+        applied: dict[str, Any] = {"applied": True}
         client.answers["workspace/applyEdit"] = lambda _: applied
         client.open(URI, TEXT, "python")
         argument = {

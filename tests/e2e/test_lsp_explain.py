@@ -241,12 +241,15 @@ def test_the_bar_of_a_plain_client_cancels(home: Path, dense_model: Path) -> Non
         client.open(URI, TEXT, "python")
         params = {"command": "underkeel.explain", "arguments": [argument()]}
         _, response = client.send("workspace/executeCommand", params)
-        begun = lambda: [p for m, p in client.told if m == "$/progress"]  # noqa: E731
-        await until(lambda: bool(begun()) and engine.in_flight > 0)
-        assert begun()[0]["value"]["cancellable"] is True
-        client.notify("window/workDoneProgress/cancel", {"token": begun()[0]["token"]})
+
+        def progress() -> list[Any]:
+            return [params for method, params in client.told if method == "$/progress"]
+
+        await until(lambda: bool(progress()) and engine.in_flight > 0)
+        assert progress()[0]["value"]["cancellable"] is True
+        client.notify("window/workDoneProgress/cancel", {"token": progress()[0]["token"]})
         assert (await response)["result"]["stopReason"] == "cancelled"
-        await until(lambda: begun()[-1]["value"]["kind"] == "end")
+        await until(lambda: progress()[-1]["value"]["kind"] == "end")
         assert [one for one in client.asked if one[0] == "window/showDocument"] == []
 
     play(dense_model, test, "word " * 200, without("experimental"))

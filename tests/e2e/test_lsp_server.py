@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemons import Daemon, Loadable, fake_model, serving, until
+from daemons import Daemon, fake_model, serving, until
 from lsprotocol import types
 from lsprotocol.converters import get_converter
 
 from assistant.cli.language_client import LanguageClient, language_server
+from assistant.daemon.models.loading import Loadable
 from assistant.engine.fake import FakeEngine
 from assistant.engine.types import GenerateRequest, Priority
 from assistant.errors import UnknownModelError
@@ -221,7 +222,7 @@ def test_a_storm_of_cancelled_requests(home: Path, dense_model: Path) -> None:
             await client.complete(URI, 0, 0)
             before = len(asked(engine))
             engine.pause()
-            responses = []
+            responses: list[Any] = []
             for number in range(40):
                 if responses:
                     client.cancel(responses[-1][0])

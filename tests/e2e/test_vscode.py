@@ -55,7 +55,7 @@ NOTEBOOK = {
     "cells": [
         {"cell_type": kind, "metadata": {}, "source": [text], **more}
         for kind, text, more in (
-            ("markdown", "# Stock", {}),
+            ("markdown", "# Stock", dict[str, object]()),
             ("code", "total = 1", {"outputs": [], "execution_count": None}),
             ("code", "print(total)", {"outputs": [], "execution_count": None}),
         )

@@ -107,4 +107,5 @@ def edited(text: str, edit: dict[str, Any]) -> str:
         head = lines[position["line"]].encode("utf-16-le")[: 2 * position["character"]]
         return before + len(head.decode("utf-16-le"))
 
-    return text[: offset(start)] + edit["newText"] + text[offset(end) :]
+    new: str = edit["newText"]
+    return text[: offset(start)] + new + text[offset(end) :]

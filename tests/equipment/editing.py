@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from assistant.client import CompletionChunk, CompletionRequest, Props, Status
 from assistant.engine.types import ModelInfo, Priority, StopReason, Timings
@@ -17,7 +17,7 @@ from assistant.wire import BudgetNow
 from lsp.completion.prefetch import Machine, Watch
 from lsp.completion.session import Edit, Session
 from lsp.completion.suggestion import Item
-from lsp.daemon.backend import Backend
+from lsp.daemon.backend import Backend, Client
 from lsp.editor import Severity
 
 URI = "file:///work.py"
@@ -153,6 +153,13 @@ class PlayedClient:
         pass
 
 
+def ids_of(prompt: str | Sequence[int | str]) -> list[int]:
+    """The token ids of a prompt that has nothing but ids."""
+    ids = [part for part in prompt if isinstance(part, int)]
+    assert len(ids) == len(prompt), "a part of the prompt is text"
+    return ids
+
+
 class Editing:
     """One document in a session, edited at a cursor as a person would.
 
@@ -174,7 +181,7 @@ class Editing:
         self.editor = PlayedEditor()
         self.machine = Machine(load=0.0, on_battery=False)
         watch = Watch(lambda: self.machine, itertools.count(0, 1000).__next__)
-        self.session = Session(Backend(self.editor, lambda: client), watch=watch)
+        self.session = Session(Backend(self.editor, lambda: cast("Client", client)), watch=watch)
         self.session.configure(CompletionSettings(debounce_ms=0, ahead=ahead), roots)
         before, _, after = text.partition(CURSOR)
         self.version = 1

@@ -295,11 +295,9 @@ class RecordedServer:
             base = {"id": "cmpl-1", "object": "text_completion", "model": self.model}
             for number, token in enumerate(ids, 1):
                 ended = number == len(ids)
-                reason = (
-                    ("length" if ended and number == body["max_tokens"] else "stop")
-                    if ended
-                    else None
-                )
+                reason = None
+                if ended:
+                    reason = "length" if number == body["max_tokens"] else "stop"
                 entry: Json = {
                     "index": 0,
                     "logprobs": None,

@@ -12,8 +12,9 @@ from tiny_gguf import tiny_gguf
 from assistant import paths
 from assistant.errors import ModelError, UnknownModelError
 from assistant.models import catalogue, local_store
-from lsp.completion.prompts import Prompts, path_of
+from lsp.completion.prompts import Prompts
 from lsp.completion.prompts import _path as known_path
+from lsp.documents.uri import path_of
 from lsp.editor import Configuration
 
 NAMES = [

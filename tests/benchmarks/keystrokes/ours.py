@@ -59,7 +59,7 @@ class Ours:
         await self.rest()
         await self._client.shutdown_async(None)
         self._client.exit(None)
-        await self._client.stop()
+        await self._client.stop()  # type: ignore[no-untyped-call]
 
     def begin(self, buffer: Buffer) -> None:
         """The turn begins; the language server keeps no timers that would have to be told."""

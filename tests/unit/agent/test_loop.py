@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from assistant.agent.conversation import Answer, ToolCall, ToolResult
 from assistant.agent.loop import (
+    Action,
     Answered,
     AskModel,
     BudgetFell,
@@ -33,7 +35,7 @@ def call(name: str = "read", arguments: str = "{}", id_: str = "c1") -> ToolCall
     return ToolCall(id=id_, name=name, arguments=arguments)
 
 
-def result(text: str = "ok", id_: str = "c1", **more: bool) -> ToolResult:
+def result(text: str = "ok", id_: str = "c1", **more: Any) -> ToolResult:
     return ToolResult(call_id=id_, text=text, **more)
 
 
@@ -149,7 +151,8 @@ def test_the_same_call_with_the_same_result_brings_a_reminder_then_the_end() -> 
 
 
 def test_two_calls_in_turn_are_a_repetition_too() -> None:
-    state, action = State(), AskModel()
+    state = State()
+    action: Action = AskModel()
     for times in range(8):
         state, action = advance(state, calling(call(arguments=f'{{"a": {times % 2}}}')))
         state, action = advance(state, ToolDone(result(), 0.0))
@@ -170,7 +173,8 @@ def test_a_test_run_after_each_change_is_no_repetition() -> None:
 
 def test_the_same_change_again_and_again_is_a_repetition() -> None:
     """Such as an edit and its reversal, for ever."""
-    state, action = State(), AskModel()
+    state = State()
+    action: Action = AskModel()
     for times in range(20):
         state, _ = advance(state, calling(call("edit", f'{{"n": {times % 2}}}')))
         state, action = advance(state, ToolDone(result(f"r{times}", changed=True), 0.0))
@@ -215,7 +219,8 @@ def test_a_question_ends_the_turn() -> None:
     ],
 )
 def test_each_limit_ends_the_turn_with_its_reason(limits: Limits, reason: Reason) -> None:
-    state, action = State(limits=limits), AskModel()
+    state = State(limits=limits)
+    action: Action = AskModel()
     for times in range(20):
         state, action = advance(state, calling(call(arguments=f'{{"n": {times}}}'), at_s=times))
         if not isinstance(action, Stop):
@@ -244,7 +249,8 @@ def test_a_fatal_failure_is_not_retried() -> None:
 
 def test_refused_prompts_in_a_row_end_in_a_clear_state() -> None:
     """No loop of compactions."""
-    state, action = State(), AskModel()
+    state = State()
+    action: Action = AskModel()
     for _ in range(10):
         state, action = advance(state, BudgetFell(0.0))
         if isinstance(action, Stop):

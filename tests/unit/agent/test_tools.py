@@ -76,6 +76,10 @@ def use(box: Toolbox, tool: str, /, **given: Any) -> Outcome:
     return asyncio.run(both())
 
 
+async def awaited(planned: Planned) -> Outcome:
+    return await planned.run()
+
+
 def error(box: Toolbox, tool: str, /, **given: Any) -> str:
     with pytest.raises(ToolError) as found:
         use(box, tool, **given)
@@ -230,7 +234,7 @@ def test_a_file_that_changed_under_the_edit_is_not_written(box: Toolbox) -> None
     planned = plan(box, "replace_text", path="berth.py", old="best = None", new="best = 1")
     path.write_text(CODE)  # while the user decides
     with pytest.raises(ToolError, match="changed while"):
-        asyncio.run(planned.run())
+        asyncio.run(awaited(planned))
     assert path.read_text() == CODE
 
 

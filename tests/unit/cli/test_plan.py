@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import checkpoint_files
 import pytest
@@ -147,13 +148,14 @@ def test_plan_and_daemon_read_the_same_settings(home: Path, tmp_path: Path) -> N
 def test_every_setting_of_memory_is_a_wish() -> None:
     """A setting that the planner should know of cannot be forgotten in one of the two places."""
     plain = requirements_of(ModelSettings())
-    for name, value in {
+    changes: dict[str, Any] = {
         "n_ctx": 1024,
         "n_seq_max": 7,
         "cache_type": "q4_0",
         "vram_margin_mib": 1,
         "vram_overhead_mib": 1,
-    }.items():
+    }
+    for name, value in changes.items():
         assert requirements_of(ModelSettings(**{name: value})) != plain, name
 
 

@@ -4,42 +4,14 @@ from __future__ import annotations
 
 import os
 import random
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
+from toy_counter import FastCounter, ToyCounter
 
 from context.types import CursorKind, FimLayout, Part
-
-_TOKEN = re.compile(r"[^\r\n\w]?[^\W\d_]{1,6}|\d| ?[^\s\w]{1,3}[\r\n]*|\s*[\r\n]+|\s+|.", re.DOTALL)
-
-
-class ToyCounter:
-    """Splits like a byte-level BPE's split pattern, words into pieces of six letters.
-
-    Ids are stable for a text and can be turned back: `decode` proves what a prompt holds.
-    """
-
-    def __init__(self) -> None:
-        self._ids: dict[str, int] = {}
-        self._texts: list[str] = []
-
-    def encode(self, text: str) -> list[int]:
-        return [self._id(match.group()) for match in _TOKEN.finditer(text)]
-
-    def count(self, text: str) -> int:
-        return len(self.encode(text))
-
-    def decode(self, ids: list[int]) -> str:
-        return "".join(self._texts[i - 10] for i in ids if i >= 10)
-
-    def _id(self, text: str) -> int:
-        if text not in self._ids:
-            self._ids[text] = len(self._texts) + 10
-            self._texts.append(text)
-        return self._ids[text]
 
 
 @pytest.fixture
@@ -97,16 +69,6 @@ def mixed_layout() -> FimLayout:
 
 FIXTURES = Path(__file__).with_name("fixtures")
 UPDATE_GOLDEN = bool(os.environ.get("UPDATE_GOLDEN"))
-
-
-class FastCounter:
-    """Counts a token for each four characters: for tests that count a great deal."""
-
-    def encode(self, text: str) -> list[int]:
-        return [100 + len(text) % 7] * self.count(text)
-
-    def count(self, text: str) -> int:
-        return -(-len(text) // 4)
 
 
 @pytest.fixture

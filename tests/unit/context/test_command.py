@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -14,7 +16,7 @@ from context.index.store import Store
 
 
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path: Path) -> Path:
     root = tmp_path / "project"
     (root / ".git").mkdir(parents=True)
     (root / "tides.py").write_text("def height_at(hour):\n    return hour\n")
@@ -24,11 +26,13 @@ def project(tmp_path):
     return root
 
 
-def run(*arguments):
+def run(*arguments: Any) -> Any:
     return CliRunner().invoke(build_app("context"), ["context", *arguments])
 
 
-def test_json_tells_sections_tokens_and_reasons(project, dense_model, home):
+def test_json_tells_sections_tokens_and_reasons(
+    project: Path, dense_model: Path, home: Path
+) -> None:
     place = f"{project / 'main.py'}:5:9"
     result = run(place, "--json", "--budget", "300", "--model", str(dense_model))
     assert result.exit_code == 0, result.output
@@ -41,7 +45,7 @@ def test_json_tells_sections_tokens_and_reasons(project, dense_model, home):
     assert found["index"]["files"] == 2
 
 
-def test_the_drawing_shows_every_section(project, dense_model, home):
+def test_the_drawing_shows_every_section(project: Path, dense_model: Path, home: Path) -> None:
     result = run(f"{project / 'main.py'}:5", "--model", str(dense_model))
     assert result.exit_code == 0, result.output
     for word in ("other file tides.py", "near prefix", "suffix", "tokens", "imported here"):
@@ -49,14 +53,18 @@ def test_the_drawing_shows_every_section(project, dense_model, home):
 
 
 @pytest.mark.parametrize("place", ["main.py", "none.py:1", "main.py:99", "main.py:0", ":3"])
-def test_a_wrong_place_is_explained(project, monkeypatch, place):
+def test_a_wrong_place_is_explained(
+    project: Path, monkeypatch: pytest.MonkeyPatch, place: Any
+) -> None:
     monkeypatch.chdir(project)
     with pytest.raises(RequestError) as caught:
         read_cursor(place)
     assert caught.value.advice
 
 
-def test_a_place_without_column_is_the_end_of_the_line(project, monkeypatch):
+def test_a_place_without_column_is_the_end_of_the_line(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(project)
     path, text, cursor = read_cursor("main.py:5")
     assert text[:cursor].endswith("height_at(hour)")
@@ -66,8 +74,8 @@ def test_a_place_without_column_is_the_end_of_the_line(project, monkeypatch):
 
 @pytest.mark.parametrize("name", [".env", "mine/notes.py"])
 def test_a_file_that_no_model_may_see_is_refused_before_anything_is_read(
-    project, dense_model, home, name
-):
+    project: Path, dense_model: Path, home: Path, name: str
+) -> None:
     (home / "config.toml").write_text('[completion]\nexcludes = ["mine/"]\n')
     (project / name).parent.mkdir(exist_ok=True)
     (project / name).write_text("KEY = 1\n")

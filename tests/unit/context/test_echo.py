@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +32,7 @@ def around(text: str) -> Surroundings:
     return Surroundings.of(before, after)
 
 
-def test_the_twin_of_the_cursors_row_is_found():
+def test_the_twin_of_the_cursors_row_is_found() -> None:
     other = METHOD.format(name="tonnage", kind="Tonnage")
     here = METHOD.format(name="draught", kind="Draught")
     cut = '        self.log.info("draught of %s", ship)\n'
@@ -38,7 +40,7 @@ def test_the_twin_of_the_cursors_row_is_found():
     assert "self.log.info" in other.split("\n")[twin.row] and twin.share > 0.5
 
 
-def test_lines_after_the_cursor_speak_too():
+def test_lines_after_the_cursor_speak_too() -> None:
     """Where the lines before it are like two places, those after it tell which."""
     head = "def load(self, name):\n    with self.lock:\n"
     one = head + "        self.crane.lift(name)\n        self.note_the_weight(name)\n"
@@ -53,20 +55,22 @@ def test_lines_after_the_cursor_speak_too():
         assert wanted in text.split("\n")[twin.row]
 
 
-def test_what_runs_alongside_by_chance_is_worth_little():
+def test_what_runs_alongside_by_chance_is_worth_little() -> None:
     here = METHOD.format(name="draught", kind="Draught") + "        |"
     other = "def unlike(anything):\n    for each in anything:\n        yield each + 1\n"
     assert all(twin.share < 0.3 for twin in around(here).twins(rows(other), 3))
 
 
-def test_nothing_to_go_by_finds_nothing():
+def test_nothing_to_go_by_finds_nothing() -> None:
     assert Surroundings.of("", "").twins(rows("a b\nc d\n"), 2) == []
     assert Surroundings.of("self.a = b\n", "").twins([], 2) == []
     assert Surroundings.of("self.a = b\n", "").twins(rows("\n\n"), 2) == []
 
 
 @given(TEXT, TEXT, st.integers(0, 40), st.integers(1, 4))
-def test_twins_are_rows_apart_with_shares_best_first(here, other, at, limit):
+def test_twins_are_rows_apart_with_shares_best_first(
+    here: Any, other: Any, at: Any, limit: Any
+) -> None:
     found = Surroundings.of("\n".join(here[:at]), "\n".join(here[at:])).twins(
         [line_words(line) for line in other], limit
     )
@@ -77,7 +81,7 @@ def test_twins_are_rows_apart_with_shares_best_first(here, other, at, limit):
 
 
 @given(LINE, TEXT)
-def test_the_lookup_finds_every_line_that_is_like_one(own, lines):
+def test_the_lookup_finds_every_line_that_is_like_one(own: Any, lines: Any) -> None:
     """It compares only with lines that share a rarer word: none may be lost by that."""
     from context.retrieval.lexical_search import _LIKE, _Lookup
 

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 import context
+from context import FimLayout, TokenCounter
 from context.syntax.chunk import chunks
 from context.syntax.language import languages
-from context.syntax.parsed_text import read
+from context.syntax.parsed_text import Source, read
 from context.syntax.tokens import Encoder
 from context.syntax.trim import Depth, trim
 
 NAMES = sorted(languages())
 
 
+def broken(source: Source) -> bool:
+    """Whether the tree of a source has errors."""
+    assert source.tree.root is not None
+    return source.tree.root.has_error
+
+
 @pytest.fixture(params=NAMES)
-def source(request, main_file):
+def source(request: pytest.FixtureRequest, main_file: Callable[[str], Path]) -> Any:
     text = main_file(request.param).read_text(encoding="utf-8")
     return read(text, languages()[request.param])
 
 
-def test_outline(source, golden):
+def test_outline(source: Any, golden: Callable[[str, str], None]) -> None:
     lines = []
     for one in source.outline.definitions:
         first = source.text[one.start : one.stop].split("\n", 1)[0]
@@ -33,16 +44,16 @@ def test_outline(source, golden):
 
 
 @pytest.mark.parametrize("depth", [Depth.LIGHT, Depth.DOCS, Depth.BODIES], ids=str)
-def test_trim(source, golden, depth):
+def test_trim(source: Any, golden: Callable[[str, str], None], depth: Depth) -> None:
     text, cuts = trim(source, depth)
     assert cuts
     golden(f"{source.language.name}/golden/trim_{depth.name.lower()}.txt", text)
     again = read(text, source.language)
-    assert not again.tree.root.has_error, "a marker is not legal here"
+    assert not broken(again), "a marker is not legal here"
     assert trim(again, depth)[0] == text, "trimming twice changes more"
 
 
-def test_chunks(source, golden, counter):
+def test_chunks(source: Any, golden: Callable[[str, str], None], counter: TokenCounter) -> None:
     found = chunks(source, Encoder(counter), max_tokens=90)
     lines = []
     for one in found:
@@ -71,7 +82,14 @@ CURSORS = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_pick(name, main_file, golden, counter, layout, control):  # noqa: PLR0917
+def test_pick(
+    name: str,
+    main_file: Callable[[str], Path],
+    golden: Callable[[str, str], None],
+    counter: TokenCounter,
+    layout: FimLayout,
+    control: dict[str, int],
+) -> None:
     path = main_file(name)
     workspace = context.Workspace([path.parent], counter, layout, control, excludes=["golden/"])
     workspace.index.refresh()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from context.index.walk import Limits, Walk
 
 
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path: Path) -> Path:
     root = tmp_path / "project"
     for path, text in {
         "a.py": "def alpha():\n    return 1\n",
@@ -35,11 +37,11 @@ def project(tmp_path):
     return root
 
 
-def paths(index):
+def paths(index: Index) -> Any:
     return {path for root in index.roots for path in index.store.stamps(str(root))}
 
 
-def test_it_reads_what_may_be_read(project):
+def test_it_reads_what_may_be_read(project: Path) -> None:
     index = Index([project])
     report = index.refresh()
     found = paths(index)
@@ -57,13 +59,13 @@ def test_it_reads_what_may_be_read(project):
     assert best.file.path == "notes.md"
 
 
-def test_the_users_excludes_count(project):
+def test_the_users_excludes_count(project: Path) -> None:
     index = Index([project], excludes=["pkg/", "[broken"])
     index.refresh()
     assert paths(index) == {"a.py", "notes.md", ".gitignore"}
 
 
-def test_opening_again_reads_nothing(project, tmp_path):
+def test_opening_again_reads_nothing(project: Path, tmp_path: Path) -> None:
     store = tmp_path / "index.db"
     Index([project], store).refresh()
     again = Index([project], store)
@@ -73,7 +75,7 @@ def test_opening_again_reads_nothing(project, tmp_path):
     assert (store.stat().st_mode & 0o777) == 0o600
 
 
-def test_it_follows_changes(project):
+def test_it_follows_changes(project: Path) -> None:
     index = Index([project])
     index.refresh()
     version = index.version
@@ -86,7 +88,7 @@ def test_it_follows_changes(project):
     assert not index.store.search(["alpha"], 3)
 
 
-def test_single_files_are_updated(project):
+def test_single_files_are_updated(project: Path) -> None:
     index = Index([project])
     index.refresh()
     (project / "new.py").write_text("def fresh(): pass\n")
@@ -99,7 +101,7 @@ def test_single_files_are_updated(project):
     assert not index.update(Path("/elsewhere/a.py"))
 
 
-def test_links_out_of_the_workspace_are_not_followed(project, tmp_path):
+def test_links_out_of_the_workspace_are_not_followed(project: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "secret_plan.py").write_text("def secret_plan(): pass\n")
@@ -113,7 +115,7 @@ def test_links_out_of_the_workspace_are_not_followed(project, tmp_path):
     assert not index.update(project / "link" / "secret_plan.py")
 
 
-def test_limits_hold(project):
+def test_limits_hold(project: Path) -> None:
     index = Index([project], limits=Limits(max_files=2))
     report = index.refresh()
     assert len(paths(index)) == 2 and report.left_out["limit of files"] > 0
@@ -126,7 +128,7 @@ def test_limits_hold(project):
     assert sum(size for size, _ in index.store.stamps(str(index.roots[0])).values()) <= 60
 
 
-def test_several_roots_and_nested_ones(project, tmp_path):
+def test_several_roots_and_nested_ones(project: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "o.py").write_text("def other_one(): pass\n")
@@ -142,7 +144,7 @@ def test_several_roots_and_nested_ones(project, tmp_path):
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a database at all" * 50, None])
-def test_a_damaged_store_is_built_again(project, tmp_path, damage):
+def test_a_damaged_store_is_built_again(project: Path, tmp_path: Path, damage: Any) -> None:
     store = tmp_path / "index.db"
     first = Index([project], store)
     first.refresh()
@@ -154,7 +156,7 @@ def test_a_damaged_store_is_built_again(project, tmp_path, damage):
     assert index.store.named(["alpha"])
 
 
-def test_binary_and_odd_encodings(project):
+def test_binary_and_odd_encodings(project: Path) -> None:
     (project / "bin.py").write_bytes(b"\0\1\2def nope(): pass")
     (project / "latin.py").write_bytes("def caf\u00e9_latin(): pass\n".encode("latin-1"))
     (project / "wide.py").write_bytes("def wide_one(): pass\n".encode("utf-16"))
@@ -166,7 +168,9 @@ def test_binary_and_odd_encodings(project):
     assert not index.store.named(["nope"])
 
 
-def test_files_that_vanish_or_are_unreadable(project, monkeypatch):
+def test_files_that_vanish_or_are_unreadable(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     walk = Walk(project)
     found = list(walk.files())
     (project / "a.py").unlink()
@@ -175,7 +179,7 @@ def test_files_that_vanish_or_are_unreadable(project, monkeypatch):
     index = Index([project])
     real = Walk.files
 
-    def vanishing(self):
+    def vanishing(self: Walk) -> Iterator[Any]:
         for one in real(self):
             Path(one.root, one.path).unlink(missing_ok=True)
             yield one
@@ -186,18 +190,18 @@ def test_files_that_vanish_or_are_unreadable(project, monkeypatch):
     assert Index([project / "gone"]).refresh().files == 0
 
 
-def test_a_fifo_does_not_stop_it(project):
+def test_a_fifo_does_not_stop_it(project: Path) -> None:
     os.mkfifo(project / "pipe.py")
     assert Index([project]).refresh().left_out["not a regular file"] == 1
 
 
-def test_it_can_be_stopped_and_read_meanwhile(project):
+def test_it_can_be_stopped_and_read_meanwhile(project: Path) -> None:
     for at in range(300):
         (project / f"m{at}.py").write_text(f"def function_{at}(): return {at}\n" * 20)
     index = Index([project])
     seen = []
 
-    def progress(done, total):
+    def progress(done: Any, total: Any) -> None:
         seen.append((done, total))
         if len(seen) == 3:
             index.stop()
@@ -213,17 +217,17 @@ def test_it_can_be_stopped_and_read_meanwhile(project):
     assert index.store.count()[0] > 300
 
 
-def test_a_closed_index_answers_with_nothing(project):
+def test_a_closed_index_answers_with_nothing(project: Path) -> None:
     index = Index([project])
     index.refresh()
     index.close()
     assert index.store.named(["alpha"]) == [] and index.store.count() == (0, 0, 0)
 
 
-def test_watching_follows_the_disk(project):
+def test_watching_follows_the_disk(project: Path) -> None:
     index = Index([project])
 
-    async def watch():
+    async def watch() -> None:
         stop = asyncio.Event()
         task = asyncio.create_task(keep(index, stop))
         for _ in range(100):

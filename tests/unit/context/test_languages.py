@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import context
 from context.syntax.language import (
     QUERIES,
     _ids,
@@ -22,12 +25,12 @@ WANTED = {
 }  # fmt: skip
 
 
-def test_all_languages_are_there():
+def test_all_languages_are_there() -> None:
     assert set(languages()) == WANTED
 
 
 @pytest.mark.parametrize("name", sorted(WANTED))
-def test_queries_compile_and_find_something(name, main_file):
+def test_queries_compile_and_find_something(name: str, main_file: Callable[[str], Path]) -> None:
     language = languages()[name]
     source = read(main_file(name).read_text(encoding="utf-8"), language)
     assert source.tree.root is not None and not source.tree.root.has_error
@@ -54,13 +57,13 @@ def test_queries_compile_and_find_something(name, main_file):
         ("", "", None),
     ],
 )
-def test_a_file_tells_its_language(path, text, name):
+def test_a_file_tells_its_language(path: Any, text: str, name: str) -> None:
     found = language_for(path, text)
     assert (found.name if found else None) == name
 
 
-def test_every_language_has_a_folder_with_a_readme():
-    folder = Path(__import__("context").__file__).with_name("syntax") / "languages"
+def test_every_language_has_a_folder_with_a_readme() -> None:
+    folder = Path(context.__file__).with_name("syntax") / "languages"
     readme = (folder / "README.md").read_text(encoding="utf-8")
     for query in QUERIES:
         assert f"`{query}.scm`" in readme
@@ -88,14 +91,14 @@ def test_every_language_has_a_folder_with_a_readme():
         ("bat", "dosbatch", None),
     ],
 )
-def test_ids_of_both_editors_mean_the_same(vscode, neovim, name):
+def test_ids_of_both_editors_mean_the_same(vscode: Any, neovim: Any, name: str) -> None:
     """C16: one table for the language ids of VS Code and of Neovim."""
     assert canonical_id(vscode) == canonical_id(neovim)
     found = language_of_id(neovim)
     assert (found.name if found else None) == name
 
 
-def test_ids_of_the_table_are_in_lower_case_and_grammars_exist():
+def test_ids_of_the_table_are_in_lower_case_and_grammars_exist() -> None:
     """C16: an id that is looked up is folded in case, so the table must be too."""
     canonical, grammars = _ids()
     assert all(one == one.lower() for one in canonical)
@@ -122,7 +125,7 @@ def test_ids_of_the_table_are_in_lower_case_and_grammars_exist():
         ("x.ipynb#W0", "python", "python"),
     ],
 )
-def test_the_language_id_decides_over_the_path(path, language_id, name):
+def test_the_language_id_decides_over_the_path(path: Any, language_id: str, name: str) -> None:
     """C7, C14: the path counts only where no language id says what the text is."""
     found = language_for(path, "", language_id)
     assert (found.name if found else None) == name
@@ -151,13 +154,13 @@ def test_the_language_id_decides_over_the_path(path, language_id, name):
         ('extern "C" {', "c"),
     ],
 )
-def test_a_header_is_known_by_its_content(line, name):
+def test_a_header_is_known_by_its_content(line: Any, name: str) -> None:
     """C14: a `.h` file with classes, namespaces or templates in it is C++."""
     found = language_for("a.h", f"#pragma once\n\n{line}\n")
-    assert found.name == name
+    assert found is not None and found.name == name
 
 
-def test_cpp_and_c_see_each_other():
+def test_cpp_and_c_see_each_other() -> None:
     """C14: a `.h` file that an editor calls C++ still sees the definitions of its C files."""
     table = languages()
     assert table["cpp"].sees("c") and table["c"].sees("cpp")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ PATTERNS = {
 }  # fmt: skip
 
 
-def took(run, text):
+def took(run: Any, text: str) -> Any:
     """The least processor time of some runs."""
     best = float("inf")
     gc.disable()
@@ -55,7 +56,7 @@ def took(run, text):
     return best
 
 
-def linear(run, make, size):
+def linear(run: Any, make: Any, size: int) -> Any:
     """Whether `run` takes no more than in proportion; sizes grow until there is something to
     measure."""
     while took(run, make(4 * size)) < NOISE_S and size < 400_000:
@@ -73,13 +74,13 @@ def linear(run, make, size):
             lambda text: _binds(text, "a"), lambda text: language_for("a.h", text)],
     ids=["masked", "members", "terms", "words", "near_names", "binds", "language"],
 )  # fmt: skip
-def test_patterns_are_linear(run, name):
+def test_patterns_are_linear(run: Any, name: str) -> None:
     """T1: every pattern, on what makes it start over and over."""
     part = PATTERNS[name]
     assert linear(run, lambda size: part * (size // len(part)) + "!", 4_000)
 
 
-def whole(text):
+def whole(text: str) -> None:
     document = Document("", "/x/a.py", text)
     counter = Quick()
     layout, control = LAYOUT
@@ -89,10 +90,10 @@ def whole(text):
 
 
 class Quick:
-    def encode(self, text):
+    def encode(self, text: str) -> Any:
         return [1] * self.count(text)
 
-    def count(self, text):
+    def count(self, text: str) -> Any:
         return len(text) // 4 + 1
 
 
@@ -129,18 +130,20 @@ TEXTS = {
 @pytest.mark.parametrize(
     "run", [whole, lambda text: digest("a.py", text)], ids=["prompt", "digest"]
 )
-def test_prompts_and_records_are_linear(run, name):
+def test_prompts_and_records_are_linear(run: Any, name: str) -> None:
     """T18: many imports, definitions or keys cost their number."""
     assert linear(run, TEXTS[name], 600)
 
 
-def test_very_long_lines_are_not_parsed():
+def test_very_long_lines_are_not_parsed() -> None:
     """C21: one line of 900,000 characters costs no parse; the document still gets a prompt."""
     long = "x = [" + "1, " * 300_000 + "]\n"
     document = Document("", "a.py", "def f():\n    pass\n" + long)
-    assert document.source.tree.root is None
+    source = document.source
+    assert source is not None and source.tree.root is None
     document.apply([TextEdit((2, 10), (3, 0), "1]\n")])
-    assert document.source.tree.root is not None, "a short line again is parsed again"
+    source = document.source
+    assert source is not None and source.tree.root is not None, "a short line again is parsed again"
     layout, control = LAYOUT
     for at in (0, 17, 30, 400_000, len(long)):
         made = window(long, at, layout, Quick(), control, 300, 0)
@@ -148,7 +151,7 @@ def test_very_long_lines_are_not_parsed():
 
 
 @pytest.mark.parametrize("end", ["", "\n"])
-def test_lines_up_to_the_limit_are_parsed(end):
+def test_lines_up_to_the_limit_are_parsed(end: Any) -> None:
     """C21: the limit counts bytes of a line, wherever the line is."""
     for before in ("", "a\n", "a\n" * 9000):
         line = "b" * MAX_LINE_BYTES
@@ -156,7 +159,7 @@ def test_lines_up_to_the_limit_are_parsed(end):
         assert _has_long_line(f"{before}{line}b{end}{before}".encode())
 
 
-def test_an_edit_in_a_long_line_searches_its_neighbourhood():
+def test_an_edit_in_a_long_line_searches_its_neighbourhood() -> None:
     """C21, T2: keys near an edit are found in a line of any length."""
     text = "a, " * 100_000 + "b"
     shown = ShownText(text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from context.retrieval.rank import Relation
@@ -18,7 +20,7 @@ def found(text: str, path: str = "quay.py", shown: int = 0) -> list[tuple[str, s
     return [(one.name, one.text.strip()) for one in made]
 
 
-def test_a_variable_that_is_used_below_and_bound_nowhere():
+def test_a_variable_that_is_used_below_and_bound_nowhere() -> None:
     text = (
         "def total_of(ships):\n    |\n    if not ships:\n        return 0\n    return draught + 1\n"
     )
@@ -32,12 +34,12 @@ def test_a_variable_that_is_used_below_and_bound_nowhere():
         "with ships as draught: pass", "import draught", "(draught := 1)", "def draught(): pass",
     ],
 )  # fmt: skip
-def test_what_is_bound_is_not_missing(bound):
+def test_what_is_bound_is_not_missing(bound: Any) -> None:
     assert found(f"def total_of(ships):\n    |\n    {bound}\n    return draught\n") == []
     assert found(f"def total_of(ships):\n    {bound}\n    |\n    return draught\n") == []
 
 
-def test_parameters_globals_builtins_calls_and_strings_are_not_missing():
+def test_parameters_globals_builtins_calls_and_strings_are_not_missing() -> None:
     text = (
         "import os\nlimit = 3\n\n\ndef f(ships):\n    |\n    x = os.sep, limit, ships, len\n"
         "    return helper(x), 'draught', isinstance(x, str)  # width\n"
@@ -45,7 +47,7 @@ def test_parameters_globals_builtins_calls_and_strings_are_not_missing():
     assert found(text) == []
 
 
-def test_a_member_that_the_class_never_sets():
+def test_a_member_that_the_class_never_sets() -> None:
     text = (
         "class Quay:\n    def __init__(self, length):\n        self.length = length\n        |\n\n"
         "    def moor(self, ship):\n        self.berths.append(ship)\n        return self.length\n"
@@ -58,7 +60,7 @@ def test_a_member_that_the_class_never_sets():
     assert found(script, "quay.js") == [("berths", "this.berths.push(ship);")]
 
 
-def test_in_a_constructor_a_member_that_only_another_method_sets_is_missing():
+def test_in_a_constructor_a_member_that_only_another_method_sets_is_missing() -> None:
     text = (
         "class Quay:\n    def __init__(self, length):\n        self.length = length\n{here}"
         "    def moor(self, ship):\n        self._berth = ship.berth\n{there}        return ship\n"
@@ -76,7 +78,7 @@ def test_in_a_constructor_a_member_that_only_another_method_sets_is_missing():
     assert found(elsewhere) == []
 
 
-def test_what_is_shown_anyway_is_left_out():
+def test_what_is_shown_anyway_is_left_out() -> None:
     text = "def f(ships):\n    |\n    a = draught\n    return draught + width\n"
     assert [name for name, _ in found(text)] == ["draught", "width"]
     assert [name for name, _ in found(text, shown=20)] == ["width"]
@@ -85,12 +87,12 @@ def test_what_is_shown_anyway_is_left_out():
 @pytest.mark.parametrize(
     "text", ["|", "draught|", "def f(:\n  |((", "x = '\0'\n|\ny = z\n", "|self.a"]
 )
-def test_broken_and_empty_texts_have_none(text):
+def test_broken_and_empty_texts_have_none(text: str) -> None:
     assert found(text) == []
     assert found(text, "notes.txt") == []
 
 
-def test_at_most_three_and_no_long_lines():
+def test_at_most_three_and_no_long_lines() -> None:
     uses = "".join(f"    print(one_{i})\n" for i in "abcdef")
     assert len(found(f"def f():\n    |\n{uses}")) == 3
     assert found(f"def f():\n    |\n    return draught + '{'x' * 300}'\n") == []

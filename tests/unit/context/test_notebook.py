@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,46 +14,49 @@ from context.syntax.notebook import Cell, joined, parsed
 OUTPUT = "a_secret_output"
 
 
-def notebook(cells, **more):
+def notebook(cells: Any, **more: Any) -> Any:
     return json.dumps({"cells": cells, "nbformat": 4, "nbformat_minor": 5, "metadata": {}} | more)
 
 
-def code(*lines):
+def code(*lines: Any) -> Any:
     outputs = [{"output_type": "stream", "name": "stdout", "text": [OUTPUT * 9]}]
     return {"cell_type": "code", "source": list(lines), "outputs": outputs, "metadata": {}}
 
 
-def markdown(text):
+def markdown(text: str) -> Any:
     return {"cell_type": "markdown", "source": text, "metadata": {}}
 
 
-def test_code_cells_in_order_and_little_of_markdown():
+def test_code_cells_in_order_and_little_of_markdown() -> None:
     """C8: code in full, of Markdown the first line, of outputs nothing."""
     text = notebook(
         [code("import os\n", "x = 1"), markdown("# Tides\n\nlong prose"), code("y = x\n")]
     )
     found = parsed(text)
+    assert found is not None
     assert found.text == "import os\nx = 1\n\n# Tides\n\ny = x\n\n"
     assert found.language_id == "python"
 
 
-def test_older_and_other_notebooks():
+def test_older_and_other_notebooks() -> None:
     """C8: nbformat 3, other kernels, sources as one string."""
     old = {"worksheets": [{"cells": [{"cell_type": "code", "input": ["a = 1"], "outputs": []}]}]}
-    assert parsed(json.dumps(old)).text == "a = 1\n\n"
+    found = parsed(json.dumps(old))
+    assert found is not None and found.text == "a = 1\n\n"
     text = notebook([markdown("x")], metadata={"kernelspec": {"language": "julia", "name": "j"}})
-    assert parsed(text).language_id == "julia"
+    found = parsed(text)
+    assert found is not None and found.language_id == "julia"
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "1", '{"cells": 1}', "[" * 100_000, '{"cells": [1]}']
 )
-def test_what_is_no_notebook(text):
+def test_what_is_no_notebook(text: str) -> None:
     """C8: foreign text is refused, never a failure."""
     assert parsed(text) is None
 
 
-def test_the_index_holds_cells_and_no_outputs(tmp_path):
+def test_the_index_holds_cells_and_no_outputs(tmp_path: Path) -> None:
     """C8: definitions of a notebook are found; a large output does not keep it out."""
     cells = [code("def harbour_depth(tide):\n", "    return tide\n")]
     cells[0]["outputs"][0]["text"] = [OUTPUT * 100_000]
@@ -67,7 +72,7 @@ def test_the_index_holds_cells_and_no_outputs(tmp_path):
     assert index.update(tmp_path / "a.ipynb")
 
 
-def test_joined_cells_have_blank_lines_between():
+def test_joined_cells_have_blank_lines_between() -> None:
     """C8: empty cells leave nothing."""
     assert (
         joined([Cell("a"), Cell(""), Cell("## b", code=False), Cell("  ", code=False)])

@@ -7,13 +7,15 @@ import random
 from collections import Counter, defaultdict
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import context
+from context import FimLayout, Prompt, TokenCounter
 from context.syntax.chunk import chunks
 from context.syntax.language import language_for, languages
-from context.syntax.parsed_text import read_file
+from context.syntax.parsed_text import Source, read_file
 from context.syntax.text import byte_offset
 from context.syntax.tokens import Encoder
 from context.syntax.trim import Depth, cuts, trim
@@ -23,7 +25,13 @@ TRIPLES = 21_000
 TRIPLES_A_LANGUAGE = 250
 
 
-def check(prompt, text, cursor, budget, answer=0):
+def broken(source: Source) -> bool:
+    """Whether the tree of a source has errors."""
+    assert source.tree.root is not None
+    return source.tree.root.has_error
+
+
+def check(prompt: Prompt, text: str, cursor: Any, budget: int, answer: Any = 0) -> None:
     """Holds for every prompt: budget, order, exact counts, and the truth of what is shown."""
     assert len(prompt.ids) + answer <= max(budget, answer)
     if not prompt.ids:
@@ -37,7 +45,7 @@ def check(prompt, text, cursor, budget, answer=0):
     assert after.startswith(suffix) or "..." in suffix
 
 
-def by_language(sources):
+def by_language(sources: Any) -> Any:
     found = defaultdict(list)
     for path, text in sources:
         language = language_for(path)
@@ -45,7 +53,13 @@ def by_language(sources):
     return found
 
 
-def test_random_places_cursors_and_budgets(real_sources, fast_counter, layout, control, tmp_path):
+def test_random_places_cursors_and_budgets(
+    real_sources: list[tuple[str, str]],
+    fast_counter: TokenCounter,
+    layout: FimLayout,
+    control: dict[str, int],
+    tmp_path: Path,
+) -> None:
     """Cursors jump about under one budget for a while: so heads are built and kept, both."""
     rng = random.Random(7)
     workspace = context.Workspace([tmp_path], fast_counter, layout, control)
@@ -70,7 +84,12 @@ def test_random_places_cursors_and_budgets(real_sources, fast_counter, layout, c
     assert all(done[name] >= TRIPLES_A_LANGUAGE for name in languages()), done
 
 
-def test_a_smaller_budget_gives_a_sensible_subset(real_sources, counter, layout, control):
+def test_a_smaller_budget_gives_a_sensible_subset(
+    real_sources: list[tuple[str, str]],
+    counter: TokenCounter,
+    layout: FimLayout,
+    control: dict[str, int],
+) -> None:
     """What a small budget shows of the current file lies within what a large one covers."""
     rng = random.Random(8)
     for path, text in rng.sample(real_sources, 25):
@@ -87,7 +106,9 @@ def test_a_smaller_budget_gives_a_sensible_subset(real_sources, counter, layout,
             assert whole.endswith(small.get(Part.PREFIX, ""))
 
 
-def test_chunks_hold_every_character_once(real_sources, counter):
+def test_chunks_hold_every_character_once(
+    real_sources: list[tuple[str, str]], counter: TokenCounter
+) -> None:
     encoder = Encoder(counter)
     for path, text in real_sources:
         source = read_file(path, text)
@@ -104,20 +125,21 @@ def test_chunks_hold_every_character_once(real_sources, counter):
 
 
 @pytest.mark.parametrize("depth", [Depth.LIGHT, Depth.DOCS, Depth.BODIES], ids=str)
-def test_trimming_twice_is_trimming_once(real_sources, depth):
+def test_trimming_twice_is_trimming_once(real_sources: list[tuple[str, str]], depth: Depth) -> None:
     for path, text in real_sources:
         source = read_file(path, text)
         if source is None:
             continue
         once, made = trim(source, depth)
         again = read_file(path, once)
+        assert again is not None
         assert trim(again, depth)[0] == once, path
         assert all(cut.saved > 0 for cut in made)
-        if not source.tree.root.has_error:
-            assert not again.tree.root.has_error, f"{path}: a marker broke the syntax"
+        if not broken(source):
+            assert not broken(again), f"{path}: a marker broke the syntax"
 
 
-def test_what_is_protected_is_not_touched(real_sources):
+def test_what_is_protected_is_not_touched(real_sources: list[tuple[str, str]]) -> None:
     rng = random.Random(9)
     for path, text in real_sources:
         source = read_file(path, text)

@@ -8,29 +8,32 @@ import codecs
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+from toy_counter import ToyCounter
 
 import context
+from context import FimLayout
 from context.index.open_file import UnreadableError, inside, open_text, read_text
 from context.index.project_index import Index
 from context.index.read_policy import is_secret, is_skipped
 from context.index.walk import Walk
 
 
-def write(root, files):
+def write(root: Path, files: Any) -> None:
     for path, text in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         data = text if isinstance(text, bytes) else text.encode()
         (root / path).write_bytes(data)
 
 
-def walked(root):
+def walked(root: Path) -> Any:
     return {found.path for found in Walk(root).files()}
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home folder of its own for git's configuration."""
     folder = tmp_path / "home"
     folder.mkdir()
@@ -41,7 +44,7 @@ def home(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def repository(tmp_path, home):
+def repository(tmp_path: Path, home: Path) -> Path:
     root = tmp_path / "repository"
     root.mkdir()
     subprocess.run(["git", "init", "-q", str(root)], check=True)
@@ -66,7 +69,9 @@ FILES = ("app/a.py", "app/private/x.py", "app/sub/deep/y.py", "app/sub/kept.log"
         (".gitignore", "*\n!app/\n!app/**\n"),
     ],
 )
-def test_rules_of_the_whole_repository_count(repository, opened, where, lines):
+def test_rules_of_the_whole_repository_count(
+    repository: Path, opened: Any, where: Any, lines: Any
+) -> None:
     """C3: a folder inside a repository follows the rules of all folders above it, as git does."""
     write(repository, dict.fromkeys(FILES, "x = 1\n"))
     write(repository, {where: lines})
@@ -92,7 +97,7 @@ def test_rules_of_the_whole_repository_count(repository, opened, where, lines):
         (".gitconfig", "\ufeff[core]\n\texcludesFile = mine\n"),
     ],
 )
-def test_the_users_own_file_counts(repository, home, file, text):
+def test_the_users_own_file_counts(repository: Path, home: Path, file: Any, text: str) -> None:
     """C3: `core.excludesFile`, wherever the configuration names it."""
     write(home, {file: text, "mine": "notes.py\n"})
     write(home, {"more.inc": "[core]\n\texcludesFile = ~/mine\n"})
@@ -100,14 +105,14 @@ def test_the_users_own_file_counts(repository, home, file, text):
     assert walked(repository) == {"a.py"}
 
 
-def test_a_configuration_that_includes_itself_ends(repository, home):
+def test_a_configuration_that_includes_itself_ends(repository: Path, home: Path) -> None:
     """C3: includes are bounded."""
     write(home, {".gitconfig": "[include]\n\tpath = .gitconfig\n"})
     write(repository, {"a.py": "a = 1\n"})
     assert walked(repository) == {"a.py"}
 
 
-def test_repositories_inside_have_their_own_exclude_files(repository, tmp_path):
+def test_repositories_inside_have_their_own_exclude_files(repository: Path, tmp_path: Path) -> None:
     """C3: a nested repository, a submodule and a linked work tree each have an `info/exclude`."""
     nested = repository / "nested"
     subprocess.run(["git", "init", "-q", str(nested)], check=True)
@@ -126,7 +131,9 @@ def test_repositories_inside_have_their_own_exclude_files(repository, tmp_path):
 @pytest.mark.parametrize("mark", [codecs.BOM_UTF8, b""])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 @pytest.mark.parametrize("where", [".gitignore", "sub/.gitignore", ".git/info/exclude"])
-def test_ignore_files_are_read_as_they_are_written(repository, mark, end, where):
+def test_ignore_files_are_read_as_they_are_written(
+    repository: Path, mark: Any, end: Any, where: Any
+) -> None:
     """C4: a byte order mark, CRLF and bytes that are not UTF-8 lose no pattern."""
     lines = (b"first.py", b"# \xe9t\xe9", b"[broken", b"last.py")
     write(repository, {where: mark + end.join(lines) + end})
@@ -137,7 +144,7 @@ def test_ignore_files_are_read_as_they_are_written(repository, mark, end, where)
 @pytest.mark.parametrize(
     "pattern", ["*a" * 40 + "b", "**/" * 40 + "b", "a*" * 40 + "/b", "?" * 300]
 )
-def test_patterns_of_others_cost_little(repository, pattern):
+def test_patterns_of_others_cost_little(repository: Path, pattern: Any) -> None:
     """T1: a pattern of somebody's .gitignore is matched in bounded time, whatever it is."""
     write(repository, {".gitignore": pattern + "\n", "a" * 200 + ".py": "x = 1\n"})
     write(repository, {f"{'aa/' * 30}c.py": "x = 1\n"})
@@ -148,7 +155,7 @@ VCS = [".git", ".hg", ".svn", ".jj", ".bzr", ".pijul", "_darcs"]
 
 
 @pytest.mark.parametrize("name", VCS)
-def test_version_control_is_no_source_as_folder_or_file(name):
+def test_version_control_is_no_source_as_folder_or_file(name: str) -> None:
     """C25: in a linked work tree `.git` is a file, and other tools have such files too."""
     assert is_skipped(name) and is_skipped(f"{name}/config") and is_skipped(f"sub/{name}")
     assert not is_skipped(f"x{name}.py")
@@ -165,7 +172,9 @@ def test_version_control_is_no_source_as_folder_or_file(name):
         ("a.txt", "b.txt", ".env", "settings-dev"),
     ],
 )
-def test_every_name_of_a_link_counts(counter, layout, control, tmp_path, names):
+def test_every_name_of_a_link_counts(
+    counter: ToyCounter, layout: FimLayout, control: dict[str, int], tmp_path: Path, names: Any
+) -> None:
     """C5: a file is hidden if any name is secret: its own, a link's on the way, or the last."""
     *links, last = (tmp_path / name for name in names)
     write(tmp_path, {names[-1]: "TOKEN=1\n"})
@@ -182,7 +191,9 @@ def test_every_name_of_a_link_counts(counter, layout, control, tmp_path, names):
     assert workspace.recent.newest() == []
 
 
-def test_the_users_excludes_count_for_every_name(counter, layout, control, tmp_path):
+def test_the_users_excludes_count_for_every_name(
+    counter: ToyCounter, layout: FimLayout, control: dict[str, int], tmp_path: Path
+) -> None:
     """C5: the same rule for the user's own patterns."""
     write(tmp_path, {"private/plan.py": "x = 1\n"})
     (tmp_path / "open.py").symlink_to("private/plan.py")
@@ -190,7 +201,9 @@ def test_the_users_excludes_count_for_every_name(counter, layout, control, tmp_p
     assert "exclude" in workspace.hidden(workspace.open(tmp_path / "open.py", "x = 1\n"))
 
 
-def test_a_loop_of_links_is_no_error(counter, layout, control, tmp_path):
+def test_a_loop_of_links_is_no_error(
+    counter: ToyCounter, layout: FimLayout, control: dict[str, int], tmp_path: Path
+) -> None:
     """C5: names end somewhere."""
     (tmp_path / "a.py").symlink_to("b.py")
     (tmp_path / "b.py").symlink_to("a.py")
@@ -198,7 +211,9 @@ def test_a_loop_of_links_is_no_error(counter, layout, control, tmp_path):
     assert workspace.hidden(workspace.open(tmp_path / "a.py", "x = 1\n")) == ""
 
 
-def test_no_absolute_path_is_shown(counter, layout, control, tmp_path):
+def test_no_absolute_path_is_shown(
+    counter: ToyCounter, layout: FimLayout, control: dict[str, int], tmp_path: Path
+) -> None:
     """C6: of files outside of all folders a model sees the name, not where they are."""
     workspace = context.Workspace([], counter, layout, control)
     other = workspace.open(tmp_path / "other.py", "def quay(depth):\n    return depth\n" * 3)
@@ -210,7 +225,7 @@ def test_no_absolute_path_is_shown(counter, layout, control, tmp_path):
     assert str(tmp_path) not in "".join(one.text for one in explained.passages)
 
 
-def test_links_out_of_the_workspace_are_refused(tmp_path):
+def test_links_out_of_the_workspace_are_refused(tmp_path: Path) -> None:
     """T7: one function opens paths; a link that leads out is refused, at any part of the path."""
     root, out = tmp_path / "root", tmp_path / "out"
     write(root, {"a.py": "a = 1\n"})
@@ -257,7 +272,7 @@ def test_links_out_of_the_workspace_are_refused(tmp_path):
         (codecs.BOM_UTF16_LE + b"\x00\xd8\x00", None),
     ],
 )
-def test_one_decision_on_encodings(tmp_path, data, text):
+def test_one_decision_on_encodings(tmp_path: Path, data: bytes, text: str | None) -> None:
     """C26: UTF-8, or what a byte order mark says; anything else is refused, for all commands."""
     path = tmp_path / "a.py"
     path.write_bytes(data)
@@ -268,7 +283,7 @@ def test_one_decision_on_encodings(tmp_path, data, text):
         assert open_text(path, 1000) == text
 
 
-def test_odd_files_are_refused_with_a_reason(tmp_path):
+def test_odd_files_are_refused_with_a_reason(tmp_path: Path) -> None:
     """T7: what is not a regular file of a fair size is not read, and never waited for."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "large").write_text("x" * 101)
@@ -292,7 +307,7 @@ def test_odd_files_are_refused_with_a_reason(tmp_path):
         "NuGet.Config", ".vault-token", "wp-config.php", "gcp-key.json", "GoogleService-Info.plist", ".bash_history",
     ],
 )  # fmt: skip
-def test_names_of_secret_files_in_any_case(path):
+def test_names_of_secret_files_in_any_case(path: Any) -> None:
     """T9: names are folded in case, and the list holds what tools of today write."""
     assert is_secret(path) and is_secret(f"deep/{path}")
 
@@ -302,6 +317,6 @@ def test_names_of_secret_files_in_any_case(path):
     ["environment.py", "keys.ts", "secrets.go", "Credentials.java", "config.json", "settings.json",
      "token.rs", "password_reset.py", "src/kube/config.go", ".env.example", "id.rsa.md"],
 )  # fmt: skip
-def test_names_of_plain_files(path):
+def test_names_of_plain_files(path: Any) -> None:
     """T9: a list that is too wide would hide code."""
     assert not is_secret(path)

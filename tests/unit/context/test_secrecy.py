@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
+from typing import Any
 
 import pytest
+from toy_counter import ToyCounter
 
 import context
+from context import FimLayout
 from context.index.read_policy import is_secret, is_skipped
 from context.syntax.secrets import MASK, masked
 
@@ -69,7 +73,7 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize("name", sorted(KEYS))
-def test_keys_are_masked(name):
+def test_keys_are_masked(name: str) -> None:
     text = f"before = 1\nvalue = {KEYS[name]}\nafter = 2\n"
     shown = masked(text)
     assert SECRET_PARTS[name] not in shown
@@ -78,11 +82,11 @@ def test_keys_are_masked(name):
 
 
 @pytest.mark.parametrize("text", HARMLESS)
-def test_plain_code_is_left_alone(text):
+def test_plain_code_is_left_alone(text: str) -> None:
     assert masked(text) == text
 
 
-def test_the_middle_of_a_private_key_is_masked():
+def test_the_middle_of_a_private_key_is_masked() -> None:
     assert masked("MIIEpAIBAAKCAQEA" * 5 + "\n") == MASK + "\n"
 
 
@@ -103,16 +107,18 @@ def test_the_middle_of_a_private_key_is_masked():
         ("environment.py", False),
     ],
 )
-def test_secret_files_by_name(path, secret):
+def test_secret_files_by_name(path: Any, secret: Any) -> None:
     assert is_secret(path) is secret
 
 
-def test_version_control_and_caches_are_no_source():
+def test_version_control_and_caches_are_no_source() -> None:
     assert is_skipped(".git/config") and is_skipped("web/node_modules/a/b.js")
     assert not is_skipped("src/nodes.py")
 
 
-def test_planted_secrets_reach_neither_index_nor_prompt(counter, layout, control, tmp_path):
+def test_planted_secrets_reach_neither_index_nor_prompt(
+    counter: ToyCounter, layout: FimLayout, control: dict[str, int], tmp_path: Path
+) -> None:
     root = tmp_path / "project"
     root.mkdir()
     (root / ".env").write_text(f"TOKEN={KEYS['github']}\n")
@@ -140,7 +146,9 @@ def test_planted_secrets_reach_neither_index_nor_prompt(counter, layout, control
     assert KEYS["aws"] not in str(explained.passages)
 
 
-def test_no_prompt_for_a_secret_file(counter, layout, control, tmp_path):
+def test_no_prompt_for_a_secret_file(
+    counter: ToyCounter, layout: FimLayout, control: dict[str, int], tmp_path: Path
+) -> None:
     workspace = context.Workspace([tmp_path], counter, layout, control)
     document = workspace.open(tmp_path / ".env", "TOKEN=abc\n")
     prompt = workspace.prompt(document, 3, 500)
@@ -148,7 +156,9 @@ def test_no_prompt_for_a_secret_file(counter, layout, control, tmp_path):
     assert workspace.explain(document, 0, 5, 500).passages == ()
 
 
-def test_what_the_user_excludes_is_never_shown(counter, layout, control, tmp_path):
+def test_what_the_user_excludes_is_never_shown(
+    counter: ToyCounter, layout: FimLayout, control: dict[str, int], tmp_path: Path
+) -> None:
     (tmp_path / "private").mkdir()
     (tmp_path / "private" / "plan.py").write_text("def hidden_plan(): return 'quay'\n")
     (tmp_path / "ignored.py").write_text("def ignored_plan(): return 'berth'\n")
@@ -171,13 +181,15 @@ def test_what_the_user_excludes_is_never_shown(counter, layout, control, tmp_pat
     assert "quay" not in shown and "berth" not in shown
 
 
-def test_the_plain_window_masks_too(counter, layout, control):
+def test_the_plain_window_masks_too(
+    counter: ToyCounter, layout: FimLayout, control: dict[str, int]
+) -> None:
     text = "before = 1\n" + "".join(f"key_{at} = '{KEYS['aws']}'\n" for at in range(20))
     for budget in range(10, 400, 13):
         prompt = context.window(text, len(text) // 2, layout, counter, control, budget, 0)
         assert len(prompt.ids) <= budget and KEYS["aws"] not in counter.decode(prompt.ids)
 
 
-def dump(store):
+def dump(store: Any) -> Any:
     with sqlite3.connect(store) as db:
         return "\n".join(db.iterdump())

@@ -10,10 +10,14 @@ from __future__ import annotations
 import base64
 import random
 import string
+from pathlib import Path
+from typing import Any
 
 import pytest
+from toy_counter import ToyCounter
 
 import context
+from context import FimLayout
 from context.syntax.document import Document, TextEdit
 from context.syntax.secrets import HIDDEN, MASK, ShownText, masked, masked_runs
 
@@ -194,12 +198,12 @@ HARMLESS = [
 ]
 
 
-def leaks(value, shown):
+def leaks(value: Any, shown: Any) -> Any:
     return any(value[at : at + 6] in shown for at in range(max(1, len(value) - 5)))
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLES))
-def test_values_are_found(name):
+def test_values_are_found(name: str) -> None:
     """T10: keys of known makers, and values behind a name that says what they are."""
     text, value = SAMPLES[name]
     whole = f"before = 1\n{text}after = 2\n"
@@ -210,7 +214,7 @@ def test_values_are_found(name):
 
 
 @pytest.mark.parametrize("text", HARMLESS)
-def test_plain_code_is_left_alone(text):
+def test_plain_code_is_left_alone(text: str) -> None:
     """T10: names, calls, placeholders and phrases are no values."""
     assert masked(text) == text
 
@@ -219,8 +223,8 @@ def test_plain_code_is_left_alone(text):
     "name", ["form symbols", "form env", "pem RSA ", "form json", "prefix aws"]
 )
 def test_no_part_of_a_secret_passes_wherever_the_cursor_is(
-    counter, layout, control, tmp_path, name
-):
+    counter: ToyCounter, layout: FimLayout, control: dict[str, int], tmp_path: Path, name: str
+) -> None:
     """T2: secrets are found on the whole text and then cut: before, inside, behind, at any budget."""
     text, value = SAMPLES[name]
     head = "".join(f"def berth_{at}(x):\n    return x\n\n" for at in range(20))
@@ -252,7 +256,7 @@ PIECES = ["x = 1\n", "password = ", '"', "(\n", "\n", "- name: API_KEY\n", "  va
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_following_edits_equals_searching_again(seed):
+def test_following_edits_equals_searching_again(seed: int) -> None:
     """T2: after any edits the document shows what a search of the whole text shows."""
     rng = random.Random(seed)
     document = Document("", "a.py", "".join(rng.choices([*PIECES, mixed(16)], k=60)))
@@ -267,7 +271,7 @@ def test_following_edits_equals_searching_again(seed):
         assert document.shown_text == ShownText(document.text).text
 
 
-def test_the_shown_text_keeps_lines_and_places():
+def test_the_shown_text_keeps_lines_and_places() -> None:
     """T2: it is as long as the text, so that places in it are places in the text."""
     text, value = SAMPLES["pem "]
     shown = ShownText(text).text
@@ -277,7 +281,7 @@ def test_the_shown_text_keeps_lines_and_places():
     assert masked_runs("plain") == "plain"
 
 
-def test_a_text_without_secrets_is_itself():
+def test_a_text_without_secrets_is_itself() -> None:
     """T2: nothing is copied where there is nothing to hide."""
     text = "def quay(depth):\n    return depth\n"
     assert ShownText(text).text is text

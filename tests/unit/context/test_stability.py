@@ -10,24 +10,26 @@ import ast
 import random
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 import context
+from context import FimLayout, TokenCounter
 
 PLACES = 4
 KEYS = 90
 
 
-def common(one, other):
+def common(one: Any, other: Any) -> Any:
     return next(
         (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
         min(len(one), len(other)),
     )
 
 
-def functions(text):
+def functions(text: str) -> Any:
     """Where bodies of functions begin, well inside the file."""
     lines = text.splitlines(keepends=True)
     starts = [0]
@@ -42,13 +44,17 @@ def functions(text):
 
 
 @pytest.mark.parametrize("budget", [512, 1024, 2048])
-def test_typing_and_jumps_leave_most_of_a_prompt(budget, counter, layout, control):
+def test_typing_and_jumps_leave_most_of_a_prompt(
+    budget: int, counter: TokenCounter, layout: FimLayout, control: dict[str, int]
+) -> None:
     path = Path(httpx.__file__).with_name("_client.py")
     text = path.read_text(encoding="utf-8")
     workspace = context.Workspace([path.parent], counter, layout, control)
     workspace.index.refresh()
     document = workspace.open(path, text)
-    typed, jumped, before = [], [], ()
+    typed: list[tuple[int, int]] = []
+    jumped: list[tuple[int, int]] = []
+    before: tuple[int, ...] = ()
     for at in random.Random(budget).sample(functions(text), PLACES):
         document.replace(text)
         made = [workspace.prompt(document, at, budget).ids]

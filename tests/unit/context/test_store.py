@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+from pathlib import Path
+from typing import Any
 
 import pytest
 import watchfiles
@@ -13,7 +15,7 @@ from context.index.project_index import Index, keep
 
 
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path: Path) -> Path:
     root = tmp_path / "project"
     root.mkdir()
     for at in range(120):
@@ -22,14 +24,16 @@ def project(tmp_path):
     return root
 
 
-def complete(index):
+def complete(index: Index) -> Any:
     return len(index.store.stamps(str(index.roots[0]))) == 120 and index.store.named(
         ["harbour_7"], 99
     )
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
-def test_a_store_damaged_behind_its_first_table_is_built_again(project, tmp_path, share):
+def test_a_store_damaged_behind_its_first_table_is_built_again(
+    project: Path, tmp_path: Path, share: float
+) -> None:
     """T13: the file opens, but what is in it is not whole."""
     path = tmp_path / "index.db"
     first = Index([project], path)
@@ -47,7 +51,7 @@ def test_a_store_damaged_behind_its_first_table_is_built_again(project, tmp_path
     assert complete(again), "it survives reopening"
 
 
-def test_a_store_damaged_while_it_is_open_is_built_again(project, tmp_path):
+def test_a_store_damaged_while_it_is_open_is_built_again(project: Path, tmp_path: Path) -> None:
     """T13: found by a failing read or write, and repaired by the next refresh."""
     path = tmp_path / "index.db"
     index = Index([project], path)
@@ -63,7 +67,7 @@ def test_a_store_damaged_while_it_is_open_is_built_again(project, tmp_path):
     assert complete(index) and index.store.search(["harbour"], 3)
 
 
-def test_two_servers_may_write_at_once(project, tmp_path):
+def test_two_servers_may_write_at_once(project: Path, tmp_path: Path) -> None:
     """T13: each waits for the other; neither stops with half the files."""
     path = tmp_path / "index.db"
     indexes = [Index([project], path) for _ in range(2)]
@@ -75,7 +79,7 @@ def test_two_servers_may_write_at_once(project, tmp_path):
     assert all(complete(index) and index.problem == "" for index in indexes)
 
 
-def test_a_lock_that_stays_is_reported(project, tmp_path):
+def test_a_lock_that_stays_is_reported(project: Path, tmp_path: Path) -> None:
     """T13: reading does not end silently."""
     path = tmp_path / "index.db"
     index = Index([project], path)
@@ -88,16 +92,18 @@ def test_a_lock_that_stays_is_reported(project, tmp_path):
     assert complete(index) and index.problem == ""
 
 
-def test_folders_that_cannot_be_watched_are_polled(project, monkeypatch):
+def test_folders_that_cannot_be_watched_are_polled(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """T22: the system's limit cannot be lowered in a test, so its error is raised instead."""
 
-    def no_watches(*_args, **_options):
+    def no_watches(*_args: Any, **_options: Any) -> None:
         raise OSError("OS file watch limit reached")
 
     monkeypatch.setattr(watchfiles, "awatch", no_watches)
     index = Index([project])
 
-    async def follow():
+    async def follow() -> None:
         stop = asyncio.Event()
         task = asyncio.create_task(keep(index, stop, poll_s=0.05))
         for _ in range(500):

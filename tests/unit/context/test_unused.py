@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from context.retrieval.rank import Relation
@@ -15,7 +17,7 @@ def unused(text: str, path: str = "quay.py") -> set[str]:
     return set(unused_definitions(source.text, source.outline))
 
 
-def test_a_helper_and_a_constant_that_nothing_uses():
+def test_a_helper_and_a_constant_that_nothing_uses() -> None:
     text = "LIMIT = 3\nUSED = 4\n\n\ndef draught_of(ship):\n    return USED\n"
     assert unused(text) == {"LIMIT", "draught_of"}
     assert unused(text + "\n\ndraught_of(LIMIT)\n") == set()
@@ -32,11 +34,11 @@ def test_a_helper_and_a_constant_that_nothing_uses():
         ("pub fn moor() {}\n", "quay.rs"),
     ],
 )
-def test_what_others_may_use_is_not_told(text, path):
+def test_what_others_may_use_is_not_told(text: str, path: Any) -> None:
     assert unused(text, path) == set()
 
 
-def test_where_many_are_unused_only_private_ones_wait():
+def test_where_many_are_unused_only_private_ones_wait() -> None:
     public = "".join(f"def moor_{at}():\n    pass\n\n\n" for at in range(9))
     assert unused(public) == set()
     assert unused(public + "def _draught():\n    pass\n") == {"_draught"}
@@ -44,7 +46,7 @@ def test_where_many_are_unused_only_private_ones_wait():
     assert unused(private) == {"_moor"}
 
 
-def test_they_are_shown_by_their_signatures_the_nearest_first():
+def test_they_are_shown_by_their_signatures_the_nearest_first() -> None:
     lines = "# a line in between\n" * 20
     text = (
         f"LEVELS = [\n    0.0,\n    0.1,\n]\n{lines}\ndef f(x):\n    y = 1\n{lines}"
@@ -62,6 +64,6 @@ def test_they_are_shown_by_their_signatures_the_nearest_first():
 
 
 @pytest.mark.parametrize("text", ["", "def (", "\0\0", "x" * 100_000, "= [\n"])
-def test_broken_texts_have_none(text):
+def test_broken_texts_have_none(text: str) -> None:
     document = Document("", "quay.py", text)
     assert waiting(document, {"x"}, 0, (0, 0)) == [] or text.startswith("x")

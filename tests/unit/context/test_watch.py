@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from pathlib import Path
+from typing import Any
 
 from context.index.project_index import Index, keep
 
 _TRIES = 100
 
 
-async def seen(index, wanted):
+async def seen(index: Index, wanted: Any) -> Any:
     """Wait until the index holds just these files; False if it never does."""
     for _ in range(_TRIES):
         if set(index.store.stamps(str(index.roots[0]))) == wanted:
@@ -19,7 +21,7 @@ async def seen(index, wanted):
     return False
 
 
-def test_folders_that_move_come_and_go(tmp_path):
+def test_folders_that_move_come_and_go(tmp_path: Path) -> None:
     root, outside = tmp_path / "project", tmp_path / "outside"
     (root / "a" / "b").mkdir(parents=True)
     (root / "a" / "b" / "x.py").write_text("def old_one(): pass\n")
@@ -29,7 +31,7 @@ def test_folders_that_move_come_and_go(tmp_path):
     (outside / ".env").write_text("TOKEN=1\n")
     index = Index([root])
 
-    async def watch():
+    async def watch() -> None:
         stop = asyncio.Event()
         task = asyncio.create_task(keep(index, stop))
         assert await seen(index, {"a/b/x.py", "a/y.py"})

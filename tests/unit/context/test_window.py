@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
+from toy_counter import ToyCounter
 
 import context
+from context import FimLayout, Prompt
 from context.syntax.text import byte_offset, char_offset, clean, pieces, pieces_before
 from context.types import CursorKind, Part
 
 SOURCE = (Path(context.__file__).with_name("prompt") / "window.py").read_text(encoding="utf-8")
 
 
-def build(text, cursor, layout, counter, control, budget=300, answer=0):  # noqa: PLR0917
+def build(
+    text: str,
+    cursor: Any,
+    layout: FimLayout,
+    counter: ToyCounter,
+    control: dict[str, int],
+    budget: int = 300,
+    answer: Any = 0,
+) -> Any:
     return context.window(text, byte_offset(text, cursor), layout, counter, control, budget, answer)
 
 
-def part(prompt, name):
+def part(prompt: Prompt, name: str) -> Any:
     return "".join(section.text for section in prompt.sections if section.part is name)
 
 
 @pytest.mark.parametrize("needle", ["    tokens = 0\n", "finest.tokens", "def windows("])
-def test_the_window_is_the_text_around_the_cursor(layout, counter, control, needle):
+def test_the_window_is_the_text_around_the_cursor(
+    layout: FimLayout, counter: ToyCounter, control: dict[str, int], needle: Any
+) -> None:
     cursor = SOURCE.index(needle)
     prompt = build(SOURCE, cursor, layout, counter, control)
     before = part(prompt, Part.FAR_PREFIX) + part(prompt, Part.PREFIX)
@@ -34,7 +47,9 @@ def test_the_window_is_the_text_around_the_cursor(layout, counter, control, need
     assert counter.decode(prompt.ids) == "".join(section.text for section in prompt.sections)
 
 
-def test_the_order_follows_the_kind_of_cursor(mixed_layout, counter, control):
+def test_the_order_follows_the_kind_of_cursor(
+    mixed_layout: FimLayout, counter: ToyCounter, control: dict[str, int]
+) -> None:
     line = SOURCE.index("    tokens = 0\n")
     start = build(SOURCE, line + 4, mixed_layout, counter, control)
     assert start.kind is CursorKind.LINE_START
@@ -46,19 +61,23 @@ def test_the_order_follows_the_kind_of_cursor(mixed_layout, counter, control):
     assert middle.ids[-1] == 3
 
 
-def test_a_whole_small_file_fits(layout, counter, control):
+def test_a_whole_small_file_fits(
+    layout: FimLayout, counter: ToyCounter, control: dict[str, int]
+) -> None:
     prompt = build("a = 1\nb = \nc = 3\n", 10, layout, counter, control)
     assert part(prompt, Part.PREFIX) == "a = 1\nb = "
     assert part(prompt, Part.SUFFIX) == "\nc = 3\n"
     assert prompt.cut == ()
 
 
-def test_the_answer_has_room(layout, counter, control):
+def test_the_answer_has_room(
+    layout: FimLayout, counter: ToyCounter, control: dict[str, int]
+) -> None:
     cursor = len(SOURCE) // 2
     assert len(build(SOURCE, cursor, layout, counter, control, 200, 64).ids) <= 136
 
 
-def test_a_layout_of_another_model_is_refused(layout, counter):
+def test_a_layout_of_another_model_is_refused(layout: FimLayout, counter: ToyCounter) -> None:
     with pytest.raises(ValueError, match="no control token"):
         context.window("x", 1, layout, counter, {"<pre>": 1}, 100, 0)
 
@@ -77,7 +96,9 @@ def test_a_layout_of_another_model_is_refused(layout, counter):
     ],
     ids=["empty", "newlines", "long", "astral", "nul", "ends", "surrogate", "blank"],
 )
-def test_odd_texts_never_pass_the_budget(layout, counter, control, text):
+def test_odd_texts_never_pass_the_budget(
+    layout: FimLayout, counter: ToyCounter, control: dict[str, int], text: str
+) -> None:
     for cursor in {0, 1, len(text) // 2, len(text)}:
         for budget in (-5, 0, 1, 3, 4, 10, 77, 512):
             prompt = build(text, cursor, layout, counter, control, budget)
@@ -86,12 +107,14 @@ def test_odd_texts_never_pass_the_budget(layout, counter, control, text):
             assert len(prompt.ids) in (0, counted + 3)
 
 
-def test_a_cursor_outside_is_clamped(layout, counter, control):
+def test_a_cursor_outside_is_clamped(
+    layout: FimLayout, counter: ToyCounter, control: dict[str, int]
+) -> None:
     assert part(context.window("ab", 99, layout, counter, control, 50, 0), Part.PREFIX) == "ab"
     assert part(context.window("ab", -9, layout, counter, control, 50, 0), Part.SUFFIX) == "ab"
 
 
-def test_pieces_are_the_text_from_both_ends():
+def test_pieces_are_the_text_from_both_ends() -> None:
     for text in (SOURCE, "", "\n\n a\n\n\nb  ", "x" * 1000 + "\n" * 700 + "y", " \n  "):
         assert "".join(pieces(text)) == text
         found = list(pieces_before(text, len(text)))
@@ -99,13 +122,13 @@ def test_pieces_are_the_text_from_both_ends():
         assert all(text[at : at + len(piece)] == piece for at, piece in found)
 
 
-def test_pieces_before_are_pieces():
+def test_pieces_before_are_pieces() -> None:
     for stop in range(0, len(SOURCE), 7):
         forward = pieces(SOURCE[:stop])
         assert [piece for _, piece in pieces_before(SOURCE, stop)] == forward[::-1]
 
 
-def test_byte_and_character_offsets_agree():
+def test_byte_and_character_offsets_agree() -> None:
     text = "a\u00e9\u2028\U0001f600b"
     for offset in range(len(text) + 1):
         assert char_offset(text, byte_offset(text, offset)) == offset
@@ -114,7 +137,9 @@ def test_byte_and_character_offsets_agree():
 
 
 @pytest.mark.parametrize("budget", [256, 512, 1024])
-def test_typing_changes_only_the_tail(layout, counter, control, budget):
+def test_typing_changes_only_the_tail(
+    layout: FimLayout, counter: ToyCounter, control: dict[str, int], budget: int
+) -> None:
     """Replay typing the second half of a real file: the share of tokens that stay."""
     typed = SOURCE * 3
     start = len(typed) // 2
@@ -133,7 +158,9 @@ def test_typing_changes_only_the_tail(layout, counter, control, budget):
     assert same / total > 0.97
 
 
-def test_random_places_in_real_files(layout, counter, control):
+def test_random_places_in_real_files(
+    layout: FimLayout, counter: ToyCounter, control: dict[str, int]
+) -> None:
     rng = random.Random(5)
     for path in sorted(Path(context.__file__).parent.rglob("*.py")):
         text = path.read_text(encoding="utf-8")

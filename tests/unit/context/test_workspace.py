@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import context
+from context import Prompt, TokenCounter, Workspace
 from context.prompt.head import SETTLE_CHARS, Reason
 from context.prompt.layout import order_of
 from context.prompt.pack import Shares, rooms
@@ -21,7 +23,9 @@ FILE = "".join(
 
 
 @pytest.fixture
-def workspace(counter, layout, control, tmp_path):
+def workspace(
+    counter: TokenCounter, layout: FimLayout, control: dict[str, int], tmp_path: Path
+) -> Workspace:
     (tmp_path / "tides.py").write_text(
         'def height_at(hour, mean=1.5):\n    """Height."""\n    return mean * hour\n'
     )
@@ -30,15 +34,15 @@ def workspace(counter, layout, control, tmp_path):
     return made
 
 
-def parts(prompt):
+def parts(prompt: Prompt) -> Any:
     return [one.part for one in prompt.sections]
 
 
-def text_of(prompt, part):
+def text_of(prompt: Prompt, part: Any) -> Any:
     return "".join(one.text for one in prompt.sections if one.part is part)
 
 
-def common(one, other):
+def common(one: Any, other: Any) -> Any:
     same = 0
     for a, b in zip(one, other, strict=False):
         if a != b:
@@ -47,7 +51,9 @@ def common(one, other):
     return same
 
 
-def test_sections_stand_in_the_layouts_order(workspace, tmp_path, counter):
+def test_sections_stand_in_the_layouts_order(
+    workspace: Workspace, tmp_path: Path, counter: TokenCounter
+) -> None:
     text = "from tides import height_at\n\n\n" + FILE + "def last(hour):\n    height_at("
     document = workspace.open(tmp_path / "main.py", text + "\n")
     prompt = workspace.prompt(document, len(text), 700)
@@ -60,7 +66,7 @@ def test_sections_stand_in_the_layouts_order(workspace, tmp_path, counter):
     assert any("earlier in this file" in what for what in prompt.cut)
 
 
-def test_typing_changes_only_the_tail(workspace, tmp_path):
+def test_typing_changes_only_the_tail(workspace: Workspace, tmp_path: Path) -> None:
     start = len(FILE) // 2
     typed = "    value = function_7(one, two) + 1\n    if value:\n        return value\n"
     document = workspace.open(tmp_path / "main.py", FILE)
@@ -73,7 +79,9 @@ def test_typing_changes_only_the_tail(workspace, tmp_path):
         before = prompt
 
 
-def test_a_long_spell_of_typing_builds_the_head_anew_now_and_then(workspace, tmp_path):
+def test_a_long_spell_of_typing_builds_the_head_anew_now_and_then(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     start = len(FILE) // 2
     document = workspace.open(tmp_path / "main.py", FILE)
     reasons = []
@@ -87,7 +95,7 @@ def test_a_long_spell_of_typing_builds_the_head_anew_now_and_then(workspace, tmp
     assert reasons.count(Reason.KEPT) > 120
 
 
-def test_a_jump_keeps_the_head_until_the_cursor_rests(workspace, tmp_path):
+def test_a_jump_keeps_the_head_until_the_cursor_rests(workspace: Workspace, tmp_path: Path) -> None:
     document = workspace.open(tmp_path / "main.py", FILE)
     first = workspace.prompt(document, len(FILE) // 2, 1000)
     jumped = workspace.prompt(document, len(FILE) // 5, 1000)
@@ -101,7 +109,7 @@ def test_a_jump_keeps_the_head_until_the_cursor_rests(workspace, tmp_path):
     assert len(text_of(rested, Part.PREFIX)) > len(text_of(jumped, Part.PREFIX))
 
 
-def test_work_at_the_new_place_settles_too(workspace, tmp_path):
+def test_work_at_the_new_place_settles_too(workspace: Workspace, tmp_path: Path) -> None:
     document = workspace.open(tmp_path / "main.py", FILE)
     workspace.prompt(document, len(FILE) // 2, 1000)
     at = len(FILE) // 5
@@ -115,7 +123,9 @@ def test_work_at_the_new_place_settles_too(workspace, tmp_path):
     assert seen[-1] is Reason.KEPT
 
 
-def test_an_import_that_was_typed_is_followed_once_the_cursor_rests(workspace, tmp_path):
+def test_an_import_that_was_typed_is_followed_once_the_cursor_rests(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     document = workspace.open(tmp_path / "main.py", "one = 1\n")
     workspace.prompt(document, len(document.text), 700)
     document.edit(0, 0, "from tides import height_at\n\nheight_at(")
@@ -129,8 +139,8 @@ def test_an_import_that_was_typed_is_followed_once_the_cursor_rests(workspace, t
 
 
 def test_a_workspace_that_was_read_late_comes_in_once_the_cursor_rests(
-    counter, layout, control, tmp_path
-):
+    counter: TokenCounter, layout: FimLayout, control: dict[str, int], tmp_path: Path
+) -> None:
     (tmp_path / "tides.py").write_text("def tide_of_the_harbour(hour):\n    return hour * 3\n")
     late = context.Workspace([tmp_path], counter, layout, control)
     document = late.open(tmp_path / "main.py", "tide_of_the_harbour(")
@@ -141,14 +151,16 @@ def test_a_workspace_that_was_read_late_comes_in_once_the_cursor_rests(
     assert late.head_reason(document) is Reason.INDEXED
 
 
-def test_another_budget_builds_anew(workspace, tmp_path):
+def test_another_budget_builds_anew(workspace: Workspace, tmp_path: Path) -> None:
     document = workspace.open(tmp_path / "main.py", FILE)
     workspace.prompt(document, 500, 800)
     small = workspace.prompt(document, 500, 300)
     assert workspace.head_reason(document) is Reason.ROOM and len(small.ids) <= 300
 
 
-def test_the_same_state_gives_the_same_prompt(counter, layout, control, tmp_path):
+def test_the_same_state_gives_the_same_prompt(
+    counter: TokenCounter, layout: FimLayout, control: dict[str, int], tmp_path: Path
+) -> None:
     made = []
     for _ in range(2):
         workspace = context.Workspace([tmp_path], counter, layout, control)
@@ -157,7 +169,7 @@ def test_the_same_state_gives_the_same_prompt(counter, layout, control, tmp_path
     assert made[0].ids == made[1].ids and made[0].sections == made[1].sections
 
 
-def test_recent_regions_come_in(workspace, tmp_path):
+def test_recent_regions_come_in(workspace: Workspace, tmp_path: Path) -> None:
     other = workspace.open(tmp_path / "other.py", "def harbour_master(berth):\n    berth.open()\n")
     workspace.visited(other, 0, 40)
     workspace.visited(other, 0, 40)
@@ -168,7 +180,9 @@ def test_recent_regions_come_in(workspace, tmp_path):
     assert "recently" in prompt.sections[0].reason
 
 
-def test_layouts_without_far_prefix_or_repo(counter, control, tmp_path):
+def test_layouts_without_far_prefix_or_repo(
+    counter: TokenCounter, control: dict[str, int], tmp_path: Path
+) -> None:
     tokens = {Part.PREFIX_TOKEN: "<pre>", Part.SUFFIX_TOKEN: "<suf>", Part.MIDDLE_TOKEN: "<mid>"}
     order = (Part.PREFIX_TOKEN, Part.PREFIX, Part.SUFFIX_TOKEN, Part.SUFFIX, Part.MIDDLE_TOKEN)
     plain = FimLayout("plain", {}, dict.fromkeys(CursorKind, (Part.PREFIX,)))
@@ -183,7 +197,9 @@ def test_layouts_without_far_prefix_or_repo(counter, control, tmp_path):
         order_of(FimLayout("none", {}, {}), CursorKind.MID_LINE)
 
 
-def test_file_separators_stand_before_each_file(counter, control, tmp_path):
+def test_file_separators_stand_before_each_file(
+    counter: TokenCounter, control: dict[str, int], tmp_path: Path
+) -> None:
     (tmp_path / "tides.py").write_text("def height_at(hour):\n    return hour\n")
     (tmp_path / "moon.py").write_text("def phase_of(day):\n    return day\n")
     order = (Part.FILE_TOKEN, Part.REPO, Part.PREFIX_TOKEN, Part.FAR_PREFIX, Part.PREFIX)
@@ -200,12 +216,14 @@ def test_file_separators_stand_before_each_file(counter, control, tmp_path):
     assert len(repo) == 2 and repo[0].text.startswith(("moon.py\n", "tides.py\n"))
 
 
-def test_a_model_of_another_kind_is_refused(workspace, counter, layout):
+def test_a_model_of_another_kind_is_refused(
+    workspace: Workspace, counter: TokenCounter, layout: FimLayout
+) -> None:
     with pytest.raises(ValueError, match="no control token"):
         workspace.use_model(counter, layout, {})
 
 
-def test_shares_flow_on():
+def test_shares_flow_on() -> None:
     shares = Shares()
     full = rooms(1000, shares, repo_tokens=9999, far_tokens=9999, suffix_tokens=9999)
     assert full.repo == 300 and full.suffix == 120
@@ -246,7 +264,9 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", sorted(ODD))
-def test_odd_files_never_raise_nor_pass_the_budget(name, workspace, tmp_path):
+def test_odd_files_never_raise_nor_pass_the_budget(
+    name: str, workspace: Workspace, tmp_path: Path
+) -> None:
     text = ODD[name]
     document = workspace.open(tmp_path / name, text)
     size = len(document.data)
@@ -263,7 +283,9 @@ def test_odd_files_never_raise_nor_pass_the_budget(name, workspace, tmp_path):
         size = len(document.data)
 
 
-def test_fifty_thousand_lines(counter, layout, control):
+def test_fifty_thousand_lines(
+    counter: TokenCounter, layout: FimLayout, control: dict[str, int]
+) -> None:
     text = FILE * 60
     assert text.count("\n") > 50_000
     workspace = context.Workspace([], counter, layout, control)
@@ -273,7 +295,7 @@ def test_fifty_thousand_lines(counter, layout, control):
         assert 500 < len(prompt.ids) <= 1000
 
 
-def test_open_and_close(workspace, tmp_path):
+def test_open_and_close(workspace: Workspace, tmp_path: Path) -> None:
     path = tmp_path / "main.py"
     document = workspace.open(path, "a = 1\n")
     assert workspace.open(path, "a = 2\n") is document and document.text == "a = 2\n"
@@ -285,7 +307,9 @@ def test_open_and_close(workspace, tmp_path):
     assert workspace.open(path, "b = 1\n") is not document
 
 
-def test_code_like_that_here_is_shown_from_far_away_in_the_file(workspace, tmp_path):
+def test_code_like_that_here_is_shown_from_far_away_in_the_file(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     """Neither the far prefix nor the suffix reaches there, but an echo does, from either side."""
     twin = (
         "def harbour_of(self, ship):\n    found = self.harbours.get(ship.number)\n"
@@ -303,7 +327,9 @@ def test_code_like_that_here_is_shown_from_far_away_in_the_file(workspace, tmp_p
         assert [one.path for one in shown] == ["twins.py"] and "goes on" in shown[0].reason
 
 
-def test_an_import_that_nothing_uses_yet_stays_in_sight(workspace, tmp_path):
+def test_an_import_that_nothing_uses_yet_stays_in_sight(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     filler = "".join(f"def filler_{i}(tide):\n    return tide * {i}\n\n\n" for i in range(99))
     imports = "".join(f"from lib_{i} import name_{i}\n" for i in range(30))
     uses = "".join(f"print(name_{i})\n" for i in range(30))
@@ -313,7 +339,9 @@ def test_an_import_that_nothing_uses_yet_stays_in_sight(workspace, tmp_path):
     assert "import deque" in text_of(prompt, Part.FAR_PREFIX)
 
 
-def test_a_licence_header_is_cut_however_near_it_stands(workspace, tmp_path):
+def test_a_licence_header_is_cut_however_near_it_stands(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     header = "# Copyright 2026 The Harbour Project\n" + "# Permission is hereby granted.\n" * 12
     text = f"{header}\nimport tides\n\n\ndef f(hour):\n    "
     document = workspace.open(tmp_path / "main.py", text + "\n")
@@ -324,7 +352,9 @@ def test_a_licence_header_is_cut_however_near_it_stands(workspace, tmp_path):
     assert "Permission" in text_of(inside, Part.PREFIX), "who writes in it sees it"
 
 
-def test_a_helper_that_nothing_calls_yet_is_shown_from_below(workspace, tmp_path):
+def test_a_helper_that_nothing_calls_yet_is_shown_from_below(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     text = "def _tide_of(hour: int) -> float:\n    return 1.5 * hour\n"
     before = FILE + "def last(hour):\n    "
     document = workspace.open(tmp_path / "main.py", f"{before}\n\n\n{FILE}{text}")
@@ -332,7 +362,9 @@ def test_a_helper_that_nothing_calls_yet_is_shown_from_below(workspace, tmp_path
     assert "def _tide_of(hour: int) -> float:" in text_of(prompt, Part.REPO)
 
 
-def test_imports_of_the_workspaces_own_names_stay_in_sight(workspace, tmp_path):
+def test_imports_of_the_workspaces_own_names_stay_in_sight(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     imports = "import json\nfrom tides import height_at\nfrom re import compile\n"
     uses = "\n\ndef use():\n    json.x, height_at(1), compile('')\n\n\n"
     text = f"{imports}{uses}{FILE}def last(hour):\n    "

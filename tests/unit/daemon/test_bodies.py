@@ -29,10 +29,10 @@ def test_prompt_parts_keep_order_and_content(prompt: list[int | str]) -> None:
     texts = [item for item in prompt if isinstance(item, str)]
     if len(prompt) > 1 and len(texts) == len(prompt):
         with pytest.raises(RequestError):
-            prompt_parts(prompt)
+            prompt_parts(tuple(prompt))
         return
     flat: list[int | str] = []
-    for part in prompt_parts(prompt):
+    for part in prompt_parts(tuple(prompt)):
         flat += [part] if isinstance(part, str) else part
     assert flat == prompt
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checkpoint_files import CONFIG, EXPERTS, EXPERTS_BYTES, LAYERS, write_checkpoint
@@ -89,7 +90,8 @@ def test_a_folder_gets_the_engine_for_checkpoints(folder: Path) -> None:
 
 
 def test_a_running_daemon_does_not_change_between_the_two_kinds(folder: Path) -> None:
-    planning = LocalPlanning(ModelSettings(name="starter-moe"), lambda: None)  # type: ignore[arg-type]
+    look: Any = lambda: None  # noqa: E731
+    planning = LocalPlanning(ModelSettings(name="starter-moe"), look)
     with pytest.raises(ModelError, match="different engines"):
         planning.like(ModelSettings(name=str(folder)), dict)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 from daemons import fake_model, until
@@ -195,7 +196,7 @@ def test_kills_from_outside_are_not_held_against_a_request() -> None:
             await until(lambda: engine.in_flight == 1)
             engine.kill(exit_code=-9)
             engine.pause()
-            await until(lambda number=number: len(engine.loads) == number + 1)
+            await until(lambda: len(engine.loads) == number + 1)  # noqa: B023
         engine.resume()
         await reading
         assert "".join(item.text for item in items if isinstance(item, Delta)) == DEFAULT_REPLY
@@ -235,7 +236,7 @@ def test_a_request_that_kills_twice_is_not_tried_a_third_time() -> None:
         engine.pause()
         reading = asyncio.create_task(answer(host))
         for number in (1, 2):
-            await until(lambda number=number: (engine.in_flight, len(engine.loads)) == (1, number))
+            await until(lambda: (engine.in_flight, len(engine.loads)) == (1, number))  # noqa: B023
             engine.kill()
             engine.pause()
         with pytest.raises(WorkerDiedError):
@@ -339,14 +340,14 @@ def test_closing_during_a_change_ends_it_for_good() -> None:
             engine = _Reshaping()
             host = EngineSupervisor(engine, fake_model)
             host.start_load()
-            await until(lambda host=host: host.state is ServiceState.READY)
+            await until(lambda: host.state is ServiceState.READY)  # noqa: B023
             engine.load_ms = 200
             if change == "fail":
                 engine.fail_next(DIED)
-            changes = {
-                "move": lambda host=host: host.move_to(3),
-                "fail": lambda host=host: host.move_to(3),
-                "exchange": lambda host=host: host.exchange(fake_model("/other.gguf")),
+            changes: dict[str, Callable[[], Awaitable[object]]] = {
+                "move": partial(host.move_to, 3),
+                "fail": partial(host.move_to, 3),
+                "exchange": partial(host.exchange, fake_model("/other.gguf")),
                 "release": host.release,
                 "reload": host.reload_model,
             }

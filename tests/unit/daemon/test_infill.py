@@ -50,7 +50,7 @@ def test_other_files_newest_last_and_whole_or_not_at_all(
     layout: FimLayout, words: Vocabulary
 ) -> None:
     extras = [ExtraBody(filename=f"f{n}.py", text=f"value_{n} = {n}\n" * 10) for n in range(3)]
-    body = InfillBody(input_prefix="print(", input_suffix=")\n", input_extra=extras)
+    body = InfillBody(input_prefix="print(", input_suffix=")\n", input_extra=tuple(extras))
     everything = composed(body, layout, words)
     assert everything.index("f0.py") < everything.index("f1.py") < everything.index("f2.py")
     assert everything.count("<|file_sep|>") == 3

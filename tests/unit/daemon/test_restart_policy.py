@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -143,7 +144,7 @@ def test_kills_from_outside_cost_no_plan(pauses: list[float]) -> None:
         assert found is not None and found.step == 0
 
 
-def step_after(deaths: list[Death], n_plans: int = 4, **options: int) -> int | None:
+def step_after(deaths: list[Death], n_plans: int = 4, **options: Any) -> int | None:
     found = next_restart(deaths, PLANS[:n_plans], deaths[-1].at_s if deaths else 0, **options)
     return found.step if found else None
 

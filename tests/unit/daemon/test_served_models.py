@@ -63,7 +63,7 @@ async def changing(
     planner = ledger.planner("complete", planning)
     async with serving(engine, planner=planner, look=look, settings=settings) as daemon:
         service = daemon.service
-        plannings = {"complete": planning}
+        plannings: dict[str, Planning] = {"complete": planning}
         ledger.hosts["complete"] = service.host
         if explain is not None:
             second = planning.like(ModelSettings(name="large"), lambda: ledger.others("explain"))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -27,6 +29,7 @@ from assistant.daemon.process.settings_changes import (
     pending,
 )
 from assistant.engine.types import LoadSpec, Priority
+from assistant.errors import SettingsError
 from assistant.memory.degrade.ladder import Rung
 from assistant.settings import CompletionSettings, DaemonSettings, ModelSettings, Settings
 
@@ -43,8 +46,16 @@ def test_a_changed_setting_is_the_only_change(key: tuple[str, str]) -> None:
     old = Settings()
     section = getattr(old, table)
     value = getattr(section, name)
-    other = {bool: lambda: not value, int: lambda: value + 1, float: lambda: value + 1.0}
-    new_value = other.get(type(value), lambda: (*value, "x") if value == () else f"{value}x")()
+    other: dict[type, Callable[[], Any]] = {
+        bool: lambda: not value,
+        int: lambda: value + 1,
+        float: lambda: value + 1.0,
+    }
+    new_value: Any = f"{value}x"
+    if value == ():
+        new_value = ("x",)
+    elif type(value) in other:
+        new_value = other[type(value)]()
     new = replace(old, **{table: replace(section, **{name: new_value})})
     (change,) = compare(old, new)
     assert change.key == f"{table}.{name}" and change.effect == effect_of(change.key)
@@ -200,7 +211,7 @@ def test_over_the_socket_and_by_a_signal(home: Path) -> None:
 def test_what_the_command_line_gave_stays(home: Path) -> None:
     """`underkeel serve --ctx` reads the file through its own options."""
 
-    def read() -> tuple[Settings, list[settings.SettingsError]]:
+    def read() -> tuple[Settings, list[SettingsError]]:
         found, problems = settings.load()
         return replace(found, model=replace(found.model, n_ctx=512)), problems
 

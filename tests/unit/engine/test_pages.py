@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import sys
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -69,7 +70,7 @@ def test_an_interrupted_pass_continues_where_it_ended(
         rounds = 0
         while rounds == 0 or toucher._next:
             answers = iter([True] * 11)
-            toucher.touch(str(path), lambda answers=answers: next(answers, False))
+            toucher.touch(str(path), partial(next, answers, False))
             rounds += 1
         assert rounds == -(-total // 11)
         maps = psutil.Process().memory_maps(grouped=True)

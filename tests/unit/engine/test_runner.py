@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -187,10 +187,10 @@ def test_a_cancelled_prompt_ends_within_the_batch_that_runs(bench: Bench) -> Non
     assert read == PREFILL_CHUNK
     decode = bench.context.decode
 
-    def cancelled_meanwhile(spans: object) -> object:
+    def cancelled_meanwhile(spans: Sequence[Span]) -> DecodeStatus:
         timer = threading.Timer(0.005, bench.runner.cancel, (asked,))
         timer.start()
-        return decode(spans)  # type: ignore[arg-type]
+        return decode(spans)
 
     bench.context.decode = cancelled_meanwhile  # type: ignore[method-assign]
     bench.until(lambda: bench.heard[asked].done is not None, most=3)
@@ -307,11 +307,9 @@ def test_a_wrong_draft_leaves_no_trace(bench: Bench) -> None:
     lookup = job.lookup.draft
     rubbish = bench.model.tokenise("zebra crossing")
 
-    def wrong(most: int) -> object:
+    def wrong(most: int = 99) -> speculation.Draft:
         found = lookup(most)
-        from assistant.engine.worker.speculation import Draft
-
-        return Draft((*found.tokens[:1], *rubbish)[:most], 8)
+        return speculation.Draft((*found.tokens[:1], *rubbish)[:most], 8)
 
     job.lookup.draft = wrong  # type: ignore[method-assign]
     bench.finish()

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from editing import URI, Editing, PlayedClient
+from editing import URI, Editing, PlayedClient, ids_of
 
 from assistant.engine.types import Priority
 from assistant.models import vocabulary
@@ -58,7 +58,7 @@ def test_what_follows_a_suggestion_is_known_before_it_is_asked(dense_model: Path
         followed = client.requests[1]
         assert followed.document != client.requests[0].document
         words = vocabulary.load(dense_model)
-        assert "    c = a + b" in words.decode(followed.prompt)
+        assert "    c = a + b" in words.decode(ids_of(followed.prompt))
         await rest()
         editing.type("c = a + b")
         assert await editing.texts() == ["\n    return c"]

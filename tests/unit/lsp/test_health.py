@@ -80,7 +80,9 @@ def test_what_is_not_there_is_left_out() -> None:
 def test_it_asks_while_somebody_works_and_not_after(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "_LEAST_S", 0.001)
     monkeypatch.setattr(status, "_EVERY_S", 0.002)
-    asked, told, now_s = [], [], 0.0
+    asked: list[float] = []
+    told: list[Any] = []
+    now_s = 0.0
 
     async def ask() -> Status:
         asked.append(now_s)

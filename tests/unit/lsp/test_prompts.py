@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from assistant.engine.types import ModelInfo
-from lsp.completion.prompts import Prompts, path_of
+from lsp.completion.prompts import Prompts
 from lsp.daemon.model import Fim, Served
 from lsp.documents.site import Site
+from lsp.documents.uri import path_of
 
 BUDGET_TOKENS = 600
 

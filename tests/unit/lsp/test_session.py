@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from editing import URI, Editing, PlayedClient
+from editing import URI, Editing, PlayedClient, ids_of
 
 from assistant.errors import ContextFullError, DaemonError, LoadError, WorkerDiedError
 from assistant.models import vocabulary
@@ -39,7 +39,7 @@ def test_an_answer_becomes_an_item_at_the_cursor(dense_model: Path) -> None:
         assert (item.text, item.start, item.end) == ("a + b", (1, 11), (1, 11))
         (request,) = editing.client.requests
         words = vocabulary.load(dense_model)
-        prompt = words.decode(request.prompt)
+        prompt = words.decode(ids_of(request.prompt))
         assert "def add(a, b):\n    return" in prompt
         assert "def sub(a, b):\n    return a - b\n" in prompt
         assert request.must_start_with == " "  # the blank belongs to the next word's token
@@ -56,7 +56,7 @@ def test_the_word_under_the_cursor_is_given_back(dense_model: Path) -> None:
         assert await editing.texts() == ["st + second"]
         (request,) = editing.client.requests
         assert request.must_start_with == " fir"
-        assert not vocabulary.load(dense_model).decode(request.prompt).endswith("fir")
+        assert not vocabulary.load(dense_model).decode(ids_of(request.prompt)).endswith("fir")
 
     play(dense_model, FUNCTION, test)
 

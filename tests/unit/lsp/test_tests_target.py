@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from assistant.errors import RequestError
@@ -9,13 +11,15 @@ from lsp.actions import conventions
 
 
 @pytest.fixture
-def convention():
+def convention() -> conventions.TestConvention:
     return conventions.TestConvention(
         framework="pytest", paths=("{root}/tests/test_{stem}.py", "{folder}/test_{stem}.py")
     )
 
 
-def test_links_out_of_the_workspace_get_no_tests(tmp_path, convention):
+def test_links_out_of_the_workspace_get_no_tests(
+    tmp_path: Path, convention: conventions.TestConvention
+) -> None:
     """T7: an existing file, a folder and a dangling link that lead outside are all passed over."""
     root, out = tmp_path / "root", tmp_path / "out"
     (root / "tests").mkdir(parents=True)
@@ -37,7 +41,9 @@ def test_links_out_of_the_workspace_get_no_tests(tmp_path, convention):
         conventions.test_target(code, [root], convention)
 
 
-def test_an_existing_file_inside_is_read(tmp_path, convention):
+def test_an_existing_file_inside_is_read(
+    tmp_path: Path, convention: conventions.TestConvention
+) -> None:
     """T7: links inside of the workspace stay usable."""
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "real.py").write_text("import foo\n")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from lsp.documents.uri import folders_of, normal, path_of
     ["/home/u/C#/app", "/#work/x", "/a?b/c", "/50%/x", "/a%23b", "/a b", "/caf\u00e9", "/\u65e5\u672c",
      "/a&b=c;d,e", "/a:b", "/[x]", "/a+b", "/~x", "/a\\b", "/'q'", "/C:x"],
 )  # fmt: skip
-def test_paths_survive_their_uri(path):
+def test_paths_survive_their_uri(path: Any) -> None:
     """C1: whatever a folder is called, its URI leads to it and not to another one."""
     assert path_of(Path(path).as_uri()) == Path(path)
     assert folders_of([Path(path).as_uri()] * 2) == [Path(path)]
@@ -36,7 +37,7 @@ def test_paths_survive_their_uri(path):
         ("file:///x%20y.py", "file:///x y.py"),
     ],
 )
-def test_spellings_of_one_uri_are_one(one, other):
+def test_spellings_of_one_uri_are_one(one: Any, other: Any) -> None:
     """C20: the other spelling gets what this one gets."""
     assert normal(one) == normal(other)
     assert path_of(one) == path_of(other)
@@ -53,12 +54,12 @@ def test_spellings_of_one_uri_are_one(one, other):
         ("untitled:Untitled-1", "untitled:Untitled-2"),
     ],
 )
-def test_different_uris_stay_different(one, other):
+def test_different_uris_stay_different(one: Any, other: Any) -> None:
     """C1, C8, C12: nothing that tells two documents apart is lost."""
     assert normal(one) != normal(other)
 
 
-def test_drive_letters_and_shares():
+def test_drive_letters_and_shares() -> None:
     """C20: a drive letter begins the path; a host is part of it."""
     assert str(path_of("file:///c%3A/Users/x.py")) == "c:/Users/x.py"
     assert str(path_of("file:///D:")) == "d:"
@@ -79,7 +80,7 @@ def test_drive_letters_and_shares():
         "x",
     ],
 )
-def test_what_names_no_file(uri):
+def test_what_names_no_file(uri: str) -> None:
     """C12: such a document has no path."""
     assert path_of(uri) is None
     assert isinstance(normal(uri), str)

@@ -6,6 +6,7 @@ import plistlib
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,10 @@ def test_a_manager_that_refuses_is_quoted(home: Path, commands: Commands) -> Non
 def test_nobody_in_charge(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert manager.status() == ServiceNow(Manager.NONE, installed=False)
-    for use in (lambda: manager.install(at_login=False), manager.uninstall):
+    uses: list[Callable[[], object]] = [
+        lambda: manager.install(at_login=False),
+        manager.uninstall,
+    ]
+    for use in uses:
         with pytest.raises(ServiceError, match="None is needed"):
             use()

@@ -34,7 +34,8 @@ def engine_for(url: str, local: FakeEngine, told: list[ModelInfo]) -> FallbackEn
 
 def test_the_local_model_answers_while_the_server_is_gone(serve: Serve) -> None:
     async def run() -> None:
-        server, local, told = serve("llama-server"), FakeEngine(), []
+        server, local = serve("llama-server"), FakeEngine()
+        told: list[ModelInfo] = []
         engine = engine_for(server.url, local, told)
         info = await engine.load(SPEC)
         assert info.server and not local.loads, "nothing local is loaded while the server answers"
@@ -64,7 +65,8 @@ def test_the_local_model_answers_while_the_server_is_gone(serve: Serve) -> None:
 
 def test_what_the_local_model_has_begun_it_ends_before_it_gives_way(serve: Serve) -> None:
     async def run() -> None:
-        server, local, told = serve("llama-server"), FakeEngine(token_ms=20), []
+        server, local = serve("llama-server"), FakeEngine(token_ms=20)
+        told: list[ModelInfo] = []
         engine = engine_for(server.url, local, told)
         info = await engine.load(SPEC)
         server.behaviour.statuses = [502]

@@ -70,7 +70,7 @@ def test_what_is_no_key_is_not_sent_and_not_shown(entries: Path) -> None:
 
 
 def test_a_machine_without_a_keyring_is_told(entries: Path) -> None:
-    keyring.set_keyring(NoKeyring())
+    keyring.set_keyring(NoKeyring())  # type: ignore[no-untyped-call]
     with pytest.raises(SettingsError, match="the keyring cannot be read") as caught:
         read_key(RemoteSettings(key_name="team/jane"))
     assert "key_file" in caught.value.advice
@@ -79,7 +79,7 @@ def test_a_machine_without_a_keyring_is_told(entries: Path) -> None:
 def test_a_keyring_that_waits_for_its_user_is_not_waited_for(entries: Path) -> None:
     asked, answered = threading.Event(), threading.Event()
 
-    class Locked(PlaintextKeyring):
+    class Locked(PlaintextKeyring):  # type: ignore[misc]
         """Asks for its password in a window that nobody sees."""
 
         def get_password(self, service: str, username: str) -> str | None:  # noqa: ARG002
