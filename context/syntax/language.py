@@ -20,6 +20,7 @@ import tree_sitter
 
 FOLDER = Path(__file__).with_name("languages")
 QUERIES = ("imports", "definitions", "comments", "bodies", "boilerplate")
+OPTIONAL_QUERIES = ("scopes",)
 _LOOK_CHARS = 100_000
 _SHEBANG = re.compile(r"^#!\s*\S*?([\w.+-]+?)[\d.]*(?:\s+(?:-\S+\s+)*([\w.+-]+?)[\d.]*)?(?:\s|$)")
 
@@ -60,6 +61,8 @@ class Language:
     Attributes:
         other, other_if: a language that uses the same file extensions, and a pattern for the lines
             that only it has (C++ in a `.h` file).
+        self_names: what an object calls itself.
+        implicit_self: methods reach the object's members without it.
         family: languages of one family see each other's definitions; by default its own name.
     """
 
@@ -76,6 +79,7 @@ class Language:
     other_if: str = ""
     family: str = ""
     self_names: tuple[str, ...] = ()
+    implicit_self: bool = False
     resolve: Resolve = Resolve()
 
     def sees(self, name: str) -> bool:
@@ -97,8 +101,12 @@ class Language:
     def _queries(self) -> dict[str, tree_sitter.Query]:
         return {}
 
+    def has_query(self, name: str) -> bool:
+        """Whether there is a file for a query; one of OPTIONAL_QUERIES may be missing."""
+        return (FOLDER / self.name / f"{name}.scm").is_file()
+
     def query(self, name: str) -> tree_sitter.Query:
-        """The compiled query `name`, one of QUERIES."""
+        """The compiled query `name`, one of QUERIES, or of OPTIONAL_QUERIES if `has_query`."""
         if name not in self._queries:
             source = (FOLDER / self.name / f"{name}.scm").read_text(encoding="utf-8")
             self._queries[name] = tree_sitter.Query(self.parser_language, source)

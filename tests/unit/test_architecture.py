@@ -43,6 +43,7 @@ ORDER = [
     "assistant",
     "context",
     "context.workspace",
+    "context.edits",
     "context.prompt",
     "context.retrieval",
     "context.index",

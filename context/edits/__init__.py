@@ -1,0 +1,12 @@
+"""What was edited, and the edits that follow from it without a model. Pure."""
+
+__all__ = [
+    "gate",
+    "history",
+    "imports",
+    "renames",
+    "rules",
+    "siblings",
+    "signatures",
+    "types",
+]

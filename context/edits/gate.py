@@ -1,0 +1,163 @@
+"""Whether an edit is worth interrupting the user. Pure.
+
+    worth = confidence * 0.5 ** (distance / 60) / (1 + max(0, size - 6) / 12)
+
+- confidence: 1 for the rules; for a model the geometric mean of the probabilities of the tokens
+  that it changed, or a fixed value of its family where it reports none. 0 to 1.
+- distance: lines between the cursor and the edit. size: lines removed and added.
+
+Worth is 0, whatever the rest, if the edit changes nothing but blanks at line ends; takes back or
+repeats what the user undid; is the reverse of a recent edit; deletes what was just typed; inserts
+what is already there; changes more than half of a file; breaks its syntax; or was rejected before.
+It is shown if its worth reaches the threshold of the level: quiet 0.8, normal 0.5, eager 0.25.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+from context.edits.history import Hunk, Lines, between
+from context.edits.types import EditKind, NextEdit
+from context.syntax.parsed_text import broken_by
+
+_HALF_DISTANCE_LINES = 60
+_FREE_LINES = 6
+_SIZE_LINES = 12
+_SMALL_FILE_LINES = 12
+_RECENT = 6
+
+
+class Level(StrEnum):
+    """How much the user wants to see."""
+
+    OFF = "off"
+    QUIET = "quiet"
+    NORMAL = "normal"
+    EAGER = "eager"
+
+
+THRESHOLDS = MappingProxyType(
+    {Level.OFF: 2.0, Level.QUIET: 0.8, Level.NORMAL: 0.5, Level.EAGER: 0.25}
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The worth of an edit, 0 to 1, and the reason if it is 0."""
+
+    worth: float
+    reason: str = ""
+
+    def passes(self, level: Level) -> bool:
+        """Whether the edit is shown at a level."""
+        return self.worth >= THRESHOLDS[level]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is known when an edit is judged.
+
+    Attributes:
+        path, text: the file that would be changed.
+        cursor_line: in that file; None where the cursor is in another one.
+        hunks: of that file, the newest last.
+        undone: old and new lines of what the user took back.
+        rejected: `key` of the edits that the user rejected.
+        confidence: of the model in the changed tokens; 1 for a rule.
+    """
+
+    path: str
+    text: str
+    cursor_line: int | None
+    hunks: Sequence[Hunk] = ()
+    undone: Sequence[tuple[Lines, Lines]] = ()
+    rejected: AbstractSet[tuple[str, str]] = frozenset()
+    confidence: float = 1.0
+
+
+def key(text: str, edit: NextEdit) -> tuple[str, str]:
+    """What identifies an edit wherever it moves: the lines that it changes, before and after."""
+    start = text.rfind("\n", 0, edit.start) + 1
+    stop = text.find("\n", edit.stop)
+    stop = len(text) if stop < 0 else stop
+    old = text[start:stop]
+    return old, text[start : edit.start] + edit.text + text[edit.stop : stop]
+
+
+def judge(edit: NextEdit, moment: Moment) -> Verdict:
+    """The worth of an edit by the formula above."""
+    text = moment.text
+    after = text[: edit.start] + edit.text + text[edit.stop :]
+    lines = text.split("\n")
+    found = between(lines, after.split("\n"))
+    if found is None:
+        return Verdict(0.0, "it changes nothing")
+    first, old, new = found
+    reason = _veto(edit, moment, found, len(lines))
+    if not reason and broken_by(moment.path, text, after):
+        reason = "it breaks the syntax"
+    if reason:
+        return Verdict(0.0, reason)
+    distance = 0 if moment.cursor_line is None else abs(first - moment.cursor_line)
+    if edit.kind is not EditKind.MODEL:
+        return Verdict(moment.confidence)  # a rule's edit is as sure far away
+    size = len(old) + len(new)
+    worth = moment.confidence * 0.5 ** (distance / _HALF_DISTANCE_LINES)
+    return Verdict(worth / (1 + max(0, size - _FREE_LINES) / _SIZE_LINES))
+
+
+def _veto(edit: NextEdit, moment: Moment, found: tuple[int, Lines, Lines], line_count: int) -> str:
+    first, old, new = found
+    if [line.rstrip() for line in old] == [line.rstrip() for line in new]:
+        return "it changes blanks only"
+    if key(moment.text, edit) in moment.rejected:
+        return "it was rejected"
+    if (old, new) in moment.undone or (new, old) in moment.undone:
+        return "it was undone"
+    is_large = line_count > _SMALL_FILE_LINES and 2 * max(len(old), len(new)) > line_count
+    if edit.kind is EditKind.MODEL and is_large:
+        return "it changes most of the file"
+    recent = [hunk for hunk in moment.hunks if not hunk.stale][-_RECENT:]
+    for hunk in recent:
+        if (old, new) == (hunk.new, hunk.old):
+            return "it reverses the last edit"
+        if _deletes_typed(first, old, new, hunk):
+            return "it deletes what was just typed"
+    if edit.kind is EditKind.MODEL and _is_there(moment.text, first, old, new):
+        return "it is already there"
+    return ""
+
+
+def _deletes_typed(first: int, old: Lines, new: Lines, hunk: Hunk) -> bool:
+    """Whether lines that the user wrote are gone, or shorter than their new part."""
+    if not hunk.new or first + len(old) <= hunk.first or first >= hunk.stop:
+        return False
+    start, stop = max(first, hunk.first), min(first + len(old), hunk.stop)
+    typed = [line.strip() for line in old[start - first : stop - first] if line.strip()]
+    kept = "\n".join(new)
+    return any(line not in kept and _shrinks(line, new) for line in typed)
+
+
+def _shrinks(line: str, new: Lines) -> bool:
+    """Whether no new line contains the characters of a line in their order."""
+
+    def contains(other: str) -> bool:
+        rest = iter(other)
+        return all(char in rest for char in line)
+
+    return not any(contains(other) for other in new)
+
+
+def _is_there(text: str, first: int, old: Lines, new: Lines) -> bool:
+    """Whether lines that would be added stand right before or after the place already."""
+    if old or not any(line.strip() for line in new):
+        return False
+    lines = text.split("\n")
+    count = len(new)
+    before, after = tuple(lines[max(0, first - count) : first]), tuple(lines[first : first + count])
+    stripped = [line.strip() for line in new]
+    return stripped in ([one.strip() for one in before], [one.strip() for one in after])

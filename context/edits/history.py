@@ -1,0 +1,186 @@
+"""The edit history of one document: what was typed, joined into few hunks. Pure.
+
+A hunk is a run of whole lines with what stood there before. Typing that touches the newest hunk
+extends it, so a word typed letter by letter is one hunk. What is undone leaves the history.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+MAX_HUNKS = 16
+MAX_LINES = 120
+"""An edit of more lines is a reformat, a paste or a checkout: the history starts again after it."""
+MAX_CHARS = 10_000
+"""The same for characters."""
+_MAX_UNDONE = 16
+
+Lines = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Hunk:
+    """Lines that were changed together. Lines have no ends and count from 0.
+
+    Attributes:
+        first: where `new` starts in the text as it is now.
+        old: what stood there before.
+        new: what stands there now, unless `stale`.
+        number: grows with time over all documents.
+        stale: a later edit touched these lines.
+    """
+
+    first: int
+    old: Lines
+    new: Lines
+    number: int = 0
+    stale: bool = False
+
+    @property
+    def stop(self) -> int:
+        """The line after `new`."""
+        return self.first + len(self.new)
+
+    def pairs(self) -> Iterator[tuple[int, str, str]]:
+        """Line number, old and new text of each line that was changed in place.
+
+        Only a hunk that keeps the number of lines, or whose first lines correspond, has them.
+        """
+        if self.stale:
+            return
+        for at, (old, new) in enumerate(zip(self.old, self.new, strict=False)):
+            if old != new and (len(self.old) == len(self.new) or at == 0):
+                yield self.first + at, old, new
+
+
+class History:
+    """The hunks of one document.
+
+    Args:
+        numbers: counts the hunks of all documents of an editor.
+    """
+
+    def __init__(self, numbers: Iterator[int] | None = None) -> None:
+        self._numbers = numbers if numbers is not None else itertools.count(1)
+        self._hunks: list[Hunk] = []
+        self._undone: deque[tuple[Lines, Lines]] = deque(maxlen=_MAX_UNDONE)
+
+    @property
+    def hunks(self) -> tuple[Hunk, ...]:
+        """All hunks, the newest last."""
+        return tuple(self._hunks)
+
+    @property
+    def undone(self) -> tuple[tuple[Lines, Lines], ...]:
+        """Old and new lines of the hunks that were undone, the newest last."""
+        return tuple(self._undone)
+
+    def changed(self, first: int, old: Sequence[str], new: Sequence[str]) -> None:
+        """Lines from `first` on became other lines; neither have line ends."""
+        edit = _trimmed(first, tuple(old), tuple(new))
+        if edit is None:
+            return
+        if _is_large(edit):
+            self.clear()
+            return
+        newest = self._hunks[-1] if self._hunks else None
+        joined = None
+        if newest is not None and _touch(newest, edit):
+            self._hunks.pop()
+            joined = _joined(newest, edit)
+            if joined is None:
+                self._undone.append((newest.old, newest.new))
+            elif _is_large(joined):
+                self.clear()
+                return
+        else:
+            joined = replace(edit, number=next(self._numbers))
+        if joined is not None and self._undoes(joined, edit):
+            return
+        self._hunks = [_moved(hunk, edit) for hunk in self._hunks]
+        if joined is not None:
+            self._hunks.append(joined)
+            del self._hunks[:-MAX_HUNKS]
+
+    def clear(self) -> None:
+        """Forget everything: the text was replaced."""
+        self._hunks.clear()
+        self._undone.clear()
+
+    def _undoes(self, made: Hunk, edit: Hunk) -> bool:
+        """Whether a hunk takes back an earlier one; then both leave the history."""
+        for at in range(len(self._hunks) - 1, -1, -1):
+            known = self._hunks[at]
+            same_place = known.first == made.first and not known.stale
+            if same_place and (known.old, known.new) == (made.new, made.old):
+                del self._hunks[at]
+                self._hunks = [_moved(hunk, edit) for hunk in self._hunks]
+                self._undone.append((known.old, known.new))
+                return True
+        return False
+
+
+def reverted(lines: Sequence[str], hunks: Sequence[Hunk]) -> list[str] | None:
+    """The lines of a text before some of its newest hunks; None where a later edit hides that."""
+    found = list(lines)
+    for hunk in sorted(hunks, key=lambda one: (-one.first, -one.number)):
+        if hunk.stale or tuple(found[hunk.first : hunk.stop]) != hunk.new:
+            return None
+        found[hunk.first : hunk.stop] = hunk.old
+    return found
+
+
+def between(old: Sequence[str], new: Sequence[str]) -> tuple[int, Lines, Lines] | None:
+    """The first changed line and the changed lines of two texts; None where they are equal."""
+    found = _trimmed(0, tuple(old), tuple(new))
+    return (found.first, found.old, found.new) if found is not None else None
+
+
+def _trimmed(first: int, old: Lines, new: Lines) -> Hunk | None:
+    """The change without the lines at both ends that stay; None where nothing changes."""
+    limit = min(len(old), len(new))
+    head = 0
+    while head < limit and old[head] == new[head]:
+        head += 1
+    tail = 0
+    while tail < limit - head and old[-1 - tail] == new[-1 - tail]:
+        tail += 1
+    if head == len(old) == len(new):
+        return None
+    return Hunk(first + head, old[head : len(old) - tail], new[head : len(new) - tail])
+
+
+def _is_large(hunk: Hunk) -> bool:
+    return (
+        max(len(hunk.old), len(hunk.new)) > MAX_LINES
+        or sum(map(len, hunk.old)) + sum(map(len, hunk.new)) > MAX_CHARS
+    )
+
+
+def _touch(hunk: Hunk, edit: Hunk) -> bool:
+    stop = edit.first + len(edit.old)
+    return not hunk.stale and edit.first <= hunk.stop and stop >= hunk.first
+
+
+def _joined(hunk: Hunk, edit: Hunk) -> Hunk | None:
+    """Both changes as one; None where the second takes the first back."""
+    before = max(hunk.first - edit.first, 0)
+    after = max(hunk.stop - edit.first, 0)
+    old = edit.old[:before] + hunk.old + edit.old[after:]
+    start, stop = edit.first - hunk.first, edit.first + len(edit.old) - hunk.first
+    new = hunk.new[: max(start, 0)] + edit.new + hunk.new[max(stop, 0) :]
+    made = _trimmed(min(hunk.first, edit.first), old, new)
+    return replace(made, number=hunk.number) if made is not None else None
+
+
+def _moved(hunk: Hunk, edit: Hunk) -> Hunk:
+    """An older hunk after a later edit."""
+    stop = edit.first + len(edit.old)
+    if edit.first >= hunk.stop and not (edit.first == hunk.first and not hunk.new):
+        return hunk
+    if stop <= hunk.first:
+        return replace(hunk, first=hunk.first + len(edit.new) - len(edit.old))
+    return replace(hunk, stale=True)

@@ -1,0 +1,198 @@
+"""Give similar lines the change that two others received.
+
+From two changed lines a pattern is learned: the tokens around the change that both share, with
+places where they differ. Lines that fit the pattern get the same change, and tokens that were
+copied from a differing place are copied again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from context.edits.line_tokens import LONGEST_LINE, is_identifier, opcodes, tokens
+from context.edits.types import EditKind, NextEdit, Scene
+
+_MOST_PAIRS = 24
+_FEWEST_FIXED = 3
+"""Tokens that both examples share, blanks and punctuation not counted half."""
+_MOST_LINES = 20_000
+
+_START, _STOP = "\x02", "\x03"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A changed line: its tokens before, the range of them that was replaced, and by what."""
+
+    line: int
+    tokens: tuple[str, ...]
+    start: int
+    stop: int
+    new: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """What a line must contain, and what part of it becomes.
+
+    Attributes:
+        fixed: tokens; None where the examples differ.
+        kinds: for each place that differs, what kind of token stands there.
+        start, stop: the part that is replaced.
+        new: tokens; a number means the token at that place of the match.
+    """
+
+    fixed: tuple[str | None, ...]
+    kinds: tuple[str, ...]
+    start: int
+    stop: int
+    new: tuple[str | int, ...]
+
+
+def find(scene: Scene) -> list[NextEdit]:
+    """The lines that are left to change, in the order in which to offer them."""
+    examples = list(_examples(scene))[:_MOST_PAIRS]
+    for at, newest in enumerate(examples):
+        for other in examples[at + 1 :]:
+            pattern = learned(newest, other)
+            if pattern is None:
+                continue
+            changed = {one.line for one in examples}
+            found = list(_matches(scene, pattern, changed))
+            if found:
+                return scene.nearest(found)
+        if at >= 1:
+            break  # only what was done last goes on
+    return []
+
+
+def _examples(scene: Scene) -> Iterator[Example]:
+    """Lines that were changed in one place, the newest first."""
+    for hunk in reversed(scene.hunks):
+        if len(hunk.old) != len(hunk.new):
+            continue
+        for line, old, new in reversed(list(hunk.pairs())):
+            if line < len(scene.lines) and scene.lines[line] == new:
+                found = _example(line, old, new)
+                if found is not None:
+                    yield found
+
+
+def _example(line: int, old: str, new: str) -> Example | None:
+    if max(len(old), len(new)) > LONGEST_LINE:
+        return None
+    before = [_START, *tokens(old.strip()), _STOP]
+    after = [_START, *tokens(new.strip()), _STOP]
+    if old.strip() == new.strip():
+        return None
+    changes = [one for one in opcodes(before, after) if one[0] != "equal"]
+    start, stop = changes[0][1], changes[-1][2]
+    made = after[changes[0][3] : changes[-1][4]]
+    return Example(line, tuple(before), start, stop, tuple(made))
+
+
+def learned(one: Example, other: Example) -> Pattern | None:
+    """The pattern of two examples; None where they are not the same change, or say too little."""
+    if one.stop - one.start != other.stop - other.start or one.line == other.line:
+        return None
+    left = _common(one.tokens[: one.start][::-1], other.tokens[: other.start][::-1])
+    right = _common(one.tokens[one.stop :], other.tokens[other.stop :])
+    first, last = one.start - left, one.stop + right
+    mine = one.tokens[first:last]
+    theirs = other.tokens[other.start - left : other.stop + right]
+    if any(_kind(a) != _kind(b) for a, b in zip(mine, theirs, strict=True)):
+        return None
+    fixed = tuple(a if a == b else None for a, b in zip(mine, theirs, strict=True))
+    new = _new(one, other, mine, theirs)
+    if new is None or _weight(fixed) < _FEWEST_FIXED:
+        return None
+    kinds = tuple(_kind(token) for token in mine)
+    start = one.start - first
+    pattern = Pattern(fixed, kinds, start, start + one.stop - one.start, new)
+    replaced = pattern.fixed[pattern.start : pattern.stop]
+    if None in replaced and not any(isinstance(token, int) for token in new):
+        return None  # anything would be overwritten
+    return pattern
+
+
+def _new(
+    one: Example, other: Example, mine: Sequence[str], theirs: Sequence[str]
+) -> tuple[str | int, ...] | None:
+    """What both examples put in, where a differing token is copied from a differing place."""
+    if len(one.new) != len(other.new):
+        return None
+    found: list[str | int] = []
+    for a, b in zip(one.new, other.new, strict=True):
+        if a == b:
+            found.append(a)
+            continue
+        at = next(
+            (i for i, pair in enumerate(zip(mine, theirs, strict=True)) if pair == (a, b)), -1
+        )
+        if at < 0:
+            return None
+        found.append(at)
+    return tuple(found)
+
+
+def _common(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many tokens from the start on are alike, or names that differ between such."""
+    alike = 0
+    for at, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a == b:
+            alike = at + 1
+        elif _kind(a) != _kind(b) or _kind(a) == "other":
+            break
+    return alike
+
+
+def _kind(token: str) -> str:
+    if is_identifier(token):
+        return "name"
+    if token[:1].isdigit():
+        return "number"
+    return "string" if token[:1] in "'\"" and len(token) > 1 else "other"
+
+
+def _weight(fixed: Sequence[str | None]) -> float:
+    """How much a pattern says: names and literals count 1, signs and line ends a half."""
+    total = 0.0
+    for token in fixed:
+        if token is not None and not token.isspace():
+            total += 1.0 if _kind(token) != "other" else 0.5
+    return total
+
+
+def _matches(scene: Scene, pattern: Pattern, changed: set[int]) -> Iterator[NextEdit]:
+    word = max(
+        (one for one in pattern.fixed if one and one not in (_START, _STOP)), key=len, default=""
+    )
+    for number, line in enumerate(scene.lines[:_MOST_LINES]):
+        if number in changed or word not in line or len(line) > LONGEST_LINE:
+            continue
+        found = list(_in_line(line, pattern))
+        if len(found) == 1:
+            start, stop, text = found[0]
+            at = scene.starts[number]
+            yield NextEdit(at + start, at + stop, text, EditKind.SIBLING)
+
+
+def _in_line(line: str, pattern: Pattern) -> Iterator[tuple[int, int, str]]:
+    """Columns and new text of each place of a line that fits."""
+    indent = len(line) - len(line.lstrip())
+    found = [_START, *tokens(line.strip()), _STOP]
+    size = len(pattern.fixed)
+    for first in range(len(found) - size + 1):
+        part = found[first : first + size]
+        if not all(
+            token == fixed if fixed is not None else _kind(token) == kind
+            for token, fixed, kind in zip(part, pattern.fixed, pattern.kinds, strict=True)
+        ):
+            continue
+        new = "".join(one if isinstance(one, str) else part[one] for one in pattern.new)
+        old = part[pattern.start : pattern.stop]
+        column = indent + sum(map(len, found[1 : first + pattern.start]))
+        if first + pattern.start == 0:
+            column = indent
+        yield column, column + sum(map(len, old)), new

@@ -1,0 +1,118 @@
+"""What the rules see, and what they propose: frozen data and a protocol, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import Protocol
+
+from context.edits.history import Hunk
+from context.syntax.document import Document
+from context.syntax.parsed_text import Source
+from context.syntax.text import line_start
+
+
+class EditKind(StrEnum):
+    """Where a next edit comes from."""
+
+    RENAME = "rename"
+    SIGNATURE = "signature"
+    IMPORT = "import"
+    SIBLING = "sibling"
+    MODEL = "model"
+
+
+@dataclass(frozen=True)
+class NextEdit:
+    """A proposed edit: characters `start:stop` of a file become `text`.
+
+    Attributes:
+        root, path: the file, if it is not the current document; else empty.
+    """
+
+    start: int
+    stop: int
+    text: str
+    kind: EditKind
+    root: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class OtherDefinition:
+    """A definition in another file; `top_level` if it is in no other one."""
+
+    root: str
+    path: str
+    language: str
+    name: str
+    text: str
+    top_level: bool
+
+
+class Project(Protocol):
+    """The other files of the workspace, as an index knows them."""
+
+    def definitions(self, name: str) -> Sequence[OtherDefinition]:
+        """Where a name is defined; none where there are too many."""
+        ...
+
+    def mentions(self, name: str) -> Sequence[tuple[str, str]]:
+        """Root and path of a bounded number of files that contain a name, the best first."""
+        ...
+
+    def source(self, root: str, path: str) -> Source | None:
+        """A file as it is now, parsed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A document at a moment, with what was edited in it.
+
+    Attributes:
+        source: the document, parsed.
+        cursor: in characters.
+        hunks: of this document, the newest last.
+        project: the other files; None where they may not be read.
+    """
+
+    document: Document
+    source: Source
+    cursor: int
+    hunks: tuple[Hunk, ...]
+    project: Project | None = None
+
+    @property
+    def text(self) -> str:
+        return self.source.text
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """The lines of the text, without their ends."""
+        return self.text.split("\n")
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Where each line starts, in characters."""
+        found, at = [], 0
+        for line in self.lines:
+            found.append(at)
+            at += len(line) + 1
+        return found
+
+    def line_of(self, offset: int) -> int:
+        """The line of a character offset, from 0."""
+        return self.text.count("\n", 0, offset)
+
+    def in_hunk(self, offset: int, hunk: Hunk) -> bool:
+        """Whether an offset is in a line that a hunk changed."""
+        return not hunk.stale and hunk.first <= self.line_of(offset) < max(hunk.stop, 1)
+
+    def nearest(self, edits: Sequence[NextEdit]) -> list[NextEdit]:
+        """Edits of this document in the order in which to offer them: those after the cursor from
+        its line on, then those before it from the top."""
+        line = line_start(self.text, self.cursor)
+        return sorted(edits, key=lambda one: (one.start < line, one.start))

@@ -1,0 +1,142 @@
+"""The rules give exactly the edits of their golden histories."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from context.edits import imports, renames, siblings, signatures
+from context.edits.history import History, between
+from context.edits.types import NextEdit, OtherDefinition, Scene
+from context.syntax.document import Document
+from context.syntax.parsed_text import Source, read_file
+
+_RULES: dict[str, Callable[[Scene], list[NextEdit]]] = {
+    "rename": renames.find,
+    "signature": signatures.find,
+    "sibling": siblings.find,
+    "import": imports.find,
+}
+_CASES: list[dict[str, Any]] = tomllib.loads(
+    Path(__file__).with_name("golden.toml").read_text("utf-8")
+)["case"]
+
+
+class Files:
+    """A project of a few texts."""
+
+    def __init__(self, files: dict[str, str]) -> None:
+        self._files = files
+
+    def definitions(self, name: str) -> Sequence[OtherDefinition]:
+        found = []
+        for path in self._files:
+            source = self.source("/p", path)
+            assert source is not None
+            found += [
+                OtherDefinition(
+                    "/p",
+                    path,
+                    source.language.name,
+                    name,
+                    source.text[one.start : one.stop],
+                    top_level=one.parent < 0,
+                )
+                for one in source.outline.definitions
+                if one.name == name
+            ]
+        return found
+
+    def mentions(self, name: str) -> Sequence[tuple[str, str]]:
+        return [("/p", path) for path, text in self._files.items() if name in text]
+
+    def source(self, root: str, path: str) -> Source | None:
+        assert root == "/p"
+        return read_file(path, self._files[path])
+
+
+def scene(path: str, texts: Sequence[str], files: dict[str, str] | None = None) -> Scene:
+    document = Document("/p", path, texts[-1])
+    history = History()
+    for before, after in itertools.pairwise(texts):
+        changed = between(before.split("\n"), after.split("\n"))
+        assert changed is not None
+        history.changed(*changed)
+    source = document.source
+    assert source is not None
+    return Scene(document, source, 0, history.hunks, Files(files) if files else None)
+
+
+def shown(seen: Scene, edits: Sequence[NextEdit]) -> list[str]:
+    return [
+        f"{seen.line_of(one.start)}: {seen.text[one.start : one.stop].rstrip(' ')} -> {one.text}"
+        if not one.path
+        else f"{one.path} {one.start}: {one.text}"
+        for one in edits
+    ]
+
+
+@pytest.mark.parametrize("case", _CASES, ids=lambda case: f"{case['rule']}: {case['name']}")
+def test_golden_history(case: dict[str, Any]) -> None:
+    seen = scene(case["path"], case["texts"])
+    found = [one.replace("  -> ", " -> ") for one in shown(seen, _RULES[case["rule"]](seen))]
+    assert found == [one.replace("  -> ", " -> ") for one in case["expected"]]
+
+
+def test_a_rename_reaches_the_files_that_import_the_name() -> None:
+    files = {
+        "pkg/b.py": "from pkg.a import load\n\nload(1)\n",
+        "pkg/c.py": "from other.a import load\n\nload(1)\n",
+        "pkg/d.py": "from .a import x, load as read\n",
+    }
+    seen = scene("pkg/a.py", ["def load():\n    pass\n", "def fetch():\n    pass\n"], files)
+    found = renames.find(seen)
+    assert shown(seen, found) == ["pkg/b.py 18: fetch", "pkg/d.py 18: fetch"]
+
+
+@pytest.mark.parametrize(
+    ("files", "before", "typed", "expected"),
+    [
+        (  # as another file does
+            {"pkg/b.py": "from tools.core import Thing\n"},
+            "import os\n\n",
+            "x = Thing()\n",
+            "from tools.core import Thing\n",
+        ),
+        (  # its only definition, in the same package, into an existing statement in order
+            {"pkg/b.py": "class Thing:\n    pass\n"},
+            "from pkg.b import Apple, Zebra\n\n",
+            "x = Thing()\n",
+            "Thing, ",
+        ),
+        (  # relative imports are the custom here
+            {"pkg/b.py": "class Thing:\n    pass\n"},
+            "from .c import Other\n\n",
+            "x = Thing()\n",
+            "from .b import Thing\n",
+        ),
+        (
+            {"b.py": "class Thing: ...\n", "c.py": "class Thing: ...\n"},
+            "import os\n",
+            "Thing()",
+            "",
+        ),
+        ({"pkg/b.py": "def f():\n    Thing = 1\n"}, "import os\n", "Thing()", ""),
+    ],
+)
+def test_a_missing_import(files: dict[str, str], before: str, typed: str, expected: str) -> None:
+    seen = scene("pkg/a.py", [before, before + typed], files)
+    found = imports.find(seen)
+    assert [one.text for one in found] == ([expected] if expected else [])
+
+
+def test_a_missing_import_in_typescript() -> None:
+    files = {"src/b.ts": "export class Thing {}\n"}
+    before = "import { x } from './x'\n\n"
+    seen = scene("src/a.ts", [before, before + "const y = new Thing()\n"], files)
+    assert [one.text for one in imports.find(seen)] == ["import { Thing } from './b'\n"]
