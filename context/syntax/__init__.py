@@ -8,6 +8,7 @@ __all__ = [
     "notebook",
     "outline",
     "parsed_text",
+    "parser",
     "secrets",
     "text",
     "tokens",
