@@ -5,11 +5,11 @@ from __future__ import annotations
 from context.index.project_index import Index, Progress, Report
 from context.index.walk import Limits
 from context.prompt.explanation import Explanation, Passage, Topic
-from context.prompt.pack import Shares
+from context.prompt.head import Shares
 from context.prompt.window import window
 from context.syntax.document import Document, TextEdit
-from context.syntax.outline import Definition, Kind
 from context.syntax.parsed_text import broken_by, damage
+from context.syntax.syntax_tree import Definition, Kind
 from context.types import (
     CursorKind,
     FimLayout,

@@ -29,15 +29,12 @@ from context.index.read_policy import is_secret
 from context.index.walk import Limits
 from context.prompt.builder import Builder
 from context.prompt.explanation import Explanation, explain, overview
-from context.prompt.head import Head, Reason, compose, room_for, verdict
-from context.prompt.layout import control_ids, order_of
-from context.prompt.pack import Shares
-from context.prompt.window import window
+from context.prompt.head import Head, Reason, Shares, compose, room_for, verdict
+from context.prompt.window import control_ids, order_of, window
 from context.retrieval.query import MAX_REGION_CHARS, Recent, Region
 from context.syntax.document import Document
 from context.syntax.secrets import masked_runs
-from context.syntax.text import byte_offset, char_offset, cursor_kind, line_end, line_start
-from context.syntax.tokens import Encoder
+from context.syntax.text import Encoder, byte_offset, char_offset, cursor_kind, line_end, line_start
 from context.types import CursorKind, FimLayout, Part, Prompt, TokenCounter
 
 

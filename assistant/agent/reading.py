@@ -14,10 +14,9 @@ import regex
 
 from assistant.agent.tools import Outcome
 from assistant.agent.workspace import ToolError, Workspace
-from context.syntax.outline import Definition, Kind
 from context.syntax.parsed_text import Source, damage, read_file
-from context.syntax.text import line_start
-from context.syntax.tokens import Encoder
+from context.syntax.syntax_tree import Definition, Kind
+from context.syntax.text import Encoder, line_start
 from context.syntax.trim import Depth, apply, cuts
 
 _SEARCH_S = 10.0

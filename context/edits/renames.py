@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from context.edits.line_tokens import renamed
 from context.edits.scopes import Binding, Scopes, Use, scopes_of
 from context.edits.types import EditKind, NextEdit, Scene
-from context.retrieval.import_paths import places
-from context.syntax.outline import Import
+from context.retrieval.definition_lookup import places
 from context.syntax.parsed_text import Source
+from context.syntax.syntax_tree import Import
 
 _SHORTEST_NAME = 2
 _MOST_FILES = 20

@@ -10,7 +10,7 @@ from functools import cached_property
 import tree_sitter
 
 from context.syntax.parsed_text import Source
-from context.syntax.parser import matches
+from context.syntax.syntax_tree import matches
 from context.syntax.text import byte_offset
 
 _PLAIN = frozenset(("identifier", "type_identifier", "shorthand_property_identifier"))

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 
 from context.syntax.chunk import Chunk, chunk_lines, chunks
 from context.syntax.language import language_for
-from context.syntax.names import terms
 from context.syntax.notebook import is_notebook, parsed
-from context.syntax.outline import Definition, Kind
 from context.syntax.parsed_text import Source, read
 from context.syntax.secrets import masked
-from context.syntax.text import clean, line_start
-from context.syntax.tokens import Encoder
+from context.syntax.syntax_tree import Definition, Kind
+from context.syntax.text import Encoder, clean, line_start, terms
 from context.syntax.trim import Cut, Depth, apply, cuts, is_generated
 
 _CHUNK_TOKENS = 120

@@ -16,9 +16,8 @@ from pathlib import Path, PurePosixPath
 import watchfiles
 
 from context.index.file_record import Digest, digest
-from context.index.ignore_rules import patterns
 from context.index.open_file import read_text
-from context.index.read_policy import is_secret, is_skipped
+from context.index.read_policy import is_secret, is_skipped, patterns
 from context.index.store import Store, is_damage
 from context.index.walk import Found, Limits, Walk
 

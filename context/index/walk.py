@@ -7,16 +7,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from context.index.ignore_rules import (
+from context.index.read_policy import (
     Outer,
     Rules,
     exclude_file,
     is_ignored,
+    is_secret,
+    is_skipped,
     outer_rules,
     patterns,
     rules_in,
 )
-from context.index.read_policy import is_secret, is_skipped
 from context.syntax.notebook import MAX_NOTEBOOK_BYTES, is_notebook
 
 

@@ -7,23 +7,34 @@ from dataclasses import dataclass, replace
 
 from context.index.store import Store
 from context.prompt.distant_prefix import far_prefix, later_outline
-from context.prompt.head import Asked, Head, Reason
-from context.prompt.layout import repo_section_overhead
-from context.prompt.pack import Rooms, Shares, repo_sections, rooms, worth_showing
-from context.prompt.window import prefix_window, suffix_window
+from context.prompt.head import (
+    Asked,
+    Head,
+    Reason,
+    Rooms,
+    Shares,
+    repo_sections,
+    rooms,
+    worth_showing,
+)
+from context.prompt.window import prefix_window, repo_section_overhead, suffix_window
 from context.retrieval.candidates import candidates
-from context.retrieval.query import Place, Region, among_imports
-from context.retrieval.rank import UNUSED_NEED, Candidate, Relation, best
-from context.retrieval.undefined_names import missing
-from context.retrieval.unused_names import unused_definitions, unused_imports, waiting
+from context.retrieval.name_usage import missing, unused_definitions, unused_imports, waiting
+from context.retrieval.query import (
+    UNUSED_NEED,
+    Candidate,
+    Place,
+    Region,
+    Relation,
+    among_imports,
+    best,
+)
 from context.syntax.chunk import signature
 from context.syntax.document import Document
 from context.syntax.language import Language, language_for
-from context.syntax.names import shingles
-from context.syntax.outline import Outline
 from context.syntax.secrets import masked_runs
-from context.syntax.text import line_start
-from context.syntax.tokens import Encoder
+from context.syntax.syntax_tree import Outline
+from context.syntax.text import Encoder, line_start, shingles
 from context.syntax.trim import licence_end
 from context.types import CursorKind, FimLayout, Part, Section
 

@@ -12,10 +12,9 @@ from context.retrieval.candidates import candidates
 from context.retrieval.query import Place
 from context.syntax.chunk import signature
 from context.syntax.document import Document, shown_path
-from context.syntax.outline import Outline
 from context.syntax.secrets import masked, masked_runs
-from context.syntax.text import char_offset, line_end, line_start, pieces
-from context.syntax.tokens import Encoder
+from context.syntax.syntax_tree import Outline
+from context.syntax.text import Encoder, char_offset, line_end, line_start, pieces
 from context.syntax.trim import Depth, apply, cuts
 
 _SELECTION_SHARE = 0.6

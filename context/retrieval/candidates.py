@@ -7,11 +7,9 @@ from collections.abc import Sequence
 
 from context.index.store import Store
 from context.retrieval.definition_lookup import asked
-from context.retrieval.import_paths import closeness
 from context.retrieval.lexical_search import similar
-from context.retrieval.query import Place, Region
-from context.retrieval.rank import Candidate, Relation, best, score
-from context.syntax.names import shingles, similarity
+from context.retrieval.query import Candidate, Place, Region, Relation, best, closeness, score
+from context.syntax.text import shingles, similarity
 
 _NEAR_DUPLICATE = 0.6
 _COMPARED = 60  # candidates that the others are compared with

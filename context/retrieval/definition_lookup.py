@@ -1,17 +1,89 @@
-"""Definitions in other files that the cursor asks for: imported, beside, or named near it."""
+"""Definitions in other files that the cursor refers to: imported, beside, or named near it.
+
+An import is turned into the paths where its file may be; the index looks these up.
+"""
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from context.index.store import EntryRow, FileRow, Store
-from context.retrieval.import_paths import closeness, places
-from context.retrieval.query import Place, Weights
-from context.retrieval.rank import ASKED_NEED, IMPORT_NEED, UNUSED_NEED, Candidate, Relation, score
-from context.syntax.names import members, words
-from context.syntax.outline import Import, Kind
+from context.retrieval.query import (
+    ASKED_NEED,
+    IMPORT_NEED,
+    UNUSED_NEED,
+    Candidate,
+    Place,
+    Relation,
+    Weights,
+    closeness,
+    score,
+)
+from context.syntax.language import Language
+from context.syntax.syntax_tree import Import, Kind
+from context.syntax.text import members, words
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a module may be.
+
+    Attributes:
+        exact: paths relative to the importing file's root, best first.
+        endings: paths that may lie anywhere below a root, best first.
+        folders: folders (relative, or endings) whose files all belong to the module.
+    """
+
+    exact: tuple[str, ...] = ()
+    endings: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+
+
+def places(language: Language, one: Import, path: str) -> Places:
+    """Where the module of an import may be, for a file at `path` (relative to its root)."""
+    rules = language.resolve
+    folder = posixpath.dirname(path)
+    module = one.module
+    relative = False
+    if rules.relative_dots and module.startswith("."):
+        dots = len(module) - len(module.lstrip("."))
+        module = module[dots:]
+        for _ in range(dots - 1):
+            folder = posixpath.dirname(folder)
+        relative = True
+    elif module.startswith(("./", "../")):
+        relative = True
+    parts = [part for part in module.split(rules.separator) if part]
+    while parts and parts[0] in rules.skip:
+        parts = parts[1:]
+    bases = ["/".join(parts)]
+    if rules.relative_dots and one.name:  # `from package import module`
+        bases.append("/".join([*parts, one.name]))
+    if rules.parents and len(parts) > 1:  # `use a::b::Item` may be in a.rs
+        bases.append("/".join(parts[:-1]))
+    if rules.name_in_module or rules.separator == "\\":
+        bases.extend("/".join(parts[i:]) for i in range(1, len(parts)))
+    exact: list[str] = []
+    endings: list[str] = []
+    for base in bases:
+        for template in rules.templates:
+            if not base and template.startswith("{}."):
+                continue
+            target = posixpath.normpath(template.format(base)).lstrip("/")
+            if target.startswith("..") and not relative:
+                continue
+            exact.append(posixpath.normpath(posixpath.join(folder, target)))
+            if not relative and target not in (".", ""):
+                exact.append(target)
+                endings.append(target)
+    folders: tuple[str, ...] = ()
+    if rules.folder and parts:
+        folders = tuple("/".join(parts[i:]) for i in range(len(parts)))
+    return Places(tuple(dict.fromkeys(exact)), tuple(dict.fromkeys(endings)), folders)
+
 
 _MAX_NAMES = 48
 _MAX_IMPORTS = 200  # so many are looked up, those that are used near the cursor first

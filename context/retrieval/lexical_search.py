@@ -20,11 +20,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from context.index.store import FileRow, PassageRow, Store
-from context.retrieval.import_paths import closeness
-from context.retrieval.query import Place
-from context.retrieval.rank import Candidate, Relation, score
-from context.syntax.names import query_terms
-from context.syntax.text import line_end
+from context.retrieval.query import Candidate, Place, Relation, closeness, score
+from context.syntax.text import line_end, query_terms
 
 Words = frozenset[str]
 

@@ -14,10 +14,9 @@ from itertools import pairwise
 import tree_sitter
 
 from context.syntax.language import Language
-from context.syntax.outline import Definition, Kind, Outline
 from context.syntax.parsed_text import Source
-from context.syntax.text import line_start, next_text_line, pieces
-from context.syntax.tokens import Encoder
+from context.syntax.syntax_tree import Definition, Kind, Outline
+from context.syntax.text import Encoder, line_start, next_text_line, pieces
 
 _SMALL_SHARE = 4  # neighbours under a quarter of the limit are joined
 _MAX_DEPTH = 200  # of the tree, when looking for statements

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from context.syntax.language import Language, language_for
 from context.syntax.parsed_text import Source
-from context.syntax.parser import SyntaxTree
 from context.syntax.secrets import ShownText
+from context.syntax.syntax_tree import SyntaxTree
 from context.syntax.text import clean, common_ends
 
 Position = tuple[int, int]

@@ -11,8 +11,7 @@ from functools import cached_property
 import tree_sitter
 
 from context.syntax.language import Language, language_for
-from context.syntax.outline import Outline, outline
-from context.syntax.parser import ByteMap, SyntaxTree, captures
+from context.syntax.syntax_tree import ByteMap, Outline, SyntaxTree, captures, outline
 from context.syntax.text import clean
 
 

@@ -1,15 +1,13 @@
-"""Text as pieces: line groups that are cut at places which stay where they are while one types.
-
-Offsets named `_byte` are UTF-8 bytes; all others are characters. Only "\\n" ends a line here: what
-an editor calls a line does not matter for a prompt, and form feeds or U+2028 stay inside theirs.
-"""
+"""Plain text: offsets, lines and pieces, the identifiers in it, and its token ids."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import TypeVar
 
-from context.types import CursorKind
+from context.types import CursorKind, TokenCounter
 
 PIECE_CHARS = 256
 """A longer line (or run of blank lines) is cut every so many characters, counted from its start."""
@@ -149,3 +147,127 @@ def pieces_after(text: str, start: int) -> Iterator[str]:
         for cut in range(start, stop, PIECE_CHARS):
             yield text[cut : min(cut + PIECE_CHARS, stop)]
         start = stop
+
+
+_NAME = re.compile(r"[^\W\d][\w$]*")
+# Each word is tried once, from its start: without the look-behind a long word costs its square.
+_MEMBER = re.compile(r"(?<![\w$])([^\W\d][\w$]*+)\s*+(?:\.|::|->|:)\s*+(?=([^\W\d][\w$]*+))")
+_WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_A-Za-z]+")
+_HALF_DISTANCE_LINES = 8
+_MAX_TERMS = 40
+_LONGEST_NAME = 200
+
+
+def near_names(before: str, after: str) -> dict[str, float]:
+    """Weight of each identifier around a cursor: the nearest occurrence counts.
+
+    1 on the cursor's line, half of it 8 lines away before it; after it, half as much from the
+    start. Formula: 0.5 ** (lines / 8), times 0.5 after the cursor.
+    """
+    weights: dict[str, float] = {}
+    for lines, factor in ((reversed(before.split("\n")), 1.0), (iter(after.split("\n")), 0.5)):
+        for distance, line in enumerate(lines):
+            weight = factor * 0.5 ** (distance / _HALF_DISTANCE_LINES)
+            for name in _NAME.findall(line[:2000]):
+                if weights.get(name, 0.0) < weight:
+                    weights[name] = weight
+    return weights
+
+
+def members(text: str) -> dict[str, set[str]]:
+    """For each `a.b` (also `a::b`, `a->b`, `a:b`) in the text: the members `b` of `a`."""
+    found: dict[str, set[str]] = {}
+    for owner, member in _MEMBER.findall(text):
+        found.setdefault(owner, set()).add(member)
+    return found
+
+
+def words(name: str) -> list[str]:
+    """`heightAt`, `height_at`, `HEIGHT_AT` -> height, at."""
+    return [word.lower() for word in _WORDS.findall(name)]
+
+
+def terms(text: str) -> str:
+    """What the search index holds for a text: its identifiers and their words, blank-separated."""
+    names = (name[:_LONGEST_NAME] for name in _NAME.findall(text))
+    return " ".join(found for name in names if (found := _terms_of(name)))
+
+
+@lru_cache(maxsize=1 << 14)
+def _terms_of(name: str) -> str:
+    parts = words(name)
+    found = [part for part in parts if len(part) > 1]
+    if len(parts) > 1:
+        found.append("".join(parts))
+    return " ".join(found)
+
+
+def query_terms(weights: dict[str, float]) -> list[str]:
+    """Search terms for weighted identifiers, the heaviest first, at most 40."""
+    scored: dict[str, float] = {}
+    for name, weight in weights.items():
+        parts = words(name)
+        for term in (*parts, "".join(parts)):
+            if len(term) > 2:
+                scored[term] = max(scored.get(term, 0.0), weight)
+    return [term for term, _ in sorted(scored.items(), key=lambda one: -one[1])][:_MAX_TERMS]
+
+
+def shingles(text: str) -> set[str]:
+    """Lines without blanks, to compare texts by."""
+    return {line for line in map(str.strip, text.split("\n")) if len(line) > 3}
+
+
+def similarity(one: set[str], other: set[str]) -> float:
+    """Share of common lines: twice the common ones over all, 0 to 1."""
+    total = len(one) + len(other)
+    return 2 * len(one & other) / total if total else 0.0
+
+
+_CAPACITY = 32_768  # pieces; about 100 bytes each, so a few MB at most
+
+
+class Encoder:
+    """A TokenCounter in front of another one that remembers what it encoded.
+
+    A prompt is the concatenation of pieces, and its ids are the concatenation of their ids: so
+    what is counted is exactly what is sent. Pieces begin at the start of a non-blank line wherever
+    that is possible: byte-level BPE split patterns (GPT-2 and all its children) never join a line
+    end to a following non-blank line, so there the ids equal those of the text encoded at once.
+    """
+
+    def __init__(self, counter: TokenCounter) -> None:
+        self._counter = counter
+        self._known: dict[str, tuple[int, ...]] = {}
+
+    @classmethod
+    def of(cls, counter: TokenCounter) -> Encoder:
+        """`counter` itself if it already remembers, or an Encoder around it."""
+        return counter if isinstance(counter, Encoder) else cls(counter)
+
+    def ids(self, text: str) -> tuple[int, ...]:
+        """Token ids of `text`, plain text throughout."""
+        known = self._known.get(text)
+        if known is None:
+            known = tuple(self._counter.encode(text)) if text else ()
+            if len(self._known) >= _CAPACITY:
+                self._known.clear()
+            self._known[text] = known
+        return known
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.ids(text))
+
+    def count(self, text: str) -> int:
+        return len(self.ids(text))
+
+    def text_ids(self, text: str) -> list[int]:
+        """Token ids of a text of any length, piece by piece."""
+        found: list[int] = []
+        for piece in pieces(text):
+            found.extend(self.ids(piece))
+        return found
+
+    def text_count(self, text: str) -> int:
+        """`len(text_ids(text))`: the tokens that `text` takes as a section of a prompt."""
+        return sum(len(self.ids(piece)) for piece in pieces(text))

@@ -13,8 +13,7 @@ from urllib.parse import unquote, urlsplit
 from lsprotocol import types
 
 from assistant.errors import RequestError
-from lsp.documents.document import Document, one_line_end
-from lsp.documents.positions import Place
+from lsp.documents.document import Document, Place, one_line_end
 
 Position = tuple[int, int]
 """A client position: line and units, both from 0."""

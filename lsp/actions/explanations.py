@@ -175,7 +175,7 @@ class Explanations:
         self, conversation: Conversation, served: Served, room_tokens: int
     ) -> tuple[Conversation, list[ChatMessage]]:
         """The messages within `room_tokens`: old turns go first, then parts of the opening."""
-        from context.syntax.tokens import Encoder
+        from context.syntax.text import Encoder
         from lsp.actions import prompts
 
         count = Encoder.of(served.fim.counter).text_count

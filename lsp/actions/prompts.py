@@ -16,7 +16,7 @@ from assistant.errors import RequestError
 from assistant.wire import ChatMessage
 from context import Document, Explanation, Passage, Topic, Workspace
 from context.syntax.secrets import masked
-from context.syntax.tokens import Encoder
+from context.syntax.text import Encoder
 from lsp.actions import code_range, conventions
 from lsp.actions.code_range import Region
 from lsp.actions.document_range import DocumentRange, name_of

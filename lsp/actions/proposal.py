@@ -10,7 +10,7 @@ from typing import Any
 from lsprotocol import types
 
 from assistant.errors import RequestError
-from lsp.documents.positions import Encoding, to_units
+from lsp.documents.document import Encoding, to_units
 
 _ANNOTATION = "underkeel"
 

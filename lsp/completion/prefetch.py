@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from lsp.completion.completer import Completer, Manner
 from lsp.completion.suggestion import Source, Suggestion, Suggestions
-from lsp.documents.document import Document
-from lsp.documents.positions import Place
+from lsp.documents.document import Document, Place
 from lsp.documents.site import Site
 
 if TYPE_CHECKING:

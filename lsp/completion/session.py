@@ -28,8 +28,7 @@ from lsp.completion.suggestion import (
     taken_with,
 )
 from lsp.daemon.backend import Backend
-from lsp.documents.document import Document
-from lsp.documents.positions import Encoding, Place
+from lsp.documents.document import Document, Encoding, Place
 from lsp.documents.site import Site
 from lsp.documents.uri import path_of
 

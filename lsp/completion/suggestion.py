@@ -6,8 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from lsp.documents.document import Document
-from lsp.documents.positions import Place
+from lsp.documents.document import Document, Place
 from lsp.documents.site import Site
 
 Position = tuple[int, int]

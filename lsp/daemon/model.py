@@ -12,7 +12,7 @@ from assistant.models import families, vocabulary
 from assistant.models.families import Estimate
 from assistant.wire import BudgetNow
 from context import FimLayout, TokenCounter
-from context.syntax.tokens import Encoder
+from context.syntax.text import Encoder
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,8 @@ from context_places import SITE, MaskedLine
 
 import context
 from assistant.models import families
-from context.prompt.layout import assemble, overhead_tokens, repo_section_overhead
-from context.prompt.window import window, windows
-from context.syntax.names import shingles, similarity
-from context.syntax.text import byte_offset
-from context.syntax.tokens import Encoder
+from context.prompt.window import assemble, overhead_tokens, repo_section_overhead, window, windows
+from context.syntax.text import Encoder, byte_offset, shingles, similarity
 from context.types import CursorKind, FimLayout, Part, Section
 
 # Orders of parts to compare with the one that the model's family ships with.

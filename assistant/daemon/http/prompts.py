@@ -22,7 +22,7 @@ from assistant.models import families, vocabulary
 from assistant.models.families import Estimate
 from assistant.wire import ChatMessage, PromptBody
 from context import CursorKind, FimLayout, Part, Section, TokenCounter, window
-from context.prompt.layout import assemble, repo_section_overhead
+from context.prompt.window import assemble, repo_section_overhead
 from context.syntax import tokens as token_counting
 
 

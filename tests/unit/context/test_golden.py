@@ -13,7 +13,7 @@ from context import FimLayout, TokenCounter
 from context.syntax.chunk import chunks
 from context.syntax.language import languages
 from context.syntax.parsed_text import Source, read
-from context.syntax.tokens import Encoder
+from context.syntax.text import Encoder
 from context.syntax.trim import Depth, trim
 
 NAMES = sorted(languages())

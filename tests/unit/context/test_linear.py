@@ -18,12 +18,12 @@ import pytest
 import context
 from context.index.file_record import digest
 from context.prompt.window import window
-from context.retrieval.undefined_names import _binds
+from context.retrieval.name_usage import _binds
 from context.syntax.document import Document, TextEdit
 from context.syntax.language import language_for
-from context.syntax.names import members, near_names, terms, words
-from context.syntax.parser import MAX_LINE_BYTES, _has_long_line
 from context.syntax.secrets import ShownText, masked
+from context.syntax.syntax_tree import MAX_LINE_BYTES, _has_long_line
+from context.syntax.text import members, near_names, terms, words
 
 MOST = 9.0
 NOISE_S = 0.02  # what takes less is not measured

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from context.retrieval.rank import Relation
-from context.retrieval.undefined_names import missing
+from context.retrieval.name_usage import missing
+from context.retrieval.query import Relation
 from context.syntax.document import Document
 
 

@@ -9,14 +9,22 @@ import pytest
 
 from context.index.project_index import Index
 from context.retrieval.candidates import candidates
-from context.retrieval.import_paths import closeness, places
-from context.retrieval.query import Place, Recent, Region, among_imports
-from context.retrieval.rank import WEIGHTS, Relation, score
-from context.retrieval.unused_names import unused_imports
+from context.retrieval.definition_lookup import places
+from context.retrieval.name_usage import unused_imports
+from context.retrieval.query import (
+    WEIGHTS,
+    Place,
+    Recent,
+    Region,
+    Relation,
+    among_imports,
+    closeness,
+    score,
+)
 from context.syntax.language import languages
-from context.syntax.names import members, near_names, query_terms, similarity, terms, words
-from context.syntax.outline import Import
 from context.syntax.parsed_text import read
+from context.syntax.syntax_tree import Import
+from context.syntax.text import members, near_names, query_terms, similarity, terms, words
 
 
 def found(

@@ -13,7 +13,7 @@ from tree_sitter import Node
 from context.syntax.document import Document, TextEdit
 from context.syntax.language import languages
 from context.syntax.parsed_text import Source, read
-from context.syntax.parser import MAX_PARSED_BYTES, ByteMap, SyntaxTree
+from context.syntax.syntax_tree import MAX_PARSED_BYTES, ByteMap, SyntaxTree
 from context.syntax.text import common_ends
 
 INSERTS = [

@@ -10,9 +10,8 @@ import pytest
 
 import context
 from context import Prompt, TokenCounter, Workspace
-from context.prompt.head import SETTLE_CHARS, Reason
-from context.prompt.layout import order_of
-from context.prompt.pack import Shares, rooms
+from context.prompt.head import SETTLE_CHARS, Reason, Shares, rooms
+from context.prompt.window import order_of
 from context.types import CursorKind, FimLayout, Part
 
 FILE = "".join(

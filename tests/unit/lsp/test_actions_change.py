@@ -18,8 +18,7 @@ from lsp.actions.proposal import (
     text_edit,
     workspace_edit,
 )
-from lsp.documents.document import Document
-from lsp.documents.positions import Encoding
+from lsp.documents.document import Document, Encoding
 
 LINES = st.lists(st.sampled_from(["", "a", "b", "    c", "\U0001f600 d", "\f"]), max_size=8)
 

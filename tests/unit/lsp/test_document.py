@@ -9,8 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsp.documents import document as lines_module
-from lsp.documents.document import WHOLE_TEXT_CHARS, Document, Lines, split
-from lsp.documents.positions import Encoding, Place, clean, to_column, to_units
+from lsp.documents.document import (
+    WHOLE_TEXT_CHARS,
+    Document,
+    Encoding,
+    Lines,
+    Place,
+    clean,
+    split,
+    to_column,
+    to_units,
+)
 
 ODD = "ab\r\n\f\v\x1c\x85\u2028\u2029é中😀\ud83d\ude00"
 TEXT = st.text(st.sampled_from(ODD), max_size=40)

@@ -1,21 +1,24 @@
-"""Names that code below the cursor uses and nothing defines: what is written here may define them.
+"""Names without their other half: used but not defined, imported or defined but not used.
 
-Whoever writes the use first, or mends a line in the middle, has left the name's first use as the
-best hint of what belongs at the cursor. It often stands too far below to be in the suffix.
+The first are missing and may be defined next; the second are likely to be used next.
 """
 
 from __future__ import annotations
 
 import builtins
 import re
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 
 import tree_sitter
 
-from context.retrieval.rank import Candidate, Relation, score
+from context.retrieval.query import Candidate, Relation, score
+from context.syntax.chunk import signature
 from context.syntax.document import Document
-from context.syntax.outline import Definition, Kind
 from context.syntax.parsed_text import Source
+from context.syntax.syntax_tree import Definition, Kind, Outline
 from context.syntax.text import byte_offset, line_end, line_start
 from context.syntax.trim import used_names
 
@@ -67,7 +70,9 @@ def _plain(source: Source, cursor: int, shown: int) -> dict[str, int]:
     body = source.text[inner.start : inner.stop]
     return {
         name: at
-        for name, at, owner in _uses(source, shown, min(inner.stop, cursor + _REACH_CHARS))
+        for name, at, owner in _undefined_uses(
+            source, shown, min(inner.stop, cursor + _REACH_CHARS)
+        )
         if owner is None and name not in known and not _binds(body, name)
     }
 
@@ -87,7 +92,9 @@ def _members(source: Source, cursor: int, shown: int) -> dict[str, int]:
     own = source.language.self_names
     return {
         name: at
-        for name, at, owner in _uses(source, shown, min(inner.stop, cursor + _REACH_CHARS))
+        for name, at, owner in _undefined_uses(
+            source, shown, min(inner.stop, cursor + _REACH_CHARS)
+        )
         if owner in own and name not in known and not _sets(source, setter, name)
     }
 
@@ -111,7 +118,7 @@ def _sets(source: Source, scope: Definition, name: str) -> bool:
     return re.search(pattern, source.text[scope.start : scope.stop]) is not None
 
 
-def _uses(source: Source, start: int, stop: int) -> Iterator[tuple[str, int, str | None]]:
+def _undefined_uses(source: Source, start: int, stop: int) -> Iterator[tuple[str, int, str | None]]:
     """First uses in a range, but for calls: the name, where, and whose member it is, if any."""
     root, text = source.tree.root, source.text
     if root is None or start >= stop:
@@ -141,3 +148,113 @@ def _leaves(root: tree_sitter.Node, start_byte: int, stop_byte: int) -> Iterator
             waiting += reversed(node.children)
         elif node.type.endswith("identifier") and node.start_byte >= start_byte:
             yield node
+
+
+_FEW = 6
+_MANY = 300
+_MOST_SHOWN = 4
+_LONGEST_TEXT = 500_000
+_LONGEST_SHOWN = 400
+_FOR_OTHERS = ("@", "[", "export ", "pub ", "public ")  # how such a definition begins
+_CLOSERS = {"(": ")", "[": "]", "{": "}"}
+_WORD = re.compile(r"\w+")
+_GIVEN_NAME = re.compile(r"__\w+__$|main$|test")  # the language, or a tool, calls these
+
+
+def unused_definitions(text: str, outline: Outline) -> frozenset[str]:
+    """Functions and values that `text` defines and uses nowhere.
+
+    Left out is what others may use: members that are not private, what is exported or has a
+    decorator (which may register it), and where public ones are many, these.
+    """
+    times = Counter(_WORD.findall(text[:_LONGEST_TEXT]))
+    definitions = outline.definitions
+    in_functions: set[int] = set()
+    found = set()
+    for at, one in enumerate(definitions):
+        if one.parent >= 0 and (
+            one.parent in in_functions or definitions[one.parent].kind is Kind.FUNCTION
+        ):
+            in_functions.add(at)
+        elif times[one.name] == 1 and _may_wait(text, one):
+            found.add(one.name)
+    if len(found) > _FEW:
+        found = {name for name in found if name.startswith("_")}
+    return frozenset(found) if len(found) <= _FEW else frozenset()
+
+
+def _may_wait(text: str, one: Definition) -> bool:
+    return (
+        one.kind in {Kind.FUNCTION, Kind.VALUE}
+        and (one.parent < 0 or one.name.startswith("_"))
+        and not _GIVEN_NAME.match(one.name)
+        and not text.startswith(_FOR_OTHERS, one.start)
+    )
+
+
+def waiting(
+    document: Document, unused: AbstractSet[str], cursor: int, shown: tuple[int, int]
+) -> list[Candidate]:
+    """The unused definitions outside of `shown`, as candidates: the nearest, with signatures."""
+    source = document.shown_source
+    if source is None:
+        return []
+    text = source.text
+    outside = [
+        one
+        for one in source.outline.definitions
+        if one.name in unused and not shown[0] <= one.start < shown[1]
+    ]
+    found = []
+    for one in sorted(outside, key=lambda one: abs(one.start - cursor))[:_MOST_SHOWN]:
+        start = line_start(text, one.start)
+        indent = text[start : one.start] if text[start : one.start].isspace() else ""
+        told = indent + _told(source, one)
+        worth = score(Relation.WAITING, 1.0, 1.0)
+        span = start, one.stop
+        found.append(
+            Candidate(
+                document.root, document.path, *span, told, Relation.WAITING, worth, name=one.name
+            )
+        )
+    return found
+
+
+def _told(source: Source, one: Definition) -> str:
+    """The signature of a function; of a value its first line, and what is opened there closed."""
+    if one.kind is Kind.FUNCTION:
+        return signature(source.text, one, source.language)[:_LONGEST_SHOWN]
+    first = source.text[one.start : one.stop].split("\n", 1)[0].rstrip()[:_LONGEST_SHOWN]
+    closer = _CLOSERS.get(first[-1:], "")
+    return first + (source.language.literal_marker + closer if closer else "")
+
+
+def unused_imports(text: str, outline: Outline) -> frozenset[str]:
+    """Names that `text` imports and uses nowhere; none where they are many, as in a file that only
+    passes names on."""
+    names = {one.local for one in outline.imports if one.local}
+    if len(names) > _MANY:
+        return frozenset()  # each is searched for; in such a file nobody can tell what comes next
+    spans = sorted({(one.start, one.stop) for one in outline.imports})
+    found = set()
+    for name in names:
+        if text.count(name) <= _FEW and all(_in_import(spans, at) for at in _uses(text, name)):
+            found.add(name)
+    return frozenset(found) if len(found) <= _FEW else frozenset()
+
+
+def _uses(text: str, name: str) -> Iterator[int]:
+    """Where `name` stands as a word of its own. A search for plain text is a hundred times faster
+    than one by a pattern, and files are long."""
+    at = text.find(name)
+    while at >= 0:
+        around = text[max(0, at - 1) : at], text[at + len(name) : at + len(name) + 1]
+        if not any(char.isalnum() or char == "_" for char in around):
+            yield at
+        at = text.find(name, at + 1)
+
+
+def _in_import(spans: Sequence[tuple[int, int]], at: int) -> bool:
+    """Whether an offset is in one of the statements, which are in order."""
+    last = bisect_right(spans, at, key=lambda span: span[0])
+    return any(start <= at < stop for start, stop in spans[max(0, last - 2) : last])
