@@ -23,7 +23,7 @@ from assistant.models.families import Estimate
 from assistant.wire import ChatMessage, PromptBody
 from context import CursorKind, FimLayout, Part, Section, TokenCounter, window
 from context.prompt.window import assemble, repo_section_overhead
-from context.syntax import tokens as token_counting
+from context.syntax import text as token_counting
 
 
 @dataclass(frozen=True)
