@@ -19,7 +19,7 @@ from assistant.engine.types import Delta, Done, GenerateRequest
 from assistant.errors import OverloadedError
 from assistant.models import vocabulary
 
-EDITORS, DOCUMENTS, ROUNDS = 16, 4, 4
+EDITORS, DOCUMENTS, ROUNDS = 16, 4, 2
 MOST_GROWTH_BYTES = 96 << 20
 _TURNS = 8
 

@@ -140,7 +140,7 @@ def attempt(model: Model, on: Machine, requirements: Requirements) -> Plan | Pla
         return error
 
 
-@settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(random_models(), random_machines(), random_wishes())
 def test_every_plan_fits_and_splits_no_group(
     model: Model, on: Machine, requirements: Requirements
