@@ -95,6 +95,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
         cache: whether the sequence may be kept for reuse by later requests.
         speculate: whether tokens may be drafted and verified; the text is the same either way.
         prompt_model: name of the model whose token ids the prompt holds; empty where unknown.
+        visible_tokens: control tokens whose text is part of the answer's text; that of others is
+            not.
         turns: the conversation that the prompt stands for, as (role, text), for an engine whose
             server writes conversations itself (`ModelInfo.writes_chat`).
     """
@@ -114,6 +116,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
     speculate: bool = True
     prompt_model: str = ""
     turns: tuple[tuple[str, str], ...] = ()
+    visible_tokens: tuple[int, ...] = ()
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):

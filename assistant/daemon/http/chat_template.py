@@ -21,7 +21,6 @@ from typing import Any
 
 from assistant.daemon.http.template_child import LENGTH
 from assistant.errors import RequestError
-from assistant.wire import ChatMessage
 
 EXECUTOR = ThreadPoolExecutor(max_workers=1, thread_name_prefix="chat-template")
 """Runs `render`: a slow template delays other conversations, never probes or planning."""
@@ -43,8 +42,9 @@ _LIKELY_CONTROL = re.compile(r"<[|/]?[^<>\s]{1,40}[|]?>|\[/?[A-Z_]{3,40}\]")
 
 def render(
     template: str,
-    messages: Sequence[ChatMessage],
+    messages: Sequence[Mapping[str, Any]],
     *,
+    tools: Sequence[Mapping[str, Any]] = (),
     control: Collection[str] = (),
     bos: str = "",
     eos: str = "",
@@ -56,6 +56,8 @@ def render(
     (as llama-server does).
 
     Args:
+        messages: with `role` and `content`, and whatever else the template may read.
+        tools: OpenAI's tool objects, for a template that writes them.
         control: texts of the model's control tokens; likely ones are guessed where it is empty.
         options: more variables for the template, e.g. `enable_thinking`.
 
@@ -69,20 +71,43 @@ def render(
         )
     if len(template) > _LONGEST_TEMPLATE_CHARS:
         raise RequestError(f"the chat template has {len(template)} characters, far too many")
-    guarded = [
-        {"role": message.role, "content": _guard(message.content, control)} for message in messages
-    ]
-    opening = guarded.pop()["content"] if messages[-1].role == "assistant" else ""
+    guarded = [_guarded(message, control) for message in messages]
+    last = messages[-1]
+    continued = last["role"] == "assistant" and not last.get("tool_calls")
+    opening = guarded.pop()["content"] or "" if continued else ""
     # As transformers' `apply_chat_template` passes them: a template may test for None.
-    variables: dict[str, Any] = {"tools": None, "documents": None}
+    variables: dict[str, Any] = {"documents": None}
     variables |= dict(options or {}) | {
         "messages": guarded,
+        "tools": _guarded(tools, control) if tools else None,
         "add_generation_prompt": True,
         "bos_token": bos,
         "eos_token": eos,
     }
     text = _CHILD.render(template, variables)
     return [piece for piece in (text + opening).split(_SEAM) if piece]
+
+
+def _guarded(value: Any, control: Collection[str]) -> Any:
+    """`value` with every text in it guarded, the names of members too.
+
+    Raises:
+        RequestError: it is nested too deeply.
+    """
+    try:
+        return _guarded_at(value, control)
+    except RecursionError as error:
+        raise RequestError("the conversation is nested too deeply") from error
+
+
+def _guarded_at(value: Any, control: Collection[str]) -> Any:
+    if isinstance(value, str):
+        return _guard(value, control)
+    if isinstance(value, Mapping):
+        return {_guard(str(k), control): _guarded_at(v, control) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_guarded_at(item, control) for item in value]
+    return value
 
 
 def _guard(text: str, control: Collection[str]) -> str:

@@ -92,8 +92,9 @@ class CompletionHandler:
                                         yield event
                             else:
                                 answer.add(item)
-                                if body.stream:
-                                    yield response_format.piece(answer, item)
+                                events = response_format.piece(answer, item)
+                                for event in events if body.stream else ():
+                                    yield event
                     return
                 except ModelChangedError:
                     again = prompt.of_text and not body.prompt_model and not opened
@@ -150,6 +151,7 @@ def _prepared(
         request_limit_ms=int(limit_s * 1000),
         stop_tokens=prompt.stop_tokens,
         turns=prompt.turns,
+        visible_tokens=prompt.visible_tokens,
     )
     log.debug(
         "admitted id=%s prompt=%d limit=%d level=%d",
@@ -165,6 +167,7 @@ def _prepared(
         with_usage=body.wants_usage,
         built_under=limit,
         cut=prompt.cut,
+        parser=prompt.parser() if prompt.parser else None,
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from assistant.daemon.http import chat_template
+from assistant.daemon.http.conversation import Conversation, conversation
 from assistant.daemon.http.request_schemas import (
     ChatBody,
     ExtraBody,
@@ -15,12 +17,15 @@ from assistant.daemon.http.request_schemas import (
     TokenizeBody,
     prompt_parts,
 )
+from assistant.daemon.http.tool_calls import families as families_of_calls
+from assistant.daemon.http.tool_calls.families import Family
+from assistant.daemon.http.tool_calls.parser import AnswerParser
 from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor
 from assistant.engine.types import Counting, ModelInfo
 from assistant.errors import ModelError, RequestError
 from assistant.models import families, vocabulary
 from assistant.models.families import Estimate
-from assistant.wire import ChatMessage, PromptBody
+from assistant.wire import PromptBody
 from context import CursorKind, FimLayout, Part, Section, TokenCounter, window
 from context.prompt.window import assemble, repo_section_overhead
 from context.syntax import text as token_counting
@@ -32,6 +37,8 @@ class Encoded:
 
     `turns`: the conversation, where the engine's server writes it itself; the ids only count it.
     `of_text`: it can be encoded for any model; who sends token ids meant one.
+    `parser`: makes what separates the answer's parts; None where an answer is only text.
+    `visible_tokens`: control tokens that the parser has to see.
     """
 
     ids: list[int]
@@ -39,6 +46,8 @@ class Encoded:
     cut: tuple[str, ...] = ()
     turns: tuple[tuple[str, str], ...] = ()
     of_text: bool = True
+    parser: Callable[[], AnswerParser] | None = None
+    visible_tokens: tuple[int, ...] = ()
 
 
 class Encoder:
@@ -46,6 +55,7 @@ class Encoder:
 
     def __init__(self, host: EngineSupervisor) -> None:
         self._host = host
+        self._visible: dict[tuple[str, str], tuple[int, ...]] = {}
 
     async def text(self, prompt: PromptBody, model: ModelInfo) -> Encoded:
         """As llama-server does: a text alone may hold control tokens and gets its BOS; texts among
@@ -64,22 +74,50 @@ class Encoder:
 
     async def chat(self, body: ChatBody, model: ModelInfo) -> Encoded:
         """A conversation in the model's own template."""
-        messages = [message.message() for message in body.messages]
+        choice = body.may_call()
         if model.writes_chat and not model.chat_template:
-            said = "\n".join(message.content for message in messages)
-            turns = tuple((message.role, message.content) for message in messages)
-            return Encoded(await self._host.tokenise(said), turns=turns)
+            if choice.functions:
+                raise RequestError(
+                    "tools are not served: the remote server writes conversations itself",
+                    subject=model.server,
+                )
+            turns = tuple((message.role, message.text()) for message in body.messages)
+            text = "\n".join(text for _, text in turns)
+            return Encoded(await self._host.tokenise(text), turns=turns)
+        family = families_of_calls.of_template(model.chat_template)
+        takes_tools = families_of_calls.takes_tools(model.chat_template)
+        said = conversation(body, choice, family, takes_tools=takes_tools)
         bos = await self._host.detokenise([model.bos]) if model.bos >= 0 else ""
         loop = asyncio.get_running_loop()
-        pieces = await loop.run_in_executor(
-            chat_template.EXECUTOR, _render, body, messages, model, bos
-        )
+        pieces = await loop.run_in_executor(chat_template.EXECUTOR, _render, said, model, bos)
         ids: list[int] = []
         for piece in pieces:
             ids += await self._host.tokenise(piece, special=True)
         if model.add_bos and ids[:1] != [model.bos]:
             ids.insert(0, model.bos)
-        return Encoded(ids)
+        answer = family.answer(model.chat_template, pieces[-1] if pieces else "")
+        separate = answer.separate and body.reasoning_format != "none"
+        tools = {one.name: one.parameters for one in choice.functions}
+        if not tools and not separate and family.style != "harmony":
+            return Encoded(ids)
+        return Encoded(
+            ids,
+            parser=partial(
+                AnswerParser, family, tools, reasoning=answer.reasoning, separate=separate
+            ),
+            visible_tokens=await self._tokens_of(family, model),
+        )
+
+    async def _tokens_of(self, family: Family, model: ModelInfo) -> tuple[int, ...]:
+        """The control tokens of `model` that show how its answer is built."""
+        key = (family.name, model.path or model.name)
+        if key not in self._visible:
+            found = []
+            for text in (*family.control, *family.reasoning):
+                ids = await self._host.tokenise(text, special=True)
+                found += ids if len(ids) == 1 else []
+            self._visible = {key: tuple(found)}
+        return self._visible[key]
 
     async def infill(self, body: InfillBody, model: ModelInfo, room_tokens: int) -> Encoded:
         """A place in a file to fill, in the layout of the model's family."""
@@ -97,7 +135,7 @@ class Encoder:
         return ids
 
 
-def _render(body: ChatBody, messages: list[ChatMessage], model: ModelInfo, bos: str) -> list[str]:
+def _render(said: Conversation, model: ModelInfo, bos: str) -> list[str]:
     """Reads the vocabulary for its control tokens, if it is one that can be read here."""
     control: Collection[str] = ()
     eos = ""
@@ -108,11 +146,12 @@ def _render(body: ChatBody, messages: list[ChatMessage], model: ModelInfo, bos: 
             eos = words.decode([words.eos]) if words.eos >= 0 else ""
     return chat_template.render(
         model.chat_template,
-        messages,
+        said.messages,
+        tools=said.tools,
         control=control,
         bos=bos,
         eos=eos,
-        options=body.chat_template_kwargs,
+        options=said.options,
     )
 
 

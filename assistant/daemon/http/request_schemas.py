@@ -6,6 +6,7 @@ ones by `request_fields`, the others here.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from msgspec.structs import force_setattr, replace
 from assistant.engine.types import GenerateRequest, ModelInfo, Sampling
 from assistant.errors import ContextFullError, ModelChangedError, RequestError
 from assistant.memory.degrade.budget import BudgetNow
-from assistant.wire import MOST_PROMPT_TOKENS, ChatMessage, GenerateBody, Limit, PromptBody
+from assistant.wire import MOST_PROMPT_TOKENS, GenerateBody, Limit, PromptBody
 
 _TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Short = Annotated[str, Meta(max_length=4096)]
@@ -47,7 +48,6 @@ class OpenAIBody(GenerateBody, frozen=True, kw_only=True):
     max_tokens: Limit | None = msgspec.field(default=None, name="max_tokens")
     n: int = 1
     stream_options: dict[str, Any] | None = None
-    tools: Any = None
     response_format: Any = None
 
     def unsupported(self) -> list[str]:
@@ -55,7 +55,6 @@ class OpenAIBody(GenerateBody, frozen=True, kw_only=True):
         return [
             *super().unsupported(),
             *(["n"] if self.n != 1 else []),
-            *(["tools"] if self.tools else []),
             *([] if plain else ["response_format"]),
         ]
 
@@ -84,18 +83,50 @@ class ContentPart(msgspec.Struct, kw_only=True):
     text: str = ""
 
 
+class FunctionCallBody(msgspec.Struct, kw_only=True):
+    """A function that the assistant called; the arguments are JSON, written out or not."""
+
+    name: _Short
+    arguments: str | dict[str, Any] | None = ""
+
+
+class ToolCallBody(msgspec.Struct, kw_only=True):
+    id: _Short = ""
+    type: str = "function"
+    function: FunctionCallBody
+
+
 class MessageBody(msgspec.Struct, kw_only=True):
     """One turn; the content may come in parts, of which only text is served."""
 
     role: _Short
     content: str | list[ContentPart] | None = ""
+    name: _Short = ""
+    tool_calls: list[ToolCallBody] = []
+    tool_call_id: _Short = ""
+    reasoning_content: str = ""
 
-    def message(self) -> ChatMessage:
+    def text(self) -> str:
+        """Raises RequestError where a part is no text."""
         if isinstance(self.content, list):
-            if any(part.type != "text" for part in self.content):
+            if any(part.type not in _TEXT_PARTS for part in self.content):
                 raise RequestError("only text can be a part of a message")
-            return ChatMessage(role=self.role, content="".join(p.text for p in self.content))
-        return ChatMessage(role=self.role, content=self.content or "")
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+
+class FunctionBody(msgspec.Struct, kw_only=True):
+    """A function that the model may call; `parameters` is the JSON schema of its arguments."""
+
+    name: _Short
+    description: str = ""
+    parameters: dict[str, Any] = msgspec.field(default_factory=dict)
+    strict: bool = False
+
+
+class ToolBody(msgspec.Struct, kw_only=True):
+    type: str = "function"
+    function: FunctionBody
 
 
 class ChatBody(OpenAIBody, frozen=True, kw_only=True):
@@ -104,10 +135,77 @@ class ChatBody(OpenAIBody, frozen=True, kw_only=True):
     messages: Annotated[list[MessageBody], Meta(min_length=1)]
     max_completion_tokens: Limit | None = None
     chat_template_kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
+    tools: Annotated[list[ToolBody], Meta(max_length=1024)] = msgspec.field(default_factory=list)
+    tool_choice: str | dict[str, Any] = "auto"
+    parallel_tool_calls: bool = True
+    reasoning_effort: _Short = ""
+    reasoning_format: _Short = ""
 
     def __post_init__(self) -> None:
         if self.max_completion_tokens is not None:
             force_setattr(self, "max_tokens", self.max_completion_tokens)
+
+    def may_call(self) -> ToolChoice:
+        """Which functions may be called, and whether one must be.
+
+        Raises:
+            RequestError: a tool is malformed or named twice, or the choice names none of them.
+        """
+        functions = {}
+        for tool in self.tools:
+            name = tool.function.name
+            if tool.type != "function":
+                raise RequestError(f"tools of type {tool.type!r} are not supported")
+            if not _FUNCTION_NAME.fullmatch(name):
+                raise RequestError(f"{name[:80]!r} cannot be the name of a function")
+            if name in functions:
+                raise RequestError(f"two tools have the name {name!r}")
+            functions[name] = tool.function
+        choice = self.tool_choice
+        if isinstance(choice, dict):
+            names, required = _chosen(choice)
+        else:
+            names, required = list(functions), choice == "required"
+            if choice not in {"auto", "none", "required"}:
+                raise RequestError(f"there is no tool choice {choice[:80]!r}")
+        if unknown := [name for name in names if name not in functions]:
+            raise RequestError(f"the tool choice names {unknown[0]!r}, which is no tool")
+        if required and not names:
+            raise RequestError("a tool call is required, and there are no tools")
+        chosen = () if choice == "none" else tuple(functions[name] for name in names)
+        return ToolChoice(functions=chosen, required=required, parallel=self.parallel_tool_calls)
+
+
+class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer may call.
+
+    Attributes:
+        functions: those that may be called; empty where none may.
+        required: at least one must be called.
+        parallel: one answer may hold several calls.
+    """
+
+    functions: tuple[FunctionBody, ...] = ()
+    required: bool = False
+    parallel: bool = True
+
+
+_FUNCTION_NAME = re.compile(r"[\w.:/-]{1,200}")
+_TEXT_PARTS = {"text", "input_text", "output_text"}
+
+
+def _chosen(choice: dict[str, Any]) -> tuple[list[str], bool]:
+    """The names in a tool choice that is an object, and whether one of them must be called."""
+    try:
+        if choice["type"] == "allowed_tools":
+            inner = choice.get("allowed_tools", choice)
+            tools = [tool.get("function", tool)["name"] for tool in inner["tools"]]
+            return [str(name) for name in tools], inner.get("mode") == "required"
+        if choice["type"] == "function":
+            return [str(choice.get("function", choice)["name"])], True
+    except (KeyError, TypeError, AttributeError):
+        pass
+    raise RequestError("the tool choice is malformed", advice='Send "auto", "none" or "required"')
 
 
 class TokenizeBody(msgspec.Struct, kw_only=True):
@@ -159,6 +257,7 @@ def generate_request(
     request_limit_ms: int,
     stop_tokens: Sequence[int] = (),
     turns: tuple[tuple[str, str], ...] = (),
+    visible_tokens: Sequence[int] = (),
 ) -> GenerateRequest:
     """The engine's request for `body` whose prompt is `ids`.
 
@@ -196,6 +295,7 @@ def generate_request(
         cache=body.cache,
         prompt_model=model.name,
         turns=turns,
+        visible_tokens=tuple(visible_tokens),
     )
 
 

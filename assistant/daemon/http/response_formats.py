@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from assistant.daemon.http.tool_calls.parser import AnswerParser, Kind, Piece
 from assistant.engine.types import Delta, Done, GenerateRequest, ModelInfo, StopReason, Timings
 from assistant.errors import ContextFullError, UnderkeelError
 from assistant.memory.degrade.budget import BudgetNow
@@ -35,11 +36,26 @@ _ERROR_TYPE = {
 }
 
 
+class Call(msgspec.Struct, kw_only=True):
+    """A tool call in an answer."""
+
+    id: str
+    name: str
+    arguments: str = ""
+
+    def written(self) -> Json:
+        """OpenAI's object of it."""
+        function = {"name": self.name, "arguments": self.arguments}
+        return {"id": self.id, "type": "function", "function": function}
+
+
 class Answer(msgspec.Struct, kw_only=True):
     """An answer so far, and what it is an answer to.
 
     `built_under` is the budget that the prompt was held to (None: to the context only), `cut` what
-    the daemon left out of it; `budget` is what the next prompt may hold, known at the end.
+    the daemon left out of it; `budget` is what the next prompt may hold, known at the end. `text`
+    is all of the answer as the model wrote it; where a parser separates its parts, `content`,
+    `reasoning` and `calls` are them.
     """
 
     request: GenerateRequest
@@ -49,8 +65,29 @@ class Answer(msgspec.Struct, kw_only=True):
     budget: BudgetNow | None = None
     with_tokens: bool = False
     with_usage: bool = False
+    parser: AnswerParser | None = None
     text: str = ""
     tokens: list[int] = []
+    content: str = ""
+    reasoning: str = ""
+    calls: list[Call] = []
+
+    def parts(self, delta: Delta | None) -> list[Piece]:
+        """What `delta` adds to the answer's parts; None is its end."""
+        if self.parser is None:
+            found = [Piece(Kind.TEXT, delta.text)] if delta is not None and delta.text else []
+        else:
+            found = self.parser.feed(delta.text) if delta is not None else self.parser.finish()
+        for piece in found:
+            if piece.kind is Kind.TEXT:
+                self.content += piece.text
+            elif piece.kind is Kind.REASONING:
+                self.reasoning += piece.text
+            elif piece.kind is Kind.CALL:
+                self.calls.append(Call(id=piece.id, name=piece.name))
+            else:
+                self.calls[piece.index].arguments += piece.text
+        return found
 
     def add(self, delta: Delta) -> None:
         self.text += delta.text
@@ -64,7 +101,9 @@ class ResponseFormat(Protocol):
         """Events before the first piece."""
         ...
 
-    def piece(self, answer: Answer, delta: Delta) -> Json: ...
+    def piece(self, answer: Answer, delta: Delta) -> list[Json]:
+        """The events of a piece; there may be none."""
+        ...
 
     def closing(self, answer: Answer, done: Done) -> list[Json]:
         """Events after the last piece."""
@@ -81,16 +120,18 @@ class NativeFormat:
     def opening(self, answer: Answer) -> list[Json]:  # noqa: ARG002
         return []
 
-    def piece(self, answer: Answer, delta: Delta) -> Json:
-        return {
-            "index": 0,
-            "content": delta.text,
-            "tokens": list(delta.tokens),
-            "stop": False,
-            "id_slot": -1,
-            "tokens_predicted": len(answer.tokens),
-            "tokens_evaluated": len(answer.request.prompt),
-        }
+    def piece(self, answer: Answer, delta: Delta) -> list[Json]:
+        return [
+            {
+                "index": 0,
+                "content": delta.text,
+                "tokens": list(delta.tokens),
+                "stop": False,
+                "id_slot": -1,
+                "tokens_predicted": len(answer.tokens),
+                "tokens_evaluated": len(answer.request.prompt),
+            }
+        ]
 
     def closing(self, answer: Answer, done: Done) -> list[Json]:
         return [self._final(answer, done) | {"content": "", "tokens": []}]
@@ -124,8 +165,8 @@ class TextFormat:
     def opening(self, answer: Answer) -> list[Json]:  # noqa: ARG002
         return []
 
-    def piece(self, answer: Answer, delta: Delta) -> Json:
-        return self._frame(answer, delta.text, None)
+    def piece(self, answer: Answer, delta: Delta) -> list[Json]:
+        return [self._frame(answer, delta.text, None)]
 
     def closing(self, answer: Answer, done: Done) -> list[Json]:
         last = self._frame(answer, "", _finish_reason(done)) | _own(answer, done)
@@ -148,22 +189,27 @@ class ChatFormat:
     def opening(self, answer: Answer) -> list[Json]:
         return [self._frame(answer, {"role": "assistant", "content": None}, None)]
 
-    def piece(self, answer: Answer, delta: Delta) -> Json:
-        return self._frame(answer, {"content": delta.text}, None)
+    def piece(self, answer: Answer, delta: Delta) -> list[Json]:
+        return [self._frame(answer, _chat_delta(part), None) for part in answer.parts(delta)]
 
     def closing(self, answer: Answer, done: Done) -> list[Json]:
-        last = self._frame(answer, {}, _finish_reason(done)) | _own(answer, done)
+        rest = [self._frame(answer, _chat_delta(part), None) for part in answer.parts(None)]
+        last = self._frame(answer, {}, _finish_reason(done, answer)) | _own(answer, done)
         if not answer.with_usage:
-            return [last]
+            return [*rest, last]
         usage = _envelope(answer, "chatcmpl", "chat.completion.chunk")
-        return [last, usage | {"choices": [], "usage": _usage(done.timings)}]
+        return [*rest, last, usage | {"choices": [], "usage": _usage(done.timings)}]
 
     def whole(self, answer: Answer, done: Done) -> Json:
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": answer.text},
-            "finish_reason": _finish_reason(done),
-        }
+        answer.parts(None)
+        message: Json = {"role": "assistant", "content": answer.content}
+        if answer.reasoning:
+            message["reasoning_content"] = answer.reasoning
+        if answer.calls:
+            message["content"] = answer.content or None
+            message["tool_calls"] = [call.written() for call in answer.calls]
+        finish = _finish_reason(done, answer)
+        choice = {"index": 0, "message": message, "finish_reason": finish}
         envelope = _envelope(answer, "chatcmpl", "chat.completion")
         return envelope | {"choices": [choice], "usage": _usage(done.timings)} | _own(answer, done)
 
@@ -221,7 +267,24 @@ def _envelope(answer: Answer, prefix: str, kind: str) -> Json:
     }
 
 
-def _finish_reason(done: Done) -> str:
+def _chat_delta(piece: Piece) -> Json:
+    """OpenAI's `delta` for a part of an answer."""
+    if piece.kind is Kind.TEXT:
+        return {"content": piece.text}
+    if piece.kind is Kind.REASONING:
+        return {"reasoning_content": piece.text}
+    call: Json = {"index": piece.index}
+    if piece.kind is Kind.CALL:
+        function = {"name": piece.name, "arguments": ""}
+        call |= {"id": piece.id, "type": "function", "function": function}
+    else:
+        call["function"] = {"arguments": piece.text}
+    return {"tool_calls": [call]}
+
+
+def _finish_reason(done: Done, answer: Answer | None = None) -> str:
+    if answer is not None and answer.calls and done.reason is StopReason.EOS:
+        return "tool_calls"
     return "stop" if done.reason in {StopReason.EOS, StopReason.STOP_TEXT} else "length"
 
 

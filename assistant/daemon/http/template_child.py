@@ -80,6 +80,27 @@ def _compile(template: str) -> jinja2.Template:
     return environment.from_string(template)
 
 
+class _Arguments(dict[str, Any]):
+    """The arguments of a tool call. Some templates read them as an object, others join them to a
+    text: then they are their JSON."""
+
+    def __str__(self) -> str:
+        return json.dumps(self, ensure_ascii=False)
+
+    def __add__(self, other: str) -> str:
+        return str(self) + other
+
+    def __radd__(self, other: str) -> str:
+        return other + str(self)
+
+
+def _with_arguments(messages: list[dict[str, Any]]) -> None:
+    for message in messages:
+        for call in message.get("tool_calls", ()):
+            if isinstance(call["function"]["arguments"], dict):
+                call["function"]["arguments"] = _Arguments(call["function"]["arguments"])
+
+
 def _to_json(
     value: Any,
     ensure_ascii: bool = False,
@@ -108,6 +129,7 @@ def _refuse(message: object = "") -> NoReturn:
 def render(template: str, variables: dict[str, Any], most_chars: int) -> dict[str, str]:
     """One reply. Everything a template can raise is caught: what remains ends the process."""
     try:
+        _with_arguments(variables.get("messages", []))
         parts, length = [], 0
         for part in _compile(template).generate(variables):
             parts.append(part)

@@ -138,15 +138,15 @@ class LoadedCheckpoint:
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
 
-    def piece(self, token: int) -> bytes:
-        """The bytes of a token; nothing for one that is only for control."""
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes of a token; a control token has some only with `special`."""
+        if token in self._control and not special:
+            return b""
         if self.words is not None:
-            if token >= self.words.size or token in self._control:
+            if token >= self.words.size:
                 return b""
             return self.words.decode_bytes([token])
         text = self.tokenizer.convert_ids_to_tokens(token) or ""
-        if token in self._control:
-            return b""
         if text.startswith("<0x") and text.endswith(">"):
             return bytes([int(text[3:-1], 16)])
         return text.replace("\u2581", " ").encode()

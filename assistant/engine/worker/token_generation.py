@@ -57,7 +57,9 @@ class Words(Protocol):
         """The tokens that end an answer."""
         ...
 
-    def piece(self, token: int) -> bytes: ...
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes of a token; a control token has some only with `special`."""
+        ...
 
 
 class Answering(Protocol):
@@ -75,7 +77,7 @@ def take_token(
     request = job.request
     if token in words.ends or token in request.stop_tokens:
         return Ending(StopReason.EOS)
-    piece = words.piece(token)
+    piece = words.piece(token, special=token in request.visible_tokens)
     job.must_start_with = job.must_start_with[len(piece) :]
     text, stop = job.answer_text.add(piece)
     if text:

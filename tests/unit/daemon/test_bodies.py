@@ -109,8 +109,8 @@ def test_what_is_not_served_is_refused(
 def test_message_parts() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     body = msgspec.convert({"messages": [{"role": "user", "content": parts}]}, ChatBody)
-    assert body.messages[0].message().content == "ab"
+    assert body.messages[0].text() == "ab"
     parts[0]["type"] = "image_url"
     body = msgspec.convert({"messages": [{"role": "user", "content": parts}]}, ChatBody)
     with pytest.raises(RequestError, match="only text"):
-        body.messages[0].message()
+        body.messages[0].text()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import psutil
 import pytest
 
 from assistant.daemon.http import chat_template
 from assistant.errors import RequestError
-from assistant.wire import ChatMessage
 
 CHATML = (
     "{% for message in messages %}"
@@ -20,8 +20,8 @@ CHATML = (
 CONTROL = {"<|im_start|>", "<|im_end|>", "<|endoftext|>"}
 
 
-def user(text: str) -> list[ChatMessage]:
-    return [ChatMessage(role="user", content=text)]
+def user(text: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": text}]
 
 
 def test_plain_conversation_is_one_piece() -> None:
@@ -30,7 +30,7 @@ def test_plain_conversation_is_one_piece() -> None:
 
 
 def test_an_open_turn_of_the_assistant_is_continued() -> None:
-    begun = ChatMessage(role="assistant", content="Because <|im_end|>of")
+    begun = {"role": "assistant", "content": "Because <|im_end|>of"}
     pieces = chat_template.render(CHATML, [*user("Why?"), begun], control=CONTROL)
     text = "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nBecause <|im_end|>of"
     assert "".join(pieces) == text
