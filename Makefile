@@ -6,7 +6,7 @@ BIN := .venv/bin
 LOCK_FLAGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --quiet --custom-compile-command "make lock"
 
-.PHONY: dist help env models demo test check lint types lock fuzz bench-load bench-worker bench-lsp bench-typing bench-speculation bench-threads bench-shifting bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-quality bench-remote gpu-check gpu-bundle test-transformers vsix pictures clean
+.PHONY: dist help env models demo test check lint types lock fuzz bench-load bench-worker bench-lsp bench-typing bench-blocks bench-speculation bench-threads bench-shifting bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-quality bench-remote gpu-check gpu-bundle test-transformers vsix pictures clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ bench-lsp: models ## Overhead of the language server and the daemon per request
 
 bench-typing: models ## Latency while typing, compared with llama.vim and llama-server
 	@$(BIN)/python tests/benchmarks/keystrokes/run.py --save
+
+bench-blocks: models ## Whole statements and blocks of real packages (LLAMA_SERVER=binary compares)
+	@$(BIN)/python tests/benchmarks/blocks.py $(if $(LLAMA_SERVER),--llama-server $(LLAMA_SERVER)) --save
 
 bench-speculation: models ## Speed-up by speculative decoding, and that the text stays the same
 	@PYTHONPATH=. $(BIN)/python tests/benchmarks/speculation.py --save

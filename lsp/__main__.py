@@ -38,12 +38,16 @@ def configure(level: int = logging.WARNING) -> None:
 
 def main() -> None:
     """Serve one editor until it leaves. The exit code is 1 if it left without a shutdown."""
-    # Thousands of classes are made while the protocol's types are imported, and none is garbage.
+    # Thousands of objects are made while modules are imported, and none of them is garbage.
     gc.disable()
     hide_library_warnings()
+    from lsp import protocol_types
+
+    protocol_types.load()
     from lsp import server
 
     gc.enable()
+    gc.freeze()
     configure()
     language_server = server.create()
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as channel:

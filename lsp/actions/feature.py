@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lsprotocol import types
@@ -17,17 +18,16 @@ from lsp.actions.document_range import (
     range_argument,
     text_argument,
 )
-from lsp.actions.edits import Edits
-from lsp.actions.explain_command import ExplainCommand
-from lsp.actions.explanations import Explanations, Kind
 from lsp.actions.offer import KINDS, RESOLVED, Diagnostic, Offer, Task, offers
-from lsp.actions.proposal import EditCapabilities, Proposal, workspace_edit
 from lsp.editor import Editor, Severity, offers_ours
 
 if TYPE_CHECKING:
     from pygls.lsp.server import LanguageServer
 
     from assistant.settings import ActionSettings
+    from lsp.actions.edits import Edits
+    from lsp.actions.explain_command import ExplainCommand
+    from lsp.actions.proposal import EditCapabilities, Proposal
     from lsp.completion.session import Session
 
 EXPLAIN = "underkeel.explain"
@@ -52,10 +52,24 @@ class Actions:
     def __init__(self, server: LanguageServer, editor: Editor, session: Session) -> None:
         self.settings: ActionSettings | None = None
         self._server, self._editor, self._session = server, editor, session
-        self._explain_command = ExplainCommand(
-            server, editor, session, Explanations(session.backend, lambda: session.prompts)
-        )
-        self._edits = Edits(session.backend, lambda: session.prompts, session)
+
+    # Imported when first used: `initialize` does not wait for them.
+
+    @cached_property
+    def _explain_command(self) -> ExplainCommand:
+        from lsp.actions.explain_command import ExplainCommand
+        from lsp.actions.explanations import Explanations
+
+        session = self._session
+        explanations = Explanations(session.backend, lambda: session.prompts)
+        return ExplainCommand(self._server, self._editor, session, explanations)
+
+    @cached_property
+    def _edits(self) -> Edits:
+        from lsp.actions.edits import Edits
+
+        session = self._session
+        return Edits(session.backend, lambda: session.prompts, session)
 
     # What the client can do.
 
@@ -138,10 +152,10 @@ class Actions:
             instruction = {"instruction": offer.instruction} if offer.instruction else {}
             action.command = _command(offer, EDIT, place | instruction)
         else:
-            kind = _explained(offer, selection=document_range.start < document_range.stop)
+            kind = _explanation_kind(offer, document_range)
             if diagnostic is not None:
                 place |= {"range": diagnostic.range, "diagnostic": diagnostic}
-            action.command = _command(offer, EXPLAIN, {**place, "kind": kind.value})
+            action.command = _command(offer, EXPLAIN, {**place, "kind": kind})
         return action
 
     async def resolved(self, action: types.CodeAction) -> types.CodeAction:
@@ -220,9 +234,13 @@ class Actions:
         return answer is not None and answer.title == "Apply"
 
     def _edit(self, proposal: Proposal) -> types.WorkspaceEdit:
+        from lsp.actions.proposal import workspace_edit
+
         return workspace_edit(proposal, self._edit_capabilities(), self._session.encoding)
 
     def _edit_capabilities(self) -> EditCapabilities:
+        from lsp.actions.proposal import EditCapabilities
+
         return EditCapabilities.of(self._server.client_capabilities)
 
     def _warn(self, proposal: Proposal) -> None:
@@ -288,9 +306,12 @@ def _command(offer: Offer, name: str, argument: dict[str, Any]) -> types.Command
     return types.Command(title=offer.title, command=name, arguments=[argument])
 
 
-def _explained(offer: Offer, *, selection: bool) -> Kind:
+def _explanation_kind(offer: Offer, document_range: DocumentRange) -> str:
+    from lsp.actions.explanations import Kind
+
     if offer.task is Task.EXPLAIN_FILE:
-        return Kind.FILE
+        return Kind.FILE.value
     if offer.task is Task.EXPLAIN_ERROR:
-        return Kind.DIAGNOSTIC
-    return Kind.SELECTION if selection else Kind.SYMBOL
+        return Kind.DIAGNOSTIC.value
+    has_selection = document_range.start < document_range.stop
+    return Kind.SELECTION.value if has_selection else Kind.SYMBOL.value

@@ -12,11 +12,12 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
-from difflib import SequenceMatcher
+from typing import TYPE_CHECKING
 
-from assistant import statistics
 from assistant.errors import StatisticsError
-from assistant.statistics import Counts, Key
+
+if TYPE_CHECKING:
+    from assistant.statistics import Counts, Key
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ _KNOWN = 512
 _LEAST_MATCH = 3
 _AROUND_CHARS = 400
 
-Add = Callable[[Mapping[Key, Counts], Mapping[Key, Mapping[int, int]]], None]
+Add = Callable[[Mapping["Key", "Counts"], Mapping["Key", Mapping[int, int]]], None]
 
 
 @dataclass
@@ -61,19 +62,19 @@ class Tally:
 
     Args:
         text_of: the text of an open document; None for one that is not open.
-        add: where the counts go; called in a thread.
+        add: where the counts go, called in a thread; by default the user's statistics.
         kept_after_s: when accepted text is looked at again.
     """
 
     def __init__(
         self,
         text_of: Callable[[str], str | None],
-        add: Add = statistics.add,
+        add: Add | None = None,
         kept_after_s: float = KEPT_AFTER_S,
     ) -> None:
         self.enabled = False
         self._text_of = text_of
-        self._add = add
+        self._add = add or _add_to_file
         self._kept_after_s = kept_after_s
         self._offered: OrderedDict[str, _Offered] = OrderedDict()
         self._watched: list[_Watched] = []
@@ -94,9 +95,9 @@ class Tally:
         uri, language, start = place
         known = self._offered.pop(id_, None)
         if known is None:
-            self._count(language, Counts(offered=1))
+            self._count(language, offered=1)
             bins = self._latencies.setdefault(_key(language), Counter())
-            bins[statistics.latency_bin(latency_ms)] += 1
+            bins[_latency_bin(latency_ms)] += 1
             known = _Offered(uri, language, text, start)
         self._offered[id_] = replace(known, text=text, start=start, taken=0)
         while len(self._offered) > _KNOWN:
@@ -113,7 +114,7 @@ class Tally:
         found = self._offered.get(id_)
         if self.enabled and found is not None and not found.shown:
             found.shown = True
-            self._count(found.language, Counts(shown=1))
+            self._count(found.language, shown=1)
 
     def accepted(self, id_: str, units: int | None = None) -> None:
         """It was taken: whole, or up to so many UTF-16 code units from its start."""
@@ -124,13 +125,13 @@ class Tally:
         more = text[found.taken :]
         if units is None:
             # It is no more one of those that were taken in part.
-            self._count(found.language, Counts(accepted=1, partly=-int(found.partly)))
+            self._count(found.language, accepted=1, partly=-int(found.partly))
             del self._offered[id_]
         elif more and not found.partly:
             found.partly = True
-            self._count(found.language, Counts(partly=1))
+            self._count(found.language, partly=1)
         if more:
-            self._count(found.language, Counts(taken_chars=len(more)))
+            self._count(found.language, taken_chars=len(more))
             self._watch(found, more, found.start + found.taken)
             found.taken = len(text)
 
@@ -172,12 +173,13 @@ class Tally:
         document = self._text_of(watched.uri)
         if document is not None:
             kept = kept_chars(watched.text, document, watched.start)
-            counts = Counts(checked_chars=len(watched.text), kept_chars=kept)
-            self._count(watched.language, counts)
+            self._count(watched.language, checked_chars=len(watched.text), kept_chars=kept)
 
-    def _count(self, language: str, counts: Counts) -> None:
+    def _count(self, language: str, **numbers: int) -> None:
+        from assistant.statistics import Counts
+
         key = _key(language)
-        self._counts[key] = self._counts.get(key, Counts()) + counts
+        self._counts[key] = self._counts.get(key, Counts()) + Counts(**numbers)
         if self._flushing is None:
             loop = asyncio.get_running_loop()
             self._flushing = loop.call_later(_FLUSH_S, self._begin_flush)
@@ -203,8 +205,22 @@ def kept_chars(text: str, document: str, near: int) -> int:
     around = document[start : near + len(text) + _AROUND_CHARS]
     if text in around:
         return len(text)
+    from difflib import SequenceMatcher
+
     blocks = SequenceMatcher(None, text, around, autojunk=False).get_matching_blocks()
     return sum(block.size for block in blocks if block.size >= _LEAST_MATCH)
+
+
+def _add_to_file(counts: Mapping[Key, Counts], latencies: Mapping[Key, Mapping[int, int]]) -> None:
+    from assistant import statistics
+
+    statistics.add(counts, latencies)
+
+
+def _latency_bin(latency_ms: float) -> int:
+    from assistant import statistics
+
+    return statistics.latency_bin(latency_ms)
 
 
 def _first(text: str, units: int) -> str:

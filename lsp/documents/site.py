@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache, cached_property
-from importlib import resources
 from typing import Any
 
 _LOOK_CHARS = 1 << 14
@@ -84,6 +82,9 @@ def language(name: str) -> Language:
 
 @cache
 def _table() -> dict[str, Any]:
+    import tomllib
+    from importlib import resources
+
     return tomllib.loads((resources.files("lsp.documents") / "languages.toml").read_text("utf-8"))
 
 
