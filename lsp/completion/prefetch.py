@@ -118,6 +118,7 @@ class Ahead:
         self._wanted: asyncio.Task[None] | None = None
         self._suffix: str | None = None
         self._held: str | None = None
+        self._answered: str | None = None
 
     def opened(self, place: Place) -> None:
         """The document is shown; the cursor was last at `place`."""
@@ -147,16 +148,16 @@ class Ahead:
         """Wait until the prompt for `site` is in the cache, if that is under way.
 
         Returns:
-            False where the place is not in the cache after `within_s`, and can be warmed later.
+            False where the place is not in the cache after `within_s`, and the next request, or a
+            warm-up behind this one, brings it there.
         """
         if self._wanted is not None and self._warming:
             await asyncio.wait({self._wanted}, timeout=within_s)
         settings = self._settings()
-        return (
-            self._held == site.suffix[:_SUFFIX_CHARS]
-            or settings is None
-            or not self._may_work(settings, wanted=True)
-        )
+        place = site.suffix[:_SUFFIX_CHARS]
+        if settings is None or not self._may_work(settings, wanted=True):
+            return self._answered == place  # nothing is warmed: the second request brings it all
+        return self._held == place
 
     def yield_to_request(self) -> None:
         """A request cannot wait for the warm-up: it goes first. What was evaluated stays cached."""
@@ -164,6 +165,7 @@ class Ahead:
 
     def answered(self, site: Site, *, short: bool) -> None:
         """A request for `site` was answered; after a short prompt the full one is evaluated."""
+        self._answered = site.suffix[:_SUFFIX_CHARS]
         if not short:
             self._held = site.suffix[:_SUFFIX_CHARS]
         elif self._document.version == site.version:
@@ -201,6 +203,9 @@ class Ahead:
         wanted: bool = False,
     ) -> None:
         self._timer = None
+        if self._warming and not wanted:
+            self._after(REST_S, work)  # the prompt of the place comes first
+            return
         settings = self._settings()
         if settings is None or not self._may_work(settings, wanted=wanted):
             return

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _START = Place(0, 0)
 _CANDIDATES = 3
-_WARM_WAIT_S = 1.0
+_WARM_WAIT_S = 0.5
 """A request waits this long for the warm-up of its place, then goes on with a short prompt."""
 _BINARY = "\0"
 _LOOK_CHARS = 4096

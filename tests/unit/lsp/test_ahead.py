@@ -249,9 +249,32 @@ def test_the_first_request_at_a_place_does_not_wait_for_its_warm_up(dense_model:
         await rest(lambda: bool(client.requests))  # though the warm-up never ends
         client.gate.set()
         assert await asked == ["eturn a + b"]
+        client.gate.clear()
         assert len(client.requests[0].prompt) <= 256
         await rest(lambda: len(client.warmed) == 2)
         assert len(client.warmed[1]) > 256
+        await rest()
+        assert len(client.requests) == 1  # what follows the suggestion waits for the warm-up
+        client.gate.set()
+        await rest(lambda: len(client.requests) == 2)
+
+    play(dense_model, test, LONG)
+
+
+def test_the_first_prompt_at_a_place_is_short_without_work_ahead_too(dense_model: Path) -> None:
+    """C28: on battery, say, the second request at a place brings the full prompt."""
+
+    async def test(editing: Editing) -> None:
+        editing.machine = Machine(load=0.0, on_battery=True)
+        client = editing.client
+        client.reply = lambda _: "return a + b"
+        editing.type("r")
+        await editing.ask()
+        editing.type("x")
+        await editing.ask()
+        assert client.warmed == []
+        first, second = client.requests
+        assert len(first.prompt) <= 256 < len(second.prompt)
 
     play(dense_model, test, LONG)
 

@@ -136,11 +136,12 @@ def test_the_editor_hears_it_with_the_prompt_and_the_next_one_keeps_to_it(
         facts = editing.editor.facts
         await until(lambda: bool(facts[-1].get("vram") and facts[-1].get("prompt")))
         assert facts[-1]["kv"] == {"usedTokens": 300, "totalTokens": 4096}
+        assert facts[-1]["prompt"]["budgetTokens"] == 256  # the first one at a place (C28)
+        editing.type("x")
+        await editing.ask()
         prompt: dict[str, Any] = facts[-1]["prompt"]
         assert prompt["budgetTokens"] == SCARCE.tokens >= prompt["tokens"] > 0
         assert isinstance(prompt["cut"], list)
-        editing.type("x")
-        await editing.ask()
         assert client.requests[-1].budget_tokens == SCARCE.tokens
         await editing.session.aclose()
 
