@@ -15,6 +15,7 @@ from assistant.cli.terminal import console
 from assistant.errors import RequestError
 
 TOPICS = {
+    "setup": "Set up, check a GPU, remove",
     "models": "Choose, plan and load a model",
     "headroom": "What happens when memory gets short",
     "context": "What the model sees",

@@ -116,9 +116,9 @@ def test_a_page_in_a_terminal_fits_its_width(topic: str, monkeypatch: pytest.Mon
         ("headrom", "Did you mean headroom?"),
         ("setings", "Did you mean settings?"),
         ("plan", "It is a command: underkeel plan --help"),
-        ("qqqq", "All topics: models"),
-        ("../../README", "All topics: models"),
-        ("x" * 10_000, "All topics: models"),
+        ("qqqq", "All topics: setup"),
+        ("../../README", "All topics: setup"),
+        ("x" * 10_000, "All topics: setup"),
     ],
 )
 def test_an_unknown_topic_is_met_with_the_nearest(topic: str, advice: str) -> None:
