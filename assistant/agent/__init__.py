@@ -1,3 +1,3 @@
 """The agent: works on a task with tools, within the current budget and the permissions given."""
 
-__all__ = ["conversation", "loop", "permissions", "toolbox", "tools", "workspace"]
+__all__ = ["conversation", "loop", "packing", "permissions", "toolbox", "tools", "workspace"]

@@ -1,0 +1,159 @@
+"""A conversation always fits its budget, is cut in a stable way, and says what was cut."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from assistant.agent.conversation import Step, ToolCall, ToolResult, Turn
+from assistant.agent.packing import (
+    LOW_WATER,
+    DoesNotFitError,
+    Level,
+    Message,
+    pack,
+    shared_tokens,
+)
+
+
+def count(text: str) -> int:
+    return len(text) // 3 + 1
+
+
+def step(index: int, size: int = 600, text: str = "", note: str = "") -> Step:
+    call = ToolCall(id=f"c{index}", name="read_file", arguments=f'{{"path": "f{index}.py"}}')
+    result = ToolResult(
+        call_id=call.id,
+        text=f"f{index}.py:\n" + "x" * size,
+        outline=f"f{index}.py: outline " + "y" * (size // 5),
+        line=f"Read f{index}.py.",
+    )
+    return Step(text=text, calls=(call,), results=(result,), note=note)
+
+
+_STEPS = st.lists(
+    st.builds(step, st.integers(0, 99), st.integers(0, 3000), st.sampled_from(["", "a" * 900])),
+    max_size=12,
+)
+_TURNS = st.lists(
+    st.builds(lambda prompt, steps: Turn(prompt=prompt, steps=tuple(steps)),
+              st.text("ab ", min_size=1, max_size=900), _STEPS),
+    min_size=1, max_size=3,
+)  # fmt: skip
+
+
+def size(messages: Sequence[Message]) -> int:
+    return sum(
+        count(message["content"])
+        + sum(count(call["function"]["arguments"]) for call in message.get("tool_calls", ()))
+        for message in messages
+    )
+
+
+@given(_TURNS, st.integers(200, 6000), st.integers(0, 300))
+def test_it_fits_or_says_that_it_cannot(turns: list[Turn], budget: int, extra: int) -> None:
+    try:
+        packed = pack("rules", turns, (), budget, count, extra_tokens=extra)
+    except DoesNotFitError:
+        return
+    assert size(packed.messages) + extra <= packed.tokens <= budget
+    assert packed == pack("rules", turns, (), budget, count, extra_tokens=extra)
+    # The task is whole, and each call shown is followed by its result.
+    texts = [message["content"] for message in packed.messages]
+    assert any(text.startswith(turns[-1].prompt) for text in texts)
+    waiting: list[str] = []
+    for message in packed.messages:
+        if message["role"] == "tool":
+            assert message["tool_call_id"] == waiting.pop(0)
+        else:
+            assert not waiting
+            waiting = [call["id"] for call in message.get("tool_calls", ())]
+    # Nothing is cut without a word.
+    gone = packed.levels.count(Level.DIGEST)
+    counted = sum(
+        int(text.partition("[")[2].split(" earlier steps")[0])
+        for text in (text[text.rfind("\n\n[") :] for text in texts)
+        if " earlier steps are shortened" in text
+    )
+    assert counted == gone
+
+
+@given(_TURNS, st.integers(600, 6000), st.integers(200, 600))
+def test_steps_never_grow_again(turns: list[Turn], budget: int, less: int) -> None:
+    try:
+        first = pack("rules", turns, (), budget, count)
+        second = pack("rules", turns, first.levels, budget - less, count)
+        third = pack("rules", turns, second.levels, budget * 2, count)
+    except DoesNotFitError:
+        return
+    assert all(a <= b for a, b in zip(first.levels, second.levels, strict=True))
+    assert third.levels == second.levels and not third.repacked
+
+
+@pytest.mark.parametrize("budget", [3000, 6000, 14_000])
+def test_most_of_each_prompt_was_in_the_one_before(budget: int) -> None:
+    """At least 90 % over the requests of a long turn, at windows of 4k, 8k and 16k."""
+    levels: Sequence[int] = ()
+    steps: list[Step] = []
+    before: Sequence[Message] = ()
+    tokens = shared = repacks = 0
+    for index in range(120):
+        turn = Turn(prompt="Do the task.", steps=tuple(steps))
+        packed = pack("rules " * 150, [turn], levels, budget, count, extra_tokens=600)
+        levels = packed.levels
+        if before:
+            # What is new since the last request is no part of what could have been kept.
+            new = size(packed.messages[-2:])
+            tokens += size(packed.messages) - new
+            shared += min(
+                shared_tokens(before, packed.messages, count), size(packed.messages) - new
+            )
+        repacks += packed.repacked
+        before = packed.messages
+        steps.append(step(index, size=300 + index * 37 % 400))
+    assert shared / tokens >= 0.9, (shared / tokens, repacks)
+    assert repacks <= 120 // 3
+
+
+def test_a_repack_frees_more_than_it_must() -> None:
+    steps = tuple(step(index) for index in range(20))
+    packed = pack("rules", [Turn(prompt="Task", steps=steps)], (), 3000, count)
+    assert packed.repacked and packed.tokens <= 3000 * LOW_WATER
+    assert packed.levels[-1] is Level.FULL
+
+
+def test_a_large_last_result_shrinks_only_if_it_must() -> None:
+    steps = (step(0, size=6000),)
+    packed = pack("rules", [Turn(prompt="Task", steps=steps)], (), 1200, count)
+    assert packed.levels == (Level.OUTLINE,)
+
+
+def test_a_budget_that_is_too_small_is_reported_with_numbers() -> None:
+    with pytest.raises(DoesNotFitError) as found:
+        pack("rules " * 500, [Turn(prompt="Task")], (), 200, count)
+    assert "the budget is 200" in str(found.value)
+
+
+def test_old_arguments_are_shortened_and_stay_valid() -> None:
+    call = ToolCall(
+        id="c", name="create_file", arguments=json.dumps({"path": "a", "text": "z" * 4000})
+    )
+    made = Step(calls=(call,), results=(ToolResult(call_id="c", text="Created."),))
+    turn = Turn(prompt="Task", steps=(made, *(step(index) for index in range(8))))
+    packed = pack("rules", [turn], (), 2600, count)
+    calls = [c for m in packed.messages for c in m.get("tool_calls", ())]
+    given_ = json.loads(calls[0]["function"]["arguments"])
+    assert given_["path"] == "a" and "3840 characters left out" in given_["text"]
+
+
+def test_unreadable_arguments_are_sent_as_valid_json() -> None:
+    """Templates parse them, and fail over what is not JSON."""
+    call = ToolCall(id="c", name="read_file", arguments='{"path": ')
+    made = Step(calls=(call,), results=(ToolResult(call_id="c", text="Not JSON.", failed=True),))
+    packed = pack("rules", [Turn(prompt="Task", steps=(made,))], (), 3000, count)
+    arguments = packed.messages[2]["tool_calls"][0]["function"]["arguments"]
+    assert isinstance(json.loads(arguments), dict)
