@@ -1,3 +1,15 @@
 """The agent: works on a task with tools, within the current budget and the permissions given."""
 
-__all__ = ["conversation", "loop", "packing", "permissions", "toolbox", "tools", "workspace"]
+__all__ = [
+    "acp_server",
+    "commands",
+    "conversation",
+    "editing",
+    "loop",
+    "model",
+    "packing",
+    "permissions",
+    "session",
+    "sessions",
+    "tools",
+]

@@ -29,6 +29,8 @@ COMMANDS: dict[str, str] = {
     "stats": "assistant.cli.stats",
     "complete": "assistant.cli.complete",
     "context": "assistant.cli.context",
+    "agent": "assistant.cli.agent",
+    "acp": "assistant.cli.agent",
     "plan": "assistant.cli.plan",
     "recommend": "assistant.cli.recommend",
     "pull": "assistant.cli.pull",

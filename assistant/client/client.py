@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 import msgspec
@@ -32,6 +32,8 @@ from assistant.wire import (
     Status,
     UseBody,
 )
+
+T = TypeVar("T")
 
 OnProgress = Callable[[str, float], None]
 """Called with what is going on and the share that is done, 0 to 1."""
@@ -226,6 +228,13 @@ class DaemonClient:
         }
         return self._stream("/v1/chat/completions", body, events.chat_chunk)
 
+    def chat_events(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """Stream the events of POST /v1/chat/completions as they are, for a body with tools.
+
+        Closing the generator cancels the request.
+        """
+        return self._stream("/v1/chat/completions", body, events.chat_event)
+
     async def tokenise(self, text: str) -> list[int]:
         """Token ids of plain text, without BOS."""
         answer = await self._post("/tokenize", {"content": text, "parse_special": False})
@@ -307,8 +316,8 @@ class DaemonClient:
         raise AssertionError("unreachable")
 
     async def _stream(
-        self, path: str, body: Any, read: Callable[[bytes], CompletionChunk]
-    ) -> AsyncGenerator[CompletionChunk, None]:
+        self, path: str, body: Any, read: Callable[[bytes], T]
+    ) -> AsyncGenerator[T, None]:
         """What `read` makes of each server-sent event, until the server's last."""
         content = msgspec.json.encode(body)
         with _transport_errors():

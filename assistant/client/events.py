@@ -172,6 +172,14 @@ def chat_chunk(data: bytes) -> CompletionChunk:
     )
 
 
+def chat_event(data: bytes) -> dict[str, Any]:
+    """One event of POST /v1/chat/completions as it is. Raises the error that the event carries."""
+    event = decode(data, dict[str, Any])
+    if event.get("error") is not None:
+        _checked(data)
+    return event
+
+
 def _checked(data: bytes) -> _Event:
     event = decode(data, _Event)
     if event.error is not None:

@@ -2,6 +2,7 @@
 
 from assistant.settings.fields import (
     ActionSettings,
+    AgentSettings,
     CompletionSettings,
     DaemonSettings,
     EngineSettings,
@@ -15,6 +16,7 @@ from assistant.settings.reading import load, overlay, override
 
 __all__ = [
     "ActionSettings",
+    "AgentSettings",
     "CompletionSettings",
     "DaemonSettings",
     "EngineSettings",

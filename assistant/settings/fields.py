@@ -428,6 +428,43 @@ class ActionSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 1024
 
 
+class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The agent: `underkeel acp` and `underkeel agent`."""
+
+    mode: Annotated[
+        Literal["ask", "edit", "auto"],
+        Rule(
+            meaning="What it changes without a question in a new session: nothing, edits, or all "
+            "changes of files. Commands always ask.",
+            choices=("ask", "edit", "auto"),
+        ),
+    ] = "ask"
+    allow: Annotated[
+        tuple[str, ...],
+        Rule(
+            meaning="Commands that run without a question, with any further arguments. Tests run "
+            "the code that the agent wrote.",
+            form="starts of command lines",
+        ),
+    ] = ()
+    steps: Annotated[
+        int, Rule(meaning="Most answers of the model per prompt.", unit="steps", least=1, most=1000)
+    ] = 40
+    time_limit_s: Annotated[
+        float,
+        Rule(meaning="A prompt ends after this time.", unit="seconds", least=1, most=_DAY_S),
+    ] = 1800.0
+    answer_tokens: Annotated[
+        int,
+        Rule(
+            meaning="Longest answer; at most a quarter of the context.",
+            unit="tokens",
+            least=64,
+            most=65_536,
+        ),
+    ] = 2048
+
+
 class StatisticsSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of what became of suggestions, kept on this machine."""
 
@@ -444,6 +481,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     daemon: DaemonSettings = DaemonSettings()
     completion: CompletionSettings = CompletionSettings()
     actions: ActionSettings = ActionSettings()
+    agent: AgentSettings = AgentSettings()
     statistics: StatisticsSettings = StatisticsSettings()
 
 

@@ -1,0 +1,315 @@
+"""A session at work: the thin shell around the loop. It packs, sends, asks for approval, runs
+tools, and stores each finished step."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from assistant.agent import loop
+from assistant.agent.commands import plain
+from assistant.agent.conversation import Answer, ToolCall, ToolResult, Turn
+from assistant.agent.editing import Editor
+from assistant.agent.model import Model
+from assistant.agent.packing import SMALL_BUDGET, DoesNotFitError, Packed, pack, result_tokens
+from assistant.agent.permissions import Mode, Rules, Verdict, verdict
+from assistant.agent.project_rules import expanded, instructions
+from assistant.agent.reading import Reader
+from assistant.agent.sessions import StoredSession
+from assistant.agent.toolbox import Diagnose, Toolbox
+from assistant.agent.tools import Access, Outcome, Planned, offered
+from assistant.agent.workspace import Journal, ToolError, Workspace
+from assistant.errors import ContextFullError, RequestError, UnderkeelError
+
+_REFUSED = "The user refused this call. Do not make it again; do something else, or ask."
+_RETRY_S = (0.2, 1.0, 4.0)
+# A tool that has its own limit ends before; this is for one that hangs.
+_TOOL_LIMIT_S = 660.0
+
+
+class Approval(StrEnum):
+    """What the user answered."""
+
+    ONCE = "once"
+    ALWAYS = "always"
+    REJECT = "reject"
+    CANCEL = "cancel"
+
+
+class Frontend(Protocol):
+    """Where the user is: shows what happens, and asks for approval."""
+
+    async def text(self, text: str) -> None: ...
+
+    async def thought(self, text: str) -> None: ...
+
+    async def call_started(self, call: ToolCall, planned: Planned | None) -> None: ...
+
+    async def call_ended(
+        self, call: ToolCall, planned: Planned | None, outcome: Outcome
+    ) -> None: ...
+
+    async def usage(self, used: int, size: int) -> None: ...
+
+    async def approve(self, call: ToolCall, planned: Planned) -> Approval: ...
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a turn ended, and what it cost in tokens."""
+
+    stop: loop.Stop
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    steps: int = 0
+    repacks: int = 0
+
+
+class AgentSession:
+    """One session with its workspace, its tools and its permissions.
+
+    Args:
+        allowed: prefixes of commands that the user's settings allow.
+        excludes: patterns of files that no model sees.
+    """
+
+    def __init__(
+        self,
+        stored: StoredSession,
+        model: Model,
+        *,
+        limits: loop.Limits | None = None,
+        allowed: Sequence[str] = (),
+        excludes: Sequence[str] = (),
+        diagnose: Diagnose | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.stored = stored
+        self.model = model
+        self.workspace = Workspace([Path(root) for root in stored.record.roots], excludes=excludes)
+        self.editor = Editor(self.workspace, Journal(stored.journal_path))
+        self.toolbox = Toolbox(
+            self.workspace, Reader(self.workspace, model.encoder, 1000), self.editor, diagnose
+        )
+        self._limits = limits or loop.Limits()
+        self._allowed = Rules.of(allowed)
+        self._clock = clock
+        self._cancelled = asyncio.Event()
+        self._system = ""
+        self._small: bool | None = None
+
+    @property
+    def mode(self) -> Mode:
+        return Mode(self.stored.record.mode)
+
+    def set_mode(self, mode: Mode) -> None:
+        self.stored.record.mode = mode.value
+        self.stored.save()
+
+    @property
+    def rules(self) -> Rules:
+        record = self.stored.record
+        return replace(
+            self._allowed,
+            commands=(*self._allowed.commands, *record.commands),
+            exact=frozenset(record.exact),
+            tools=frozenset(record.tools),
+        )
+
+    def cancel(self) -> None:
+        """Stop the turn that runs."""
+        self._cancelled.set()
+
+    def undo(self) -> str:
+        """Undo all changes of the session; says what was restored."""
+        restored, kept = self.editor.journal.undo(self.workspace)
+        parts = [f"Restored: {', '.join(sorted(restored))}." if restored else "Nothing to undo."]
+        if kept:
+            parts.append(f"Changed since, so left alone: {', '.join(sorted(kept))}.")
+        return " ".join(parts)
+
+    async def run(self, prompt: str, frontend: Frontend) -> Finished:
+        """Work on a prompt until the turn ends.
+
+        Raises:
+            RequestError: the prompt is empty, or the session is full.
+        """
+        if not prompt.strip():
+            raise RequestError("the prompt is empty", advice="Write what is to be done")
+        self._cancelled.clear()
+        if prompt.strip() == "/undo":
+            await frontend.text(await asyncio.to_thread(self.undo))
+            return Finished(loop.Stop(loop.Reason.DONE, ""))
+        self.stored.add_prompt(expanded(prompt))
+        started = self._clock()
+        state, action = loop.advance(loop.State(limits=self._limits), loop.Started())
+        done = Finished(loop.Stop(loop.Reason.DONE, ""))
+        while not isinstance(action, loop.Stop):
+            event: loop.Event
+            work = asyncio.create_task(self._act(action, state, frontend, started))
+            cancelled = asyncio.create_task(self._cancelled.wait())
+            limit_s = max(self._limits.time_s - (self._clock() - started), 0.0)
+            finished, _ = await asyncio.wait(
+                {work, cancelled}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            cancelled.cancel()
+            if work not in finished:
+                await _end(work)
+                stopped = self._cancelled.is_set()
+                event = loop.Cancelled() if stopped else loop.ModelFailed("", self._limits.time_s)
+            else:
+                event = work.result()
+            if isinstance(event, loop.Answered):
+                done = _added(done, event.answer)
+            if isinstance(event, loop.BudgetFell):
+                done = replace(done, repacks=done.repacks + 1)
+            known = len(state.steps)
+            state, action = loop.advance(state, event)
+            for step in state.steps[known:]:
+                self.stored.add_step(step)
+        self.stored.save()
+        if action.message and action.reason is not loop.Reason.CANCELLED:
+            await frontend.text(f"\n\n{action.message}")
+        return replace(done, stop=action, steps=state.answers)
+
+    async def _act(
+        self, action: loop.Action, state: loop.State, frontend: Frontend, started: float
+    ) -> loop.Event:
+        if isinstance(action, loop.AskModel):
+            if action.again:
+                await asyncio.sleep(_RETRY_S[min(state.failures, len(_RETRY_S)) - 1])
+            return await self._ask(frontend, started)
+        assert isinstance(action, loop.RunTool)
+        result = await self._call(action.call, frontend)
+        if result is None:
+            return loop.Cancelled()
+        return loop.ToolDone(result, self._clock() - started)
+
+    async def _ask(self, frontend: Frontend, started: float) -> loop.Event:
+        try:
+            await self.model.ready()
+            packed, tools = self.packed()
+        except DoesNotFitError as error:
+            return loop.NoSpace(str(error))
+        except UnderkeelError as error:
+            return loop.ModelFailed(str(error), self._clock() - started)
+        await frontend.usage(packed.tokens, self.model.budget_tokens)
+
+        async def on_text(text: str) -> None:
+            await frontend.text(plain(text) if "\x1b" in text or "\r" in text else text)
+
+        try:
+            answer = await self.model.answer(
+                packed.messages, tools, packed.tokens, on_text, frontend.thought
+            )
+        except ContextFullError:
+            return loop.BudgetFell(self._clock() - started)
+        except RequestError as error:
+            return loop.ModelFailed(str(error), self._clock() - started, fatal=True)
+        except UnderkeelError as error:
+            return loop.ModelFailed(str(error), self._clock() - started)
+        return loop.Answered(answer, self._clock() - started)
+
+    def packed(self) -> tuple[Packed, list[dict[str, object]]]:
+        """The conversation within the current budget, and the tools to offer.
+
+        Raises:
+            DoesNotFitError: the least of it is too much.
+        """
+        budget = self.model.budget_tokens
+        encoder = self.model.encoder
+        small = budget < SMALL_BUDGET
+        if small is not self._small or not self._system:
+            self._small = small
+            self._system = instructions(self.workspace, encoder, budget, small=small)
+        self.toolbox.reader = Reader(self.workspace, encoder, result_tokens(budget))
+        tools = [tool.wire for tool in offered(self.toolbox.known, small=small)]
+        written = sum(encoder.text_count(str(tool)) for tool in tools)
+        turns: list[Turn] = self.stored.turns
+        packed = pack(
+            self._system,
+            turns,
+            self.stored.record.levels,
+            budget,
+            encoder.text_count,
+            extra_tokens=written + self.model.extra_tokens,
+        )
+        if packed.repacked:
+            self.stored.record.levels = tuple(map(int, packed.levels))
+            self.stored.save()
+        return packed, tools
+
+    async def _call(self, call: ToolCall, frontend: Frontend) -> ToolResult | None:
+        """The result of one call; None where the user stopped the turn instead."""
+        planned: Planned | None = None
+        try:
+            planned = await self.toolbox.plan(call)
+            await frontend.call_started(call, planned)
+            if self._verdict(planned) is Verdict.ASK:
+                approval = await frontend.approve(call, planned)
+                if approval is Approval.CANCEL:
+                    await frontend.call_ended(call, planned, Outcome("Stopped.", failed=True))
+                    return None
+                if approval is Approval.REJECT:
+                    raise ToolError(_REFUSED)
+                if approval is Approval.ALWAYS:
+                    self._remember(planned)
+            async with asyncio.timeout(_TOOL_LIMIT_S):
+                outcome = await planned.run()
+        except ToolError as error:
+            if planned is None:
+                await frontend.call_started(call, None)
+            outcome = Outcome(str(error), line=f"{call.name} failed.", failed=True)
+        except TimeoutError:
+            outcome = Outcome("The tool took too long and was stopped.", failed=True)
+        except OSError as error:
+            outcome = Outcome(f"The tool failed ({error.strerror}).", failed=True)
+        outcome = replace(
+            outcome,
+            text=plain(outcome.text),
+            outline=plain(outcome.outline),
+            line=plain(outcome.line),
+        )
+        await frontend.call_ended(call, planned, outcome)
+        return outcome.result(call.id)
+
+    def _verdict(self, planned: Planned) -> Verdict:
+        return verdict(
+            planned.access,
+            self.mode,
+            self.rules,
+            names=[self.workspace.name(path) for path in planned.paths],
+            command=planned.command,
+            tool=planned.tool,
+        )
+
+    def _remember(self, planned: Planned) -> None:
+        record = self.stored.record
+        if planned.access is Access.COMMAND:
+            made = Rules(record.commands, frozenset(record.exact)).with_command(planned.command)
+            record.commands, record.exact = made.commands, tuple(sorted(made.exact))
+        elif planned.access is Access.FOREIGN:
+            record.tools = (*record.tools, planned.tool)
+        elif self.mode is Mode.ASK and planned.access is Access.EDIT:
+            record.mode = Mode.EDIT.value
+        self.stored.save()
+
+
+def _added(done: Finished, answer: Answer) -> Finished:
+    return replace(
+        done,
+        prompt_tokens=done.prompt_tokens + answer.prompt_tokens,
+        cached_tokens=done.cached_tokens + answer.cached_tokens,
+        generated_tokens=done.generated_tokens + answer.generated_tokens,
+    )
+
+
+async def _end(task: asyncio.Task[loop.Event]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
