@@ -166,6 +166,8 @@ class DaemonModel:
             self._refused(error, counted_tokens)
             raise
         answer = made.answer()
+        if rest := made.rest(answer):
+            await on_text(rest)
         if answer.prompt_tokens:
             self.extra_tokens = max(self.extra_tokens + answer.prompt_tokens - counted_tokens, 0)
         if made.budget_tokens is not None:
@@ -195,6 +197,7 @@ class Assembler:
     names: Sequence[str]
     budget_tokens: int | None = None
     _text: str = ""
+    _shown: int = 0
     _calls: dict[int, dict[str, str]] = field(default_factory=dict)
     _finish: str = ""
     _prompt: int = 0
@@ -216,7 +219,14 @@ class Assembler:
         self._text += text
         for position, piece in enumerate(delta.get("tool_calls") or ()):
             self._call(piece, position)
-        return text, thought
+        stop = max(_call_start(self._text), self._shown)
+        shown, self._shown = self._text[self._shown : stop], stop
+        return shown, thought
+
+    def rest(self, answer: Answer) -> str:
+        """What is still to be shown: text that might have been a call, and is none."""
+        whole = not answer.calls and not answer.problem
+        return self._text[self._shown :] if whole else ""
 
     def _call(self, piece: Mapping[str, Any], position: int) -> None:
         index = piece.get("index", position)
@@ -270,6 +280,28 @@ class Assembler:
             cached_tokens=self._cached,
             generated_tokens=self._generated,
         )
+
+
+_CALL_START = re.compile(r"<tool_call|<function|<tool>|```(?:json|tool)|\[TOOL_CALLS")
+_LONGEST_START = 12
+
+
+def _call_start(text: str) -> int:
+    """Up to where a text may be shown: what follows may be a call, or the start of one."""
+    if text.lstrip().startswith(("{", "[")):
+        return 0
+    found = _CALL_START.search(text)
+    if found is not None:
+        return found.start()
+    for at in range(max(len(text) - _LONGEST_START, 0), len(text)):
+        if text[at] in "<`[" and _may_start(text[at:]):
+            return at
+    return len(text)
+
+
+def _may_start(tail: str) -> bool:
+    starts = ("<tool_call", "<function", "<tool>", "```json", "```tool", "[TOOL_CALLS")
+    return any(start.startswith(tail) for start in starts)
 
 
 _TAGGED = re.compile(r"<(tool_call|function_call|tool)>\s*(.*?)\s*(?:</\1>|\Z)", re.DOTALL)

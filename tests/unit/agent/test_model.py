@@ -83,6 +83,22 @@ def test_calls_as_text_are_read(why: str, text: str) -> None:
     assert not problem and "{" not in rest and "<" not in rest
 
 
+@pytest.mark.parametrize(("why", "text"), AS_TEXT)
+def test_calls_as_text_are_never_shown(why: str, text: str) -> None:
+    made = Assembler(NAMES)
+    shown = "".join(made.feed(chunk(content=char))[0] for char in text)
+    assert "{" not in shown and "<" not in shown and "`" not in shown
+
+
+@given(st.text(alphabet="<tool_cal>{`json[T\n", max_size=60))
+def test_other_text_is_shown_whole(text: str) -> None:
+    made = Assembler(NAMES)
+    shown = "".join(made.feed(chunk(content=char))[0] for char in text)
+    answer = made.answer()
+    if not answer.calls and not answer.problem:
+        assert shown + made.rest(answer) == text
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -337,7 +337,7 @@ FLAWS: list[tuple[str, Callable[[], list[Line]], Reason]] = [
 
 
 @pytest.mark.parametrize(("why", "script", "reason"), FLAWS)
-def test_every_flaw_ends_in_a_clear_state(  # noqa: PLR0917
+def test_every_flaw_ends_in_a_clear_state(
     store: SessionStore, folder: Path, monkeypatch: pytest.MonkeyPatch,
     why: str, script: Callable[[], list[Line]], reason: Reason,
 ) -> None:  # fmt: skip
