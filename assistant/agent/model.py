@@ -22,7 +22,7 @@ from assistant.client import DaemonClient, Props
 from assistant.engine.types import Counting, Priority
 from assistant.errors import ContextFullError, RequestError, UnderkeelError, VocabularyError
 from assistant.models import families, vocabulary
-from context.syntax.tokens import Encoder
+from context.syntax.text import Encoder
 
 OnText = Callable[[str], Awaitable[None]]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from assistant.agent.commands import plain
 from assistant.agent.reading import clip
 from assistant.agent.workspace import ToolError, Workspace
-from context.syntax.tokens import Encoder
+from context.syntax.text import Encoder
 
 RULES_FILE = "AGENTS.md"
 _MOST_FILES = 8

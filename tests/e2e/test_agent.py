@@ -84,13 +84,14 @@ class Client:
 @asynccontextmanager
 async def connected(client: Client, **capabilities: Any) -> AsyncIterator[tuple[Any, Any]]:
     sent: list[dict[str, Any]] = []
+    editor: Any = client
 
     def watch(event: StreamEvent) -> None:
         if event.direction is StreamDirection.INCOMING:
             sent.append(event.message)
 
     async with acp.spawn_agent_process(
-        client, sys.executable, "-m", "assistant", "acp",
+        editor, sys.executable, "-m", "assistant", "acp",
         env=environment(), use_unstable_protocol=True, observers=[watch],
     ) as (connection, process):  # fmt: skip
         await connection.initialize(
@@ -230,6 +231,7 @@ def test_a_session_survives_a_killed_agent(home: Path, dense_model: Path, folder
                 done = await agent.prompt(session_id=id_, prompt=[acp.text_block("Continue.")])
                 assert done.stop_reason == "end_turn"
             prompt = bytes(engine.asked[-1].prompt).decode()
+            assert "Continue." in prompt, prompt
             assert (
                 prompt.index("Fix area.") < prompt.index("return w + h") < prompt.index("Continue.")
             )

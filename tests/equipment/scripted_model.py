@@ -14,7 +14,7 @@ from assistant.agent.tools import Outcome, Planned
 from assistant.engine.types import shared_length
 from assistant.errors import ContextFullError, UnderkeelError
 from assistant.models.families import Estimate
-from context.syntax.tokens import Encoder
+from context.syntax.text import Encoder
 
 OnText = Callable[[str], Awaitable[None]]
 Line = Answer | UnderkeelError | Callable[[Sequence[Message]], Answer]

@@ -125,7 +125,7 @@ def test_a_broken_call_is_a_problem_for_the_model(text: str) -> None:
 @given(st.text(alphabet='<tool_cal>{}"name:[]`\n', max_size=300))
 def test_any_text_is_read_without_an_error(text: str) -> None:
     rest, calls, problem = calls_in_text(text, NAMES)
-    assert isinstance(rest, str) and isinstance(problem, str)
+    assert len(rest) <= len(text) and not (calls and problem)
     assert all(isinstance(call.arguments, str) for call in calls)
 
 
@@ -144,7 +144,7 @@ def test_a_conversation_for_a_server_without_tools() -> None:
         "type": "function",
         "function": {"name": "read_file", "arguments": '{"path": "a"}'},
     }
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "system", "content": "Rules"},
         {"role": "user", "content": "Task"},
         {"role": "assistant", "content": "", "tool_calls": [call]},
