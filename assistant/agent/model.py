@@ -127,7 +127,7 @@ class DaemonModel:
         try:
             return await self._answer(messages, tools, counted_tokens, on_text, on_thought)
         except RequestError as error:
-            if not (self._native and tools and "tools" in error.message):
+            if not (self._native and tools and "tool" in error.message):
                 raise
             self._native = False
             return await self._answer(messages, tools, counted_tokens, on_text, on_thought)

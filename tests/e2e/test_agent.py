@@ -231,7 +231,7 @@ def test_a_session_survives_a_killed_agent(home: Path, dense_model: Path, folder
                 done = await agent.prompt(session_id=id_, prompt=[acp.text_block("Continue.")])
                 assert done.stop_reason == "end_turn"
             prompt = bytes(engine.asked[-1].prompt).decode()
-            assert "Continue." in prompt, prompt
+            assert "Continue." in prompt, (other.said(), done.field_meta)
             assert (
                 prompt.index("Fix area.") < prompt.index("return w + h") < prompt.index("Continue.")
             )
