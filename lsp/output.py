@@ -30,7 +30,7 @@ _SUSPECT = re.compile(
     "\ud800-\udfff\ue000-\uf8ff\ufdd0-\ufdef\U000f0000-\U0010ffff"  # surrogates, private use
     "]"
 )
-_ZWNJ, _ZWJ = "\u200c", "\u200d"
+_ZWSP, _ZWNJ, _ZWJ = "\u200b", "\u200c", "\u200d"
 _EMOJI_STYLE, _TEXT_STYLE = "\ufe0f", "\ufe0e"
 _KEYCAP, _BLACK_FLAG, _CANCEL_TAG = "\u20e3", "\U0001f3f4", "\U000e007f"
 _LOOK_CHARS = 1 << 18
@@ -78,6 +78,8 @@ def _needed(char: str, left: str, right: str, kept: list[str]) -> bool:
         return char == _ZWJ and _pictorial(left) and _pictorial(right)
     if char in {_EMOJI_STYLE, _TEXT_STYLE}:
         return _pictorial(left) or (left != "" and left in "#*0123456789" and right == _KEYCAP)
+    if char == _ZWSP:
+        return _breaks_words(left) and _breaks_words(right)
     if "\u180b" <= char <= "\u180d" or char == "\u180f":  # Mongolian variation selectors
         return "\u1820" <= left <= "\u18aa"
     if "\U000e0020" <= char <= _CANCEL_TAG:
@@ -90,6 +92,14 @@ def _needed(char: str, left: str, right: str, kept: list[str]) -> bool:
 def _joins(char: str) -> bool:
     """Whether `char` is a letter or a mark of a script that is written with joiners."""
     return char > "\u05ff" and unicodedata.category(char) in {"Lo", "Mn", "Mc", "Lm"}
+
+
+def _breaks_words(char: str) -> bool:
+    """Whether `char` is of a script without blanks, in which a zero-width space may end a word:
+    Thai, Lao, Myanmar or Khmer."""
+    return (
+        "\u0e00" <= char <= "\u0eff" or "\u1000" <= char <= "\u109f" or "\u1780" <= char <= "\u17ff"
+    )
 
 
 def _pictorial(char: str) -> bool:
@@ -110,7 +120,10 @@ def _in_document(char: str, before: str, after: str) -> bool:
 
 # How families write control tokens; what else a model has is given to the functions below.
 _BAR = "[|\uff5c]"
-_LOOKS_LIKE_ONE = re.compile(rf"<{_BAR}[\w\u2581 ]{{2,40}}{_BAR}>|<fim_\w{{1,40}}>")
+_LOOKS_LIKE_ONE = re.compile(
+    rf"<{_BAR}[\w\u2581 ]{{2,40}}{_BAR}>|<fim_\w{{1,40}}>"
+    r"|</s>|<EOT>|<[be]os>|<(?:start|end)_of_turn>|<(?:repo_name|file_sep)>|\[/INST\]"
+)
 _STYLES = (
     re.compile(rf"<{_BAR}[^<>\n]{{1,40}}{_BAR}>"),
     re.compile(r"<\w{1,20}_\w{1,40}>"),
@@ -171,8 +184,10 @@ def _is_text(token: str, before: str, after: str, language_id: str) -> bool:
     if token in before[-_LOOK_CHARS:] or token in after[:_LOOK_CHARS]:
         return True
     tag = _TAG.fullmatch(token)
+    if tag is not None and tag[1]:
+        return before.count(f"<{tag[2]}>") > before.count(token)
     if tag is not None and _is_markup(language_id):
-        return not tag[1] or before.count(f"<{tag[2]}>") > before.count(token)
+        return True
     line = before[-4096:].rpartition("\n")[2]
     return _in_quotes(line) and spelled_in(token, before, after)
 

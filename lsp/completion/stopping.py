@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from lsp.completion.filters.brackets import closes_more, unclosed
+from lsp.completion.filters.brackets import closes_more, statements, unclosed
 from lsp.completion.filters.characters import first_control_token
 from lsp.completion.filters.repetition import loop_start, opens_what_follows
 from lsp.documents.site import Shape, Site, leading_blanks, width
@@ -161,7 +161,7 @@ def closes(opening: str, body: str, line: str, language_id: str) -> bool:
     before = f"{opening.lstrip()}{body}\n"
     if len(before) > _MOST_CHARS:
         return False
-    return _statements(f"{before}{line}\n", language_id) > 0 >= _statements(before, language_id)
+    return statements(f"{before}{line}\n", language_id) > 0 >= statements(before, language_id)
 
 
 def continues(opening: str, body: str, line: str, language_id: str) -> bool:
@@ -176,27 +176,10 @@ def continues(opening: str, body: str, line: str, language_id: str) -> bool:
     indent = leading_blanks(line)
     brackets = "".join(reversed(unclosed(piece)))
     found = {
-        _statements(f"{piece}{filler.format(indent=indent)}{brackets}\n", language_id)
+        statements(f"{piece}{filler.format(indent=indent)}{brackets}\n", language_id)
         for filler in _FILLERS
     }
-    return bool(found & {1, _UNKNOWN})
-
-
-_UNKNOWN = -1
-
-
-def _statements(text: str, language_id: str) -> int:
-    """The number of statements that `text` is; 0 where it is broken, -1 without a grammar."""
-    import tree_sitter
-
-    from context.syntax.language import language_of_id
-
-    language = language_of_id(language_id)
-    if language is None:
-        return _UNKNOWN
-    tree = tree_sitter.Parser(language.parser_language).parse(text.encode("utf-8", "replace"))
-    root = tree.root_node
-    return 0 if root.has_error else sum(not node.is_extra for node in root.named_children)
+    return bool(found & {1, -1})
 
 
 def _at_suffix(answer: str, site: Site) -> int | None:

@@ -1,4 +1,4 @@
-"""Cuts a closing bracket that has nothing left to close."""
+"""Brackets and statements: cuts a closing bracket that has nothing left to close."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from lsp.documents.site import Site
 _PAIRS = {")": "(", "]": "[", "}": "{"}
 _ANGLE_OPEN = re.compile(r"(?<=\w)<(?![<=\s])|(?<=::)<")
 _ANGLE_CLOSE = re.compile(r"(?<![-=<>\s])>")
+_MOST_CHARS = 1 << 15
 _ONLY_CLOSING = re.compile(r"[\])}]+[;,]?")
 
 
@@ -21,6 +22,9 @@ def balance_brackets(text: str, site: Site) -> str:
     """
     if not site.line_suffix.strip():
         return _without_what_is_closed_below(text, site)
+    line = f"{site.line_prefix}{text}{site.line_suffix}"
+    if any(char in text for char in _PAIRS) and statements(line.lstrip(), site.language_id) > 0:
+        return text  # the grammar knows every string, character and regular expression
     room = _open_at_cursor(site)
     stack: list[str] = []
     for at, char in _code(text):
@@ -64,6 +68,22 @@ def opens(text: str, closer: str) -> bool:
         elif char == closer and depth:
             depth -= 1
     return depth > 0
+
+
+def statements(text: str, language_id: str) -> int:
+    """The number of statements that `text` is; 0 where it is broken, -1 without a grammar."""
+    import tree_sitter
+
+    from context.syntax.language import language_of_id
+
+    language = language_of_id(language_id)
+    if language is None or len(text) > _MOST_CHARS:
+        return -1
+    start = "<?php " if language.name == "php" and "<?" not in text else ""
+    source = f"{start}{text}".encode("utf-8", "replace")
+    root = tree_sitter.Parser(language.parser_language).parse(source).root_node
+    found = sum(not node.is_extra and node.type != "php_tag" for node in root.named_children)
+    return 0 if root.has_error else found
 
 
 def closes_more(text: str, closers: str = ")]}") -> bool:

@@ -49,6 +49,15 @@ def test_stopping(name: str, case: dict[str, Any]) -> None:
     assert (None if end is None else case["answer"][:end]) == case.get("expect")
 
 
+@pytest.mark.parametrize(("name", "case"), cases("stopping"))
+def test_an_end_is_the_same_as_the_answer_comes(name: str, case: dict[str, Any]) -> None:
+    """Generation is cancelled at the first end that is known, so it must be the right one."""
+    place = site(case)
+    ends = (end_of(case["answer"][:size], place) for size in range(1, len(case["answer"]) + 1))
+    end = next((end for end in ends if end is not None), None)
+    assert (None if end is None else case["answer"][:end]) == case.get("expect")
+
+
 @pytest.mark.parametrize("name", list(filters.CHAIN))
 def test_every_filter_is_shown_to_act_and_to_leave_alone(name: str) -> None:
     acts = {case.values[1]["answer"] != case.values[1]["expect"] for case in cases(name)}

@@ -138,3 +138,26 @@ def test_cleaning_takes_linear_time() -> None:
     for unit in ("\u200b", "<|", "\x1b[", "`", "<|im_end", "\r", "[INST", "`<|im_end|>` "):
         one, two = steps(unit * 2000), steps(unit * 4000)
         assert two <= 2.5 * one + 200, unit
+
+
+@pytest.mark.parametrize(
+    "token", ["</s>", "<EOT>", "<eos>", "<bos>", "<end_of_turn>", "<repo_name>", "[/INST]"]
+)
+def test_tokens_of_families_are_known_without_a_vocabulary(token: str) -> None:
+    """C2, T6: a remote server does not name its model's control tokens."""
+    assert first_control_token(f"1{token}2", "x = ", language_id="python") == 1
+    assert first_control_token(f'"{token}"', f'STOP = ["{token}", ', "]\n") is None
+
+
+def test_a_closing_tag_is_text_after_its_opening_tag() -> None:
+    """C2: in every language, since any may hold markup in strings."""
+    assert first_control_token("'<s>old</s>'", "x = ", language_id="python") is None
+    assert first_control_token("old</s>", "x = '<s>", language_id="python") is None
+
+
+def test_a_zero_width_space_stays_between_letters_of_scripts_without_blanks() -> None:
+    """C9: it ends a word in Thai, Lao, Myanmar and Khmer, and hides in all other text."""
+    for word in ("ภาษา\u200bไทย", "ພາສາ\u200bລາວ", "မြန်\u200bမာ", "ភាសា\u200bខ្មែរ"):
+        assert without_unsafe_characters(word) == word
+    assert without_unsafe_characters("us\u200ber") == "user"
+    assert without_unsafe_characters("ไ\u200bx") == "ไx"
