@@ -48,6 +48,8 @@ _SINGLE = {
 }
 _SECRET = {"key", "token", "password", "secret"}
 _NOT_SECRET = ("_file", "_name")
+_STEP_MS = 400
+"""How often changes of the file are looked at: each look wakes the process."""
 _HIDDEN = "***"
 
 
@@ -122,7 +124,9 @@ async def watch(path: Path, changed: Callable[[], Any]) -> None:
     while True:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            async for seen in awatch(path.parent, recursive=False, debounce=200, step=20):
+            async for seen in awatch(
+                path.parent, recursive=False, debounce=_STEP_MS, step=_STEP_MS
+            ):
                 if any(Path(name).name == path.name for _, name in seen):
                     changed()
         except OSError as error:
