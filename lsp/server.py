@@ -116,7 +116,7 @@ class Server(LanguageServer):
             self.status_line.set(State.BUSY if busy else State.READY, **facts)
 
     def send_status(self, status: Mapping[str, Any]) -> None:
-        """Tell the editor the state, if it has asked to be told."""
+        """Report the state to the editor, if it has requested that."""
         if offers_ours(self.client_capabilities.experimental, "status"):
             self.protocol.notify("underkeel/status", dict(status))
 

@@ -87,7 +87,7 @@ class DaemonClient:
     async def wait_ready(self, on_progress: OnProgress | None = None) -> ModelInfo:
         """Start the daemon if none answers, wait for its model, and say what is served.
 
-        A load that failed before this call is tried once more: its cause may have been mended.
+        A load that failed before this call is tried once more: its cause may have been fixed.
 
         Raises:
             DaemonError: the daemon cannot be reached, started or trusted.
@@ -211,7 +211,7 @@ class DaemonClient:
     ) -> AsyncGenerator[CompletionChunk, None]:
         """Stream the next turn of a conversation. Closing the generator cancels it.
 
-        A last message of the assistant's is gone on with, and not part of what is streamed.
+        A last message of the assistant's is continued, and is not part of what is streamed.
 
         Args:
             budget_tokens: the budget that the messages were made under; 0 where it is unknown.
@@ -267,7 +267,7 @@ class DaemonClient:
         return self._http
 
     async def _forget(self) -> None:
-        """Look the daemon up anew, unless it is always at one place."""
+        """Look the daemon up again, unless it is always at one place."""
         if self._socket is None and not paths.has_unix_sockets():
             await self.aclose()
 

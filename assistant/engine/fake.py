@@ -49,7 +49,7 @@ class FakeEngine:
         token_ms, load_ms: how long a token and a load take.
         n_slots: how many prompts are remembered for reuse.
         n_vocab: how many token ids there are; those past the bytes stand for nothing.
-        requests: every request that was begun, in order.
+        requests: every request that was started, in order.
         loads: every spec that was loaded, in order.
         touched: how often its pages were touched.
     """

@@ -471,7 +471,7 @@ class LlamaEngine:
 
         Raises:
             LoadError: it was unloaded or closed, or never loaded: only `load` and `reshape` bring
-                it back, since whoever unloads decides when memory is taken again.
+                it back, since the caller of `unload` decides when memory is taken again.
             WorkerDiedError: it has died, and nobody was notified yet.
         """
         async with self._lock:

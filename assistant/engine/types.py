@@ -236,7 +236,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
         refused: how often memory for a computation was refused since the load.
         dropped: how many idle sequences were forgotten since the load because others needed their
             cells.
-        devices: the cards in use, as ggml sees them.
+        devices: the GPUs in use, as ggml sees them.
     """
 
     cells_used: int = 0

@@ -87,7 +87,7 @@ GREEDY = Sampling(temperature=0.0)
 
 
 class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What llama.cpp is told when a model is loaded. The planner fills it; nothing guesses later.
+    """What llama.cpp receives when a model is loaded. The planner fills it; nothing guesses later.
 
     Attributes:
         path: first file of the GGUF.
@@ -177,7 +177,7 @@ def choose_threads(wanted: int, processors: Processors) -> Threads:
     """The threads for prefill and decode alike. Pure.
 
     Args:
-        wished: what the settings say; 0 leaves it to this.
+        wanted: what the settings say; 0 leaves it to this.
     """
     if wanted > 0:
         return Threads(wanted, "as set in model.n_threads")

@@ -84,7 +84,7 @@ def fetch(
 ) -> None:
     """Fetch `file` into `partial`, going on where an earlier try ended.
 
-    `advance` is told of bytes already there too, and of a negative number where the server made
+    `advance` counts bytes already there too, and of a negative number where the server made
     the fetch begin again.
 
     Raises:

@@ -305,7 +305,7 @@ def _refuse_other(wanted: Wanted) -> None:
     if not here or (known and _place(known.origin) == _place(wanted.origin)):
         return
     if all(file.sha256 and _is_here(file) for file in wanted.files):
-        return  # the same bytes, whoever brought them
+        return  # the same bytes, from any source
     whence = known.origin if known else "put there by hand"
     raise ModelError(
         f"another model's files have these names ({whence})",
@@ -340,7 +340,7 @@ def _target(file: WantedFile) -> Path:
 
 
 def _partial(file: WantedFile) -> Path:
-    """Of one place only: bytes from elsewhere are never gone on with."""
+    """Of one place only: bytes from elsewhere are never continued."""
     place = hashlib.sha256(f"{file.remote.url} {file.sha256}".encode()).hexdigest()[:12]
     return partial_dir() / f"{file.file}.{place}.part"
 

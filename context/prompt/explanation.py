@@ -1,4 +1,4 @@
-"""What a model should see to explain, document or mend a piece of code."""
+"""What a model should see to explain, document or fix a piece of code."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Shares:
     """Parts of the room, 0 to 1. `repo` is a limit within the head; the far prefix has the rest.
 
     Attributes:
-        near: most that the near prefix may grow to as one types, before the head is built anew.
+        near: most that the near prefix may grow to as one types, before the head is built again.
         near_at_first: what it has when the head is built. Under a fifth of the room the starter
             model often goes on with the suffix, which stands between far and near prefix.
         near_over_jump: what it has while an old head is kept over a jump; small, so that most of

@@ -227,7 +227,7 @@ def prefix_window(text: str, cursor: int, encoder: Encoder, room_tokens: int) ->
     row = text.count("\n", 0, cursor)
     finest = anchored = PrefixWindow(cursor, cursor, 0)
     near: int | None = None
-    pending: tuple[PrefixWindow, int] | None = None  # the last line begun, and its row
+    pending: tuple[PrefixWindow, int] | None = None  # the last line started, and its row
     tokens = 0
     for start, piece in pieces_before(text, cursor):
         row -= piece.count("\n")

@@ -62,7 +62,7 @@ class Client(Protocol):
 class Backend:
     """One connection for all documents.
 
-    What goes wrong is told to the editor once; the same words again are not, until it worked in
+    What goes wrong is reported to the editor once; the same words again are not, until it worked in
     between or a person asks. After a failure the next try waits: 5 s, then twice as long each time.
     """
 
@@ -163,11 +163,11 @@ class Backend:
         )
 
     def forget(self) -> None:
-        """A request failed so that nothing known about the daemon holds: connect anew."""
+        """A request failed so that nothing known about the daemon holds: connect again."""
         self._served = None
 
     def tell(self, error: UnderkeelError) -> None:
-        """Tell the editor what went wrong, unless that was the last thing it was told."""
+        """Tell the editor what went wrong, unless that was the last report."""
         text = text_of(error)
         if text != self._told:
             self._told = text

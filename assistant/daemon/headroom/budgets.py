@@ -41,8 +41,8 @@ class Budgets:
         refused: bool = False,
         least_level: int = 0,
     ) -> None:
-        """Decide anew; `refused`: an allocation was refused since the last look; `least_level`: no
-        better one is wished."""
+        """Decide again; `refused`: an allocation was refused since the last look; `least_level`: no
+        better one is required."""
         cells_free, cells_lent = _cells(n_ctx, stats)
         gauges = Gauges(
             cells_free=cells_free,

@@ -16,7 +16,7 @@ class Admission:
     Order and preemption are the engine's business; here only the number is bounded, so that no
     flood can fill the memory. A client may hold no more places than are still free, as switches
     share out a buffer (dynamic thresholds: Choudhury and Hahne, 1998): alone it gets half of them,
-    and whoever comes next still finds room, however greedy those before were.
+    and the next one still finds space, however greedy those before were.
     """
 
     def __init__(self, most: int) -> None:

@@ -61,7 +61,7 @@ def error_response(error: UnderkeelError, *, body_read: bool = False) -> Json:
 
 
 def unexpected(error: BaseException) -> UnderkeelError:
-    """What a person is told of an exception nobody foresaw; the log keeps the rest."""
+    """What is reported of an exception that nobody foresaw; the log keeps the rest."""
     log.error("unexpected %s", type(error).__name__, exc_info=error)
     return UnderkeelError(
         f"unexpected {type(error).__name__} in the daemon", advice="Run: underkeel logs"
@@ -148,7 +148,7 @@ class EventStream(Response):
         self._marker = marker
         self._limit_s = limit_s
         self._after = after
-        self._begun = False
+        self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         pump = asyncio.ensure_future(self._pump(scope, receive, send))
@@ -167,7 +167,7 @@ class EventStream(Response):
             async with asyncio.timeout(self._limit_s), aclosing(self._produce()) as items:
                 async for item in items:
                     if not self._stream:
-                        self._begun = True
+                        self._started = True
                         await Json(item)(scope, receive, send)
                         return
                     await self._send_event(send, msgspec.json.encode(item))
@@ -175,7 +175,7 @@ class EventStream(Response):
                     await self._send_event(send, b"[DONE]")
         except Exception as raised:
             error = self._mapped(raised)
-            if not self._begun:
+            if not self._started:
                 await error_response(error, body_read=True)(scope, receive, send)
                 return
             await self._finish(scope, send, error)
@@ -197,8 +197,8 @@ class EventStream(Response):
                 scope[ABORT]()
 
     async def _send_event(self, send: Send, data: bytes) -> None:
-        if not self._begun:
-            self._begun = True
+        if not self._started:
+            self._started = True
             headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
         body = b"data: " + data + b"\n\n"

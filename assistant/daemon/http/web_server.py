@@ -75,7 +75,7 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        # Whatever came, uvicorn has forgotten its own timer: where no request has begun, time ours.
+        # uvicorn has stopped its own timer: where no request has started, start ours.
         if not self.idle:
             self._stop_waiting()
         elif self.timeout_keep_alive_task is None and self._head_timer is None:

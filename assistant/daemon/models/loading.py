@@ -42,7 +42,7 @@ class Loadable:
     Attributes:
         plan: what the ladder was made from; None for an engine that is not planned for.
         backend: the devices that ggml has.
-        margins: bytes that the plan wishes to stay free, by device.
+        margins: bytes that the plan keeps free, by device.
         model: the settings that it was planned by; None where they do not matter.
     """
 
@@ -67,7 +67,7 @@ class Loadable:
         """Our devices with what is free of them in `sample`.
 
         Args:
-            now: what the engine's process sees of the cards that it uses; it stands for those that
+            now: what the engine's process sees of the GPUs that it uses; it stands for those that
                 no driver of ours knows.
         """
         seen = {device.name: device for device in now}
@@ -191,7 +191,7 @@ class CheckpointPlanning:
 def choose(
     checkpoint: Checkpoint, machine: Machine, settings: ModelSettings
 ) -> tuple[Scheme, Mapped]:
-    """The scheme that brings most onto the cards, and where it puts what.
+    """The scheme that puts most on the GPUs, and where it puts what.
 
     A checkpoint that is quantised already is taken as it is.
 

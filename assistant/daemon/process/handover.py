@@ -151,7 +151,7 @@ class Predecessor:
 
 
 def hang_up(channel: socket.socket) -> None:
-    """Wake whoever waits on `channel`, on either side."""
+    """Wake what waits on `channel`, on either side."""
     with suppress(OSError):
         channel.shutdown(socket.SHUT_RDWR)
 

@@ -120,7 +120,7 @@ def configure(
     """Log into `path`.
 
     Args:
-        terminal: and show it to whoever started the daemon by hand.
+        terminal: and show it to the user who started the daemon by hand.
         structured: write JSON lines into the file.
         journal: and send warnings to stderr, which the service manager keeps.
 

@@ -76,7 +76,7 @@ class Lanes:
 
     @contextmanager
     def enter(self, request: GenerateRequest) -> Iterator[Lane]:
-        """Take a lane; what must give way to the request is told to leave."""
+        """Take a lane; what must give way to the request is cancelled."""
         lane = Lane(request)
         for other in self._giving_way(request):
             other.left.set()

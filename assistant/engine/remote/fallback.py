@@ -1,6 +1,6 @@
 """A server, and the model of this machine while the server cannot answer.
 
-Going from one to the other changes the model, so whoever made a prompt of token ids has to make it
+Going from one to the other changes the model, so the maker of a prompt of token ids has to make it
 again: such a request ends with a ModelChangedError, and `on_change` tells what is served now.
 """
 

@@ -31,7 +31,7 @@ class LoadedCheckpoint:
     """
 
     def __init__(self, spec: LoadSpec, goes_on: Callable[[float], bool]) -> None:
-        """Load it. `goes_on` is told the share that is done; False gives up.
+        """Load it. `goes_on` receives the share that is done; False gives up.
 
         Raises:
             LoadError: Transformers cannot load it, memory was refused, or it was given up.
@@ -229,7 +229,7 @@ def _quantisation(transformers: Any, torch: Any, spec: LoadSpec) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
         llm_int8_skip_modules=list(_ROUTERS),
-        # Beside a card, what stands on the host stays at 16 bits: the plan counts it so.
+        # Beside a GPU, what is in host memory stays at 16 bits: the plan counts it so.
         llm_int8_enable_fp32_cpu_offload=len(places) > 1,
     )
 

@@ -1,6 +1,6 @@
 """GPTQ and AWQ checkpoints as they are: weights stay packed and are unpacked where a token passes.
 
-Transformers hands them to a library whose kernels are compiled for a card, and whose linear layers
+Transformers hands them to a library whose kernels are compiled for a GPU, and whose linear layers
 do not reach the experts that Transformers keeps in one tensor a layer. This needs torch alone, runs
 on every device, and unpacks only the experts that were chosen. Slower than those kernels: it is for
 trying a checkpoint.

@@ -95,7 +95,7 @@ class Job:
         text: all tokens that come before the next one to sample: the prompt, and once the job was
             interrupted what it had generated.
         apart: its answer grows in another slot than the prompt was read in.
-        parked: it lost its place for want of cells and waits until another job ends.
+        parked: it lost its place because the KV cache is full, and waits until another job ends.
         todo: tokens to evaluate next: the rest of the text, later the last sampled one.
         must_start_with: bytes that the answer still has to begin with.
         unlike: keeps it from a line that it should not be, while it says nothing else.
@@ -104,7 +104,7 @@ class Job:
         drafted_from: how many tokens come before the first one whose cells a batch with a draft
             has written; -1 where there is none.
         unsure: for each draft since those cells, how many tokens it matched.
-        singly: its tokens are evaluated one by one, to write those cells anew.
+        singly: its tokens are evaluated one by one, to write those cells again.
     """
 
     request: GenerateRequest

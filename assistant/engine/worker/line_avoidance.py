@@ -34,7 +34,7 @@ class Stance(Enum):
 
 @dataclass(frozen=True)
 class Fork:
-    """Another token to go on with after the answer's first `at` tokens."""
+    """Another token to continue with after the answer's first `at` tokens."""
 
     at: int
     token: int

@@ -215,7 +215,7 @@ class Runner:
         return jobs
 
     def resume(self, jobs: Iterable[Job]) -> None:
-        """Go on with jobs that were suspended; one that does not fit any more ends here."""
+        """Continue jobs that were suspended; one that does not fit any more ends here."""
         for job in jobs:
             self._jobs[job.request.id] = job
             room = self.context.n_cells_sequence

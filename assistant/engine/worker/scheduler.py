@@ -2,7 +2,7 @@
 
 On a CPU the abort flag ends a batch early, between two nodes of its graph. A longer batch evaluates
 more in vain then, and its nodes are longer: what overtakes it waits for one of them. Rates by
-length, and how long a batch goes on after it was told to stop, are measured
+length, and how long a batch continues after it was cancelled, are measured
 (tests/benchmarks/results/threads_batches.json).
 
 Decides which slot a prompt goes to and who works next. Pure: knows tokens, not llama.cpp.
@@ -126,7 +126,7 @@ class Portion:
 def divide_batch(demands: Sequence[Demand], rows: int, outputs: int) -> list[Portion]:
     """Who gets how much of a batch of `rows` tokens, of which `outputs` may keep logits.
 
-    The shortest wish comes first, so that decoding never waits for a prompt. Drafts get what is
+    The shortest request comes first, so that decoding never waits for a prompt. Drafts get what is
     left once everybody has what is sure.
     """
     served: list[tuple[Demand, int]] = []
@@ -152,7 +152,7 @@ def working(priorities: Sequence[Priority]) -> Priority | None:
 
 def yielding(priorities: Sequence[Priority]) -> int:
     """Which of several requests gives its cells back where they do not suffice for all: the newest
-    (last) of the lowest class. So whoever works now is never kept waiting by one that waits for
-    it."""
+    (last) of the lowest class. So a request that is computed never waits for one that needs its
+    cells."""
     ranks = [_ORDER.index(priority) for priority in priorities]
     return max(range(len(ranks)), key=lambda index: (ranks[index], index))

@@ -90,7 +90,7 @@ class _Chance:
 
     Attributes:
         prior: how likely a drafted token is right, if those before it were, before any trial.
-        prior_redone: how many rows have to be evaluated anew for a draft, before any.
+        prior_redone: how many rows have to be evaluated again for a draft, before any.
     """
 
     prior: float
@@ -166,7 +166,7 @@ class Pace:
         self._chance(draft.matched).learn(came_true, trials)
 
     def redid(self, matched: Sequence[int], rows: int) -> None:
-        """For want of a sure lead after drafts, so many rows were evaluated anew, one by one.
+        """Without a sure lead after drafts, so many rows were evaluated again, one by one.
 
         Args:
             matched: of each of those drafts.

@@ -47,7 +47,7 @@ class Mapped:
     Attributes:
         device_map: module -> GPU number or "cpu". A layer's experts are one entry, never split.
         fits: whether GPUs and host hold it.
-        expert_layers_on_cards: of how many layers the experts stand on GPUs.
+        expert_layers_on_gpus: of how many layers the experts are on GPUs.
         bytes_by_device: what each holds ("0", "cpu").
     """
 

@@ -242,7 +242,7 @@ _ALIGNMENT = 32
 
 @dataclass(frozen=True, slots=True)
 class CacheParams:
-    """How the cache is wished for; the names are those of llama.cpp's context parameters.
+    """How the cache is requested; the names are those of llama.cpp's context parameters.
 
     Attributes:
         n_ctx: cells in all.

@@ -300,7 +300,7 @@ class Model:
 
     @property
     def known(self) -> bool:
-        """Whether cache and compute sizes can be told from the header."""
+        """Whether cache and compute sizes can be read from the header."""
         return self.memory.known
 
 

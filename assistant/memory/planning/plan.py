@@ -89,7 +89,7 @@ class DeviceUsage:
         embedding_bytes: the token embedding, and where tied its copy as an output.
         other_bytes: what llama.cpp takes for weights and cache beyond our count; 0 if it is exact.
         overhead_bytes: the process itself, and the driver's share.
-        margin_bytes: wished to stay free.
+        margin_bytes: to stay free.
         shared_bytes: of host memory, what integrated GPUs take of the same memory.
     """
 

@@ -187,7 +187,7 @@ _RENEW_S = 5.0  # how often to look again for a lost GPU while others answer
 
 
 class Nvml:
-    """A session with the driver, begun at the first question and again after a loss.
+    """A session with the driver, opened at the first question and again after a loss.
 
     Not for use by several threads at once.
 

@@ -270,7 +270,7 @@ class Sampler:
         self._wake.set()
 
     async def fresh(self, within_s: float = 2.0) -> Sample | None:
-        """A sample that was begun after this call; the last one where the probes are stuck."""
+        """A sample that was started after this call; the last one where the probes are stuck."""
         waiter: asyncio.Future[Sample] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._wake.set()

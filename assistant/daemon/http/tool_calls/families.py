@@ -18,7 +18,7 @@ class AnswerShape(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         separate: there may be reasoning.
-        reasoning: the prompt has begun it.
+        reasoning: the prompt has started it.
     """
 
     separate: bool = False

@@ -97,7 +97,7 @@ class AnswerParser:
 
     Args:
         tools: the JSON schema of each function's arguments. Without any, no calls are looked for.
-        reasoning: whether the prompt has begun the reasoning already.
+        reasoning: whether the prompt has started the reasoning already.
         separate: whether reasoning is separated from the text.
         new_id: makes the random part of a call's id.
     """
