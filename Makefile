@@ -6,7 +6,7 @@ BIN := .venv/bin
 LOCK_FLAGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --quiet --custom-compile-command "make lock"
 
-.PHONY: dist help env models demo test check lint types lock fuzz bench-load bench-worker bench-lsp bench-typing bench-blocks bench-speculation bench-threads bench-shifting bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-quality bench-remote gpu-check gpu-bundle test-transformers vsix pictures clean
+.PHONY: dist help env models demo test check lint types lock fuzz bench-load bench-worker bench-lsp bench-typing bench-blocks bench-speculation bench-threads bench-shifting bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-quality bench-agent bench-remote gpu-check gpu-bundle test-transformers vsix pictures clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -80,6 +80,9 @@ bench-soak: models ## Half an hour of typing under random memory pressure: nothi
 bench-context: models ## Speed of prompts and of the index, and KV cache reuse
 	@$(BIN)/python tests/benchmarks/context_speed.py
 	@$(BIN)/python tests/benchmarks/context_stability.py
+
+bench-agent: env ## The agent on 24 tasks with a scripted model, correct and with 10 flaws
+	@PYTHONPATH=. $(BIN)/python tests/benchmarks/agent.py --save
 
 bench-quality: models ## Masked-line study of three kinds of prompt (hours; can be interrupted and resumed)
 	@$(BIN)/python tests/benchmarks/context_quality.py run

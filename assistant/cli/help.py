@@ -21,6 +21,7 @@ TOPICS = {
     "context": "What the model sees",
     "typing": "Ghost text, its speed, statistics",
     "actions": "Explanations and edits",
+    "agent": "The agent: tasks, permissions, editors",
     "service": "The daemon, the service, upgrades",
     "remote": "Remote engines, teams, a second model",
     "security": "What is trusted, what a workspace may set",
