@@ -22,6 +22,7 @@ from lsp.daemon.status import State, StatusLine
 from lsp.documents.document import Encoding
 from lsp.documents.uri import folders_of
 from lsp.editor import NAME, Configuration, LoadProgress, Severity, offers_ours
+from lsp.next_edit import feature as next_edit
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class Server(LanguageServer):
     Attributes:
         session: the documents and the work on them.
         actions: explanations and edits, once they are registered.
+        next_edits: the same for next edits.
         left: the client has asked for the shutdown, as it should before it leaves.
     """
 
@@ -94,6 +96,7 @@ class Server(LanguageServer):
         self.configuration = Configuration()
         self.session = Session(Backend(self, connect))
         self.actions: feature.Actions | None = None
+        self.next_edits: next_edit.NextEdits | None = None
         self._progress: LoadProgress | None = None
 
     def message(self, severity: Severity, text: str) -> None:
@@ -143,6 +146,7 @@ def create(connect: Callable[[], Client] | None = None) -> Server:
     _completion(server)
     _commands(server)
     server.actions = feature.register(server, server, server.session)
+    server.next_edits = next_edit.register(server, server.session)
     return server
 
 
@@ -186,6 +190,8 @@ def _life(server: Server) -> None:
         server.session.tally.enabled = settings.statistics.enabled
         if server.actions is not None:
             server.actions.settings = settings.actions
+        if server.next_edits is not None:
+            server.next_edits.settings = settings.next_edits
         server.status_line.switch(on=settings.completion.enabled)
 
 

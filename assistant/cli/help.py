@@ -20,6 +20,7 @@ TOPICS = {
     "headroom": "What happens when memory gets short",
     "context": "What the model sees",
     "typing": "Ghost text, its speed, statistics",
+    "next-edits": "The change that follows from your last ones",
     "actions": "Explanations and edits",
     "agent": "The agent: tasks, permissions, editors",
     "service": "The daemon, the service, upgrades",
@@ -33,7 +34,7 @@ TOPICS = {
 
 _WIDTH = 100
 _IMAGE = re.compile(r"!\[[^\]]*\]\([^)]*\)\n?")
-_TOPIC_LINK = re.compile(r"\[[^\]]*\]\((\w+)\.md(?:#[\w-]*)?\)")
+_TOPIC_LINK = re.compile(r"\[[^\]]*\]\(([\w-]+)\.md(?:#[\w-]*)?\)")
 
 
 def register(app: typer.Typer) -> None:

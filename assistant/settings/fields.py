@@ -392,6 +392,27 @@ class CompletionSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
 
 
+class NextEditSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Next edits: the change that follows from your last ones, elsewhere in the file or project."""
+
+    enabled: Annotated[bool, Rule(meaning="Suggest next edits.", editor=Editor.OFF)] = True
+    languages_off: Annotated[
+        tuple[str, ...],
+        Rule(
+            meaning="Languages without next edits.",
+            form="LSP language ids",
+            editor=Editor.ADD,
+        ),
+    ] = ()
+    level: Annotated[
+        Literal["quiet", "normal", "eager"],
+        Rule(
+            meaning="How sure an edit must be to be shown.",
+            choices=("quiet", "normal", "eager"),
+        ),
+    ] = "normal"
+
+
 class ActionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Code actions: explanations and edits."""
 
@@ -480,6 +501,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     explain: ExplainSettings = ExplainSettings()
     daemon: DaemonSettings = DaemonSettings()
     completion: CompletionSettings = CompletionSettings()
+    next_edits: NextEditSettings = NextEditSettings()
     actions: ActionSettings = ActionSettings()
     agent: AgentSettings = AgentSettings()
     statistics: StatisticsSettings = StatisticsSettings()

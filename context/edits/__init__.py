@@ -4,6 +4,7 @@ __all__ = [
     "gate",
     "history",
     "imports",
+    "project",
     "renames",
     "rules",
     "siblings",

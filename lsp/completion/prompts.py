@@ -111,6 +111,27 @@ class Prompts:
             self._thread, lambda: look(self._studied_document(_path(uri), text))
         )
 
+    async def study_workspace(
+        self, uri: str, text: str, look: Callable[[Workspace | None, Document], T]
+    ) -> T:
+        """As `study`, with the workspace, if other files may be read.
+
+        It needs no model: until one is known, tokens are estimated.
+        """
+
+        def found() -> T:
+            workspace = self._workspace
+            if workspace is None and self._index and self._roots:
+                from lsp.daemon.model import estimated_fim
+
+                workspace = self._workspace_for(estimated_fim())
+            document = self._studied_document(_path(uri), text)
+            return look(workspace if self._index else None, document)
+
+        made = await asyncio.get_running_loop().run_in_executor(self._thread, found)
+        self._keep_index()
+        return made
+
     async def explanation(
         self,
         uri: str,

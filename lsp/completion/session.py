@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from lsp.completion.suggestion import (
     taken_with,
 )
 from lsp.daemon.backend import Backend
-from lsp.documents.document import Document, Encoding, Place
+from lsp.documents.document import Document, Encoding, Place, body
 from lsp.documents.site import Site
 from lsp.documents.uri import path_of
 
@@ -41,6 +41,7 @@ _WARM_WAIT_S = 0.5
 """A request waits this long for the warm-up of its place, then goes on with a short prompt."""
 _BINARY = "\0"
 _LOOK_CHARS = 4096
+_MOST_REPORTED_LINES = 400
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class _Open:
     running: asyncio.Task[list[Suggestion]] | None = None
     growing: Growing | None = None
     answered: _Answered | None = None
+    edit_version: int | None = None
 
 
 class Session:
@@ -87,6 +89,9 @@ class Session:
         backend: the way to the model.
         on_update: sends the editor longer forms of its items; None for an editor that shows none.
             Such an editor gets the longer form when it sends another request.
+        on_edit: called after each edit with the URI, the first changed line, and the changed lines
+            before (None for very many) and after, without ends.
+        on_close: called with the URI of a document that is closed.
     """
 
     def __init__(
@@ -101,6 +106,8 @@ class Session:
         self.tally = Tally(lambda uri: found.text if (found := self.document(uri)) else None)
         self.backend = backend
         self.on_update: Callable[[Update], None] | None = None
+        self.on_edit: Callable[[str, int, list[str] | None, list[str]], None] | None = None
+        self.on_close: Callable[[str], None] | None = None
         self._completer = Completer(backend, Prompts())
         self._seen: tuple[object, ...] = ()
         self._chores: set[asyncio.Task[None]] = set()
@@ -164,9 +171,10 @@ class Session:
         for edit in edits:
             if edit.start is None or edit.end is None:
                 found.document.replace_all(edit.text)
+                self._report_edit(uri, 0, None, [])
             else:
                 self._tell_tally(found.document, edit.start, edit.end, edit.text)
-                found.document.replace(edit.start, edit.end, edit.text)
+                self._replace(found.document, edit.start, edit.end, edit.text)
         found.document.version = version
         found.cursor = found.document.edited
         found.rhythm.key(self._clock())
@@ -184,6 +192,8 @@ class Session:
         found = self._open.pop(uri, None)
         if found is None:
             return
+        if self.on_close is not None:
+            self.on_close(uri)
         self._cursors[uri] = found.cursor
         self._stop_growing(found)
         found.ahead.stop()
@@ -212,6 +222,8 @@ class Session:
         if found is None or settings is None or not self.wanted(found.document.language):
             return []
         document = found.document
+        if not invoked and found.edit_version == document.version:
+            return []  # a next edit is shown there
         asked_at = self._clock()
         place = found.cursor = document.place(*position)
         taken = Taken(place) if selected is None else taken_with(selected, document, place)
@@ -254,6 +266,29 @@ class Session:
         """A suggestion was taken, or a word or a line of it: up to `units` of UTF-16."""
         self.tally.accepted(suggestion_id, units)
 
+    def files(self) -> Iterator[tuple[Path, Document]]:
+        """The open documents that are files."""
+        for uri, found in self._open.items():
+            path = path_of(uri)
+            if path is not None:
+                yield path, found.document
+
+    async def suggests(self, uri: str) -> bool:
+        """Whether ghost text was sent for a document as it is now. Waits for a request that is
+        being answered: it goes first."""
+        found = self._open.get(uri)
+        if found is not None and found.running is not None:
+            await asyncio.wait({found.running})
+        if found is None or found.answered is None:
+            return False
+        return found.answered.site.version == found.document.version
+
+    def edit_shown(self, uri: str, version: int) -> None:
+        """A next edit is shown for a version of a document: ghost text waits for the next one."""
+        found = self._open.get(uri)
+        if found is not None:
+            found.edit_version = version
+
     async def aclose(self) -> None:
         """Give up all work and end the connection."""
         for uri in list(self._open):
@@ -268,6 +303,21 @@ class Session:
             first, last = sorted((document.place(*start), document.place(*end)))
             at = document.offset(first)
             self.tally.edited(document.uri, at, document.offset(last) - at, len(text))
+
+    def _replace(self, document: Document, start: Position, end: Position, text: str) -> None:
+        """Apply one edit, and report the lines that it changed."""
+        first, last = sorted((document.place(*start).line, document.place(*end).line))
+        many = last - first > _MOST_REPORTED_LINES or text.count("\n") > _MOST_REPORTED_LINES
+        old = None if many else [body(document.line(line)) for line in range(first, last + 1)]
+        count = len(document)
+        document.replace(start, end, text)
+        stop = min(last + 1 + len(document) - count, len(document))
+        new = [] if many else [body(document.line(line)) for line in range(first, stop)]
+        self._report_edit(document.uri, first, old, new)
+
+    def _report_edit(self, uri: str, first: int, old: list[str] | None, new: list[str]) -> None:
+        if self.on_edit is not None:
+            self.on_edit(uri, first, old, new)
 
     def _do(self, chore: Coroutine[Any, Any, None]) -> None:
         """Have something done that nobody waits for."""

@@ -90,7 +90,7 @@ class Served:
 
 def _fim(info: ModelInfo) -> Fim:
     if info.counting is Counting.ESTIMATE:
-        return _estimated(info)
+        return estimated_fim(info.family or info.name)
     if not info.vocabulary_path:
         raise _unusable(info, "it says no file whose vocabulary could be read")
     words = vocabulary.load(Path(info.vocabulary_path))
@@ -106,9 +106,9 @@ def _fim(info: ModelInfo) -> Fim:
     )
 
 
-def _estimated(info: ModelInfo) -> Fim:
-    """For a server that tells nobody its tokens: the family by name, counts from above."""
-    layout = families.layout_named(info.family or info.name)
+def estimated_fim(family: str = "") -> Fim:
+    """Where a model's tokens are not known: the family by name, and upper bounds as counts."""
+    layout = families.layout_named(family)
     words = Estimate()
     return Fim(
         layout=layout,

@@ -1,0 +1,248 @@
+"""Finds the next edit of a document: the rules, judged by the gate, at the editor's positions."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from assistant.statistics import Counts
+from lsp.actions.document_range import DocumentRange
+from lsp.documents.document import Place, to_units
+
+if TYPE_CHECKING:
+    from assistant.settings import NextEditSettings
+    from context import Document, Workspace
+    from context.edits.history import History
+    from context.edits.types import NextEdit
+    from lsp.completion.session import Session
+    from lsp.completion.suggestion import Position
+
+_MOST_PENDING = 2000
+_MOST_OFFERED = 64
+_MOST_REJECTED = 256
+_MOST_OPEN_TEXTS = 20
+_MOST_JUDGED = 8
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A next edit as the editor gets it: `text` takes the place of what is between the positions.
+
+    Attributes:
+        version: of the document; None for one that is not open.
+    """
+
+    id: str
+    uri: str
+    version: int | None
+    start: Position
+    end: Position
+    text: str
+
+
+@dataclass(frozen=True)
+class _Known:
+    """An offer that may be shown, accepted or rejected."""
+
+    uri: str
+    version: int
+    language: str
+    key: tuple[str, str]
+
+
+@dataclass
+class _Tracked:
+    """What was edited in a document: changes that are not in the history yet, and the history."""
+
+    pending: deque[tuple[int, list[str] | None, list[str]]] = field(
+        default_factory=lambda: deque(maxlen=_MOST_PENDING)
+    )
+    history: History | None = None
+
+
+class NextEdits:
+    """The next edits of one editor.
+
+    Attributes:
+        settings: the current ones; None before the client is initialised.
+        focused: URI of the document that the user looks at, if the client reports it.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.settings: NextEditSettings | None = None
+        self.focused = ""
+        self._session = session
+        self._tracked: dict[str, _Tracked] = {}
+        self._numbers = itertools.count(1)
+        self._ids = itertools.count(1)
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._rejected: OrderedDict[tuple[str, str], None] = OrderedDict()
+        session.on_edit = self._edited
+        session.on_close = self._closed
+
+    async def find(self, uri: str, version: int | None, position: Position) -> list[Offer]:
+        """The next edit for a position; nothing for a version that is not the current one, and
+        nothing while ghost text is shown there or being computed."""
+        document = self._session.document(uri)
+        if document is None or not self._wanted(document.language):
+            return []
+        asked = document.version
+        if version is not None and version != asked:
+            return []
+        if await self._session.suggests(uri):
+            return []
+        where = self._session.document_range(uri, position, position)
+        if where is None or where.version != asked:
+            return []
+        others = dict(self._open_texts(uri))
+        tracked = self._tracked.setdefault(uri, _Tracked())
+        found = await self._session.prompts.study_workspace(
+            uri,
+            where.text,
+            lambda workspace, studied: self._look(tracked, workspace, studied, where, others),
+        )
+        if document.version != asked:
+            return []
+        return [offer for edit, key in found if (offer := self._offer(where, edit, key))]
+
+    def shown(self, id_: str) -> None:
+        """An edit became visible: no ghost text is suggested until the text changes."""
+        known = self._known.get(id_)
+        if known is not None:
+            self._session.edit_shown(known.uri, known.version)
+            self._session.tally.count_edit(known.language, Counts(shown=1))
+
+    def accepted(self, id_: str) -> None:
+        """An edit was applied by the editor."""
+        known = self._known.pop(id_, None)
+        if known is not None:
+            self._session.tally.count_edit(known.language, Counts(accepted=1))
+
+    def rejected(self, id_: str) -> None:
+        """An edit was rejected: it is not offered again."""
+        known = self._known.pop(id_, None)
+        if known is not None:
+            self._rejected[known.key] = None
+            while len(self._rejected) > _MOST_REJECTED:
+                self._rejected.popitem(last=False)
+
+    def _wanted(self, language: str) -> bool:
+        settings = self.settings
+        return settings is not None and settings.enabled and language not in settings.languages_off
+
+    def _edited(self, uri: str, first: int, old: list[str] | None, new: list[str]) -> None:
+        self._tracked.setdefault(uri, _Tracked()).pending.append((first, old, new))
+
+    def _closed(self, uri: str) -> None:
+        self._tracked.pop(uri, None)
+
+    def _open_texts(self, uri: str) -> Iterator[tuple[Path, str]]:
+        """The texts of the other open files, which may differ from what is on disk."""
+        for path, document in itertools.islice(self._session.files(), _MOST_OPEN_TEXTS):
+            if document.uri != uri:
+                yield path, document.text
+
+    # In the prompts' thread.
+
+    def _look(
+        self,
+        tracked: _Tracked,
+        workspace: Workspace | None,
+        document: Document,
+        where: DocumentRange,
+        others: dict[Path, str],
+    ) -> list[tuple[NextEdit, tuple[str, str]]]:
+        from context.edits import gate, rules
+        from context.edits.history import History
+        from context.edits.project import IndexedFiles
+        from context.edits.types import Scene
+
+        if tracked.history is None:
+            tracked.history = History(self._numbers)
+        history = tracked.history
+        while tracked.pending:
+            first, old, new = tracked.pending.popleft()
+            if old is None:
+                history.clear()
+            else:
+                history.changed(first, old, new)
+        source = document.source
+        if source is None or self.settings is None or not history.hunks:
+            return []
+        project = IndexedFiles(workspace.index, others) if workspace is not None else None
+        scene = Scene(document, source, where.start, history.hunks, project)
+        level = gate.Level(self.settings.level)
+        for edit in rules.find(scene)[:_MOST_JUDGED]:
+            text = where.text
+            if edit.path and project is not None:
+                other = project.source(edit.root, edit.path)
+                text = other.text if other is not None else ""
+            moment = gate.Moment(
+                edit.path or document.path,
+                text,
+                None if edit.path else scene.line_of(where.start),
+                () if edit.path else history.hunks,
+                () if edit.path else history.undone,
+                self._rejected.keys(),
+            )
+            if gate.judge(edit, moment).passes(level):
+                return [(edit, gate.key(text, edit))]
+        return []
+
+    def _offer(self, where: DocumentRange, edit: NextEdit, key: tuple[str, str]) -> Offer | None:
+        target: DocumentRange | None = where
+        uri, version = where.uri, where.version
+        if edit.path:
+            path = Path(edit.root, edit.path)
+            known = self._session.uri_at(path)
+            uri = known or path.as_uri()
+            target = self._session.document_range(known) if known is not None else None
+            version = target.version if target is not None else -1
+        id_ = f"{os.getpid()}-edit-{next(self._ids)}"
+        lines = target.lines if target is not None else None
+        if lines is None:
+            ends = _positions_on_disk(Path(edit.root, edit.path), edit)
+        else:
+            ends = self._position(lines, edit.start), self._position(lines, edit.stop)
+        if ends is None:
+            return None
+        self._known[id_] = _Known(where.uri, where.version, where.language, key)
+        self._session.tally.count_edit(where.language, Counts(offered=1))
+        while len(self._known) > _MOST_OFFERED:
+            self._known.popitem(last=False)
+        text = edit.text.replace("\n", target.line_end if target is not None else "\n")
+        return Offer(id_, uri, version if version >= 0 else None, *ends, text)
+
+    def _position(self, lines: Sequence[str], offset: int) -> Position:
+        place = _place(lines, offset)
+        return place.line, to_units(lines[place.line], place.column, self._session.encoding)
+
+
+def _place(lines: Sequence[str], offset: int) -> Place:
+    """The line and column of a character offset in lines that are joined by `\\n`."""
+    for number, line in enumerate(lines):
+        if offset <= len(line):
+            return Place(number, offset)
+        offset -= len(line) + 1
+    return Place(len(lines) - 1, len(lines[-1]))
+
+
+def _positions_on_disk(path: Path, edit: NextEdit) -> tuple[Position, Position] | None:
+    """The positions in a file that is not open; None unless its line is ASCII, since the editor's
+    encoding of it is the same then."""
+    from context.edits.project import MAX_FILE_BYTES
+    from context.index.open_file import read_text
+
+    text = read_text(path, MAX_FILE_BYTES)
+    if text is None:
+        return None
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    start, stop = _place(lines, edit.start), _place(lines, edit.stop)
+    if not (lines[start.line].isascii() and lines[stop.line].isascii()):
+        return None
+    return (start.line, start.column), (stop.line, stop.column)

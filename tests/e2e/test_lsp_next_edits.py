@@ -1,0 +1,123 @@
+"""Next edits over real stdio, with no model: the messages of Copilot's language server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from assistant.cli.language_client import LanguageClient, language_server
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = "def load(é):\r\n    return é\r\n\r\nx = load(1)\r\ny = load(2)\r\n"
+
+
+@asynccontextmanager
+async def editing(folder: Path, **next_edits: Any) -> AsyncIterator[LanguageClient]:
+    """A server that completes nothing, so that no daemon is started."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    async with language_server(env=env) as client:
+        options = {"completion": {"enabled": False}, "next_edits": next_edits}
+        params = {
+            "processId": None,
+            "rootUri": folder.as_uri(),
+            "capabilities": {"general": {"positionEncodings": ["utf-16"]}},
+            "initializationOptions": {"underkeel": options},
+        }
+        result = await client.request("initialize", params)
+        commands = result["capabilities"]["executeCommandProvider"]["commands"]
+        assert {"underkeel.acceptNextEdit", "underkeel.rejectNextEdit"} <= set(commands)
+        client.notify("initialized", {})
+        yield client
+
+
+def change(
+    client: LanguageClient, uri: str, version: int, place: tuple[int, int, int], text: str
+) -> None:
+    line, start, stop = place
+    span = {"start": {"line": line, "character": start}, "end": {"line": line, "character": stop}}
+    params = {
+        "textDocument": {"uri": uri, "version": version},
+        "contentChanges": [{"range": span, "text": text}],
+    }
+    client.notify("textDocument/didChange", params)
+
+
+async def next_edits(
+    client: LanguageClient, uri: str, version: int, line: int = 0, character: int = 4
+) -> list[dict[str, Any]]:
+    params = {
+        "textDocument": {"uri": uri, "version": version},
+        "position": {"line": line, "character": character},
+    }
+    answer = await client.request("textDocument/copilotInlineEdit", params)
+    found: list[dict[str, Any]] = answer["edits"]
+    return found
+
+
+def test_a_rename_is_finished_accepted_and_rejected(home: Path, tmp_path: Path) -> None:
+    async def main() -> None:
+        uri = (tmp_path / "a.py").as_uri()
+        async with editing(tmp_path) as client:
+            client.open(uri, TEXT, "python")
+            client.notify("textDocument/didFocus", {"textDocument": {"uri": uri}})
+            assert await next_edits(client, uri, 1) == []
+            for version, (column, text) in enumerate(((4, "r"), (5, "ea"), (7, "d")), start=2):
+                old = {2: 8, 3: 5, 4: 7}[version]
+                change(client, uri, version, (0, column, old), text)
+            (edit,) = await next_edits(client, uri, 4)
+            assert edit["text"] == "read"
+            assert edit["range"] == {
+                "start": {"line": 3, "character": 4},
+                "end": {"line": 3, "character": 8},
+            }
+            assert edit["textDocument"] == {"uri": uri, "version": 4}
+            assert await next_edits(client, uri, 3) == [], "a stale version"
+            client.notify("textDocument/didShowInlineEdit", {"item": {"command": edit["command"]}})
+            change(client, uri, 5, (3, 4, 8), "read")
+            await client.request("workspace/executeCommand", edit["command"])
+            (second,) = await next_edits(client, uri, 5)
+            assert second["range"]["start"] == {"line": 4, "character": 4}
+            reject = {**second["command"], "command": "underkeel.rejectNextEdit"}
+            await client.request("workspace/executeCommand", reject)
+            assert await next_edits(client, uri, 5) == [], "a rejected edit is remembered"
+
+    asyncio.run(main())
+
+
+def test_languages_and_the_switch(home: Path, tmp_path: Path) -> None:
+    async def quiet(**settings: Any) -> list[dict[str, Any]]:
+        uri = (tmp_path / "a.py").as_uri()
+        async with editing(tmp_path, **settings) as client:
+            client.open(uri, TEXT, "python")
+            change(client, uri, 2, (0, 4, 8), "read")
+            return await next_edits(client, uri, 2)
+
+    assert asyncio.run(quiet(languages_off=["python"])) == []
+    assert asyncio.run(quiet(enabled=False)) == []
+
+
+def test_a_rename_goes_on_in_another_file(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def load():\n    pass\n", "utf-8")
+    (tmp_path / "b.py").write_text("from a import load\n\nload()\n", "utf-8")
+
+    async def main() -> None:
+        uri = (tmp_path / "a.py").as_uri()
+        async with editing(tmp_path) as client:
+            client.open(uri, "def load():\n    pass\n", "python")
+            change(client, uri, 2, (0, 4, 8), "read")
+            found: list[dict[str, Any]] = []
+            for _ in range(200):  # until the index has been built
+                found = await next_edits(client, uri, 2)
+                if found:
+                    break
+                await asyncio.sleep(0.02)
+            (edit,) = found
+            assert edit["textDocument"] == {"uri": (tmp_path / "b.py").as_uri(), "version": None}
+            assert edit["range"]["start"] == {"line": 0, "character": 14}
+            assert edit["text"] == "read"
+
+    asyncio.run(main())
