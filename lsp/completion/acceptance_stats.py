@@ -109,10 +109,10 @@ class Tally:
         if found is not None and text.startswith(found.text[: found.taken]):
             found.text = text
 
-    def count_edit(self, language: str, counts: Counts) -> None:
+    def count_edit(self, language: str, **numbers: int) -> None:
         """Count a next edit, apart from the suggestions in its language."""
         if self.enabled:
-            self._count(f"{language} (next edits)", counts)
+            self._count(f"{language} (next edits)", **numbers)
 
     def shown(self, id_: str) -> None:
         """The editor says that it became visible."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from assistant.statistics import Counts
 from lsp.actions.document_range import DocumentRange
 from lsp.documents.document import Place, to_units
 
@@ -115,13 +114,13 @@ class NextEdits:
         known = self._known.get(id_)
         if known is not None:
             self._session.edit_shown(known.uri, known.version)
-            self._session.tally.count_edit(known.language, Counts(shown=1))
+            self._session.tally.count_edit(known.language, shown=1)
 
     def accepted(self, id_: str) -> None:
         """An edit was applied by the editor."""
         known = self._known.pop(id_, None)
         if known is not None:
-            self._session.tally.count_edit(known.language, Counts(accepted=1))
+            self._session.tally.count_edit(known.language, accepted=1)
 
     def rejected(self, id_: str) -> None:
         """An edit was rejected: it is not offered again."""
@@ -212,7 +211,7 @@ class NextEdits:
         if ends is None:
             return None
         self._known[id_] = _Known(where.uri, where.version, where.language, key)
-        self._session.tally.count_edit(where.language, Counts(offered=1))
+        self._session.tally.count_edit(where.language, offered=1)
         while len(self._known) > _MOST_OFFERED:
             self._known.popitem(last=False)
         text = edit.text.replace("\n", target.line_end if target is not None else "\n")
