@@ -23,6 +23,7 @@ from lsp.documents.document import Encoding
 from lsp.documents.uri import folders_of
 from lsp.editor import NAME, Configuration, LoadProgress, Severity, offers_ours
 from lsp.next_edit import feature as next_edit
+from lsp.next_edit.suggester import NextEdits
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class Server(LanguageServer):
         self.configuration = Configuration()
         self.session = Session(Backend(self, connect))
         self.actions: feature.Actions | None = None
-        self.next_edits: next_edit.NextEdits | None = None
+        self.next_edits: NextEdits | None = None
         self._progress: LoadProgress | None = None
 
     def message(self, severity: Severity, text: str) -> None:
