@@ -38,6 +38,9 @@ class Behaviour:
         key: wanted as a bearer token; empty for none.
         metrics: what /metrics says.
         slots: whether /slots and /tokenize are there.
+        raw: the whole body of every answer, as it is sent; empty for the recorded one.
+        models: the body of /v1/models; empty for no such route, None for the recorded one.
+        refuses: a field that makes a request a bad one.
     """
 
     statuses: list[int] = field(default_factory=list)
@@ -47,6 +50,9 @@ class Behaviour:
     metrics: str = ""
     tokenises: bool = True
     retry_after: str = ""
+    raw: bytes = b""
+    models: bytes | None = None
+    refuses: str = ""
 
 
 class RecordedServer:
@@ -54,6 +60,7 @@ class RecordedServer:
 
     Attributes:
         asked: the body of every generating request, in order, with its path under "path".
+        named: the model in the query of each /props.
         hung_up: how many streams the client closed before their end.
         reply: the text of an answer.
     """
@@ -76,6 +83,7 @@ class RecordedServer:
         self.behaviour = Behaviour()
         self.asked: list[Json] = []
         self.tokenised: list[Json] = []
+        self.named: list[str] = []
         self.hung_up = 0
         self.model = "qwen2.5-coder-0.5b"
         config = uvicorn.Config(
@@ -130,6 +138,9 @@ class RecordedServer:
     async def _models(self, request: Request) -> Response:
         if refused := self._locked(request):
             return refused
+        if self.behaviour.models is not None:
+            found = self.behaviour.models
+            return Response(found, 200 if found else 404, media_type="application/json")
         entry: Json = {"id": self.model, "object": "model", "created": 1795546484}
         if self.kind == "llama-server":
             meta = {"vocab_type": 2, "n_vocab": self.words.size, "n_ctx": self.n_ctx}
@@ -144,6 +155,7 @@ class RecordedServer:
     async def _props(self, request: Request) -> Response:
         if refused := self._locked(request):
             return refused
+        self.named.append(request.query_params.get("model", ""))
         return JSONResponse(
             {
                 "default_generation_settings": {"n_ctx": self.n_ctx},
@@ -216,6 +228,12 @@ class RecordedServer:
         if refused := self._locked(request):
             return body, refused
         self.asked.append(body | {"path": request.url.path})
+        if self.behaviour.refuses in body:
+            said = f"Unrecognized request argument: {self.behaviour.refuses}"
+            return body, JSONResponse({"error": {"message": said}}, 400)
+        if self.behaviour.raw:
+            kind = "application/json" if self.behaviour.raw[:1] == b"{" else "text/event-stream"
+            return body, Response(self.behaviour.raw, media_type=kind)
         if self.behaviour.statuses:
             status = self.behaviour.statuses.pop(0)
             error = {"message": "the test wants it so", "type": "server_error", "code": status}

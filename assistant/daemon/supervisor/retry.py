@@ -35,10 +35,12 @@ class Replay:
     def __init__(self) -> None:
         self._passed = ""
         self._read = ""
+        self._tokens_passed = self._tokens_read = 0
 
     def begin(self) -> None:
         """The answer restarts."""
         self._read = ""
+        self._tokens_read = 0
 
     def new_part(self, delta: Delta) -> Delta | None:
         """The part of a piece that was not passed on before; None for nothing.
@@ -46,15 +48,19 @@ class Replay:
         Raises:
             DivergedError: it differs from what was passed on.
         """
+        known_tokens = max(self._tokens_passed - self._tokens_read, 0)
+        self._tokens_read += len(delta.tokens)
+        self._tokens_passed = max(self._tokens_passed, self._tokens_read)
+        tokens = delta.tokens[known_tokens:]
         start = len(self._read)
         self._read += delta.text
         known = self._passed[start : start + len(delta.text)]
         if not delta.text.startswith(known):
             raise DivergedError
         if len(known) == len(delta.text):
-            return delta if not delta.text else None
+            return replace(delta, text="", tokens=tokens) if tokens else None
         self._passed = self._read
-        return replace(delta, text=delta.text[len(known) :]) if known else delta
+        return replace(delta, text=delta.text[len(known) :], tokens=tokens)
 
     def end(self) -> None:
         """The answer is complete.

@@ -5,6 +5,7 @@ answers, counts of its tokens.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import logging
 import math
 import re
@@ -157,6 +158,37 @@ def decode(data: bytes, kind: type[T], server: str = "") -> T:
             subject=server,
             advice="Check url and kind under [remote]",
         ) from error
+
+
+def decode_object(data: bytes, server: str = "") -> dict[str, Any]:
+    """A JSON object, its fields not yet checked. Raises RemoteError where it is something else."""
+    return decode(data.removeprefix(codecs.BOM_UTF8), dict[str, Any], server)
+
+
+def objects(value: object) -> list[dict[str, Any]]:
+    """The objects of a list, whatever else it holds; none where it is no list."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def fields(value: object) -> dict[str, Any]:
+    """An object's fields; none where it is no object."""
+    return value if isinstance(value, dict) else {}
+
+
+def text_of(value: object) -> str:
+    """A text, or the texts of a list of parts; empty where it is something else."""
+    if isinstance(value, str):
+        return value
+    return "".join(text_of(part.get("text")) for part in objects(value))
+
+
+def count_of(value: object) -> int:
+    """A number of things, also as an integral float or digits; 0 where it is something else."""
+    if isinstance(value, str) and len(value) < 20 and value.isdecimal():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return 0
+    return max(int(value), 0)
 
 
 _WEIGHT = 0.2  # of the newest answer in the moving averages

@@ -18,7 +18,6 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from assistant.engine.interface import Progress
@@ -30,11 +29,11 @@ from assistant.engine.remote.dialect import (
     Piece,
     Prompt,
     Tally,
-    decode,
     find_vocabulary,
 )
+from assistant.engine.remote.failures import MissingRouteError
 from assistant.engine.remote.llama_server import LlamaServer
-from assistant.engine.remote.openai import VLLM, OpenAI, stop_ids
+from assistant.engine.remote.openai import VLLM, OpenAI, listed_models, stop_ids
 from assistant.engine.remote.transport import Transport, wait_for_key
 from assistant.engine.types import (
     Counting,
@@ -47,7 +46,7 @@ from assistant.engine.types import (
     Priority,
     StopReason,
 )
-from assistant.errors import EngineError, LoadError, RequestError
+from assistant.errors import EngineError, LoadError, RemoteError, RequestError
 from assistant.models import families, vocabulary
 from assistant.settings import RemoteSettings
 
@@ -102,14 +101,6 @@ class Lanes:
 _BY_OWNER = {"llamacpp": "llama-server", "underkeel": "llama-server", "vllm": "vllm"}
 
 
-class _Entry(msgspec.Struct):
-    owned_by: str = ""
-
-
-class _Models(msgspec.Struct):
-    data: list[_Entry] = []
-
-
 async def dialect_for(remote: RemoteSettings, http: Transport) -> Dialect:
     """The dialect that the settings name, or that the server's list of models shows.
 
@@ -118,7 +109,10 @@ async def dialect_for(remote: RemoteSettings, http: Transport) -> Dialect:
     """
     kind = remote.kind
     if kind == "auto":
-        listed = decode(await http.get("/v1/models"), _Models, http.server).data
+        try:
+            listed = listed_models(await http.get("/v1/models"), http.server)
+        except MissingRouteError:
+            listed = []
         kind = _BY_OWNER.get(listed[0].owned_by if listed else "", "openai")  # type: ignore[assignment]
     if kind == "llama-server":
         return LlamaServer(remote.model)
@@ -129,6 +123,8 @@ async def dialect_for(remote: RemoteSettings, http: Transport) -> Dialect:
 
 log = logging.getLogger(__name__)
 
+# Fields that improve an answer, and that a server may refuse: it is asked again without them.
+_OPTIONAL = ("stream_options", "seed", "return_token_ids", "add_special_tokens", "min_p", "top_k")
 _GAUGE_S = 1.0
 _GAUGE_OLD_S = 10.0
 
@@ -147,6 +143,7 @@ class RemoteEngine:
         self._words: vocabulary.Vocabulary | None = None
         self._estimate = families.Estimate()
         self._lanes = Lanes(remote.parallel)
+        self._refused: set[str] = set()
         self._tally = Tally()
         self._gauge, self._gauge_at_s = Gauge(), float("-inf")
         self._gauging: asyncio.Task[None] | None = None
@@ -233,6 +230,13 @@ class RemoteEngine:
                         reason = last or reason
                         if last is not None and answer.complete:
                             break
+                    else:
+                        if reason is StopReason.CANCELLED and request.max_tokens:
+                            raise RemoteError(
+                                "the server ended its answer without a reason",
+                                subject=http.server,
+                                advice="See its log",
+                            )
                 ended = True
             finally:
                 # Also where the caller has hung up, or the server has failed.
@@ -346,9 +350,18 @@ class RemoteEngine:
         limit_s = lane.request.time_limit_ms / 1000
 
         async def first() -> tuple[AsyncGenerator[bytes, None], bytes | None]:
-            stream = http.stream(ask.path, ask.body)
+            body = {name: value for name, value in ask.body.items() if name not in self._refused}
+            stream = http.stream(ask.path, body)
             try:
                 return stream, await anext(stream, None)
+            except RequestError as error:
+                await stream.aclose()
+                named = {name for name in _OPTIONAL if name in body and name in error.message}
+                if not named:
+                    raise
+                log.info("the server is asked again without %s", ", ".join(named))
+                self._refused |= named
+                return await first()
             except BaseException:
                 await stream.aclose()
                 raise

@@ -38,6 +38,20 @@ class UnreachableError(RemoteError):
     wait_s: float = 0.0
 
 
+class MissingRouteError(RemoteError):
+    """The server has no such route. Over the wire a `RemoteError`."""
+
+
+def failure_in_stream(error: object) -> UnderkeelError:
+    """The error that a stream carries instead of a piece: an object of any server's, or a text."""
+    code = error.get("code") if isinstance(error, dict) else None
+    status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    body = msgspec.json.encode({"error": error})
+    if any(mark.encode() in body for mark in _TOO_LONG):
+        status = 400
+    return refusal(status, body, "")
+
+
 def refusal(
     status: int, body: bytes, server: str, headers: httpx.Headers | None = None
 ) -> UnderkeelError:
@@ -53,8 +67,8 @@ def refusal(
         return RemoteError(
             f"the server wants another key: {said}", subject=server, advice=_KEY_ADVICE
         )
-    if status == 404:
-        return RemoteError(
+    if status in {404, 405}:
+        return MissingRouteError(
             f"the server does not know this: {said}",
             subject=server,
             advice="Check url, kind and model under [remote]",

@@ -6,78 +6,40 @@ import asyncio
 import re
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 
-from assistant.engine.remote.dialect import Ask, Gauge, Piece, Prompt, decode, read_gauges
-from assistant.engine.remote.openai import Failure
+from assistant.engine.remote.dialect import (
+    Ask,
+    Gauge,
+    Piece,
+    Prompt,
+    count_of,
+    decode,
+    decode_object,
+    fields,
+    objects,
+    read_gauges,
+    text_of,
+)
+from assistant.engine.remote.failures import failure_in_stream
+from assistant.engine.remote.openai import read_native
 from assistant.engine.remote.transport import Transport
-from assistant.engine.types import GenerateRequest, ModelInfo, StopReason, Timings
+from assistant.engine.types import GenerateRequest, ModelInfo
 from assistant.errors import RemoteError, UnderkeelError
 from assistant.models.families import control_texts
 from assistant.models.vocabulary import Vocabulary
 from assistant.models.vocabulary_import import Words
 
-_STOPS = {
-    "eos": StopReason.EOS,
-    "word": StopReason.STOP_TEXT,
-    "limit": StopReason.LENGTH,
-}
 _CONTROL = re.compile(r"<[|/]?[^<>\s]{1,40}[|]?>|\[/?[A-Z_]{3,40}\]|<\uff5c[^<>]{1,40}\uff5c>")
 _MARK = b"\n"  # no control token has a line end
 _BATCH = 50_000  # ids in one question about their bytes
 
 
-class _Meta(msgspec.Struct):
-    n_vocab: int = 0
-    n_ctx_train: int = 0
-    n_params: int = 0
-    size: int = 0
-
-
-class _Entry(msgspec.Struct):
-    id: str = ""
-    meta: _Meta | None = None
-
-
-class _Models(msgspec.Struct):
-    data: list[_Entry] = []
-
-
-class _Defaults(msgspec.Struct):
-    n_ctx: int = 0
-
-
-class _Props(msgspec.Struct):
-    default_generation_settings: _Defaults = msgspec.field(default_factory=_Defaults)
-    total_slots: int = 1
-    model_path: str = ""
-    chat_template: str = ""
-
-
 class _Token(msgspec.Struct):
     id: int
     piece: str | list[int] = ""
-
-
-class _Timings(msgspec.Struct):
-    cache_n: int = 0
-    prompt_n: int = 0
-    prompt_ms: float = 0.0
-    predicted_n: int = 0
-    predicted_ms: float = 0.0
-    draft_n: int = 0
-    draft_n_accepted: int = 0
-
-
-class _Event(msgspec.Struct):
-    content: str = ""
-    tokens: list[int] = []
-    stop: bool = False
-    stop_type: str = ""
-    stopping_word: str = ""
-    timings: _Timings | None = None
-    error: Failure | None = None
 
 
 class _Slot(msgspec.Struct):
@@ -98,33 +60,56 @@ class LlamaServer:
         self._model = model
 
     async def describe(self, http: Transport) -> ModelInfo:
-        asked, told = await asyncio.gather(http.get("/props"), http.get("/v1/models"))
-        props = decode(asked, _Props, http.server)
-        listed = decode(told, _Models, http.server).data
-        entry = next((one for one in listed if self._model in {"", one.id}), _Entry())
-        if not props.default_generation_settings.n_ctx:
-            raise RemoteError("the server has no model", subject=http.server, advice="Load one")
-        meta = entry.meta or _Meta()
+        told, listed = await asyncio.gather(http.get(self._of("/props")), http.get("/v1/models"))
+        props = decode_object(told, http.server)
+        entries = objects(decode_object(listed, http.server).get("data"))
+        entry = next((one for one in entries if self._model in {"", one.get("id")}), {})
+        n_ctx = count_of(fields(props.get("default_generation_settings")).get("n_ctx"))
+        if not n_ctx:
+            raise self._no_model(http.server, [text_of(one.get("id")) for one in entries])
+        meta = fields(entry.get("meta"))
         first, plain = await asyncio.gather(
             self._ids(http, {"content": "x", "add_special": True}),
             self._ids(http, {"content": "x"}),
         )
         add_bos = first != plain
+        path = text_of(props.get("model_path"))
+        name = self._model or text_of(entry.get("id")) or path
         return ModelInfo(
-            name=(self._model or entry.id or props.model_path)
-            .rpartition("/")[2]
-            .removesuffix(".gguf"),
-            path=props.model_path,
-            n_vocab=meta.n_vocab,
-            n_ctx=props.default_generation_settings.n_ctx,
-            n_ctx_train=meta.n_ctx_train,
-            n_params=meta.n_params,
-            size_bytes=meta.size,
-            n_seq_max=max(props.total_slots, 1),
+            name=name.rpartition("/")[2].removesuffix(".gguf"),
+            path=path,
+            n_vocab=count_of(meta.get("n_vocab")),
+            n_ctx=n_ctx,
+            n_ctx_train=count_of(meta.get("n_ctx_train")),
+            n_params=count_of(meta.get("n_params")),
+            size_bytes=count_of(meta.get("size")),
+            n_seq_max=max(count_of(props.get("total_slots")), 1),
             add_bos=add_bos,
             bos=first[0] if add_bos and first else -1,
-            chat_template=props.chat_template,
+            chat_template=text_of(props.get("chat_template")),
         )
+
+    def _no_model(self, server: str, names: list[str]) -> RemoteError:
+        if self._model and self._model in names:
+            return RemoteError(
+                f"the server has not loaded {self._model}", subject=server, advice="Load it there"
+            )
+        if names:
+            shown = ", ".join(names[:20])
+            what = f"has no model {self._model!r}" if self._model else "serves several models"
+            return RemoteError(
+                f"the server {what}",
+                subject=server,
+                advice=f"Name one under [remote]: model = ...; it has: {shown}",
+            )
+        return RemoteError("the server has no model", subject=server, advice="Load one there")
+
+    def _of(self, path: str) -> str:
+        """A path for the named model, on a server that routes to several (case S6)."""
+        return f"{path}?{urlencode({'model': self._model})}" if self._model else path
+
+    def _body(self, body: dict[str, Any]) -> dict[str, Any]:
+        return body | {"model": self._model} if self._model else body
 
     async def words(self, http: Transport, info: ModelInfo) -> Words | None:
         """Its whole vocabulary: each id's bytes, and which of them plain text never becomes."""
@@ -133,7 +118,7 @@ class LlamaServer:
         tokens: list[bytes] = []
         for start in range(0, info.n_vocab, _BATCH):
             ids = list(range(start, min(start + _BATCH, info.n_vocab)))
-            body = {"content": ids, "with_pieces": True}
+            body = self._body({"content": ids, "with_pieces": True})
             pieces = decode(await http.post("/tokenize", body), dict[str, list[_Token]])["tokens"]
             tokens += [
                 one.piece.encode() if isinstance(one.piece, str) else bytes(one.piece)
@@ -194,7 +179,7 @@ class LlamaServer:
         return await self._ids(http, {"content": text, "parse_special": special})
 
     async def detokenise(self, http: Transport, tokens: Sequence[int]) -> str | None:
-        answer = await http.post("/detokenize", {"tokens": list(tokens)})
+        answer = await http.post("/detokenize", self._body({"tokens": list(tokens)}))
         return decode(answer, dict[str, str], http.server).get("content", "")
 
     def ask(self, request: GenerateRequest, prompt: Prompt, words: Vocabulary | None) -> Ask:  # noqa: ARG002
@@ -214,46 +199,26 @@ class LlamaServer:
             "return_tokens": True,
             "stream": True,
         }
-        if self._model:
-            body["model"] = self._model
         if request.must_start_with:
             body["grammar"] = f"root ::= {_literal(request.must_start_with)} [^\\x00]*"
-        return Ask("/completion", body)
+        return Ask("/completion", self._body(body))
 
     def read(self, data: bytes) -> Piece:
-        event = decode(data, _Event)
-        if event.error is not None:
-            raise event.error.rebuild()
-        if not event.stop:
-            return Piece(event.content, tuple(event.tokens))
-        timings = event.timings or _Timings()
-        return Piece(
-            event.content,
-            tuple(event.tokens),
-            reason=_STOPS.get(event.stop_type, StopReason.LENGTH),
-            stop_text=event.stopping_word,
-            timings=Timings(
-                prompt_tokens=timings.cache_n + timings.prompt_n,
-                cached_tokens=timings.cache_n,
-                evaluated_tokens=timings.prompt_n,
-                generated_tokens=timings.predicted_n,
-                drafted_tokens=timings.draft_n,
-                accepted_tokens=timings.draft_n_accepted,
-                prefill_ms=timings.prompt_ms,
-                decode_ms=timings.predicted_ms,
-            ),
-        )
+        event = decode_object(data)
+        if event.get("error"):
+            raise failure_in_stream(event["error"])
+        return read_native(event)
 
     async def gauge(self, http: Transport) -> Gauge:
         """Its slots are each as long as its context: what counts is how many of them are taken."""
         try:
-            slots = decode(await http.get("/slots"), list[_Slot], http.server)
+            slots = decode(await http.get(self._of("/slots")), list[_Slot], http.server)
         except UnderkeelError:
             slots = []  # started with --no-slots
         busy = [slot for slot in slots if slot.is_processing]
         waiting = 0
         try:
-            found = read_gauges((await http.get("/metrics")).decode("utf-8", "replace"))
+            found = read_gauges((await http.get(self._of("/metrics"))).decode("utf-8", "replace"))
             waiting = int(found.get("llamacpp:requests_deferred", 0))
         except UnderkeelError:
             pass  # started without --metrics
@@ -262,7 +227,7 @@ class LlamaServer:
         )
 
     async def _ids(self, http: Transport, body: dict[str, Any]) -> list[int]:
-        answer = await http.post("/tokenize", body)
+        answer = await http.post("/tokenize", self._body(body))
         return decode(answer, dict[str, list[int]], http.server).get("tokens", [])
 
 

@@ -2,72 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from assistant.engine.remote.dialect import Ask, Gauge, Piece, Prompt, decode, read_gauges
-from assistant.engine.remote.failures import refusal
+from assistant.engine.remote.dialect import (
+    Ask,
+    Gauge,
+    Piece,
+    Prompt,
+    count_of,
+    decode,
+    decode_object,
+    fields,
+    objects,
+    read_gauges,
+    text_of,
+)
+from assistant.engine.remote.failures import MissingRouteError, failure_in_stream
 from assistant.engine.remote.transport import Transport
 from assistant.engine.types import GenerateRequest, ModelInfo, StopReason, Timings
-from assistant.errors import RemoteError, UnderkeelError
+from assistant.errors import RemoteError
 from assistant.models.vocabulary import Vocabulary
 from assistant.models.vocabulary_import import Words
 
 _MOST_STOPS = 4  # OpenAI's own limit; others take more
 
 
-class Failure(msgspec.Struct):
-    """An error object inside a stream."""
+class _Entry(msgspec.Struct, frozen=True):
+    """A model that a server lists."""
 
-    message: str = ""
-    type: str = ""
-    code: int | str | None = None
-
-    def rebuild(self) -> UnderkeelError:
-        status = self.code if isinstance(self.code, int) else 500
-        return refusal(status, msgspec.json.encode({"error": self}), "")
-
-
-class _Entry(msgspec.Struct):
     id: str
-    max_model_len: int | None = None
-    context_length: int | None = None
-    root: str | None = None
+    n_ctx: int = 0
+    root: str = ""
     owned_by: str = ""
 
 
-class _Models(msgspec.Struct):
-    data: list[_Entry] = []
-
-
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int | None = 0
-    prompt_tokens_details: _Details | None = None
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    text: str | None = None
-    delta: _Delta | None = None
-    finish_reason: str | None = None
-    stop_reason: int | str | None = None
-    token_ids: list[int] | None = None
-
-
-class _Event(msgspec.Struct):
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    error: Failure | None = None
+def listed_models(data: bytes, server: str) -> list[_Entry]:
+    """The models of `GET /v1/models`, as tolerantly as OpenAI's own clients read them."""
+    try:
+        found: object = decode_object(data, server).get("data")
+    except RemoteError:
+        found = decode(data, list[Any], server)
+    return [
+        _Entry(
+            id=text_of(entry.get("id") or entry.get("name")),
+            n_ctx=count_of(entry.get("max_model_len")) or count_of(entry.get("context_length")),
+            root=text_of(entry.get("root")),
+            owned_by=text_of(entry.get("owned_by")),
+        )
+        for entry in objects(found)
+    ]
 
 
 class OpenAI:
@@ -87,10 +73,10 @@ class OpenAI:
     async def describe(self, http: Transport) -> ModelInfo:
         entry = await self._entry(http)
         self.model = entry.id
-        n_ctx = self._n_ctx or entry.max_model_len or entry.context_length or 0
+        n_ctx = self._n_ctx or entry.n_ctx
         return ModelInfo(
             name=entry.id,
-            path=(entry.root or "") if self.tells_folder else "",
+            path=entry.root if self.tells_folder else "",
             n_ctx=n_ctx or 4096,  # the least that servers of code models are started with
             n_ctx_train=n_ctx,
             writes_chat=True,
@@ -125,24 +111,39 @@ class OpenAI:
         return Ask("/v1/completions", body | {"prompt": sent})
 
     def read(self, data: bytes) -> Piece:
-        event = decode(data, _Event)
-        if event.error is not None:
-            raise event.error.rebuild()
-        choice = event.choices[0] if event.choices else _Choice()
-        text = choice.text if choice.text is not None else (choice.delta or _Delta()).content
+        """One event of a completion or a chat, or the whole answer of a server that does not
+        stream. llama-server's own events are understood too (case S6)."""
+        event = decode_object(data)
+        if event.get("error"):
+            raise failure_in_stream(event["error"])
+        if "choices" not in event and "content" in event:
+            return read_native(event)
+        choice = next(iter(objects(event.get("choices"))), {})
+        message = fields(choice.get("delta") or choice.get("message"))
+        stop = choice.get("stop_reason")
+        ids = choice.get("token_ids")
         return Piece(
-            text or "",
-            tuple(choice.token_ids or ()),
+            text_of(choice.get("text")) or text_of(message.get("content")),
+            tuple(one for one in ids if isinstance(one, int)) if isinstance(ids, list) else (),
             reason=_reason(choice),
-            stop_text=choice.stop_reason if isinstance(choice.stop_reason, str) else "",
-            timings=_timings(event.usage) if event.usage else None,
+            stop_text=text_of(stop),
+            timings=_timings(event["usage"]) if fields(event.get("usage")) else None,
         )
 
     async def gauge(self, http: Transport) -> Gauge:  # noqa: ARG002
         return Gauge()
 
     async def _entry(self, http: Transport) -> _Entry:
-        found = decode(await http.get("/v1/models"), _Models, http.server).data
+        try:
+            found = listed_models(await http.get("/v1/models"), http.server)
+        except MissingRouteError:
+            if self.model:
+                return _Entry(self.model)
+            raise RemoteError(
+                "the server does not list its models",
+                subject=http.server,
+                advice="Name one: model = ... under [remote]",
+            ) from None
         for entry in found:
             if self.model in {"", entry.id}:
                 return entry
@@ -207,19 +208,60 @@ def stop_ids(request: GenerateRequest, words: Vocabulary | None) -> set[int]:
     return found
 
 
-def _reason(choice: _Choice) -> StopReason | None:
-    if choice.finish_reason is None:
+def _reason(choice: Mapping[str, Any]) -> StopReason | None:
+    said = choice.get("finish_reason")
+    if not isinstance(said, str) or not said:
         return None
-    if choice.finish_reason == "stop":
-        return StopReason.STOP_TEXT if isinstance(choice.stop_reason, str) else StopReason.EOS
-    return StopReason.CANCELLED if choice.finish_reason == "abort" else StopReason.LENGTH
+    if said == "stop":
+        by_text = isinstance(choice.get("stop_reason"), str)
+        return StopReason.STOP_TEXT if by_text else StopReason.EOS
+    return StopReason.CANCELLED if said == "abort" else StopReason.LENGTH
 
 
-def _timings(usage: _Usage) -> Timings:
-    cached = (usage.prompt_tokens_details or _Details()).cached_tokens or 0
+def _timings(usage: Mapping[str, Any]) -> Timings:
+    prompt = count_of(usage.get("prompt_tokens"))
+    cached = count_of(fields(usage.get("prompt_tokens_details")).get("cached_tokens"))
     return Timings(
-        prompt_tokens=usage.prompt_tokens,
+        prompt_tokens=prompt,
         cached_tokens=cached,
-        evaluated_tokens=max(usage.prompt_tokens - cached, 0),
-        generated_tokens=usage.completion_tokens or 0,
+        evaluated_tokens=max(prompt - cached, 0),
+        generated_tokens=count_of(usage.get("completion_tokens")),
     )
+
+
+_STOPS = {
+    "eos": StopReason.EOS,
+    "word": StopReason.STOP_TEXT,
+    "limit": StopReason.LENGTH,
+}
+
+
+def read_native(event: Mapping[str, Any]) -> Piece:
+    """One event of llama-server's own `/completion`."""
+    ids = event.get("tokens")
+    text = text_of(event.get("content"))
+    tokens = tuple(one for one in ids if isinstance(one, int)) if isinstance(ids, list) else ()
+    if not event.get("stop"):
+        return Piece(text, tokens)
+    timings = fields(event.get("timings"))
+    cached, evaluated = count_of(timings.get("cache_n")), count_of(timings.get("prompt_n"))
+    return Piece(
+        text,
+        tokens,
+        reason=_STOPS.get(text_of(event.get("stop_type")), StopReason.LENGTH),
+        stop_text=text_of(event.get("stopping_word")),
+        timings=Timings(
+            prompt_tokens=cached + evaluated,
+            cached_tokens=cached,
+            evaluated_tokens=evaluated,
+            generated_tokens=count_of(timings.get("predicted_n")),
+            drafted_tokens=count_of(timings.get("draft_n")),
+            accepted_tokens=count_of(timings.get("draft_n_accepted")),
+            prefill_ms=_ms(timings.get("prompt_ms")),
+            decode_ms=_ms(timings.get("predicted_ms")),
+        ),
+    )
+
+
+def _ms(value: object) -> float:
+    return float(value) if isinstance(value, int | float) and value >= 0 else 0.0

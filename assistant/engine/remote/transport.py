@@ -9,6 +9,7 @@ logged or shown.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import importlib
 import logging
 import random
@@ -47,6 +48,7 @@ class Splitter:
     def __init__(self) -> None:
         self._rest = b""
         self._data: list[bytes] = []
+        self._started = False
 
     def feed(self, part: bytes) -> list[bytes]:
         """The data of the events that `part` completes.
@@ -54,7 +56,12 @@ class Splitter:
         Raises:
             RemoteError: an event is longer than any answer of a server could be.
         """
-        *lines, self._rest = _LINE_END.split(self._rest + part)
+        self._rest += part
+        if not self._started:
+            if codecs.BOM_UTF8.startswith(self._rest):
+                return []  # perhaps the beginning of a byte order mark
+            self._started, self._rest = True, self._rest.removeprefix(codecs.BOM_UTF8)
+        *lines, self._rest = _LINE_END.split(self._rest)
         if len(self._rest) + sum(map(len, self._data)) > _LONGEST_BYTES:
             raise RemoteError("the server sends an event without an end")
         found: list[bytes] = []
@@ -66,6 +73,10 @@ class Splitter:
             elif line.startswith(b"data:"):
                 self._data.append(line[5:].removeprefix(b" "))
         return found
+
+    def end(self) -> list[bytes]:
+        """The data of a last event that no empty line follows."""
+        return self.feed(b"\n\n") if self._rest or self._data else []
 
 
 log = logging.getLogger(__name__)
@@ -158,10 +169,21 @@ class Transport:
         """The data of each event of one answer, until the server's last. Closing it hangs up."""
         splitter = Splitter()
         async with self._guarded(), self._answer("POST", path, body) as answer:
+            whole, is_object = bytearray(), None
             async for part in answer.aiter_bytes():
+                if is_object is None and part.strip():
+                    is_object = part.lstrip(codecs.BOM_UTF8 + b" \r\n\t").startswith(b"{")
+                if is_object:  # it does not stream: the answer is one object
+                    whole += part
+                    if len(whole) > MOST_ANSWER_BYTES:
+                        raise RemoteError("the server sends an answer without an end")
+                    continue
                 for data in splitter.feed(part):
-                    if data == b"[DONE]":
+                    if data.strip() == b"[DONE]":
                         return
+                    yield data
+            for data in [bytes(whole)] if whole else splitter.end():
+                if data.strip() != b"[DONE]":
                     yield data
 
     async def aclose(self) -> None:

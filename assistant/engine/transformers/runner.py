@@ -279,8 +279,10 @@ class Runner:
 
     def _end(self, job: _Job, done: Done) -> None:
         self._jobs.remove(job)
-        if rest := job.answer_text.rest() if done.reason is not StopReason.STOP_TEXT else "":
-            self._event(Delta(id=job.request.id, text=rest))
+        rest = job.answer_text.rest() if done.reason is not StopReason.STOP_TEXT else ""
+        tokens = job.answer_text.take_tokens()
+        if rest or tokens:
+            self._event(Delta(id=job.request.id, text=rest, tokens=tokens))
         if job.request.cache and job.kept.tokens:
             self._kept.append(job.kept)
             del self._kept[: -self.model.spec.n_seq_max]

@@ -59,6 +59,8 @@ class AnswerText:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stops = [stop for stop in stops if stop]
         self._held = ""
+        self.tokens: list[int] = []
+        """Tokens that no piece of the answer has reported yet."""
 
     def add(self, piece: bytes) -> tuple[str, str]:
         """The text that is sure now, and the stop text that ended the answer (or "")."""
@@ -72,6 +74,13 @@ class AnswerText:
         cut = len(self._held) - keep
         text, self._held = self._held[:cut], self._held[cut:]
         return text, ""
+
+    def take_tokens(self) -> tuple[int, ...]:
+        """The tokens for the next piece to report. Those of held back text come with it, since a
+        character or a stop text may span tokens (case S14)."""
+        found = tuple(self.tokens)
+        self.tokens.clear()
+        return found
 
     def rest(self) -> str:
         """What was held back, once no stop text can follow; half a character is dropped."""

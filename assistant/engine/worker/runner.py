@@ -364,9 +364,10 @@ class Runner:
             self._end(job, *ending)
 
     def _end(self, job: Job, reason: StopReason, stop_text: str = "") -> None:
-        rest = job.answer_text.rest()
-        if rest and reason is not StopReason.STOP_TEXT:
-            self._say(Delta(id=job.request.id, text=rest))
+        rest = job.answer_text.rest() if reason is not StopReason.STOP_TEXT else ""
+        tokens = job.answer_text.take_tokens()
+        if rest or tokens:
+            self._say(Delta(id=job.request.id, text=rest, tokens=tokens))
         self._leave(job)
         self._meter.ended(job, reason)
         self._say(job.done(reason, stop_text))

@@ -73,15 +73,19 @@ class Answering(Protocol):
 def take_token(
     job: Answering, token: int, words: Words, say: Callable[[Delta], None]
 ) -> Ending | None:
-    """Add a token to the answer and report its text; None where the answer goes on."""
+    """Add a token to the answer and report the text that is sure; None where the answer continues.
+
+    The end of the answer reports what is left of `job.answer_text`.
+    """
     request = job.request
     if token in words.ends or token in request.stop_tokens:
         return Ending(StopReason.EOS)
     piece = words.piece(token, special=token in request.visible_tokens)
     job.must_start_with = job.must_start_with[len(piece) :]
+    job.answer_text.tokens.append(token)
     text, stop = job.answer_text.add(piece)
     if text:
-        say(Delta(id=request.id, text=text, tokens=(token,)))
+        say(Delta(id=request.id, text=text, tokens=job.answer_text.take_tokens()))
     return Ending(StopReason.STOP_TEXT, stop) if stop else None
 
 

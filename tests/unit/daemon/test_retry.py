@@ -35,6 +35,19 @@ def test_however_often_it_breaks_off_all_of_it_is_passed_on_once(
     assert passed == text
 
 
+@given(st.lists(st.tuples(st.text("ab", max_size=2), st.integers(0, 2)), max_size=8), st.data())
+def test_each_token_is_passed_on_once(pieces: list[tuple[str, int]], data: st.DataObject) -> None:
+    """S14: also those of pieces without text, and after the answer began again."""
+    ids = iter(range(100))
+    deltas = [Delta(id="r", text=t, tokens=tuple(next(ids) for _ in range(n))) for t, n in pieces]
+    replay, passed = Replay(), []
+    for stop in (data.draw(st.integers(0, len(deltas))), len(deltas)):
+        replay.begin()
+        new = [replay.new_part(delta) for delta in deltas[:stop]]
+        passed += [token for delta in new if delta for token in delta.tokens]
+    assert passed == [token for delta in deltas for token in delta.tokens]
+
+
 def test_another_answer_cannot_go_on() -> None:
     replay = Replay()
     assert tell(replay, "return a + b", []) == "return a + b"
