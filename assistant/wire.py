@@ -263,6 +263,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         deaths: how often the worker ended by itself since the daemon started; `refusals`: how often
             a load was refused memory, and a smaller shape was taken.
         devices: those that the plan uses, host memory last.
+        caveats: what to know of the plan, such as a context that was reduced to what the model was
+            trained for, and sizes that were estimated.
         load: what the last load took on each device against its plan, in words;
             `load_error_percent` is positive where more was taken.
         supervisor: the service manager that started the daemon: "systemd", "launchd" or "".
@@ -287,6 +289,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     rung: RungNow | None = None
     explain_model: ModelInfo | None = None
     explain_state: ServiceState | None = None
+    caveats: tuple[str, ...] = ()
     load: tuple[str, ...] = ()
     load_error_percent: float | None = None
     socket: str = ""

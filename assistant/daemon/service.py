@@ -70,13 +70,15 @@ class Service:
         settings: Settings,
         look: Reader,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        identity: Callable[[], object] = lambda: None,
     ) -> None:
         """`look`: measures free memory (`assistant.memory.probes.sampler.Probes`).
 
-        `clock`: the clock of the crash history and the governor.
+        `identity`: of `EngineSupervisor`. `clock`: the clock of the crash history and the governor.
         """
         self.settings = settings
-        self.host = EngineSupervisor(engine, planner, clock)
+        self.host = EngineSupervisor(engine, planner, clock, identity=identity)
         self.admission = Admission(settings.daemon.max_waiting)
         self.turns = Turns(_AT_ONCE)
         self.intake = Intake(_BODIES * settings.daemon.max_body_bytes)
@@ -206,6 +208,7 @@ class Service:
             explain_model=self.explainer.desk.host.info if self.explainer else None,
             explain_state=self.explainer.state if self.explainer else None,
             load=tuple(host.report.lines()) if host.report else (),
+            caveats=host.loadable.plan.caveats if host.loadable and host.loadable.plan else (),
             load_error_percent=host.report.error_percent if host.report else None,
             socket=str(paths.socket_path()),
             log=str(paths.log_file()),

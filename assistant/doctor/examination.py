@@ -127,6 +127,7 @@ def daemon() -> tuple[list[Finding], Status | None]:
     if status.deaths:
         advice = "The cause is in the log. Run: underkeel logs"
         found.append(warn("daemon", f"its worker has crashed {status.deaths} times", advice))
+    found += [warn("daemon", caveat) for caveat in status.caveats]
     if status.settings is not None and status.settings.pending:
         found += [warn("daemon", line) for line in settings_advice(status.settings.pending)]
     return found, status

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import itertools
 import os
+import re
 import signal
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from glob import escape
 from pathlib import Path
 from typing import ClassVar
 
@@ -271,6 +273,35 @@ def _is_stopped(pid: int) -> bool:
     return False
 
 
+Identity = tuple[tuple[int, int, int, int], ...]
+
+
+def file_identity(path: str) -> Identity:
+    """Device, inode, size and time of change of a model's files: other numbers, another model.
+
+    Covers all parts of a split GGUF ("-00001-of-00003.gguf") and the files of a checkpoint's
+    folder; empty where there is none.
+    """
+    if not path:
+        return ()
+    file = Path(path)
+    part = _PART.search(file.name)
+    try:
+        if file.is_dir():
+            files = sorted(one for one in file.iterdir() if one.is_file())
+        elif part:
+            files = sorted(file.parent.glob(f"{escape(file.name[: part.start()])}-*{part[1]}"))
+        else:
+            files = [file]
+        stats = [one.stat() for one in files]
+    except (OSError, ValueError):
+        return ()
+    return tuple((one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns) for one in stats)
+
+
+_PART = re.compile(r"-\d{5}(-of-\d{5}\.gguf)$")
+
+
 class LlamaEngine:
     """Keeps the Engine contract over a worker that may die at any moment.
 
@@ -287,6 +318,7 @@ class LlamaEngine:
         self._worker: _Process | None = None
         self._spec: LoadSpec | None = None
         self._info: ModelInfo | None = None
+        self._identity: Identity = ()
         self._ids = itertools.count(1)
         self._kept: tuple[ipc.Sequence, ...] = ()
         self._lock = asyncio.Lock()
@@ -309,8 +341,12 @@ class LlamaEngine:
     ) -> ModelInfo:
         self._check_open()
         worker = await self._process()
-        again = spec == self._spec
+        identity = file_identity(spec.path)
+        same_file = identity == self._identity
+        again = spec == self._spec and same_file
+        # What was computed with other weights is of no use to these (case S9).
         saved = self._kept if again and not carry else ()
+        carry = carry and same_file
         self._kept = ()
         self._info = None
         if not again:
@@ -332,6 +368,7 @@ class LlamaEngine:
             await self._end()
             raise
         self._spec, self._info, self._released = spec, report.info, False
+        self._identity = identity
         return report.info
 
     async def describe(self) -> ModelInfo:

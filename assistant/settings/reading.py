@@ -22,6 +22,15 @@ _LARGEST_FILE_BYTES = 1 << 20
 _MOST_PROBLEMS = 50
 
 
+class UnreadableSettingsError(SettingsError):
+    """The file exists and cannot be read at all. Over the wire a `SettingsError`."""
+
+    def kept(self) -> SettingsError:
+        """The same for a program that keeps the settings it read before."""
+        message = self.message.replace("the defaults are used", "the settings read before are kept")
+        return SettingsError(message, subject=self.subject, advice=self.advice)
+
+
 def load(path: Path | None = None) -> tuple[Settings, list[SettingsError]]:
     """Read the settings file; a missing file gives the defaults.
 
@@ -34,7 +43,7 @@ def load(path: Path | None = None) -> tuple[Settings, list[SettingsError]]:
     except FileNotFoundError:
         return Settings(), []
     except (OSError, ValueError, RecursionError) as error:
-        problem = SettingsError(
+        problem = UnreadableSettingsError(
             f"the settings cannot be read ({_reason(error)}); the defaults are used",
             subject=str(path),
             advice="Fix or remove the file",

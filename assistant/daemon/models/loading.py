@@ -9,8 +9,9 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from assistant.engine.local import Identity, file_identity
 from assistant.engine.types import ModelInfo, TensorOverride
-from assistant.errors import PlanError
+from assistant.errors import PlanError, UnderkeelError
 from assistant.llama.spec import BackendDevice, DeviceFree, LoadSpec
 from assistant.memory.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from assistant.memory.checkpoints.checkpoint_plan import (
@@ -131,6 +132,13 @@ class Planning:
         ladder = tuple(self._as_set(rung) for rung in rungs)
         margins = {usage.device.name: usage.margin_bytes for usage in plan.usages}
         return Loadable(ladder, plan, self._backend, margins, settings)
+
+    def identity(self) -> Identity:
+        """Tells the model's files from others under the same names; empty where there are none."""
+        try:
+            return file_identity(str(catalogue.resolve(self.settings.name)))
+        except UnderkeelError:
+            return file_identity(str(Path(self.settings.name).expanduser()))
 
     def like(self, settings: ModelSettings, credit: Callable[[], Credit]) -> Planning:
         """The same for another model."""

@@ -84,7 +84,7 @@ def run(
         planning.credit = lambda: ledger.others("complete")
         planner = engines.planner_for(chosen, ledger.planner("complete", planning))
         planner = after(seat.predecessor, planner, limit_s) if seat.predecessor else planner
-        service = Service(engine, planner, chosen, probes)
+        service = Service(engine, planner, chosen, probes, identity=planning.identity)
         engines.tell_changes(engine, service.host.exchanged)
         service.models = engines.seat_models(service, planning, ledger, probes)
         if from_launchd:

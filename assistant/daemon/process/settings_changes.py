@@ -18,6 +18,7 @@ from assistant.daemon.process import logs
 from assistant.daemon.service import Service
 from assistant.errors import SettingsError
 from assistant.settings import Settings
+from assistant.settings.reading import UnreadableSettingsError
 from assistant.wire import ChangeNow, SettingsNow
 
 log = logging.getLogger(__name__)
@@ -176,9 +177,13 @@ class Follower:
         return replace(self._last, pending=pending(self._in_effect(), self._service.settings))
 
     def reload(self) -> SettingsNow:
-        """Read the file, and say what that changed; what cannot be read keeps its default."""
+        """Read the file, and report what that changed. A wrong value keeps its default; a file
+        that cannot be read at all changes nothing."""
         settings, problems = self._read()
         before, served = self._service.settings, self._in_effect()
+        unreadable = [one for one in problems if isinstance(one, UnreadableSettingsError)]
+        if unreadable:
+            settings, problems = before, [one.kept() for one in unreadable]
         changes = compare(before, settings, served)
         self._service.follow(settings)
         self._take_model(settings)

@@ -79,8 +79,12 @@ class EngineSupervisor:
         rules: Rules = USUAL,
         *,
         released: bool = False,
+        identity: Callable[[], object] = lambda: None,
     ) -> None:
-        """`released`: nothing is loaded until it is requested."""
+        """`released`: nothing is loaded until it is requested.
+
+        `identity`: tells the files of the model from others under the same names.
+        """
         self._engine = engine
         self._planner = planner
         self._kills = OutOfMemoryKills()
@@ -90,6 +94,8 @@ class EngineSupervisor:
         self._epoch = 0
         self._least_step = 0
         self._history = CrashHistory(clock, rules)
+        self._identity = identity
+        self._loaded_identity: object = None
         self._state = ServiceState.RELEASED if released else ServiceState.LOADING
         self.stage = ""
         self.progress = 0.0
@@ -131,8 +137,11 @@ class EngineSupervisor:
 
     @property
     def due(self) -> bool:
-        """Whether every plan died too often, and one of them may be tried again."""
-        return self.state is ServiceState.FAILED and self._history.due
+        """Whether a failed load may succeed now: the model's file is another one (case S9), or
+        every plan died too often, and one of them may be tried again."""
+        if self.state is not ServiceState.FAILED:
+            return False
+        return self._history.due or self._identity() != self._loaded_identity
 
     def expect(self, info: ModelInfo | None) -> None:
         """Requests wait for the first load as for a later one: `info` was served a moment ago."""
@@ -394,6 +403,7 @@ class EngineSupervisor:
         async with self._life:
             try:
                 fresh = plan or self.loadable is None
+                self._loaded_identity = self._identity()
                 if plan or self.loadable is None:
                     self.stage = "planning"
                     self.loadable = await asyncio.to_thread(self._planner)

@@ -56,6 +56,27 @@ async def kill_in_the_middle(host: EngineSupervisor, engine: FakeEngine) -> None
     assert isinstance(rest[-1], Done)
 
 
+def test_a_failed_load_is_tried_again_when_the_file_is_another_one() -> None:
+    """S9: the file was cut short, and is whole again; not while it is the same."""
+    files = ["cut short"]
+
+    async def main() -> None:
+        engine = FakeEngine()
+        host = EngineSupervisor(engine, fake_model, identity=lambda: files[-1])
+        engine.fail_next(LoadError("the file is truncated"))
+        host.start_load()
+        await until(lambda: host.state is ServiceState.FAILED)
+        assert not host.due
+        files.append("whole")
+        assert host.due
+        host.start_load()
+        await until(lambda: host.state is ServiceState.READY)
+        assert not host.due
+        await host.close()
+
+    asyncio.run(main())
+
+
 def test_three_deaths_on_a_plan_lead_to_the_next() -> None:
     async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
         for _ in range(4):

@@ -130,6 +130,9 @@ def test_a_running_daemon_follows_its_file(home: Path, caplog: pytest.LogCapture
             # A file that is broken, and one that is gone.
             write(home, "[daemon\n")
             await until(lambda: "cannot be read" in str(follower.now.problems))
+            assert "the settings read before are kept" in str(follower.now.problems)
+            assert _budget(service) == 300 and service.settings.completion.budget_tokens == 300
+            assert not follower.now.changes
             (home / "config.toml").unlink()
             await until(lambda: not follower.now.problems)
             assert service.settings == Settings()

@@ -16,7 +16,9 @@ from assistant.engine.worker.token_generation import Ending, take_token
 class Bytes:
     """A vocabulary whose tokens are single bytes."""
 
-    ends: tuple[int, ...] = (256,)
+    @property
+    def ends(self) -> tuple[int, ...]:
+        return (256,)
 
     def piece(self, token: int) -> bytes:
         return bytes([token])

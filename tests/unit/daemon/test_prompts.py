@@ -1,0 +1,40 @@
+"""From a text to the ids of its prompt."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from daemons import fake_model, until
+
+from assistant.daemon.http.prompts import Encoder
+from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor
+from assistant.engine.fake import FakeEngine
+from assistant.engine.types import ModelInfo
+from assistant.wire import PromptBody
+
+
+@pytest.mark.parametrize(
+    ("prompt", "add_bos", "ids"),
+    [
+        ("ab", True, [1, 97, 98]),
+        ("\x01ab", True, [1, 97, 98]),
+        ("\x01\x01ab", True, [1, 1, 97, 98]),
+        ("ab", False, [97, 98]),
+        ((1, 97), True, [1, 97]),
+        (("a", 98), True, [97, 98]),
+    ],
+)
+def test_a_text_has_one_bos(prompt: PromptBody, add_bos: bool, ids: list[int]) -> None:
+    """S21: one that begins with it gets no second one; ids are taken as they are."""
+
+    async def main() -> list[int]:
+        host = EngineSupervisor(FakeEngine(), fake_model)
+        host.start_load()
+        await until(lambda: host.info is not None)
+        model = ModelInfo(name="fake", add_bos=add_bos, bos=1)
+        found = await Encoder(host).text(prompt, model)
+        await host.close()
+        return found.ids
+
+    assert asyncio.run(main()) == ids

@@ -1,0 +1,73 @@
+"""Which files a model was loaded from (S9)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+
+from assistant.engine.local import LlamaEngine, file_identity
+from assistant.engine.types import Done, GenerateRequest, LoadSpec
+
+
+def test_a_replaced_or_changed_file_is_another_one(tmp_path: Path) -> None:
+    """S9: by inode, by size, by time; a missing one, a folder, a part of several."""
+    file = tmp_path / "m.gguf"
+    assert file_identity(str(file)) == file_identity("") == ()
+    file.write_bytes(b"weights")
+    seen = [file_identity(str(file))]
+    assert seen[0] == file_identity(str(file)) != ()
+    other = tmp_path / "new"
+    other.write_bytes(b"weights")
+    other.replace(file)
+    seen.append(file_identity(str(file)))
+    with file.open("ab") as opened:
+        opened.write(b"more")
+    seen.append(file_identity(str(file)))
+    os.utime(file, ns=(1, 1))
+    seen.append(file_identity(str(file)))
+    assert len(set(seen)) == 4
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "a.safetensors").write_bytes(b"a")
+    before = file_identity(str(folder))
+    (folder / "b.safetensors").write_bytes(b"b")
+    assert file_identity(str(folder)) != before
+    parts = [tmp_path / f"big[1]-0000{n}-of-00002.gguf" for n in (1, 2)]
+    for part in parts:
+        part.write_bytes(b"x")
+    before = file_identity(str(parts[0]))
+    assert len(before) == 2
+    parts[1].write_bytes(b"longer")
+    assert file_identity(str(parts[0])) != before
+
+
+def test_what_other_weights_computed_is_not_taken_up(tmp_path: Path, dense_model: Path) -> None:
+    """S9: the file is replaced while the model is unloaded."""
+    file = tmp_path / "m.gguf"
+    shutil.copyfile(dense_model, file)
+
+    async def cached(engine: LlamaEngine, prompt: tuple[int, ...]) -> int:
+        async for event in engine.generate(GenerateRequest(id="r", prompt=prompt, max_tokens=1)):
+            if isinstance(event, Done):
+                return event.timings.cached_tokens
+        raise AssertionError("no end")
+
+    async def main() -> None:
+        spec = LoadSpec(path=str(file), n_ctx=256, n_threads=1)
+        engine = LlamaEngine()
+        await engine.load(spec)
+        prompt = tuple(await engine.tokenise("def add(a, b):\n    return a + b\n"))
+        assert await cached(engine, prompt) == 0
+        await engine.unload()
+        await engine.load(spec)
+        assert await cached(engine, prompt) == len(prompt) - 1
+        await engine.unload()
+        shutil.copyfile(dense_model, tmp_path / "new")
+        (tmp_path / "new").replace(file)
+        await engine.load(spec)
+        assert await cached(engine, prompt) == 0
+        await engine.close()
+
+    asyncio.run(main())
