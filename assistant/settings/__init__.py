@@ -13,7 +13,7 @@ from assistant.settings.fields import (
     Settings,
     StatisticsSettings,
 )
-from assistant.settings.reading import load, overlay, override
+from assistant.settings.reading import UnreadableSettingsError, load, overlay, override
 
 __all__ = [
     "ActionSettings",
@@ -27,6 +27,7 @@ __all__ = [
     "RemoteSettings",
     "Settings",
     "StatisticsSettings",
+    "UnreadableSettingsError",
     "load",
     "overlay",
     "override",

@@ -17,8 +17,7 @@ from assistant import paths
 from assistant.daemon.process import logs
 from assistant.daemon.service import Service
 from assistant.errors import SettingsError
-from assistant.settings import Settings
-from assistant.settings.reading import UnreadableSettingsError
+from assistant.settings import Settings, UnreadableSettingsError
 from assistant.wire import ChangeNow, SettingsNow
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ class Bytes:
     def ends(self) -> tuple[int, ...]:
         return (256,)
 
-    def piece(self, token: int) -> bytes:
+    def piece(self, token: int, *, special: bool = False) -> bytes:  # noqa: ARG002
         return bytes([token])
 
 
