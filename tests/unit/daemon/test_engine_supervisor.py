@@ -66,12 +66,13 @@ def test_a_failed_load_is_tried_again_when_the_file_is_another_one() -> None:
         engine.fail_next(LoadError("the file is truncated"))
         host.start_load()
         await until(lambda: host.state is ServiceState.FAILED)
-        assert not host.due
+        due = [host.due]
         files.append("whole")
-        assert host.due
+        due.append(host.due)
+        assert due == [False, True]
         host.start_load()
         await until(lambda: host.state is ServiceState.READY)
-        assert not host.due
+        assert [host.due] == [False]
         await host.close()
 
     asyncio.run(main())
