@@ -104,6 +104,8 @@ class Workspace:
         """
         document = self.document(path, text, language_id)
         key = (document.root, document.path)
+        if document.root:
+            self.index.approach(document.root, document.path)
         known = self.documents.get(key)
         if known is not None and known.language_id == language_id:
             known.names = tuple(dict.fromkeys((*known.names, *document.names)))

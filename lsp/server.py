@@ -117,6 +117,8 @@ class Server(LanguageServer):
 
     def serving(self, *, busy: bool, **facts: Any) -> None:
         if self.status_line.now["state"] != State.OFF:
+            if problem := self.session.prompts.problem:
+                facts["message"] = "; ".join(filter(None, (facts.get("message"), problem)))
             self.status_line.set(State.BUSY if busy else State.READY, **facts)
 
     def send_status(self, status: Mapping[str, Any]) -> None:

@@ -382,6 +382,16 @@ class CompletionSettings(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         Rule(meaning="Show the model other files of the workspace.", editor=Editor.OFF),
     ] = True
+    workspace_files: Annotated[
+        int,
+        Rule(
+            meaning="Most files that are indexed; those near the open files come first.",
+            unit="files",
+            least=1,
+            most=1_000_000,
+            editor=Editor.LOWER,
+        ),
+    ] = 20_000
     excludes: Annotated[
         tuple[str, ...],
         Rule(

@@ -19,7 +19,7 @@ from context.index.file_record import Digest, digest
 from context.index.open_file import read_text
 from context.index.read_policy import is_secret, is_skipped, patterns
 from context.index.store import Store, is_damage
-from context.index.walk import Found, Limits, Walk
+from context.index.walk import BYTES_LIMIT, FILES_LIMIT, Found, Limits, Walk
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ Progress = Callable[[int, int], None]
 _BATCH = 32
 _WAITS_S = (0.1, 0.4, 1.6)  # between tries to write while another server does
 _POLL_S = 30.0
+_NEAR_FOLDERS = 16
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,27 @@ class Index:
         """Grows whenever the content changes, so that what was derived from it can tell."""
         self.problem = ""
         """Why the index is not complete or not up to date, in plain words; empty if it is."""
+        self.partial = False
+        """A limit left files out at the last refresh."""
+        self._near: dict[tuple[str, str], None] = {}
+        self._moved = False
         self._stop = threading.Event()
+
+    def approach(self, root: str, path: str) -> None:
+        """A file was opened: what is near it is read first, from the next refresh on."""
+        key = (root, str(PurePosixPath(path).parent).removeprefix("."))
+        if next(reversed(self._near), None) == key:
+            return
+        self._moved = self._moved or key not in self._near
+        self._near.pop(key, None)
+        self._near[key] = None
+        while len(self._near) > _NEAR_FOLDERS:
+            del self._near[next(iter(self._near))]
+
+    @property
+    def stale(self) -> bool:
+        """Whether a refresh would read other files, nearer to those opened since the last one."""
+        return self.partial and self._moved
 
     def refresh(self, progress: Progress | None = None) -> Report:
         """Bring the index up to date: read what is new or changed, forget what is gone.
@@ -96,12 +117,14 @@ class Index:
 
     def _refresh(self, progress: Progress | None) -> Report:
         self.store.forget_roots(str(root) for root in self.roots)
+        self._moved = False
         known = {str(root): self.store.stamps(str(root)) for root in self.roots}
         left_out: dict[str, int] = {}
         todo: list[Found] = []
         files = 0
         for root in self.roots:
-            walk = self._walk(root)
+            near = [folder for name, folder in reversed(list(self._near)) if name == str(root)]
+            walk = Walk(root, self.limits, self.excludes, near)
             seen = set()
             for found in walk.files():
                 files += 1
@@ -117,6 +140,12 @@ class Index:
                 self.store.remove(root_name, path)
         read = self._read_all(todo, progress)
         self.version += bool(read or removed)
+        cut = left_out.get(FILES_LIMIT, 0) + left_out.get(BYTES_LIMIT, 0)
+        self.partial = cut > 0
+        if cut and not self.problem:
+            self.problem = (
+                f"the index holds {files} files near the open ones; {cut} more are past its limits"
+            )
         return Report(files, read, removed, left_out)
 
     def _read_all(self, todo: list[Found], progress: Progress | None) -> int:
@@ -223,6 +252,7 @@ def _resolved(path: Path) -> Path:
 
 
 _DEBOUNCE_MS = 400
+_LOOK_MS = 2000  # how often a partial index looks for a document opened far from what it holds
 _REFRESH_AT = 200  # so many changes at once (a checkout, say) are met by one refresh
 
 
@@ -243,8 +273,16 @@ async def keep(
         return
     try:
         async for changes in watchfiles.awatch(
-            *roots, watch_filter=_Wanted(index), debounce=_DEBOUNCE_MS, stop_event=stop
+            *roots,
+            watch_filter=_Wanted(index),
+            debounce=_DEBOUNCE_MS,
+            stop_event=stop,
+            rust_timeout=_LOOK_MS,
+            yield_on_timeout=True,
         ):
+            if index.stale:
+                await asyncio.to_thread(index.refresh, progress)
+                continue
             paths = {Path(path) for _, path in changes}
             if len(paths) > _REFRESH_AT or await asyncio.to_thread(_reaches_far, index, paths):
                 await asyncio.to_thread(index.refresh, progress)

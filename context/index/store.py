@@ -84,6 +84,28 @@ class PassageRow:
     score: float
 
 
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock under which a store is deleted. SQLite's own file locks work on every system
+    and end with the process.
+
+    Raises:
+        sqlite3.OperationalError: another server holds it for long.
+    """
+    name = path.with_name(path.name + ".lock")
+    with contextlib.closing(sqlite3.connect(name, isolation_level=None, timeout=_WAIT_S)) as lock:
+        lock.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+def _inode(path: Path) -> int:
+    """Identifies the file at a path; 0 where there is none."""
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
+
+
 _FILE = "files.id, files.root, files.path, files.language, files.generated"
 _ENTRY = "position, name, kind, parent, text, start, stop"
 
@@ -94,6 +116,7 @@ class Store:
     def __init__(self, path: Path | None) -> None:
         self._lock = threading.RLock()
         self._path = path
+        self._file = 0
         self.damaged = False
         """Reading has failed: what is stored has to be built again (`recreate`)."""
         self._open()
@@ -104,19 +127,42 @@ class Store:
             return
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            self._db = self._connect(str(self._path))
+            self._db = self._connected(self._path)
         except sqlite3.OperationalError:  # locked, say: another server keeps it on disk
             self._db = self._connect(":memory:")
+        self._file = _inode(self._path)
+
+    def _connected(self, path: Path) -> sqlite3.Connection:
+        """The store at a path; a damaged one is deleted first, by one server at a time."""
+        try:
+            return self._connect(str(path))
+        except sqlite3.OperationalError:
+            raise
         except sqlite3.DatabaseError:
-            self._delete()
-            self._db = self._connect(str(self._path))
+            with _locked(path):
+                try:  # another server may have built it again meanwhile
+                    return self._connect(str(path))
+                except sqlite3.OperationalError:
+                    raise
+                except sqlite3.DatabaseError:
+                    self._delete()
+                    return self._connect(str(path))
 
     def recreate(self) -> None:
-        """Delete a damaged store and begin an empty one."""
+        """Delete a damaged store and start an empty one, or open the one that another server has
+        put in its place."""
         with self._lock:
             self._db.close()
-            self._delete()
             self.damaged = False
+            if self._path is not None:
+                try:
+                    with _locked(self._path):
+                        if _inode(self._path) == self._file:
+                            self._delete()
+                            self._connect(str(self._path)).close()
+                except sqlite3.OperationalError:
+                    self._db = self._connect(":memory:")
+                    return
             self._open()
 
     def _delete(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,12 @@ from context.index.read_policy import (
     rules_in,
 )
 from context.syntax.notebook import MAX_NOTEBOOK_BYTES, is_notebook
+
+FILES_LIMIT = "limit of files"
+BYTES_LIMIT = "limit of bytes"
+
+_Distance = tuple[int, int]
+"""Steps through the tree to the nearest of some folders, and that folder's position."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,8 @@ class Found:
 class Walk:
     """Files under one root, by .gitignore, the user's excludes, the secrets list and limits.
 
+    Folders near `near` come first, so that a limit cuts what is far from the open files.
+
     Symbolic links are not followed: what they point to inside the workspace is found at its own
     path, and what is outside is not the workspace's.
     """
@@ -56,6 +65,7 @@ class Walk:
     root: Path
     limits: Limits = field(default_factory=Limits)
     excludes: Sequence[str] = ()
+    near: Sequence[str] = ()
     left_out: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,17 +73,37 @@ class Walk:
         self._outer: Outer = outer_rules(self.root)
 
     def files(self) -> Iterator[Found]:
-        """All files, folder by folder in a fixed order. What vanishes meanwhile is passed over."""
+        """All files, folder by folder: the folders with the fewest steps through the tree to one of
+        `near` (paths of folders, relative to the root, the most important one first) first, and
+        of these in the order of their names. What vanishes meanwhile is passed over."""
         if self._outer.ignored:
             self._leave(".gitignore")
             return
-        pending: list[tuple[str, Sequence[Rules]]] = [("", self._outer.rules)]
         files = total = 0
+        for found in self._by_folder([_parts(folder) for folder in self.near]):
+            if files >= self.limits.max_files:
+                self._leave(FILES_LIMIT)
+            elif total + found.size_bytes > self.limits.max_total_bytes:
+                self._leave(BYTES_LIMIT)
+            else:
+                files += 1
+                total += found.size_bytes
+                yield found
+
+    def _by_folder(self, near: Sequence[tuple[str, ...]]) -> Iterator[Found]:
+        # Entries: the distance to `near`, the folder, and either its rules, where it is still to be
+        # listed, or its files. A folder around one of `near` is listed at once, but its own files
+        # come after nearer ones.
+        pending: list[tuple[_Distance, tuple[str, ...], bool, Sequence[Rules], list[Found]]] = []
+        heapq.heappush(pending, ((0, 0), (), False, self._outer.rules, []))
         while pending:
-            folder, rules = pending.pop()
+            _, parts, listed, rules, files = heapq.heappop(pending)
+            if listed:
+                yield from files
+                continue
+            folder = "".join(f"{part}/" for part in parts)
             entries = self._entries(folder)
             rules = self._with_own(folder, rules)
-            folders = []
             for entry in entries:
                 path = f"{folder}{entry.name}"
                 is_folder = _is_folder(entry)
@@ -83,21 +113,13 @@ class Walk:
                 if reason is not None:
                     self._leave(reason)
                 elif is_folder and path.count("/") < self.limits.max_depth:
-                    folders.append((path + "/", rules))
-                elif not is_folder:
-                    found = self._found(entry, path)
-                    if found is None:
-                        continue
-                    if files >= self.limits.max_files:
-                        self._leave("limit of files")
-                        continue
-                    if total + found.size_bytes > self.limits.max_total_bytes:
-                        self._leave("limit of bytes")
-                        continue
-                    files += 1
-                    total += found.size_bytes
-                    yield found
-            pending.extend(reversed(folders))
+                    below = (*parts, entry.name)
+                    around = any(one[: len(below)] == below for one in near)
+                    distance = (0, 0) if around else _distance(below, near)
+                    heapq.heappush(pending, (distance, below, False, rules, []))
+                elif not is_folder and (found := self._found(entry, path)) is not None:
+                    files.append(found)
+            heapq.heappush(pending, (_distance(parts, near), parts, True, (), files))
 
     def allows(self, path: str) -> bool:
         """Whether one file, relative to the root, may be indexed (for changes as they come)."""
@@ -165,3 +187,26 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir(follow_symlinks=False)
     except OSError:
         return False
+
+
+def _parts(folder: str) -> tuple[str, ...]:
+    return tuple(part for part in folder.split("/") if part)
+
+
+def _distance(folder: tuple[str, ...], near: Sequence[tuple[str, ...]]) -> _Distance:
+    return min(
+        (
+            (len(folder) + len(one) - 2 * _common(folder, one), position)
+            for position, one in enumerate(near)
+        ),
+        default=(0, 0),
+    )
+
+
+def _common(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+    count = 0
+    for left, right in zip(one, other, strict=False):
+        if left != right:
+            break
+        count += 1
+    return count

@@ -223,4 +223,6 @@ class Edits:
         )
 
     async def _study(self, document_range: DocumentRange, look: Callable[[Document], T]) -> T:
-        return await self._prompts().study(document_range.uri, document_range.text, look)
+        return await self._prompts().study(
+            document_range.uri, document_range.text, look, language_id=document_range.language
+        )

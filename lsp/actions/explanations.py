@@ -210,7 +210,11 @@ class Explanations:
         for _ in range(3):
             look = partial(_look, subject, max(room, 0))
             found = await self._prompts().explanation(
-                document_range.uri, document_range.text, served.fim, look
+                document_range.uri,
+                document_range.text,
+                served.fim,
+                look,
+                language_id=document_range.language,
             )
             if prompts.is_secret(found):
                 raise RequestError(

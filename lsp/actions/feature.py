@@ -114,6 +114,7 @@ class Actions:
             document_range.uri,
             document_range.text,
             lambda document: facts_of(document, document_range),
+            language_id=document_range.language,
         )
         found = offers(
             facts,

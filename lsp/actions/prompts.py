@@ -142,7 +142,11 @@ class Question:
         for _ in range(_TRIES):
             look = partial(self._look, max(room, 0) + (0 if self.shows_span else whole))
             found = await prompts.explanation(
-                self.document_range.uri, self.document_range.text, served.fim, look
+                self.document_range.uri,
+                self.document_range.text,
+                served.fim,
+                look,
+                language_id=self.document_range.language,
             )
             if is_secret(found):
                 raise RequestError(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from lsp.documents.uri import path_of
+from lsp.documents.uri import normal, path_of
 
 if TYPE_CHECKING:
     from context import Document, Explanation, Workspace
@@ -56,24 +56,37 @@ class Prompts:
         roots: the workspace's folders; may be none.
         index: whether other files of the workspace may be read, and shown to the model.
         excludes: patterns, in .gitignore's form, of files that are never shown to it.
+        max_files: how many files are indexed at most; None leaves it to the index.
     """
 
     def __init__(
-        self, roots: Sequence[Path] = (), *, index: bool = True, excludes: Sequence[str] = ()
+        self,
+        roots: Sequence[Path] = (),
+        *,
+        index: bool = True,
+        excludes: Sequence[str] = (),
+        max_files: int | None = None,
     ) -> None:
         self._roots = tuple(roots)
         self._index = index
         self._excludes = tuple(excludes)
+        self._max_files = max_files
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prompts")
         self._workspace: Workspace | None = None
         self._fim: Fim | None = None
-        self._documents: dict[Path, Document] = {}
-        self._studied: dict[Path, Document] = {}
+        self._documents: dict[str, Document] = {}  # by their normal URIs
+        self._studied: dict[str, Document] = {}
         self._visit: _Visit | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self.cut: tuple[str, ...] = ()
         """What was left out of the last prompt, one phrase each."""
+
+    @property
+    def problem(self) -> str:
+        """Why the index lacks files, in plain words; empty where it is complete or not used."""
+        workspace = self._workspace
+        return workspace.index.problem if self._index and workspace is not None else ""
 
     async def ids(
         self,
@@ -104,11 +117,13 @@ class Prompts:
         self._keep_index()
         return made
 
-    async def study(self, uri: str, text: str, look: Callable[[Document], T]) -> T:
+    async def study(
+        self, uri: str, text: str, look: Callable[[Document], T], *, language_id: str = ""
+    ) -> T:
         """What `look` finds in a document, parsed as it is now. It needs no model."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
-            self._thread, lambda: look(self._studied_document(_path(uri), text))
+            self._thread, lambda: look(self._studied_document(uri, text, language_id))
         )
 
     async def study_workspace(
@@ -138,12 +153,14 @@ class Prompts:
         text: str,
         fim: Fim,
         look: Callable[[Workspace, Document], Explanation],
+        *,
+        language_id: str = "",
     ) -> Explanation:
         """What a model should see of a document and its workspace, counted in `fim`'s tokens."""
 
         def found() -> Explanation:
             workspace = self._workspace_for(fim)
-            return look(workspace, self._studied_document(_path(uri), text))
+            return look(workspace, self._studied_document(uri, text, language_id))
 
         made = await asyncio.get_running_loop().run_in_executor(self._thread, found)
         self._keep_index()
@@ -152,7 +169,7 @@ class Prompts:
     async def close(self, uri: str) -> None:
         """The editor has closed a document."""
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self._forget, _path(uri))
+        await loop.run_in_executor(self._thread, self._forget, normal(uri))
 
     async def aclose(self) -> None:
         """End the thread, and stop following the files."""
@@ -188,12 +205,12 @@ class Prompts:
         rest: bool,
     ) -> tuple[int, ...]:
         workspace = self._workspace_for(fim)
-        path = _path(site.uri)
+        key = normal(site.uri)
         text = site.prefix[: len(site.prefix) - len(start)] + site.suffix
-        document = self._documents.get(path)
+        document = self._documents.get(key)
         if document is None:
-            document = workspace.open(path, text, site.language_id)
-            self._documents[path] = document
+            document = workspace.open(_path(key), text, site.language_id)
+            self._documents[key] = document
         before, edited_chars = document.text, document.edited_chars
         document.replace(text)
         cursor_byte = site.cursor_byte - len(start.encode())
@@ -206,28 +223,30 @@ class Prompts:
             self._visited(workspace, document, cursor_byte)
         return fim.start + prompt.ids if prompt.ids else ()
 
-    def _studied_document(self, path: Path, text: str) -> Document:
+    def _studied_document(self, uri: str, text: str, language_id: str) -> Document:
         """A document of its own: what is studied must not look like typing to the prompts."""
         from context import Document
 
-        document = self._studied.pop(path, None)
-        if document is None or self._workspace is not None:
-            made = (
-                self._workspace.document(path, text)
-                if self._workspace is not None
-                else Document("", str(path), text)
-            )
-            if document is None or (document.root, document.path) != (made.root, made.path):
-                document = made
-        document.replace(text)
-        self._studied[path] = document
+        key = normal(uri)
+        path = _path(key)
+        if self._workspace is not None:
+            made = self._workspace.document(path, text, language_id)
+        else:
+            made = Document("", str(path), text, language_id)
+        document = self._studied.pop(key, made)
+        identity = (made.root, made.path, made.language_id)
+        if (document.root, document.path, document.language_id) == identity:
+            document.replace(text)
+        else:
+            document = made
+        self._studied[key] = document
         while len(self._studied) > _STUDIED:
             del self._studied[next(iter(self._studied))]
         return document
 
     def _workspace_for(self, fim: Fim) -> Workspace:
         if self._workspace is None:
-            from context import Workspace
+            from context import Limits, Workspace
 
             self._workspace = Workspace(
                 self._roots,
@@ -236,6 +255,7 @@ class Prompts:
                 fim.special,
                 store=index_file(self._roots) if self._index and self._roots else None,
                 excludes=self._excludes,
+                limits=Limits(max_files=self._max_files) if self._max_files else None,
             )
         elif fim is not self._fim:
             self._workspace.use_model(fim.counter, fim.layout, fim.special)
@@ -253,9 +273,9 @@ class Prompts:
             workspace.visited(visit.document, first, visit.stop_byte + _SEEN_BYTES)
         self._visit = _Visit(document, cursor_byte, cursor_byte)
 
-    def _forget(self, path: Path) -> None:
-        self._studied.pop(path, None)
-        document = self._documents.pop(path, None)
+    def _forget(self, key: str) -> None:
+        self._studied.pop(key, None)
+        document = self._documents.pop(key, None)
         if document is None or self._workspace is None:
             return
         self._workspace.close(document)

@@ -121,11 +121,14 @@ class Session:
         self.settings, self.roots = settings, tuple(roots)
         index = settings is not None and settings.workspace
         excludes = settings.excludes if settings is not None else ()
-        seen = (self.roots, index, excludes)
+        max_files = settings.workspace_files if settings is not None else None
+        seen = (self.roots, index, excludes, max_files)
         if seen != self._seen:
             self._seen = seen
             self._do(self._completer.prompts.aclose())
-            self._completer.prompts = Prompts(self.roots, index=index, excludes=excludes)
+            self._completer.prompts = Prompts(
+                self.roots, index=index, excludes=excludes, max_files=max_files
+            )
 
     @property
     def prompts(self) -> Prompts:

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from toy_counter import ToyCounter
 
+import context
 from context.index.open_file import read_text
 from context.index.project_index import Index, keep
 from context.index.walk import Limits, Walk
+
+NO_MODEL = (ToyCounter(), context.FimLayout("none", {}, {}), dict[str, int]())
 
 
 @pytest.fixture
@@ -113,6 +117,45 @@ def test_links_out_of_the_workspace_are_not_followed(project: Path, tmp_path: Pa
     assert not index.store.named(["secret_plan"])
     assert not index.update(project / "file_link.py")
     assert not index.update(project / "link" / "secret_plan.py")
+
+
+@pytest.mark.parametrize("own", ["zoo/pkg", "zoo", "aaa/zz/deep/er", "mmm", "a#b c/pkg"])
+def test_a_limit_cuts_what_is_far_from_the_open_file(tmp_path: Path, own: str) -> None:
+    """C15: files beside the open one are indexed, wherever their folder is in the alphabet."""
+    for name in ("aaa", "bbb/one", "ccc", own):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        for at in range(6):
+            (tmp_path / name / f"f{at}.py").write_text(f"def f{at}(): pass\n")
+    workspace = context.Workspace([tmp_path], *NO_MODEL, limits=Limits(max_files=7))
+    workspace.open(tmp_path / own / "f0.py", "x = 1\n")
+    report = workspace.index.refresh()
+    found = paths(workspace.index)
+    assert {f"{own}/f{at}.py" for at in range(6)} <= found and len(found) == 7
+    assert report.left_out["limit of files"] > 0
+    assert f"{report.left_out['limit of files']} more" in workspace.index.problem
+
+
+def test_opening_a_file_far_away_makes_a_partial_index_stale(tmp_path: Path) -> None:
+    """C15: what is near a file opened later is read too; a complete index stays as it is."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        for at in range(3):
+            (tmp_path / name / f"f{at}.py").write_text("x = 1\n")
+    workspace = context.Workspace([tmp_path], *NO_MODEL, limits=Limits(max_files=4))
+    workspace.open(tmp_path / "one" / "f0.py", "")
+    workspace.index.refresh()
+    assert not workspace.index.stale
+    workspace.open(tmp_path / "two" / "f0.py", "")
+    assert workspace.index.stale
+    workspace.index.refresh()
+    assert not workspace.index.stale
+    assert {f"two/f{at}.py" for at in range(3)} <= paths(workspace.index)
+    workspace.open(tmp_path / "one" / "f1.py", "")  # a folder that is known already
+    assert not workspace.index.stale
+    complete = context.Workspace([tmp_path], *NO_MODEL)
+    complete.index.refresh()
+    complete.open(tmp_path / "one" / "f0.py", "")
+    assert not complete.index.stale and complete.index.problem == ""
 
 
 def test_limits_hold(project: Path) -> None:

@@ -79,6 +79,36 @@ def test_two_servers_may_write_at_once(project: Path, tmp_path: Path) -> None:
     assert all(complete(index) and index.problem == "" for index in indexes)
 
 
+def test_a_store_that_another_server_has_rebuilt_is_kept(project: Path, tmp_path: Path) -> None:
+    """T13: two servers find the same damage; the second opens what the first has built."""
+    path = tmp_path / "index.db"
+    first, second = Index([project], path), Index([project], path)
+    for index in (first, second):
+        index.store.damaged = True
+        index.refresh()
+    assert complete(first) and complete(second)
+    with Path(path).open("rb") as file:  # nobody deleted the first one's rows
+        assert second.store.stamps(str(second.roots[0])) and file.read(15) == b"SQLite format 3"
+    (project / "late.py").write_text("def late_one(): pass\n")
+    first.refresh()
+    assert second.store.named(["late_one"])
+
+
+def test_a_damaged_store_is_deleted_by_one_server_at_a_time(project: Path, tmp_path: Path) -> None:
+    """T13: while another one deletes, the index is kept in memory."""
+    path = tmp_path / "index.db"
+    path.write_bytes(b"no database" * 1000)
+    with sqlite3.connect(f"{path}.lock", isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        index = Index([project], path)
+        index.refresh()
+        assert complete(index) and path.read_bytes().startswith(b"no database")
+        other.execute("ROLLBACK")
+    again = Index([project], path)
+    again.refresh()
+    assert complete(again) and path.read_bytes().startswith(b"SQLite format 3")
+
+
 def test_a_lock_that_stays_is_reported(project: Path, tmp_path: Path) -> None:
     """T13: reading does not end silently."""
     path = tmp_path / "index.db"

@@ -151,3 +151,62 @@ def test_a_prompt_never_exceeds_its_budget(tmp_path: Path, fim: Fim) -> None:
 )
 def test_paths_of_uris(uri: str, path: Path | None) -> None:
     assert path_of(uri) == path
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "untitled:Untitled-1",
+        "file:///x/%23a/b%25.txt",
+        "vscode-notebook-cell:/x/a.ipynb#W0sZmlsZQ%3D%3D",
+        "git:/x/a.h?ref",
+    ],
+)
+def test_the_language_id_decides_in_what_is_studied(uri: str) -> None:
+    """C7, C14: a document without a telling path is parsed as the language that the editor names,
+    and again when the editor names another."""
+
+    async def test(prompts: Prompts) -> None:
+        for language_id in ("python", "cpp", "python"):
+            name = await prompts.study(
+                uri,
+                "x = 1\n",
+                lambda document: document.language and document.language.name,
+                language_id=language_id,
+            )
+            assert name == language_id
+
+    play(Prompts(), test)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("file:///c%3A/x.py", "file:///C:/x.py"),
+        ("file:///a%20b/%c3%a9.py", "file:///a%20b/%C3%A9.py"),
+        ("FILE:///a/x.py", "file:///a/x.py"),
+    ],
+)
+def test_spellings_of_a_uri_are_one_document(one: str, other: str, fim: Fim) -> None:
+    """C20: the text that came under one spelling is replaced under the other."""
+
+    async def test(prompts: Prompts) -> None:
+        for uri in (one, other):
+            await prompts.ids(Site("x = ", "", "python", uri=uri, version=1), fim, BUDGET_TOKENS)
+        assert len(prompts._documents) == 1
+        await prompts.close(one)
+        assert not prompts._documents
+
+    play(Prompts(), test)
+
+
+def test_cells_of_a_notebook_are_documents_of_their_own(fim: Fim) -> None:
+    """C8: their URIs differ in the fragment only."""
+
+    async def test(prompts: Prompts) -> None:
+        for cell in ("W0", "W1", "w1"):
+            uri = f"vscode-notebook-cell:/x/a.ipynb#{cell}"
+            await prompts.ids(Site("x = ", "", "python", uri=uri, version=1), fim, BUDGET_TOKENS)
+        assert len(prompts._documents) == len(set(map(id, prompts._documents.values()))) == 3
+
+    play(Prompts(), test)
