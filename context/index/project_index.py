@@ -88,7 +88,6 @@ class Index:
         while len(self._near) > _NEAR_FOLDERS:
             del self._near[next(iter(self._near))]
 
-    @property
     def stale(self) -> bool:
         """Whether a refresh would read other files, nearer to those opened since the last one."""
         return self.partial and self._moved
@@ -280,7 +279,7 @@ async def keep(
             rust_timeout=_LOOK_MS,
             yield_on_timeout=True,
         ):
-            if index.stale:
+            if index.stale():
                 await asyncio.to_thread(index.refresh, progress)
                 continue
             paths = {Path(path) for _, path in changes}

@@ -127,7 +127,12 @@ class Prompts:
         )
 
     async def study_workspace(
-        self, uri: str, text: str, look: Callable[[Workspace | None, Document], T]
+        self,
+        uri: str,
+        text: str,
+        look: Callable[[Workspace | None, Document], T],
+        *,
+        language_id: str = "",
     ) -> T:
         """As `study`, with the workspace, if other files may be read.
 
@@ -140,7 +145,7 @@ class Prompts:
                 from lsp.daemon.model import estimated_fim
 
                 workspace = self._workspace_for(estimated_fim())
-            document = self._studied_document(_path(uri), text)
+            document = self._studied_document(uri, text, language_id)
             return look(workspace if self._index else None, document)
 
         made = await asyncio.get_running_loop().run_in_executor(self._thread, found)

@@ -144,18 +144,18 @@ def test_opening_a_file_far_away_makes_a_partial_index_stale(tmp_path: Path) -> 
     workspace = context.Workspace([tmp_path], *NO_MODEL, limits=Limits(max_files=4))
     workspace.open(tmp_path / "one" / "f0.py", "")
     workspace.index.refresh()
-    assert not workspace.index.stale
+    assert not workspace.index.stale()
     workspace.open(tmp_path / "two" / "f0.py", "")
-    assert workspace.index.stale
+    assert workspace.index.stale()
     workspace.index.refresh()
-    assert not workspace.index.stale
+    assert not workspace.index.stale()
     assert {f"two/f{at}.py" for at in range(3)} <= paths(workspace.index)
     workspace.open(tmp_path / "one" / "f1.py", "")  # a folder that is known already
-    assert not workspace.index.stale
+    assert not workspace.index.stale()
     complete = context.Workspace([tmp_path], *NO_MODEL)
     complete.index.refresh()
     complete.open(tmp_path / "one" / "f0.py", "")
-    assert not complete.index.stale and complete.index.problem == ""
+    assert not complete.index.stale() and complete.index.problem == ""
 
 
 def test_limits_hold(project: Path) -> None:
