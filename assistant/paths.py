@@ -24,6 +24,29 @@ import platformdirs
 
 from assistant.errors import DaemonError, SettingsError
 
+if sys.platform == "win32":
+    import msvcrt
+
+    def try_lock(fd: int) -> bool:
+        """Take the exclusive lock of an open file; False where another holds it."""
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    def try_lock(fd: int) -> bool:
+        """Take the exclusive lock of an open file; False where another holds it."""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
 _APP = "underkeel"
 _SOCKET_PATH_LIMIT = 100  # sockaddr_un holds 108 bytes on Linux and 104 on macOS
 
@@ -188,6 +211,27 @@ def find_tcp_address() -> Address | None:
     except (OSError, msgspec.DecodeError):
         return None
     return Address(port=told.port, token=told.token)
+
+
+def daemon_lives() -> bool:
+    """Whether a daemon holds the lock: only then is what listens at its address the daemon (T12).
+
+    On systems with Unix sockets the folder proves that already.
+    """
+    try:
+        fd = os.open(lock_file(), os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not try_lock(fd)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def lock_file() -> Path:
+    return runtime_dir() / "daemon.lock"
 
 
 def new_token() -> str:

@@ -253,6 +253,10 @@ class DaemonClient:
         Raises:
             httpx.ConnectError: there is no daemon to be found.
         """
+        if self._socket is None and not paths.has_unix_sockets() and not paths.daemon_lives():
+            # Another program may have its port by now: it must not get token and prompt (T12).
+            await self._forget()
+            raise httpx.ConnectError("no daemon is running")
         if self._http is None:
             way = paths.Address(socket=self._socket) if self._socket else paths.find_address()
             if way is None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
 import stat
 from pathlib import Path
 
 import pytest
 
 from assistant import paths
+from assistant.client import DaemonClient
 from assistant.errors import DaemonError
 
 
@@ -51,6 +54,37 @@ def test_a_folder_that_others_may_enter_is_not_believed(home: Path) -> None:
     paths.runtime_dir().chmod(0o755)
     with pytest.raises(DaemonError, match="chmod 700"):
         paths.find_address("win32")
+
+
+def test_a_daemon_lives_while_its_lock_is_held(home: Path) -> None:
+    """T12: an address file that a dead daemon left behind proves nothing."""
+    paths.write_tcp(1, "secret")
+    assert not paths.daemon_lives()
+    held = os.open(paths.lock_file(), os.O_RDWR | os.O_CREAT, 0o600)
+    assert not paths.daemon_lives()
+    assert paths.try_lock(held) and paths.daemon_lives()
+    os.close(held)
+    assert not paths.daemon_lives()
+
+
+def test_another_program_on_the_port_gets_no_token(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T12: nothing is sent, not even a connection made, while no daemon holds the lock."""
+    monkeypatch.setattr(paths, "has_unix_sockets", lambda _="": False)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        paths.write_tcp(listener.getsockname()[1], "secret")
+
+        async def main() -> None:
+            async with DaemonClient(autostart=False) as client:
+                for ask in (client.status, client.wait_ready, client.props):
+                    with pytest.raises(DaemonError):
+                        await ask()
+
+        asyncio.run(main())
+        with pytest.raises(BlockingIOError):
+            listener.accept()
 
 
 def test_tokens_are_long_and_never_the_same() -> None:

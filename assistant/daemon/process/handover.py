@@ -23,7 +23,6 @@ import os
 import select
 import socket
 import struct
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -35,27 +34,6 @@ import msgspec
 from assistant import paths
 from assistant.engine.types import ModelInfo
 from assistant.errors import DaemonError
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try(fd: int) -> bool:
-        try:
-            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    def _try(fd: int) -> bool:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
 
 _POLL_S = 0.02
 
@@ -76,7 +54,7 @@ class Lock:
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         deadline = time.monotonic() + patience_s
         try:
-            while not _try(fd):
+            while not paths.try_lock(fd):
                 if time.monotonic() >= deadline:
                     os.close(fd)
                     return None

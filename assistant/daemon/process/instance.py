@@ -101,7 +101,7 @@ def claim(
 def running_pid() -> int | None:
     """The process that says it is the daemon; None where no lock is held."""
     folder = paths.runtime_dir()
-    lock = Lock.take(folder / "daemon.lock")
+    lock = Lock.take(paths.lock_file())
     if lock is None:
         return _pid(folder / "daemon.pid")
     lock.let_go()
@@ -111,11 +111,11 @@ def running_pid() -> int | None:
 def _lock(folder: Path, *, patient: bool) -> Lock:
     patience_s = _LEAVING_PATIENCE_S if patient else _LOCK_PATIENCE_S
     try:
-        lock = Lock.take(folder / "daemon.lock", patience_s)
+        lock = Lock.take(paths.lock_file(), patience_s)
     except OSError as error:
         raise DaemonError(
             f"the lock cannot be taken ({error.strerror})",
-            subject=str(folder / "daemon.lock"),
+            subject=str(paths.lock_file()),
             advice="Set UNDERKEEL_HOME to a folder on a local disk that you own",
         ) from error
     if lock is None:
