@@ -6,7 +6,7 @@ BIN := .venv/bin
 LOCK_FLAGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --quiet --custom-compile-command "make lock"
 
-.PHONY: dist help env models demo test check lint types lock fuzz bench-load bench-worker bench-lsp bench-typing bench-blocks bench-speculation bench-threads bench-shifting bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-quality bench-agent bench-remote gpu-check gpu-bundle test-transformers vsix pictures clean
+.PHONY: dist help env models demo test check lint types lock fuzz bench-load bench-worker bench-lsp bench-typing bench-blocks bench-speculation bench-threads bench-shifting bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-edits bench-quality bench-agent bench-remote gpu-check gpu-bundle test-transformers vsix pictures clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,9 @@ bench-threads: models ## Prefill and decode by number of threads and batch size
 
 bench-shifting: models ## What shifting KV cells after an edit would save and cost
 	@PYTHONPATH=. $(BIN)/python tests/benchmarks/shifting.py --save
+
+bench-edits: env ## Precision of next edits on the changes between releases of real packages
+	@PYTHONPATH=. $(BIN)/python tests/benchmarks/edits.py --save
 
 bench-cancellation: models ## How soon a cancelled request frees the engine
 	@PYTHONPATH=. $(BIN)/python tests/benchmarks/cancellation.py --save

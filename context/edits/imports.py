@@ -69,7 +69,7 @@ def _is_missing(scene: Scene, scopes: Scopes, name: str, at: int) -> bool:
     node = scopes.leaf_at(at, at + len(name))
     if node is None or node.type not in {"identifier", "type_identifier"} or node.child_count:
         return False
-    if scopes.is_member(node) or _in_error(node):
+    if scopes.is_member(node) or _in_error(node) or scopes.is_imported(node):
         return False
     parent = node.parent
     label = parent.child_by_field_name("name") if parent is not None else None

@@ -73,3 +73,15 @@ def renamed(old: str, new: str) -> list[tuple[str, str, int]]:
         and is_identifier(one.old[0])
         and is_identifier(one.new[0])
     ]
+
+
+def alike(old: str, new: str) -> bool:
+    """Whether a line was changed in at most three places, and most of it stayed: then it is the
+    same statement, not another one in its place."""
+    if max(len(old), len(new)) > LONGEST_LINE:
+        return False
+    before, after = tokens(old.strip()), tokens(new.strip())
+    found = opcodes(before, after)
+    changed = [one for one in found if one[0] != "equal"]
+    size = sum(max(i2 - i1, j2 - j1) for _, i1, i2, j1, j2 in changed)
+    return len(changed) <= 3 and 2 * size <= max(len(before), len(after))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from context.edits.line_tokens import renamed
+from context.edits.line_tokens import alike, renamed
 from context.edits.scopes import Binding, Scopes, Use, scopes_of
 from context.edits.types import EditKind, NextEdit, Scene
 from context.retrieval.definition_lookup import places
@@ -17,6 +17,7 @@ from context.syntax.syntax_tree import Import
 
 _SHORTEST_NAME = 2
 _MOST_FILES = 20
+_LARGEST_HUNK = 6
 
 
 def find(scene: Scene) -> list[NextEdit]:
@@ -28,6 +29,8 @@ def find(scene: Scene) -> list[NextEdit]:
         binding = scopes.binding_at(new, at)
         if binding is None or not _is_clear(scopes, binding, old):
             continue
+        if scopes.is_imported(scopes.leaf_at(at, at + len(new))):
+            continue  # another name is brought in, which need not replace the first
         found = _edits(scene, scopes.uses(old, binding.scope, member=binding.member), new)
         if found:
             return scene.nearest(found)
@@ -43,6 +46,8 @@ def _declared(scene: Scene) -> Iterator[tuple[str, str, int]]:
     for hunk in reversed(scene.hunks):
         for line, old, new in hunk.pairs():
             if line >= len(scene.lines) or scene.lines[line] != new:
+                continue
+            if len(hunk.new) > _LARGEST_HUNK or not alike(old, new):
                 continue
             for before, after, column in renamed(old, new):
                 if len(before) >= _SHORTEST_NAME and len(after) >= _SHORTEST_NAME:

@@ -140,6 +140,14 @@ class Scopes:
                 return self._text(found)
         return ""
 
+    def is_imported(self, node: tree_sitter.Node | None) -> bool:
+        """Whether a leaf is in a statement that brings in names."""
+        while node is not None:
+            if "import" in node.type or node.type == "use_declaration":
+                return True
+            node = node.parent
+        return False
+
     def leaf_at(self, start: int, stop: int) -> tree_sitter.Node | None:
         """The smallest node over a range of characters."""
         text = self._source.text

@@ -22,6 +22,7 @@ function Underkeel.setup(config)
   })
   H.engine().setup(Underkeel.config)
   require('underkeel.status').setup()
+  require('underkeel.next_edit').setup()
   H.map_trigger()
   H.is_set_up = true
   if Underkeel.config.enabled then
@@ -270,6 +271,8 @@ function H.highlight()
     UnderkeelMoved = 'Normal', -- text after the cursor, drawn where it would move to
     UnderkeelCounter = 'MoreMsg', -- number of the candidate
     UnderkeelStreaming = 'Comment', -- state of an explanation
+    UnderkeelEditOld = 'DiffDelete', -- what a next edit replaces
+    UnderkeelEditNew = 'DiffAdd', -- what it puts there
   }
   for group, link in pairs(links) do
     vim.api.nvim_set_hl(0, group, { default = true, link = link })
