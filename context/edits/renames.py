@@ -50,6 +50,8 @@ def _declared(scene: Scene) -> Iterator[tuple[str, str, int]]:
             if len(hunk.new) > _LARGEST_HUNK or not alike(old, new):
                 continue
             for before, after, column in renamed(old, new):
+                if after.startswith("_") and not before.startswith("_"):
+                    continue  # it becomes private or unused; the old name often stays beside it
                 if len(before) >= _SHORTEST_NAME and len(after) >= _SHORTEST_NAME:
                     yield before, after, scene.starts[line] + column
 

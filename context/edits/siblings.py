@@ -17,6 +17,7 @@ _MOST_PAIRS = 24
 _FEWEST_FIXED = 3
 """Tokens that both examples share, blanks and punctuation not counted half."""
 _MOST_LINES = 20_000
+_SHORTEST_NAME = 2
 
 _START, _STOP = "\x02", "\x03"
 
@@ -110,10 +111,26 @@ def learned(one: Example, other: Example) -> Pattern | None:
     kinds = tuple(_kind(token) for token in mine)
     start = one.start - first
     pattern = Pattern(fixed, kinds, start, start + one.stop - one.start, new)
+    if _is_personal(one, pattern):
+        return None
     replaced = pattern.fixed[pattern.start : pattern.stop]
     if None in replaced and not any(isinstance(token, int) for token in new):
         return None  # anything would be overwritten
     return pattern
+
+
+def _is_personal(one: Example, pattern: Pattern) -> bool:
+    """Whether what is put in usually differs from line to line: a message, an annotation, a
+    comment, or a name of one or two letters."""
+    new = [token for token in pattern.new if isinstance(token, str)]
+    text = "".join(new).strip()
+    if text.startswith(":") or any(_kind(token) == "string" and " " in token for token in new):
+        return True
+    before = one.tokens[: one.stop]
+    if "#" in before or "//" in "".join(before):
+        return True
+    names = [token for token in (*new, *one.tokens[one.start : one.stop]) if is_identifier(token)]
+    return any(len(name) <= _SHORTEST_NAME for name in names)
 
 
 def _new(
