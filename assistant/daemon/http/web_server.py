@@ -9,6 +9,7 @@ and over TCP anybody on the machine may open it, token or not.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Callable
@@ -118,6 +119,8 @@ log = logging.getLogger(__name__)
 _LINGER_S = 1.0
 _LEAVING_SLACK_S = 10.0
 _LOOK_S = 0.02
+_TICK_S = 1.0
+"""How often the date of response headers is renewed."""
 
 
 class WebServer(uvicorn.Server):
@@ -144,10 +147,17 @@ class WebServer(uvicorn.Server):
         self._closing: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending = asyncio.Event()
 
     async def run_on(self, listeners: list[socket.socket]) -> None:
         self._loop = asyncio.get_running_loop()
         await self.serve(sockets=listeners)
+
+    async def main_loop(self) -> None:
+        """Wait for the end. uvicorn's own loop wakes ten times a second to look for it."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), _TICK_S)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
@@ -177,6 +187,7 @@ class WebServer(uvicorn.Server):
             log.info("stopping")
             self._closing = asyncio.ensure_future(self._service.close())
         self.should_exit = True
+        self._ending.set()
 
     async def leave(self) -> None:
         """Accept nothing more, answer what is there, and end.
