@@ -82,8 +82,8 @@ class GenerateBody(Sampling, frozen=True, kw_only=True, omit_defaults=True):
     budget_tokens: _Count = 0
     prompt_model: _Short = ""
     return_tokens: bool = False
-    grammar: Any = None
-    json_schema: Any = None
+    grammar: str | None = None
+    json_schema: dict[str, Any] | None = None
     logit_bias: Any = None
     n_probs: int = 0
 
@@ -92,13 +92,13 @@ class GenerateBody(Sampling, frozen=True, kw_only=True, omit_defaults=True):
         """Whether a streamed answer ends with OpenAI's `usage`."""
         return False
 
+    def response_schema(self) -> dict[str, Any] | None:
+        """The schema that the whole answer has to match; None for a free one."""
+        return None
+
     def unsupported(self) -> list[str]:
         """Names of the fields that are set and not served."""
-        return [
-            name
-            for name in ("grammar", "json_schema", "logit_bias", "n_probs")
-            if getattr(self, name)
-        ]
+        return [name for name in ("logit_bias", "n_probs") if getattr(self, name)]
 
 
 class CompletionRequest(GenerateBody, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ from assistant.llama.spec import (
 
 __all__ = [
     "GREEDY",
+    "Constraint",
     "Counting",
     "Delta",
     "DeviceFree",
@@ -76,6 +77,24 @@ class StopReason(StrEnum):
     CANCELLED = "cancelled"
 
 
+class Constraint(msgspec.Struct, frozen=True, kw_only=True):
+    """A grammar that the answer, or parts of it, have to match.
+
+    Attributes:
+        grammar: in llguidance's Lark dialect.
+        at_once: it holds from the answer's start on.
+        triggers: texts that begin the grammar, wherever the answer says one; what comes before and
+            after is free. after: the same, but the grammar begins behind the text.
+        ends: the answer ends with the grammar.
+    """
+
+    grammar: str
+    at_once: bool = False
+    triggers: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    ends: bool = False
+
+
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="generate"):
     """One completion to compute; also the frame that carries it to the worker.
 
@@ -95,6 +114,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
         cache: whether the sequence may be kept for reuse by later requests.
         speculate: whether tokens may be drafted and verified; the text is the same either way.
         prompt_model: name of the model whose token ids the prompt holds; empty where unknown.
+        constraint: what the answer has to match; None for a free one.
         visible_tokens: control tokens whose text is part of the answer's text; that of others is
             not.
         turns: the conversation that the prompt stands for, as (role, text), for an engine whose
@@ -117,6 +137,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
     prompt_model: str = ""
     turns: tuple[tuple[str, str], ...] = ()
     visible_tokens: tuple[int, ...] = ()
+    constraint: Constraint | None = None
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):

@@ -41,13 +41,22 @@ class Sampler:
 
     def pick(self, logits: Logits, allowed: Tokens | None = None) -> int:
         """The next token, of `allowed` only where that is given (not empty)."""
+        token = self.propose(logits, allowed)
+        self.accept(token)
+        return token
+
+    def accept(self, token: int) -> None:
+        """The answer goes on with a token that was proposed."""
+        if self._chain:
+            llama_cpp.llama_sampler_accept(self._chain, token)
+
+    def propose(self, logits: Logits, allowed: Tokens | None = None) -> int:
+        """As `pick`, but the token may be rejected."""
         tokens = self._all if allowed is None else allowed
         values = logits if allowed is None else logits[allowed]
         if not self._chain:
             return int(tokens[values.argmax()])
-        token = self._draw(tokens, values)
-        llama_cpp.llama_sampler_accept(self._chain, token)
-        return token
+        return self._draw(tokens, values)
 
     @staticmethod
     def best(logits: Logits) -> tuple[int, float]:

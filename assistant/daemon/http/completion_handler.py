@@ -152,6 +152,7 @@ def _prepared(
         stop_tokens=prompt.stop_tokens,
         turns=prompt.turns,
         visible_tokens=prompt.visible_tokens,
+        constraint=prompt.constraint,
     )
     log.debug(
         "admitted id=%s prompt=%d limit=%d level=%d",

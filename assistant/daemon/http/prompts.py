@@ -15,13 +15,15 @@ from assistant.daemon.http.request_schemas import (
     ExtraBody,
     InfillBody,
     TokenizeBody,
+    ToolChoice,
     prompt_parts,
 )
 from assistant.daemon.http.tool_calls import families as families_of_calls
+from assistant.daemon.http.tool_calls import grammar
 from assistant.daemon.http.tool_calls.families import Family
 from assistant.daemon.http.tool_calls.parser import AnswerParser
 from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor
-from assistant.engine.types import Counting, ModelInfo
+from assistant.engine.types import Constraint, Counting, ModelInfo
 from assistant.errors import ModelError, RequestError
 from assistant.models import families, vocabulary
 from assistant.models.families import Estimate
@@ -38,6 +40,7 @@ class Encoded:
     `turns`: the conversation, where the engine's server writes it itself; the ids only count it.
     `of_text`: it can be encoded for any model; who sends token ids meant one.
     `parser`: makes what separates the answer's parts; None where an answer is only text.
+    `constraint`: what the answer has to match, besides what the request says itself.
     `visible_tokens`: control tokens that the parser has to see.
     """
 
@@ -48,6 +51,7 @@ class Encoded:
     of_text: bool = True
     parser: Callable[[], AnswerParser] | None = None
     visible_tokens: tuple[int, ...] = ()
+    constraint: Constraint | None = None
 
 
 class Encoder:
@@ -106,6 +110,7 @@ class Encoder:
                 AnswerParser, family, tools, reasoning=answer.reasoning, separate=separate
             ),
             visible_tokens=await self._tokens_of(family, model),
+            constraint=_tool_constraint(family, choice, model, reasoning=answer.reasoning),
         )
 
     async def _tokens_of(self, family: Family, model: ModelInfo) -> tuple[int, ...]:
@@ -133,6 +138,18 @@ class Encoder:
             else:
                 ids += part
         return ids
+
+
+def _tool_constraint(
+    family: Family, choice: ToolChoice, model: ModelInfo, *, reasoning: bool
+) -> Constraint | None:
+    """Keeps tool calls to their schemas, where the engine is on this machine."""
+    if not choice.functions or model.server:
+        return None
+    tools = {one.name: one.parameters for one in choice.functions}
+    return grammar.of_tools(
+        family, tools, required=choice.required, parallel=choice.parallel, reasoning=reasoning
+    )
 
 
 def _render(said: Conversation, model: ModelInfo, bos: str) -> list[str]:

@@ -15,7 +15,8 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import force_setattr, replace
 
-from assistant.engine.types import GenerateRequest, ModelInfo, Sampling
+from assistant.daemon.http.tool_calls import grammar
+from assistant.engine.types import Constraint, GenerateRequest, ModelInfo, Sampling
 from assistant.errors import ContextFullError, ModelChangedError, RequestError
 from assistant.memory.degrade.budget import BudgetNow
 from assistant.wire import MOST_PROMPT_TOKENS, GenerateBody, Limit, PromptBody
@@ -48,15 +49,25 @@ class OpenAIBody(GenerateBody, frozen=True, kw_only=True):
     max_tokens: Limit | None = msgspec.field(default=None, name="max_tokens")
     n: int = 1
     stream_options: dict[str, Any] | None = None
-    response_format: Any = None
+    response_format: dict[str, Any] | None = None
 
     def unsupported(self) -> list[str]:
-        plain = not self.response_format or self.response_format == {"type": "text"}
-        return [
-            *super().unsupported(),
-            *(["n"] if self.n != 1 else []),
-            *([] if plain else ["response_format"]),
-        ]
+        return [*super().unsupported(), *(["n"] if self.n != 1 else [])]
+
+    def response_schema(self) -> dict[str, Any] | None:
+        form = self.response_format
+        kind = form.get("type", "text") if form else "text"
+        if not form or kind == "text":
+            return None
+        if kind == "json_object":
+            schema = form.get("schema")
+            return schema if isinstance(schema, dict) else {"type": "object"}
+        if kind == "json_schema":
+            inner = form.get("json_schema")
+            schema = inner.get("schema") if isinstance(inner, dict) else form.get("schema")
+            if isinstance(schema, dict):
+                return schema
+        raise RequestError("the response format is malformed or not known")
 
     @property
     def wants_usage(self) -> bool:
@@ -258,6 +269,7 @@ def generate_request(
     stop_tokens: Sequence[int] = (),
     turns: tuple[tuple[str, str], ...] = (),
     visible_tokens: Sequence[int] = (),
+    constraint: Constraint | None = None,
 ) -> GenerateRequest:
     """The engine's request for `body` whose prompt is `ids`.
 
@@ -296,7 +308,27 @@ def generate_request(
         prompt_model=model.name,
         turns=turns,
         visible_tokens=tuple(visible_tokens),
+        constraint=_constraint(body) or constraint,
     )
+
+
+def _constraint(body: GenerateBody) -> Constraint | None:
+    """What the whole answer has to match.
+
+    Raises:
+        RequestError: the request says so twice, or what it says cannot be used.
+    """
+    asked = body.response_schema()
+    given = [one for one in (asked, body.json_schema, body.grammar) if one is not None]
+    if len(given) > 1:
+        raise RequestError("only one of response_format, json_schema and grammar can be given")
+    if not given:
+        return None
+    if body.grammar is not None:
+        text = grammar.of_gbnf(body.grammar)
+    else:
+        text = grammar.of_schema(given[0])
+    return Constraint(grammar=text, at_once=True, ends=True)
 
 
 def _sampling(body: Sampling) -> Sampling:

@@ -153,6 +153,12 @@ class Runner:
         """
         if not request.prompt or max(request.prompt) >= self._info.n_vocab:
             raise RequestError("the prompt is empty or holds unknown tokens", subject=request.id)
+        if request.constraint is not None and request.constraint.at_once:
+            raise RequestError(
+                "this engine does not support grammars",
+                subject=request.id,
+                advice="Serve the model as a GGUF",
+            )
         if len(request.prompt) + request.max_tokens > self._info.n_ctx:
             raise ContextFullError(
                 f"{len(request.prompt)} prompt tokens and {request.max_tokens} to generate do not"

@@ -47,7 +47,8 @@ class Drafter:
 
     def may_draft(self, job: Job) -> bool:
         """Whether drafts are for this request at all."""
-        return self._can_take_back and job.request.speculate and job.sampler.greedy
+        free = job.guide is None and job.sampler.greedy
+        return self._can_take_back and job.request.speculate and free
 
     def draft(self, job: Job) -> Draft:
         """What to evaluate after the token that the job has to evaluate next; may be empty."""

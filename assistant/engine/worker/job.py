@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from assistant.engine.types import Done, GenerateRequest, Priority, StopReason, Timings
+from assistant.engine.worker.constraint import Guide
 from assistant.engine.worker.line_avoidance import Unlike
 from assistant.engine.worker.speculation import NO_DRAFT, Draft, Lookup
 from assistant.errors import ContextFullError, EngineError, RefusedError, RequestError
@@ -108,6 +109,7 @@ class Job:
         todo: tokens to evaluate next: the rest of the text, later the last sampled one.
         must_start_with: bytes that the answer still has to begin with.
         unlike: keeps it from a line that it should not be, while it says nothing else.
+        guide: keeps it within its grammar.
         lookup: prompt and answer, to draft from; None where drafts are not for it.
         draft: what is evaluated after `todo` in the step that runs.
         drafted_from: how many tokens come before the first one whose cells a batch with a draft
@@ -127,6 +129,7 @@ class Job:
     todo: list[int] = field(default_factory=list)
     must_start_with: bytes = b""
     unlike: Unlike | None = None
+    guide: Guide | None = None
     lookup: Lookup | None = None
     draft: Draft = NO_DRAFT
     drafted_from: int = -1

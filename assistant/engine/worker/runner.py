@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import psutil
 from msgspec.structs import replace
@@ -26,6 +27,7 @@ from assistant.engine.types import (
 )
 from assistant.engine.worker import scheduler
 from assistant.engine.worker.batch import BatchBuilder, Drafter, Part
+from assistant.engine.worker.constraint import Compiler, Guide
 from assistant.engine.worker.job import AnswerText, Job, cause_of, check, replaces
 from assistant.engine.worker.slots import Slot, Slots
 from assistant.engine.worker.speculation import Pace
@@ -153,6 +155,7 @@ class Runner:
         self._builder = BatchBuilder(context, self.slots, self.drafter, gpu=bool(spec.devices))
         self._generator = TokenGenerator(model, context, self.slots, self.drafter, say)
         self._say, self._fail = say, fail
+        self._compiler = Compiler(partial(model.piece, special=True), facts.n_vocab, model.ends)
         self._jobs: dict[str, Job] = {}
         self._stepping: Priority | None = None
         self._knocked = False
@@ -205,6 +208,7 @@ class Runner:
             AnswerText(request.stop),
             must_start_with=request.must_start_with.encode(),
             unlike=self._generator.unlike(request),
+            guide=self._guide(request),
         )
 
     def suspend(self) -> list[Job]:
@@ -249,10 +253,12 @@ class Runner:
                 self._end(job, StopReason.CANCELLED)
             elif job.late and not job.todo:
                 self._end(job, StopReason.TIME)
-        turn = scheduler.working([job.request.priority for job in self._jobs.values()])
+        ready = [job for job in list(self._jobs.values()) if self._compiled(job)]
+        turn = scheduler.working([job.request.priority for job in ready])
         if turn is None:
+            time.sleep(0.001)  # for grammars that are being compiled
             return
-        jobs = [job for job in self._jobs.values() if job.request.priority is turn]
+        jobs = [job for job in ready if job.request.priority is turn]
         for job in jobs:
             if job.slot < 0 and not job.parked:
                 self._admit(job)
@@ -265,6 +271,22 @@ class Runner:
             running += [job for job in lower if job.slot >= 0 and job.decoding]
         if running:
             self._evaluate(running, turn)
+
+    def _guide(self, request: GenerateRequest) -> Guide | None:
+        constraint = request.constraint
+        if constraint is None:
+            return None
+        return Guide(constraint, self._compiler.compile(constraint), self._compiler)
+
+    def _compiled(self, job: Job) -> bool:
+        """Whether its grammar is ready; a job whose grammar cannot be used fails."""
+        if job.guide is None:
+            return True
+        try:
+            return job.guide.ready()
+        except RequestError as error:
+            self._lose(job, error)
+            return False
 
     def _borrow(self, jobs: list[Job]) -> bool:
         """Take the slot of a lower class's job, which goes on later."""

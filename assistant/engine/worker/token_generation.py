@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -140,10 +141,16 @@ class TokenGenerator:
     def _picked(self, job: Job, row: int) -> int:
         allowed = self._pieces.agreeing(job.must_start_with)
         logits = self._context.logits(row)
+        if job.guide is not None and not job.must_start_with:
+            return job.guide.pick(job.sampler, logits, partial(self._shown, job), self._model.ends)
         token = job.sampler.pick(logits, allowed)
         if job.unlike is not None:
             job.unlike.weigh(token, logits, allowed)
         return token
+
+    def _shown(self, job: Job, token: int) -> bytes:
+        """The bytes that a token adds to the answer's text."""
+        return self._model.piece(token, special=token in job.request.visible_tokens)
 
     def _take(self, job: Job, slot: Slot, token: int) -> Ending | None:
         """Take a token into the answer."""
@@ -163,6 +170,10 @@ class TokenGenerator:
             ending = self._say_token(job, one)
             if ending:
                 return ending
+            if job.guide is not None:
+                job.guide.add(one, self._shown(job, one), self._model.ends)
+                if job.guide.finished:
+                    return Ending(StopReason.EOS)
         if job.generated >= job.request.max_tokens:
             return Ending(StopReason.LENGTH)
         if job.late:

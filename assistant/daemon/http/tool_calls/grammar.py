@@ -1,0 +1,199 @@
+"""Grammars for answers, in llguidance's Lark dialect: tool calls, JSON of a schema, GBNF. Pure.
+
+What a client sends is bounded here; what llguidance makes of it is bounded by its own limits, in
+the worker's thread for grammars.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from llguidance.gbnf_to_lark import gbnf_to_lark
+
+from assistant.daemon.http.tool_calls.families import Family
+from assistant.engine.types import Constraint
+from assistant.errors import RequestError
+
+MOST_SCHEMA_BYTES = 256 * 1024
+MOST_GRAMMAR_CHARS = 64 * 1024
+MOST_DEPTH = 48
+"""Of a schema; llguidance's reader refuses what is nested deeper than 128."""
+
+
+def of_schema(schema: Any) -> str:
+    """JSON of a schema, and nothing else.
+
+    Raises:
+        RequestError: it is no schema, or too large or too deep.
+    """
+    return f"start: %json {_checked(schema)}"
+
+
+def of_gbnf(text: str) -> str:
+    """llama.cpp's grammar format.
+
+    Raises:
+        RequestError: it cannot be read, or is too long.
+    """
+    if len(text) > MOST_GRAMMAR_CHARS:
+        raise RequestError(f"the grammar is longer than {MOST_GRAMMAR_CHARS} characters")
+    try:
+        return str(gbnf_to_lark(text))
+    except Exception as error:  # the converter raises bare exceptions
+        raise RequestError(f"the grammar cannot be read ({str(error)[:200]})") from error
+
+
+def of_tools(
+    family: Family,
+    tools: Mapping[str, Mapping[str, Any]],
+    *,
+    required: bool,
+    parallel: bool,
+    reasoning: bool = False,
+) -> Constraint:
+    """Keeps calls to what the tools' schemas allow; text between them is free.
+
+    Args:
+        tools: the schema of each function's arguments.
+        required: the answer is a call.
+        parallel: there may be several; otherwise the answer ends with the first.
+        reasoning: the prompt has begun the reasoning: a required call comes after it.
+
+    Raises:
+        RequestError: a schema is too large or too deep.
+    """
+    rules: list[str] = []
+    calls = [_call(family, name, tools[name], number, rules) for number, name in enumerate(tools)]
+    rules.append("call: " + " | ".join(calls))
+    opening = f"({_literal(family.begin)})? " if family.begin else ""
+    whole = _call_list(family, parallel=parallel) if "{calls}" in family.write else "call"
+    grammar = "\n".join([f"start: {opening}{whole}", *rules])
+    if len(grammar.encode()) > 4 * MOST_SCHEMA_BYTES:
+        raise RequestError("the tools' schemas are too large together")
+    marks = family.open if family.style != "tagged" else family.open[:1]
+    after = (family.reasoning[1],) if required and reasoning and family.reasoning else ()
+    bare = not family.write.startswith(family.open)
+    return Constraint(
+        grammar=grammar,
+        at_once=required and not after,
+        triggers=() if bare and family.style != "tagged" else marks,
+        after=after,
+        ends=not parallel,
+    )
+
+
+def _call_list(family: Family, *, parallel: bool) -> str:
+    before, after = family.write.split("{calls}")
+    more = ' (", " call)*' if parallel else ""
+    return f"{_literal(before)} call{more} {_literal(after)}"
+
+
+def _call(
+    family: Family, name: str, schema: Mapping[str, Any], number: int, rules: list[str]
+) -> str:
+    """The name of the rule of one function's call, which is added to `rules`."""
+    rule = f"call_{number}"
+    if family.style == "tagged":
+        rules.append(f"{rule}: {_tagged(family, name, schema, rule, rules)}")
+        return rule
+    rules.append(f"{rule}_arguments: %json {_checked(_object(schema), lenient=True)}")
+    if family.style == "json":
+        opening = f'{{"name": {json.dumps(name)}, "{family.arguments_key}": '
+        written = [_literal(opening), f"{rule}_arguments", '"}"']
+        if "{call}" in family.write:
+            before, after = family.write.split("{call}")
+            written = [_literal(before), *written, _literal(after)]
+    else:
+        before, after = family.write.replace("{name}", name).split("{arguments}")
+        head = [_literal(part) for part in before.split("{index}")]
+        written = [" /[0-9]+/ ".join(head), f"{rule}_arguments", _literal(after)]
+    rules.append(f"{rule}: {' '.join(part for part in written if part)}")
+    return rule
+
+
+def _tagged(
+    family: Family, name: str, schema: Mapping[str, Any], rule: str, rules: list[str]
+) -> str:
+    around, end = family.around_value, family.end[0]
+    newline = "" if end in family.close else "\n"
+    opening = f"{family.open[0]}{newline}{family.name_open}{name}{family.name_close[0]}"
+    if not family.name_close[0].endswith("\n"):
+        opening += "\n"
+    parts = [_literal(opening)]
+    properties = _object(schema).get("properties")
+    needed = schema.get("required")
+    needed = needed if isinstance(needed, list) else []
+    shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    for number, (key, given) in enumerate((properties or {}).items()):
+        own = given if isinstance(given, dict) else {}
+        value = f"{rule}_{number}"
+        between = "\n" if family.value_open else ""
+        head = f"{family.key_open}{key}{family.key_close}{between}{family.value_open}{around}"
+        closing = f"{around}{family.value_close[0]}"
+        rules.append(f"{value}: {_literal(head)} {value}_value {_literal(chr(10))}")
+        choices = own.get("enum", [own["const"]] if "const" in own else None)
+        if own.get("type") == "string" and isinstance(choices, list):
+            words = [_literal(str(one)) for one in choices]
+            rules.append(f"{value}_value: ({' | '.join(words)}) {_literal(closing)}")
+        elif own.get("type") == "string":
+            rules.append(f"{value}_value[suffix={_literal(closing)}]: /(?s:.*)/")
+        else:
+            rules.append(f"{value}_value: {value}_json {_literal(closing)}")
+            rules.append(f"{value}_json: %json {_checked(own | shared, lenient=True)}")
+        parts.append(value if key in needed else f"{value}?")
+    tail = "" if end in family.close else f"{newline}{family.close[0]}" if family.close else ""
+    parts.append(_literal(end + tail))
+    return " ".join(parts)
+
+
+def _object(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema of arguments: they are an object, whatever it leaves out."""
+    found = dict(schema)
+    if not {"type", "$ref", "anyOf", "oneOf", "allOf"} & found.keys():
+        found["type"] = "object"
+    if found.get("type") == "object":
+        found.setdefault("properties", {})
+        if not found["properties"]:
+            found.setdefault("additionalProperties", True)
+        else:
+            found.setdefault("additionalProperties", False)
+    return found
+
+
+def _literal(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if text else ""
+
+
+def _checked(schema: Any, *, lenient: bool = False) -> str:
+    """A schema as JSON.
+
+    Args:
+        lenient: keywords that are not known are left out of account.
+    """
+    if not isinstance(schema, dict | bool):
+        raise RequestError("a JSON schema is an object")
+    too_deep = RequestError(f"a JSON schema is nested deeper than {MOST_DEPTH}")
+    level: Sequence[Any] = [schema]
+    depth = 0
+    while level:
+        depth += 1
+        if depth > MOST_DEPTH:
+            raise too_deep
+        level = [
+            child
+            for one in level
+            for child in (one.values() if isinstance(one, dict) else one)
+            if isinstance(child, dict | list)
+        ]
+    if isinstance(schema, dict):
+        if lenient:
+            schema = {"x-guidance": {"lenient": True}} | schema
+        else:
+            schema = {key: value for key, value in schema.items() if key != "x-guidance"}
+    written = msgspec.json.encode(schema).decode()
+    if len(written) > MOST_SCHEMA_BYTES:
+        raise RequestError(f"a JSON schema is larger than {MOST_SCHEMA_BYTES} bytes")
+    return written
