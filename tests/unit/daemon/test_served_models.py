@@ -102,7 +102,7 @@ def test_a_text_that_waits_is_encoded_anew_for_the_new_model(home: Path) -> None
     """Its client knows nothing of models; who sends tokens meant those of one."""
 
     async def main() -> None:
-        engine = Named(reply=lambda request: request.prompt_model, token_ms=5)
+        engine = Named(reply=lambda request: request.prompt_model, token_ms=60)
         async with changing(engine) as daemon:
             old = asyncio.create_task(said(daemon))
             await until(lambda: bool(engine.in_flight))
