@@ -14,6 +14,8 @@ import argparse
 import ast
 import json
 import random
+import shutil
+import tempfile
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,13 +60,24 @@ def common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
     )
 
 
-def replay(path: str, layout: FimLayout, words: Any, budget: int, rest: bool) -> dict[str, Any]:
+def copied(target: Path) -> Path:
+    """A copy of the packages. The environment is ignored by git, so its files are not indexed."""
+    for package in {file.partition("/")[0] for file in FILES}:
+        shutil.copytree(
+            SITE / package, target / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    return target
+
+
+def replay(
+    site: Path, path: str, layout: FimLayout, words: Any, budget: int, rest: bool
+) -> dict[str, Any]:
     """Type `PLACES` functions of a file again, one after the other."""
-    workspace = context.Workspace([SITE / path.partition("/")[0]], words, layout, words.special)
+    workspace = context.Workspace([site / path.partition("/")[0]], words, layout, words.special)
     workspace.index.refresh()
-    text = (SITE / path).read_text(encoding="utf-8")
+    text = (site / path).read_text(encoding="utf-8")
     rng = random.Random(path)
-    document = workspace.open(SITE / path, text)
+    document = workspace.open(site / path, text)
     typing, jumps, reasons = [0, 0], [0, 0], Counter[str]()
     last: tuple[int, ...] = ()
     for start, stop in rng.sample(functions(text), PLACES):
@@ -95,10 +108,12 @@ def main() -> None:
     layout = families.layout_for(words)
     assert layout is not None
     rows = []
-    for budget in map(int, options.budgets.split(",")):
-        for rest in (False, True):
-            made = [replay(path, layout, words, budget, rest) for path in FILES]
-            rows.append({"budget": budget, "rests_after_jump": rest, **summed(made)})
+    with tempfile.TemporaryDirectory() as folder:
+        site = copied(Path(folder).resolve())
+        for budget in map(int, options.budgets.split(",")):
+            for rest in (False, True):
+                made = [replay(site, path, layout, words, budget, rest) for path in FILES]
+                rows.append({"budget": budget, "rests_after_jump": rest, **summed(made)})
     result = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"), "model": MODEL,
         "layout": layout.order[CursorKind.LINE_START], "files": FILES, "places_a_file": PLACES,
