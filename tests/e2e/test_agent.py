@@ -6,6 +6,7 @@ model behind a real daemon. The SDK validates every message by the protocol's sc
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import acp
+import msgspec
 import pytest
 from acp import schema
 from acp.connection import StreamDirection, StreamEvent
 from chatting import ChattingEngine, environment
 from daemons import fake_model, serving
 
+from assistant.daemon.models.loading import Loadable
 from assistant.engine.types import GenerateRequest
 from assistant.models import vocabulary
 
@@ -122,6 +125,18 @@ def played(model: Path, script: list[str]) -> ChattingEngine:
     return ChattingEngine(reply=reply, n_vocab=vocabulary.load(model).size)
 
 
+def large_context(model: Path) -> Loadable:
+    """The played engine's tokens are bytes, so a conversation takes four times its real tokens."""
+    made = fake_model(str(model))
+    ladder = tuple(
+        dataclasses.replace(rung, spec=msgspec.structs.replace(rung.spec, n_ctx=32_768))
+        if rung.spec is not None
+        else rung
+        for rung in made.ladder
+    )
+    return dataclasses.replace(made, ladder=ladder)
+
+
 FIX = call("replace_text", path="shape.py", old="w + h", new="w * h")
 PLAN = call("update_plan", items=[{"text": "Fix area", "status": "in_progress"}])
 
@@ -133,9 +148,7 @@ def test_a_session_in_an_editor(home: Path, dense_model: Path, folder: Path) -> 
         client = Client()
         script = [PLAN, call("diagnostics", path="shape.py"), call("read_file", path="shape.py"),
                   FIX, call("run_command", command="python3 -c 'print(6)'"), "It multiplies now."]  # fmt: skip
-        async with serving(
-            played(dense_model, script), planner=lambda: fake_model(str(dense_model))
-        ):
+        async with serving(played(dense_model, script), planner=lambda: large_context(dense_model)):
             async with connected(client, field_meta={"underkeel": {"diagnostics": True}}) as (
                 agent,
                 _,
@@ -179,7 +192,7 @@ def test_modes_refusals_and_a_cancel(home: Path, dense_model: Path, folder: Path
         client = Client(lambda _: "reject")
         script = [FIX, "Refused.", FIX, call("run_command", command="sleep 600"), "Never said."]
         async with (
-            serving(played(dense_model, script), planner=lambda: fake_model(str(dense_model))),
+            serving(played(dense_model, script), planner=lambda: large_context(dense_model)),
             connected(client) as (agent, process),
         ):
             id_ = (await agent.new_session(cwd=str(folder), mcp_servers=[])).session_id
@@ -214,7 +227,7 @@ def test_a_session_survives_a_killed_agent(home: Path, dense_model: Path, folder
         script = [call("read_file", path="shape.py"), call("run_command", command="sleep 600"), FIX,
                   "Finished."]  # fmt: skip
         engine = played(dense_model, script)
-        async with serving(engine, planner=lambda: fake_model(str(dense_model))):
+        async with serving(engine, planner=lambda: large_context(dense_model)):
             client = Client()
             async with connected(client) as (agent, process):
                 id_ = (await agent.new_session(cwd=str(folder), mcp_servers=[])).session_id
@@ -255,9 +268,7 @@ def test_the_terminal_command(home: Path, dense_model: Path, folder: Path) -> No
 
     async def main() -> None:
         script = [FIX, call("run_command", command="touch ran"), "It multiplies now.\x1b[2J"]
-        async with serving(
-            played(dense_model, script), planner=lambda: fake_model(str(dense_model))
-        ):
+        async with serving(played(dense_model, script), planner=lambda: large_context(dense_model)):
             code, out, _ = await run("Fix area.", "--mode", "edit", "--json")
             events = [json.loads(line) for line in out.splitlines()]
             assert code == 0, events
@@ -283,12 +294,12 @@ def test_a_daemon_that_restarts_under_a_session(
         client = Client()
         async with connected(client) as (agent, _):
             async with serving(
-                played(dense_model, [FIX, "First."]), planner=lambda: fake_model(str(dense_model))
+                played(dense_model, [FIX, "First."]), planner=lambda: large_context(dense_model)
             ):
                 id_ = (await agent.new_session(cwd=str(folder), mcp_servers=[])).session_id
                 await agent.prompt(session_id=id_, prompt=[acp.text_block("Fix area.")])
             async with serving(
-                played(dense_model, ["Second."]), planner=lambda: fake_model(str(dense_model))
+                played(dense_model, ["Second."]), planner=lambda: large_context(dense_model)
             ):
                 done = await agent.prompt(session_id=id_, prompt=[acp.text_block("And now?")])
                 assert done.stop_reason == "end_turn"
