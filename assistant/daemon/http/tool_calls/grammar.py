@@ -60,7 +60,7 @@ def of_tools(
         tools: the schema of each function's arguments.
         required: the answer is a call.
         parallel: there may be several; otherwise the answer ends with the first.
-        reasoning: the prompt has begun the reasoning: a required call comes after it.
+        reasoning: the prompt opens the reasoning: a required call comes after it.
 
     Raises:
         RequestError: a schema is too large or too deep.
