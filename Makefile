@@ -6,7 +6,7 @@ BIN := .venv/bin
 LOCK_FLAGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --quiet --custom-compile-command "make lock"
 
-.PHONY: dist help env models demo test check lint types lock fuzz bench-load bench-worker bench-lsp bench-typing bench-blocks bench-speculation bench-threads bench-shifting bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-edits bench-quality bench-agent bench-remote gpu-check gpu-bundle test-transformers vsix pictures clean
+.PHONY: dist help env models demo test check lint types lock fuzz bench-load bench-worker bench-rates bench-lsp bench-typing bench-blocks bench-speculation bench-threads bench-shifting bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-edits bench-quality bench-agent bench-remote gpu-check gpu-bundle test-transformers vsix pictures clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,9 @@ types: env
 
 bench-worker: models ## Prefill and decode of the worker compared with llama.cpp alone
 	@$(BIN)/python tests/benchmarks/worker_rate.py
+
+bench-rates: models ## Predicted prompt and decode rates compared with measured ones
+	@$(BIN)/python tests/benchmarks/rate_prediction.py
 
 bench-lsp: models ## Overhead of the language server and the daemon per request
 	@$(BIN)/python tests/benchmarks/lsp_overhead.py

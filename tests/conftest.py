@@ -11,6 +11,8 @@ from assistant import paths
 
 # As the worker has it: threads that wait in a loop take the cores from whatever else runs.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Plans in tests take the assumed rates; measuring this machine takes seconds.
+os.environ.setdefault("UNDERKEEL_MEASURE", "0")
 
 
 def _model(name: str) -> Path:

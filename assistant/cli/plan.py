@@ -31,6 +31,7 @@ from assistant.memory.model.known_models import known_header, known_models
 from assistant.memory.planning.machine import imagined, parse_size, this_machine
 from assistant.memory.planning.measured_planner import plan_report
 from assistant.memory.planning.planner import requirements_of
+from assistant.memory.probes.rates import machine_rates
 from assistant.models.catalogue import catalogue, resolve
 
 
@@ -64,6 +65,9 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
     experts_on_gpu: Annotated[
         bool, typer.Option("--experts-on-gpu", help="Refuse plans with experts in RAM.")
     ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure this machine's speed again.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the memory that a model needs, what goes on which device, and what would change it.
@@ -89,7 +93,9 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
         else:
             console().print(checkpoint_text(found, machine))
         return
-    report = plan_report(found, machine, requirements, here, remarks)
+    report = plan_report(
+        found, machine, requirements, here, remarks, machine_rates(here.gpus, again=measure)
+    )
     if as_json:
         print_json(plan_json(report), indent=1)
         if report.plan is None:

@@ -23,10 +23,8 @@ from assistant.memory.checkpoints.checkpoint_plan import (
 from assistant.memory.model.profile import Amount, Model
 from assistant.memory.planning.plan import DeviceUsage, Machine, Plan
 from assistant.memory.planning.plan_report import (
-    GPU_BYTES_PER_S,
-    HOST_MEMORY_BYTES_PER_S,
-    DecodeBound,
     PlanReport,
+    Speed,
     WhatIf,
     billions,
     gib,
@@ -54,8 +52,8 @@ def plan_text(report: PlanReport) -> RenderableType:
     rows: list[RenderableType] = [Padding(_about(report.model), (0, 0, 1, 0))]
     if report.plan is not None:
         rows.append(_bars(report.plan))
-        if report.decode is not None:
-            rows.append(_projections(report.plan, report.decode, report.most_n_ctx))
+        if report.speed is not None:
+            rows.append(_projections(report, report.plan, report.speed))
         rows += [_list("Why", report.plan.reasons), _changes(report, report.plan)]
         rows.append(_list("Caveats", report.caveats))
     return Group(*rows)
@@ -178,21 +176,26 @@ def _contents(plan: Plan, usage: DeviceUsage) -> str:
     return ", ".join(lines) or "nothing of the model"
 
 
-def _projections(plan: Plan, decode: DecodeBound, most_n_ctx: int) -> Text:
+def _projections(report: PlanReport, plan: Plan, speed: Speed) -> Text:
     text = Text()
     text.append(f"{plan.n_ctx:,} tokens", style="bold")
     text.append(f" of context, KV cache in {plan.choice.cache.type_k}")
-    if most_n_ctx > plan.n_ctx:
+    if report.most_n_ctx > plan.n_ctx:
         moved = " without moving an expert" if plan.expert_layers_on_gpu else " would fit too"
-        text.append(f"; up to {most_n_ctx:,}{moved}")
+        text.append(f"; up to {report.most_n_ctx:,}{moved}")
     text.append("\nA token reads ")
-    text.append(gib(decode.gpu_bytes + decode.host_memory_bytes), style="bold")
-    text.append(" of weights: ")
-    text.append(f"at most {decode.tokens_per_s:.0f} tokens/s", style="bold")
-    text.append(
-        f", assuming {HOST_MEMORY_BYTES_PER_S / 1e9:.0f} GB/s from RAM"
-        + (f" and {GPU_BYTES_PER_S / 1e9:.0f} GB/s on a GPU" if plan.gpu_usages else "")
-    )
+    text.append(gib(speed.gpu_bytes + speed.host_memory_bytes), style="bold")
+    text.append(" of weights: about ")
+    text.append(f"{speed.decode_tokens_per_s:.3g} tokens/s", style="bold")
+    if speed.disk_bytes:
+        text.append(f", {gib(speed.disk_bytes)} of it from disk")
+    text.append("\nA prompt is read at about ")
+    text.append(f"{speed.prefill_tokens_per_s:.3g} tokens/s", style="bold")
+    text.append(f"; after a jump of the cursor a line comes in {speed.jump_s:.1f} s")
+    if not speed.usable:
+        text.append("\nToo slow for typing: ", style="yellow")
+        text.append(f"a suggestion takes about {speed.suggestion_s:.1f} s")
+    text.append(f"\nSpeeds are predicted ({report.rates.says})", style="dim")
     return text
 
 
@@ -232,7 +235,7 @@ def _list(title: str, lines: tuple[str, ...]) -> RenderableType:
 def plan_json(report: PlanReport) -> dict[str, Any]:
     """Everything that the text shows, and the load spec; without a plan, why nothing fits."""
     plan = report.plan
-    if plan is None or report.decode is None:
+    if plan is None or report.speed is None:
         return _failure_json(report)
     inventory = report.model.inventory
     return {
@@ -260,10 +263,15 @@ def plan_json(report: PlanReport) -> dict[str, Any]:
             "cache_type": plan.choice.cache.type_k,
         },
         "decode": {
-            "gpu_bytes": report.decode.gpu_bytes,
-            "host_memory_bytes": report.decode.host_memory_bytes,
-            "tokens_per_s": round(report.decode.tokens_per_s, 1),
+            "gpu_bytes": report.speed.gpu_bytes,
+            "host_memory_bytes": report.speed.host_memory_bytes,
+            "disk_bytes": report.speed.disk_bytes,
+            "tokens_per_s": round(report.speed.decode_tokens_per_s, 2),
         },
+        "prefill": {"tokens_per_s": round(report.speed.prefill_tokens_per_s, 2)},
+        "suggestion_s": round(report.speed.suggestion_s, 3),
+        "jump_s": round(report.speed.jump_s, 3),
+        "rates": report.rates.says,
         "what_if": [
             {
                 "n_ctx": row.n_ctx,

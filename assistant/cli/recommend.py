@@ -19,11 +19,11 @@ from assistant.memory.model.known_models import known_header, known_models
 from assistant.memory.model.profile import model_of
 from assistant.memory.planning.machine import imagined, parse_size, this_machine
 from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements
-from assistant.memory.planning.plan_report import decode_bound, gib
+from assistant.memory.planning.plan_report import Speed, gib, predict_speed
 from assistant.memory.planning.planner import make_plan, requirements_of
+from assistant.memory.probes.rates import ASSUMED, MachineRates, machine_rates
 from assistant.models.catalogue import catalogue, local_path
 
-_USABLE_TOKENS_PER_S = 8.0  # slower than that, ghost text comes too late to be of use
 _PULLED_QUALITY = 5  # the models here already are the demo's small ones
 
 
@@ -40,52 +40,60 @@ class CodingModel:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """A model and its plan, or why there is none."""
+    """A model, its plan and predicted speed, or why there is none."""
 
     model: CodingModel
     plan: Plan | None
+    speed: Speed | None = None
     why_not: str = ""
     shortfall_bytes: int = 0
 
     @property
-    def tokens_per_s(self) -> float:
-        return decode_bound(self.plan).tokens_per_s if self.plan else 0.0
-
-    @property
     def usable(self) -> bool:
-        """Whether ghost text could come in time."""
-        return self.tokens_per_s >= _USABLE_TOKENS_PER_S
+        """Whether ghost text comes in time while typing."""
+        return self.speed is not None and self.speed.usable
 
     @property
     def rank(self) -> tuple[bool, bool, float]:
-        """Usable before slow before impossible, then by quality."""
-        return (self.plan is None, not self.usable, -self.model.quality)
+        """Usable ones by quality; then those too slow, the fastest first; then the others."""
+        if self.speed is None:
+            return (True, True, -self.model.quality)
+        if not self.speed.usable:
+            return (False, True, self.speed.suggestion_s)
+        return (False, False, -self.model.quality)
 
 
 def register(app: typer.Typer) -> None:
     app.command()(recommend)
 
 
-def recommend(
+def recommend(  # noqa: PLR0917 (a command takes its options as arguments)
     ctx: Annotated[int, typer.Option(help="Tokens of context; 0 lets the plan choose.")] = 0,
     vram: Annotated[str, typer.Option(help="Plan for GPUs of this size: 24G, or 24G,12G.")] = "",
     ram: Annotated[str, typer.Option(help="Plan for this much free RAM: 64G.")] = "",
     gpus: Annotated[
         int, typer.Option(min=-1, max=64, help="Number of GPUs; 0 plans for the CPU alone.")
     ] = -1,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure this machine's speed again.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the coding models that fit this machine, best first, with a summary of each plan."""
+    """List the coding models that fit this machine, best first, with a summary of each plan.
+
+    The machine's speed is measured once, in a few seconds, and again when its hardware changes.
+    """
     here, _ = this_machine()
     sizes = [parse_size(part) for part in vram.split(",") if part]
     machine = imagined(here, sizes, parse_size(ram) if ram else 0, gpus)
     chosen = settings.override(settings.load()[0], {"--ctx": ("model.n_ctx", ctx)})
     requirements = requirements_of(chosen.model)
-    recommendations = judge(models(), machine, requirements)
+    rates = machine_rates(here.gpus, again=measure)
+    recommendations = judge(models(), machine, requirements, rates)
     if as_json:
         print_json([_json(recommendation) for recommendation in recommendations], indent=1)
     else:
-        console().print(_picture(recommendations, gpus=bool(machine.gpus)))
+        console().print(_picture(recommendations, rates, gpus=bool(machine.gpus)))
 
 
 def models() -> Iterator[CodingModel]:
@@ -104,7 +112,10 @@ def models() -> Iterator[CodingModel]:
 
 
 def judge(
-    found: Iterator[CodingModel], machine: Machine, requirements: Requirements
+    found: Iterator[CodingModel],
+    machine: Machine,
+    requirements: Requirements,
+    rates: MachineRates = ASSUMED,
 ) -> list[Recommendation]:
     """Plan each model and put them in order."""
     recommendations = []
@@ -112,42 +123,56 @@ def judge(
         profile = model_of(model.header)
         try:
             plan = make_plan(profile, machine, requirements, search_alternatives=False)
-            recommendations.append(Recommendation(model, plan))
+            recommendations.append(Recommendation(model, plan, predict_speed(plan, rates)))
         except PlanError as error:
             recommendations.append(
-                Recommendation(model, None, error.message, error.shortfall_bytes)
+                Recommendation(model, None, None, error.message, error.shortfall_bytes)
             )
     return sorted(recommendations, key=lambda recommendation: recommendation.rank)
 
 
-def _picture(recommendations: list[Recommendation], *, gpus: bool) -> RenderableType:
+def _picture(
+    recommendations: list[Recommendation], rates: MachineRates, *, gpus: bool
+) -> RenderableType:
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("on GPUs" if gpus else "in RAM")
+    table.add_column("on GPUs" if gpus else "in RAM", no_wrap=True)
     table.add_column("context", justify="right", no_wrap=True)
-    table.add_column("tokens/s", justify="right", no_wrap=True)
+    for name in ("read", "write", "jump"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     best = next(
         (recommendation for recommendation in recommendations if recommendation.usable), None
     )
     for recommendation in recommendations:
         size = gib(model_of(recommendation.model.header).inventory.total.size_bytes)
         plan = recommendation.plan
-        if plan is None:
+        speed = recommendation.speed
+        if plan is None or speed is None:
             missing = f"{gib(recommendation.shortfall_bytes)} too large"
-            table.add_row(printable(recommendation.model.name), size, missing, "", "", style="dim")
+            cells = (printable(recommendation.model.name), size, missing, *[""] * 5)
+            table.add_row(*cells, style="dim")
             continue
-        speed = f"< {recommendation.tokens_per_s:.0f}" + ("" if recommendation.usable else " slow")
         style = "bold" if recommendation is best else ""
         context = f"{plan.n_ctx:,}"
         on_gpus = _on_gpus(plan) if gpus else "all of it"
         table.add_row(
-            printable(recommendation.model.name), size, on_gpus, context, speed, style=style
+            printable(recommendation.model.name),
+            size,
+            on_gpus,
+            context,
+            f"{speed.prefill_tokens_per_s:.0f}/s",
+            f"{speed.decode_tokens_per_s:.{1 if speed.decode_tokens_per_s < 10 else 0}f}/s",
+            f"{speed.jump_s:.1f} s",
+            "" if speed.usable else "slow",
+            style=style,
         )
     words = (
-        "Ordered by our rough view of their quality for coding; models too slow for ghost text are "
-        "last. Sizes are of the usual quantisation. Speeds are upper bounds by the bytes that a "
-        "token reads. Details: underkeel plan NAME"
+        "Ordered by our rough view of their quality for coding; models too slow for typing are "
+        "last (slow). Sizes are of the usual quantisation. Predicted: tokens read and written per "
+        f"second, and the wait after a jump of the cursor ({rates.says}). "
+        "Details: underkeel plan NAME"
     )
     return Group(table, Text(), Text(words, style="dim"))
 
@@ -178,18 +203,18 @@ def _where(plan: Plan) -> str:
 
 
 def _line(recommendation: Recommendation) -> str:
-    plan = recommendation.plan
-    if plan is None:
+    plan, speed = recommendation.plan, recommendation.speed
+    if plan is None or speed is None:
         return recommendation.why_not
-    slow = "" if recommendation.usable else ": too slow for ghost text"
+    slow = "" if recommendation.usable else ": too slow for typing"
     return (
         f"{_where(plan)}; {plan.n_ctx:,} tokens, {plan.choice.cache.type_k} cache; "
-        f"at most {recommendation.tokens_per_s:.0f} tokens/s{slow}"
+        f"about {speed.decode_tokens_per_s:.1f} tokens/s{slow}"
     )
 
 
 def _json(recommendation: Recommendation) -> dict[str, object]:
-    plan = recommendation.plan
+    plan, speed = recommendation.plan, recommendation.speed
     return {
         "name": recommendation.model.name,
         "title": recommendation.model.title,
@@ -199,5 +224,9 @@ def _json(recommendation: Recommendation) -> dict[str, object]:
         "n_ctx": plan.n_ctx if plan else 0,
         "cache_type": plan.choice.cache.type_k if plan else "",
         "expert_layers_on_gpu": plan.expert_layers_on_gpu if plan else 0,
-        "tokens_per_s": round(recommendation.tokens_per_s, 1),
+        "tokens_per_s": round(speed.decode_tokens_per_s, 1) if speed else 0,
+        "prefill_tokens_per_s": round(speed.prefill_tokens_per_s, 1) if speed else 0,
+        "suggestion_s": round(speed.suggestion_s, 2) if speed else 0,
+        "jump_s": round(speed.jump_s, 2) if speed else 0,
+        "usable": recommendation.usable,
     }

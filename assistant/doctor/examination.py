@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -26,7 +27,8 @@ from assistant.engine.remote import RemoteEngine
 from assistant.engine.types import Counting, LoadSpec, ModelInfo
 from assistant.errors import DaemonError, PlanError, SettingsError, UnderkeelError
 from assistant.install.detect import detect
-from assistant.memory.probes.devices import ask_backend
+from assistant.memory.planning.machine import machine_of
+from assistant.memory.probes.devices import ask_backend, merge
 from assistant.memory.probes.sampler import Probes, Reader
 from assistant.models import catalogue, local_store
 from assistant.models.local_store import State
@@ -267,12 +269,19 @@ def examine(*, deep: bool = False) -> Iterator[Finding]:
     probes = Probes()
     try:
         sample = probes()
+        backend = cache(ask_backend)  # a child process
         yield from _safely("python", lambda: [hardware.python(), hardware.packages()])
         yield from _safely(
             "llama.cpp",
-            lambda: hardware.build(ask_backend(), sample.gpus, sample.trouble, detect()),
+            lambda: hardware.build(backend(), sample.gpus, sample.trouble, detect()),
         )
         yield from _safely("threads", lambda: [hardware.computing(chosen.model.n_threads)])
+        yield from _safely(
+            "speed",
+            lambda: hardware.speed(
+                machine_of(merge(backend(), sample.gpus, sample.host_memory, sample.lost)).gpus
+            ),
+        )
         swap_bytes = psutil.swap_memory().used
         yield from _safely("memory", lambda: hardware.memory(sample.host_memory, swap_bytes))
         folders = [("models", paths.models_dir()), ("logs", paths.state_dir())]

@@ -14,7 +14,8 @@ from assistant.install.choice import choose, cpu_only_beside_gpu
 from assistant.install.detect import Machine, Vendor
 from assistant.llama import spec
 from assistant.llama.spec import BackendDevice, DeviceKind
-from assistant.memory.probes.devices import GpuMemory, HostMemory, normal_bus_id
+from assistant.memory.probes.devices import Device, GpuMemory, HostMemory, normal_bus_id
+from assistant.memory.probes.rates import stored_rates
 
 _GIB = 1 << 30
 _LEAST_DISK_BYTES = 2 * _GIB
@@ -186,3 +187,11 @@ def limits(*, mlock: bool) -> list[Finding]:
             )
         )
     return found or [ok("limits", "enough files and locked memory are allowed")]
+
+
+def speed(gpus: Sequence[Device]) -> list[Finding]:
+    """The stored rates by which plans predict speeds. Nothing is measured here."""
+    found = stored_rates(gpus)
+    if found is None:
+        return [ok("speed", "not measured yet; underkeel recommend does it, in a few seconds")]
+    return [ok("speed", found.says)]

@@ -131,6 +131,30 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
     scheme: str = ""
 
 
+class TypeRate(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast weights of one type are used.
+
+    Attributes:
+        bytes_per_s: read and multiplied by one token, while decoding.
+        weights_per_s: multiplied by one token each, in a prompt of many tokens.
+    """
+
+    bytes_per_s: float
+    weights_per_s: float
+
+
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast one device computes, as `assistant.llama.measure_rates` finds it.
+
+    Attributes:
+        layer_s: fixed cost of a layer in a decode, in seconds.
+        types: by the name of a ggml type.
+    """
+
+    layer_s: float
+    types: dict[str, TypeRate]
+
+
 class DeviceMemory(msgspec.Struct, frozen=True, kw_only=True):
     """llama.cpp's own breakdown for one buffer type, in bytes.
 

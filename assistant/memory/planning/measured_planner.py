@@ -20,6 +20,7 @@ from assistant.memory.planning.footprint import breakdown_of
 from assistant.memory.planning.plan import HOST_MEMORY, Choice, Machine, Plan, Requirements
 from assistant.memory.planning.plan_report import PlanReport, make_report
 from assistant.memory.planning.planner import make_plan, replan
+from assistant.memory.probes.rates import ASSUMED, MachineRates
 
 LEAST_CTX_TOKENS = 1024  # below this a completion sees too little of its file to be of use
 _SMALL_BATCH = 128
@@ -197,18 +198,20 @@ def plan_and_measure(
         return _settle(header, model, machine, requirements, own)
 
 
-def plan_report(
+def plan_report(  # noqa: PLR0917 (all of them are the plan's input)
     header: Header,
     machine: Machine,
     requirements: Requirements,
     here: Machine,
     caveats: tuple[str, ...] = (),
+    rates: MachineRates = ASSUMED,
 ) -> PlanReport:
     """The report on a model; measured if llama.cpp has all GPUs of `machine` here.
 
     Args:
         here: the machine that this runs on.
         caveats: about the machine.
+        rates: how fast the machine is.
     """
     model = model_of(header)
     if not {gpu.name for gpu in machine.gpus} <= {gpu.name for gpu in here.gpus}:
@@ -216,7 +219,7 @@ def plan_report(
         def estimate(wanted: Requirements) -> Plan:
             return make_plan(model, machine, wanted, search_alternatives=wanted is requirements)
 
-        return make_report(model, machine, requirements, estimate, (_UNMEASURED, *caveats))
+        return make_report(model, machine, requirements, estimate, (_UNMEASURED, *caveats), rates)
     with DryRun() as dry_run:
 
         def measured(wanted: Requirements) -> Plan:
@@ -224,7 +227,7 @@ def plan_report(
                 header, model, machine, wanted, dry_run, search_alternatives=wanted is requirements
             )
 
-        return make_report(model, machine, requirements, measured, caveats)
+        return make_report(model, machine, requirements, measured, caveats, rates)
 
 
 def plan_with_ladder(

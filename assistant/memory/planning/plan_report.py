@@ -10,13 +10,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from assistant.errors import PlanError
+from assistant.llama.spec import Rates, TypeRate
+from assistant.memory.gguf.header import Tensor
 from assistant.memory.model.architecture import CacheParams, cache_bytes, unusable_types
 from assistant.memory.model.profile import Model
 from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements
+from assistant.memory.probes.rates import ASSUMED, MachineRates
 
-# Assumed where nothing was measured: dual-channel DDR5, and a middling GPU of today.
-HOST_MEMORY_BYTES_PER_S = 60e9
-GPU_BYTES_PER_S = 600e9
+_PCIE_BYTES_PER_S = 12e9  # PCIe 4.0 with 16 lanes, what pageable memory reaches
+_BATCH_TOKENS = 512
+_NEW_TOKENS = 32  # that a suggestion while typing reads: the lines around the cursor
+_LINE_TOKENS = 12  # of a suggested line
+_JUMP_TOKENS = 512  # that a jump of the cursor to another place makes the engine read
+_HELD_TOKENS = 1024  # in the cache while a token is decoded
+_USABLE_S = 2.0  # later than that, ghost text is of no use
+# The measured type that each other type is most like: first in a decode, which is bound by bytes,
+# then in a prompt, where the types that llama.cpp repacks are faster (ggml-cpu/repack.cpp).
+_LIKE = {"q5_K": "q6_K", "q5_0": "q6_K", "q5_1": "q6_K"} | dict.fromkeys(
+    ("f16", "bf16", "f32", "q8_1", "q8_K"), "q8_0"
+)
+_REPACKED = {"q4_0": "q4_K", "q2_K": "q4_K", "iq4_nl": "q4_K", "mxfp4": "q4_K", "q5_K": "q6_K"}
 _STEP_TOKENS = 1024
 
 Planner = Callable[[Requirements], Plan]
@@ -24,16 +37,30 @@ Planner = Callable[[Requirements], Plan]
 
 
 @dataclass(frozen=True, slots=True)
-class DecodeBound:
-    """Bytes read to decode one token with an empty cache, and the speed that follows at best.
+class Speed:
+    """How fast a plan will run, predicted from the machine's rates.
 
     Attributes:
-        tokens_per_s: at the assumed bandwidths; computation and copies are not counted.
+        gpu_bytes, host_memory_bytes: weights read to decode one token.
+        disk_bytes: of them, what does not stay in the page cache and is read from disk.
+        decode_tokens_per_s: one sequence, with `_HELD_TOKENS` in the cache.
+        prefill_tokens_per_s: a prompt of `_JUMP_TOKENS` tokens.
+        suggestion_s: while typing: the lines around the cursor are read, one line is decoded.
+        jump_s: after a jump of the cursor: `_JUMP_TOKENS` are read, one line is decoded.
     """
 
     gpu_bytes: int
     host_memory_bytes: int
-    tokens_per_s: float
+    disk_bytes: int
+    decode_tokens_per_s: float
+    prefill_tokens_per_s: float
+    suggestion_s: float
+    jump_s: float
+
+    @property
+    def usable(self) -> bool:
+        """Whether ghost text comes in time while typing."""
+        return self.suggestion_s <= _USABLE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +79,7 @@ class PlanReport:
 
     Attributes:
         plan: None where nothing fits; then `failure` says why, and there are no projections.
-        decode: the upper bound of the decode rate.
+        speed: the predicted rates, of `rates`.
         most_n_ctx: the longest context that keeps every expert group of the plan where it is.
         what_if: the same model with other contexts and cache types; the plan's own row included.
         caveats: what could not be known of the model or the machine.
@@ -62,7 +89,8 @@ class PlanReport:
     machine: Machine
     plan: Plan | None = None
     failure: PlanError | None = None
-    decode: DecodeBound | None = None
+    speed: Speed | None = None
+    rates: MachineRates = ASSUMED
     most_n_ctx: int = 0
     what_if: tuple[WhatIf, ...] = ()
     caveats: tuple[str, ...] = ()
@@ -78,12 +106,13 @@ class PlanReport:
         return self.plan
 
 
-def make_report(
+def make_report(  # noqa: PLR0917 (all of them are the plan's input)
     model: Model,
     machine: Machine,
     requirements: Requirements,
     planner: Planner,
     caveats: tuple[str, ...] = (),
+    rates: MachineRates = ASSUMED,
 ) -> PlanReport:
     """Plan a model, and project the plan by the same planner.
 
@@ -98,32 +127,112 @@ def make_report(
         model,
         machine,
         plan,
-        decode=decode_bound(plan),
+        speed=predict_speed(plan, rates),
+        rates=rates,
         most_n_ctx=_most_context(model, requirements, plan, planner),
         what_if=tuple(_what_if(model, requirements, plan, planner)),
         caveats=tuple(dict.fromkeys((*plan.caveats, *caveats))),
     )
 
 
-def decode_bound(plan: Plan) -> DecodeBound:
-    """How fast a token can be decoded at most: the weights it passes are read once."""
-    layers = {layer.index: layer for layer in plan.model.inventory.layers}
+def predict_speed(plan: Plan, rates: MachineRates = ASSUMED) -> Speed:
+    """The rates of a plan.
+
+    A token reads each weight that it passes once, plus the cache, and each layer costs a fixed
+    time. In a prompt a weight is multiplied by every token, but is also read at least once: of
+    many experts with few tokens each, the reading decides.
+    """
     gpu = host_memory = 0
+    decode_s = token_s = batch_s = 0.0
+    for work in _work(plan):
+        on_gpu = work.device != HOST_MEMORY
+        device = rates.gpu if on_gpu else rates.cpu
+        kind = work.tensor.type.name
+        active_bytes = int(work.tensor.size_bytes * work.share)
+        gpu, host_memory = gpu + on_gpu * active_bytes, host_memory + (not on_gpu) * active_bytes
+        decode_s += active_bytes / _decode_rate(device, kind).bytes_per_s
+        touched = 1 - (1 - work.share) ** _BATCH_TOKENS if work.share < 1 else 1.0
+        read_s = touched * work.tensor.size_bytes / _decode_rate(device, kind).bytes_per_s
+        if not on_gpu and plan.gpu_usages and plan.choice.op_offload:
+            device = rates.gpu
+            read_s = touched * work.tensor.size_bytes / _PCIE_BYTES_PER_S
+        multiply_s = work.tensor.n_elements * work.share / _prompt_rate(device, kind).weights_per_s
+        if work.every_token:
+            token_s += multiply_s
+            batch_s += max(read_s - multiply_s * _BATCH_TOKENS, 0.0)
+    layers = plan.choice.layers
+    in_host_memory = layers.count(HOST_MEMORY)
+    decode_s += in_host_memory * rates.cpu.layer_s
+    decode_s += (len(layers) - in_host_memory) * rates.gpu.layer_s
     for usage in plan.usages:
-        share = 0
-        each = usage.expert_bytes / max(len(usage.expert_layers), 1)
-        for index in usage.expert_layers:
-            layer = layers[index]
-            share += int(each * (layer.used or layer.count) / max(layer.count, 1))
-        read = usage.dense_bytes + usage.output_bytes + share
-        if plan.model.inventory.tied and usage.output_bytes and usage.device.name == HOST_MEMORY:
-            read += usage.embedding_bytes
-        if usage.device.name == HOST_MEMORY:
-            host_memory += read
-        else:
-            gpu += read
-    seconds = gpu / GPU_BYTES_PER_S + host_memory / HOST_MEMORY_BYTES_PER_S
-    return DecodeBound(gpu, host_memory, 1 / seconds if seconds else 0.0)
+        device = rates.cpu if usage.device.name == HOST_MEMORY else rates.gpu
+        held = usage.kv_bytes * min(_HELD_TOKENS / max(plan.n_ctx, 1), 1.0)
+        decode_s += held / _decode_rate(device, "f16").bytes_per_s
+    disk_bytes = _disk_bytes(plan, host_memory)
+    decode_s += disk_bytes / rates.disk_bytes_per_s
+    prefill_s = token_s + batch_s / _BATCH_TOKENS
+    if disk_bytes:
+        missing = _missing_bytes(plan)
+        prefill_s += missing / rates.disk_bytes_per_s / _BATCH_TOKENS
+    line_s = _LINE_TOKENS * decode_s
+    return Speed(
+        gpu,
+        host_memory,
+        disk_bytes,
+        1 / decode_s if decode_s else 0.0,
+        1 / prefill_s if prefill_s else 0.0,
+        _NEW_TOKENS * max(prefill_s, token_s) + line_s,
+        _JUMP_TOKENS * prefill_s + line_s,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A tensor on a device: the share of it that a token passes, and whether all tokens do.
+
+    The output matrix is only multiplied where logits are wanted: once in a prompt.
+    """
+
+    tensor: Tensor
+    device: str
+    share: float = 1.0
+    every_token: bool = True
+
+
+def _work(plan: Plan) -> Iterator[_Work]:
+    inventory, choice = plan.model.inventory, plan.choice
+    for layer, device, experts in zip(
+        inventory.layers, choice.layers, choice.experts, strict=False
+    ):
+        if layer.skipped:
+            continue
+        for tensor in layer.dense:
+            yield _Work(tensor, device)
+        share = (layer.used or layer.count) / max(layer.count, 1)
+        for tensor in layer.experts:
+            yield _Work(tensor, experts or device, share)
+    for tensor in (*inventory.output, *(inventory.input if inventory.tied else ())):
+        yield _Work(tensor, choice.output, every_token=False)
+
+
+def _decode_rate(rates: Rates, kind: str) -> TypeRate:
+    return rates.types[kind if kind in rates.types else _LIKE.get(kind, "q4_K")]
+
+
+def _prompt_rate(rates: Rates, kind: str) -> TypeRate:
+    return rates.types[kind if kind in rates.types else _REPACKED.get(kind, "q8_0")]
+
+
+def _missing_bytes(plan: Plan) -> int:
+    """Weights in host memory beyond what is free of it: they are read from the file each time."""
+    usage = plan.host_memory_usage
+    return max(usage.needed_bytes - usage.device.free_bytes, 0)
+
+
+def _disk_bytes(plan: Plan, read_bytes: int) -> int:
+    """Bytes that one token reads from disk: the share of its weights not in the page cache."""
+    weights = plan.host_memory_usage.weights_bytes
+    return int(read_bytes * min(_missing_bytes(plan) / weights, 1.0)) if weights else 0
 
 
 def _most_context(model: Model, requirements: Requirements, plan: Plan, planner: Planner) -> int:

@@ -1,3 +1,3 @@
 """Measures the memory of this machine: GPUs, host memory, control groups."""
 
-__all__ = ["devices", "sampler"]
+__all__ = ["devices", "rates", "sampler"]

@@ -1,0 +1,173 @@
+"""Measures how fast llama.cpp runs: `python -m assistant.llama.measure_rates FOLDER [GPU]`.
+
+Small models with random weights run for a moment, one for each type of weights: decoding gives the
+bytes read per second, a prompt the multiplications per second, and a narrow model of many layers
+the fixed cost of a layer (threads wait for each other at each node of the graph). Prints JSON, a
+`Rates`. It is a process of its own, so that no memory of llama.cpp stays behind.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from assistant.llama.spec import LoadSpec, Rates, TypeRate, choose_threads, processors
+
+_N_CTX = 256
+_PROMPT_TOKENS = 64
+_DECODED = 12
+_WAITING = 1.15  # wall time of undisturbed threads, of their processor time
+# (embedding, feed-forward, layers): about 100 MB of weights, more than the caches of most CPUs.
+_WIDE = {"q4_K": (1024, 4096, 10), "q6_K": (1024, 4096, 7), "q8_0": (1024, 4096, 6)}
+_NARROW = (256, 256, 24)
+_HEAD_WIDTH = 64
+# By type: bytes of a block, its values, and where its float16 scales are (ggml-common.h).
+_BLOCKS = {"q4_K": (144, 256, (0, 2)), "q6_K": (210, 256, (208,)), "q8_0": (34, 32, (0,))}
+
+
+def measure(folder: Path, device: str = "") -> Rates:
+    """Measure the CPU, or the GPU `device` (ggml's name), with files written to `folder`."""
+    narrow = folder / "narrow.gguf"
+    _write(narrow, "q8_0", *_NARROW)
+    decode_s, prompt_s = _run(narrow, device)
+    layer_s = decode_s / _NARROW[2]
+    batch_layer_s = max(prompt_s / _NARROW[2], layer_s)
+    found = {}
+    for kind, (width, inner, layers) in _WIDE.items():
+        path = folder / f"{kind}.gguf"
+        weights = _write(path, kind, width, inner, layers)
+        decode_s, prompt_s = _run(path, device)
+        path.unlink()
+        size_bytes = weights * _BLOCKS[kind][0] / _BLOCKS[kind][1]
+        decode_s = max(decode_s - layers * layer_s, decode_s / 10)
+        prompt_s = max(prompt_s - layers * batch_layer_s, prompt_s / 10)
+        found[kind] = TypeRate(
+            bytes_per_s=size_bytes / decode_s,
+            weights_per_s=weights * _PROMPT_TOKENS / prompt_s,
+        )
+    return Rates(layer_s=layer_s, types=found)
+
+
+def _run(path: Path, device: str) -> tuple[float, float]:
+    """Seconds to decode one token, and to read `_PROMPT_TOKENS`: the fastest of several."""
+    from assistant.llama.context import Context, Span
+    from assistant.llama.model import Model
+
+    spec = LoadSpec(
+        path=str(path),
+        n_ctx=_N_CTX,
+        n_seq_max=1,
+        devices=(device,) if device else (),
+        n_gpu_layers=999 if device else 0,
+    )
+    model = Model(spec)
+    context = Context(model, spec)
+    prompt = [65] * _PROMPT_TOKENS
+    prompts, tokens = [], []
+    threads = 0 if device else choose_threads(0, processors()).count
+    try:
+        for _ in range(3):
+            context.forget(0)
+            watch = Stopwatch(threads)
+            context.decode([Span(0, 0, prompt, 1)])
+            prompts.append(watch.seconds())
+        for position in range(_PROMPT_TOKENS, _PROMPT_TOKENS + _DECODED):
+            watch = Stopwatch(threads)
+            context.decode([Span(0, position, [66], 1)])
+            tokens.append(watch.seconds())
+    finally:
+        context.free()
+        model.free()
+    return sorted(tokens)[len(tokens) // 4], min(prompts)
+
+
+class Stopwatch:
+    """Seconds of one piece of work, as they would be without other programs.
+
+    Where other programs take the cores, the threads wait for each other much longer than they
+    compute. Then the processor time, spread over the threads, says more than the wall clock.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def seconds(self) -> float:
+        wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+        return min(wall, _WAITING * cpu / self._threads) if self._threads else wall
+
+
+def _write(path: Path, kind: str, width: int, inner: int, layers: int) -> int:
+    """A GGUF with the layers of a Llama and random weights; returns how many weights."""
+    import gguf
+
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_context_length(_N_CTX)
+    writer.add_embedding_length(width)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(width // _HEAD_WIDTH)
+    writer.add_head_count_kv(width // _HEAD_WIDTH)
+    writer.add_layer_norm_rms_eps(1e-5)
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * len(tokens))
+    kinds = gguf.TokenType
+    writer.add_token_types([kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL, *[kinds.BYTE] * 256])
+    type_ = getattr(gguf.GGMLQuantizationType, kind.upper())
+    total = 0
+    pool: dict[tuple[int, int], Any] = {}
+
+    def matrix(name: str, rows: int, columns: int) -> None:
+        nonlocal total
+        total += rows * columns
+        if (rows, columns) not in pool:
+            pool[rows, columns] = _random(kind, rows, columns)
+        writer.add_tensor(f"{name}.weight", pool[rows, columns], raw_dtype=type_)
+
+    def vector(name: str) -> None:
+        writer.add_tensor(f"{name}.weight", np.ones(width, np.float32))
+
+    writer.add_tensor("token_embd.weight", np.zeros((len(tokens), width), np.float32))
+    for layer in range(layers):
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            matrix(f"blk.{layer}.{name}", width, width)
+        vector(f"blk.{layer}.attn_norm")
+        vector(f"blk.{layer}.ffn_norm")
+        matrix(f"blk.{layer}.ffn_gate", inner, width)
+        matrix(f"blk.{layer}.ffn_up", inner, width)
+        matrix(f"blk.{layer}.ffn_down", width, inner)
+    vector("output_norm")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return total
+
+
+def _random(kind: str, rows: int, columns: int) -> Any:
+    """Random blocks with small scales, so that no value overflows: [rows, bytes of a row]."""
+    size, values, scales = _BLOCKS[kind]
+    blocks = np.random.default_rng(0).integers(
+        0, 256, (rows * columns // values, size), dtype=np.uint8
+    )
+    for at in scales:
+        blocks[:, at : at + 2] = np.frombuffer(np.float16(2e-4).tobytes(), np.uint8)
+    return blocks.reshape(rows, -1)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="rates-", dir=sys.argv[1]) as folder:
+        found = measure(Path(folder), *sys.argv[2:3])
+    sys.stdout.buffer.write(msgspec.json.encode(found))
+
+
+if __name__ == "__main__":
+    main()
