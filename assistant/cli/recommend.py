@@ -137,11 +137,10 @@ def _picture(
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("model", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("on GPUs" if gpus else "in RAM", no_wrap=True)
+    table.add_column("on GPUs" if gpus else "in RAM")
     table.add_column("context", justify="right", no_wrap=True)
-    for name in ("read", "write", "jump"):
+    for name in ("read/s", "write/s", "jump"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
     best = next(
         (recommendation for recommendation in recommendations if recommendation.usable), None
     )
@@ -150,8 +149,7 @@ def _picture(
         plan = recommendation.plan
         speed = recommendation.speed
         if plan is None or speed is None:
-            missing = f"{gib(recommendation.shortfall_bytes)} too large"
-            cells = (printable(recommendation.model.name), size, missing, *[""] * 5)
+            cells = (printable(recommendation.model.name), size, "too large", *[""] * 4)
             table.add_row(*cells, style="dim")
             continue
         style = "bold" if recommendation is best else ""
@@ -162,10 +160,9 @@ def _picture(
             size,
             on_gpus,
             context,
-            f"{speed.prefill_tokens_per_s:.0f}/s",
-            f"{speed.decode_tokens_per_s:.{1 if speed.decode_tokens_per_s < 10 else 0}f}/s",
-            f"{speed.jump_s:.1f} s",
-            "" if speed.usable else "slow",
+            f"{speed.prefill_tokens_per_s:.0f}",
+            f"{speed.decode_tokens_per_s:.{1 if speed.decode_tokens_per_s < 10 else 0}f}",
+            f"{speed.jump_s:.1f} s" + ("" if speed.usable else " slow"),
             style=style,
         )
     words = (

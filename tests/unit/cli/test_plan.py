@@ -253,7 +253,8 @@ def test_recommendations_are_ordered() -> None:
     ]  # fmt: skip
 
 
-def test_recommendations_as_a_table() -> None:
+def test_recommendations_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     result = run("recommend", "--vram", "24G", "--ram", "64G")
     words = " ".join(result.output.split())
     for wanted in ("all of it", "experts of 22 of 48 layers", "GiB too large"):
