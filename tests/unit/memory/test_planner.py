@@ -20,7 +20,7 @@ from assistant.memory.model.known_models import header_of, known_header
 from assistant.memory.model.profile import Model, model_of
 from assistant.memory.planning.footprint import breakdown_of
 from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements
-from assistant.memory.planning.plan_report import PlanReport, decode_bound, make_report
+from assistant.memory.planning.plan_report import PlanReport, make_report, predict_speed
 from assistant.memory.planning.planner import make_plan, nearest, shrunk
 from assistant.memory.probes.devices import Device
 
@@ -317,12 +317,12 @@ def test_a_smaller_quantisation_is_smaller() -> None:
 
 def test_the_bound_of_decoding() -> None:
     model = model_of(known_header("qwen3-coder-30b-a3b"))
-    whole = decode_bound(make_plan(model, machine(64, 24)))
-    split = decode_bound(make_plan(model, machine(64, 12)))
-    host = decode_bound(make_plan(model, machine(64)))
+    whole = predict_speed(make_plan(model, machine(64, 24)))
+    split = predict_speed(make_plan(model, machine(64, 12)))
+    host = predict_speed(make_plan(model, machine(64)))
     assert whole.host_memory_bytes == 0
     assert whole.gpu_bytes == pytest.approx(model.inventory.decode_bytes, rel=0.001)
-    assert whole.tokens_per_s > split.tokens_per_s > host.tokens_per_s
+    assert whole.decode_tokens_per_s > split.decode_tokens_per_s > host.decode_tokens_per_s
     assert split.gpu_bytes + split.host_memory_bytes == pytest.approx(whole.gpu_bytes, rel=0.001)
 
 
