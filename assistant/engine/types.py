@@ -86,6 +86,8 @@ class Constraint(msgspec.Struct, frozen=True, kw_only=True):
         triggers: texts that begin the grammar, wherever the answer says one; what comes before and
             after is free. after: the same, but the grammar begins behind the text.
         ends: the answer ends with the grammar.
+        json_schema: the JSON schema (as text) that `grammar` was made of; gbnf: the same for
+            llama.cpp's grammar format. For remote servers, which do not read the Lark dialect.
     """
 
     grammar: str
@@ -93,6 +95,8 @@ class Constraint(msgspec.Struct, frozen=True, kw_only=True):
     triggers: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     ends: bool = False
+    json_schema: str = ""
+    gbnf: str = ""
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="generate"):

@@ -143,8 +143,20 @@ class Encoder:
 def _tool_constraint(
     family: Family, choice: ToolChoice, model: ModelInfo, *, reasoning: bool
 ) -> Constraint | None:
-    """Keeps tool calls to their schemas, where the engine is on this machine."""
-    if not choice.functions or model.server:
+    """Keeps tool calls to their schemas, where the engine is on this machine.
+
+    Raises:
+        RequestError: a remote server answers, which cannot be kept to the choice.
+    """
+    if not choice.functions:
+        return None
+    if model.server:
+        if choice.required:
+            raise RequestError(
+                "not supported by a remote server: a tool_choice that requires a call",
+                subject=model.server,
+                advice='Send "auto", or serve the model on this machine',
+            )
         return None
     tools = {one.name: one.parameters for one in choice.functions}
     return grammar.of_tools(

@@ -318,17 +318,17 @@ def _constraint(body: GenerateBody) -> Constraint | None:
     Raises:
         RequestError: the request says so twice, or what it says cannot be used.
     """
-    asked = body.response_schema()
-    given = [one for one in (asked, body.json_schema, body.grammar) if one is not None]
+    requested = body.response_schema()
+    given = [one for one in (requested, body.json_schema, body.grammar) if one is not None]
     if len(given) > 1:
         raise RequestError("only one of response_format, json_schema and grammar can be given")
     if not given:
         return None
     if body.grammar is not None:
         text = grammar.of_gbnf(body.grammar)
-    else:
-        text = grammar.of_schema(given[0])
-    return Constraint(grammar=text, at_once=True, ends=True)
+        return Constraint(grammar=text, at_once=True, ends=True, gbnf=body.grammar)
+    text, schema = grammar.of_schema(given[0]), msgspec.json.encode(given[0]).decode()
+    return Constraint(grammar=text, at_once=True, ends=True, json_schema=schema)
 
 
 def _sampling(body: Sampling) -> Sampling:

@@ -27,7 +27,7 @@ from assistant.engine.types import (
     StopReason,
     Timings,
 )
-from assistant.errors import EngineError, ModelError, RemoteError, SettingsError
+from assistant.errors import EngineError, ModelError, RemoteError, RequestError, SettingsError
 from assistant.models import catalogue, vocabulary, vocabulary_import
 from assistant.models.vocabulary import Vocabulary
 from assistant.models.vocabulary_import import Words
@@ -62,6 +62,14 @@ def read_gauges(text: str, model: str = "") -> dict[str, float]:
 
 
 T = TypeVar("T")
+
+
+def unsupported(kind: str, names: str) -> RequestError:
+    """The error for fields of a request that a server of this kind does not apply."""
+    return RequestError(
+        f"not supported by a remote server of kind {kind}: {names}",
+        advice="Leave these fields out of the request, or serve the model on this machine",
+    )
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from assistant.engine.remote.dialect import (
     objects,
     read_gauges,
     text_of,
+    unsupported,
 )
 from assistant.engine.remote.failures import failure_in_stream
 from assistant.engine.remote.openai import read_native
@@ -201,7 +202,25 @@ class LlamaServer:
         }
         if request.must_start_with:
             body["grammar"] = f"root ::= {_literal(request.must_start_with)} [^\\x00]*"
+        body |= self._constraint(request)
         return Ask("/completion", self._body(body))
+
+    def _constraint(self, request: GenerateRequest) -> dict[str, Any]:
+        """Fields that keep the answer to the request's schema or grammar.
+
+        Raises:
+            RequestError: the server cannot apply it.
+        """
+        constraint = request.constraint
+        if constraint is None:
+            return {}
+        if request.must_start_with:
+            raise unsupported(self.name, "must_start_with together with a grammar or a schema")
+        if constraint.json_schema:
+            return {"json_schema": decode(constraint.json_schema.encode(), Any)}
+        if constraint.gbnf:
+            return {"grammar": constraint.gbnf}
+        raise unsupported(self.name, "tool_choice")
 
     def read(self, data: bytes) -> Piece:
         event = decode_object(data)

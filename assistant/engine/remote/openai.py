@@ -19,10 +19,11 @@ from assistant.engine.remote.dialect import (
     objects,
     read_gauges,
     text_of,
+    unsupported,
 )
 from assistant.engine.remote.failures import MissingRouteError, failure_in_stream
 from assistant.engine.remote.transport import Transport
-from assistant.engine.types import GenerateRequest, ModelInfo, StopReason, Timings
+from assistant.engine.types import Constraint, GenerateRequest, ModelInfo, StopReason, Timings
 from assistant.errors import RemoteError
 from assistant.models.vocabulary import Vocabulary
 from assistant.models.vocabulary_import import Words
@@ -104,11 +105,22 @@ class OpenAI:
             body |= {"top_p": sampling.top_p, "seed": sampling.seed}
         if request.stop:
             body["stop"] = list(request.stop)[:_MOST_STOPS]
+        body |= self._constraint(request)
         if prompt.turns:
             turns = [{"role": role, "content": text} for role, text in prompt.turns]
             return Ask("/v1/chat/completions", body | {"messages": turns})
         sent = list(prompt.ids) if prompt.ids is not None else prompt.text
         return Ask("/v1/completions", body | {"prompt": sent})
+
+    def _constraint(self, request: GenerateRequest) -> dict[str, Any]:
+        """Fields that keep the answer to the request's schema.
+
+        Raises:
+            RequestError: the server may ignore them.
+        """
+        if request.constraint is None:
+            return {}
+        raise unsupported(self.name, _constraint_fields(request.constraint))
 
     def read(self, data: bytes) -> Piece:
         """One event of a completion or a chat, or the whole answer of a server that does not
@@ -189,6 +201,13 @@ class VLLM(OpenAI):
             body |= {"return_token_ids": True, "add_special_tokens": False}
         return Ask(asked.path, body)
 
+    def _constraint(self, request: GenerateRequest) -> dict[str, Any]:
+        constraint = request.constraint
+        if constraint is None or not constraint.json_schema:
+            return super()._constraint(request)
+        schema = {"name": "answer", "schema": decode(constraint.json_schema.encode(), Any)}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+
     async def gauge(self, http: Transport) -> Gauge:
         text = (await http.get("/metrics")).decode("utf-8", "replace")
         found = read_gauges(text, self.model)
@@ -198,6 +217,13 @@ class VLLM(OpenAI):
             running=int(found.get("vllm:num_requests_running", 0)),
             waiting=int(found.get("vllm:num_requests_waiting", 0)),
         )
+
+
+def _constraint_fields(constraint: Constraint) -> str:
+    """The fields of a request that may have set it."""
+    if constraint.gbnf:
+        return "grammar"
+    return "response_format, json_schema" if constraint.json_schema else "tool_choice"
 
 
 def stop_ids(request: GenerateRequest, words: Vocabulary | None) -> set[int]:

@@ -153,9 +153,10 @@ class Runner:
         """
         if not request.prompt or max(request.prompt) >= self._info.n_vocab:
             raise RequestError("the prompt is empty or holds unknown tokens", subject=request.id)
-        if request.constraint is not None and request.constraint.at_once:
+        constraint = request.constraint
+        if constraint is not None and (constraint.at_once or constraint.after):
             raise RequestError(
-                "this engine does not support grammars",
+                "this engine does not support grammars or required tool calls",
                 subject=request.id,
                 advice="Serve the model as a GGUF",
             )

@@ -213,3 +213,16 @@ def test_hostile_schemas_are_refused(schema: dict[str, Any], compiler: Compiler)
 def test_malformed_grammars_are_refused(text: str, compiler: Compiler) -> None:
     with pytest.raises(RequestError):
         guide(Constraint(grammar=grammar.of_gbnf(text), at_once=True), compiler)
+
+
+def test_nothing_is_printed(compiler: Compiler, capfd: pytest.CaptureFixture[str]) -> None:
+    """Neither llguidance nor the converter writes to the terminal, whatever the grammar."""
+    for text in ("start: (", "start: /(/", 'start: %json {"type": "nothing"}', 'start: "a" | "a"'):
+        made = Constraint(grammar=text, at_once=True, ends=True)
+        try:
+            said(guide(made, compiler), "b")
+        except RequestError:
+            continue
+    with pytest.raises(RequestError):
+        grammar.of_gbnf("root ::= (")
+    assert capfd.readouterr() == ("", "")
