@@ -19,6 +19,7 @@ All calls come from one thread; the index may be refreshed in another.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ from context.syntax.secrets import masked_runs
 from context.syntax.text import Encoder, byte_offset, char_offset, cursor_kind, line_end, line_start
 from context.types import CursorKind, FimLayout, Part, Prompt, TokenCounter
 
+_FRAGMENT = re.compile("[#?]")
+
 
 @dataclass
 class _Session:
@@ -47,6 +50,10 @@ class _Session:
     cursor: int = 0
     edited_chars: int = 0
     reason: Reason = Reason.FIRST
+
+
+def _key(document: Document) -> tuple[str, str, str]:
+    return document.root, document.path, document.view
 
 
 class Workspace:
@@ -77,8 +84,8 @@ class Workspace:
         self.index = Index(roots, store, limits=limits, excludes=excludes)
         self.shares = shares or Shares()
         self.recent = Recent()
-        self.documents: dict[tuple[str, str], Document] = {}
-        self._sessions: dict[tuple[str, str], _Session] = {}
+        self.documents: dict[tuple[str, str, str], Document] = {}
+        self._sessions: dict[tuple[str, str, str], _Session] = {}
         self.use_model(counter, layout, control)
 
     def use_model(
@@ -96,14 +103,16 @@ class Workspace:
         self._builder = Builder(self.index.store, self._encoder, layout, self.shares)
         self._sessions.clear()
 
-    def open(self, path: Path, text: str, language_id: str = "") -> Document:
+    def open(self, path: Path, text: str, language_id: str = "", view: str = "") -> Document:
         """An open document; opened again it takes the new text.
 
         Args:
             language_id: the editor's name for the language; it decides over the path.
+            view: which of several documents of this path it is: see `Document`.
         """
         document = self.document(path, text, language_id)
-        key = (document.root, document.path)
+        document.view = view
+        key = _key(document)
         if document.root:
             self.index.approach(document.root, document.path)
         known = self.documents.get(key)
@@ -118,6 +127,9 @@ class Workspace:
     def document(self, path: Path, text: str, language_id: str = "") -> Document:
         """A document of its own for a file of the workspace, which is not an open one."""
         names = names_of(path)
+        plain = _FRAGMENT.split(path.name, maxsplit=1)[0]  # `.env#L3` is `.env`, if it is a link
+        if plain and plain != path.name:
+            names = (*names_of(path.with_name(plain)), *names)
         place = self.index.place(names[-1])
         root, relative = (str(place[0]), place[1]) if place else ("", str(names[-1]))
         document = Document(root, relative, text, language_id)
@@ -130,8 +142,8 @@ class Workspace:
 
     def close(self, document: Document) -> None:
         """Forget an open document; the index keeps the file as it is on disk."""
-        self.documents.pop((document.root, document.path), None)
-        self._sessions.pop((document.root, document.path), None)
+        self.documents.pop(_key(document), None)
+        self._sessions.pop(_key(document), None)
 
     def saved(self, document: Document) -> None:
         """Bring the index up to date with a document that was written to disk."""
@@ -249,7 +261,7 @@ class Workspace:
         )
 
     def _session(self, document: Document) -> _Session:
-        return self._sessions.setdefault((document.root, document.path), _Session())
+        return self._sessions.setdefault(_key(document), _Session())
 
     def _head(
         self, document: Document, cursor: int, kind: CursorKind, room: int, rest: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,14 @@ _SEVERITY = {
     Severity.WARNING: types.MessageType.Warning,
     Severity.INFO: types.MessageType.Info,
 }
+# Every notebook, with all its cells.
+_NOTEBOOKS = types.NotebookDocumentSyncOptions(
+    notebook_selector=[
+        types.NotebookDocumentFilterWithNotebook(
+            notebook="*", cells=[types.NotebookCellLanguage(language="*")]
+        )
+    ]
+)
 
 
 class _Protocol(LanguageServerProtocol):
@@ -77,6 +85,47 @@ class _Protocol(LanguageServerProtocol):
     def lsp_text_document__did_close(self, params: types.DidCloseTextDocumentParams) -> None:
         self._server.session.close(params.text_document.uri)
 
+    @lsp_method(types.NOTEBOOK_DOCUMENT_DID_OPEN)
+    def lsp_notebook_document__did_open(self, params: types.DidOpenNotebookDocumentParams) -> None:
+        opened = params.notebook_document
+        session = self._server.session
+        session.notebooks.opened(opened.uri, _cells(opened.cells))
+        for cell in params.cell_text_documents:
+            session.open(cell.uri, cell.text, cell.version, cell.language_id)
+
+    @lsp_method(types.NOTEBOOK_DOCUMENT_DID_CHANGE)
+    def lsp_notebook_document__did_change(
+        self, params: types.DidChangeNotebookDocumentParams
+    ) -> None:
+        uri, changes = params.notebook_document.uri, params.change.cells
+        session = self._server.session
+        if changes is None:
+            return
+        if changes.structure is not None:
+            array = changes.structure.array
+            added = _cells(array.cells or ())
+            session.notebooks.spliced(uri, array.start, array.delete_count, added)
+            for cell in changes.structure.did_open or ():
+                session.open(cell.uri, cell.text, cell.version, cell.language_id)
+            for closed in changes.structure.did_close or ():
+                session.close(closed.uri)
+        session.notebooks.changed_kinds(uri, _cells(changes.data or ()))
+        for changed in changes.text_content or ():
+            edits = [_edit(change) for change in changed.changes]
+            session.change(changed.document.uri, changed.document.version, edits)
+
+    @lsp_method(types.NOTEBOOK_DOCUMENT_DID_SAVE)
+    def lsp_notebook_document__did_save(self, params: types.DidSaveNotebookDocumentParams) -> None:
+        """The index follows the files, so nothing is left to do."""
+
+    @lsp_method(types.NOTEBOOK_DOCUMENT_DID_CLOSE)
+    def lsp_notebook_document__did_close(
+        self, params: types.DidCloseNotebookDocumentParams
+    ) -> None:
+        for cell in params.cell_text_documents:
+            self._server.session.close(cell.uri)
+        self._server.session.notebooks.closed(params.notebook_document.uri)
+
 
 class Server(LanguageServer):
     """The language server. It is the `Editor` of its session.
@@ -90,7 +139,11 @@ class Server(LanguageServer):
 
     def __init__(self, connect: Callable[[], Client] | None = None) -> None:
         super().__init__(
-            NAME, __version__, protocol_cls=_Protocol, converter_factory=default_converter
+            NAME,
+            __version__,
+            protocol_cls=_Protocol,
+            converter_factory=default_converter,
+            notebook_document_sync=_NOTEBOOKS,
         )
         self.left = False
         self.status_line = StatusLine(self.send_status)
@@ -238,6 +291,10 @@ def _edit(change: types.TextDocumentContentChangeEvent) -> Edit:
     if isinstance(change, types.TextDocumentContentChangePartial):
         return Edit(change.text, _pair(change.range.start), _pair(change.range.end))
     return Edit(change.text)
+
+
+def _cells(cells: Iterable[types.NotebookCell]) -> list[tuple[str, bool]]:
+    return [(cell.document, cell.kind is types.NotebookCellKind.Code) for cell in cells]
 
 
 def _selected(info: types.SelectedCompletionInfo) -> Selected:

@@ -39,6 +39,8 @@ class Document:
     Attributes:
         root, path: the workspace root it belongs to and its path from there with "/"; for a file
             outside of all roots, an empty root and its full path.
+        view: which of several documents of one path this is, such as a notebook's cell; empty for
+            the file itself.
         names: all names under which the file is reached, in the form of `path`; links have several.
         language_id: the editor's name for the language; it decides, and the path only without it.
         revision: grows with each change.
@@ -48,6 +50,7 @@ class Document:
     def __init__(self, root: str, path: str, text: str, language_id: str = "") -> None:
         self.root = root
         self.path = path
+        self.view = ""
         self.names: tuple[str, ...] = (path,)
         self.language_id = language_id
         self.text = clean(text)

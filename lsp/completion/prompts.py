@@ -10,13 +10,11 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import unquote, urlsplit
 
-from lsp.documents.uri import normal, path_of
+from lsp.documents.uri import file_of, normal
 
 if TYPE_CHECKING:
     from context import Document, Explanation, Workspace
@@ -57,6 +55,7 @@ class Prompts:
         index: whether other files of the workspace may be read, and shown to the model.
         excludes: patterns, in .gitignore's form, of files that are never shown to it.
         max_files: how many files are indexed at most; None leaves it to the index.
+        earlier: the text of the cells before a document, given its URI; empty for what is no cell.
     """
 
     def __init__(
@@ -66,11 +65,13 @@ class Prompts:
         index: bool = True,
         excludes: Sequence[str] = (),
         max_files: int | None = None,
+        earlier: Callable[[str], str] = lambda _: "",
     ) -> None:
         self._roots = tuple(roots)
         self._index = index
         self._excludes = tuple(excludes)
         self._max_files = max_files
+        self._earlier = earlier
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prompts")
         self._workspace: Workspace | None = None
         self._fim: Fim | None = None
@@ -108,6 +109,8 @@ class Prompts:
             rest: the cursor rests, so that a better start of the prompt is worth its evaluation.
         """
         loop = asyncio.get_running_loop()
+        if earlier := self._earlier(site.uri):
+            site = replace(site, prefix=earlier + site.prefix)
         made = await loop.run_in_executor(
             self._thread,
             lambda: self._build(
@@ -214,7 +217,8 @@ class Prompts:
         text = site.prefix[: len(site.prefix) - len(start)] + site.suffix
         document = self._documents.get(key)
         if document is None:
-            document = workspace.open(_path(key), text, site.language_id)
+            path, view = file_of(key)
+            document = workspace.open(path, text, site.language_id, view)
             self._documents[key] = document
         before, edited_chars = document.text, document.edited_chars
         document.replace(text)
@@ -233,7 +237,7 @@ class Prompts:
         from context import Document
 
         key = normal(uri)
-        path = _path(key)
+        path, _ = file_of(key)
         if self._workspace is not None:
             made = self._workspace.document(path, text, language_id)
         else:
@@ -294,17 +298,3 @@ def index_file(roots: Sequence[Path]) -> Path:
 
     name = hashlib.sha256("\n".join(map(str, roots)).encode("utf-8", "replace")).hexdigest()
     return paths.cache_dir() / "index" / f"{name[:24]}.db"
-
-
-@cache
-def _path(uri: str) -> Path:
-    """The file that a URI names; of other schemes, a path that is in no workspace."""
-    path = path_of(uri)
-    try:
-        if path is not None:
-            return path.absolute()  # links are followed later, where every name of a file counts
-        parts = urlsplit(uri)  # the cells of a notebook differ in the fragment only
-        name = f"{unquote(parts.path)}#{parts.fragment}" if parts.fragment else unquote(parts.path)
-        return Path(name or "untitled")
-    except (OSError, ValueError):  # a NUL, or too long: no file has such a name
-        return Path("untitled")

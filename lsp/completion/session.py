@@ -29,8 +29,9 @@ from lsp.completion.suggestion import (
 )
 from lsp.daemon.backend import Backend
 from lsp.documents.document import Document, Encoding, Place, body
+from lsp.documents.notebooks import Notebooks, earlier_text
 from lsp.documents.site import Site
-from lsp.documents.uri import path_of
+from lsp.documents.uri import normal, path_of
 
 if TYPE_CHECKING:
     from assistant.settings import CompletionSettings
@@ -87,6 +88,7 @@ class Session:
         roots: the folders of the workspace.
         tally: what became of the suggestions.
         backend: the way to the model.
+        notebooks: the order of the cells in the open notebooks.
         on_update: sends the editor longer forms of its items; None for an editor that shows none.
             Such an editor gets the longer form when it sends another request.
         on_edit: called after each edit with the URI, the first changed line, and the changed lines
@@ -105,15 +107,16 @@ class Session:
         self.encoding = Encoding.UTF16
         self.tally = Tally(lambda uri: found.text if (found := self.document(uri)) else None)
         self.backend = backend
+        self.notebooks = Notebooks()
         self.on_update: Callable[[Update], None] | None = None
         self.on_edit: Callable[[str, int, list[str] | None, list[str]], None] | None = None
         self.on_close: Callable[[str], None] | None = None
-        self._completer = Completer(backend, Prompts())
+        self._completer = Completer(backend, Prompts(earlier=self._earlier))
         self._seen: tuple[object, ...] = ()
         self._chores: set[asyncio.Task[None]] = set()
         self._clock = clock
         self._watch = watch or Watch()
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, _Open] = {}  # by their normal URIs
         self._cursors: dict[str, Place] = {}
 
     def configure(self, settings: CompletionSettings | None, roots: Iterable[Path]) -> None:
@@ -127,7 +130,11 @@ class Session:
             self._seen = seen
             self._do(self._completer.prompts.aclose())
             self._completer.prompts = Prompts(
-                self.roots, index=index, excludes=excludes, max_files=max_files
+                self.roots,
+                index=index,
+                excludes=excludes,
+                max_files=max_files,
+                earlier=self._earlier,
             )
 
     @property
@@ -137,7 +144,7 @@ class Session:
 
     def document(self, uri: str) -> Document | None:
         """An open document."""
-        found = self._open.get(uri)
+        found = self._open.get(normal(uri))
         return found.document if found else None
 
     def document_range(
@@ -154,7 +161,8 @@ class Session:
 
     def uri_at(self, path: Path) -> str | None:
         """The URI under which the editor has a file open."""
-        return next((uri for uri in self._open if path_of(uri) == path), None)
+        uris = (found.document.uri for found in self._open.values())
+        return next((uri for uri in uris if path_of(uri) == path), None)
 
     def open(self, uri: str, text: str, version: int, language: str) -> None:
         """The editor has opened a document."""
@@ -162,19 +170,21 @@ class Session:
         document = Document(uri, text, encoding=self.encoding, version=version, language=language)
         suggestions = Suggestions()
         ahead = Ahead(document, suggestions, self._completer, lambda: self.settings, self._watch)
-        self._open[uri] = _Open(document, suggestions, ahead)
+        self._open[normal(uri)] = _Open(document, suggestions, ahead)
+        self.notebooks.opened_cell(uri)
         if self.wanted(language):
-            ahead.opened(self._cursors.get(uri, _START))
+            ahead.opened(self._cursors.get(normal(uri), _START))
 
     def change(self, uri: str, version: int, edits: Iterable[Edit]) -> None:
         """The editor has changed a document. One that was never opened is left alone."""
-        found = self._open.get(uri)
+        found = self._open.get(normal(uri))
         if found is None:
             return
+        self.notebooks.edited_cell(uri)
         for edit in edits:
             if edit.start is None or edit.end is None:
                 found.document.replace_all(edit.text)
-                self._report_edit(uri, 0, None, [])
+                self._report_edit(found.document.uri, 0, None, [])
             else:
                 self._tell_tally(found.document, edit.start, edit.end, edit.text)
                 self._replace(found.document, edit.start, edit.end, edit.text)
@@ -191,13 +201,15 @@ class Session:
 
     def close(self, uri: str) -> None:
         """The editor has closed a document; what was asked for it is given up."""
-        self.tally.closed(uri)
-        found = self._open.pop(uri, None)
+        found = self._open.pop(normal(uri), None)
         if found is None:
             return
+        uri = found.document.uri
+        self.tally.closed(uri)
+        self.notebooks.closed_cell(uri)
         if self.on_close is not None:
             self.on_close(uri)
-        self._cursors[uri] = found.cursor
+        self._cursors[normal(uri)] = found.cursor
         self._stop_growing(found)
         found.ahead.stop()
         if found.running is not None:
@@ -220,7 +232,7 @@ class Session:
         Args:
             invoked: a person asked for it: at once, and several.
         """
-        found = self._open.get(uri)
+        found = self._open.get(normal(uri))
         settings = self.settings
         if found is None or settings is None or not self.wanted(found.document.language):
             return []
@@ -256,7 +268,7 @@ class Session:
         if items:
             found.answered = _Answered(site, position, taken, items[0])
         latency_ms = 1000 * (self._clock() - asked_at)
-        where = uri, document.language, document.offset(taken.start)
+        where = document.uri, document.language, document.offset(taken.start)
         for item in items:
             self.tally.offered(item.id, where, item.text, latency_ms)
         return items
@@ -271,15 +283,15 @@ class Session:
 
     def files(self) -> Iterator[tuple[Path, Document]]:
         """The open documents that are files."""
-        for uri, found in self._open.items():
-            path = path_of(uri)
+        for found in self._open.values():
+            path = path_of(found.document.uri)
             if path is not None:
                 yield path, found.document
 
     async def suggests(self, uri: str) -> bool:
         """Whether ghost text was sent for a document as it is now. Waits for a request that is
         being answered: it goes first."""
-        found = self._open.get(uri)
+        found = self._open.get(normal(uri))
         if found is not None and found.running is not None:
             await asyncio.wait({found.running})
         if found is None or found.answered is None:
@@ -288,7 +300,7 @@ class Session:
 
     def edit_shown(self, uri: str, version: int) -> None:
         """A next edit is shown for a version of a document: ghost text waits for the next one."""
-        found = self._open.get(uri)
+        found = self._open.get(normal(uri))
         if found is not None:
             found.edit_version = version
 
@@ -300,6 +312,10 @@ class Session:
         await asyncio.gather(*self._chores, return_exceptions=True)
         await self._completer.prompts.aclose()
         await self.backend.aclose()
+
+    def _earlier(self, uri: str) -> str:
+        """The text of the cells before a document; empty where it is no cell of a notebook."""
+        return earlier_text(self.notebooks.before(uri), self.document, self.document(uri))
 
     def _tell_tally(self, document: Document, start: Position, end: Position, text: str) -> None:
         if self.tally.watches(document.uri):

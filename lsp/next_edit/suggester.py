@@ -90,7 +90,7 @@ class NextEdits:
         document = self._session.document(uri)
         if document is None or not self._wanted(document.language):
             return []
-        asked = document.version
+        uri, asked = document.uri, document.version
         if version is not None and version != asked:
             return []
         if await self._session.suggests(uri):
@@ -104,6 +104,7 @@ class NextEdits:
             uri,
             where.text,
             lambda workspace, studied: self._look(tracked, workspace, studied, where, others),
+            language_id=document.language,
         )
         if document.version != asked:
             return []

@@ -13,8 +13,7 @@ from assistant import paths
 from assistant.errors import ModelError, UnknownModelError
 from assistant.models import catalogue, local_store
 from lsp.completion.prompts import Prompts
-from lsp.completion.prompts import _path as known_path
-from lsp.documents.uri import path_of
+from lsp.documents.uri import file_of, path_of
 from lsp.editor import Configuration
 
 NAMES = [
@@ -86,7 +85,7 @@ def test_removing_takes_files_of_the_folder_only(home: Path, models: Path) -> No
 )
 def test_uris_are_only_names(uri: str, tmp_path: Path) -> None:
     """No URI makes a file be read: text comes from the editor. Those outside are outside."""
-    place = known_path(uri)
+    place = file_of(uri)[0]
     assert isinstance(place, Path)
     assert ".." not in place.parts
     assert path_of(uri) is None or uri.startswith("file:")
