@@ -23,7 +23,30 @@ pytestmark = [
 LINE = REST.split("\n")[0]
 WRITTEN = SAMPLE.replace("    \n", f"    return {REST}\n")
 ACCEPTED = {"title": "", "command": "underkeel.accepted", "arguments": [{"id": "1"}]}
+EXECUTE = "workspace/executeCommand"
+SHOWN = "textDocument/didShowInlineEdit"
+CURSOR = ".statusbar-item[id='status.editor.selection']"
+NEXT = ".statusbar-item[id='underkeel.underkeel.nextEdit']"
 BLOCK = "oo: keeper\n    feeds()"
+
+FAR = "def load():\n    pass\n\nx = load()\ny = load()\n" + "# more\n" * 60 + "load()\n"
+RENAMED = [FAR.replace("load", "read", count) for count in range(1, 5)]
+IMPORTED = "import json\n" + RENAMED[3]
+
+
+def next_edit(number: int, document: str, start: list[int], end: list[int], text: str) -> Any:
+    """A rule of the scripted server: the edit that follows when the document is like this."""
+    positions = ({"line": line, "character": character} for line, character in (start, end))
+    accept = {"title": "Accept", "command": "underkeel.acceptNextEdit"}
+    edit = {
+        "text": text,
+        "range": dict(zip(("start", "end"), positions, strict=True)),
+        "textDocument": "here",
+        "command": {**accept, "arguments": [{"id": f"edit-{number}"}]},
+    }
+    return {"document": document, "edit": edit}
+
+
 RULES = {
     "completions": [
         {
@@ -48,6 +71,12 @@ RULES = {
             {"deltas": ["It is about *st"], "hold": True},
         ]
     },
+    "edits": [
+        next_edit(1, RENAMED[0], [3, 4], [3, 8], "read"),
+        next_edit(2, RENAMED[1], [4, 4], [4, 8], "read"),
+        next_edit(3, RENAMED[2], [65, 0], [65, 4], "read"),
+        next_edit(4, RENAMED[3], [0, 0], [0, 0], "import json\n"),
+    ],
     "notify": [{"method": "underkeel/status", "params": STATUS}],
 }  # fmt: skip
 
@@ -124,6 +153,48 @@ STEPS: list[Step] = [
     ("tab block", "keys", {"keys": ["Tab"]}),
     ("after block", "document", {"text": f"{WRITTEN}q q q z{BLOCK}"}),
     ("accepted block", "heard", {"method": "workspace/executeCommand", "text": '"2"'}),
+    # Next edits: Tab accepts what is visible and jumps to what is not
+    ("renaming", "open", {"file": "renaming.py"}),
+    ("rename", "keys", {"keys": ["Control+Home", *["ArrowRight"] * 4, *["Delete"] * 4]}),
+    ("new name", "type", {"text": "read"}),
+    ("next edit", "beside", {"text": "read"}),
+    ("next-edit.png", "picture", {"file": "next-edit.png"}),
+    ("cursor", "see", {"selector": CURSOR, "text": "Ln 1, Col 9"}),
+    ("take it", "keys", {"keys": ["Tab"]}),
+    ("taken", "document", {"text": RENAMED[1]}),
+    ("cursor after", "see", {"selector": CURSOR, "text": "Ln 1, Col 9"}),
+    ("second edit", "heard", {"method": SHOWN, "text": "edit-2"}),
+    ("take second", "keys", {"keys": ["Tab"]}),
+    ("taken second", "document", {"text": RENAMED[2]}),
+    ("hint", "see", {"selector": NEXT, "text": "line 66"}),
+    ("hint beside", "beside", {"text": "Tab: next edit: line 66"}),
+    ("jump", "keys", {"keys": ["Tab"]}),
+    ("jumped", "see", {"selector": CURSOR, "text": "Ln 66, Col 1"}),
+    ("far edit", "beside", {"text": "read"}),
+    ("take far", "keys", {"keys": ["Tab"]}),
+    ("taken far", "document", {"text": RENAMED[3]}),
+    ("hint back", "see", {"selector": NEXT, "text": "line 1"}),
+    ("jump back", "keys", {"keys": ["Tab"]}),
+    ("line beside", "beside", {"text": "+ import json"}),
+    ("next-edit-line.png", "picture", {"file": "next-edit-line.png"}),
+    ("take line", "keys", {"keys": ["Tab"]}),
+    ("taken line", "document", {"text": IMPORTED}),
+    # Undo takes one edit back; several cursors keep Tab and the first Escape; the second rejects
+    ("undo", "keys", {"keys": ["Control+z"]}),
+    ("undone", "document", {"text": RENAMED[3]}),
+    ("offered again", "heard", {"method": SHOWN, "text": "edit-4", "times": 5}),
+    ("two cursors", "keys", {"keys": ["Control+Home", "Shift+Alt+ArrowDown"]}),
+    ("indent", "keys", {"keys": ["Tab"]}),
+    ("indented", "document", {"text": "    def read():\n        pass" + RENAMED[3][20:]}),
+    ("undo indent", "keys", {"keys": ["Control+z"]}),
+    ("not indented", "document", {"text": RENAMED[3]}),
+    ("one cursor", "keys", {"keys": ["Escape", "End", "Space"]}),
+    ("spaced", "document", {"text": RENAMED[3].replace(":", ": ", 1)}),
+    ("unspaced", "keys", {"keys": ["Backspace"]}),
+    ("offered once more", "heard", {"method": SHOWN, "text": "edit-4", "times": 6}),
+    ("reject", "keys", {"keys": ["Escape"]}),
+    ("rejected", "heard", {"method": EXECUTE, "text": "underkeel.rejectNextEdit"}),
+    ("removed", "gone", {"selector": ".editor-instance .view-line span[class*=ced-]"}),
     # Each cell of a notebook is a document
     ("notebook", "open", {"file": "cells.ipynb"}),
     ("cell", "heard", {"method": "textDocument/didOpen", "text": "vscode-notebook-cell"}),
@@ -134,7 +205,7 @@ STEPS: list[Step] = [
 @pytest.fixture(scope="module")
 def editor(tmp_path_factory: pytest.TempPathFactory) -> VSCode:
     folder = tmp_path_factory.mktemp("vscode")
-    files = {"stock.py": SAMPLE, "cells.ipynb": json.dumps(NOTEBOOK)}
+    files = {"stock.py": SAMPLE, "renaming.py": FAR, "cells.ipynb": json.dumps(NOTEBOOK)}
     return vscode_session.prepared(folder, files, rules=RULES)
 
 
@@ -202,6 +273,26 @@ def test_a_block_grows_in_place(editor: VSCode, seen: dict[str, Any]) -> None:
     executed = editor.log("workspace/executeCommand")
     accepted = [one for one in executed if one["command"] == "underkeel.accepted"]
     assert [one["arguments"] for one in accepted] == [[{"id": "1"}], [{"id": "2"}]]
+
+
+def test_next_edits_are_accepted_one_by_one_and_rejected(
+    editor: VSCode, seen: dict[str, Any]
+) -> None:
+    """Issue 19, item 5: each is reported as shown, then as accepted or rejected."""
+    assert seen["next edit"] == ["read"]
+    executed = [
+        (params["command"].removeprefix("underkeel."), params["arguments"][0]["id"])
+        for params in editor.log(EXECUTE)
+        if params["command"].endswith("NextEdit")
+    ]
+    accepted = [("acceptNextEdit", f"edit-{number}") for number in (1, 2, 3, 4)]
+    assert executed == [*accepted, ("rejectNextEdit", "edit-4")]
+
+
+def test_a_next_edit_off_the_screen_has_a_hint(seen: dict[str, Any]) -> None:
+    assert seen["hint"].strip() == "next edit: line 66"
+    assert seen["hint beside"] == ["Tab: next edit: line 66"]
+    assert seen["line beside"] == ["+ import json"]
 
 
 def test_each_cell_of_a_notebook_is_a_document(editor: VSCode, seen: dict[str, Any]) -> None:

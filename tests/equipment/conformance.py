@@ -62,7 +62,55 @@ class Status(msgspec.Struct, rename="camel", kw_only=True):
     model: str | None = None
 
 
-_OWN: dict[str, Any] = {"underkeel/explanation": Delta | Done | Failed, "underkeel/status": Status}
+class _Document(_Strict):
+    uri: str
+    version: int | None = None
+
+
+class NextEditParams(_Strict):
+    """The parameters of a request for the next edit."""
+
+    text_document: _Document
+    position: types.Position
+
+
+class NextEdit(_Strict):
+    text: str
+    range: types.Range
+    text_document: _Document
+    command: types.Command
+
+
+class NextEdits(_Strict):
+    """The response to a request for the next edit."""
+
+    edits: list[NextEdit]
+
+
+class _ShownEdit(_Strict):
+    command: types.Command
+
+
+class NextEditShown(_Strict):
+    """The parameters of the notification that a next edit became visible."""
+
+    item: _ShownEdit
+
+
+class Focused(_Strict):
+    """The parameters of the notification that the user looks at a document."""
+
+    text_document: _Document
+
+
+_NEXT_EDIT = "textDocument/copilotInlineEdit"
+_OWN: dict[str, Any] = {
+    "underkeel/explanation": Delta | Done | Failed,
+    "underkeel/status": Status,
+    _NEXT_EDIT: NextEditParams,
+    "textDocument/didShowInlineEdit": NextEditShown,
+    "textDocument/didFocus": Focused,
+}
 _RESULTS = {
     "underkeel.explain": Explained,
     "underkeel.edit": Edited,
@@ -95,6 +143,9 @@ class Conformance:
             if request["method"] == types.TEXT_DOCUMENT_CODE_ACTION:
                 for item in message["result"] or ():
                     _check_action(item)
+                return
+            if request["method"] == _NEXT_EDIT:
+                msgspec.convert(message["result"], NextEdits)
                 return
             _same(message, types.METHOD_TO_TYPES[request["method"]][1])
             kind = _RESULTS.get(str((request.get("params") or {}).get("command")))

@@ -6,7 +6,7 @@ The argument is the position encoding; "offered" is the first one that the clien
 real server chooses. Speaks LSP on stdio. The test controls it over the same connection, so that
 the order is certain:
 
-    scripted/rules    notification {"completions", "commands", "actions"}; replaces the rules
+    scripted/rules    notification {"completions", "commands", "actions", "edits"}; replaces them
     scripted/release  notification: answer every held request now, in order of arrival
     scripted/send     notification {"method", "params"}: send this notification to the client
     scripted/log      request: all messages received so far
@@ -19,7 +19,8 @@ A command rule is {"deltas": [...], "hold": bool, "apply": WorkspaceEdit, "resul
 str}; several in a list serve one call each, and the last all that follow. With "apply" the edit is
 sent to the client first, and the result says whether it was applied. An action rule is a CodeAction
 whose "resolve" is held back until the client resolves it. In the edits of both, a text document
-"here" becomes the document of the request, in its version of that moment.
+"here" becomes the document of the request, in its version of that moment. A next-edit rule is
+{"document": its whole text, "edit": one of the response, with "textDocument": "here"}.
 
 An editor that passes on no messages of the test's own is steered by two files that the environment
 names: SCRIPTED_RULES holds the rules and "notify": [{"method", "params"}] and is read when the
@@ -49,6 +50,7 @@ class Server:
         self.completions: list[Message] = []
         self.commands: dict[str, list[Message]] = {}
         self.actions: list[Message] = []
+        self.edits: list[Message] = []
         self.applying: dict[str, tuple[Message, Message]] = {}
         self.held: dict[Any, tuple[Message, Message]] = {}
         self.log: list[Message] = []
@@ -69,7 +71,7 @@ class Server:
     def begin(self) -> None:
         """Take the rules that the environment names."""
         if path := os.environ.get("SCRIPTED_RULES"):
-            rules = json.loads(Path(path).read_text(encoding="utf-8"))
+            rules = _rules(path)
             self.take({"method": "scripted/rules", "params": rules})
             for notification in rules.get("notify", ()):
                 _send(notification)
@@ -92,6 +94,8 @@ class Server:
                 self.complete(message)
             case "workspace/executeCommand":
                 self.execute(message)
+            case "textDocument/copilotInlineEdit":
+                self.next_edit(message)
             case "textDocument/codeAction":
                 self.offer(message)
             case "codeAction/resolve":
@@ -103,6 +107,7 @@ class Server:
                 commands = (params.get("commands") or {}).items()
                 self.commands = {n: list(r) if isinstance(r, list) else [r] for n, r in commands}
                 self.actions = params.get("actions") or []
+                self.edits = params.get("edits") or []
             case "scripted/release":
                 for request, rule in list(self.held.values()):
                     self.answer(request, rule)
@@ -119,15 +124,17 @@ class Server:
                 _reply(message, None)
 
     def capabilities(self) -> Message:
+        commands = ["underkeel.explain", "underkeel.edit", "underkeel.accepted"]
+        path = os.environ.get("SCRIPTED_RULES")
+        if path and _rules(path).get("edits"):
+            commands += ["underkeel.acceptNextEdit", "underkeel.rejectNextEdit"]
         return {
             "capabilities": {
                 "positionEncoding": self.encoding,
                 "textDocumentSync": {"openClose": True, "change": 1},
                 "inlineCompletionProvider": {},
                 "codeActionProvider": {"resolveProvider": True},
-                "executeCommandProvider": {
-                    "commands": ["underkeel.explain", "underkeel.edit", "underkeel.accepted"]
-                },
+                "executeCommandProvider": {"commands": commands},
                 "experimental": {"underkeel": {"version": 1}},
             },
             "serverInfo": {"name": "scripted", "version": "1"},
@@ -176,6 +183,11 @@ class Server:
         fitting = (rule for rule in self.completions if before.endswith(rule["after"]))
         rule: Message = next(fitting, {"items": []})
         self.answer_or_hold(message, rule)
+
+    def next_edit(self, message: Message) -> None:
+        uri = message["params"]["textDocument"]["uri"]
+        fitting = [rule for rule in self.edits if rule["document"] == self.documents[uri]]
+        _reply(message, {"edits": [self.here(rule["edit"], uri) for rule in fitting[:1]]})
 
     def execute(self, message: Message) -> None:
         rules = self.commands.get(message["params"]["command"], [{}])
@@ -232,6 +244,11 @@ class Server:
         unit = {"utf-8": 1, "utf-16": 2, "utf-32": 4}[self.encoding]
         line = lines[row].encode(codec)[: column * unit].decode(codec)
         return "\n".join([*lines[:row], line])
+
+
+def _rules(path: str) -> Message:
+    rules: Message = json.loads(Path(path).read_text(encoding="utf-8"))
+    return rules
 
 
 def _placed(item: Message, position: Message) -> Message:

@@ -7,6 +7,7 @@ import { edit } from "./common/edit";
 import { Explanations } from "./common/explain";
 import { Ghost } from "./common/ghost";
 import { ExplainLenses } from "./common/lenses";
+import { NextEdits } from "./common/nextEdit";
 import { registerOutputs } from "./common/output";
 import { Previews } from "./common/preview";
 import { Command, type EditArgument, type ExplainArgument } from "./common/protocol";
@@ -18,7 +19,11 @@ export function activate(context: vscode.ExtensionContext): void {
   const log = vscode.window.createOutputChannel("Underkeel", { log: true });
   const status = new StatusItems();
   const lenses = new ExplainLenses();
-  const ghost = new Ghost((method, params) => void client?.running?.sendNotification(method, params));
+  const ghost: Ghost = new Ghost(
+    (method, params) => void client?.running?.sendNotification(method, params),
+    () => { nextEdits.clear(); },
+  );
+  const nextEdits = new NextEdits(() => client?.running, (document) => ghost.has(document));
   const explanations = new Explanations(context.extensionUri, () => client?.running);
   const previews = new Previews();
   const started = new Client(context, log, ghost, previews, {
@@ -37,10 +42,11 @@ export function activate(context: vscode.ExtensionContext): void {
     log,
     status,
     ghost,
+    nextEdits,
     previews,
     explanations,
     lenses,
-    register({ client: started, explanations, ghost, previews, log }),
+    register({ client: started, explanations, ghost, nextEdits, previews, log }),
     registerOutputs(),
     vscode.languages.registerCodeLensProvider({ scheme: "file" }, lenses),
     vscode.workspace.onDidGrantWorkspaceTrust(() => started.restart()),

@@ -36,6 +36,7 @@ test("a workspace sets nothing that starts a program, reaches the server or writ
   assert.deepEqual(settings.map(([name]) => name).filter((name) => !machine.includes(name)), [
     "underkeel.enable",
     "underkeel.languages",
+    "underkeel.nextEdits",
     "underkeel.explainLenses",
   ]);
 });

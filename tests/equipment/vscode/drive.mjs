@@ -182,6 +182,18 @@ const steps = {
     await page.locator(selector).filter({ hasText: text }).first().waitFor();
     return clean((await page.locator(selector).allInnerTexts()).join(""));
   },
+  /** Wait for the text of decorations beside the code, and return the text of all of them. */
+  beside: async (page, { text }) => {
+    let now = [];
+    await until(`${text} beside the code`, async () => {
+      now = await page.locator(".editor-instance .view-line span[class*=ced-]").evaluateAll((found) =>
+        found.flatMap((one) => ["::before", "::after"].map((side) => getComputedStyle(one, side).content)),
+      );
+      now = now.filter((content) => content.startsWith('"')).map((content) => clean(content.slice(1, -1)));
+      return now.some((content) => content.includes(text));
+    }, () => JSON.stringify(now));
+    return now;
+  },
   picture: async (page, { file, hovering }) => {
     if (!hovering) await page.mouse.move(700, 1);
     await page.waitForTimeout(300);

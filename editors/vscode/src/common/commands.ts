@@ -8,6 +8,7 @@ import type { Ghost } from "./ghost";
 import { install } from "./install";
 import { pickModel } from "./models";
 import { showOutput } from "./output";
+import type { NextEdits } from "./nextEdit";
 import type { Previews } from "./preview";
 import type { ExplainArgument } from "./protocol";
 import { isEnabled, read, setEnabled, setLanguage } from "./settings";
@@ -16,13 +17,14 @@ export interface Parts {
   client: Client;
   explanations: Explanations;
   ghost: Ghost;
+  nextEdits: NextEdits;
   previews: Previews;
   log: vscode.LogOutputChannel;
 }
 
 type Handler = (...args: never[]) => unknown;
 
-export function register({ client, explanations, ghost, previews, log }: Parts): vscode.Disposable {
+export function register({ client, explanations, ghost, nextEdits, previews, log }: Parts): vscode.Disposable {
   const withProgram = async (use: (program: string) => Promise<unknown>): Promise<void> => {
     const program = await client.find();
     if (program) await use(program.path);
@@ -41,6 +43,8 @@ export function register({ client, explanations, ghost, previews, log }: Parts):
     applyEdit: () => { previews.answer(true); },
     discardEdit: () => { previews.answer(false); },
     dismiss: () => { ghost.dismiss(); },
+    nextEdit: () => nextEdits.jumpOrAccept(),
+    dismissNextEdit: () => nextEdits.reject(),
     restart: () => client.restart(),
     showLog: () => { log.show(); },
     showPlan: () => withProgram((program) => showOutput(program, ["plan"])),

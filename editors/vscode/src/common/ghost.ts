@@ -32,7 +32,11 @@ export class Ghost implements vscode.Disposable {
   private answer: Answer | undefined;
   private readonly subscription: vscode.Disposable;
 
-  constructor(private readonly notify: Notify) {
+  constructor(
+    private readonly notify: Notify,
+    /** Called when there are items for the first time since the text changed. */
+    private readonly onItems: () => void,
+  ) {
     this.subscription = vscode.workspace.onDidChangeTextDocument((event) => { this.onChange(event); });
   }
 
@@ -56,6 +60,7 @@ export class Ghost implements vscode.Disposable {
     const first = items[0];
     if (token.isCancellationRequested || !first) return undefined;
     this.empty = undefined;
+    this.onItems();
     // Without a range LSP inserts at the cursor, but VS Code replaces the word there.
     for (const item of items) item.range ??= new vscode.Range(position, position);
     this.onShown(document, position, first);
@@ -63,6 +68,11 @@ export class Ghost implements vscode.Disposable {
     void vscode.commands.executeCommand("setContext", MAY_GROW, true);
     return items;
   };
+
+  /** Whether ghost text was given for a document as it is now. */
+  has(document: vscode.TextDocument): boolean {
+    return this.answer?.document === document && this.answer.version === document.version;
+  }
 
   /**
    * Show the longer form of the first item. VS Code has no call for that in its stable API: it requests the items

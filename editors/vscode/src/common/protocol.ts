@@ -63,9 +63,28 @@ export interface EditArgument {
   instruction?: string;
 }
 
+/** The change that follows from the last ones: `text` takes the place of the range. */
+export interface NextEdit {
+  text: string;
+  range: Range;
+  /** The version is null for a document that is not open. */
+  textDocument: { uri: string; version?: number | null };
+  command: { title: string; command: string; arguments: unknown[] };
+}
+
+export interface NextEditResponse {
+  edits: NextEdit[];
+}
+
 export const Command = {
   explain: "underkeel.explain",
   edit: "underkeel.edit",
+  acceptNextEdit: "underkeel.acceptNextEdit",
+  rejectNextEdit: "underkeel.rejectNextEdit",
+} as const;
+
+export const Request = {
+  nextEdit: "textDocument/copilotInlineEdit",
 } as const;
 
 export const Notification = {
@@ -74,6 +93,7 @@ export const Notification = {
   completionUpdate: "underkeel/completionUpdate",
   shown: "textDocument/didShowCompletion",
   partlyAccepted: "textDocument/didPartiallyAcceptCompletion",
+  nextEditShown: "textDocument/didShowInlineEdit",
 } as const;
 
 /** What the client supports: in `initialize`, under `experimental`. */

@@ -7,6 +7,7 @@ export const SECTION = "underkeel";
 
 export interface Settings {
   enable: boolean;
+  nextEdits: boolean;
   languages: Readonly<Record<string, boolean>>;
   program: string;
   installFrom: string;
@@ -26,6 +27,7 @@ export function read(): Settings {
   }
   return {
     enable: tightenFlag(levels<boolean>(section, "enable")),
+    nextEdits: tightenFlag(levels<boolean>(section, "nextEdits")),
     languages: tightenFlags(levels<Record<string, boolean>>(section, "languages")),
     program: section.get("program", ""),
     installFrom: section.get("installFrom", ""),
@@ -40,7 +42,8 @@ export function isEnabled(settings: Settings, language: string): boolean {
 
 /** As `initializationOptions` and as the settings of `workspace/didChangeConfiguration`. */
 export function forServer(settings: Settings): object {
-  return { [SECTION]: { completion: settings.completion } };
+  const nextEdits = settings.nextEdits ? {} : { next_edits: { enabled: false } };
+  return { [SECTION]: { completion: settings.completion, ...nextEdits } };
 }
 
 /** Turn ghost text on or off, at the level that decides. */
@@ -63,6 +66,6 @@ const TARGET = { user: vscode.ConfigurationTarget.Global, workspace: vscode.Conf
 /** What the user and the workspace set; VS Code leaves out the values of an untrusted workspace where they are restricted. */
 function levels<Value>(section: vscode.WorkspaceConfiguration, name: string): Levels<Value> {
   const set = section.inspect<Value>(name);
-  const workspace = vscode.workspace.isTrusted || name === "enable" ? set?.workspaceValue : undefined;
+  const workspace = vscode.workspace.isTrusted || name !== "languages" ? set?.workspaceValue : undefined;
   return { user: set?.globalValue, workspace };
 }
