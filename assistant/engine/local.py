@@ -88,6 +88,7 @@ class _Process:
         self.killed_for = ""
         self.stopped = False
         self._activity = _Activity(process.pid)
+        self._owing = asyncio.Event()
         readers = [
             asyncio.create_task(self._read_frames()),
             asyncio.create_task(self._read_log()),
@@ -99,6 +100,9 @@ class _Process:
         stdin = self.process.stdin
         if self.dead is not None or stdin is None or stdin.is_closing():
             raise self.dead or self._death()
+        if not self._owing.is_set():
+            self.heard_s = asyncio.get_running_loop().time()
+            self._owing.set()
         stdin.write(ipc.encode(command))
 
     @property
@@ -188,11 +192,14 @@ class _Process:
             self.log.append(_log_line(rest))
 
     async def _watch(self) -> None:
+        """End the process if it owes an answer and shows no sign of life. An idle one is left
+        alone: looking at it would only wake this process."""
         loop = asyncio.get_running_loop()
         while True:
+            await self._owing.wait()
             await asyncio.sleep(min(_CHECK_S, self._hang_s / 4))
             if not self.waiting:
-                self.heard_s = loop.time()
+                self._owing.clear()
                 continue
             silent_s = loop.time() - self.heard_s
             if silent_s <= self._hang_s:

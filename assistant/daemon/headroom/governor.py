@@ -21,7 +21,7 @@ from assistant.memory.degrade.budget import Memory
 from assistant.memory.degrade.ladder import DROP, TRIM, Move, Rules, Situation, Standing
 from assistant.memory.planning.plan import HOST_MEMORY
 from assistant.memory.probes.devices import Device
-from assistant.memory.probes.sampler import Reader, Sample, Sampler
+from assistant.memory.probes.sampler import QUIET_AFTER_S, Reader, Sample, Sampler
 from assistant.wire import DeviceNow, ErrorNow, RungNow, ServiceState
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,9 @@ _REST = 200.0
 """A touch is followed by a rest so many times as long: it costs half a percent of a core."""
 
 _COLD_S = 1.0
+
+_QUIET_STATS_S = 10.0
+"""How often the worker's statistics are read after a minute without requests: it wakes for each."""
 
 
 class Warmth:
@@ -76,6 +79,19 @@ class Warmth:
 # A load that failed because memory is short is tried again at most this often.
 _RETRY_S = 10.0
 _PASSING = frozenset({"plan", "remote"})
+
+
+def stats_due(idle_s: float, since_s: float, *, on_gpu: bool) -> bool:
+    """Whether to read the worker's statistics with this sample.
+
+    An idle worker's counters do not change; but those of GPUs that only llama.cpp sees are among
+    them, and reading them is how a worker that died unnoticed is noticed.
+
+    Args:
+        idle_s: since the last request; `since_s`: since they were read.
+        on_gpu: the model is loaded on a GPU.
+    """
+    return on_gpu or idle_s < QUIET_AFTER_S or since_s >= _QUIET_STATS_S
 
 
 class Supervised(Protocol):
@@ -136,14 +152,16 @@ class Governor:
         self._release_after_s = release_after_s
         self._busy = busy
         self._clock = clock
-        self._sampler = Sampler(look, self._on_sample)
+        self._sampler = Sampler(
+            look, self._on_sample, idle_s=lambda: self.idle_s, on_gpu=lambda: self._on_gpu
+        )
         self._standing = Standing()
         self._moving: asyncio.Task[None] | None = None
         self._active_s = clock()
         self._tried_s = clock()
         self._counting: asyncio.Task[None] | None = None
         self._refused_seen = self._dropped_seen = 0
-        self._dropped_s = float("-inf")
+        self._dropped_s = self._counted_s = float("-inf")
         self._fell = False
         self._loadable: Loadable | None = None
         self._had: dict[str, int] = {}
@@ -182,6 +200,15 @@ class Governor:
     def idle_s(self) -> float:
         """Since the last request; 0 while one is served."""
         return 0.0 if self._busy() else self._clock() - self._active_s
+
+    @property
+    def _on_gpu(self) -> bool:
+        """Whether the model is loaded, and on a GPU too."""
+        loadable = self._host.loadable
+        if loadable is None or self._host.state is not ServiceState.READY:
+            return False
+        held = loadable.ladder[self._host.step].holds
+        return any(count > 0 for name, count in held.items() if name != HOST_MEMORY)
 
     def devices(self) -> tuple[DeviceNow, ...]:
         """The devices of the plan, with what is free and what is ours."""
@@ -253,7 +280,10 @@ class Governor:
         self.on_look(sample)
 
     def _look(self, sample: Sample) -> None:
-        if self._counting is None or self._counting.done():
+        counting = self._counting is not None and not self._counting.done()
+        since_s = self._clock() - self._counted_s
+        if not counting and stats_due(self.idle_s, since_s, on_gpu=self._on_gpu):
+            self._counted_s = self._clock()
             self._counting = asyncio.create_task(self._count())
         state = self._host.state
         moving = self._moving is not None and not self._moving.done()

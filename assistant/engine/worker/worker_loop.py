@@ -20,7 +20,7 @@ from assistant.engine.types import Delta, Done, EngineStats, GenerateRequest
 from assistant.errors import FrameError, LoadError, UnderkeelError
 
 BEAT_S = 1.0
-"""The daemon hears of a worker that lives so often."""
+"""A worker that computes sends a sign of life this often; one that waits owes nothing."""
 
 
 class Runs(Protocol):
@@ -74,11 +74,11 @@ class WorkerLoop(ABC, Generic[R]):
             runner = self.runner
             busy = runner is not None and runner.busy
             try:
-                command = self.commands.get(block=not busy, timeout=None if busy else BEAT_S)
+                command = self.commands.get(block=not busy)
             except queue.Empty:
-                if runner is not None and busy:
+                if runner is not None:
                     runner.step()
-                if not busy or time.monotonic() - self._wrote_s > BEAT_S:
+                if time.monotonic() - self._wrote_s > BEAT_S:
                     self.say(ipc.Beat())
                 continue
             if command is None:

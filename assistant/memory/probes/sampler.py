@@ -164,6 +164,8 @@ def _event(path: Path) -> dict[str, str]:
 
 BUSY_S = 0.1
 IDLE_S = 1.0
+QUIET_S = 2.0
+QUIET_AFTER_S = 60.0
 ALERT_S = 0.1
 _ALERT_LASTS_S = 3.0
 _STIR_SHARE = 0.01  # of the size of a GPU or of host memory: a change worth looking closer at
@@ -216,29 +218,51 @@ class Probes:
         self._nvml.close()
 
 
-def stirred(before: Sample, after: Sample) -> bool:
-    """Whether so much changed that the next look should come soon."""
+def gpu_stirred(before: Sample, after: Sample) -> bool:
+    """Whether a GPU came or went, or the free memory of one changed much."""
     if before.lost != after.lost or len(before.gpus) != len(after.gpus):
         return True
-    pairs = [
-        (old.free_bytes, new.free_bytes, new.total_bytes)
-        for old, new in zip(before.gpus, after.gpus, strict=True)
-    ]
-    pairs.append(
-        (
-            before.host_memory.available_bytes,
-            after.host_memory.available_bytes,
-            after.host_memory.total_bytes,
-        )
-    )
-    return any(abs(new - old) > total * _STIR_SHARE for old, new, total in pairs)
+    pairs = zip(before.gpus, after.gpus, strict=True)
+    return any(_changed(old.free_bytes, new.free_bytes, new.total_bytes) for old, new in pairs)
 
 
-def interval_s(*, busy: bool, since_stir_s: float) -> float:
-    """Seconds to the next look: tight while generating and for a while after a change."""
+def stirred(before: Sample, after: Sample) -> bool:
+    """Whether so much changed that the next look should come soon."""
+    old, new = before.host_memory, after.host_memory
+    changed = _changed(old.available_bytes, new.available_bytes, new.total_bytes)
+    return changed or gpu_stirred(before, after)
+
+
+def _changed(old: int, new: int, total: int) -> bool:
+    return abs(new - old) > total * _STIR_SHARE
+
+
+def interval_s(
+    *,
+    busy: bool,
+    since_stir_s: float,
+    since_gpu_stir_s: float,
+    idle_s: float = 0.0,
+    on_gpu: bool = True,
+) -> float:
+    """Seconds to the next sample.
+
+    Short while tokens are generated, and for a while after a change. After `QUIET_AFTER_S` without
+    a request only changes of GPU memory count: in host memory other programs come and go all the
+    time, and a look costs more than a reaction that comes two seconds later.
+
+    Args:
+        busy: tokens are being generated.
+        since_stir_s: since host or GPU memory changed much; `since_gpu_stir_s`: GPU memory alone.
+        idle_s: since the last request.
+        on_gpu: a model is loaded on a GPU, where memory has to be back within two seconds.
+    """
     if busy:
         return BUSY_S
-    return ALERT_S if since_stir_s < _ALERT_LASTS_S else IDLE_S
+    quiet = idle_s >= QUIET_AFTER_S
+    if (since_gpu_stir_s if quiet else since_stir_s) < _ALERT_LASTS_S:
+        return ALERT_S
+    return QUIET_S if quiet and not on_gpu else IDLE_S
 
 
 class Sampler:
@@ -248,13 +272,23 @@ class Sampler:
     stop the event loop, and no second one is asked beside it.
     """
 
-    def __init__(self, read: Reader, on_sample: Callable[[Sample], None]) -> None:
+    def __init__(
+        self,
+        read: Reader,
+        on_sample: Callable[[Sample], None],
+        *,
+        idle_s: Callable[[], float] = lambda: 0.0,
+        on_gpu: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`idle_s` and `on_gpu`: see `interval_s`."""
         self._read = read
         self._on_sample = on_sample
+        self._idle_s = idle_s
+        self._on_gpu = on_gpu
         self._busy = False
         self._wake = asyncio.Event()
         self._waiters: list[asyncio.Future[Sample]] = []
-        self._stirred_at_s = -_ALERT_LASTS_S
+        self._stirred_at_s = self._gpu_stirred_at_s = float("-inf")
         self.last: Sample | None = None
         self.stuck = False
         """Whether the probes have been silent for seconds: what is known is old."""
@@ -289,8 +323,14 @@ class Sampler:
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(sample)
-            since = time.monotonic() - self._stirred_at_s
-            wait_s = interval_s(busy=self._busy, since_stir_s=since)
+            now_s = time.monotonic()
+            wait_s = interval_s(
+                busy=self._busy,
+                since_stir_s=now_s - self._stirred_at_s,
+                since_gpu_stir_s=now_s - self._gpu_stirred_at_s,
+                idle_s=self._idle_s(),
+                on_gpu=self._on_gpu(),
+            )
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), wait_s)
 
@@ -304,5 +344,7 @@ class Sampler:
     def _take(self, sample: Sample) -> None:
         if self.last is not None and stirred(self.last, sample):
             self._stirred_at_s = time.monotonic()
+            if gpu_stirred(self.last, sample):
+                self._gpu_stirred_at_s = self._stirred_at_s
         self.last = sample
         self._on_sample(sample)

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from assistant.client import CompletionRequest, ServiceState
 from assistant.daemon.headroom.budgets import Budgets
+from assistant.daemon.headroom.governor import stats_due
 from assistant.daemon.models.loading import Loadable
 from assistant.daemon.supervisor.restart_policy import Rules as DeathRules
 from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
@@ -53,6 +54,12 @@ async def rung_is(daemon: Daemon, name: str) -> None:
         return now is not None and now.name == name
 
     await until(there)
+
+
+def test_statistics_are_read_less_often_after_a_minute_without_requests() -> None:
+    assert stats_due(59.0, 0.1, on_gpu=False) and stats_due(1e9, 0.1, on_gpu=True)
+    assert not stats_due(60.0, 9.0, on_gpu=False)
+    assert stats_due(60.0, 10.0, on_gpu=False) and stats_due(1e9, float("inf"), on_gpu=False)
 
 
 def level(daemon: Daemon) -> int:

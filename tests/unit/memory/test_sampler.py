@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from assistant.memory.probes import sampler
 from assistant.memory.probes.devices import GpuMemory, HostMemory
-from assistant.memory.probes.sampler import Sample, Sampler, interval_s, stirred
+from assistant.memory.probes.sampler import (
+    Sample,
+    Sampler,
+    gpu_stirred,
+    interval_s,
+    stirred,
+)
 
 
 def sample(free: int = 500, *, available: int = 500, lost: tuple[str, ...] = ()) -> Sample:
@@ -18,11 +25,32 @@ def sample(free: int = 500, *, available: int = 500, lost: tuple[str, ...] = ())
     return Sample(at_s=0, gpus=(card,), host_memory=HostMemory(1000, available), lost=lost)
 
 
+def interval(*, busy: bool = False, stir: float = 1e9, gpu_stir: float = 1e9, **more: Any) -> float:
+    return interval_s(busy=busy, since_stir_s=stir, since_gpu_stir_s=gpu_stir, **more)
+
+
 def test_tight_while_busy_or_stirred_and_slow_when_idle() -> None:
-    assert interval_s(busy=True, since_stir_s=1e9) == sampler.BUSY_S
-    assert interval_s(busy=False, since_stir_s=0.0) == sampler.ALERT_S
-    assert interval_s(busy=False, since_stir_s=1e9) == sampler.IDLE_S
-    assert sampler.BUSY_S < sampler.IDLE_S
+    assert interval(busy=True) == sampler.BUSY_S
+    assert interval(stir=0.0) == sampler.ALERT_S
+    assert interval() == interval(idle_s=59.0, on_gpu=False) == sampler.IDLE_S
+    assert sampler.BUSY_S < sampler.IDLE_S < sampler.QUIET_S
+
+
+def test_after_a_minute_without_requests_it_looks_less_often() -> None:
+    quiet = {"idle_s": 60.0, "on_gpu": False}
+    assert interval(**quiet) == sampler.QUIET_S
+    assert interval(stir=0.0, **quiet) == sampler.QUIET_S  # other programs use host memory
+    assert interval(stir=0.0, gpu_stir=0.0, **quiet) == sampler.ALERT_S
+    assert interval(busy=True, **quiet) == sampler.BUSY_S
+    # A GPU's memory has to be back within two seconds.
+    assert interval(idle_s=1e9, on_gpu=True) == sampler.IDLE_S <= 1.0
+    assert interval(stir=0.0, gpu_stir=0.0, idle_s=1e9, on_gpu=True) == sampler.ALERT_S
+
+
+def test_changes_of_host_memory_are_not_changes_of_a_gpu() -> None:
+    assert not gpu_stirred(sample(500), sample(500, available=400))
+    assert gpu_stirred(sample(500), sample(400))
+    assert gpu_stirred(sample(), sample(lost=("0000:01:00.0",)))
 
 
 def test_small_changes_do_not_stir() -> None:
