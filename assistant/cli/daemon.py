@@ -76,9 +76,11 @@ def serve(  # noqa: PLR0917 - one parameter an option
         "--log-level": ("daemon.log_level", log_level and log_level.lower()),
     }
 
-    def read() -> tuple[settings.Settings, list[SettingsError]]:
+    def read(
+        *, last: settings.Settings | None = None
+    ) -> tuple[settings.Settings, list[SettingsError]]:
         """The file, and over it the command line; read again whenever the file changes."""
-        found, problems = settings.load()
+        found, problems = settings.load(last=last)
         return settings.override(found, options), problems
 
     chosen, problems = read()

@@ -1,6 +1,7 @@
 """Reads the settings file, and merges what an editor says over it.
 
-A wrong file never stops anything: each wrong value is reported and keeps its default.
+A wrong file never stops anything: each wrong value is reported, and its default is used, or the
+value that was read before.
 """
 
 from __future__ import annotations
@@ -31,11 +32,17 @@ class UnreadableSettingsError(SettingsError):
         return SettingsError(message, subject=self.subject, advice=self.advice)
 
 
-def load(path: Path | None = None) -> tuple[Settings, list[SettingsError]]:
+def load(
+    path: Path | None = None, *, last: Settings | None = None
+) -> tuple[Settings, list[SettingsError]]:
     """Read the settings file; a missing file gives the defaults.
 
+    Args:
+        last: the settings in use, where the file is read again.
+
     Returns:
-        The settings, and what was wrong: each wrong value keeps its own default.
+        The settings, and what was wrong: a wrong value leaves its setting at the value of `last`,
+        or at its default.
     """
     path = path or paths.config_file()
     try:
@@ -57,8 +64,11 @@ def load(path: Path | None = None) -> tuple[Settings, list[SettingsError]]:
             problems.append(_unknown_table(str(path), name))
         elif not isinstance(value, dict):
             problems.append(_no_table(str(path), name, value))
+            if last is not None:
+                found[name] = getattr(last, name)
         else:
-            found[name] = _table(default, name, value, str(path), problems)
+            kept = getattr(last, name) if last is not None else None
+            found[name] = _table(default, name, value, str(path), problems, last=kept)
     return msgspec.structs.replace(Settings(), **found), problems[:_MOST_PROBLEMS]
 
 
@@ -134,8 +144,12 @@ def _table(
     problems: list[SettingsError],
     *,
     editor: bool = False,
+    last: msgspec.Struct | None = None,
 ) -> msgspec.Struct:
-    """`own` with the accepted values of `raw`; `problems` gets the others."""
+    """`own` with the accepted values of `raw`; `problems` gets the others.
+
+    A refused value leaves its setting as it is in `last`, or else in `own`.
+    """
     fields = {field.name: field for field in msgspec.structs.fields(own)}
     good: dict[str, Any] = {}
     for key, item in raw.items():
@@ -144,15 +158,15 @@ def _table(
             problems.append(_unknown_key(source, table, str(key)))
             continue
         kind, rule = rule_of(field)
-        kept = getattr(own, key)
+        kept = getattr(own if last is None else last, key)
         try:
             value = checked(kind, rule, item)
             good[key] = stricter(rule, kept, field.default, value) if editor else value
         except ValueError as error:
+            good[key] = kept
             used = msgspec.json.encode(kept).decode()
-            problems.append(
-                SettingsError(f"{error}. {used} is used", subject=f"{source}: {table}.{key}")
-            )
+            used = f"{used} is used" if last is None else f"{used}, the last valid value, is used"
+            problems.append(SettingsError(f"{error}. {used}", subject=f"{source}: {table}.{key}"))
     return msgspec.structs.replace(own, **good)
 
 

@@ -128,6 +128,22 @@ def test_the_cases_of_the_reports(tmp_path: Path) -> None:
     assert "out of range" in only_problem(tmp_path, "[model]\nn_ctx = 1\n")
 
 
+def test_a_file_that_is_read_again_keeps_the_last_valid_values(tmp_path: Path) -> None:
+    """Only of the settings whose value is wrong; those that were removed go back to defaults."""
+    file = tmp_path / "config.toml"
+    file.write_text('[daemon]\nmax_waiting = 7\nlog_level = "debug"\n[model]\nname = "a"\n')
+    first, problems = load(file)
+    assert not problems
+    file.write_text('model = 3\n[daemon]\nmax_waiting = "many"\n')
+    again, problems = load(file, last=first)
+    assert again.daemon.max_waiting == 7 and again.model.name == "a"
+    assert again.daemon.log_level == Settings().daemon.log_level
+    assert ["the last valid value, is used" in str(one) for one in problems] == [False, True]
+    # Without a valid value before, it is the default.
+    fresh, problems = load(file)
+    assert fresh.daemon.max_waiting == Settings().daemon.max_waiting and len(problems) == 2
+
+
 def test_whole_numbers_may_be_written_as_floats(tmp_path: Path) -> None:
     found, problems = loaded(tmp_path, "[model]\nn_ctx = 4096.0\n[engine]\nhang_s = 5\n")
     assert not problems

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Effect(StrEnum):
-    """When a changed setting counts."""
+    """When a changed setting takes effect."""
 
     NOW = "now"
     NEXT_LOAD = "next load"
@@ -49,22 +49,23 @@ _SINGLE = {
 _SECRET = {"key", "token", "password", "secret"}
 _NOT_SECRET = ("_file", "_name")
 _STEP_MS = 400
-"""How often changes of the file are looked at: each look wakes the process."""
+"""How often changes of the file are collected: each time wakes the process."""
 _HIDDEN = "***"
 
 
 def effect_of(key: str) -> Effect:
-    """When a change of the setting `table.name` counts."""
+    """When a change of the setting `table.name` takes effect."""
     return _SINGLE.get(key) or _TABLES.get(key.partition(".")[0], Effect.RESTART)
 
 
 def compare(
     old: Settings, new: Settings, in_effect: Settings | None = None
 ) -> tuple[ChangeNow, ...]:
-    """What differs, setting by setting.
+    """The settings that differ.
 
     Args:
-        in_effect: what the daemon works by now: a setting that is so already need not wait.
+        in_effect: the settings that the daemon uses now: a change that it has already made is
+            reported as in effect.
     """
     changes = []
     for table in old.__struct_fields__:
@@ -75,8 +76,8 @@ def compare(
                 key = f"{table}.{name}"
                 effect = effect_of(key)
                 if in_effect is not None and effect in _WAITING:
-                    there = getattr(getattr(in_effect, table), name) == is_now
-                    effect = Effect.NOW if there else effect
+                    done = getattr(getattr(in_effect, table), name) == is_now
+                    effect = Effect.NOW if done else effect
                 change = ChangeNow(
                     key=key,
                     old=_shown(name, was),
@@ -88,38 +89,38 @@ def compare(
 
 
 def pending(in_effect: Settings, now: Settings) -> tuple[ChangeNow, ...]:
-    """Of the settings of `now`, those by which the daemon does not work yet."""
+    """The settings of `now` that have not taken effect yet."""
     return tuple(change for change in compare(in_effect, now) if change.effect in _WAITING)
 
 
 def advice(changes: tuple[ChangeNow, ...]) -> list[str]:
-    """The changes as sentences, with what to do about those that wait."""
-    return [f"{change.key}: {change.old} -> {change.new}, {_said(change)}" for change in changes]
+    """One line for each change: old and new value, and when it takes effect."""
+    return [f"{change.key}: {change.old} -> {change.new}, {_when(change)}" for change in changes]
 
 
-def _said(change: ChangeNow) -> str:
+def _when(change: ChangeNow) -> str:
     match Effect(change.effect):
         case Effect.NOW:
             return "took effect"
         case Effect.NEXT_LOAD:
-            # A model's load takes minutes and much memory: saving a file is no word for that.
+            # A load takes minutes and much memory: saving a file does not ask for that.
             how = f"models use {change.new}" if change.key == "model.name" else "restart"
-            return f"takes effect when a model is loaded next; at once with: underkeel {how}"
+            return f"takes effect with the next load of a model; now with: underkeel {how}"
         case Effect.RESTART:
             how = "restart"
             if change.key == "explain.name" and '""' not in {change.old, change.new}:
                 how = f"models use --for explain {change.new}"
             return f"takes effect with: underkeel {how}"
         case Effect.EDITORS:
-            return "takes effect in each editor when it is started next"
+            return "takes effect when an editor is started again"
 
 
 async def watch(path: Path, changed: Callable[[], Any]) -> None:
-    """Call `changed` whenever the file was written, made or removed, until cancelled.
+    """Call `changed` whenever the file was written, created or removed, until cancelled.
 
     The folder is watched, since editors replace files instead of writing into them.
     """
-    from watchfiles import awatch  # not for commands that only put changes into words
+    from watchfiles import awatch  # not needed by commands that only print changes
 
     while True:
         try:
@@ -142,15 +143,19 @@ def _shown(name: str, value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-Read = Callable[[], tuple[Settings, list[SettingsError]]]
-"""Reads the settings as at the start: the file, and over it what the command line gave."""
+class Read(Protocol):
+    """Reads the settings as at the start: the file, and over it the options of the command line."""
+
+    def __call__(self, *, last: Settings) -> tuple[Settings, list[SettingsError]]:
+        """A wrong value leaves its setting as it is in `last`."""
+        ...
 
 
 class Follower:
-    """Reads the settings again when told to, and gives the service what can change at once.
+    """Reads the settings file again on request, and applies what can change at once.
 
     Attributes:
-        path: the file that is followed.
+        path: the settings file.
     """
 
     def __init__(
@@ -161,7 +166,7 @@ class Follower:
         take_model: Callable[[Settings], None] = lambda _: None,
         path: Path | None = None,
     ) -> None:
-        """`take_model` is given settings whose model is to be used by the next load."""
+        """`take_model`: called with the settings that the next load of a model uses."""
         self._service = service
         self._read = read
         self._take_model = take_model
@@ -172,14 +177,16 @@ class Follower:
 
     @property
     def now(self) -> SettingsNow:
-        """What the last reading found, and what of the file has not taken effect by now."""
+        """What the last reading found, and the changes that have not taken effect yet."""
         return replace(self._last, pending=pending(self._in_effect(), self._service.settings))
 
     def reload(self) -> SettingsNow:
-        """Read the file, and report what that changed. A wrong value keeps its default; a file
-        that cannot be read at all changes nothing."""
-        settings, problems = self._read()
+        """Read the file, and report what that changed.
+
+        A wrong value leaves its setting unchanged; a file that cannot be read changes nothing.
+        """
         before, served = self._service.settings, self._in_effect()
+        settings, problems = self._read(last=before)
         unreadable = [one for one in problems if isinstance(one, UnreadableSettingsError)]
         if unreadable:
             settings, problems = before, [one.kept() for one in unreadable]
@@ -187,7 +194,7 @@ class Follower:
         self._service.follow(settings)
         self._take_model(settings)
         logs.set_level(settings.daemon.log_level)
-        told = self._last.problems
+        known = self._last.problems
         self._last = SettingsNow(
             path=str(self.path),
             read_at=time.time(),
@@ -197,12 +204,12 @@ class Follower:
         for line in advice(changes):
             log.info("settings: %s", line)
         for problem in self._last.problems:
-            if problem not in told:
+            if problem not in known:
                 log.warning("settings: %s", problem)
         return self.now
 
     def _in_effect(self) -> Settings:
-        """What the daemon was started with, but for models that have been loaded since."""
+        """The settings at the start, with the models that were loaded since."""
         found, service = self._start, self._service
         loadable = service.host.loadable
         if loadable is not None and loadable.model is not None:

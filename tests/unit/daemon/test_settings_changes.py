@@ -115,10 +115,11 @@ def test_a_running_daemon_follows_its_file(home: Path, caplog: pytest.LogCapture
                 "model.n_ctx",
             }
             assert [change.key for change in told_now.pending] == ["model.n_ctx"]
-            # Wrong values keep their defaults, and are told.
+            # A wrong value leaves its setting as it is, and is reported; the others are taken.
             write(home, '[daemon]\nmax_waiting = "many"\n[completion]\nbudget_tokens = 300\n')
-            await until(lambda: service.admission.most == 64)
-            assert follower.now.problems and not follower.now.pending
+            await until(lambda: bool(follower.now.problems))
+            assert service.admission.most == 7 and not follower.now.pending
+            assert "7, the last valid value, is used" in follower.now.problems[0]
             warned = [
                 record.message for record in caplog.records if "max_waiting" in record.message
             ]
@@ -214,8 +215,8 @@ def test_over_the_socket_and_by_a_signal(home: Path) -> None:
 def test_what_the_command_line_gave_stays(home: Path) -> None:
     """`underkeel serve --ctx` reads the file through its own options."""
 
-    def read() -> tuple[Settings, list[SettingsError]]:
-        found, problems = settings.load()
+    def read(*, last: Settings | None = None) -> tuple[Settings, list[SettingsError]]:
+        found, problems = settings.load(last=last)
         return replace(found, model=replace(found.model, n_ctx=512)), problems
 
     async def main() -> None:
