@@ -37,7 +37,7 @@ def test_tight_while_busy_or_stirred_and_slow_when_idle() -> None:
 
 
 def test_after_a_minute_without_requests_it_looks_less_often() -> None:
-    quiet = {"idle_s": 60.0, "on_gpu": False}
+    quiet: dict[str, Any] = {"idle_s": 60.0, "on_gpu": False}
     assert interval(**quiet) == sampler.QUIET_S
     assert interval(stir=0.0, **quiet) == sampler.QUIET_S  # other programs use host memory
     assert interval(stir=0.0, gpu_stir=0.0, **quiet) == sampler.ALERT_S
