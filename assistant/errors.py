@@ -154,8 +154,17 @@ class RefusedError(EngineError):
 
 
 class ContextFullError(EngineError):
+    """A prompt does not fit.
+
+    Attributes:
+        prompt_tokens: its length; limit_tokens: the most that fits now. 0 where unknown, and after
+            the error was sent over the wire.
+    """
+
     code = "context_full"
     http_status = 400
+    prompt_tokens: int = 0
+    limit_tokens: int = 0
 
 
 class FrameError(EngineError):

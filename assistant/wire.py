@@ -17,6 +17,7 @@ from assistant.errors import UnderkeelError, from_wire
 from assistant.memory.degrade.budget import BudgetNow
 
 __all__ = [
+    "BUDGET_HEADER",
     "CLIENT_HEADER",
     "BudgetNow",
     "ChangeNow",
@@ -40,6 +41,9 @@ __all__ = [
 CLIENT_HEADER = "x-underkeel-client"
 """Names the client, so that each gets its share of the queue."""
 
+
+BUDGET_HEADER = "x-underkeel-budget"
+"""Of each answer: how many tokens a prompt that may use the whole context can have now."""
 
 _Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]

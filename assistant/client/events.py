@@ -52,7 +52,7 @@ class WireTimings(msgspec.Struct, kw_only=True):
 class WireError(msgspec.Struct, kw_only=True):
     """llama-server's error object; `underkeel` holds what ours adds."""
 
-    code: int = 500
+    code: int | str = 500
     message: str = ""
     type: str = ""
     underkeel: ErrorNow | None = None

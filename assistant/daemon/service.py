@@ -38,6 +38,7 @@ from assistant.memory.degrade.ladder import Rules
 from assistant.memory.probes.sampler import Reader
 from assistant.settings import DaemonSettings, Settings
 from assistant.wire import (
+    BUDGET_HEADER,
     CompletionRequest,
     GenerateBody,
     PromptBody,
@@ -184,6 +185,35 @@ class Service:
             budget=self.budgets.of(Priority.INTERACTIVE),
             explain_budget=self._explaining().budgets.of(Priority.EXPLAIN),
         )
+
+    def budget_headers(self) -> dict[str, str]:
+        """The current budget as a header; empty before the first look at the memory."""
+        budget = self._explaining().budgets.of(Priority.EXPLAIN)
+        return {BUDGET_HEADER: str(budget.tokens)} if budget else {}
+
+    async def listed(self) -> Json:
+        """The entry of GET /v1/models: named as in the settings."""
+        model = await self.host.usable()
+        budget = self._explaining().budgets.of(Priority.EXPLAIN)
+        planned = self.host.loadable.model if self.host.loadable else None
+        name = planned.name if planned and not model.server else ""
+        return {
+            "id": name or model.name,
+            "object": "model",
+            "created": int(time.time()),
+            "owned_by": "underkeel",
+            "context_length": model.n_ctx,
+            "max_model_len": model.n_ctx,
+            "budget_tokens": budget.tokens if budget else model.n_ctx,
+            "meta": {
+                "name": model.name,
+                "n_vocab": model.n_vocab,
+                "n_ctx": model.n_ctx,
+                "n_ctx_train": model.n_ctx_train,
+                "n_params": model.n_params,
+                "size": model.size_bytes,
+            },
+        }
 
     async def status(self) -> Status:
         host = self.host

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -82,6 +81,7 @@ def build_app(
                 marker=marker,
                 limit_s=service.settings.daemon.request_limit_s,
                 after=held.release,
+                more_headers=service.budget_headers,
             )
 
         return Route(path, endpoint, methods=["POST"])
@@ -103,26 +103,13 @@ def build_app(
                     "budget": found.budget,
                     "explain_budget": found.explain_budget,
                 },
-            }
+            },
+            headers=service.budget_headers(),
         )
 
     async def models(_: Request) -> Response:
-        model = await service.host.usable()
-        meta = {
-            "n_vocab": model.n_vocab,
-            "n_ctx": model.n_ctx,
-            "n_ctx_train": model.n_ctx_train,
-            "n_params": model.n_params,
-            "size": model.size_bytes,
-        }
-        entry = {
-            "id": model.name,
-            "object": "model",
-            "created": int(time.time()),
-            "owned_by": "underkeel",
-            "meta": meta,
-        }
-        return Json({"object": "list", "data": [entry]})
+        entry = await service.listed()
+        return Json({"object": "list", "data": [entry]}, headers=service.budget_headers())
 
     async def tokenise(request: Request) -> Response:
         return await small(request, TokenizeBody, service.tokenise)
@@ -248,7 +235,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path
     what = {404: f"there is no {path[:100]} here", 405: f"{request.method} is not for {path}"}
-    mapped = RequestError(what.get(error.status_code, error.detail), advice="See the README")
+    mapped = RequestError(
+        what.get(error.status_code, error.detail), advice="See: underkeel help api"
+    )
     answer = error_response(mapped)
     answer.status_code = error.status_code
     answer.headers.update(error.headers or {})

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, TypeVar
 
@@ -49,15 +49,27 @@ class Json(Response):
         return msgspec.json.encode(content)
 
 
-def error_response(error: UnderkeelError, *, body_read: bool = False) -> Json:
-    """`body_read`: the request has come whole, so its connection can serve the next one."""
-    headers = {}
+def error_response(
+    error: UnderkeelError,
+    *,
+    body_read: bool = False,
+    openai: bool = False,
+    headers: Mapping[str, str] | None = None,
+) -> Json:
+    """
+    Args:
+        body_read: the request has come whole, so its connection can serve the next one.
+        openai: see `error_object`.
+        headers: more of them.
+    """
+    headers = dict(headers or {})
     if error.http_status in {429, 503}:
         headers["Retry-After"] = "1"
     if not body_read and isinstance(error, TooLargeError | TooSlowError | OverloadedError):
         # What is left of the body must not be waited for.
         headers["Connection"] = "close"
-    return Json(error_object(error), status_code=error.http_status, headers=headers)
+    content = error_object(error, openai=openai)
+    return Json(content, status_code=error.http_status, headers=headers)
 
 
 def unexpected(error: BaseException) -> UnderkeelError:
@@ -139,15 +151,22 @@ class EventStream(Response):
         marker: bool,
         limit_s: float,
         after: Callable[[], None] = lambda: None,
+        more_headers: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """`marker`: a stream ends with `[DONE]`; `limit_s`: the longest an answer may take;
-        `after` is called when it has ended, however it did."""
+        """
+        Args:
+            marker: the route is OpenAI's: a stream ends with `[DONE]`, and errors are OpenAI's.
+            limit_s: the longest an answer may take.
+            after: called when the answer has ended, however it did.
+            more_headers: called when the answer starts.
+        """
         super().__init__()
         self._produce = produce
         self._stream = stream
         self._marker = marker
         self._limit_s = limit_s
         self._after = after
+        self._more_headers = more_headers
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -168,7 +187,8 @@ class EventStream(Response):
                 async for item in items:
                     if not self._stream:
                         self._started = True
-                        await Json(item)(scope, receive, send)
+                        headers = dict(self._more_headers())
+                        await Json(item, headers=headers)(scope, receive, send)
                         return
                     await self._send_event(send, msgspec.json.encode(item))
                 if self._marker:
@@ -176,7 +196,10 @@ class EventStream(Response):
         except Exception as raised:
             error = self._mapped(raised)
             if not self._started:
-                await error_response(error, body_read=True)(scope, receive, send)
+                answer = error_response(
+                    error, body_read=True, openai=self._marker, headers=self._more_headers()
+                )
+                await answer(scope, receive, send)
                 return
             await self._finish(scope, send, error)
             return
@@ -189,7 +212,8 @@ class EventStream(Response):
                 if not self._stream:
                     raise TimeoutError
                 if error is not None:
-                    await self._send_event(send, msgspec.json.encode(error_object(error)))
+                    content = error_object(error, openai=self._marker)
+                    await self._send_event(send, msgspec.json.encode(content))
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
             log.info("a client stopped reading: its connection is closed")
@@ -200,6 +224,8 @@ class EventStream(Response):
         if not self._started:
             self._started = True
             headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+            more = self._more_headers().items()
+            headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in more]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
         body = b"data: " + data + b"\n\n"
         await send({"type": "http.response.body", "body": body, "more_body": True})

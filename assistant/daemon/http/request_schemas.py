@@ -357,12 +357,16 @@ def _check_served(body: GenerateBody) -> None:
 def _check_fits(n_prompt: int, wanted: int, model: ModelInfo, budget: BudgetNow | None) -> None:
     if budget is not None and n_prompt > budget.tokens:
         why = f" ({budget.reason})" if budget.reason else ""
-        raise ContextFullError(
+        error = ContextFullError(
             f"the prompt has {n_prompt} tokens, the budget is {budget.tokens}{why}",
             advice="Build it again under the current budget",
         )
+        error.prompt_tokens, error.limit_tokens = n_prompt, budget.tokens
+        raise error
     if model.n_ctx and n_prompt + (1 if wanted else 0) > model.n_ctx:
-        raise ContextFullError(
+        error = ContextFullError(
             f"the prompt has {n_prompt} tokens, the context holds {model.n_ctx} with the answer",
             advice="Send a shorter prompt, or serve with a larger context",
         )
+        error.prompt_tokens, error.limit_tokens = n_prompt, model.n_ctx
+        raise error

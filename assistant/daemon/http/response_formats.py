@@ -218,14 +218,36 @@ class ChatFormat:
         return _envelope(answer, "chatcmpl", "chat.completion.chunk") | {"choices": [choice]}
 
 
-def error_object(error: UnderkeelError) -> Json:
-    """llama-server's error object, with our own fields under `underkeel`."""
+def error_object(error: UnderkeelError, *, openai: bool = False) -> Json:
+    """llama-server's error object, with our own fields under `underkeel`.
+
+    Args:
+        openai: for OpenAI's routes, whose clients know a prompt that is too long by its `code`.
+    """
     status = error.http_status
-    kind = _ERROR_TYPE.get(status, "server_error")
-    if isinstance(error, ContextFullError):
-        kind = "exceed_context_size_error"
     own = msgspec.to_builtins(ErrorNow.of(error))
-    return {"error": {"code": status, "message": str(error), "type": kind, "underkeel": own}}
+    found: Json = {
+        "code": status,
+        "message": str(error),
+        "type": _ERROR_TYPE.get(status, "server_error"),
+        "underkeel": own,
+    }
+    if isinstance(error, ContextFullError):
+        found |= _too_long(error) if openai else {"type": "exceed_context_size_error"}
+        if error.limit_tokens:
+            found |= {"n_prompt_tokens": error.prompt_tokens, "n_ctx": error.limit_tokens}
+    return {"error": found}
+
+
+def _too_long(error: ContextFullError) -> Json:
+    """OpenAI's `context_length_exceeded`. Clients also search the message for its first words."""
+    message = str(error)
+    if error.limit_tokens:
+        message = (
+            f"This model's maximum context length is {error.limit_tokens} tokens now."
+            f" However, your prompt has {error.prompt_tokens} tokens ({message})"
+        )
+    return {"code": "context_length_exceeded", "message": message, "param": None}
 
 
 def timings_object(timings: Timings) -> Json:

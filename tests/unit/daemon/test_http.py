@@ -27,7 +27,7 @@ from assistant.errors import (
     RequestError,
     UnknownModelError,
 )
-from assistant.settings import DaemonSettings, Settings
+from assistant.settings import DaemonSettings, ModelSettings, Settings
 from assistant.wire import ServiceState
 
 
@@ -328,6 +328,67 @@ def test_too_long_a_prompt(home: Path) -> None:
         assert text == DEFAULT_REPLY[:6] and last.stop_reason is StopReason.LENGTH
 
     run(body)
+
+
+def test_too_long_a_prompt_on_openais_routes(home: Path) -> None:
+    """Clients shorten a conversation when they see OpenAI's code, or its words."""
+
+    async def body(daemon: Daemon) -> None:
+        long, turn = "x" * 5000, {"role": "user", "content": "x" * 5000}
+        for path, sent in (
+            ("/v1/completions", {"prompt": long}),
+            ("/v1/completions", {"prompt": long, "stream": True}),
+            ("/v1/chat/completions", {"messages": [turn]}),
+            ("/chat/completions", {"messages": [turn], "stream": True}),
+            ("/v1/completions", {"prompt": "x" * 3000, "budget_tokens": 1}),
+        ):
+            answer = await daemon.http.post(path, json=sent)
+            error = answer.json()["error"]
+            assert answer.status_code == 400
+            assert error["code"] == "context_length_exceeded"
+            assert error["type"] == "invalid_request_error"
+            assert "maximum context length is" in error["message"]
+            assert str(error["n_prompt_tokens"]) in error["message"]
+            assert str(error["n_ctx"]) in error["message"]
+            assert error["underkeel"]["code"] == "context_full"
+        with pytest.raises(ContextFullError, match="the context holds 4096"):
+            async for _ in daemon.client.chat([ChatMessage(role="user", content=long)]):
+                pass
+
+    run(body, Templated())
+
+
+def test_the_budget_is_a_header(home: Path) -> None:
+    async def body(daemon: Daemon) -> None:
+        await until(lambda: daemon.service.budgets.of(Priority.EXPLAIN) is not None)
+        budget = daemon.service.budgets.of(Priority.EXPLAIN)
+        assert budget is not None
+        sent = {"prompt": "a", "max_tokens": 2}
+        answers = [
+            await daemon.http.get("/props"),
+            await daemon.http.get("/v1/models"),
+            await daemon.http.post("/v1/completions", json=sent),
+            await daemon.http.post("/v1/completions", json=sent | {"stream": True}),
+            await daemon.http.post("/v1/completions", json=sent | {"prompt": "x" * 5000}),
+        ]
+        for answer in answers:
+            assert answer.headers["x-underkeel-budget"] == str(budget.tokens)
+        (entry,) = answers[1].json()["data"]
+        assert (entry["context_length"], entry["budget_tokens"]) == (4096, budget.tokens)
+
+    run(body)
+
+
+def test_the_model_is_named_as_in_the_settings(home: Path) -> None:
+    def planner() -> Loadable:
+        found = fake_model()
+        return Loadable(found.ladder, margins=found.margins, model=ModelSettings(name="my-coder"))
+
+    async def body(daemon: Daemon) -> None:
+        (entry,) = (await daemon.http.get("/v1/models")).json()["data"]
+        assert (entry["id"], entry["meta"]["name"]) == ("my-coder", "fake")
+
+    run(body, planner=planner)
 
 
 def test_a_flood_is_refused_and_the_queue_recovers(home: Path) -> None:
