@@ -18,6 +18,7 @@ from assistant.llama.model import Model
 from assistant.llama.spec import DeviceMemory, LoadSpec
 
 Logits = npt.NDArray[np.float32]
+_PARTIAL = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,32 @@ class Context:
         if not count:
             self.forget(sequence)
         return bool(count)
+
+    def checkpoint_bytes(self, sequence: int) -> int:
+        """Size of what `checkpoint` would return."""
+        return int(llama_cpp.llama_state_seq_get_size_ext(self._handle, sequence, _PARTIAL))
+
+    def checkpoint(self, sequence: int) -> bytes:
+        """The part of the sequence's state that cannot be cut: recurrent state, and the cells of a
+        sliding window. Empty where there is none."""
+        size = self.checkpoint_bytes(sequence)
+        buffer = (ctypes.c_uint8 * size)()
+        count = llama_cpp.llama_state_seq_get_data_ext(
+            self._handle, buffer, size, sequence, _PARTIAL
+        )
+        return bytes(memoryview(buffer)[:count])
+
+    def rewind(self, sequence: int, state: bytes, length: int) -> bool:
+        """Go back to a checkpoint that was taken when the sequence held `length` tokens.
+
+        As llama-server does (tools/server, "context checkpoint"): the state is put back, then the
+        other cells are cut. False where that fails; the sequence is not to be used then.
+        """
+        buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        count = llama_cpp.llama_state_seq_set_data_ext(
+            self._handle, buffer, len(state), sequence, _PARTIAL
+        )
+        return count == len(state) and self.forget(sequence, length)
 
 
 class _Batch:

@@ -110,8 +110,12 @@ class BatchBuilder:
         self._context, self._slots, self._drafter = context, slots, drafter
         self._gpu = gpu
 
-    def batch(self, running: Sequence[Job]) -> list[Part]:
-        """The next batch for jobs that have slots; not all of them need be in it."""
+    def batch(self, running: Sequence[Job], prefill_rate: float = 0.0) -> list[Part]:
+        """The next batch for jobs that have slots; not all of them need be in it.
+
+        Args:
+            prefill_rate: measured prompt tokens per second; 0 before the first measurement.
+        """
         alone = len(running) == 1
         jobs = {job.request.id: job for job in running}
         drafts = {
@@ -125,6 +129,7 @@ class BatchBuilder:
             gpu=self._gpu,
             decoding=any(job.decoding for job in running),
             evaluated=min(job.evaluated for job in running),
+            rate=prefill_rate,
         )
         rows = min(self._context.n_batch, most)
         parts = []
@@ -141,11 +146,13 @@ class BatchBuilder:
         """How many of its tokens the next batch may hold."""
         if job.singly:
             return 1
-        if self._slots.partial or job.generated or job.apart or not job.request.max_tokens:
+        if self._slots.partial or job.generated or job.apart:
             return len(job.todo)
         # What is added to a sequence here stays in it: the answer gets a copy of the prompt's.
-        if len(job.todo) > 1:
-            return len(job.todo) - 1
+        ahead = len(job.todo) - (1 if job.request.max_tokens else 0)
+        if ahead:
+            return self._slots.to_checkpoint(self._slots[job.slot], ahead)
+        self._slots.checkpoint(self._slots[job.slot])
         branch = self._slots.branch(self._slots[job.slot])
         job.slot, job.apart = branch.number if branch else job.slot, True
         return 1

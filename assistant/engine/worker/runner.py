@@ -314,7 +314,7 @@ class Runner:
             self._end(job, StopReason.LENGTH)
 
     def _evaluate(self, running: list[Job], turn: Priority) -> None:
-        chosen = self._builder.batch(running)
+        chosen = self._builder.batch(running, self._meter.prefill_rate)
         self._stepping = turn
         if self._overtaken(chosen, turn):
             self._stepping = None
@@ -349,8 +349,11 @@ class Runner:
         """Bring the cache back to what the slots say, and deal with the cause."""
         for job, slot, _ in chosen:
             held_tokens, held = [*slot.tokens], len(slot.tokens)
-            if self.context.last(slot.number) >= held and not self.slots.cut_after(slot, held):
-                job.todo, job.singly = [*held_tokens, *job.todo], False
+            if self.context.last(slot.number) < held:
+                continue
+            kept = self.slots.cut_after(slot, held)
+            if kept < held:
+                job.todo, job.singly = [*held_tokens[kept:], *job.todo], False
         if verdict is DecodeStatus.ABORTED:
             return
         if verdict in {DecodeStatus.NO_CELLS, DecodeStatus.NO_MEMORY} and self.slots.evict():

@@ -26,20 +26,26 @@ those of 512 are 2 % faster still, but took up to 66 ms to stop, and twice the m
 GPU_CHUNK = 256
 """The same on a GPU, where a step is not ended early and a long one costs little more."""
 
+MOST_STEP_S = 10.0
+"""No step is meant to take longer: a worker that is silent for long is taken for one that hangs."""
 
-def most_rows(*, gpu: bool, decoding: bool, evaluated: int) -> int:
-    """The most tokens of the next batch.
+
+def most_rows(*, gpu: bool, decoding: bool, evaluated: int, rate: float = 0.0) -> int:
+    """The most tokens of the next batch: at least 1, and no more than `MOST_STEP_S` are enough for.
 
     Args:
         gpu: the model, or part of it, is on a GPU.
         decoding: an answer is in the batch, whose next token should not wait for a long prompt.
         evaluated: the fewest prompt tokens that a request in the batch has evaluated so far.
+        rate: measured prompt tokens per second; 0 before the first measurement.
     """
     if gpu:
-        return GPU_CHUNK
-    if decoding:
-        return PREFILL_CHUNK
-    return max(PREFILL_CHUNK, min(STEADY_CHUNK, evaluated))
+        most = GPU_CHUNK
+    elif decoding:
+        most = PREFILL_CHUNK
+    else:
+        most = max(PREFILL_CHUNK, min(STEADY_CHUNK, evaluated))
+    return max(1, min(most, int(rate * MOST_STEP_S))) if rate > 0 else most
 
 
 _ORDER = (Priority.INTERACTIVE, Priority.EXPLAIN, Priority.BACKGROUND)
@@ -50,12 +56,18 @@ KEEP_SHARE = 0.5
 
 @dataclass(frozen=True)
 class SlotView:
-    """A slot as the scheduler sees it. `used_at` counts requests; higher is more recent."""
+    """A slot as the scheduler sees it.
+
+    Attributes:
+        used_at: counts requests; higher is more recent.
+        checkpoints: lengths that a sequence can be cut to where it cannot be cut anywhere.
+    """
 
     number: int
     tokens: Sequence[int]
     busy: bool
     used_at: int
+    checkpoints: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,7 @@ def place(slots: Sequence[SlotView], prompt: Sequence[int], *, partial: bool) ->
 
     The longest common start wins. At least one token is left to evaluate, since its logits are
     needed. `partial` says whether a sequence can be cut anywhere; where not, only a sequence
-    that the prompt extends is of use, and nothing is shared.
+    that the prompt extends is of use, or one with a checkpoint in what it shares with the prompt.
     """
     free = [slot for slot in slots if not slot.busy]
     if not free:
@@ -87,7 +99,10 @@ def place(slots: Sequence[SlotView], prompt: Sequence[int], *, partial: bool) ->
 
     def common(slot: SlotView) -> int:
         shared = min(shared_length(slot.tokens, prompt), most)
-        return shared if partial or shared == len(slot.tokens) else 0
+        if partial or shared == len(slot.tokens):
+            return shared
+        last = max((one for one in slot.checkpoints if one <= shared), default=0)
+        return last if last >= KEEP_SHARE * len(slot.tokens) else 0
 
     best = max(free, key=lambda slot: (common(slot), slot.used_at))
     empty = next((slot for slot in free if not slot.tokens), None)

@@ -21,6 +21,22 @@ class Slot:
     document: str = ""
 
 
+_MOST_CHECKPOINTS = 16
+_CHECKPOINT_BYTES = 64 * 2**20
+_BACK = 16
+"""Tokens before the end of a prompt where one more checkpoint is kept: the last tokens change when
+text is deleted, or when typed text joins the token before it."""
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """The state of a slot's sequence when it held its first `length` tokens."""
+
+    slot: int
+    length: int
+    state: bytes
+
+
 class Slots:
     """Keeps the book of the cache: who holds what, what may be cut, what has to go.
 
@@ -29,7 +45,9 @@ class Slots:
 
     Args:
         partial: sequences may be cut anywhere (False for recurrent and hybrid models, and behind
-            a sliding window that does not keep its whole length).
+            a sliding window that does not keep its whole length). Such sequences can be cut to
+            a checkpoint of their state; at most `_CHECKPOINT_BYTES` of those are kept, the ones
+            used last.
     """
 
     def __init__(self, context: Context, *, partial: bool) -> None:
@@ -37,6 +55,7 @@ class Slots:
         self.partial = partial
         self._slots = [Slot(number) for number in range(context.n_sequences)]
         self._clock = 0
+        self._checkpoints: list[_Checkpoint] = []  # the one used last comes last
         self.dropped = 0
 
     def __iter__(self) -> Iterator[Slot]:
@@ -69,7 +88,9 @@ class Slots:
         """
         prompt = list(prompt)
         views = [
-            scheduler.SlotView(slot.number, slot.tokens, slot.busy, slot.used_at)
+            scheduler.SlotView(
+                slot.number, slot.tokens, slot.busy, slot.used_at, self._lengths(slot)
+            )
             for slot in self._slots
         ]
         placed = scheduler.place(views, prompt, partial=self.partial)
@@ -112,25 +133,82 @@ class Slots:
         """Keep the first `length` tokens; False, with nothing kept, where that cannot be done."""
         if length == len(slot.tokens):
             return True
+        if length and not self.partial:
+            return self._rewind(slot, length) == length
         if length and self.context.forget(slot.number, length):
             del slot.tokens[length:]
             return True
         self.clear(slot)
         return not length
 
-    def cut_after(self, slot: Slot, length: int) -> bool:
+    def cut_after(self, slot: Slot, length: int) -> int:
         """Forget cells past the first `length` tokens, which a step that failed has left behind.
 
-        False, with nothing kept, where that cannot be done.
+        Returns:
+            How many tokens are kept: fewer where the sequence cannot be cut there.
         """
         if self.context.forget(slot.number, length):
-            return True
-        self.clear(slot)
-        return not length
+            return length
+        return self._rewind(slot, length)
 
     def clear(self, slot: Slot) -> None:
         self.context.forget(slot.number)
         slot.tokens = []
+        self._drop_checkpoints(slot, 0)
+
+    # Checkpoints, of sequences that cannot be cut anywhere.
+
+    def checkpoint(self, slot: Slot) -> None:
+        """Keep the state that the slot's sequence has now, if it is small enough."""
+        length = len(slot.tokens)
+        known = [
+            one for one in self._checkpoints if (one.slot, one.length) == (slot.number, length)
+        ]
+        if known:
+            self._checkpoints.remove(known[0])
+            self._checkpoints.append(known[0])
+            return
+        if not length or self.context.checkpoint_bytes(slot.number) > _CHECKPOINT_BYTES:
+            return
+        state = self.context.checkpoint(slot.number)
+        if not state:
+            return
+        self._checkpoints.append(_Checkpoint(slot.number, length, state))
+        held = sum(len(one.state) for one in self._checkpoints)
+        while len(self._checkpoints) > _MOST_CHECKPOINTS or held > _CHECKPOINT_BYTES:
+            held -= len(self._checkpoints.pop(0).state)
+
+    def to_checkpoint(self, slot: Slot, count: int) -> int:
+        """How many of the next `count` tokens to evaluate before a checkpoint, which is taken
+        when they are; all of them where none is due."""
+        before = count - _BACK
+        if before > 0:
+            return before
+        if before == 0 or not self._lengths(slot):
+            self.checkpoint(slot)
+        return count
+
+    def _lengths(self, slot: Slot) -> list[int]:
+        return [one.length for one in self._checkpoints if one.slot == slot.number]
+
+    def _rewind(self, slot: Slot, length: int) -> int:
+        """Go back to the last checkpoint of the first `length` tokens; returns the tokens kept."""
+        fitting = [
+            one for one in self._checkpoints if one.slot == slot.number and one.length <= length
+        ]
+        last = max(fitting, key=lambda one: one.length, default=None)
+        if last is None or not self.context.rewind(slot.number, last.state, last.length):
+            self.clear(slot)
+            return 0
+        del slot.tokens[last.length :]
+        self._drop_checkpoints(slot, last.length)
+        return last.length
+
+    def _drop_checkpoints(self, slot: Slot, length: int) -> None:
+        """Forget the slot's checkpoints of more than `length` tokens."""
+        self._checkpoints = [
+            one for one in self._checkpoints if one.slot != slot.number or one.length <= length
+        ]
 
     def evict(self) -> bool:
         """Forget the idle sequence that was used longest ago; False where there is none."""

@@ -107,3 +107,29 @@ def test_a_prompt_that_was_warmed_is_not_evaluated_again(kind: Kind, tmp_path: P
         assert (await asked.answer((*PROMPT, 7)))[1].evaluated_tokens == 2
 
     ask(kind(tmp_path / "m.gguf"), body)
+
+
+@KINDS
+def test_deleting_text_evaluates_only_the_end_again(kind: Kind, tmp_path: Path) -> None:
+    """Case S11: a backspace, several, and one that changes the token before."""
+    path = kind(tmp_path / "m.gguf")
+    typed = (*PROMPT, *TYPED)
+    deleted = [typed[:-1], typed[:-2], PROMPT[:-3], (*PROMPT[:-5], 200, 201)]
+    answers = {}
+
+    async def body(asked: Asked) -> None:
+        await asked.answer(PROMPT)
+        await asked.answer(typed)
+        for prompt in deleted:
+            answers[prompt], timings = await asked.answer(prompt)
+            assert timings.evaluated_tokens <= 20, (len(prompt), timings)
+
+    ask(path, body)
+    for prompt, answer in answers.items():
+
+        async def alone(
+            asked: Asked, prompt: tuple[int, ...] = prompt, answer: tuple[int, ...] = answer
+        ) -> None:
+            assert (await asked.answer(prompt))[0] == answer
+
+        ask(path, alone)

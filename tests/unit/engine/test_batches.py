@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.engine.worker.scheduler import GPU_CHUNK, PREFILL_CHUNK, STEADY_CHUNK, most_rows
+from assistant.engine.worker.scheduler import (
+    GPU_CHUNK,
+    MOST_STEP_S,
+    PREFILL_CHUNK,
+    STEADY_CHUNK,
+    most_rows,
+)
 
 
 def test_steps_grow_while_nothing_overtakes_them() -> None:
@@ -30,3 +37,13 @@ def test_cards_get_whole_steps(decoding: bool, evaluated: int) -> None:
 def test_no_step_is_longer_than_what_came_before_it(evaluated: int) -> None:
     rows = most_rows(gpu=False, decoding=False, evaluated=evaluated)
     assert PREFILL_CHUNK <= rows <= max(PREFILL_CHUNK, evaluated)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("rate", [0.01, 0.5, 3.0, 1000.0])
+def test_a_slow_model_gets_short_steps(rate: float, gpu: bool) -> None:
+    """Case T19: no step is longer than the measured rate allows, and none is empty."""
+    rows = most_rows(gpu=gpu, decoding=False, evaluated=5000, rate=rate)
+    assert 1 <= rows <= max(1, rate * MOST_STEP_S)
+    unknown = most_rows(gpu=gpu, decoding=False, evaluated=5000)
+    assert rows == unknown if rate == 1000.0 else rows < unknown

@@ -68,6 +68,15 @@ def test_append_only_memory_serves_what_goes_on_and_nothing_else() -> None:
 TOKENS = st.lists(st.integers(0, 2), max_size=12)
 
 
+def test_append_only_memory_goes_back_to_a_checkpoint() -> None:
+    """Case S11: the last one in what both have, unless most of the sequence would be lost."""
+    slot = SlotView(0, range(100), False, 1, checkpoints=(30, 83, 99))
+    assert place([slot], [*range(98)], partial=False) == Placement(0, 83)
+    assert place([slot], [*range(99), 7], partial=False) == Placement(0, 99)
+    empty = SlotView(1, [], False, 0)
+    assert place([slot, empty], [*range(40), 7], partial=False) == Placement(1, 0)
+
+
 @given(
     st.lists(st.tuples(TOKENS, st.booleans(), st.integers(0, 5)), max_size=4),
     st.lists(st.integers(0, 2), min_size=1, max_size=12),
