@@ -1,7 +1,8 @@
 """Retries requests whose engine died or was refused memory, and continues their answers.
 
 The same request gives the same text, so the part that was passed on already is skipped. If the new
-text diverged (another cache type can decide a near tie differently), the answer cannot continue.
+text diverged (another cache type can decide a near tie differently), the request is repeated once
+more, as one whose answer has to start with the part that was passed on.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ class Replay:
         self._passed = ""
         self._read = ""
         self._tokens_passed = self._tokens_read = 0
+
+    @property
+    def passed(self) -> str:
+        """The text that was passed on so far."""
+        return self._passed
 
     def begin(self) -> None:
         """The answer restarts."""
@@ -135,7 +141,16 @@ async def generate(host: Answering, request: GenerateRequest) -> AsyncGenerator[
                         yield new
             return
         except DivergedError:
-            raise failure or EngineError("the repeated answer diverged") from None
+            again = _continued(request, replay.passed)
+            if again is None:
+                raise EngineError(
+                    "the engine was restarted in the middle of the answer, and its new answer"
+                    " differs from the part that was sent",
+                    subject=request.id,
+                    advice="Ask again",
+                ) from failure
+            log.info("request %s is retried from what was sent", request.id)
+            request = again
         except _LOST as error:
             failure = error
             outside = isinstance(error, WorkerDiedError) and from_outside(error)
@@ -147,6 +162,16 @@ async def generate(host: Answering, request: GenerateRequest) -> AsyncGenerator[
             if not await host.recovered(error, shape):
                 raise
             log.info("request %s is retried", request.id)
+
+
+def _continued(request: GenerateRequest, passed: str) -> GenerateRequest | None:
+    """The request for an answer that starts with what was passed on; None where that was tried, or
+    where the text alone does not say which tokens it is made of."""
+    if request.constraint is not None or request.visible_tokens:
+        return None
+    if len(request.must_start_with) >= len(passed):
+        return None
+    return replace(request, must_start_with=passed, unlike="")
 
 
 def _fitting(

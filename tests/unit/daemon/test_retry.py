@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.daemon.supervisor.retry import DivergedError, Replay
-from assistant.engine.types import Delta
+from assistant.daemon.supervisor.retry import DivergedError, Replay, generate
+from assistant.engine.types import Delta, Done, GenerateRequest, ModelInfo, StopReason
+from assistant.errors import EngineError, UnderkeelError, WorkerDiedError
 
 
 def tell(replay: Replay, text: str, cuts: list[int]) -> str:
@@ -58,3 +62,56 @@ def test_another_answer_cannot_go_on() -> None:
     tell(shorter, "return", [])
     with pytest.raises(DivergedError):
         shorter.end()
+
+
+class Restarting:
+    """An engine that dies in its first answer and gives these answers afterwards."""
+
+    info: ModelInfo | None = None
+    shape = 0
+
+    def __init__(self, *answers: str) -> None:
+        self.answers = list(answers)
+        self.requests: list[GenerateRequest] = []
+
+    @asynccontextmanager
+    async def attempt(
+        self, request: GenerateRequest
+    ) -> AsyncIterator[AsyncGenerator[Delta | Done, None]]:
+        self.requests.append(request)
+        yield self._answer(self.answers[len(self.requests) - 1])
+
+    async def _answer(self, text: str) -> AsyncGenerator[Delta | Done, None]:
+        yield Delta(id="r", text=text)
+        if len(self.requests) == 1:
+            raise WorkerDiedError("the engine's process ended")
+        yield Done(id="r", reason=StopReason.EOS)
+
+    def answered(self) -> None: ...
+
+    async def recovered(self, error: UnderkeelError, shape: int) -> bool:  # noqa: ARG002
+        return True
+
+    def text(self) -> str:
+        async def read() -> str:
+            request = GenerateRequest(id="r", prompt=(1,), max_tokens=9)
+            items = [item async for item in generate(self, request)]
+            return "".join(item.text for item in items if isinstance(item, Delta))
+
+        return asyncio.run(read())
+
+
+def test_an_answer_that_diverged_is_repeated_from_what_was_sent() -> None:
+    """A quantised cache may decide a near tie differently after a restart."""
+    engine = Restarting("return a", "return b - c", "return a + c")
+    assert engine.text() == "return a + c"
+    assert [one.must_start_with for one in engine.requests] == ["", "", "return a"]
+
+
+def test_an_answer_of_which_nothing_was_sent_may_differ() -> None:
+    assert Restarting("", "return b").text() == "return b"
+
+
+def test_an_answer_that_diverges_again_is_an_error_that_says_so() -> None:
+    with pytest.raises(EngineError, match="differs from the part that was sent"):
+        Restarting("return a", "return b", "return c").text()
