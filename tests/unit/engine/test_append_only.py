@@ -113,9 +113,9 @@ def test_a_prompt_that_was_warmed_is_not_evaluated_again(kind: Kind, tmp_path: P
 def test_deleting_text_evaluates_only_the_end_again(kind: Kind, tmp_path: Path) -> None:
     """Case S11: a backspace, several, and one that changes the token before."""
     path = kind(tmp_path / "m.gguf")
-    typed = (*PROMPT, *TYPED)
-    deleted = [typed[:-1], typed[:-2], PROMPT[:-3], (*PROMPT[:-5], 200, 201)]
-    answers = {}
+    typed: tuple[int, ...] = (*PROMPT, *TYPED)
+    deleted: list[tuple[int, ...]] = [typed[:-1], typed[:-2], PROMPT[:-3], (*PROMPT[:-5], 200, 201)]
+    answers: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     async def body(asked: Asked) -> None:
         await asked.answer(PROMPT)
