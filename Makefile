@@ -74,8 +74,9 @@ bench-load: models ## Sixteen editors with 64 documents on one daemon, alone and
 	@$(BIN)/python tests/benchmarks/load.py --save
 	@$(BIN)/python tests/benchmarks/load.py --flood 100 --save
 
-fuzz: env ## Fuzz the HTTP API and the worker protocol at length
+fuzz: env ## Fuzz the HTTP API, the worker protocol, documents and the masking of secrets at length
 	@$(BIN)/python tests/benchmarks/fuzz.py --save
+	@$(BIN)/python tests/benchmarks/text_fuzz.py --save
 
 bench-scenarios: models ## Memory scenarios at length, with charts
 	@$(BIN)/python tests/benchmarks/scenarios.py --save

@@ -20,17 +20,17 @@ HIDDEN = "\uffff"
 
 Span = tuple[int, int]
 
-_LINES_APART = 2  # a value is at most so many lines below its name
+_LINES_APART = 4  # each piece of a value is at most so many lines below its name
 _REACH_CHARS = 8192  # of a long line, on either side of an edit
 _RUN = re.compile(f"{HIDDEN}[{HIDDEN}\n]*{HIDDEN}|{HIDDEN}")
 
 # A name that says that what follows is secret, in lower case, and what each has in it: to look for
 # that first is ten times as fast.
-_IN_NAME = re.compile(r"pass|pwd|secret|token|cred|auth|key|conn|dsn")
+_IN_NAME = re.compile(r"pass|pwd|secret|secure|token|cred|auth|key|conn|dsn")
 _NAME = re.compile(
     r"pass(?:wor[dt]|wd|phrase|code)|passwd|pwd|secret|token|credential|authorization"
     r"|(?:api|access|private|auth|encryption|signing|master|shared|account|client|service|_)[_-]?key"
-    r"|key[_-]?data|connection[_-]?string|\bauth\b|\bdsn\b",
+    r"|key[_-]?data|connection[_-]?string|(?<![a-z0-9])auth\b|\bdsn\b|secure[_-]?string",
     re.ASCII,
 )
 _LONGEST_NAME = 24
@@ -45,17 +45,41 @@ _TO_VALUE = re.compile(
           | =>|:=|[?|+]{1,2}=|[=:]{1,3}|> )                      # also <name>value
       | \\?["']?[ \t]{1,4}value[ \t]{0,2}=                       # key="name" value="value"
       | \\?["']?[ \t\r]{0,4}\n[ \t-]{0,40}["']?value["']?[ \t]{0,2}[:=]
+      | </key>[ \t\r]{0,4}\n[ \t]{0,40}<string>                    # property lists
       | \( | [ \t]{1,8}(?=["'])                                  # SecretStr("value"); #define
+      | (?P<apart>[ \t]{1,4})(?=[^\s"'`])                       # --api-key value; netrc
     )
     [ \t]{0,16}
-    (?: [(\\|>]{0,2}-?[ \t\r]{0,4}\n[ \t]{0,40} )?               # the value on the next line
-    (?: [A-Za-z_][\w.]{0,32}\([ \t]{0,4} )?                      # name = SecretStr("value")
-    (?: [brufl@$]{0,2} (?P<quote>\\?["'`]{1,3}) (?:(?:basic|bearer|token|apikey)[ ]{1,2})?
+    (?: (?: [(\\|>]{0,2}-? | ["]{3}\\? | '{3}\\? )[ \t\r]{0,4}\n[ \t]{0,40} )?   # on the next line
+    (?: (?:[A-Za-z_][\w.]{0,32})?[(\[{]{1,2}[ \t\r]{0,4}(?:\n[ \t]{0,40})?    # SecretStr("value")
+        (?: ["'`][\w.@-]{1,64}["'`][,:]=?>?[ \t]{0,4} )? )?                      # ("user", "value")
+    (?: [brufl@$]{0,2} (?P<quote>\\?["'`]{1,3}(?:\\["'`])?)
+        (?:(?:basic|bearer|token|apikey)[ ]{1,2})?
         (?P<quoted>[^\s"'`\\]{8,512}) (?=\\?["'`])
-      | (?:(?:basic|bearer|token|apikey)[ ]{1,2})?
+      | (?:(?:basic|bearer|token|apikey)[ ]{1,2})? \{?
         (?P<bare>[^\s"'`\\,;()\[\]{}<>&|]{8,512}) (?=[\s"'`\\,;)\]}<&]|\Z) )
     """,
     re.IGNORECASE | re.ASCII | re.VERBOSE,
+)
+# What may follow the quote at the end of a value: its next piece, or the next value of a list.
+_NEXT_PIECE = re.compile(
+    r"""\\?["'`] [ \t]{0,8} (?: (?P<list>,) [ \t]{0,8} (?: [ \t\r]{0,4}\n[ \t]{0,64} )?
+            (?: ["'`][\w.@-]{1,64}["'`][ \t]{0,4}[:=]>?[ \t]{0,4} )?
+          | [+.&]{0,2} [ \t]{0,8} \\? [ \t\r]{0,4} (?: \n [ \t]{0,64} )?
+            (?: [+.&]{1,2}[ \t]{1,8} )? )
+        [brufl]{0,2} \\?["'`] (?P<quoted>[^\s"'`\\]{4,512}) (?=\\?["'`])
+      | \\ \r? \n [ \t]{0,64} (?P<bare>[^\s"'`\\,;()\[\]{}<>&|]{4,512})
+    """,
+    re.VERBOSE,
+)
+_MOST_PIECES = 16
+_HEXADECIMAL = re.compile(r"[0-9a-f]{32,128}|[0-9A-F]{32,128}")
+_UPPER = re.compile(r"(?=(?:[A-Z]*[0-9]){3})[A-Z0-9]{20,512}={0,6}", re.ASCII)
+# Names of what is a secret whatever it looks like; others may be of checksums or identifiers.
+_APART = re.compile(r"[\w+/=-]{12,512}", re.ASCII)  # behind a blank, which prose has too
+_FEWEST_DIGITS = 8  # different digits of a random hexadecimal number, at least
+_SURE_NAME = re.compile(
+    r"pass|pwd|secret|token|(?:api|access|private|encryption|signing|master)[_-]?key"
 )
 _WORD = re.compile(r"[A-Za-z]?[a-z]{2,}|[A-Z]{3,}")
 _VOWEL = re.compile(r"[aeiouy]", re.IGNORECASE)
@@ -204,17 +228,47 @@ def _named(text: str) -> Iterator[Span]:
             continue
         group = "quoted" if found["quoted"] else "bare"
         value = found[group]
-        if _PLACEHOLDER.search(value):
+        pieces, values = _pieces(text, hint.start(), found.end(group))
+        whole = value + "".join(text[start:stop] for start, stop in pieces)
+        if _PLACEHOLDER.search(whole):
             continue
-        if group == "quoted" and not looks_random(value):
-            continue
-        if group == "bare" and not _bare_secret(value):
-            continue
-        yield found.span(group)
+        if _HEXADECIMAL.fullmatch(whole) and _SURE_NAME.search(name.group()):
+            secret = len(set(whole)) >= _FEWEST_DIGITS and found["apart"] is None
+        elif found["apart"] is not None:
+            secret = _APART.fullmatch(whole) is not None and _bare_secret(whole)
+        elif group == "quoted":
+            secret = looks_random(whole)
+        else:
+            secret = _bare_secret(whole)
+        if secret:
+            yield found.span(group)
+            yield from pieces
+            yield from (one for one in values if looks_random(text[slice(*one)]))
+
+
+def _pieces(text: str, start: int, end: int) -> tuple[list[Span], list[Span]]:
+    """What follows the first piece of a value, which ends at `end`; its name is at `start`.
+
+    Returns:
+        The further pieces of the value, and the values after it in the same list.
+    """
+    pieces: list[Span] = []
+    values: list[Span] = []
+    for _ in range(_MOST_PIECES):
+        found = _NEXT_PIECE.match(text, end)
+        if found is None:
+            break
+        begin, end = found.span("quoted" if found["quoted"] else "bare")
+        if text.count("\n", start, end) > _LINES_APART:
+            break
+        (values if values or found["list"] else pieces).append((begin, end))
+    return pieces, values
 
 
 def _bare_secret(value: str) -> bool:
     """Whether a value without quotes is one: in programs it may be a name or a call."""
+    if _UPPER.fullmatch(value):
+        return looks_random(value)
     kinds = _kinds(value)
     signs = sum(not (char.isalnum() or char in "_.-/:") for char in value)
     return looks_random(value) and kinds >= 3 and ("." not in value or signs > 0)
@@ -239,6 +293,8 @@ def looks_random(value: str) -> bool:
         for word in _WORD.findall(value)
         if len(word) >= 3 and _VOWEL.search(word) and not _HARD.search(word)
     )
+    if len(value) >= 20 and kinds == 3 and value.isalnum():  # some syllables are there by chance
+        return words * 4 < len(value) * 3
     return words * 5 < len(value) * 3
 
 

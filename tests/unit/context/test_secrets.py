@@ -152,6 +152,41 @@ def _samples() -> dict[str, tuple[str, str]]:
         ("azure", 'client_secret = "@@"\n', mixed(3) + "8Q~" + mixed(34)),
     ):
         add(f"form {name}", template, value)
+    for name, template, value in (
+        ("list", 'api_keys = [\n    "@@",\n]\n', mixed(32)),
+        ("list, second", f"api_keys = [\n    '{mixed(30)}',\n    '@@',\n]\n", mixed(32)),
+        ("mapping", f"tokens = {{'prod': '{mixed(30)}', 'dev': '@@'}}\n", mixed(32)),
+        ("user and password", 'get(url, auth=("harbour", "@@"))\n', mixed(16)),
+        ("netrc", "machine x.example.org login u password @@\n", mixed(16)),
+        ("option", "tool --api-key @@ --verbose\n", mixed(32)),
+        ("setx", "setx API_KEY @@\n", mixed(32)),
+        ("fish", "set -gx API_KEY @@\n", mixed(32)),
+        ("curl user", "curl -u harbour:@@ https://x.example.org\n", mixed(16)),
+        ("odbc braces", "Server=db;Uid=sa;Pwd={@@};\n", mixed(16)),
+        ("property list", "<key>ApiKey</key>\n<string>@@</string>\n", mixed(32)),
+        ("escaped in a call", 'field("String", "API_KEY", "\\"@@\\"")\n', mixed(32)),
+        ("secure string", 'ConvertTo-SecureString "@@" -AsPlainText\n', mixed(16)),
+        ("sql", "CREATE USER u IDENTIFIED BY '@@';\n", mixed(16)),
+        ("npm auth", "_auth = @@\n", encoded(24)),
+        ("hexadecimal", "SECRET_KEY=@@\n", hexadecimal(64)),
+        ("hexadecimal, quoted", 'api_key: "@@"\n', hexadecimal(32)),
+        ("base32", "TOTP_SECRET=@@\n", "MFRGG3DFMZTWQ2LKNNWG23TPOBYXE43U"),
+        ("three quotes", 'api_key = """\n@@\n"""\n', mixed(32)),
+        ("bcrypt", "admin:@@\n", "$2y$" + "05$" + mixed(53)),
+        ("shadow", "root:@@:1:0\n", "$6$" + mixed(8) + "$" + mixed(86)),
+        ("line ends CR", 'x = 1\rpassword = "@@"\ry = 2\r\n', mixed(14)),
+        ("byte order mark", "\ufeffDB_PASSWORD=@@\n", mixed(16)),
+        ("combining marks", '# e\u0301\u2028token = "@@"\n', mixed(24)),
+    ):
+        add(f"sibling {name}", template, value)
+    for name, template in (
+        ("python", "api_key = ('{a}'\n           '@@')\n"),
+        ("backslash", "password = '{a}' \\\n    '@@'\n"),
+        ("plus", 'const token = "{a}" +\n    "@@";\n'),
+        ("dot", "$password = '{a}' . '@@';\n"),
+        ("shell", "export TOKEN={a}\\\n@@\n"),
+    ):
+        add(f"continued {name}", template.replace("{a}", mixed(18)), mixed(20))
     body = "\n".join(encoded(48) for _ in range(12))
     for kind in ("RSA ", "EC ", "OPENSSH ", "ENCRYPTED ", ""):
         key = (
@@ -195,6 +230,21 @@ HARMLESS = [
     "<password>${db.password}</password>",
     "basic usage of the harbour",
     "Bearer authentication_is_required_here",
+    'password = "test1234"',
+    'tokenizer = "Qwen/Qwen2.5-Coder-7B"',
+    'api_key = "dummy-api-key-123"',
+    '"integrity": "sha512-' + encoded(40) + '"',
+    'checksum = "' + hexadecimal(64) + '"',
+    'cache_key = "' + hexadecimal(32) + '"',
+    'id = "3f2b8c1e-9d4a-4e6f-8b7a-1c2d3e4f5a6b"',
+    "rev: " + hexadecimal(40),
+    'TOKEN_RE = re.compile(r"[A-Za-z_]\\w*2")',
+    'ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+/"',
+    "the password is stored in HarbourConfiguration2",
+    "set the token TokenKind2 of the lexer",
+    'tokens = {"open": "BraceOpen2", "close": "BraceClose2"}',
+    'words = ("password", "harbour", "QuayNumber2")',
+    "curl -u $USER:$PASSWORD https://x.example.org",
 ]
 
 
@@ -252,7 +302,8 @@ def test_no_part_of_a_secret_passes_wherever_the_cursor_is(
 
 PIECES = ["x = 1\n", "password = ", '"', "(\n", "\n", "- name: API_KEY\n", "  value: ", "é", "\u2028",
           "-----BEGIN " + "PRIVATE KEY-----\n", "-----END " + "PRIVATE KEY-----\n", "MIIE" * 20 + "\n",
-          "token", "AKIA" + "Z7Q2M4N8P1R5T3V9", "# ", "Tr0ub4dor-Quay9"]  # fmt: skip
+          "token", "AKIA" + "Z7Q2M4N8P1R5T3V9", "# ", "Tr0ub4dor-Quay9", ",\n", "' +\n    '", "\\\n",
+          "'aB3dE5fG7hJ9kLmN'", "[", "</key>\n<string>", '\"\"\"\n']  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(8))

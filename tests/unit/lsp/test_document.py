@@ -7,6 +7,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_texts import Reference
 
 from lsp.documents import document as lines_module
 from lsp.documents.document import (
@@ -15,7 +16,6 @@ from lsp.documents.document import (
     Encoding,
     Lines,
     Place,
-    clean,
     split,
     to_column,
     to_units,
@@ -25,40 +25,6 @@ ODD = "ab\r\n\f\v\x1c\x85\u2028\u2029é中😀\ud83d\ude00"
 TEXT = st.text(st.sampled_from(ODD), max_size=40)
 SPAN = st.tuples(*[st.integers(0, 12)] * 4)
 EDITS = st.lists(st.tuples(SPAN, TEXT), max_size=8)
-UNIT_BYTES = {Encoding.UTF8: ("utf-8", 1), Encoding.UTF16: ("utf-16-le", 2)}
-
-
-class Reference:
-    """A text and its positions by the letter of the specification, recomputed every time."""
-
-    def __init__(self, text: str, encoding: Encoding) -> None:
-        self.text = clean(text)
-        self.encoding = encoding
-
-    def lines(self) -> list[str]:
-        return [m[0] for m in re.finditer(r"[^\r\n]*(?:\r\n|\n|\r|\Z)", self.text)][
-            : len(re.findall(r"\r\n|\n|\r", self.text)) + 1
-        ]
-
-    def units(self, char: str) -> int:
-        codec, unit_bytes = UNIT_BYTES.get(self.encoding, ("utf-32-le", 4))
-        return len(char.encode(codec)) // unit_bytes
-
-    def offset(self, line: int, character: int) -> int:
-        lines = self.lines()
-        if line >= len(lines):
-            return len(self.text)
-        start = sum(len(one) for one in lines[:line])
-        seen = 0
-        for at, char in enumerate(lines[line].rstrip("\r\n")):
-            seen += self.units(char)
-            if seen > character:
-                return start + at
-        return start + len(lines[line].rstrip("\r\n"))
-
-    def replace(self, span: tuple[int, int, int, int], text: str) -> None:
-        start, end = sorted((self.offset(*span[:2]), self.offset(*span[2:])))
-        self.text = self.text[:start] + clean(text) + self.text[end:]
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
