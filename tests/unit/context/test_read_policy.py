@@ -305,6 +305,8 @@ def test_odd_files_are_refused_with_a_reason(tmp_path: Path) -> None:
         "terraform.tfvars.json", "prod.auto.tfvars.json", "firebase-adminsdk-x1.json", ".flaskenv",
         "key.P12", ".dockerconfigjson", "Credentials.JSON", ".terraformrc", "application_default_credentials.json",
         "NuGet.Config", ".vault-token", "wp-config.php", "gcp-key.json", "GoogleService-Info.plist", ".bash_history",
+        ".env~", ".env-production", "env.secret", "htpasswd", "etc/shadow", ".composer/auth.json", "wg0.conf",
+        "key.properties", "gh/hosts.yml", "dump.pgpass", "appsettings.Production.json", "ID_RSA~", "logins.json",
     ],
 )  # fmt: skip
 def test_names_of_secret_files_in_any_case(path: Any) -> None:
