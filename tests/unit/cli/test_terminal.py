@@ -144,6 +144,18 @@ def test_json_is_safe_and_keeps_its_values(text: str) -> None:
     assert json.loads(out.getvalue()) == {"a": [text], text: 1}
 
 
+def test_status_shows_the_caveats_of_the_plan() -> None:
+    """S10: such as a context that was reduced to what the model was trained for."""
+    caveat = "the context was reduced from 8192 to 2048 tokens"
+    status = Status(
+        version="1", pid=1, uptime_s=1.0, state=ServiceState.READY, caveats=(caveat, "another")
+    )
+    out = console()
+    out.file = StringIO()
+    out.print(status_command.picture(status))
+    assert caveat in out.file.getvalue() and "another" in out.file.getvalue()
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_status_and_top_survive_any_name(name: str) -> None:
     """S12: names of models, devices and servers, reasons, errors and settings."""

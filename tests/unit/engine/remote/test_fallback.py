@@ -63,6 +63,29 @@ def test_the_local_model_answers_while_the_server_is_gone(serve: Serve) -> None:
     asyncio.run(run())
 
 
+def test_the_local_model_answers_where_the_environment_prevents_requests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Case S7: certificates that cannot be read, a proxy that cannot be used."""
+
+    async def run() -> None:
+        local = FakeEngine()
+        engine = engine_for("https://127.0.0.1:9", local, [])
+        info = await engine.load(SPEC)
+        assert info.name == "fake" and local.loads == [SPEC] and engine.reason
+        assert await said(engine, request("fake", (100, 101))) == "return answer\n"
+        await engine.close()
+
+    for name, value in [
+        ("SSL_CERT_FILE", "/no/such/file.pem"),
+        ("ALL_PROXY", "socks5://127.0.0.1:9"),
+        ("HTTPS_PROXY", "ftp://127.0.0.1:9"),
+    ]:
+        with monkeypatch.context() as environment:
+            environment.setenv(name, value)
+            asyncio.run(run())
+
+
 def test_what_the_local_model_has_begun_it_ends_before_it_gives_way(serve: Serve) -> None:
     async def run() -> None:
         server, local = serve("llama-server"), FakeEngine(token_ms=20)
