@@ -3,7 +3,7 @@
 Small models with random weights run for a moment, one for each type of weights: decoding gives the
 bytes read per second, a prompt the multiplications per second, and a narrow model of many layers
 the fixed cost of a layer (threads wait for each other at each node of the graph). Prints JSON, a
-`Rates`. It is a process of its own, so that no memory of llama.cpp stays behind.
+`DeviceRates`. It is a process of its own, so that no memory of llama.cpp stays behind.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from assistant.llama.spec import LoadSpec, Rates, TypeRate, choose_threads, processors
+from assistant.llama.spec import DeviceRates, LoadSpec, TypeRate, choose_threads, processors
 
 _N_CTX = 256
 _PROMPT_TOKENS = 64
@@ -31,7 +31,7 @@ _HEAD_WIDTH = 64
 _BLOCKS = {"q4_K": (144, 256, (0, 2)), "q6_K": (210, 256, (208,)), "q8_0": (34, 32, (0,))}
 
 
-def measure(folder: Path, device: str = "") -> Rates:
+def measure(folder: Path, device: str = "") -> DeviceRates:
     """Measure the CPU, or the GPU `device` (ggml's name), with files written to `folder`."""
     narrow = folder / "narrow.gguf"
     _write(narrow, "q8_0", *_NARROW)
@@ -51,7 +51,7 @@ def measure(folder: Path, device: str = "") -> Rates:
             bytes_per_s=size_bytes / decode_s,
             weights_per_s=weights * _PROMPT_TOKENS / prompt_s,
         )
-    return Rates(layer_s=layer_s, types=found)
+    return DeviceRates(layer_s=layer_s, types=found)
 
 
 def _run(path: Path, device: str) -> tuple[float, float]:

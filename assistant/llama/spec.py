@@ -143,7 +143,7 @@ class TypeRate(msgspec.Struct, frozen=True, kw_only=True):
     weights_per_s: float
 
 
-class Rates(msgspec.Struct, frozen=True, kw_only=True):
+class DeviceRates(msgspec.Struct, frozen=True, kw_only=True):
     """How fast one device computes, as `assistant.llama.measure_rates` finds it.
 
     Attributes:

@@ -28,6 +28,7 @@ from assistant.memory.planning.measured_planner import plan_with_ladder
 from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan
 from assistant.memory.planning.planner import requirements_of
 from assistant.memory.probes.devices import Device, ask_backend, merge
+from assistant.memory.probes.rates import ASSUMED, stored_rates
 from assistant.memory.probes.sampler import Sample
 from assistant.models import catalogue
 from assistant.settings import ModelSettings
@@ -128,7 +129,8 @@ class Planning:
             self._backend, self._listed_for = ask_backend(), gpus
         devices = merge(self._backend, sample.gpus, sample.host_memory, sample.lost)
         machine = credited(machine_of(devices), self.credit())
-        plan, rungs = plan_with_ladder(header, machine, requirements_of(settings))
+        rates = stored_rates(machine.gpus) or ASSUMED
+        plan, rungs = plan_with_ladder(header, machine, requirements_of(settings), rates)
         ladder = tuple(self._as_set(rung) for rung in rungs)
         margins = {usage.device.name: usage.margin_bytes for usage in plan.usages}
         return Loadable(ladder, plan, self._backend, margins, settings)
@@ -154,7 +156,7 @@ class Planning:
             n_threads_batch=self.settings.n_threads,
             use_mlock=self.settings.mlock,
         )
-        return Rung(rung.name, rung.says, spec, rung.holds, rung.pause_s, rung.reload)
+        return fields_replaced(rung, spec=spec)
 
 
 _MARGIN_BYTES = 512 << 20

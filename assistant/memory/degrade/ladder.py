@@ -34,7 +34,9 @@ class Rung:
         name: stable, for settings and statistics.
         says: what is given up against the rung above, for a person.
         spec: how it is loaded; None where nothing is.
-        holds: bytes on each device while standing here.
+        holds: bytes that this shape takes of each device.
+        keeps: bytes of each device that the worker still has after it came from a rung that used
+            the device: the driver's context, until the process ends.
         pause_s: how long going here from the rung above is expected to take.
         reload: whether the weights are read again, not only the context recreated.
     """
@@ -45,6 +47,11 @@ class Rung:
     holds: Mapping[str, int]
     pause_s: float = 0.0
     reload: bool = False
+    keeps: Mapping[str, int] = field(default_factory=dict)
+
+    def bytes_on(self, device: str) -> int:
+        """What the worker has of a device here, after a rung that used it."""
+        return self.holds.get(device, 0) + self.keeps.get(device, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +255,11 @@ class _View:
 
     def gain(self, there: int, device: str) -> int:
         """Bytes that come free on a device by going to a rung; negative if more is taken."""
-        here = self.ladder[self.standing.rung]
-        return here.holds.get(device, 0) - self.ladder[there].holds.get(device, 0)
+        here, target = self.ladder[self.standing.rung], self.ladder[there]
+        held, keeps = here.holds.get(device, 0), target.keeps.get(device, 0)
+        # Only a context that exists is kept, and a worker that started here may have none.
+        kept = max(min(keeps, here.bytes_on(device)) - here.keeps.get(device, 0), 0)
+        return held - target.holds.get(device, 0) - kept
 
     def share_after(self, there: int, device: str) -> float:
         return self.situation.share(device, self.gain(there, device))

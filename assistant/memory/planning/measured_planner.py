@@ -18,22 +18,14 @@ from assistant.memory.model.profile import Model, model_of
 from assistant.memory.planning.dry_run import DryRun
 from assistant.memory.planning.footprint import breakdown_of
 from assistant.memory.planning.plan import HOST_MEMORY, Choice, Machine, Plan, Requirements
-from assistant.memory.planning.plan_report import PlanReport, make_report
+from assistant.memory.planning.plan_report import PlanReport, make_report, predict_speed
 from assistant.memory.planning.planner import make_plan, replan
 from assistant.memory.probes.rates import ASSUMED, MachineRates
 
 LEAST_CTX_TOKENS = 1024  # below this a completion sees too little of its file to be of use
 _SMALL_BATCH = 128
+_CONTEXT_S = 0.3  # to recreate a context
 _SMALLER_CACHE = {"f32": "f16", "f16": "q8_0", "bf16": "q8_0"}
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """How fast this machine is, to predict what a rung costs; the defaults are a laptop's."""
-
-    prefill_tokens_per_s: float = 300.0
-    read_bytes_per_s: float = 1e9
-    context_s: float = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +40,7 @@ class _Change:
 def build(
     plan: Plan,
     requirements: Requirements,
-    rates: Rates = Rates(),
+    rates: MachineRates = ASSUMED,
     measure: Callable[[Plan], Plan] = lambda shape: shape,
 ) -> tuple[Rung, ...]:
     """The ladder under a plan, from the plan itself to nothing loaded.
@@ -57,6 +49,7 @@ def build(
     llama.cpp measured for the plan itself if it was measured.
 
     Args:
+        rates: how fast the machine is, to predict what a rung costs.
         measure: gives a shape back with llama.cpp's own figures for it, where those are available.
     """
     top = _holds(plan)
@@ -75,6 +68,7 @@ def build(
                 holds=_holds(shape),
                 pause_s=_pause_s(change, shape, rates),
                 reload=change.reload,
+                keeps=_keeps(plan, shape),
             )
         )
     rungs.append(Rung("unload", "the model, until the next request", None, dict.fromkeys(top, 0)))
@@ -103,13 +97,23 @@ def _holds(plan: Plan) -> dict[str, int]:
     return {usage.device.name: usage.needed_bytes for usage in plan.usages}
 
 
-def _pause_s(change: _Change, shape: Plan, rates: Rates) -> float:
-    pause = rates.context_s
+def _keeps(plan: Plan, shape: Plan) -> dict[str, int]:
+    """What a worker that ran `plan` still has of the GPUs that `shape` does not use."""
+    return {
+        before.device.name: before.overhead_bytes
+        for before, after in zip(plan.gpu_usages, shape.gpu_usages, strict=True)
+        if before.needed_bytes and not after.needed_bytes
+    }
+
+
+def _pause_s(change: _Change, shape: Plan, rates: MachineRates) -> float:
+    """An upper bound: weights are read from disk, and the whole context is evaluated again."""
+    pause = _CONTEXT_S
     if change.reload:
         weights = sum(usage.weights_bytes for usage in shape.usages)
-        pause += weights / rates.read_bytes_per_s
+        pause += weights / rates.disk_bytes_per_s
     if change.reload or change.forgets:
-        pause += shape.n_ctx / rates.prefill_tokens_per_s
+        pause += shape.n_ctx / predict_speed(shape, rates).prefill_tokens_per_s
     return pause
 
 
@@ -141,7 +145,7 @@ def _quantised_cache(plan: Plan, choice: Choice) -> Choice:
 
 
 def _half_of_the_experts(_: Plan, choice: Choice) -> Choice:
-    """Every other expert group that stands on a GPU goes to host memory, on each GPU alike."""
+    """Every other expert group on a GPU goes to host memory, on each GPU alike."""
     seen: dict[str, int] = {}
     experts = list(choice.experts)
     for index, device in enumerate(experts):
@@ -231,9 +235,12 @@ def plan_report(  # noqa: PLR0917 (all of them are the plan's input)
 
 
 def plan_with_ladder(
-    header: Header, machine: Machine, requirements: Requirements | None = None
+    header: Header,
+    machine: Machine,
+    requirements: Requirements | None = None,
+    rates: MachineRates = ASSUMED,
 ) -> tuple[Plan, tuple[Rung, ...]]:
-    """The best plan, and the rungs under it, with llama.cpp's own bytes for each where it tells.
+    """The best plan, and the rungs under it, with llama.cpp's own bytes for each where known.
 
     Raises:
         PlanError: nothing fits.
@@ -248,9 +255,8 @@ def plan_with_ladder(
             except EngineError:
                 return shape
 
-        return plan, build(
-            plan, requirements, measure=measured if plan.measured else lambda shape: shape
-        )
+        same = measured if plan.measured else lambda shape: shape
+        return plan, build(plan, requirements, rates, same)
 
 
 def measure(header: Header, plan: Plan, dry_run: DryRun) -> Plan:

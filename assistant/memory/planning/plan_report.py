@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from assistant.errors import PlanError
-from assistant.llama.spec import Rates, TypeRate
+from assistant.llama.spec import DeviceRates, TypeRate
 from assistant.memory.gguf.header import Tensor
 from assistant.memory.model.architecture import CacheParams, cache_bytes, unusable_types
 from assistant.memory.model.profile import Model
@@ -215,11 +215,11 @@ def _work(plan: Plan) -> Iterator[_Work]:
         yield _Work(tensor, choice.output, every_token=False)
 
 
-def _decode_rate(rates: Rates, kind: str) -> TypeRate:
+def _decode_rate(rates: DeviceRates, kind: str) -> TypeRate:
     return rates.types[kind if kind in rates.types else _LIKE.get(kind, "q4_K")]
 
 
-def _prompt_rate(rates: Rates, kind: str) -> TypeRate:
+def _prompt_rate(rates: DeviceRates, kind: str) -> TypeRate:
     return rates.types[kind if kind in rates.types else _REPACKED.get(kind, "q8_0")]
 
 

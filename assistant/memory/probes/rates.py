@@ -23,7 +23,7 @@ import msgspec
 import psutil
 
 from assistant import paths
-from assistant.llama.spec import Rates, TypeRate, processors
+from assistant.llama.spec import DeviceRates, TypeRate, processors
 from assistant.memory.probes.devices import Device
 
 _LIMIT_S = 60.0
@@ -33,9 +33,9 @@ _PIECE_BYTES = 4 << 20
 _VERSION = 1
 
 
-def _same(bytes_per_s: float, weights_per_s: float, layer_s: float) -> Rates:
+def _same(bytes_per_s: float, weights_per_s: float, layer_s: float) -> DeviceRates:
     rate = TypeRate(bytes_per_s=bytes_per_s, weights_per_s=weights_per_s)
-    return Rates(layer_s=layer_s, types=dict.fromkeys(("q4_K", "q6_K", "q8_0"), rate))
+    return DeviceRates(layer_s=layer_s, types=dict.fromkeys(("q4_K", "q6_K", "q8_0"), rate))
 
 
 # Dual-channel DDR5 with eight cores, and a middling GPU of today.
@@ -54,8 +54,8 @@ class MachineRates(msgspec.Struct, frozen=True, kw_only=True):
         gpu_measured: false where the GPU's rates are assumed.
     """
 
-    cpu: Rates = ASSUMED_CPU
-    gpu: Rates = ASSUMED_GPU
+    cpu: DeviceRates = ASSUMED_CPU
+    gpu: DeviceRates = ASSUMED_GPU
     disk_bytes_per_s: float = ASSUMED_DISK_BYTES_PER_S
     measured: str = ""
     gpu_measured: bool = False
@@ -75,7 +75,7 @@ class MachineRates(msgspec.Struct, frozen=True, kw_only=True):
 ASSUMED = MachineRates()
 
 
-def _best(rates: Rates) -> float:
+def _best(rates: DeviceRates) -> float:
     return max(rate.bytes_per_s for rate in rates.types.values())
 
 
@@ -149,7 +149,7 @@ def _record() -> Path:
     return paths.state_dir() / "rates.json"
 
 
-def _child(folder: Path, device: str) -> Rates | None:
+def _child(folder: Path, device: str) -> DeviceRates | None:
     command = [sys.executable, "-m", "assistant.llama.measure_rates", str(folder)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -162,7 +162,7 @@ def _child(folder: Path, device: str) -> Rates | None:
             env={"OMP_WAIT_POLICY": "passive", **os.environ},  # as the worker has it
             check=True,
         )
-        return msgspec.json.decode(done.stdout, type=Rates)
+        return msgspec.json.decode(done.stdout, type=DeviceRates)
     except (OSError, subprocess.SubprocessError, msgspec.MsgspecError):
         return None
 

@@ -132,7 +132,7 @@ async def _ladder(gpu: Gpu, sizes: Sizes, path: Path, config: Config) -> None:
                     way=way,
                     gives_up=rung.says,
                     n_ctx=info.n_ctx,
-                    predicted_bytes=rung.holds[gpu.device],
+                    predicted_bytes=rung.bytes_on(gpu.device),
                     held_bytes=held,
                     seconds=round(seconds, 3),
                     expected_s=round(rung.pause_s, 3),

@@ -15,6 +15,7 @@ from assistant.memory.degrade.ladder import (
     Rung,
     Situation,
     Standing,
+    _View,
     choose,
     fallen,
     first_fit,
@@ -314,3 +315,23 @@ def test_it_settles_and_stays(
     )
     assert len(downs) <= (1 if ample else 2)
     assert len(moves) <= len(downs) + 1
+
+
+def test_a_context_that_stays_is_not_gained() -> None:
+    """What a rung keeps of a device counts once, and only where the device was used."""
+    spec = LADDER[0].spec
+    ladder = (
+        Rung("plan", "", spec, {"CUDA0": 3000 * MIB}),
+        Rung("host", "", spec, {"CUDA0": 0}, keeps={"CUDA0": 700 * MIB}),
+        Rung("least", "", spec, {"CUDA0": 0}, keeps={"CUDA0": 700 * MIB}),
+        Rung("unload", "", None, {"CUDA0": 0}),
+    )
+    now = Situation({}, {})
+
+    def gain(here: int, there: int) -> int:
+        view = _View(ladder, Standing(rung=here), now, (0, 1, 2, 3), Rules())
+        return view.gain(there, "CUDA0") // MIB
+
+    assert [gain(0, there) for there in range(4)] == [0, 2300, 2300, 3000]
+    assert [gain(1, there) for there in range(4)] == [-3000, 0, 0, 0]
+    assert [gain(3, there) for there in range(4)] == [-3000, 0, 0, 0]

@@ -9,7 +9,7 @@ import pytest
 
 from assistant import paths
 from assistant.cli.recommend import CodingModel, judge
-from assistant.llama.spec import Rates, TypeRate
+from assistant.llama.spec import DeviceRates, TypeRate
 from assistant.memory.model.known_models import known_header, known_models
 from assistant.memory.model.profile import model_of
 from assistant.memory.planning.plan import HOST_MEMORY, Machine, Requirements
@@ -34,7 +34,7 @@ def two_cores() -> MachineRates:
         "q6_K": TypeRate(bytes_per_s=5e9, weights_per_s=30e9),
         "q8_0": TypeRate(bytes_per_s=6e9, weights_per_s=16e9),
     }
-    return MachineRates(cpu=Rates(layer_s=1e-4, types=kinds), measured="2026-11-28T00:00:00")
+    return MachineRates(cpu=DeviceRates(layer_s=1e-4, types=kinds), measured="2026-11-28T00:00:00")
 
 
 def machine(ram: int, *vram: int) -> Machine:

@@ -14,6 +14,7 @@ from assistant.memory.planning.measured_planner import build
 from assistant.memory.planning.plan import Machine, Plan, Requirements
 from assistant.memory.planning.planner import make_plan
 from assistant.memory.probes.devices import Device
+from assistant.memory.probes.rates import MachineRates
 
 GIB = 1 << 30
 WISHES = Requirements(n_ctx=8192, overhead_bytes=0)
@@ -98,3 +99,26 @@ def test_a_machine_without_cards_has_a_shorter_ladder(moe_model: Path) -> None:
     plan = make_plan(model, Machine(device("CPU", 16)), WISHES)
     names = [rung.name for rung in build(plan, WISHES)]
     assert names == ["plan", "trim", "drop", "context", "batch", "cache", "least", "unload"]
+
+
+def test_a_rung_without_the_gpu_keeps_the_drivers_context(moe_model: Path) -> None:
+    """The worker's context on a GPU ends with the process, not with the model's bytes there."""
+    model = model_of(read_header(moe_model))
+    machine = Machine(device("CPU", 16), (device("CUDA0", 8),))
+    plan = make_plan(model, machine, Requirements(n_ctx=8192))
+    rungs = {rung.name: rung for rung in build(plan, Requirements(n_ctx=8192))}
+    overhead = plan.gpu_usages[0].overhead_bytes
+    assert overhead > 0
+    for name in ("host", "least"):
+        assert rungs[name].holds["CUDA0"] == 0
+        assert rungs[name].bytes_on("CUDA0") == overhead
+    for name in ("plan", "experts", "unload"):
+        assert not rungs[name].keeps
+
+
+def test_the_pauses_follow_the_machines_rates(plan: Plan) -> None:
+    slow = MachineRates(disk_bytes_per_s=1e8)
+    by_name = {rung.name: rung for rung in build(plan, WISHES, slow)}
+    fast = {rung.name: rung for rung in build(plan, WISHES)}
+    assert by_name["experts"].pause_s > fast["experts"].pause_s
+    assert by_name["context"].pause_s == fast["context"].pause_s
