@@ -32,15 +32,19 @@ _KNOWN = {
     "qwen2": "qwen2.5-coder-7b",
     "gemma3": "gemma-3-12b",
     "mamba": "falcon-mamba-7b",
+    "qwen35": "qwen3.5-27b",
+    "qwen35moe": "qwen3.5-35b-a3b",
+    "gemma4": "gemma-4-26b-a4b",
+    "granite": "granite-4.1-3b",
+    "llama": "seed-coder-8b",
+    "deepseek32": "deepseek-v3.2",
+    "glm4moe-355b": "glm-4.7",
 }
 
 SHAPES = {family: known_models()[name].shape for family, name in _KNOWN.items()}
 SHAPES["deepseek2-legacy"] = msgspec.structs.replace(SHAPES["deepseek2"], legacy=True)
 
 # Families beyond those that people are offered, for rules of memory that the others do not have.
-SHAPES["deepseek32"] = msgspec.structs.replace(
-    SHAPES["deepseek2"], architecture="deepseek32", indexer_heads=64, indexer_length=128
-)
 SHAPES["gemma2"] = msgspec.structs.replace(
     SHAPES["gemma3"], architecture="gemma2", layers=42, window=0, qk_norm=False
 )

@@ -124,6 +124,11 @@ def loads_nextn(header: Header) -> bool:
     return header.architecture not in _rules()["nextn"]["skipped_by"]
 
 
+def copies_tied_output(architecture: str) -> bool:
+    """Whether llama.cpp keeps an output tied to the embedding a second time in host memory."""
+    return architecture in _rules()["tied"]["copied_by"]
+
+
 def _attention(header: Header, index: int, n_layer: int, *, windowed: bool) -> LayerMemory:
     heads = header.integers("attention.head_count", n_layer)
     kv_heads = heads

@@ -33,6 +33,9 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         dense_lead: first blocks with a plain feed-forward.
         kv_lora, q_lora, rope: multi-head latent attention; `legacy` files keep it uncompressed.
         window: tokens of the sliding window.
+        period: every how many blocks one attends to everything, where that is not
+            llama.cpp's rule for the architecture; `global_length` and `global_kv_heads` are that
+            block's head and heads (Gemma 4), and its values are its keys.
         indexer_heads, indexer_length: of the indexer of sparse attention (DeepSeek-V3.2).
         l_cache: positions that a short convolution looks back, plus one (LFM2).
         attention_layers: of a hybrid, the blocks that attend; the others are recurrent.
@@ -63,6 +66,9 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     rope: int = 0
     legacy: bool = False
     window: int = 0
+    period: int = 0
+    global_length: int = 0
+    global_kv_heads: int = 0
     indexer_heads: int = 0
     indexer_length: int = 0
     l_cache: int = 0
@@ -82,6 +88,10 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         if self.interval:
             return (index + 1) % self.interval == 0
         return index in self.attention_layers
+
+    def attends_globally(self, index: int) -> bool:
+        """Whether block `index` is one without a window, of those with `period`."""
+        return self.period > 0 and (index + 1) % self.period == 0
 
     def has_experts(self, index: int) -> bool:
         return self.experts > 0 and index >= self.dense_lead
@@ -123,6 +133,7 @@ _FEATURES = {
     "ernie4_5-moe": Features(selection_bias=True),
     "gemma2": Features(sandwich=True),
     "gemma3": Features(qk_norm="head", sandwich=True),
+    "gemma4": Features(rope_freqs=True),
     "glm4moe": Features(qkv_bias=True, qk_norm="head", post_attention_norm=True),
     "gpt-oss": Features(qkv_bias=True, out_bias=True, post_attention_norm=True, expert_bias=True),
     "hunyuan-moe": Features(qk_norm="head"),
@@ -134,8 +145,13 @@ _FEATURES = {
     "qwen2moe": Features(qkv_bias=True, shared_gate=True),
     "qwen3": Features(qk_norm="head"),
     "qwen3moe": Features(qk_norm="head"),
+    "qwen35": Features(qk_norm="head", post_attention_norm=True),
+    "qwen35moe": Features(qk_norm="head", post_attention_norm=True, shared_gate=True),
     "qwen3next": Features(qk_norm="head", post_attention_norm=True, shared_gate=True),
 }
+
+
+_GATED = {"qwen3next", "qwen35", "qwen35moe"}
 
 
 def outside(shape: ModelShape) -> Iterator[Named]:
@@ -146,13 +162,16 @@ def outside(shape: ModelShape) -> Iterator[Named]:
     features = _FEATURES.get(shape.architecture, _PLAIN)
     yield f"{features.output_norm}.weight", (shape.embedding,)
     if features.rope_freqs:
-        yield "rope_freqs.weight", (shape.key_length // 2,)
+        yield "rope_freqs.weight", ((shape.global_length or shape.key_length) // 2,)
 
 
 def block(shape: ModelShape, index: int) -> Iterator[Named]:
     """The tensors of block `index`, in a converter's order."""
     features = _FEATURES.get(shape.architecture, _PLAIN)
     yield "attn_norm.weight", (shape.embedding,)
+    if shape.architecture == "gemma4":
+        yield from _gemma4(shape, index)
+        return
     if not shape.attends(index):
         yield from _recurrent(shape)
     elif shape.kv_lora:
@@ -181,7 +200,7 @@ def _attention(shape: ModelShape, features: Features) -> Iterator[Named]:
     query = shape.heads * shape.key_length
     key = shape.kv_heads * shape.key_length
     value = shape.kv_heads * shape.value_length
-    gated = 2 if shape.architecture == "qwen3next" else 1  # queries and their gates in one
+    gated = 2 if shape.architecture in _GATED else 1  # queries and their gates in one
     widths = {"attn_q": query * gated, "attn_k": key, "attn_v": value}
     for name, width in widths.items():
         yield f"{name}.weight", (shape.embedding, width)
@@ -196,6 +215,36 @@ def _attention(shape: ModelShape, features: Features) -> Iterator[Named]:
         yield "attn_k_norm.weight", (key if whole else shape.key_length,)
     if features.expert_bias:
         yield "attn_sinks.weight", (shape.heads,)
+
+
+def _gemma4(shape: ModelShape, index: int) -> Iterator[Named]:
+    """A block of Gemma 4 after its first norm: a plain feed-forward also beside the experts."""
+    everything = shape.attends_globally(index)
+    head = shape.global_length if everything else shape.key_length
+    keys = head * (shape.global_kv_heads if everything else shape.kv_heads)
+    norm = (shape.embedding,)
+    yield "attn_q.weight", (shape.embedding, shape.heads * head)
+    yield "attn_k.weight", (shape.embedding, keys)
+    if not everything:
+        yield "attn_v.weight", (shape.embedding, keys)
+    yield "attn_output.weight", (shape.heads * head, shape.embedding)
+    yield "attn_q_norm.weight", (head,)
+    yield "attn_k_norm.weight", (head,)
+    yield "post_attention_norm.weight", norm
+    yield "layer_output_scale.weight", (1,)
+    yield "ffn_norm.weight", norm
+    yield from _feed_forward("", shape.embedding, shape.feed_forward)
+    yield "post_ffw_norm.weight", norm
+    if shape.has_experts(index):
+        inner, count = shape.expert_feed_forward, shape.experts
+        yield "ffn_gate_inp.weight", (shape.embedding, count)
+        yield "ffn_gate_inp.scale", norm
+        yield "pre_ffw_norm_2.weight", norm
+        yield "post_ffw_norm_1.weight", norm
+        yield "post_ffw_norm_2.weight", norm
+        yield "ffn_gate_up_exps.weight", (shape.embedding, 2 * inner, count)
+        yield "ffn_down_exps.weight", (inner, shape.embedding, count)
+        yield "ffn_down_exps.scale", (count,)
 
 
 def _latent_attention(shape: ModelShape) -> Iterator[Named]:
@@ -230,7 +279,7 @@ def _indexer(shape: ModelShape) -> Iterator[Named]:
 
 def _recurrent(shape: ModelShape) -> Iterator[Named]:
     match shape.architecture:
-        case "qwen3next":
+        case "qwen3next" | "qwen35" | "qwen35moe":
             yield from _gated_delta_net(shape)
         case "granitehybrid":
             yield from _mamba2(shape)
@@ -252,7 +301,11 @@ def _gated_delta_net(shape: ModelShape) -> Iterator[Named]:
     yield "ssm_conv1d.weight", (ssm.conv_kernel, 2 * keys + values)
     yield "ssm_dt.bias", (ssm.time_step_rank,)
     yield "ssm_a", (ssm.time_step_rank,)
-    yield "ssm_ba.weight", (shape.embedding, 2 * ssm.time_step_rank)
+    if shape.architecture == "qwen3next":
+        yield "ssm_ba.weight", (shape.embedding, 2 * ssm.time_step_rank)
+    else:
+        yield "ssm_beta.weight", (shape.embedding, ssm.time_step_rank)
+        yield "ssm_alpha.weight", (shape.embedding, ssm.time_step_rank)
     yield "ssm_norm.weight", (ssm.state_size,)
     yield "ssm_out.weight", (values, shape.embedding)
 

@@ -27,7 +27,7 @@ from assistant.memory.model.block_tensors import ModelShape, Named, block, outsi
 
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 _KEPT = re.compile(
-    r"norm|ffn_gate_inp|ssm_(conv1d|a|d|dt|ba)\b|bias$|attn_sinks|shortconv\.conv|indexer\.proj|rope_freqs"
+    r"norm|ffn_gate_inp|ssm_(conv1d|a|d|dt|ba)\b|layer_output_scale|\.scale$|bias$|attn_sinks|shortconv\.conv|indexer\.proj|rope_freqs"
 )
 # Rows that a type's blocks do not divide get the next type that does.
 _FALLBACK = {
@@ -119,6 +119,7 @@ def recipe(name: str) -> Recipe:
 
 _RMS_EPSILON = 1e-6
 _INDEXER_TOP_K = 2048
+_ROPE_SECTIONS = (11, 11, 10, 0)  # of Qwen3.5's rotary embedding
 _SIGMOID = 2  # enum llama_expert_gating_func_type
 
 
@@ -195,6 +196,10 @@ def _architecture_keys(shape: ModelShape) -> Mapping[str, Any]:
             "attention.value_length": shape.value_length,
             "rope.dimension_count": shape.rope or shape.key_length,
         }
+    if shape.architecture in {"qwen35", "qwen35moe"}:
+        keys["rope.dimension_sections"] = array("i", _ROPE_SECTIONS)
+    if shape.period:
+        keys |= _window_keys(shape, blocks)
     if shape.experts:
         keys |= {
             "expert_count": shape.experts,
@@ -240,6 +245,23 @@ def _kv_heads(shape: ModelShape, blocks: int) -> int | array[int]:
     return shape.kv_heads
 
 
+def _window_keys(shape: ModelShape, blocks: int) -> Mapping[str, Any]:
+    """Blocks with a window have heads of another length than those without (Gemma 4)."""
+    everything = [shape.attends_globally(index) for index in range(blocks)]
+    heads = (shape.global_kv_heads if one else shape.kv_heads for one in everything)
+    return {
+        "embedding_length_per_layer_input": 0,
+        "attention.head_count_kv": array("i", heads),
+        "attention.key_length": shape.global_length,
+        "attention.value_length": shape.global_length,
+        "attention.key_length_swa": shape.key_length,
+        "attention.value_length_swa": shape.key_length,
+        "attention.sliding_window_pattern": array("i", (not one for one in everything)),
+        "rope.dimension_count": shape.global_length,
+        "rope.dimension_count_swa": shape.key_length,
+    }
+
+
 def _latent_keys(shape: ModelShape) -> Mapping[str, Any]:
     """Multi-head latent attention: what is cached is one compressed vector a token."""
     keys: dict[str, Any] = {"attention.kv_lora_rank": shape.kv_lora}
@@ -260,7 +282,8 @@ class KnownModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes:
         repository: a Hugging Face repository of GGUF files.
-        parameters: billions, by its makers.
+        parameters: billions, by its makers or by llama.cpp's own count.
+        source: where the figures of the shape are from, beyond the makers' config.json.
         quantisation: the recipe that is planned for unless another is asked for.
         quality: orders the models for coding; 0 where it is no coding model.
     """
@@ -270,6 +293,7 @@ class KnownModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     parameters: float
     quantisation: str
     shape: ModelShape
+    source: str = ""
     coding: bool = False
     quality: int = 0
 

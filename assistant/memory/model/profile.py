@@ -53,7 +53,7 @@ _CLASSES: tuple[tuple[re.Pattern[str], TensorClass], ...] = tuple(
         (r"^ffn_gate_inp_shexp|_(sh|ch)exps?\b", TensorClass.SHARED_EXPERT),
         (r"^(ffn_gate_inp|exp_probs_b|ffn_gate_tid2eid)", TensorClass.ROUTER),
         (r"^nextn\b", TensorClass.NEXTN),
-        (r"norm", TensorClass.NORM),
+        (r"norm|^layer_output_scale", TensorClass.NORM),
         (r"^(ssm_|shortconv|time_mix|channel_mix|rwkv)", TensorClass.RECURRENT),
         (r"^(attn|indexer|rope_|cross_attn)", TensorClass.ATTENTION),
         (r"^ffn_", TensorClass.DENSE_FFN),

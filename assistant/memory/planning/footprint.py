@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from assistant.memory.gguf.header import Tensor
-from assistant.memory.model.architecture import CacheParams, layer_bytes
+from assistant.memory.model.architecture import CacheParams, copies_tied_output, layer_bytes
 from assistant.memory.model.profile import Model, sized
 from assistant.memory.planning.compute_buffers import Work, estimate, logits_bytes
 from assistant.memory.planning.placement import Costs
@@ -269,8 +269,8 @@ def _usage(
         breakdown.model, choice.cache, work_of(breakdown, choice, name), choice.n_outputs_max
     )
     output = breakdown.output[name] if choice.output == name else 0
-    if host_memory and choice.output == name and choice.repack:
-        output += _repacked_copy(breakdown.model)
+    if host_memory and choice.output == name:
+        output += _tied_copy(breakdown.model, repack=choice.repack)
     return DeviceUsage(
         device,
         layers=layers,
@@ -296,18 +296,18 @@ def _margin(device: Device, requirements: Requirements, *, host_memory: bool) ->
     return min(wanted, device.free_bytes)
 
 
-def _repacked_copy(model: Model) -> int:
-    """Bytes of a tied output that is stored a second time because it is repacked."""
+def _tied_copy(model: Model, *, repack: bool) -> int:
+    """Bytes of a tied output that is stored a second time, as where it is repacked."""
     if not model.inventory.tied:
         return 0
-    kinds = _REPACKED.get(platform.machine(), set())
+    always = copies_tied_output(model.architecture)
+    kinds = _REPACKED.get(platform.machine(), set()) if repack else set()
     return sized(
         (
             t
             for t in model.inventory.input
             if t.name == "token_embd.weight"
-            and t.type.name in kinds
-            and t.shape[-1] % _REPACKED_ROWS == 0
+            and (always or (t.type.name in kinds and t.shape[-1] % _REPACKED_ROWS == 0))
         ),
         _HOST_MEMORY_ALIGNMENT,
     )
