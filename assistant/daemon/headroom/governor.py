@@ -18,7 +18,7 @@ from assistant.daemon.models.loading import Loadable
 from assistant.engine.types import EngineStats, ModelInfo, Priority
 from assistant.memory.degrade import ladder
 from assistant.memory.degrade.budget import Memory
-from assistant.memory.degrade.ladder import DROP, TRIM, Move, Rules, Situation, Standing
+from assistant.memory.degrade.ladder import DROP, TRIM, LadderPosition, Move, Rules, Situation
 from assistant.memory.planning.plan import HOST_MEMORY
 from assistant.memory.probes.devices import Device
 from assistant.memory.probes.sampler import QUIET_AFTER_S, Reader, Sample, Sampler
@@ -155,7 +155,7 @@ class Governor:
         self._sampler = Sampler(
             look, self._on_sample, idle_s=lambda: self.idle_s, on_gpu=lambda: self._on_gpu
         )
-        self._standing = Standing()
+        self._position = LadderPosition()
         self._moving: asyncio.Task[None] | None = None
         self._active_s = clock()
         self._tried_s = clock()
@@ -261,7 +261,7 @@ class Governor:
             index=self._host.step,
             of=len(loadable.ladder),
             name=rung.name,
-            says=rung.says,
+            says=rung.gives_up,
             reason=self.reason,
             moves=self.moves,
         )
@@ -306,22 +306,22 @@ class Governor:
         if 0 < self._release_after_s <= self.idle_s and not self._unloaded():
             self._moving = asyncio.create_task(self._release())
             return
-        self._find_standing(loadable)
+        self._update_position(loadable)
         situation = self._situation(loadable, sample)
         rules = self._rules_now()
-        move = ladder.choose(loadable.ladder, self._standing, situation, self._clock(), rules)
+        move = ladder.choose(loadable.ladder, self._position, situation, self._clock(), rules)
         if move is not None:
             self._moving = asyncio.create_task(self._make(move))
 
-    def _find_standing(self, loadable: Loadable) -> None:
+    def _update_position(self, loadable: Loadable) -> None:
         """See where a death, a refusal or a new plan has moved the service meanwhile."""
         step, now_s = self._host.step, self._clock()
         same = self._loadable is loadable
         self._loadable = loadable
-        if self._fell or (same and step > self._standing.rung):
-            self._standing = ladder.fallen(self._standing, step, self._had, now_s, self._rules)
-        elif step != self._standing.rung:
-            self._standing = replace(self._standing, rung=step, since_s=now_s, climbed=False)
+        if self._fell or (same and step > self._position.rung):
+            self._position = ladder.fallen(self._position, step, self._had, now_s, self._rules)
+        elif step != self._position.rung:
+            self._position = replace(self._position, rung=step, since_s=now_s, climbed=False)
         self._fell = False
 
     def _remember(self, sample: Sample, *, settled: bool) -> None:
@@ -417,7 +417,7 @@ class Governor:
         if self._rules.pinned == DROP:
             await self._host.drop_idle()
         if made:
-            self._standing = ladder.moved(self._standing, move, self._clock(), self._rules)
+            self._position = ladder.moved(self._position, move, self._clock(), self._rules)
         self._fell = self._fell or not made
         self.reason, self.moves = move.reason, self.moves + (not move.costless)
         self._sampler.look()

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from assistant.llama.spec import LoadSpec
 
 TRIM = "trim"
-"""The rung of shorter prompts: the budget stands below its full step."""
+"""The rung of shorter prompts: the budget is below its full step."""
 
 DROP = "drop"
 """The rung where idle sequences are forgotten, the oldest first, as others need their cells."""
@@ -32,7 +32,7 @@ class Rung:
 
     Attributes:
         name: stable, for settings and statistics.
-        says: what is given up against the rung above, for a person.
+        gives_up: what this shape lacks that the rung above has, for a person.
         spec: how it is loaded; None where nothing is.
         holds: bytes that this shape takes of each device.
         keeps: bytes of each device that the worker still has after it came from a rung that used
@@ -42,7 +42,7 @@ class Rung:
     """
 
     name: str
-    says: str
+    gives_up: str
     spec: LoadSpec | None
     holds: Mapping[str, int]
     pause_s: float = 0.0
@@ -65,8 +65,8 @@ class Rules:
         idle_s: the editor must be quiet for so long before going up.
         hold_s: ... and the last move so long ago; doubled for each fall soon after a climb.
         refused_s: what was refused is not tried again for so long; doubled each time.
-        forbidden: names of rungs never to stand on.
-        pinned: the name of the only rung to stand on; empty for none.
+        forbidden: names of rungs that are never used.
+        pinned: the name of the only rung to use; empty for none.
     """
 
     act_share: float = 0.5
@@ -81,7 +81,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What is so now.
+    """What the moves are decided on.
 
     Attributes:
         free_bytes, margin_bytes: by device.
@@ -104,8 +104,8 @@ class Situation:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """Where one stands, and what is remembered of the moves.
+class LadderPosition:
+    """The rung in use, and what is remembered of the moves.
 
     `hold_s` is how long to wait before the next climb; it grows with falls after climbs. What is
     above `ceiling` was refused, whatever drivers reported as free: it is not tried again for
@@ -134,7 +134,7 @@ class Move:
 
 def choose(
     ladder: Sequence[Rung],
-    standing: Standing,
+    position: LadderPosition,
     situation: Situation,
     now_s: float,
     rules: Rules = Rules(),
@@ -143,51 +143,53 @@ def choose(
     allowed = tuple(i for i, rung in enumerate(ladder) if _allowed(rung, rules))
     if not allowed:
         return None
-    if rules.pinned or standing.rung not in allowed:
-        target = min(allowed, key=lambda i: (abs(i - standing.rung), -i))
-        same = ladder[target].spec == ladder[standing.rung].spec
+    if rules.pinned or position.rung not in allowed:
+        target = min(allowed, key=lambda i: (abs(i - position.rung), -i))
+        same = ladder[target].spec == ladder[position.rung].spec
         params = Move(target, "an operator set it", costless=same)
-        return None if target == standing.rung else params
-    view = _View(ladder, standing, situation, allowed, rules)
+        return None if target == position.rung else params
+    view = _View(ladder, position, situation, allowed, rules)
     if short := [name for name in view.held if situation.share(name) < rules.act_share]:
         return _down(view, short)
-    if ladder[standing.rung].spec == ladder[0].spec:
+    if ladder[position.rung].spec == ladder[0].spec:
         return _by_cells(view)
     return _up(view, now_s)
 
 
-def moved(standing: Standing, move: Move, now_s: float, rules: Rules = Rules()) -> Standing:
-    """The standing after a move that was made. One that costs nothing says nothing of memory."""
+def moved(
+    position: LadderPosition, move: Move, now_s: float, rules: Rules = Rules()
+) -> LadderPosition:
+    """The position after a move. A move that costs nothing keeps what is remembered."""
     if move.costless:
-        return replace(standing, rung=move.rung)
-    down = move.rung > standing.rung
-    hold = standing.hold_s or rules.hold_s
-    if down and standing.climbed:
+        return replace(position, rung=move.rung)
+    down = move.rung > position.rung
+    hold = position.hold_s or rules.hold_s
+    if down and position.climbed:
         hold = min(hold * 2, rules.most_hold_s)
-    elif not down and move.rung == 0 and now_s - standing.since_s > rules.most_hold_s:
+    elif not down and move.rung == 0 and now_s - position.since_s > rules.most_hold_s:
         hold = rules.hold_s
-    return replace(standing, rung=move.rung, since_s=now_s, climbed=not down, hold_s=hold)
+    return replace(position, rung=move.rung, since_s=now_s, climbed=not down, hold_s=hold)
 
 
 def fallen(
-    standing: Standing,
+    position: LadderPosition,
     rung: int,
     had_bytes: Mapping[str, int],
     now_s: float,
     rules: Rules = Rules(),
-) -> Standing:
-    """The standing on `rung`, where a refusal or a death has led.
+) -> LadderPosition:
+    """The position on `rung` after a refusal or a death.
 
     Args:
         had_bytes: by device, what was free or ours when it happened.
     """
-    hold = standing.hold_s or rules.hold_s
-    lately = now_s - standing.ceiling_until_s < rules.most_hold_s
-    ceiling_s = min(2 * standing.ceiling_s, rules.most_hold_s) if lately else rules.refused_s
-    return Standing(
+    hold = position.hold_s or rules.hold_s
+    lately = now_s - position.ceiling_until_s < rules.most_hold_s
+    ceiling_s = min(2 * position.ceiling_s, rules.most_hold_s) if lately else rules.refused_s
+    return LadderPosition(
         rung=rung,
         since_s=now_s,
-        hold_s=min(hold * 2, rules.most_hold_s) if standing.climbed else hold,
+        hold_s=min(hold * 2, rules.most_hold_s) if position.climbed else hold,
         ceiling=rung,
         ceiling_until_s=now_s + ceiling_s,
         ceiling_s=ceiling_s,
@@ -238,7 +240,7 @@ class _View:
     """All that a move is decided on."""
 
     ladder: Sequence[Rung]
-    standing: Standing
+    position: LadderPosition
     situation: Situation
     allowed: tuple[int, ...]
     rules: Rules
@@ -250,12 +252,12 @@ class _View:
     @property
     def held(self) -> list[str]:
         """The devices that hold something now: what others lack is no concern of ours."""
-        here = self.ladder[self.standing.rung].holds
+        here = self.ladder[self.position.rung].holds
         return [name for name in self.devices if here.get(name, 0)]
 
     def gain(self, there: int, device: str) -> int:
         """Bytes that come free on a device by going to a rung; negative if more is taken."""
-        here, target = self.ladder[self.standing.rung], self.ladder[there]
+        here, target = self.ladder[self.position.rung], self.ladder[there]
         held, keeps = here.holds.get(device, 0), target.keeps.get(device, 0)
         # Only a context that exists is kept, and a worker that started here may have none.
         kept = max(min(keeps, here.bytes_on(device)) - here.keeps.get(device, 0), 0)
@@ -272,7 +274,7 @@ def _down(view: _View, short: Sequence[str]) -> Move | None:
     rules, situation = view.rules, view.situation
     worst = min(short, key=situation.share)
     reason = f"{worst} has {max(situation.free_bytes.get(worst, 0), 0) >> 20} MiB free"
-    below = [index for index in view.allowed if index > view.standing.rung]
+    below = [index for index in view.allowed if index > view.position.rung]
     serving = [index for index in below if view.ladder[index].spec is not None]
     for wanted in (rules.climb_share, rules.act_share):
         goals = {name: wanted if name in short else rules.act_share for name in view.held}
@@ -288,11 +290,11 @@ def _down(view: _View, short: Sequence[str]) -> Move | None:
 
 def _has_more(view: _View) -> bool:
     """Whether a device has so much more than when a shape was refused that it is worth a try."""
-    here = view.ladder[view.standing.rung].holds
+    here = view.ladder[view.position.rung].holds
     return any(
         view.situation.free_bytes.get(name, 0) + here.get(name, 0)
         > had + view.situation.margin_bytes.get(name, 0)
-        for name, had in view.standing.had_bytes.items()
+        for name, had in view.position.had_bytes.items()
     )
 
 
@@ -309,20 +311,20 @@ def _by_cells(view: _View) -> Move | None:
     named = (i for i, rung in enumerate(view.ladder) if rung.name == wanted)
     most = next(named, 0)
     target = max((i for i in costless if i <= most), default=costless[0])
-    return None if target == view.standing.rung else Move(target, reason, costless=True)
+    return None if target == view.position.rung else Move(target, reason, costless=True)
 
 
 def _up(view: _View, now_s: float) -> Move | None:
     """As far up as fits, once the editor is idle; at once where nothing is loaded at all."""
-    rules, standing = view.rules, view.standing
-    hold_s = standing.hold_s or rules.hold_s
-    serving = view.ladder[standing.rung].spec is not None
-    if (serving or hold_s > rules.hold_s) and now_s - standing.since_s < hold_s:
+    rules, position = view.rules, view.position
+    hold_s = position.hold_s or rules.hold_s
+    serving = view.ladder[position.rung].spec is not None
+    if (serving or hold_s > rules.hold_s) and now_s - position.since_s < hold_s:
         return None
     if serving and view.situation.idle_s < rules.idle_s:
         return None
-    above = standing.ceiling if now_s < standing.ceiling_until_s and not _has_more(view) else 0
-    for index in (i for i in view.allowed if above <= i < standing.rung):
+    above = position.ceiling if now_s < position.ceiling_until_s and not _has_more(view) else 0
+    for index in (i for i in view.allowed if above <= i < position.rung):
         shares = [view.share_after(index, name) for name in view.devices]
         if min(shares, default=1.0) >= rules.climb_share:
             return Move(index, "the memory has come back")

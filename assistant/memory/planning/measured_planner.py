@@ -31,7 +31,7 @@ _SMALLER_CACHE = {"f32": "f16", "f16": "q8_0", "bf16": "q8_0"}
 @dataclass(frozen=True, slots=True)
 class _Change:
     name: str
-    says: str
+    gives_up: str
     change: Callable[[Plan, Choice], Choice]
     reload: bool = False
     forgets: bool = False
@@ -63,7 +63,7 @@ def build(
         rungs.append(
             Rung(
                 name=change.name,
-                says=change.says,
+                gives_up=change.gives_up,
                 spec=shape.to_load_spec(),
                 holds=_holds(shape),
                 pause_s=_pause_s(change, shape, rates),

@@ -130,7 +130,7 @@ async def _ladder(gpu: Gpu, sizes: Sizes, path: Path, config: Config) -> None:
                     "rungs",
                     name=rung.name,
                     way=way,
-                    gives_up=rung.says,
+                    gives_up=rung.gives_up,
                     n_ctx=info.n_ctx,
                     predicted_bytes=rung.bytes_on(gpu.device),
                     held_bytes=held,

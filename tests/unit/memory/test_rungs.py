@@ -50,7 +50,7 @@ def test_all_steps_are_there_in_order(rungs: tuple[Rung, ...]) -> None:
         "least",
         "unload",
     ]
-    assert len({rung.says for rung in rungs}) == len(rungs)
+    assert len({rung.gives_up for rung in rungs}) == len(rungs)
 
 
 def test_each_rung_frees_more_of_the_card(rungs: tuple[Rung, ...]) -> None:
