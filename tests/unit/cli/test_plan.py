@@ -249,7 +249,8 @@ def test_recommendations_are_ordered() -> None:
     assert not next(row for row in found if row["name"] == "kimi-k2")["fits"]
     small = json.loads(run("recommend", "--gpus", "0", "--ram", "4G", "--json").output)
     assert [row["name"] for row in small if row["fits"]] == [
-        "granite-3.1-3b-a800m", "qwen2.5-coder-0.5b", "starter-moe",
+        "qwen2.5-coder-3b", "qwen2.5-coder-1.5b", "granite-4.1-3b", "granite-3.1-3b-a800m",
+        "qwen2.5-coder-0.5b", "starter-moe",
     ]  # fmt: skip
 
 
@@ -259,7 +260,7 @@ def test_recommendations_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     words = " ".join(result.output.split())
     for wanted in ("all of it", "experts of 22 of 48 layers", "GiB too large"):
         assert wanted in words, wanted
-    lines = [line for line in result.output.splitlines() if line.startswith("kimi-k2")]
+    lines = [line for line in result.output.splitlines() if line.startswith("kimi-k2 ")]
     assert len(lines) == 1 and "too large" in lines[0]
 
 
@@ -275,3 +276,10 @@ def test_sizes(text: str, size: int) -> None:
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(SettingsError):
         parse_size(text)
+
+
+def test_a_known_model_that_does_not_fit_names_the_quantisation_that_does() -> None:
+    """Issue 20, item 8: known by its shape, before a byte of it is fetched."""
+    result = run("plan", "kimi-k2.5", "--gpus", "0", "--ram", "400G")
+    assert result.exit_code == 1
+    assert "What fits: a Q2_K file of about 314.3 GiB" in " ".join(result.output.split())
