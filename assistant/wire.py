@@ -88,7 +88,6 @@ class GenerateBody(Sampling, frozen=True, kw_only=True, omit_defaults=True):
     return_tokens: bool = False
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
-    logit_bias: Any = None
     n_probs: int = 0
 
     @property
@@ -102,7 +101,7 @@ class GenerateBody(Sampling, frozen=True, kw_only=True, omit_defaults=True):
 
     def unsupported(self) -> list[str]:
         """Names of the fields that are set and not served."""
-        return [name for name in ("logit_bias", "n_probs") if getattr(self, name)]
+        return ["n_probs"] if self.n_probs else []
 
 
 class CompletionRequest(GenerateBody, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 
 from assistant import __version__, paths
 from assistant.daemon.headroom.budgets import Budgets
@@ -122,19 +123,31 @@ class Service:
 
     def infill(self, body: InfillBody, client: str = "") -> AsyncGenerator[Json, None]:
         """POST /infill."""
+        return self._answer(body, NativeFormat(), self._infill(body), client)
 
+    def _infill(self, body: InfillBody) -> Encode:
         def encode(model: ModelInfo) -> Awaitable[Encoded]:
             budget = self.budgets.of(Priority.EXPLAIN)
             free = model.n_ctx - max(body.max_tokens or 0, _LEAST_ANSWER)
             return self._encoder.infill(body, model, min(free, budget.tokens) if budget else free)
 
-        return self._answer(body, NativeFormat(), encode, client)
+        return encode
 
-    def text_complete(
+    async def text_complete(
         self, body: TextCompletionBody, client: str = ""
     ) -> AsyncGenerator[Json, None]:
         """POST /v1/completions."""
-        return self._answer(body, TextFormat(), self._text(body.prompt), client)
+        written = TextFormat(body.prompt_text("echo") if body.echo else "")
+        encode = self._text(body.prompt)
+        if body.suffix:
+            prefix = body.prompt_text("suffix")
+            place = InfillBody(
+                input_prefix=prefix, input_suffix=body.suffix, max_tokens=body.max_tokens
+            )
+            encode = self._infill(place)
+        async with aclosing(self._answer(body, written, encode, client)) as items:
+            async for item in items:
+                yield item
 
     def chat(self, body: ChatBody, client: str = "") -> AsyncGenerator[Json, None]:
         """POST /v1/chat/completions: answered by the model for explanations, if it is ready."""

@@ -13,6 +13,8 @@ from llama_cpp import llama_cpp
 from assistant.llama.context import Logits
 from assistant.llama.spec import Sampling
 
+_ALL_TOKENS = 2**20
+
 Tokens = npt.NDArray[np.int32]
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
@@ -28,11 +30,12 @@ class Sampler:
 
     def __init__(self, sampling: Sampling, n_vocab: int, history: Sequence[int] = ()) -> None:
         # Greedy is the arg-max of the bare logits: it needs no chain.
-        greedy = sampling.temperature <= 0 and sampling.repeat_penalty == 1.0
+        shaped = sampling.penalises or bool(sampling.logit_bias)
+        greedy = sampling.temperature <= 0 and not shaped
         self._chain: Any = None if greedy else _build(sampling, n_vocab)
         self._all = np.arange(n_vocab, dtype=np.int32)
-        if self._chain and sampling.repeat_penalty != 1.0:
-            for token in history[-sampling.repeat_last_n :]:
+        if self._chain and sampling.penalises:
+            for token in history[-_last_n(sampling) :] if _last_n(sampling) else ():
                 llama_cpp.llama_sampler_accept(self._chain, token)
 
     @property
@@ -87,15 +90,27 @@ class Sampler:
         return int(array.data[array.selected].id)
 
 
+def _last_n(sampling: Sampling) -> int:
+    """How many tokens the penalties count; llama.cpp takes -1 for none."""
+    return sampling.repeat_last_n if sampling.repeat_last_n >= 0 else _ALL_TOKENS
+
+
 def _build(sampling: Sampling, n_vocab: int) -> Any:
-    """The usual order of llama.cpp's own programs: penalties, cuts, temperature, draw."""
+    """The usual order of llama.cpp's own programs: bias, penalties, cuts, temperature, draw."""
     handle = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
     parts = []
-    if sampling.repeat_penalty != 1.0:
-        last_n = sampling.repeat_last_n
+    if sampling.logit_bias:
+        biases = dict(sampling.logit_bias).items()
+        array = (llama_cpp.llama_logit_bias * len(biases))(*biases)
+        parts.append(llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(biases), array))
+    if sampling.penalises:
         parts.append(
             llama_cpp.llama_sampler_init_penalties(
-                n_vocab, last_n, sampling.repeat_penalty, 0.0, 0.0
+                n_vocab,
+                _last_n(sampling),
+                sampling.repeat_penalty,
+                sampling.frequency_penalty,
+                sampling.presence_penalty,
             )
         )
     if sampling.temperature > 0:

@@ -63,6 +63,10 @@ class TensorOverride(msgspec.Struct, frozen=True, kw_only=True):
     device: str
 
 
+_TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+_Bias = Annotated[float, Meta(ge=-100.0, le=100.0)]
+
+
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """How the next token is chosen. The only declaration of these fields; the defaults are
     llama-server's (llama.cpp, common/common.h).
@@ -71,6 +75,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
         temperature: 0 is greedy.
         top_k: 0 or -1 switches it off; so do `top_p` 1 and `min_p` 0.
         repeat_penalty: 1 is none; it counts the last `repeat_last_n` tokens, -1 for all.
+        frequency_penalty, presence_penalty: OpenAI's, 0 is none; over the same tokens.
+        logit_bias: added to the logits of these token ids; as OpenAI's object, or as pairs.
         seed: -1 and 2**32 - 1 are a random one.
     """
 
@@ -80,7 +86,18 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     min_p: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.05
     repeat_penalty: Annotated[float, Meta(gt=0.0, le=100.0)] = 1.0
     repeat_last_n: Annotated[int, Meta(ge=-1, le=2**20)] = 64
+    frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
+    presence_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
+    logit_bias: (
+        Annotated[dict[_TokenId, _Bias], Meta(max_length=1024)]
+        | Annotated[tuple[tuple[_TokenId, _Bias], ...], Meta(max_length=1024)]
+    ) = ()
     seed: Annotated[int, Meta(ge=-1, le=2**32 - 1)] = -1
+
+    @property
+    def penalises(self) -> bool:
+        """Whether tokens that occurred before are less or more likely."""
+        return bool(self.repeat_penalty != 1.0 or self.frequency_penalty or self.presence_penalty)
 
 
 GREEDY = Sampling(temperature=0.0)

@@ -96,7 +96,7 @@ async def read_body(request: Request, kind: type[T], held: Held, *, limit_bytes:
         raise RequestError("the client went away") from error
     try:
         raw = msgspec.json.decode(data or b"{}")
-        return msgspec.convert(request_fields.checked(raw, kind), kind)
+        return msgspec.convert(request_fields.checked(raw, kind), kind, str_keys=True)
     except msgspec.ValidationError as error:
         raise RequestError(f"the request is invalid: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

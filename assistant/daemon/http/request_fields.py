@@ -30,8 +30,6 @@ _NO_EFFECT = frozenset(
 """Accepted and ignored."""
 
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
     "logprobs": (0,),
     "top_logprobs": (0,),
     "best_of": (1,),

@@ -75,18 +75,27 @@ class OpenAIBody(GenerateBody, frozen=True, kw_only=True):
 
 
 class TextCompletionBody(OpenAIBody, frozen=True, kw_only=True):
-    """POST /v1/completions. OpenAI's default of 16 tokens is kept out, as llama-server does."""
+    """POST /v1/completions. OpenAI's default of 16 tokens is kept out, as llama-server does.
+
+    With a suffix, the text between `prompt` and `suffix` is completed.
+    """
 
     prompt: PromptBody
     suffix: str | None = None
     echo: bool = False
 
-    def unsupported(self) -> list[str]:
-        return [
-            *super().unsupported(),
-            *(["suffix"] if self.suffix else []),
-            *(["echo"] if self.echo else []),
-        ]
+    def prompt_text(self, field: str) -> str:
+        """The prompt, where `field` needs it as text.
+
+        Raises:
+            RequestError: it holds token ids.
+        """
+        parts = prompt_parts(self.prompt)
+        if len(parts) == 1 and isinstance(parts[0], str):
+            return parts[0]
+        raise RequestError(
+            f"not supported: {field} with a prompt of token ids", advice="Send the prompt as text"
+        )
 
 
 class ContentPart(msgspec.Struct, kw_only=True):
@@ -287,6 +296,7 @@ def generate_request(
     if not ids:
         raise RequestError("the prompt is empty", advice="Send a text or token ids")
     check_vocabulary(ids, model)
+    check_vocabulary(tuple(dict(body.logit_bias)), model)
     wanted = -1 if body.max_tokens is None else body.max_tokens
     _check_fits(len(ids), wanted, model, budget)
     free = max(model.n_ctx - len(ids), 0) if model.n_ctx else wanted

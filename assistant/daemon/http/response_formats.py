@@ -162,8 +162,12 @@ class NativeFormat:
 class TextFormat:
     """POST /v1/completions."""
 
-    def opening(self, answer: Answer) -> list[Json]:  # noqa: ARG002
-        return []
+    def __init__(self, echo: str = "") -> None:
+        """`echo`: a text to send before the answer."""
+        self._echo = echo
+
+    def opening(self, answer: Answer) -> list[Json]:
+        return [self._frame(answer, self._echo, None)] if self._echo else []
 
     def piece(self, answer: Answer, delta: Delta) -> list[Json]:
         return [self._frame(answer, delta.text, None)]
@@ -175,7 +179,7 @@ class TextFormat:
         return [last]
 
     def whole(self, answer: Answer, done: Done) -> Json:
-        frame = self._frame(answer, answer.text, _finish_reason(done))
+        frame = self._frame(answer, self._echo + answer.text, _finish_reason(done))
         return frame | {"usage": _usage(done.timings)} | _own(answer, done)
 
     def _frame(self, answer: Answer, text: str, finish_reason: str | None) -> Json:

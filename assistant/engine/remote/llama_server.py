@@ -195,6 +195,8 @@ class LlamaServer:
             "repeat_penalty": sampling.repeat_penalty,
             "repeat_last_n": sampling.repeat_last_n,
             "seed": sampling.seed,
+            "frequency_penalty": sampling.frequency_penalty,
+            "presence_penalty": sampling.presence_penalty,
             "stop": list(request.stop),
             "cache_prompt": request.cache,
             "return_tokens": True,
@@ -202,6 +204,8 @@ class LlamaServer:
         }
         if request.must_start_with:
             body["grammar"] = f"root ::= {_literal(request.must_start_with)} [^\\x00]*"
+        if sampling.logit_bias:
+            body["logit_bias"] = [list(pair) for pair in dict(sampling.logit_bias).items()]
         body |= self._constraint(request)
         return Ask("/completion", self._body(body))
 

@@ -103,6 +103,12 @@ class OpenAI:
         }
         if sampling.temperature > 0:
             body |= {"top_p": sampling.top_p, "seed": sampling.seed}
+        for name in ("frequency_penalty", "presence_penalty"):
+            if value := getattr(sampling, name):
+                body[name] = value
+        if sampling.logit_bias:
+            biases = dict(sampling.logit_bias).items()
+            body["logit_bias"] = {str(token): bias for token, bias in biases}
         if request.stop:
             body["stop"] = list(request.stop)[:_MOST_STOPS]
         body |= self._constraint(request)

@@ -55,6 +55,9 @@ class Chooser:
             kept = np.full_like(values, -np.inf)
             kept[only] = values[only]
             values = kept
+        for token, bias in dict(self._sampling.logit_bias).items():
+            if token < len(values):
+                values[token] += bias
         self._penalise(values, last)
         if self._sampling.temperature <= 0:
             return int(values.argmax())
@@ -70,13 +73,16 @@ class Chooser:
         return int(self._random.choice(order, p=shares / shares.sum()))
 
     def _penalise(self, values: Floats, last: Sequence[int]) -> None:
-        penalty, count = self._sampling.repeat_penalty, self._sampling.repeat_last_n
-        if penalty == 1.0 or count == 0:
+        """As llama.cpp does (src/llama-sampler.cpp, `llama_sampler_penalties_apply`)."""
+        sampling = self._sampling
+        penalty, count = sampling.repeat_penalty, sampling.repeat_last_n
+        if not sampling.penalises or count == 0:
             return
-        seen = np.unique(np.array(last if count < 0 else last[-count:], np.int64))
-        seen = seen[seen < len(values)]
+        tokens = np.array(last if count < 0 else last[-count:], np.int64)
+        seen, times = np.unique(tokens[tokens < len(values)], return_counts=True)
         found = values[seen]
-        values[seen] = np.where(found > 0, found / penalty, found * penalty)
+        found = np.where(found > 0, found / penalty, found * penalty)
+        values[seen] = found - times * sampling.frequency_penalty - sampling.presence_penalty
 
 
 _CHUNK = 256  # prompt tokens evaluated between two looks at what has come

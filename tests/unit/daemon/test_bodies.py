@@ -86,11 +86,9 @@ def test_seeds_are_random_only_where_none_was_given() -> None:
 @pytest.mark.parametrize(
     ("kind", "body", "name"),
     [
-        (CompletionRequest, {"prompt": "a", "logit_bias": {"1": 2}}, "logit_bias"),
+        (CompletionRequest, {"prompt": "a", "logit_bias": {5000000: 2}}, "vocabulary"),
         (InfillBody, {"input_prefix": "a", "input_suffix": "", "n_probs": 3}, "n_probs"),
         (TextCompletionBody, {"prompt": "a", "n": 2}, "n"),
-        (TextCompletionBody, {"prompt": "a", "suffix": "b"}, "suffix"),
-        (TextCompletionBody, {"prompt": "a", "echo": True}, "echo"),
         (ChatBody, {"messages": [{"role": "u"}], "response_format": {"type": "x"}}, "format"),
     ],
 )

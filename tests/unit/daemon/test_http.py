@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from daemons import Daemon, fake_model, serving, until
 
@@ -148,8 +149,6 @@ class Templated(FakeEngine):
     """The fake engine with a chat template."""
 
     async def describe(self) -> Any:
-        import msgspec
-
         template = (
             "{% for message in messages %}<{{ message.role }}>{{ message.content }}\n{% endfor %}"
             "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -389,6 +388,58 @@ def test_the_model_is_named_as_in_the_settings(home: Path) -> None:
         assert (entry["id"], entry["meta"]["name"]) == ("my-coder", "fake")
 
     run(body, planner=planner)
+
+
+def test_penalties_biases_and_echo(home: Path) -> None:
+    engine = FakeEngine()
+
+    async def body(daemon: Daemon) -> None:
+        sent = {"prompt": "ab", "max_tokens": 6, "presence_penalty": 1, "frequency_penalty": -0.5}
+        sent |= {"logit_bias": {"97": -100, "98": 1.5}, "echo": True}
+        answer = await daemon.http.post("/v1/completions", json=sent)
+        assert answer.json()["choices"][0]["text"] == "ab" + DEFAULT_REPLY[:6]
+        sampling = engine.requests[-1].sampling
+        assert (sampling.presence_penalty, sampling.frequency_penalty) == (1.0, -0.5)
+        assert sampling.logit_bias == {97: -100.0, 98: 1.5}
+        events = await events_of(
+            await daemon.http.post("/v1/completions", json=sent | {"stream": True})
+        )
+        texts = [event["choices"][0]["text"] for event in events[:-1]]
+        assert "".join(texts) == "ab" + DEFAULT_REPLY[:6]
+        native = {"prompt": "ab", "n_predict": 1, "logit_bias": [[97, 2]]}
+        assert (await daemon.http.post("/completion", json=native)).status_code == 200
+        assert dict(engine.requests[-1].sampling.logit_bias) == {97: 2.0}
+        for wrong in (
+            {"logit_bias": {"x": 1}},
+            {"logit_bias": {"97": 101}},
+            {"presence_penalty": 3},
+            {"prompt": [97], "echo": True},
+            {"prompt": [97], "suffix": "b"},
+        ):
+            answer = await daemon.http.post("/v1/completions", json={"prompt": "a"} | wrong)
+            assert answer.status_code == 400, wrong
+
+    run(body, engine)
+
+
+def test_a_suffix_is_filled_in_as_infill_does(home: Path, dense_model: Path) -> None:
+    class Coder(FakeEngine):
+        async def describe(self) -> Any:
+            found = await super().describe()
+            return msgspec.structs.replace(found, vocabulary=str(dense_model))
+
+    engine = Coder(n_vocab=200_000)
+
+    async def body(daemon: Daemon) -> None:
+        place = {"input_prefix": "def f(", "input_suffix": "):\n    pass\n", "n_predict": 4}
+        assert (await daemon.http.post("/infill", json=place)).status_code == 200
+        sent = {"prompt": "def f(", "suffix": "):\n    pass\n", "max_tokens": 4}
+        assert (await daemon.http.post("/v1/completions", json=sent)).status_code == 200
+        infill, suffix = engine.requests[-2:]
+        assert infill.prompt == suffix.prompt and infill.stop_tokens == suffix.stop_tokens
+        assert suffix.max_tokens == 4
+
+    run(body, engine)
 
 
 def test_a_flood_is_refused_and_the_queue_recovers(home: Path) -> None:

@@ -61,8 +61,6 @@ def test_integral_floats_in_lists_of_tokens() -> None:
     [
         ("logprobs", True),
         ("top_logprobs", 3),
-        ("presence_penalty", 0.5),
-        ("frequency_penalty", -0.5),
         ("ignore_eos", True),
         ("best_of", 2),
         ("functions", [{}]),
