@@ -128,7 +128,10 @@ def test_a_successor_that_dies_on_the_way_costs_nothing(home: Path) -> None:
             with pytest.raises(AlreadyRunningError), instance.claim():
                 pass
             # It can still be taken over by one that lives.
-            async with succeeding(FakeEngine()) as (_, task):
+            new = FakeEngine()
+            async with succeeding(new) as (_, task):
+                # It loads once the first has ended; before that, "stop" would reach the first.
+                await until(lambda: len(new.loads) == 1)
                 assert await ask(first.client) == DEFAULT_REPLY
                 await first.client.stop()
                 await task
