@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from assistant import paths
 
@@ -13,6 +14,9 @@ from assistant import paths
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Plans in tests take the assumed rates; measuring this machine takes seconds.
 os.environ.setdefault("UNDERKEEL_MEASURE", "0")
+# How long an example takes depends on the machine and on what else runs there.
+settings.register_profile("underkeel", deadline=None)
+settings.load_profile("underkeel")
 
 
 def _model(name: str) -> Path:

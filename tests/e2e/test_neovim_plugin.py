@@ -85,7 +85,7 @@ def test_settings_reach_the_server(tmp_path: Path) -> None:
         assert params["initializationOptions"] == {"underkeel": {"completion": {"max_tokens": 9}}}
         assert params["capabilities"]["textDocument"]["inlineCompletion"] is not None
         offered = params["capabilities"]["experimental"]["underkeel"]
-        assert offered == {"status": True, "explanation": True}
+        assert offered == {"status": True, "explanation": True, "completionUpdate": True}
 
 
 def test_every_autocommand_has_a_description(vim: Session) -> None:
