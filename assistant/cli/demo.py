@@ -42,6 +42,8 @@ _STOP_LIMIT_S = 20.0
 _GHOST = "italic bright_black"
 _PATIENT = {"underkeel": {"completion": {"first_line_ms": 6000, "debounce_ms": 0}}}
 """The demo waits for whole blocks. An editor shows the first complete line sooner."""
+_SETTINGS = "[completion]\ntime_limit_ms = 60_000\n"
+"""Nobody types in the demo, so that a slow machine may take its time. Editors only lower this."""
 _TAB = 4
 
 
@@ -128,6 +130,7 @@ def _private_daemon(model: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]
     before = {name: os.environ.get(name) for name in ("UNDERKEEL_HOME", "UNDERKEEL_MODELS")}
     os.environ["UNDERKEEL_MODELS"] = str(paths.models_dir())
     os.environ["UNDERKEEL_HOME"] = str(home)
+    paths.config_file().write_text(_SETTINGS, encoding="utf-8")
     command = [sys.executable, "-m", "assistant", "serve", "--model", str(model)]
     nowhere = subprocess.DEVNULL
     daemon = subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)
