@@ -201,11 +201,12 @@ class Session:
 
     def close(self, uri: str) -> None:
         """The editor has closed a document; what was asked for it is given up."""
-        found = self._open.pop(normal(uri), None)
+        found = self._open.get(normal(uri))
         if found is None:
             return
         uri = found.document.uri
-        self.tally.closed(uri)
+        self.tally.closed(uri)  # it still reads the text
+        del self._open[normal(uri)]
         self.notebooks.closed_cell(uri)
         if self.on_close is not None:
             self.on_close(uri)
