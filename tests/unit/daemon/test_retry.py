@@ -1,4 +1,4 @@
-"""An answer that is told again goes on where it was, or not at all."""
+"""A repeated answer continues where it was, or not at all."""
 
 from __future__ import annotations
 
