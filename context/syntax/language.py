@@ -63,6 +63,7 @@ class Language:
             that only it has (C++ in a `.h` file).
         self_names: what an object calls itself.
         implicit_self: methods reach the object's members without it.
+        queries: the language whose query files it uses; by default its own.
         family: languages of one family see each other's definitions; by default its own name.
     """
 
@@ -77,6 +78,7 @@ class Language:
     wrappers: tuple[str, ...] = ()
     other: str = ""
     other_if: str = ""
+    queries: str = ""
     family: str = ""
     self_names: tuple[str, ...] = ()
     implicit_self: bool = False
@@ -103,14 +105,17 @@ class Language:
 
     def has_query(self, name: str) -> bool:
         """Whether there is a file for a query; one of OPTIONAL_QUERIES may be missing."""
-        return (FOLDER / self.name / f"{name}.scm").is_file()
+        return self._query_file(name).is_file()
 
     def query(self, name: str) -> tree_sitter.Query:
         """The compiled query `name`, one of QUERIES, or of OPTIONAL_QUERIES if `has_query`."""
         if name not in self._queries:
-            source = (FOLDER / self.name / f"{name}.scm").read_text(encoding="utf-8")
+            source = self._query_file(name).read_text(encoding="utf-8")
             self._queries[name] = tree_sitter.Query(self.parser_language, source)
         return self._queries[name]
+
+    def _query_file(self, name: str) -> Path:
+        return FOLDER / (self.queries or self.name) / f"{name}.scm"
 
 
 @cache
