@@ -28,7 +28,7 @@ from lsp.completion.suggestion import (
     taken_with,
 )
 from lsp.daemon.backend import Backend
-from lsp.documents.document import Document, Encoding, Place, body
+from lsp.documents.document import Change, Document, Encoding, Place, body
 from lsp.documents.notebooks import Notebooks, earlier_text
 from lsp.documents.site import Site
 from lsp.documents.uri import normal, path_of
@@ -182,12 +182,7 @@ class Session:
             return
         self.notebooks.edited_cell(uri)
         for edit in edits:
-            if edit.start is None or edit.end is None:
-                found.document.replace_all(edit.text)
-                self._report_edit(found.document.uri, 0, None, [])
-            else:
-                self._tell_tally(found.document, edit.start, edit.end, edit.text)
-                self._replace(found.document, edit.start, edit.end, edit.text)
+            self._apply(found.document, found.document.change(edit.text, edit.start, edit.end))
         found.document.version = version
         found.cursor = found.document.edited
         found.rhythm.key(self._clock())
@@ -318,26 +313,23 @@ class Session:
         """The text of the cells before a document; empty where it is no cell of a notebook."""
         return earlier_text(self.notebooks.before(uri), self.document, self.document(uri))
 
-    def _tell_tally(self, document: Document, start: Position, end: Position, text: str) -> None:
+    def _apply(self, document: Document, change: Change) -> None:
+        """Make one change, and report the lines that it changed."""
+        start, end, text = change
+        if start == end and not text:
+            return
         if self.tally.watches(document.uri):
-            first, last = sorted((document.place(*start), document.place(*end)))
-            at = document.offset(first)
-            self.tally.edited(document.uri, at, document.offset(last) - at, len(text))
-
-    def _replace(self, document: Document, start: Position, end: Position, text: str) -> None:
-        """Apply one edit, and report the lines that it changed."""
-        first, last = sorted((document.place(*start).line, document.place(*end).line))
+            at = document.offset(start)
+            self.tally.edited(document.uri, at, document.offset(end) - at, len(text))
+        first, last = start.line, end.line
         many = last - first > _MOST_REPORTED_LINES or text.count("\n") > _MOST_REPORTED_LINES
         old = None if many else [body(document.line(line)) for line in range(first, last + 1)]
         count = len(document)
-        document.replace(start, end, text)
+        document.apply(change)
         stop = min(last + 1 + len(document) - count, len(document))
         new = [] if many else [body(document.line(line)) for line in range(first, stop)]
-        self._report_edit(document.uri, first, old, new)
-
-    def _report_edit(self, uri: str, first: int, old: list[str] | None, new: list[str]) -> None:
         if self.on_edit is not None:
-            self.on_edit(uri, first, old, new)
+            self.on_edit(document.uri, first, old, new)
 
     def _do(self, chore: Coroutine[Any, Any, None]) -> None:
         """Have something done that nobody waits for."""

@@ -41,6 +41,15 @@ class Place(NamedTuple):
     column: int
 
 
+class Change(NamedTuple):
+    """The text from `first` to `last` becomes `text`."""
+
+    first: Place
+    last: Place
+    text: str
+
+
+_START = Place(0, 0)
 _CODEC = {Encoding.UTF8: ("utf-8", 1), Encoding.UTF16: ("utf-16-le", 2)}
 
 
@@ -143,6 +152,15 @@ class Lines:
         first = max(first, 0)
         return "".join([b.text for b in self._blocks[first : last + 1]]), self._starts[first]
 
+    def between(self, first: Place, last: Place) -> str:
+        """The text from one place to a later one."""
+        if first == _START and last == (len(self) - 1, len(self[len(self) - 1])):
+            return self.text()
+        if first.line == last.line:
+            return self[first.line][first.column : last.column]
+        whole = [self[line] for line in range(first.line + 1, last.line)]
+        return "".join([self[first.line][first.column :], *whole, self[last.line][: last.column]])
+
     def block_of(self, line: int) -> int:
         """The number of the block that holds `line`."""
         return bisect_right(self._starts, line) - 1
@@ -214,7 +232,7 @@ class Document:
         self.uri = uri
         self.language = language
         self.version = version
-        self.edited = Place(0, 0)
+        self.edited = _START
         self._encoding = encoding
         self._lines = Lines(clean(text))
 
@@ -230,19 +248,38 @@ class Document:
     def text(self) -> str:
         return self._lines.text()
 
-    def replace_all(self, text: str) -> None:
-        """Take a new text as a whole."""
-        self._lines = Lines(clean(text))
-        self.edited = self.clamp(self.edited)
+    def change(
+        self, text: str, start: tuple[int, int] | None = None, end: tuple[int, int] | None = None
+    ) -> Change:
+        """What it means to put `text` between two client positions (line, units), in any order.
 
-    def replace(self, start: tuple[int, int], end: tuple[int, int], text: str) -> None:
-        """Put `text` between two client positions (line, units); swapped ones are put right."""
-        first, last = sorted((self.place(*start), self.place(*end)))
+        Without positions `text` is the whole new text. A change of several lines is narrowed to
+        where the text becomes another one: many clients send more than what was edited.
+        """
         text = clean(text)
+        if start is None or end is None:
+            return self._narrowed(Change(_START, self.place(len(self), 0), text))
+        first, last = sorted((self.place(*start), self.place(*end)))
+        change = Change(first, last, text)
+        return change if first.line == last.line else self._narrowed(change)
+
+    def apply(self, change: Change) -> None:
+        """Make a change of the text as it is now."""
+        first, last, text = change
+        if first == last and not text:
+            return
         head = self._lines[first.line][: first.column]
         tail = self._lines[last.line][last.column :]
         self._lines.replace(first.line, last.line, f"{head}{text}{tail}")
         self.edited = self.clamp(_end_of(first, text))
+
+    def replace(self, start: tuple[int, int], end: tuple[int, int], text: str) -> None:
+        """`change` and `apply` at once."""
+        self.apply(self.change(text, start, end))
+
+    def replace_all(self, text: str) -> None:
+        """Take a new text as a whole; `edited` is where it differs from the old one."""
+        self.apply(self.change(text))
 
     def place(self, line: int, units: int) -> Place:
         """The place of a client position. One past the end of a line is the line's end; one past
@@ -280,6 +317,32 @@ class Document:
             language_id=self.language,
             prefix=one_line_end(text[max(cursor - WHOLE_TEXT_CHARS, 0) : cursor]),
             suffix=one_line_end(text[cursor : cursor + WHOLE_TEXT_CHARS]),
+        )
+
+    def _narrowed(self, change: Change) -> Change:
+        """The same change without what its old and its new text share at both ends."""
+        from context.syntax.text import common_ends
+
+        first, last, new = change
+        old = self._lines.between(first, last)
+        start, end = common_ends(old, new)
+        # A carriage return and the line feed after it are one line end: it is not parted.
+        if (
+            start
+            and old[start - 1] == "\r"
+            and "\n" in (old[start : start + 1], new[start : start + 1])
+        ):
+            start -= 1
+        before_end = (
+            old[len(old) - end - 1 : len(old) - end],
+            new[len(new) - end - 1 : len(new) - end],
+        )
+        if end and old[len(old) - end] == "\n" and "\r" in before_end:
+            end -= 1
+        return Change(
+            _end_of(first, old[:start]),
+            _end_of(first, old[: len(old) - end]),
+            new[start : len(new) - end],
         )
 
     def _around(self, line: int) -> tuple[str, int]:

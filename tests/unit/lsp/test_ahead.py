@@ -14,6 +14,7 @@ from assistant.models import vocabulary
 from assistant.settings import CompletionSettings
 from lsp.completion import prefetch
 from lsp.completion.prefetch import Machine
+from lsp.completion.session import Edit
 
 TEXT = "def add(a, b):\n    \u2038\n\n\ndef sub(a, b):\n    return a - b\n"
 REST_S = 0.02
@@ -172,6 +173,19 @@ def jump(editing: Editing) -> None:
     """Go to the empty body of `sub`, and begin to type there."""
     editing.line, editing.column = 5, 4
     editing.type("r")
+
+
+def test_the_whole_text_sent_again_is_warmed_where_it_changed(dense_model: Path) -> None:
+    """C22: not at the start of the file."""
+
+    async def test(editing: Editing) -> None:
+        text = editing.text.replace("def sub(a, b):\n    ", "def sub(a, b):\n    r")
+        editing.session.change(URI, 2, [Edit(text)])
+        await rest(lambda: bool(editing.client.warmed))
+        warmed = vocabulary.load(dense_model).decode(editing.client.warmed[-1])
+        assert warmed.endswith("def sub(a, b):\n    ")
+
+    play(dense_model, test, ELSEWHERE)
 
 
 def test_typing_at_another_place_warms_it_at_once_and_only_once(dense_model: Path) -> None:

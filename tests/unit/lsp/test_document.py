@@ -71,6 +71,59 @@ def test_a_position_inside_a_character_is_its_start(
     assert to_column("a😀b\n", units, encoding) == column
 
 
+@pytest.mark.parametrize("block", [1, 2, 512])
+@given(text=TEXT, news=st.lists(TEXT, max_size=4), whole=st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_a_whole_new_text_agrees_with_the_reference(
+    block: int, text: str, news: list[str], whole: bool
+) -> None:
+    """C22: as one text, or as a range that covers all of the old one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines_module, "BLOCK_LINES", block)
+        document, reference = Document("file:///a", text), Reference(text, Encoding.UTF16)
+        for new in news:
+            if whole:
+                document.replace_all(new)
+            else:
+                document.replace((0, 0), (10**6, 0), new)
+            reference.text = lines_module.clean(new)
+            assert document.text == reference.text
+            assert [document.line(at) for at in range(len(document))] == reference.lines()
+            assert document.clamp(document.edited) == document.edited
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole text", "range"])
+@pytest.mark.parametrize(
+    ("old", "new", "edited"),
+    [
+        ("a\nb\nc\n", "a\nbx\nc\n", (1, 2)),
+        ("a\r\nb\r\nc\r\n", "a\r\nbx\r\nc\r\n", (1, 2)),
+        ("a\rb\rc\r", "a\rbx\rc\r", (1, 2)),
+        ("a\nb\n", "a\n\nb\n", (2, 0)),
+        ("a\r\nb", "a\rb", (1, 0)),
+        ("a\nb", "a\r\nb", (1, 0)),
+        ("a\nb\nc", "a\nc", (1, 0)),
+        ("s = '👩\u200d🚀'\nb\n", "s = '👩\u200d🚀x'\nb\n", (0, 9)),
+        ("é\n中 = 1\n", "é\n中 = 12\n", (1, 6)),
+        ("\n" * 900 + "x\n", "\n" * 900 + "xy\n", (900, 2)),
+        ("a\nb\n", "a\nb\n", (0, 0)),
+        ("", "x\ny", (1, 1)),
+        ("x\ny", "", (0, 0)),
+    ],
+)
+def test_the_place_of_change_is_where_the_texts_differ(
+    whole: bool, old: str, new: str, edited: tuple[int, int]
+) -> None:
+    """C22: not the start of the file, which many clients that send the whole text would mean."""
+    document = Document("file:///a", old)
+    if whole:
+        document.replace_all(new)
+    else:
+        document.replace((0, 0), (10**6, 0), new)
+    assert document.text == new
+    assert document.edited == edited
+
+
 def test_an_edit_after_a_form_feed_lands_where_the_client_meant() -> None:
     document = Document("file:///a", "one\f\ntwo\u2028three\nfour\n")
     document.replace((1, 3), (1, 4), " ")

@@ -13,6 +13,7 @@ from assistant.errors import ContextFullError, DaemonError, LoadError, WorkerDie
 from assistant.models import vocabulary
 from assistant.settings import CompletionSettings
 from assistant.wire import BudgetNow
+from lsp.completion.session import Edit
 from lsp.completion.suggestion import Selected
 from lsp.editor import Severity
 
@@ -274,3 +275,29 @@ def test_the_load_and_the_model_are_shown(dense_model: Path) -> None:
         assert editing.editor.facts[0] == first
 
     play(dense_model, FUNCTION, test)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole text", "range over all lines"])
+def test_the_whole_text_sent_again_is_the_edit_that_was_made(
+    dense_model: Path, whole: bool
+) -> None:
+    """C22: the edits are reported, and accepted text is followed, as if only they were sent."""
+    reported: list[tuple[int, list[str] | None, list[str]]] = []
+    moved: list[tuple[int, int, int]] = []
+
+    async def test(editing: Editing) -> None:
+        session = editing.session
+        session.on_edit = lambda _, *edit: reported.append(edit)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(session.tally, "watches", lambda _: True)
+            patch.setattr(session.tally, "edited", lambda _, *edit: moved.append(edit))
+            for version, new in ((2, "a\nb = 12\nc\n"), (3, "a\nb = 12\nc\n"), (4, "a\nc\n")):
+                edit = Edit(new) if whole else Edit(new, (0, 0), (99, 0))
+                session.change(URI, version, [edit])
+        document = session.document(URI)
+        assert document is not None
+        assert (document.text, document.version, document.edited) == ("a\nc\n", 4, (1, 0))
+
+    play(dense_model, "a\nb = 1\nc\n", test)
+    assert reported == [(1, ["b = 1"], ["b = 12"]), (1, ["b = 12", "c"], ["c"])]
+    assert moved == [(7, 0, 1), (2, 7, 0)]
