@@ -91,7 +91,8 @@ def plan(chosen: Settings, look: Reader, ours: Status | None) -> list[Finding]:
         return [_of("plan", error)]
     rung = loadable.ladder[0]
     held = ", ".join(f"{size / _GIB:.2f} GiB on {name}" for name, size in rung.holds.items())
-    return [ok("plan", f"it fits: {held}")]
+    caveats = loadable.plan.caveats if loadable.plan else ()
+    return [ok("plan", f"it fits: {held}"), *(warn("plan", caveat) for caveat in caveats)]
 
 
 def socket() -> list[Finding]:

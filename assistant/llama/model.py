@@ -155,9 +155,12 @@ class Model:
 
     def _meta(self, key: str) -> str:
         capacity = 256
-        text = ctypes.create_string_buffer(capacity)
-        count = llama_cpp.llama_model_meta_val_str(self._handle, key.encode(), text, capacity)
-        return text.value.decode("utf-8", "replace") if count >= 0 else ""
+        while True:
+            text = ctypes.create_string_buffer(capacity)
+            count = llama_cpp.llama_model_meta_val_str(self._handle, key.encode(), text, capacity)
+            if count < capacity:
+                return text.value.decode("utf-8", "replace") if count >= 0 else ""
+            capacity = count + 1  # llama.cpp returns the whole length, without the NUL
 
 
 def _check_file(name: str) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +18,9 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
+from gpu_check import __main__ as check  # noqa: E402
 from gpu_check import bundle, models, page, random_weights  # noqa: E402
+from gpu_check.results import Config, Results  # noqa: E402
 
 from assistant.memory.gguf.header import BY_NAME, Tensor  # noqa: E402
 
@@ -65,23 +69,58 @@ def test_everything_that_needs_no_gpu_runs_and_its_goals_hold(tmp_path: Path) ->
     assert all(name in text for name in models.KINDS)
 
 
-def test_a_part_that_takes_too_long_is_ended_and_keeps_what_it_found(tmp_path: Path) -> None:
-    """The limit that ends the part between its plans and its end depends on the machine."""
-    for seconds in ("5.5", "4", "3", "2", "9", "15", "30"):
-        folder = tmp_path / seconds
-        folder.mkdir()
-        done = run(folder, "--simulated", "--parts", "memory", "--seconds", seconds)
-        data = json.loads((folder / "results" / "simulated.json").read_text())
-        part = data["parts"]["memory"]
-        late = [
-            row for row in part["rows"] if row["table"] == "skipped" and "time" in str(row).lower()
-        ]
-        if page.rows_of(data, "plans") and (late or part["state"] == "out of time"):
-            break
-    else:
-        pytest.fail("no limit ended the part after its plans")
-    assert done.returncode == (0 if part["state"] == "done" else 1)
-    assert "Not run." in (folder / "results" / "simulated.md").read_text()
+def test_a_part_without_time_left_plans_and_loads_nothing(tmp_path: Path) -> None:
+    """The part itself, started when its time was used up."""
+    config = Config(
+        simulated=True, scratch=str(tmp_path), models=str(tmp_path), seconds=60, started_s=0
+    )
+    paths = [BENCHMARKS.parents[1], BENCHMARKS, BENCHMARKS.parent / "equipment"]
+    done = subprocess.run(
+        [sys.executable, "-m", "gpu_check.memory", config.to_json()],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {row["model"] for row in rows if row["table"] == "plans"} == set(models.KINDS)
+    assert not [row for row in rows if row["table"] == "loads"]
+    skipped = [row for row in rows if row["table"] == "skipped"]
+    assert len(skipped) == 2 * len(models.KINDS)
+    assert {row["why"] for row in skipped} == {"the part's time was used up"}
+
+
+def test_a_part_that_does_not_end_is_ended_and_keeps_what_it_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that passes the limit as soon as a row is kept."""
+    row = {"table": "skipped", "of": "loads", "what": "dense", "why": "a reason"}
+    code = f"import time; print({json.dumps(row)!r}, flush=True); time.sleep(600)"
+    config = Config(simulated=True, scratch=str(tmp_path), models=str(tmp_path), seconds=60)
+    results = Results(tmp_path / "simulated.json")
+    entry = results.start("memory", config.seconds)
+    clock = SimpleNamespace(monotonic=lambda: 1000.0 if entry["rows"] else 0.0)
+    monkeypatch.setattr(check, "time", clock)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            assert check._collect(process, config, entry, results) is False
+        finally:
+            check._end(process)
+    assert process.returncode == -signal.SIGKILL
+    kept = json.loads(results.path.read_text())
+    assert kept["parts"]["memory"]["rows"] == [row]
+    assert "Not run." in results.path.with_suffix(".md").read_text()
+
+
+def test_no_part_is_started_without_time(tmp_path: Path) -> None:
+    done = run(tmp_path, "--simulated", "--parts", "memory", "--seconds", "0")
+    assert done.returncode == 1
+    data = json.loads((tmp_path / "results" / "simulated.json").read_text())
+    assert data["parts"]["memory"]["state"] == "not run: the time was used up"
 
 
 def test_without_a_gpu_it_says_what_to_do(tmp_path: Path) -> None:

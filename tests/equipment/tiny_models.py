@@ -69,9 +69,9 @@ def hybrid(path: Path) -> Path:
     return _finished(writer, path, both | convolution, both | attention)
 
 
-def sliding_window(path: Path) -> Path:
+def sliding_window(path: Path, name: str = "Tiny gemma3") -> Path:
     """Gemma 3: layers that see a window of WINDOW tokens."""
-    writer = _writer(path, "gemma3")
+    writer = _writer(path, "gemma3", name)
     heads, head, ffn = 2, 32, 2 * WIDTH
     writer.add_feed_forward_length(ffn)
     writer.add_head_count(heads)
@@ -97,9 +97,9 @@ def sliding_window(path: Path) -> Path:
     return _finished(writer, path, shapes)
 
 
-def _writer(path: Path, architecture: str) -> gguf.GGUFWriter:
+def _writer(path: Path, architecture: str, name: str = "") -> gguf.GGUFWriter:
     writer = gguf.GGUFWriter(path, architecture)
-    writer.add_name(f"Tiny {architecture}")
+    writer.add_name(name or f"Tiny {architecture}")
     writer.add_context_length(1024)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)

@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models
 from msgspec.structs import replace
 from tiny_gguf import tiny_gguf
 from typer.testing import CliRunner
 
 from assistant import __version__, paths
 from assistant.cli import build_app
+from assistant.client import ServiceState, Status
 from assistant.doctor import Level, examination, examine, hardware
 from assistant.doctor.findings import Finding
 from assistant.install.detect import Backend, Gpu, Machine, Vendor
 from assistant.llama.spec import BackendDevice, DeviceKind, Processors
 from assistant.memory.probes.devices import GpuMemory, HostMemory
+from assistant.memory.probes.sampler import Probes
 from assistant.service.manager import Manager, ServiceNow
 from assistant.settings import ModelSettings, Settings
 
@@ -124,6 +127,35 @@ def test_a_model_that_is_not_here_wrong_or_whole(
     assert levels(examination.model(mine, deep=True)) == [Level.OK]
     path.write_bytes(b"GGUF nonsense")
     assert levels(examination.model(mine, deep=True)) == [Level.FAIL]
+
+
+def test_the_caveats_of_a_plan_are_warnings(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S10: a context reduced to what the model was trained for; before a load and after it."""
+    path = tiny_models.sliding_window(tmp_path / "m.gguf")
+    chosen = Settings(model=ModelSettings(name=str(path)))
+    probes = Probes()
+    try:
+        fits, caveat = examination.plan(chosen, probes, None)
+        smaller = replace(chosen, model=replace(chosen.model, n_ctx=512))
+        assert levels(examination.plan(smaller, probes, None)) == [Level.OK]
+    finally:
+        probes.close()
+    assert (fits.level, caveat.level, caveat.check) == (Level.OK, Level.WARN, "plan")
+    assert "1024" in caveat.message.replace(",", "")
+
+    async def status() -> Status:
+        caveats = ("the context was reduced",)
+        return Status(
+            version=__version__, pid=1, uptime_s=1.0, state=ServiceState.READY, caveats=caveats
+        )
+
+    monkeypatch.setattr(examination, "running_pid", lambda: 1)
+    monkeypatch.setattr(examination, "_status", status)
+    found, now = examination.daemon()
+    assert [one.message for one in found if one.level is Level.WARN] == ["the context was reduced"]
+    assert levels(examination.plan(chosen, Probes(), now)) == [Level.OK], "reported once"
 
 
 def test_the_socket_and_what_lies_in_its_place(home: Path) -> None:
