@@ -56,6 +56,9 @@ _Short = Annotated[str, Meta(max_length=4096)]
 MOST_PROMPT_TOKENS = 2**20
 """No context is longer; a list of small numbers takes many times its bytes in memory."""
 
+MOST_LOGPROBS = 20
+"""The most tokens reported at one place, as in OpenAI's API."""
+
 PromptPart = _TokenId | str
 PromptBody = str | Annotated[tuple[PromptPart, ...], Meta(max_length=MOST_PROMPT_TOKENS)]
 
@@ -88,12 +91,21 @@ class GenerateBody(Sampling, frozen=True, kw_only=True, omit_defaults=True):
     return_tokens: bool = False
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
-    n_probs: int = 0
+    n_probs: Annotated[int, Meta(ge=0, le=MOST_LOGPROBS)] = 0
 
     @property
     def wants_usage(self) -> bool:
         """Whether a streamed answer ends with OpenAI's `usage`."""
         return False
+
+    @property
+    def choices(self) -> int:
+        """How many answers are requested."""
+        return 1
+
+    def wanted_logprobs(self) -> int | None:
+        """How many of the likeliest tokens to report with each token; None for no probabilities."""
+        return self.n_probs or None
 
     def response_schema(self) -> dict[str, Any] | None:
         """The schema that the whole answer has to match; None for a free one."""
@@ -101,7 +113,7 @@ class GenerateBody(Sampling, frozen=True, kw_only=True, omit_defaults=True):
 
     def unsupported(self) -> list[str]:
         """Names of the fields that are set and not served."""
-        return ["n_probs"] if self.n_probs else []
+        return []
 
 
 class CompletionRequest(GenerateBody, frozen=True, kw_only=True):

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
+from msgspec.structs import replace
+
 from assistant.engine.interface import Progress
 from assistant.engine.types import (
     Delta,
@@ -23,6 +25,7 @@ from assistant.engine.types import (
     SlotState,
     StopReason,
     Timings,
+    TokenLogprob,
     shared_length,
 )
 from assistant.errors import ContextFullError, LoadError, RequestError, UnderkeelError
@@ -240,7 +243,9 @@ class FakeEngine:
                 reason, stop_text = StopReason.TIME, ""
                 break
             sent.append(character)
-            yield Delta(id=request.id, text=character, tokens=tuple(character.encode()))
+            tokens = tuple(character.encode())
+            logprobs = _logprobs(request, tokens)
+            yield Delta(id=request.id, text=character, tokens=tokens, logprobs=logprobs)
         await self._tick(running, 0)
         if running.cancelled:
             reason, stop_text = StopReason.CANCELLED, ""
@@ -281,6 +286,22 @@ class FakeEngine:
             cached_tokens=old.cached_tokens + timings.cached_tokens,
             generated_tokens=old.generated_tokens + timings.generated_tokens,
         )
+
+
+def _logprobs(request: GenerateRequest, tokens: tuple[int, ...]) -> tuple[TokenLogprob, ...]:
+    """Where they are requested: the token has -0.5, and those after it in the alphabet less."""
+    most = request.logprobs
+    if most is None:
+        return ()
+
+    def near(token: int, step: int = 0) -> TokenLogprob:
+        other = (token + step) % 256
+        return TokenLogprob(other, bytes([other]), -0.5 - step)
+
+    return tuple(
+        replace(near(token), top=tuple(near(token, step) for step in range(most)))
+        for token in tokens
+    )
 
 
 def _cut(request: GenerateRequest, text: str) -> tuple[str, StopReason, str]:

@@ -37,6 +37,7 @@ __all__ = [
     "StopReason",
     "TensorOverride",
     "Timings",
+    "TokenLogprob",
     "shared_length",
 ]
 
@@ -123,6 +124,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
             not.
         turns: the conversation that the prompt stands for, as (role, text), for an engine whose
             server writes conversations itself (`ModelInfo.writes_chat`).
+        logprobs: how many of the likeliest tokens to report with each token of the answer; 0
+            reports that token's probability alone, None nothing. Nothing is drafted then.
     """
 
     id: str
@@ -142,6 +145,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
     turns: tuple[tuple[str, str], ...] = ()
     visible_tokens: tuple[int, ...] = ()
     constraint: Constraint | None = None
+    logprobs: int | None = None
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,12 +171,30 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     decode_ms: float = 0.0
 
 
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token and its log probability by the model's own logits, before any sampling parameter.
+
+    Attributes:
+        text: its bytes, control tokens rendered.
+        top: the likeliest tokens at the same place, best first.
+    """
+
+    token: int
+    text: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
 class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta"):
-    """A piece of the answer: whole UTF-8 characters, never half of one."""
+    """A piece of the answer: whole UTF-8 characters, never half of one.
+
+    `logprobs`: of `tokens`, where the request asked for them.
+    """
 
     id: str
     text: str
     tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from assistant.engine.types import Delta, Done, GenerateRequest, LoadSpec, Timings
+from assistant.engine.types import Delta, Done, GenerateRequest, LoadSpec, Timings, TokenLogprob
 from assistant.engine.worker.runner import Runner
 from assistant.errors import UnderkeelError
 from assistant.llama.context import Context
@@ -23,6 +23,7 @@ class Heard:
     """What a request was told."""
 
     tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     text: str = ""
     done: Done | None = None
     error: UnderkeelError | None = None
@@ -79,6 +80,7 @@ class Bench:
         else:
             heard.text += event.text
             heard.tokens += event.tokens
+            heard.logprobs += event.logprobs
 
     def _fail(self, request_id: str, error: UnderkeelError) -> None:
         self.heard[request_id].error = error

@@ -8,14 +8,16 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 
+from msgspec.structs import replace
+
 from assistant.daemon.headroom.budgets import Budgets
 from assistant.daemon.http.admission import Admission, Turns
 from assistant.daemon.http.metrics import Metrics
 from assistant.daemon.http.prompts import Encoded
-from assistant.daemon.http.request_schemas import generate_request
+from assistant.daemon.http.request_schemas import further_choice, generate_request
 from assistant.daemon.http.response_formats import Answer, Json, ResponseFormat
 from assistant.daemon.models.served_models import Desk
-from assistant.engine.types import Done, ModelInfo
+from assistant.engine.types import Done, GenerateRequest, ModelInfo
 from assistant.errors import ModelChangedError, UnderkeelError
 from assistant.memory.degrade.budget import BudgetNow
 from assistant.wire import GenerateBody
@@ -71,30 +73,34 @@ class CompletionHandler:
             for encoding in range(1, _MOST_ENCODINGS + 1):
                 model = await desk.host.usable(limit_s)
                 prompt = await encode(model)
-                answer = _prepared(body, prompt, model, desk.budgets, limit_s)
-                request, opened = answer.request, False
+                answers = _prepared(body, prompt, model, desk.budgets, limit_s)
+                request, opened = answers[0].request, False
                 try:
-                    async with (
-                        self._turns.turn((client, request.priority)),
-                        aclosing(desk.host.generate(request)) as stream,
-                    ):
-                        async for item in stream:
-                            if body.stream and not opened:
-                                opened = True
-                                for event in response_format.opening(answer):
-                                    yield event
-                            if isinstance(item, Done):
-                                self._finished(answer, item, desk.budgets, started)
-                                if not body.stream:
-                                    yield response_format.whole(answer, item)
-                                else:
-                                    for event in response_format.closing(answer, item):
+                    async with self._turns.turn((client, request.priority)):
+                        # One after another: the further ones find the prompt in the KV cache.
+                        for answer in answers:
+                            request = answer.request
+                            if answer.index:
+                                request = _in_time(request, started, limit_s)
+                            async with aclosing(desk.host.generate(request)) as stream:
+                                async for item in stream:
+                                    if body.stream and not opened:
+                                        opened = True
+                                        for event in response_format.opening(answers):
+                                            yield event
+                                    if isinstance(item, Done):
+                                        self._finished(answer, item, desk.budgets, started)
+                                        events = response_format.closing(answer)
+                                    else:
+                                        answer.add(item)
+                                        events = response_format.piece(answer, item)
+                                    for event in events if body.stream else ():
                                         yield event
-                            else:
-                                answer.add(item)
-                                events = response_format.piece(answer, item)
-                                for event in events if body.stream else ():
-                                    yield event
+                        if not body.stream:
+                            yield response_format.whole(answers)
+                            return
+                        for event in response_format.ending(answers):
+                            yield event
                     return
                 except ModelChangedError:
                     again = prompt.of_text and not body.prompt_model and not opened
@@ -124,6 +130,7 @@ class CompletionHandler:
 
     def _finished(self, answer: Answer, done: Done, budgets: Budgets, started: float) -> None:
         request, timings = answer.request, done.timings
+        answer.done = done
         self._metrics.answered(request, done.reason, timings, time.monotonic() - started)
         answer.budget = budgets.after(
             request.priority, len(request.prompt) + timings.generated_tokens
@@ -139,9 +146,18 @@ class CompletionHandler:
         )
 
 
+def _in_time(request: GenerateRequest, started: float, limit_s: float) -> GenerateRequest:
+    """The request, limited to what is left of the time for all answers."""
+    if not request.time_limit_ms:
+        return request
+    left_ms = int((limit_s - (time.monotonic() - started)) * 1000)
+    return replace(request, time_limit_ms=max(min(request.time_limit_ms, left_ms), 1))
+
+
 def _prepared(
     body: GenerateBody, prompt: Encoded, model: ModelInfo, budgets: Budgets, limit_s: float
-) -> Answer:
+) -> list[Answer]:
+    """The answers that are requested, still empty."""
     limit = _limit(body, budgets)
     request = generate_request(
         body,
@@ -161,15 +177,20 @@ def _prepared(
         limit.tokens if limit else model.n_ctx,
         limit.level if limit else 0,
     )
-    return Answer(
-        request=request,
-        model=model,
-        with_tokens=body.return_tokens,
-        with_usage=body.wants_usage,
-        built_under=limit,
-        cut=prompt.cut,
-        parser=prompt.parser() if prompt.parser else None,
-    )
+    return [
+        Answer(
+            request=further_choice(request, index) if index else request,
+            model=model,
+            id=request.id,
+            index=index,
+            with_tokens=body.return_tokens,
+            with_usage=body.wants_usage,
+            built_under=limit,
+            cut=prompt.cut,
+            parser=prompt.parser() if prompt.parser else None,
+        )
+        for index in range(body.choices)
+    ]
 
 
 def _limit(body: GenerateBody, budgets: Budgets) -> BudgetNow | None:

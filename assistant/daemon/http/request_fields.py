@@ -30,8 +30,6 @@ _NO_EFFECT = frozenset(
 """Accepted and ignored."""
 
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "logprobs": (0,),
-    "top_logprobs": (0,),
     "best_of": (1,),
     "ignore_eos": (False,),
     "tool_choice": ("none", "auto"),

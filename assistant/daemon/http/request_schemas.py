@@ -19,11 +19,14 @@ from assistant.daemon.http.tool_calls import grammar
 from assistant.engine.types import Constraint, GenerateRequest, ModelInfo, Sampling
 from assistant.errors import ContextFullError, ModelChangedError, RequestError
 from assistant.memory.degrade.budget import BudgetNow
-from assistant.wire import MOST_PROMPT_TOKENS, GenerateBody, Limit, PromptBody
+from assistant.wire import MOST_LOGPROBS, MOST_PROMPT_TOKENS, GenerateBody, Limit, PromptBody
 
 _TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Short = Annotated[str, Meta(max_length=4096)]
+_TopCount = Annotated[int, Meta(ge=0, le=MOST_LOGPROBS)]
 _RANDOM_SEEDS = {-1, 2**32 - 1}
+MOST_CHOICES = 16
+"""Answers to one request."""
 
 
 class ExtraBody(msgspec.Struct, kw_only=True):
@@ -47,12 +50,13 @@ class OpenAIBody(GenerateBody, frozen=True, kw_only=True):
 
     model: str = ""
     max_tokens: Limit | None = msgspec.field(default=None, name="max_tokens")
-    n: int = 1
+    n: Annotated[int, Meta(ge=1, le=MOST_CHOICES)] = 1
     stream_options: dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
 
-    def unsupported(self) -> list[str]:
-        return [*super().unsupported(), *(["n"] if self.n != 1 else [])]
+    @property
+    def choices(self) -> int:
+        return self.n
 
     def response_schema(self) -> dict[str, Any] | None:
         form = self.response_format
@@ -83,6 +87,14 @@ class TextCompletionBody(OpenAIBody, frozen=True, kw_only=True):
     prompt: PromptBody
     suffix: str | None = None
     echo: bool = False
+    logprobs: _TopCount | None = None
+
+    def wanted_logprobs(self) -> int | None:
+        return super().wanted_logprobs() if self.logprobs is None else self.logprobs
+
+    def unsupported(self) -> list[str]:
+        both = self.echo and self.logprobs is not None
+        return [*super().unsupported(), *(["logprobs together with echo"] if both else [])]
 
     def prompt_text(self, field: str) -> str:
         """The prompt, where `field` needs it as text.
@@ -160,10 +172,19 @@ class ChatBody(OpenAIBody, frozen=True, kw_only=True):
     parallel_tool_calls: bool = True
     reasoning_effort: _Short = ""
     reasoning_format: _Short = ""
+    logprobs: bool = False
+    top_logprobs: _TopCount = 0
 
     def __post_init__(self) -> None:
         if self.max_completion_tokens is not None:
             force_setattr(self, "max_tokens", self.max_completion_tokens)
+
+    def wanted_logprobs(self) -> int | None:
+        return self.top_logprobs if self.logprobs else super().wanted_logprobs()
+
+    def unsupported(self) -> list[str]:
+        lacking = self.top_logprobs and not self.logprobs
+        return [*super().unsupported(), *(["top_logprobs without logprobs"] if lacking else [])]
 
     def may_call(self) -> ToolChoice:
         """Which functions may be called, and whether one must be.
@@ -319,7 +340,15 @@ def generate_request(
         turns=turns,
         visible_tokens=tuple(visible_tokens),
         constraint=_constraint(body) or constraint,
+        logprobs=body.wanted_logprobs(),
     )
+
+
+def further_choice(request: GenerateRequest, index: int) -> GenerateRequest:
+    """The request for another answer to the same prompt: the next seed."""
+    seed = (request.sampling.seed + index) % 2**32
+    sampling = replace(request.sampling, seed=seed)
+    return replace(request, id=secrets.token_hex(8), sampling=sampling)
 
 
 def _constraint(body: GenerateBody) -> Constraint | None:

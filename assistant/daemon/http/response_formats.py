@@ -8,12 +8,21 @@ Field for field after llama.cpp's tools/server/server-task.cpp (`to_json_non_oai
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from assistant.daemon.http.tool_calls.parser import AnswerParser, Kind, Piece
-from assistant.engine.types import Delta, Done, GenerateRequest, ModelInfo, StopReason, Timings
+from assistant.engine.types import (
+    Delta,
+    Done,
+    GenerateRequest,
+    ModelInfo,
+    StopReason,
+    Timings,
+    TokenLogprob,
+)
 from assistant.errors import ContextFullError, UnderkeelError
 from assistant.memory.degrade.budget import BudgetNow
 from assistant.wire import ErrorNow
@@ -53,24 +62,44 @@ class Answer(msgspec.Struct, kw_only=True):
     """An answer so far, and what it is an answer to.
 
     `built_under` is the budget that the prompt was held to (None: to the context only), `cut` what
-    the daemon left out of it; `budget` is what the next prompt may hold, known at the end. `text`
-    is all of the answer as the model wrote it; where a parser separates its parts, `content`,
-    `reasoning` and `calls` are them.
+    the daemon left out of it; `budget` is what the next prompt may hold, known at the end, as
+    `done` is. `text` is all of the answer as the model wrote it; where a parser separates its
+    parts, `content`, `reasoning` and `calls` are them. `index` counts the answers to one request,
+    which have one `id`.
     """
 
     request: GenerateRequest
     model: ModelInfo
+    id: str
+    index: int = 0
     built_under: BudgetNow | None = None
     cut: tuple[str, ...] = ()
     budget: BudgetNow | None = None
+    done: Done | None = None
     with_tokens: bool = False
     with_usage: bool = False
     parser: AnswerParser | None = None
     text: str = ""
     tokens: list[int] = []
+    logprobs: list[TokenLogprob] = []
     content: str = ""
     reasoning: str = ""
     calls: list[Call] = []
+    _logprobs_sent: int = 0
+    _characters_sent: int = 0
+
+    @property
+    def with_logprobs(self) -> bool:
+        return self.request.logprobs is not None
+
+    @property
+    def reason(self) -> StopReason:
+        """Why it has ended."""
+        return self.done.reason if self.done else StopReason.CANCELLED
+
+    @property
+    def timings(self) -> Timings:
+        return self.done.timings if self.done else Timings()
 
     def parts(self, delta: Delta | None) -> list[Piece]:
         """What `delta` adds to the answer's parts; None is its end."""
@@ -92,12 +121,25 @@ class Answer(msgspec.Struct, kw_only=True):
     def add(self, delta: Delta) -> None:
         self.text += delta.text
         self.tokens.extend(delta.tokens)
+        self.logprobs.extend(delta.logprobs)
+
+    def restart_logprobs(self) -> None:
+        """They are written from the start, in the whole answer."""
+        self._logprobs_sent = self._characters_sent = 0
+
+    def next_logprobs(self) -> tuple[list[TokenLogprob], int]:
+        """Those that were not written yet, and how many characters of text come before them."""
+        found, before = self.logprobs[self._logprobs_sent :], self._characters_sent
+        self._logprobs_sent = len(self.logprobs)
+        self._characters_sent += sum(_characters(one.text) for one in found)
+        return found, before
 
 
 class ResponseFormat(Protocol):
-    """One way to write answers."""
+    """One way to write the answers to a request. There are several where `n` was requested: they
+    come one after another."""
 
-    def opening(self, answer: Answer) -> list[Json]:
+    def opening(self, answers: Sequence[Answer]) -> list[Json]:
         """Events before the first piece."""
         ...
 
@@ -105,19 +147,23 @@ class ResponseFormat(Protocol):
         """The events of a piece; there may be none."""
         ...
 
-    def closing(self, answer: Answer, done: Done) -> list[Json]:
-        """Events after the last piece."""
+    def closing(self, answer: Answer) -> list[Json]:
+        """Events after an answer's last piece."""
         ...
 
-    def whole(self, answer: Answer, done: Done) -> Json:
-        """The answer in one object, for clients that do not stream."""
+    def ending(self, answers: Sequence[Answer]) -> list[Json]:
+        """Events after the last answer."""
+        ...
+
+    def whole(self, answers: Sequence[Answer]) -> Json:
+        """All answers in one object, for clients that do not stream."""
         ...
 
 
 class NativeFormat:
-    """POST /completion and /infill."""
+    """POST /completion and /infill, which have one answer."""
 
-    def opening(self, answer: Answer) -> list[Json]:  # noqa: ARG002
+    def opening(self, answers: Sequence[Answer]) -> list[Json]:  # noqa: ARG002
         return []
 
     def piece(self, answer: Answer, delta: Delta) -> list[Json]:
@@ -130,18 +176,24 @@ class NativeFormat:
                 "id_slot": -1,
                 "tokens_predicted": len(answer.tokens),
                 "tokens_evaluated": len(answer.request.prompt),
+                **self._probabilities(answer),
             }
         ]
 
-    def closing(self, answer: Answer, done: Done) -> list[Json]:
-        return [self._final(answer, done) | {"content": "", "tokens": []}]
+    def closing(self, answer: Answer) -> list[Json]:
+        return [self._final(answer) | {"content": "", "tokens": []}]
 
-    def whole(self, answer: Answer, done: Done) -> Json:
+    def ending(self, answers: Sequence[Answer]) -> list[Json]:  # noqa: ARG002
+        return []
+
+    def whole(self, answers: Sequence[Answer]) -> Json:
+        answer = answers[0]
+        answer.restart_logprobs()
         tokens = answer.tokens if answer.with_tokens else []
-        return self._final(answer, done) | {"content": answer.text, "tokens": tokens}
+        return self._final(answer) | {"content": answer.text, "tokens": tokens}
 
-    def _final(self, answer: Answer, done: Done) -> Json:
-        timings = done.timings
+    def _final(self, answer: Answer) -> Json:
+        timings = answer.timings
         return {
             "index": 0,
             "id_slot": -1,
@@ -153,9 +205,20 @@ class NativeFormat:
             "tokens_cached": len(answer.request.prompt) + max(timings.generated_tokens - 1, 0),
             "has_new_line": "\n" in answer.text,
             "truncated": bool(answer.cut),
-            "stop_type": _STOP_TYPE[done.reason],
-            "stopping_word": done.stop_text,
-            **_own(answer, done),
+            "stop_type": _STOP_TYPE[answer.reason],
+            "stopping_word": answer.done.stop_text if answer.done else "",
+            **self._probabilities(answer),
+            **_own([answer]),
+        }
+
+    def _probabilities(self, answer: Answer) -> Json:
+        if not answer.with_logprobs:
+            return {}
+        found, _ = answer.next_logprobs()
+        return {
+            "completion_probabilities": [
+                {"id": one.token, **_logprob(one, ids=True)} for one in found
+            ]
         }
 
 
@@ -166,60 +229,102 @@ class TextFormat:
         """`echo`: a text to send before the answer."""
         self._echo = echo
 
-    def opening(self, answer: Answer) -> list[Json]:
-        return [self._frame(answer, self._echo, None)] if self._echo else []
+    def opening(self, answers: Sequence[Answer]) -> list[Json]:
+        return [self._frame(answer, self._echo, None) for answer in answers if self._echo]
 
     def piece(self, answer: Answer, delta: Delta) -> list[Json]:
         return [self._frame(answer, delta.text, None)]
 
-    def closing(self, answer: Answer, done: Done) -> list[Json]:
-        last = self._frame(answer, "", _finish_reason(done)) | _own(answer, done)
-        if answer.with_usage:
-            last["usage"] = _usage(done.timings)
-        return [last]
+    def closing(self, answer: Answer) -> list[Json]:
+        return [self._frame(answer, "", _finish_reason(answer)) | _own([answer])]
 
-    def whole(self, answer: Answer, done: Done) -> Json:
-        frame = self._frame(answer, self._echo + answer.text, _finish_reason(done))
-        return frame | {"usage": _usage(done.timings)} | _own(answer, done)
+    def ending(self, answers: Sequence[Answer]) -> list[Json]:
+        return _usage_event(answers, "cmpl", "text_completion")
+
+    def whole(self, answers: Sequence[Answer]) -> Json:
+        choices = []
+        for answer in answers:
+            answer.restart_logprobs()
+            text = self._echo + answer.text
+            choices.append(self._choice(answer, text, _finish_reason(answer)))
+        envelope = _envelope(answers[0], "cmpl", "text_completion") | {"choices": choices}
+        return envelope | {"usage": usage(answers)} | _own(answers)
 
     def _frame(self, answer: Answer, text: str, finish_reason: str | None) -> Json:
-        choice = {"text": text, "index": 0, "logprobs": None, "finish_reason": finish_reason}
+        choice = self._choice(answer, text, finish_reason)
         return _envelope(answer, "cmpl", "text_completion") | {"choices": [choice]}
+
+    def _choice(self, answer: Answer, text: str, finish_reason: str | None) -> Json:
+        return {
+            "text": text,
+            "index": answer.index,
+            "logprobs": self._logprobs(answer),
+            "finish_reason": finish_reason,
+        }
+
+    def _logprobs(self, answer: Answer) -> Json | None:
+        """OpenAI's older shape: lists, one item for each token."""
+        if not answer.with_logprobs:
+            return None
+        found, offset = answer.next_logprobs()
+        offsets = []
+        for one in found:
+            offsets.append(offset)
+            offset += _characters(one.text)
+        top = [{_shown(other.text): other.logprob for other in one.top} for one in found]
+        return {
+            "tokens": [_shown(one.text) for one in found],
+            "token_logprobs": [one.logprob for one in found],
+            "top_logprobs": top if answer.request.logprobs else None,
+            "text_offset": offsets,
+        }
 
 
 class ChatFormat:
     """POST /v1/chat/completions."""
 
-    def opening(self, answer: Answer) -> list[Json]:
-        return [self._frame(answer, {"role": "assistant", "content": None}, None)]
+    def opening(self, answers: Sequence[Answer]) -> list[Json]:
+        role = {"role": "assistant", "content": None}
+        return [self._frame(answer, role, None) for answer in answers]
 
     def piece(self, answer: Answer, delta: Delta) -> list[Json]:
         return [self._frame(answer, _chat_delta(part), None) for part in answer.parts(delta)]
 
-    def closing(self, answer: Answer, done: Done) -> list[Json]:
+    def closing(self, answer: Answer) -> list[Json]:
         rest = [self._frame(answer, _chat_delta(part), None) for part in answer.parts(None)]
-        last = self._frame(answer, {}, _finish_reason(done, answer)) | _own(answer, done)
-        if not answer.with_usage:
-            return [*rest, last]
-        usage = _envelope(answer, "chatcmpl", "chat.completion.chunk")
-        return [*rest, last, usage | {"choices": [], "usage": _usage(done.timings)}]
+        return [*rest, self._frame(answer, {}, _finish_reason(answer)) | _own([answer])]
 
-    def whole(self, answer: Answer, done: Done) -> Json:
+    def ending(self, answers: Sequence[Answer]) -> list[Json]:
+        return _usage_event(answers, "chatcmpl", "chat.completion.chunk")
+
+    def whole(self, answers: Sequence[Answer]) -> Json:
+        envelope = _envelope(answers[0], "chatcmpl", "chat.completion")
+        choices = [self._message(answer) for answer in answers]
+        return envelope | {"choices": choices, "usage": usage(answers)} | _own(answers)
+
+    def _message(self, answer: Answer) -> Json:
         answer.parts(None)
+        answer.restart_logprobs()
         message: Json = {"role": "assistant", "content": answer.content}
         if answer.reasoning:
             message["reasoning_content"] = answer.reasoning
         if answer.calls:
             message["content"] = answer.content or None
             message["tool_calls"] = [call.written() for call in answer.calls]
-        finish = _finish_reason(done, answer)
-        choice = {"index": 0, "message": message, "finish_reason": finish}
-        envelope = _envelope(answer, "chatcmpl", "chat.completion")
-        return envelope | {"choices": [choice], "usage": _usage(done.timings)} | _own(answer, done)
+        finish = _finish_reason(answer)
+        choice = {"index": answer.index, "message": message, "finish_reason": finish}
+        return choice | self._logprobs(answer)
 
     def _frame(self, answer: Answer, delta: Json, finish_reason: str | None) -> Json:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-        return _envelope(answer, "chatcmpl", "chat.completion.chunk") | {"choices": [choice]}
+        choice = {"index": answer.index, "delta": delta, "finish_reason": finish_reason}
+        envelope = _envelope(answer, "chatcmpl", "chat.completion.chunk")
+        return envelope | {"choices": [choice | self._logprobs(answer)]}
+
+    def _logprobs(self, answer: Answer) -> Json:
+        if not answer.with_logprobs:
+            return {}
+        found, _ = answer.next_logprobs()
+        return {"logprobs": {"content": [_logprob(one) for one in found], "refusal": None}}
 
 
 def error_object(error: UnderkeelError, *, openai: bool = False) -> Json:
@@ -274,19 +379,20 @@ def timings_object(timings: Timings) -> Json:
     return found
 
 
-def _own(answer: Answer, done: Done) -> Json:
+def _own(answers: Sequence[Answer]) -> Json:
+    last = answers[-1]
     return {
-        "timings": timings_object(done.timings),
-        "stop_reason": done.reason.value,
-        "budget": msgspec.to_builtins(answer.budget),
-        "built_under": msgspec.to_builtins(answer.built_under),
-        "cut": list(answer.cut),
+        "timings": timings_object(total(answers)),
+        "stop_reason": last.reason.value,
+        "budget": msgspec.to_builtins(last.budget),
+        "built_under": msgspec.to_builtins(last.built_under),
+        "cut": list(last.cut),
     }
 
 
 def _envelope(answer: Answer, prefix: str, kind: str) -> Json:
     return {
-        "id": f"{prefix}-{answer.request.id}",
+        "id": f"{prefix}-{answer.id}",
         "object": kind,
         "created": int(time.time()),
         "model": answer.model.name,
@@ -308,19 +414,68 @@ def _chat_delta(piece: Piece) -> Json:
     return {"tool_calls": [call]}
 
 
-def _finish_reason(done: Done, answer: Answer | None = None) -> str:
-    if answer is not None and answer.calls and done.reason is StopReason.EOS:
+def _finish_reason(answer: Answer) -> str:
+    if answer.calls and answer.reason is StopReason.EOS:
         return "tool_calls"
-    return "stop" if done.reason in {StopReason.EOS, StopReason.STOP_TEXT} else "length"
+    return "stop" if answer.reason in {StopReason.EOS, StopReason.STOP_TEXT} else "length"
 
 
-def _usage(timings: Timings) -> Json:
+def _logprob(one: TokenLogprob, *, ids: bool = False) -> Json:
+    """OpenAI's object of a token, with llama-server's `id` of those in `top_logprobs`."""
+    return _token(one) | {
+        "top_logprobs": [_token(other) | ({"id": other.token} if ids else {}) for other in one.top]
+    }
+
+
+def _token(one: TokenLogprob) -> Json:
+    return {
+        "token": one.text.decode("utf-8", "replace"),
+        "bytes": list(one.text),
+        "logprob": one.logprob,
+    }
+
+
+def _shown(text: bytes) -> str:
+    """A token as a text; one that is no UTF-8 as OpenAI writes it, for keys that stay different."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in text)
+
+
+def _characters(text: bytes) -> int:
+    """How many characters of UTF-8 begin in `text`."""
+    return sum(byte & 0xC0 != 0x80 for byte in text)
+
+
+def total(answers: Sequence[Answer]) -> Timings:
+    """What all answers have cost; the prompt, which they share, is counted once."""
+    first, *others = [answer.timings for answer in answers]
+    if not others:
+        return first
+    summed = {
+        field: sum(getattr(one, field) for one in (first, *others))
+        for field in Timings.__struct_fields__
+        if field not in {"prompt_tokens", "cached_tokens"}
+    }
+    return msgspec.structs.replace(first, **summed)
+
+
+def usage(answers: Sequence[Answer]) -> Json:
+    """OpenAI's counts of tokens."""
+    timings = total(answers)
     return {
         "prompt_tokens": timings.prompt_tokens,
         "completion_tokens": timings.generated_tokens,
         "total_tokens": timings.prompt_tokens + timings.generated_tokens,
         "prompt_tokens_details": {"cached_tokens": timings.cached_tokens},
     }
+
+
+def _usage_event(answers: Sequence[Answer], prefix: str, kind: str) -> list[Json]:
+    if not answers[0].with_usage:
+        return []
+    return [_envelope(answers[0], prefix, kind) | {"choices": [], "usage": usage(answers)}]
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -57,16 +57,16 @@ class Replay:
         known_tokens = max(self._tokens_passed - self._tokens_read, 0)
         self._tokens_read += len(delta.tokens)
         self._tokens_passed = max(self._tokens_passed, self._tokens_read)
-        tokens = delta.tokens[known_tokens:]
+        tokens, logprobs = delta.tokens[known_tokens:], delta.logprobs[known_tokens:]
         start = len(self._read)
         self._read += delta.text
         known = self._passed[start : start + len(delta.text)]
         if not delta.text.startswith(known):
             raise DivergedError
         if len(known) == len(delta.text):
-            return replace(delta, text="", tokens=tokens) if tokens else None
+            return replace(delta, text="", tokens=tokens, logprobs=logprobs) if tokens else None
         self._passed = self._read
-        return replace(delta, text=delta.text[len(known) :], tokens=tokens)
+        return replace(delta, text=delta.text[len(known) :], tokens=tokens, logprobs=logprobs)
 
     def end(self) -> None:
         """The answer is complete.
@@ -167,7 +167,7 @@ async def generate(host: Answering, request: GenerateRequest) -> AsyncGenerator[
 def _continued(request: GenerateRequest, passed: str) -> GenerateRequest | None:
     """The request for an answer that starts with what was passed on; None where that was tried, or
     where the text alone does not say which tokens it is made of."""
-    if request.constraint is not None or request.visible_tokens:
+    if request.constraint or request.visible_tokens or request.logprobs is not None:
         return None
     if len(request.must_start_with) >= len(passed):
         return None

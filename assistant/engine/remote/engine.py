@@ -30,6 +30,7 @@ from assistant.engine.remote.dialect import (
     Prompt,
     Tally,
     find_vocabulary,
+    unsupported,
 )
 from assistant.engine.remote.failures import MissingRouteError
 from assistant.engine.remote.llama_server import LlamaServer
@@ -203,6 +204,8 @@ class RemoteEngine:
     async def generate(self, request: GenerateRequest) -> AsyncIterator[Delta | Done]:
         dialect, http = self._ready()
         started = self._clock()
+        if request.logprobs is not None:
+            raise unsupported(dialect.name, "logprobs")
         if not request.max_tokens and not dialect.warms:
             yield Done(id=request.id, reason=StopReason.LENGTH)
             return

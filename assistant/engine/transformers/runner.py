@@ -159,6 +159,12 @@ class Runner:
         """
         if not request.prompt or max(request.prompt) >= self._info.n_vocab:
             raise RequestError("the prompt is empty or holds unknown tokens", subject=request.id)
+        if request.logprobs is not None:
+            raise RequestError(
+                "not supported by this engine: logprobs",
+                subject=request.id,
+                advice="Serve the model as a GGUF",
+            )
         constraint = request.constraint
         if constraint is not None and (constraint.at_once or constraint.after):
             raise RequestError(

@@ -47,7 +47,7 @@ class Drafter:
 
     def may_draft(self, job: Job) -> bool:
         """Whether drafts are for this request at all."""
-        free = job.guide is None and job.sampler.greedy
+        free = job.guide is None and job.sampler.greedy and job.request.logprobs is None
         return self._can_take_back and job.request.speculate and free
 
     def draft(self, job: Job) -> Draft:

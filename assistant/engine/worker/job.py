@@ -7,7 +7,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from assistant.engine.types import Done, GenerateRequest, Priority, StopReason, Timings
+from assistant.engine.types import (
+    Delta,
+    Done,
+    GenerateRequest,
+    Priority,
+    StopReason,
+    Timings,
+    TokenLogprob,
+)
 from assistant.engine.worker.constraint import Guide
 from assistant.engine.worker.line_avoidance import Unlike
 from assistant.engine.worker.speculation import NO_DRAFT, Draft, Lookup
@@ -62,6 +70,8 @@ class AnswerText:
         self._held = ""
         self.tokens: list[int] = []
         """Tokens that no piece of the answer has reported yet."""
+        self.logprobs: list[TokenLogprob] = []
+        """Those of `tokens`, where they are requested."""
 
     def add(self, piece: bytes) -> tuple[str, str]:
         """The text that is sure now, and the stop text that ended the answer (or "")."""
@@ -82,6 +92,22 @@ class AnswerText:
         found = tuple(self.tokens)
         self.tokens.clear()
         return found
+
+    def report(self, request_id: str, text: str, *, stopped: bool = False) -> Delta | None:
+        """The piece of the answer with this text and the tokens that are due; None for nothing.
+
+        Args:
+            stopped: a stop text has ended the answer; its tokens have no log probabilities.
+        """
+        logprobs, self.logprobs = self.logprobs, []
+        if stopped:
+            left = len(text.encode())
+            while logprobs and sum(len(one.text) for one in logprobs[:-1]) >= left:
+                logprobs.pop()
+        tokens = self.take_tokens()
+        if not text and not tokens:
+            return None
+        return Delta(id=request_id, text=text, tokens=tokens, logprobs=tuple(logprobs))
 
     def rest(self) -> str:
         """What was held back, once no stop text can follow; half a character is dropped."""

@@ -389,10 +389,10 @@ class Runner:
             self._end(job, *ending)
 
     def _end(self, job: Job, reason: StopReason, stop_text: str = "") -> None:
-        rest = job.answer_text.rest() if reason is not StopReason.STOP_TEXT else ""
-        tokens = job.answer_text.take_tokens()
-        if rest or tokens:
-            self._say(Delta(id=job.request.id, text=rest, tokens=tokens))
+        stopped = reason is StopReason.STOP_TEXT
+        rest = "" if stopped else job.answer_text.rest()
+        if delta := job.answer_text.report(job.request.id, rest, stopped=stopped):
+            self._say(delta)
         self._leave(job)
         self._meter.ended(job, reason)
         self._say(job.done(reason, stop_text))

@@ -8,13 +8,13 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from assistant.engine.types import Delta, GenerateRequest, StopReason
+from assistant.engine.types import Delta, GenerateRequest, StopReason, TokenLogprob
 from assistant.engine.worker.batch import Drafter
 from assistant.engine.worker.job import AnswerText, Job
 from assistant.engine.worker.line_avoidance import Stance, Unlike
 from assistant.engine.worker.slots import Slot, Slots
 from assistant.engine.worker.speculation import Lookup
-from assistant.llama.context import Context
+from assistant.llama.context import Context, Logits
 from assistant.llama.model import Model
 from assistant.llama.sampling import Tokens
 
@@ -72,7 +72,11 @@ class Answering(Protocol):
 
 
 def take_token(
-    job: Answering, token: int, words: Words, say: Callable[[Delta], None]
+    job: Answering,
+    token: int,
+    words: Words,
+    say: Callable[[Delta], None],
+    logprob: TokenLogprob | None = None,
 ) -> Ending | None:
     """Add a token to the answer and report the text that is sure; None where the answer continues.
 
@@ -84,10 +88,34 @@ def take_token(
     piece = words.piece(token, special=token in request.visible_tokens)
     job.must_start_with = job.must_start_with[len(piece) :]
     job.answer_text.tokens.append(token)
+    if logprob is not None:
+        job.answer_text.logprobs.append(logprob)
     text, stop = job.answer_text.add(piece)
-    if text:
-        say(Delta(id=request.id, text=text, tokens=job.answer_text.take_tokens()))
+    if text and (delta := job.answer_text.report(request.id, text, stopped=bool(stop))):
+        say(delta)
     return Ending(StopReason.STOP_TEXT, stop) if stop else None
+
+
+def logprob_of(
+    token: int, logits: Logits, most: int, piece: Callable[[int], bytes]
+) -> TokenLogprob:
+    """The log softmax of `logits` at a token, with the `most` likeliest ones."""
+    top_logit = float(logits.max())
+    total = top_logit + float(np.log(np.exp(logits - top_logit, dtype=np.float64).sum()))
+
+    def one(other: int, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        # JSON has no infinity: a token that cannot be chosen gets OpenAI's least value.
+        value = max(float(logits[other]) - total, _LEAST_LOGPROB)
+        return TokenLogprob(other, piece(other), value, top)
+
+    best: list[int] = []
+    if most > 0:
+        near = np.argpartition(logits, -min(most, len(logits)))[-most:]
+        best = [int(other) for other in near[np.argsort(-logits[near], kind="stable")]]
+    return one(token, tuple(one(other) for other in best))
+
+
+_LEAST_LOGPROB = -9999.0
 
 
 class TokenGenerator:
@@ -109,7 +137,7 @@ class TokenGenerator:
     def unlike(self, request: GenerateRequest) -> Unlike | None:
         """What keeps the answer from the line it should not be; None where it may say anything."""
         line = request.unlike.rstrip().encode()
-        greedy = request.sampling.temperature <= 0
+        greedy = request.sampling.temperature <= 0 and request.logprobs is None
         if not line or not greedy or not self._slots.partial or b"\n" in line:
             return None
         return Unlike(line, self._model.piece, self._model.ends)
@@ -122,7 +150,8 @@ class TokenGenerator:
         """
         if not job.draft.tokens:
             if self._drafter.sure(job, row):
-                return self._take(job, slot, self._picked(job, row))
+                token = self._picked(job, row)
+                return self._take(job, slot, token, self._logprob(job, token, row))
             self._drafter.rewrite(job, slot)
             return None
         found = self._drafter.read(job, row)
@@ -148,11 +177,20 @@ class TokenGenerator:
             job.unlike.weigh(token, logits, allowed)
         return token
 
+    def _logprob(self, job: Job, token: int, row: int) -> TokenLogprob | None:
+        most = job.request.logprobs
+        if most is None:
+            return None
+        piece = partial(self._model.piece, special=True)
+        return logprob_of(token, self._context.logits(row), most, piece)
+
     def _shown(self, job: Job, token: int) -> bytes:
         """The bytes that a token adds to the answer's text."""
         return self._model.piece(token, special=token in job.request.visible_tokens)
 
-    def _take(self, job: Job, slot: Slot, token: int) -> Ending | None:
+    def _take(
+        self, job: Job, slot: Slot, token: int, logprob: TokenLogprob | None = None
+    ) -> Ending | None:
         """Take a token into the answer."""
         job.generated += 1
         tokens, enough = [token], job.generated >= job.request.max_tokens or job.late
@@ -167,7 +205,7 @@ class TokenGenerator:
                 tokens = self._leave(job, slot)
             job.unlike, job.must_start_with = None, job.request.must_start_with.encode()
         for one in tokens:
-            ending = self._say_token(job, one)
+            ending = self._say_token(job, one, logprob)
             if ending:
                 return ending
             if job.guide is not None:
@@ -190,8 +228,8 @@ class TokenGenerator:
         self._slots.cut(slot, len(job.request.prompt) + fork.at)
         return [*job.unlike.tokens[: fork.at], fork.token]
 
-    def _say_token(self, job: Job, token: int) -> Ending | None:
-        ending = take_token(job, token, self._model, self._say)
+    def _say_token(self, job: Job, token: int, logprob: TokenLogprob | None) -> Ending | None:
+        ending = take_token(job, token, self._model, self._say, logprob)
         if ending:
             return ending
         if job.lookup is None and self._drafter.may_draft(job):

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from assistant.daemon.http.request_schemas import (
     ChatBody,
-    InfillBody,
     TextCompletionBody,
     generate_request,
     prompt_parts,
@@ -87,8 +86,12 @@ def test_seeds_are_random_only_where_none_was_given() -> None:
     ("kind", "body", "name"),
     [
         (CompletionRequest, {"prompt": "a", "logit_bias": {5000000: 2}}, "vocabulary"),
-        (InfillBody, {"input_prefix": "a", "input_suffix": "", "n_probs": 3}, "n_probs"),
-        (TextCompletionBody, {"prompt": "a", "n": 2}, "n"),
+        (TextCompletionBody, {"prompt": "a", "echo": True, "logprobs": 2}, "logprobs together"),
+        (
+            ChatBody,
+            {"messages": [{"role": "user", "content": "a"}], "top_logprobs": 2},
+            "top_logprobs without logprobs",
+        ),
         (ChatBody, {"messages": [{"role": "u"}], "response_format": {"type": "x"}}, "format"),
     ],
 )

@@ -26,7 +26,7 @@ def chat(**fields: Any) -> ChatBody:
 
 @pytest.mark.parametrize(
     "name",
-    [*sorted(set(ChatBody.__struct_encode_fields__) - {"messages"}), "logprobs", "no_such_field"],
+    [*sorted(set(ChatBody.__struct_encode_fields__) - {"messages"}), "no_such_field"],
 )
 def test_null_is_the_default(name: str) -> None:
     """S3: for every field there is, and for those that are not supported."""
@@ -59,8 +59,6 @@ def test_integral_floats_in_lists_of_tokens() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("logprobs", True),
-        ("top_logprobs", 3),
         ("ignore_eos", True),
         ("best_of", 2),
         ("functions", [{}]),

@@ -439,3 +439,25 @@ def test_sequences_live_on_over_a_restart_of_the_worker(dense_model: Path) -> No
             await engine.close()
 
     asyncio.run(main())
+
+
+def test_log_probabilities_are_reported_and_change_nothing(bench: Bench) -> None:
+    """Of each token of a greedy answer; the likeliest is the one that was chosen."""
+    prompt = "def total(values):\n"
+    plain = bench.answer(prompt, 6, cache=False)
+    heard = bench.answer(prompt, 6, cache=False, logprobs=3)
+    assert heard.tokens == plain.tokens and heard.text == plain.text
+    assert [one.token for one in heard.logprobs] == heard.tokens
+    for one in heard.logprobs:
+        values = [other.logprob for other in one.top]
+        assert one.top[0].token == one.token and one.logprob == values[0] < 0
+        assert values == sorted(values, reverse=True) and len(values) == 3
+
+
+def test_further_choices_evaluate_the_last_token_of_the_prompt(bench: Bench) -> None:
+    """What `n` relies on: the daemon sends the same prompt again, one request after another."""
+    prompt = "class Account:\n    def __init__(self, owner):\n"
+    first, second = bench.answer(prompt, 4), bench.answer(prompt, 4)
+    assert first.timings.evaluated_tokens == first.timings.prompt_tokens
+    assert second.timings.evaluated_tokens == 1
+    assert second.text == first.text
