@@ -34,6 +34,7 @@ from assistant.agent.project_rules import slash_commands
 from assistant.agent.session import AgentSession, Approval
 from assistant.agent.sessions import Record, SessionStore, StoredSession
 from assistant.agent.tools import Access, Outcome, Planned
+from assistant.agent.workspace import ToolError
 from assistant.client import DaemonClient
 from assistant.errors import RequestError, UnderkeelError
 from assistant.settings import Settings
@@ -43,6 +44,8 @@ T = TypeVar("T")
 _PAGE = 50
 _LIMIT_BYTES = 50 << 20
 _MOST_RESOURCE_CHARS = 20_000
+_MOST_UNSAVED = 1000
+_CLIENT_S = 10.0  # for the client's files; nobody is asked there
 _ERROR_CODE = -32000  # the first of those that JSON-RPC leaves to servers
 
 _STOP_REASONS: dict[Reason, schema.StopReason] = {
@@ -93,7 +96,7 @@ class AcpAgent:
         self._make_model = make_model or self._daemon_model
         self._sessions: dict[str, AgentSession] = {}
         self._running: dict[str, asyncio.Task[Any]] = {}
-        self._has_diagnostics = False
+        self._has_diagnostics = self._lists_unsaved = self._has_files = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.connection: Connection | None = None
 
@@ -118,7 +121,11 @@ class AcpAgent:
     ) -> schema.InitializeResponse:
         meta = (client_capabilities.field_meta if client_capabilities else None) or {}
         ours = meta.get("underkeel")
-        self._has_diagnostics = isinstance(ours, dict) and ours.get("diagnostics") is True
+        ours = ours if isinstance(ours, dict) else {}
+        self._has_diagnostics = ours.get("diagnostics") is True
+        self._lists_unsaved = ours.get("unsaved") is True
+        files = client_capabilities.fs if client_capabilities else None
+        self._has_files = bool(files and files.read_text_file and files.write_text_file)
         return schema.InitializeResponse(
             protocol_version=acp.PROTOCOL_VERSION,
             agent_capabilities=schema.AgentCapabilities(
@@ -295,6 +302,7 @@ class AcpAgent:
             allowed=chosen.allow,
             excludes=self._settings.completion.excludes,
             diagnose=self._diagnose(stored.record.id) if self._has_diagnostics else None,
+            editor=self._files(stored.record.id) if self._has_files else None,
         )
         self._sessions[stored.record.id] = session
         # After the response: a client may not know the session before.
@@ -344,6 +352,10 @@ class AcpAgent:
             return text if isinstance(text, str) else None
 
         return diagnose
+
+    def _files(self, session_id: str) -> _ClientFiles:
+        assert self.connection is not None
+        return _ClientFiles(self.connection, session_id, lists_unsaved=self._lists_unsaved)
 
     async def _replay(self, session: AgentSession) -> None:
         """Show the whole session to the client again."""
@@ -466,6 +478,61 @@ class _AcpFrontend:
         chosen = answer.outcome.option_id
         offered = {option.option_id for option in options}
         return Approval(chosen) if chosen in offered else Approval.REJECT
+
+
+class _ClientFiles:
+    """The client's files, as `workspace.EditorFiles`: `fs/*` and `_underkeel/unsaved`."""
+
+    def __init__(self, connection: Connection, session_id: str, *, lists_unsaved: bool) -> None:
+        self._connection = connection
+        self._id = session_id
+        self._lists_unsaved = lists_unsaved
+        self._loop = asyncio.get_running_loop()
+
+    def unsaved(self) -> frozenset[Path] | None:
+        if not self._lists_unsaved:
+            return None
+        try:
+            found = self._request("_underkeel/unsaved", {"sessionId": self._id})
+        except acp.RequestError:
+            return None
+        names = found.get("paths") if isinstance(found, dict) else None
+        names = names if isinstance(names, list) else []
+        paths = [one for one in names[:_MOST_UNSAVED] if isinstance(one, str) and "\0" not in one]
+        return frozenset(Path(one).resolve() for one in paths)
+
+    def read(self, path: Path) -> str | None:
+        request = schema.ReadTextFileRequest(session_id=self._id, path=str(path))
+        try:
+            found = self._request(CLIENT_METHODS["fs_read_text_file"], _wire(request))
+        except acp.RequestError:
+            return None  # not one of its files
+        content = found.get("content") if isinstance(found, dict) else None
+        return content if isinstance(content, str) else None
+
+    def write(self, path: Path, text: str) -> None:
+        request = schema.WriteTextFileRequest(session_id=self._id, path=str(path), content=text)
+        try:
+            self._request(CLIENT_METHODS["fs_write_text_file"], _wire(request))
+        except acp.RequestError as error:
+            raise ToolError(
+                f"The editor did not write {path.name}: {plain(str(error))[:300]}"
+            ) from error
+
+    def _request(self, method: str, params: dict[str, Any]) -> Any:
+        async def send() -> Any:
+            async with asyncio.timeout(_CLIENT_S):
+                return await self._connection.send_request(method, params)
+
+        try:
+            return asyncio.run_coroutine_threadsafe(send(), self._loop).result()
+        except (TimeoutError, ConnectionError) as error:
+            raise ToolError("The editor does not answer. Try again later.") from error
+
+
+def _wire(request: Any) -> dict[str, Any]:
+    written: dict[str, Any] = request.model_dump(by_alias=True, exclude_none=True)
+    return written
 
 
 def _title(call: ToolCall, planned: Planned | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import re
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from assistant.agent.tools import Access, Diff, Outcome, Planned
-from assistant.agent.workspace import FileText, Journal, ToolError, Workspace
+from assistant.agent.workspace import FileText, Journal, ToolError, Workspace, version
 from context import broken_by
 from context.syntax.parsed_text import damage
 
@@ -76,7 +77,7 @@ class Editor:
         target = self.workspace.resolve(path)
         self.workspace.check_writable(target)
         name = self.workspace.name(target)
-        if target.exists():
+        if self.workspace.exists(target):
             raise ToolError(f"{name} exists already. Use replace_text to change it.")
         if len(text) > _MOST_FILE_CHARS:
             raise ToolError("The text is too long for one file.")
@@ -98,7 +99,7 @@ class Editor:
             target /= file.path.name
         self.workspace.check_writable(target)
         name, other = self.workspace.name(file.path), self.workspace.name(target)
-        if target.exists():
+        if self.workspace.exists(target):
             raise ToolError(f"{other} exists already. Choose another path.")
         data = file.encoded(file.text)
         return self._planned(
@@ -199,14 +200,23 @@ class Editor:
     ) -> Planned:
         diff = "".join(unified(self.workspace, one) for one in diffs)
 
-        async def run() -> Outcome:
+        def write() -> Outcome:
             size = sum(len(one.old or "") for one in diffs)
             self.journal.check_space(size)
-            for one in writes:
-                self.journal.add(self.workspace.write(one.path, one.data, one.expected))
             added, removed = _counts(diff)
             line = f"{title}: {added} lines added, {removed} removed."
+            for one in writes:
+                made = self.workspace.write(one.path, one.data, one.expected)
+                self.journal.add(made)
+                if one.data is not None and made.after != version(one.data):
+                    name = self.workspace.name(one.path)
+                    line += f" The editor changed {name} as it saved it: read it again."
             return Outcome(line, line, line, changed=True)
+
+        async def run() -> Outcome:
+            if self.workspace.editor is None:
+                return write()  # whole, also where the turn is stopped now
+            return await asyncio.to_thread(write)
 
         first = next((one for one in diffs if one.new is not None), None)
         row = _first_row(first) if first is not None else None

@@ -65,6 +65,6 @@ def project_rules(workspace: Workspace) -> list[tuple[str, str]]:
 
 def _text(workspace: Workspace, path: Path, shown: Callable[[str], str]) -> str:
     try:
-        return plain(shown(workspace.load(path).text))
+        return plain(shown(workspace.load(path, in_editor=False).text))
     except ToolError:
         return ""

@@ -155,6 +155,7 @@ class Reader:
         deadline = time.monotonic() + _SEARCH_S
         hits: list[str] = []
         note = ""
+        unsaved = self.workspace.unsaved()
         for file, name in self.workspace.files():
             if glob and not matches_glob(name, glob):
                 continue
@@ -162,7 +163,7 @@ class Reader:
                 note = "The search took too long; search in fewer files with glob."
                 break
             try:
-                hits += self._hits(file, name, compiled)
+                hits += self._hits(file, name, compiled, unsaved)
             except TimeoutError:
                 raise ToolError(
                     "This regular expression takes too long. Use a simpler one."
@@ -176,9 +177,12 @@ class Reader:
         return Outcome("\n".join(filter(None, [line, shown, note])), self.clip(text, share=0.25)
                        if hits else line, line)  # fmt: skip
 
-    def _hits(self, file: Path, name: str, pattern: regex.Pattern[str]) -> Iterator[str]:
+    def _hits(
+        self, file: Path, name: str, pattern: regex.Pattern[str], unsaved: frozenset[Path]
+    ) -> Iterator[str]:
+        in_editor = bool(unsaved) and file.resolve() in unsaved
         try:
-            text = self.workspace.shown(self.workspace.load(file).text)
+            text = self.workspace.shown(self.workspace.load(file, in_editor=in_editor).text)
         except ToolError:
             return
         for number, line in enumerate(text.split("\n"), 1):
@@ -195,7 +199,8 @@ class Reader:
         for row in self.workspace.index.store.named([wanted], limit_each=40):
             path = Path(row.file.root, row.file.path)
             try:
-                text = self.workspace.load(path).text
+                # As indexed: unsaved text would move the definitions.
+                text = self.workspace.load(path, in_editor=False).text
             except ToolError:
                 continue
             number = _row(text, row.start)
@@ -203,12 +208,13 @@ class Reader:
             first = row.text.split("\n", 1)[0].strip()[:_MOST_LINE_CHARS]
             defined.append(f"{self.workspace.name(path)}:{number}: {first}")
         uses: list[str] = []
+        unsaved = self.workspace.unsaved()
         pattern = regex.compile(rf"(?<![\w$]){regex.escape(wanted)}(?![\w$])")
         deadline = time.monotonic() + _SEARCH_S
         for file, shown in self.workspace.files():
             if time.monotonic() > deadline or len(uses) >= _MOST_HITS:
                 break
-            for hit in self._hits(file, shown, pattern):
+            for hit in self._hits(file, shown, pattern, unsaved):
                 number = int(hit[len(shown) + 1 :].split(":", 1)[0])
                 if (file, number) not in places:
                     uses.append(hit)

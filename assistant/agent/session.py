@@ -23,7 +23,7 @@ from assistant.agent.reading import Reader
 from assistant.agent.sessions import StoredSession
 from assistant.agent.toolbox import Diagnose, Toolbox
 from assistant.agent.tools import Access, Outcome, Planned, offered
-from assistant.agent.workspace import Journal, ToolError, Workspace
+from assistant.agent.workspace import EditorFiles, Journal, ToolError, Workspace
 from assistant.errors import ContextFullError, RequestError, UnderkeelError
 
 _REFUSED = "The user refused this call. Do not make it again; do something else, or ask."
@@ -77,6 +77,7 @@ class AgentSession:
     Args:
         allowed: prefixes of commands that the user's settings allow.
         excludes: patterns of files that no model sees.
+        editor: the files as the client has them; None where only the disk counts.
     """
 
     def __init__(
@@ -88,11 +89,13 @@ class AgentSession:
         allowed: Sequence[str] = (),
         excludes: Sequence[str] = (),
         diagnose: Diagnose | None = None,
+        editor: EditorFiles | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stored = stored
         self.model = model
-        self.workspace = Workspace([Path(root) for root in stored.record.roots], excludes=excludes)
+        roots = [Path(root) for root in stored.record.roots]
+        self.workspace = Workspace(roots, excludes=excludes, editor=editor)
         self.editor = Editor(self.workspace, Journal(stored.journal_path))
         self.toolbox = Toolbox(
             self.workspace, Reader(self.workspace, model.encoder, 1000), self.editor, diagnose

@@ -3,6 +3,7 @@
 Reading follows the same policy as completions: ignore rules, the list of secrets, the user's
 excludes, links and sizes; what looks like a key is masked. Writing is bound to the workspace, goes
 through a temporary file, and is read back, so a file is never reported as written when it was cut.
+Where the client is an editor, its unsaved text counts as the file's, and it makes the changes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import msgspec
 
@@ -59,6 +60,27 @@ class FileText:
         return self.mark + text.replace("\n", self.line_end).encode(self.encoding)
 
 
+class EditorFiles(Protocol):
+    """The files as the client's editor has them. Called from threads, never from the event loop."""
+
+    def unsaved(self) -> frozenset[Path] | None:
+        """The files with unsaved text; None where the client cannot list them."""
+
+    def read(self, path: Path) -> str | None:
+        """A file's text in the editor; None where it has none.
+
+        Raises:
+            ToolError: the editor does not answer, so its text is unknown.
+        """
+
+    def write(self, path: Path, text: str) -> None:
+        """Put a text into a file's buffer, as one step of undo, and save it.
+
+        Raises:
+            ToolError: the editor cannot.
+        """
+
+
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """A file before and after: what an undo needs.
 
@@ -81,11 +103,18 @@ class Workspace:
         roots: absolute folders; the first is where commands run.
         excludes: the user's own patterns of files that no model sees.
         store: where the index is kept; None keeps it in memory.
+        editor: the client's files; None where only the disk counts.
     """
 
     def __init__(
-        self, roots: Sequence[Path], *, excludes: Sequence[str] = (), store: Path | None = None
+        self,
+        roots: Sequence[Path],
+        *,
+        excludes: Sequence[str] = (),
+        store: Path | None = None,
+        editor: EditorFiles | None = None,
     ) -> None:
+        self.editor = editor
         self.index = Index(roots, store, excludes=excludes)
         self.roots = tuple(self.index.roots)
         resolved = Path(roots[0]).resolve()
@@ -155,8 +184,8 @@ class Workspace:
         self.seen[str(found.path)] = found.version
         return found
 
-    def load(self, path: Path) -> FileText:
-        """As `read`, without remembering."""
+    def load(self, path: Path, *, in_editor: bool = True) -> FileText:
+        """As `read`, without remembering; only from disk where `in_editor` is false."""
         if path.is_dir():
             raise ToolError(f"{self.name(path)} is a folder. Use list_folder.")
         if not path.exists():
@@ -164,13 +193,40 @@ class Workspace:
         self.check_readable(path)
         try:
             data = read_bytes(path, MAX_FILE_BYTES, self.roots)
+            if in_editor:
+                data = self._in_editor(path, data) or b""
+                if len(data) > MAX_FILE_BYTES:
+                    raise ToolError(f"{self.name(path)} is too large.")
             text = decoded(data)
         except UnreadableError as error:
             raise ToolError(f"{self.name(path)} cannot be read: {error}.") from error
-        returns = text.count("\r\n")
-        line_end = "\r\n" if returns and returns == text.count("\n") else "\n"
+        line_end = _line_end(text)
         text = text.replace("\r\n", "\n") if line_end == "\r\n" else text
         return FileText(path, text, version(data), *_encoding(data), line_end)
+
+    def unsaved(self) -> frozenset[Path]:
+        """The files whose text in the editor is not on disk, as far as the client lists them."""
+        return (self.editor.unsaved() if self.editor is not None else None) or frozenset()
+
+    def exists(self, path: Path) -> bool:
+        """Whether there is such a file, on disk or not saved yet."""
+        return path.exists() or self._in_editor(path, None) is not None
+
+    def _in_editor(self, path: Path, data: bytes | None) -> bytes | None:
+        """`data`, a file's bytes on disk, or the bytes that saving the editor's text would give
+        where that differs in more than line ends."""
+        text = self.editor.read(path) if self.editor is not None else None
+        if text is None or (data is None and not text):
+            return data
+        try:
+            known = decoded(data or b"")
+        except UnreadableError:
+            return data
+        text = text.encode("utf-8", "replace").decode().replace("\r\n", "\n")
+        if data is not None and known.replace("\r\n", "\n") == text:
+            return data
+        encoding, mark = _encoding(data or b"")
+        return mark + text.replace("\n", _line_end(known)).encode(encoding)
 
     def shown(self, text: str) -> str:
         """A text as a model may see it: secrets masked."""
@@ -219,7 +275,8 @@ class Workspace:
         target = inside(path, self.roots)
         if target is None:
             raise ToolError(f"{path} is outside of the workspace, where nothing is written.")
-        before = _bytes(target)
+        saved = _bytes(target)
+        before = self._in_editor(path, saved)
         if (version(before) if before is not None else None) != expected:
             raise ToolError(
                 f"{self.name(path)} was changed while the change was made. Read it again."
@@ -228,13 +285,24 @@ class Workspace:
         try:
             if data is None:
                 target.unlink()
+            elif self.editor is not None and saved is not None and (
+                before != saved or _encoding(data) == ("utf-8", b"")
+            ):  # fmt: skip
+                self.editor.write(path, decoded(data))
             else:
                 _replace(target, data, mode)
-        except OSError as error:
-            raise ToolError(f"{self.name(path)} cannot be written ({error.strerror}).") from error
+        except (OSError, UnreadableError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ToolError(f"{self.name(path)} cannot be written ({why}).") from error
         after = _bytes(target)
         if after != data:
-            raise ToolError(f"{self.name(path)} was not written completely. Read it and try again.")
+            # An editor may keep the text unsaved, or format it as it saves it.
+            shown = self._in_editor(path, after) if data is not None else None
+            if shown is None or (shown != data and (shown != after or after == saved)):
+                raise ToolError(
+                    f"{self.name(path)} was not written completely. Read it and try again."
+                )
+            after = shown
         if data is None:
             self.seen.pop(str(path), None)
         else:
@@ -243,7 +311,7 @@ class Workspace:
         return Change(
             path=str(target),
             before=base64.b64encode(before).decode() if before is not None else None,
-            after=version(data) if data is not None else None,
+            after=version(after) if after is not None else None,
             mode=mode,
         )
 
@@ -370,6 +438,12 @@ def _encoding(data: bytes) -> tuple[str, bytes]:
         (b"\xfe\xff", "utf-16-be"),
     )
     return next(((name, mark) for mark, name in marks if data.startswith(mark)), ("utf-8", b""))
+
+
+def _line_end(text: str) -> str:
+    """The line end that all lines of a text have; "\n" where they differ."""
+    returns = text.count("\r\n")
+    return "\r\n" if returns and returns == text.count("\n") else "\n"
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -360,6 +361,112 @@ def test_an_undo_leaves_what_the_user_changed_since(box: Toolbox) -> None:
     (box.workspace.root / "berth.py").write_text("mine\n")
     assert box.editor.journal.undo(box.workspace) == ([], ["berth.py"])
     assert (box.workspace.root / "berth.py").read_text() == "mine\n"
+
+
+# Files in the client's editor
+
+
+class Buffers:
+    """An editor with open files: saves what is written, and can misbehave as editors do."""
+
+    def __init__(self, on_save: Callable[[str], str | None] = lambda text: text) -> None:
+        self.texts: dict[Path, str] = {}
+        self.written: list[Path] = []
+        self.on_save = on_save
+        self.answers = True
+
+    def unsaved(self) -> frozenset[Path] | None:
+        return frozenset(path.resolve() for path in self.texts)
+
+    def read(self, path: Path) -> str | None:
+        if not self.answers:
+            raise ToolError("The editor does not answer. Try again later.")
+        return self.texts.get(path)
+
+    def write(self, path: Path, text: str) -> None:
+        self.written.append(path)
+        saved = self.on_save(text)
+        if saved is None:
+            self.texts[path] = text
+        else:
+            self.texts.pop(path, None)
+            path.write_bytes(saved.encode())
+
+
+def test_unsaved_text_is_read_searched_and_edited_in_the_editor(box: Toolbox) -> None:
+    box.workspace.editor = editor = Buffers()
+    path = box.workspace.root / "berth.py"
+    draft = CODE.replace("best = None", "top = None")
+    editor.texts[path] = draft
+    assert "top = None" in use(box, "read_file", path="berth.py").text
+    assert "berth.py:15: top = None" in use(box, "search_text", pattern="top =").text
+    planned = plan(box, "replace_text", path="berth.py", old="top = None", new="top = berths[0]")
+    assert planned.diffs[0].old == draft, "the diff is against what the user sees"
+    asyncio.run(awaited(planned))
+    assert editor.written == [path]
+    assert path.read_text() == CODE.replace("best = None", "top = berths[0]")
+    restored, kept = box.editor.journal.undo(box.workspace)
+    assert (restored, kept) == (["berth.py"], [])
+    assert path.read_text() == draft, "the user's unsaved change is not lost"
+
+
+def test_typing_between_the_diff_and_the_approval_stops_the_edit(box: Toolbox) -> None:
+    box.workspace.editor = editor = Buffers()
+    path = box.workspace.root / "berth.py"
+    planned = plan(box, "replace_text", path="berth.py", old="best = None", new="best = 1")
+    editor.texts[path] = CODE + "# typed\n"
+    with pytest.raises(ToolError, match="was changed while"):
+        asyncio.run(awaited(planned))
+    assert not editor.written and path.read_text() == CODE
+
+
+@pytest.mark.parametrize(
+    "data", [b"a\r\nb = 1\r\n", b"\xef\xbb\xbfa\nb = 1\n", "é\nb = 1".encode()]
+)
+@pytest.mark.parametrize("unsaved", [False, True])
+def test_an_editor_keeps_line_ends_and_marks(box: Toolbox, data: bytes, unsaved: bool) -> None:
+    """An editor's text has "\\n" and no mark; saving gives the file's own again."""
+    path = box.workspace.root / "form.txt"
+    path.write_bytes(data)
+    marked = data.startswith(b"\xef\xbb\xbf")
+    box.workspace.editor = editor = Buffers(lambda text: "\ufeff" * marked + text)
+    text = data.decode("utf-8-sig").replace("\r\n", "\n")
+    editor.texts[path] = text.replace("b = 1", "c = 1") if unsaved else text
+    old = "c = 1" if unsaved else "b = 1"
+    use(box, "replace_text", path="form.txt", old=old, new="d = 1")
+    assert path.read_bytes() == data.replace(b"b = 1", b"d = 1")
+
+
+def test_how_an_editor_may_save(box: Toolbox) -> None:
+    """Kept unsaved, formatted, cut, or no answer: the result says what is true."""
+    path = box.workspace.root / "use.py"
+    change = {"path": "use.py", "old": "print(", "new": "assert ("}
+    box.workspace.editor = editor = Buffers(lambda _: None)
+    assert "1 lines added" in use(box, "replace_text", **change).text
+    assert "assert" in editor.texts[path] and "print" in path.read_text()
+    editor.texts.clear()
+    box.workspace.seen.clear()
+    editor.on_save = lambda text: text.replace("(deepest", "( deepest")
+    assert "The editor changed use.py as it saved it" in use(box, "replace_text", **change).text
+    back = {"path": "use.py", "old": "assert", "new": "print"}
+    assert "Read it again" in error(box, "replace_text", **back)
+    use(box, "read_file", path="use.py")
+    editor.on_save = lambda _: path.read_text()
+    assert "was not written completely" in error(box, "replace_text", **back)
+    editor.answers = False
+    assert "does not answer" in error(box, "read_file", path="use.py")
+    assert "does not answer" in error(box, "replace_text", **back)
+
+
+def test_an_unsaved_new_file_and_a_secret(box: Toolbox) -> None:
+    box.workspace.editor = editor = Buffers()
+    editor.texts[box.workspace.root / "new.py"] = "x = 1\n"
+    editor.texts[box.workspace.root / ".env"] = "API_KEY=hunter2\n"
+    assert "exists already" in error(box, "create_file", path="new.py", text="x = 2\n")
+    assert "exists already" in error(box, "move_file", path="use.py", to="new.py")
+    assert "may hold secrets" in error(box, "read_file", path=".env")
+    use(box, "create_file", path="other.py", text="x = 2\n")
+    assert not editor.written, "a file that no buffer has is written on disk"
 
 
 # Commands
