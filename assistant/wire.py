@@ -74,7 +74,8 @@ class GenerateBody(Sampling, frozen=True, kw_only=True, omit_defaults=True):
         time_limit_ms: ends the generation with what there is; 0 and -1 are no limit.
         budget_tokens: the budget the prompt was built under; 0 where it is unknown.
         prompt_model: name of the model whose token ids the prompt holds: if another is served by
-            then, the request is refused with a ModelChangedError. Empty for a text.
+            then, the request is refused with a ModelChangedError. Texts in such a prompt are plain.
+            Empty for a text.
     """
 
     max_tokens: Limit | None = msgspec.field(default=None, name="n_predict")

@@ -20,8 +20,8 @@ from assistant.agent.conversation import Answer, ToolCall
 from assistant.agent.packing import Message
 from assistant.client import DaemonClient, Props
 from assistant.engine.types import Counting, Priority
-from assistant.errors import ContextFullError, RequestError, UnderkeelError, VocabularyError
-from assistant.models import families, vocabulary
+from assistant.errors import ContextFullError, RequestError, UnderkeelError
+from assistant.models import token_estimate
 from context.syntax.text import Encoder
 
 OnText = Callable[[str], Awaitable[None]]
@@ -86,7 +86,7 @@ class DaemonModel:
         self._n_ctx = 0
         self._native = True
         self.extra_tokens = 0
-        self.encoder = Encoder(families.Estimate())
+        self.encoder = Encoder(token_estimate.Estimate())
 
     @property
     def budget_tokens(self) -> int:
@@ -102,11 +102,8 @@ class DaemonModel:
         info = await self._client.wait_ready()
         self._set_limits(await self._client.props())
         if info.counting is not Counting.ESTIMATE and info.vocabulary_path:
-            try:
-                words = await asyncio.to_thread(vocabulary.load, Path(info.vocabulary_path))
-                self.encoder = Encoder(words)
-            except VocabularyError:
-                pass  # the estimate is an upper bound
+            words = await asyncio.to_thread(token_estimate.load, Path(info.vocabulary_path))
+            self.encoder = Encoder(words)
 
     def _set_limits(self, props: Props) -> None:
         self._n_ctx = props.model.n_ctx

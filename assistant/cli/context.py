@@ -19,7 +19,7 @@ import context
 from assistant import paths, settings
 from assistant.cli.terminal import console, print_json, printable
 from assistant.errors import RequestError
-from assistant.models import families, vocabulary
+from assistant.models import families, token_estimate
 from assistant.models.catalogue import resolve
 from context.index.open_file import UnreadableError, open_text
 
@@ -58,7 +58,7 @@ def show(
 ) -> None:
     """Show the prompt for a cursor: its sections, tokens, reasons, and what was cut."""
     chosen, _ = settings.load()
-    words = vocabulary.load(resolve(model or chosen.model.name))
+    words = token_estimate.load(resolve(model or chosen.model.name))
     layout = families.layout_for(words)
     if layout is None:
         raise RequestError(

@@ -26,6 +26,7 @@ from assistant.wire import (
     CompletionChunk,
     CompletionRequest,
     ErrorNow,
+    PromptBody,
     Props,
     ServiceState,
     SettingsNow,
@@ -168,7 +169,7 @@ class DaemonClient:
 
     async def warm(
         self,
-        prompt: str | Sequence[int],
+        prompt: PromptBody | Sequence[int],
         document: str = "",
         priority: Priority = Priority.BACKGROUND,
         *,

@@ -42,7 +42,6 @@ from assistant.wire import (
     BUDGET_HEADER,
     CompletionRequest,
     GenerateBody,
-    PromptBody,
     Props,
     ServiceState,
     SettingsNow,
@@ -119,7 +118,7 @@ class Service:
 
     def complete(self, body: CompletionRequest, client: str = "") -> AsyncGenerator[Json, None]:
         """POST /completion."""
-        return self._answer(body, NativeFormat(), self._text(body.prompt), client)
+        return self._answer(body, NativeFormat(), self._text(body), client)
 
     def infill(self, body: InfillBody, client: str = "") -> AsyncGenerator[Json, None]:
         """POST /infill."""
@@ -138,7 +137,7 @@ class Service:
     ) -> AsyncGenerator[Json, None]:
         """POST /v1/completions."""
         written = TextFormat(body.prompt_text("echo") if body.echo else "")
-        encode = self._text(body.prompt)
+        encode = self._text(body)
         if body.suffix:
             prefix = body.prompt_text("suffix")
             place = InfillBody(
@@ -276,8 +275,9 @@ class Service:
             body, response_format, encode, desk=desk or self._desk, client=client, limit_s=limit_s
         )
 
-    def _text(self, prompt: PromptBody) -> Encode:
-        return lambda model: self._encoder.text(prompt, model)
+    def _text(self, body: CompletionRequest | TextCompletionBody) -> Encode:
+        plain = bool(body.prompt_model)
+        return lambda model: self._encoder.text(body.prompt, model, plain=plain)
 
 
 def _keep_warm_s(settings: Settings) -> float:

@@ -12,6 +12,7 @@ import re
 import tomllib
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
@@ -58,6 +59,48 @@ def split_patterns() -> Mapping[str, str]:
                 raise ValueError(f"split_patterns.toml names {name!r} twice")
             found[name] = split.pattern + _ANYTHING_ELSE
     return MappingProxyType(found)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a GGUF's header says of its vocabulary, whatever the algorithm is.
+
+    Attributes:
+        tokens: text of each, as the file writes it; types: llama.cpp's kind of each.
+        control: id of every control token by its text.
+        bos, eos: ids, or -1; `add_bos`: whether a prompt must begin with `bos`.
+    """
+
+    tokens: StringArray
+    types: Sequence[int]
+    control: Mapping[str, int]
+    bos: int
+    eos: int
+    add_bos: bool
+
+
+def facts_of(header: Header) -> Facts:
+    """Read a header's vocabulary.
+
+    Raises:
+        VocabularyError: it has none, or its parts do not fit together.
+    """
+    tokens, types = _tokens(header)
+    known = _table().control
+    control = {
+        text: token
+        for token, (text, kind) in enumerate(zip(tokens, types, strict=False))
+        if kind == _CONTROL or text in known
+    }
+    add_bos = header.metadata.get("tokenizer.ggml.add_bos_token")
+    return Facts(
+        tokens=tokens,
+        types=types,
+        control=control,
+        bos=_integer(header, "bos_token_id", -1),
+        eos=_integer(header, "eos_token_id", -1),
+        add_bos=bool(add_bos),
+    )
 
 
 class Vocabulary:

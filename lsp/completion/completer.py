@@ -145,7 +145,7 @@ class Completer:
         try:
             priority = Priority.INTERACTIVE if wanted else Priority.BACKGROUND
             cost = await self._backend.warm(
-                prompt,
+                served.fim.body(prompt),
                 _document(site, "ahead"),
                 priority,
                 budget_tokens=allowed,
@@ -211,7 +211,8 @@ class Completer:
         self._backend.built(len(prompt), budget_tokens, self.prompts.cut)
         if not prompt:
             return site, []
-        first = with_fields(first, prompt=prompt, time_limit_ms=int(limit_s * 1000))
+        body = served.fim.body(prompt)
+        first = with_fields(first, prompt=body, time_limit_ms=int(limit_s * 1000))
         others = [
             with_fields(
                 first,

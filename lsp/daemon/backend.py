@@ -16,7 +16,7 @@ from lsp.editor import Editor, Severity, text_of
 if TYPE_CHECKING:
     from assistant.client import ChatMessage, CompletionChunk, CompletionRequest, Props, Status
     from assistant.engine.types import ModelInfo, Priority, Timings
-    from assistant.wire import BudgetNow
+    from assistant.wire import BudgetNow, PromptBody
     from lsp.daemon.model import Served
 
 _FIRST_RETRY_S = 5.0
@@ -48,7 +48,7 @@ class Client(Protocol):
 
     async def warm(
         self,
-        prompt: tuple[int, ...],
+        prompt: PromptBody,
         document: str = "",
         priority: Priority = ...,
         *,
@@ -150,7 +150,7 @@ class Backend:
 
     async def warm(
         self,
-        prompt: tuple[int, ...],
+        prompt: PromptBody,
         document: str,
         priority: Priority,
         *,

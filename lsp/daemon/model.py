@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from assistant.engine.types import Counting, ModelInfo
 from assistant.errors import VocabularyError
-from assistant.models import families, vocabulary
-from assistant.models.families import Estimate
-from assistant.wire import BudgetNow
+from assistant.models import families, token_estimate
+from assistant.models.token_estimate import EngineEncoded, Estimate
+from assistant.wire import BudgetNow, PromptBody
 from context import FimLayout, TokenCounter
 from context.syntax.text import Encoder
 
@@ -24,6 +24,8 @@ class Fim:
         special: id of each special token's text.
         control: texts that must not show in an answer.
         start: ids that every prompt begins with (BOS, where the model wants one).
+        parts: where `counter` only estimates what the engine will count, turns its ids into control
+            tokens and texts.
     """
 
     layout: FimLayout
@@ -31,6 +33,13 @@ class Fim:
     special: Mapping[str, int]
     control: tuple[str, ...] = ()
     start: tuple[int, ...] = ()
+    parts: Callable[[Iterable[int]], list[int | str]] | None = None
+
+    def body(self, ids: Sequence[int]) -> PromptBody:
+        """A prompt as it is sent: its ids, or texts that the engine encodes."""
+        if self.parts is None:
+            return tuple(ids)
+        return (*ids[: len(self.start)], *self.parts(ids[len(self.start) :]))
 
 
 @dataclass(frozen=True)
@@ -54,10 +63,11 @@ class Served:
     ) -> Served:
         """Read the vocabulary of the model's file; takes a second or so the first time.
 
-        Where there is none, as for a server that only takes texts, tokens are estimated.
+        Where there is none, as for a server that only takes texts, tokens are estimated; also where
+        only the engine can encode texts.
 
         Raises:
-            VocabularyError: this model's tokens cannot be counted here, or it completes no text.
+            VocabularyError: the model's file holds no vocabulary, or it completes no text.
         """
         return cls(info=info, fim=_fim(info), budget=budget, explain_budget=explain_budget)
 
@@ -93,7 +103,7 @@ def _fim(info: ModelInfo) -> Fim:
         return estimated_fim(info.family or info.name)
     if not info.vocabulary_path:
         raise _unusable(info, "it says no file whose vocabulary could be read")
-    words = vocabulary.load(Path(info.vocabulary_path))
+    words = token_estimate.load(Path(info.vocabulary_path))
     layout = families.layout_named(info.family) if info.family else families.layout_for(words)
     if layout is None or not words.special.keys() >= set(layout.tokens.values()):
         raise _unusable(info, "it does not complete text")
@@ -103,6 +113,7 @@ def _fim(info: ModelInfo) -> Fim:
         special=words.special,
         control=tuple(words.control),
         start=(words.bos,) if words.add_bos and words.bos >= 0 else (),
+        parts=words.parts if isinstance(words, EngineEncoded) else None,
     )
 
 

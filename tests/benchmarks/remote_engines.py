@@ -42,7 +42,7 @@ from assistant.engine.remote.dialect import read_gauges  # noqa: E402
 from assistant.engine.types import Counting, Delta, Done, GenerateRequest, LoadSpec  # noqa: E402
 from assistant.models import vocabulary  # noqa: E402
 from assistant.models.catalogue import resolve  # noqa: E402
-from assistant.models.families import Estimate  # noqa: E402
+from assistant.models.token_estimate import Estimate  # noqa: E402
 from assistant.settings import RemoteSettings, Settings  # noqa: E402
 
 RESULT = ROOT / "tests/benchmarks/results/remote_engines.json"

@@ -13,7 +13,7 @@ from assistant.agent.session import AgentSession, Approval
 from assistant.agent.tools import Outcome, Planned
 from assistant.engine.types import shared_length
 from assistant.errors import ContextFullError, UnderkeelError
-from assistant.models.families import Estimate
+from assistant.models.token_estimate import Estimate
 from context.syntax.text import Encoder
 
 OnText = Callable[[str], Awaitable[None]]

@@ -25,8 +25,8 @@ from assistant.daemon.http.tool_calls.parser import AnswerParser
 from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor
 from assistant.engine.types import Constraint, Counting, ModelInfo
 from assistant.errors import ModelError, RequestError
-from assistant.models import families, vocabulary
-from assistant.models.families import Estimate
+from assistant.models import families, token_estimate, vocabulary
+from assistant.models.token_estimate import EngineEncoded, Estimate
 from assistant.wire import PromptBody
 from context import CursorKind, FimLayout, Part, Section, TokenCounter, window
 from context.prompt.window import assemble, repo_section_overhead
@@ -61,17 +61,13 @@ class Encoder:
         self._host = host
         self._visible: dict[tuple[str, str], tuple[int, ...]] = {}
 
-    async def text(self, prompt: PromptBody, model: ModelInfo) -> Encoded:
+    async def text(self, prompt: PromptBody, model: ModelInfo, *, plain: bool = False) -> Encoded:
         """As llama-server does: a text alone may hold control tokens and gets its BOS; texts among
-        token ids are plain, and the ids are taken as they are."""
+        token ids are plain, and the ids are taken as they are. `plain`: a text alone is plain too.
+        """
         parts = prompt_parts(prompt)
-        alone = len(parts) == 1
-        ids: list[int] = []
-        for part in parts:
-            if isinstance(part, str):
-                ids += await self._host.tokenise(part, special=alone)
-            else:
-                ids += part
+        alone = len(parts) == 1 and not plain
+        ids = await self._ids(parts, special=alone)
         if alone and isinstance(parts[0], str) and model.add_bos and ids[:1] != [model.bos]:
             ids.insert(0, model.bos)
         return Encoded(ids, of_text=all(isinstance(part, str) for part in parts))
@@ -126,17 +122,23 @@ class Encoder:
 
     async def infill(self, body: InfillBody, model: ModelInfo, room_tokens: int) -> Encoded:
         """A place in a file to fill, in the layout of the model's family."""
-        ids, stop, cut = await asyncio.to_thread(infill_ids, body, model, room_tokens)
-        return Encoded(ids, stop, cut)
+        parts, stop, cut = await asyncio.to_thread(infill_parts, body, model, room_tokens)
+        return Encoded(await self._ids(parts), stop, cut)
 
     async def tokens(self, body: TokenizeBody, model: ModelInfo) -> list[int]:
         """POST /tokenize."""
         ids = [model.bos] if body.add_special and model.add_bos else []
-        for part in prompt_parts(body.content) if body.content else []:
-            if isinstance(part, str):
-                ids += await self._host.tokenise(part, special=body.parse_special)
-            else:
-                ids += part
+        parts = prompt_parts(body.content) if body.content else []
+        return ids + await self._ids(parts, special=body.parse_special)
+
+    async def _ids(
+        self, parts: Sequence[str | Sequence[int]], *, special: bool = False
+    ) -> list[int]:
+        ids: list[int] = []
+        for part in parts:
+            ids += (
+                await self._host.tokenise(part, special=special) if isinstance(part, str) else part
+            )
         return ids
 
 
@@ -184,10 +186,12 @@ def _render(said: Conversation, model: ModelInfo, bos: str) -> list[str]:
     )
 
 
-def infill_ids(
+def infill_parts(
     body: InfillBody, model: ModelInfo, room_tokens: int
-) -> tuple[list[int], tuple[int, ...], tuple[str, ...]]:
-    """The prompt's token ids, the ids that end an answer, and what was left out of the prompt.
+) -> tuple[list[str | list[int]], tuple[int, ...], tuple[str, ...]]:
+    """The prompt, the ids that end an answer, and what was left out of the prompt.
+
+    The prompt is token ids, and texts where only the engine can encode them.
 
     The layout is the model family's own. Other files come first, the newest last, as llama-server
     has them (tools/server/server-common.cpp, `format_prompt_infill`).
@@ -196,7 +200,7 @@ def infill_ids(
 
     Raises:
         RequestError: the model cannot fill in the middle.
-        VocabularyError: its vocabulary cannot be read outside the engine.
+        VocabularyError: its file holds no vocabulary.
     """
     words, layout = _counted(model)
     if layout is None or Part.PREFIX_TOKEN not in layout.tokens:
@@ -205,15 +209,19 @@ def infill_ids(
             subject=model.name,
             advice="Use /completion, or serve a model that can",
         )
-    stop = tuple(words.special[text] for text in layout.stop if text in words.special)
     ids, cut = compose(body, layout, words, words.special, room_tokens)
-    return ids, stop, cut
+    parts: list[str | list[int]] = [ids]
+    stop = [words.special[text] for text in layout.stop if text in words.special]
+    if isinstance(words, EngineEncoded):
+        parts = [[one] if isinstance(one, int) else one for one in words.parts(ids)]
+        stop = [one for one in words.parts(stop) if isinstance(one, int)]
+    return parts, tuple(stop), cut
 
 
 def _counted(model: ModelInfo) -> tuple[vocabulary.Vocabulary | Estimate, FimLayout | None]:
     if model.counting is Counting.ESTIMATE:
         return Estimate(), families.layout_named(model.family or model.name)
-    words = vocabulary.load(model.vocabulary_path)
+    words = token_estimate.load(model.vocabulary_path)
     layout = families.layout_named(model.family) if model.family else families.layout_for(words)
     return words, layout
 

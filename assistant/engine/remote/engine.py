@@ -48,7 +48,7 @@ from assistant.engine.types import (
     StopReason,
 )
 from assistant.errors import EngineError, LoadError, RemoteError, RequestError
-from assistant.models import families, vocabulary
+from assistant.models import token_estimate, vocabulary
 from assistant.settings import RemoteSettings
 
 
@@ -142,7 +142,7 @@ class RemoteEngine:
         self._dialect: Dialect | None = None
         self._info: ModelInfo | None = None
         self._words: vocabulary.Vocabulary | None = None
-        self._estimate = families.Estimate()
+        self._estimate = token_estimate.Estimate()
         self._lanes = Lanes(remote.parallel)
         self._refused: set[str] = set()
         self._tally = Tally()
@@ -311,7 +311,7 @@ class RemoteEngine:
     def _described(self, info: ModelInfo, http: Transport, found: str, started: float) -> ModelInfo:
         n_ctx = self._remote.n_ctx or info.n_ctx
         if not found:
-            n_ctx -= int(n_ctx * families.MARGIN_SHARE)
+            n_ctx -= int(n_ctx * token_estimate.MARGIN_SHARE)
         return replace(
             info,
             path="",
@@ -409,7 +409,7 @@ class RemoteEngine:
             self._gauge_at_s = max(self._gauge_at_s, self._clock() - _GAUGE_OLD_S)
 
 
-def _with_special(counter: vocabulary.Vocabulary | families.Estimate, text: str) -> list[int]:
+def _with_special(counter: vocabulary.Vocabulary | token_estimate.Estimate, text: str) -> list[int]:
     """Token ids of a text whose control tokens are such; for servers that cannot be asked."""
     ids: list[int] = []
     plain = 0

@@ -21,7 +21,7 @@ from assistant.agent.reading import Reader, clip
 from assistant.agent.toolbox import Toolbox
 from assistant.agent.tools import Outcome, Planned, arguments_of, named, offered, tools
 from assistant.agent.workspace import Journal, ToolError, Workspace
-from assistant.models.families import Estimate
+from assistant.models.token_estimate import Estimate
 from context.syntax.text import Encoder
 
 ENCODER = Encoder(Estimate())

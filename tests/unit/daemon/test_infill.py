@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from llama_tokeniser import vocabulary_only
 
-from assistant.daemon.http.prompts import compose, infill_ids
+from assistant.daemon.http.prompts import compose, infill_parts
 from assistant.daemon.http.request_schemas import ExtraBody, InfillBody
 from assistant.engine.types import ModelInfo
 from assistant.models import families, vocabulary
@@ -61,5 +62,23 @@ def test_other_files_newest_last_and_whole_or_not_at_all(
 
 def test_stop_tokens_of_the_family(dense_model: Path) -> None:
     model = ModelInfo(name="q", path=str(dense_model))
-    ids, stop, _ = infill_ids(InfillBody(input_prefix="a = ", input_suffix="\n"), model, 100)
-    assert ids and 151643 in stop  # <|endoftext|>
+    parts, stop, _ = infill_parts(InfillBody(input_prefix="a = ", input_suffix="\n"), model, 100)
+    assert all(isinstance(part, list) for part in parts) and 151643 in stop  # <|endoftext|>
+
+
+def test_where_tokens_cannot_be_counted_the_engine_encodes_the_texts(
+    dense_model: Path, tmp_path: Path, words: Vocabulary
+) -> None:
+    path = vocabulary_only(dense_model, tmp_path / "m.gguf", "viking")  # no pattern of ours
+    model = ModelInfo(name="q", path=str(path))
+    body = InfillBody(input_prefix="naïve = <|im_end|>", input_suffix="\n")
+    parts, stop, _ = infill_parts(body, model, 100)
+    special = words.special
+    assert parts == [
+        [special["<|fim_prefix|>"]],
+        [special["<|fim_suffix|>"]],
+        "\n",
+        [special["<|fim_middle|>"]],
+        "naïve = <|im_end|>",
+    ]
+    assert special["<|endoftext|>"] in stop and all(token in special.values() for token in stop)

@@ -38,3 +38,19 @@ def test_a_text_has_one_bos(prompt: PromptBody, add_bos: bool, ids: list[int]) -
         return found.ids
 
     assert asyncio.run(main()) == ids
+
+
+@pytest.mark.parametrize("add_bos", [True, False])
+def test_a_plain_text_alone_holds_no_control_token(add_bos: bool) -> None:
+    """A client that leaves the encoding to the engine sends its BOS itself, if any."""
+
+    async def main() -> list[int]:
+        host = EngineSupervisor(FakeEngine(), fake_model)
+        host.start_load()
+        await until(lambda: host.info is not None)
+        model = ModelInfo(name="fake", add_bos=add_bos, bos=1)
+        found = await Encoder(host).text(("ab",), model, plain=True)
+        await host.close()
+        return found.ids
+
+    assert asyncio.run(main()) == [97, 98]

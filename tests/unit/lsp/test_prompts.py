@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from llama_tokeniser import vocabulary_only
 
 from assistant.engine.types import ModelInfo
 from lsp.completion.prompts import Prompts
@@ -210,3 +211,28 @@ def test_cells_of_a_notebook_are_documents_of_their_own(fim: Fim) -> None:
         assert len(prompts._documents) == len(set(map(id, prompts._documents.values()))) == 3
 
     play(Prompts(), test)
+
+
+def test_a_vocabulary_that_cannot_be_counted_leaves_the_encoding_to_the_engine(
+    dense_model: Path, tmp_path: Path, home: Path
+) -> None:
+    """Never no completion: the prompt keeps its layout, with texts between the control tokens."""
+    path = vocabulary_only(dense_model, tmp_path / "m.gguf", "viking")  # no split pattern of ours
+    info = ModelInfo(name="m", path=str(path), add_bos=True, bos=151643)
+    fim = Served.of(info, None).fim
+    known = Served.of(ModelInfo(name="m", path=str(dense_model)), None).fim
+    site = at(tmp_path / "a.py", "größe = 1\nprint(", ")\n")
+
+    async def test(prompts: Prompts) -> None:
+        ids = await prompts.ids(site, fim, BUDGET_TOKENS)
+        exact = await prompts.ids(site, known, BUDGET_TOKENS)
+        assert len(exact) < len(ids) <= BUDGET_TOKENS
+        body = fim.body(ids)
+        assert known.body(exact) == exact
+        texts = [part for part in body if isinstance(part, str)]
+        assert "größe = 1\nprint(" in "".join(texts)
+        decode = known.counter._counter.decode  # type: ignore[attr-defined]
+        written = "".join(part if isinstance(part, str) else decode([part]) for part in body)
+        assert written == text_of(known, exact)
+
+    play(Prompts(index=False), test)

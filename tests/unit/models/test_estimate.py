@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from assistant.errors import RequestError
 from assistant.models import families, vocabulary
-from assistant.models.families import N_IDS, Estimate
+from assistant.models.token_estimate import N_IDS, Estimate
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
