@@ -8,6 +8,7 @@ __all__ = [
     "local_store",
     "pull",
     "storage",
+    "token_estimate",
     "vocabulary",
     "vocabulary_import",
 ]
