@@ -7,8 +7,7 @@ from context.index.walk import Limits
 from context.prompt.explanation import Explanation, Passage, Topic
 from context.prompt.head import Shares
 from context.prompt.window import window
-from context.syntax.document import Document, TextEdit
-from context.syntax.parsed_text import broken_by, damage
+from context.syntax.document import Document, TextEdit, broken_by, damage
 from context.syntax.syntax_tree import Definition, Kind
 from context.types import (
     CursorKind,

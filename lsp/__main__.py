@@ -1,9 +1,8 @@
-"""Logging to stderr that never holds the user's code.
+"""`python -m lsp`: the language server on stdin and stdout.
 
-pygls logs message bodies: all of them at INFO, and at ERROR those that it could not handle. So of
-its records only the template and the kind of the exception are written.
-
-`python -m lsp`: the language server on stdin and stdout.
+Its log on stderr never holds the user's code: pygls logs message bodies, all of
+them at INFO, and at ERROR those that it could not handle. So of its records only the template and
+the kind of the exception are written.
 """
 
 from __future__ import annotations
@@ -12,8 +11,76 @@ import gc
 import logging
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
+
+import attrs
 
 from assistant.errors import hide_library_warnings
+
+_FIELDS = "__attrs_attrs__"  # what `attrs.has` and `attrs.fields` look for
+_MODULE = "lsprotocol.types"
+
+
+class _Declared(type):
+    """The type of a class that may not be complete yet."""
+
+    _define: Callable[[type], type] | None
+
+    def __getattr__(cls, name: str) -> Any:
+        if name == _FIELDS and cls.__dict__.get("_define") is not None:
+            _complete(cls)
+            return cls.__dict__[_FIELDS]
+        raise AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}")
+
+    def __call__(cls, *args: Any, **fields: Any) -> Any:
+        if cls.__dict__.get("_define") is not None:
+            _complete(cls)
+        return super().__call__(*args, **fields)
+
+
+def load() -> None:
+    """Import `lsprotocol.types` fast, unless it was imported before.
+
+    lsprotocol declares some 550 classes with `attrs.define`, which writes and compiles their
+    methods. That takes most of a language server's start, and a session uses about 120 of them.
+    During the import `attrs.define` only notes its arguments; a class is completed, with the same
+    arguments, when it is first called or its attributes are requested.
+    """
+    if _MODULE in sys.modules:
+        return
+    define = attrs.define
+
+    def declare(cls: type | None = None, **options: Any) -> Any:
+        if cls is None:
+            return lambda one: declare(one, **options)
+        body = {
+            name: value
+            for name, value in cls.__dict__.items()
+            if name not in {"__dict__", "__weakref__"}
+        }
+        # With slots, attrs would make another class of it.
+        body["_define"] = staticmethod(lambda one: define(one, **{**options, "slots": False}))
+        return _Declared(cls.__name__, cls.__bases__, body)
+
+    attrs.define = declare  # type: ignore[assignment]
+    try:
+        import lsprotocol.types
+    finally:
+        attrs.define = define
+    from lsprotocol import _hooks
+
+    # It would resolve the annotations of all classes; `_complete` does that for each.
+    _hooks._resolved_forward_references = True
+    assert lsprotocol.types.ALL_TYPES_MAP
+
+
+def _complete(cls: Any) -> None:
+    from lsprotocol import types
+
+    define, cls._define = cls._define, None
+    define(cls)
+    attrs.resolve_types(cls, dict(types.ALL_TYPES_MAP), {})
 
 
 class _WithoutBodies(logging.Formatter):
@@ -41,9 +108,8 @@ def main() -> None:
     # Thousands of objects are made while modules are imported, and none of them is garbage.
     gc.disable()
     hide_library_warnings()
-    from lsp import protocol_types
 
-    protocol_types.load()
+    load()
     from lsp import server
 
     gc.enable()

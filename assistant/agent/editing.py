@@ -12,7 +12,7 @@ from pathlib import Path
 from assistant.agent.tools import Access, Diff, Outcome, Planned
 from assistant.agent.workspace import FileText, Journal, ToolError, Workspace, version
 from context import broken_by
-from context.syntax.parsed_text import damage
+from context.syntax.document import damage
 
 _MOST_FILE_CHARS = 400_000
 _HUNK = re.compile(r"^@@ -(\d+)")

@@ -14,7 +14,7 @@ import regex
 
 from assistant.agent.tools import Outcome
 from assistant.agent.workspace import ToolError, Workspace
-from context.syntax.parsed_text import Source, damage, read_file
+from context.syntax.document import Source, damage, read_file
 from context.syntax.syntax_tree import Definition, Kind
 from context.syntax.text import Encoder, line_start
 from context.syntax.trim import Depth, apply, cuts

@@ -32,7 +32,7 @@ COMMANDS: dict[str, str] = {
     "next": "assistant.cli.next_edit",
     "agent": "assistant.cli.agent",
     "acp": "assistant.cli.agent",
-    "plan": "assistant.cli.plan",
+    "plan": "assistant.cli.recommend",
     "recommend": "assistant.cli.recommend",
     "pull": "assistant.cli.pull",
     "models": "assistant.cli.models",

@@ -10,7 +10,7 @@ import typer
 
 from assistant.cli.terminal import console, print_json, printable
 from assistant.errors import RequestError
-from context.edits import gate, rules
+from context.edits import gate
 from context.edits.history import History, reverted
 from context.edits.types import Scene
 from context.index.open_file import UnreadableError, open_text
@@ -47,7 +47,7 @@ def show(
     cursor = sum(len(line) + 1 for line in lines[:last])
     moment = gate.Moment(str(file), source.text, last, made.hunks)
     found = []
-    for edit in rules.find(Scene(document, source, cursor, made.hunks)):
+    for edit in gate.find(Scene(document, source, cursor, made.hunks)):
         verdict = gate.judge(edit, moment)
         if verdict.passes(gate.Level.NORMAL):
             line = source.text.count("\n", 0, edit.start)

@@ -11,8 +11,8 @@ from contextlib import aclosing
 from assistant import __version__, paths
 from assistant.daemon.headroom.budgets import Budgets
 from assistant.daemon.headroom.governor import Governor
-from assistant.daemon.http.admission import Admission, Intake, Turns
-from assistant.daemon.http.completion_handler import CompletionHandler, Encode
+from assistant.daemon.http.bodies import Intake
+from assistant.daemon.http.completion_handler import Admission, CompletionHandler, Encode, Turns
 from assistant.daemon.http.metrics import Metrics
 from assistant.daemon.http.prompts import Encoded, Encoder
 from assistant.daemon.http.request_schemas import (
@@ -32,8 +32,7 @@ from assistant.daemon.http.response_formats import (
 )
 from assistant.daemon.models.served_models import Desk, Explainer, Models
 from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor, Planner
-from assistant.engine.interface import ElasticEngine
-from assistant.engine.types import ModelInfo, Priority
+from assistant.engine.types import ElasticEngine, ModelInfo, Priority
 from assistant.errors import ModelError
 from assistant.memory.degrade.ladder import Rules
 from assistant.memory.probes.sampler import Reader

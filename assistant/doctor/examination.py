@@ -22,7 +22,7 @@ from assistant.daemon.models.engines import LocalPlanning, is_checkpoint_folder
 from assistant.daemon.process.instance import running_pid
 from assistant.daemon.process.settings_changes import advice as settings_advice
 from assistant.doctor import hardware
-from assistant.doctor.findings import Finding, fail, ok, warn
+from assistant.doctor.hardware import Finding, fail, ok, warn
 from assistant.engine.remote import RemoteEngine
 from assistant.engine.types import Counting, LoadSpec, ModelInfo
 from assistant.errors import DaemonError, PlanError, SettingsError, UnderkeelError

@@ -6,16 +6,54 @@ import importlib.metadata
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from assistant import __version__
-from assistant.doctor.findings import Finding, Level, fail, ok, warn
 from assistant.install.choice import choose, cpu_only_beside_gpu
 from assistant.install.detect import Machine, Vendor
 from assistant.llama import spec
 from assistant.llama.spec import BackendDevice, DeviceKind
 from assistant.memory.probes.devices import Device, GpuMemory, HostMemory, normal_bus_id
 from assistant.memory.probes.rates import stored_rates
+
+
+class Level(StrEnum):
+    """How serious a finding is: nothing to do, worth knowing, or to be fixed."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one check.
+
+    Attributes:
+        check: what was checked, one word or two.
+        message: what was found.
+        advice: what to do about it; empty where there is nothing to do.
+    """
+
+    check: str
+    level: Level
+    message: str
+    advice: str = ""
+
+
+def ok(check: str, message: str) -> Finding:
+    return Finding(check, Level.OK, message)
+
+
+def warn(check: str, message: str, advice: str = "") -> Finding:
+    return Finding(check, Level.WARN, message, advice)
+
+
+def fail(check: str, message: str, advice: str = "") -> Finding:
+    return Finding(check, Level.FAIL, message, advice)
+
 
 _GIB = 1 << 30
 _LEAST_DISK_BYTES = 2 * _GIB

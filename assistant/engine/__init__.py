@@ -1,3 +1,3 @@
 """Engines that answer: the llama.cpp worker process and remote servers, behind one protocol."""
 
-__all__ = ["interface", "ipc", "local", "remote", "transformers", "types"]
+__all__ = ["ipc", "local", "remote", "transformers", "types"]

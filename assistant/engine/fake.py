@@ -14,7 +14,6 @@ from time import perf_counter
 
 from msgspec.structs import replace
 
-from assistant.engine.interface import Progress
 from assistant.engine.types import (
     Delta,
     Done,
@@ -22,6 +21,7 @@ from assistant.engine.types import (
     GenerateRequest,
     LoadSpec,
     ModelInfo,
+    Progress,
     SlotState,
     StopReason,
     Timings,

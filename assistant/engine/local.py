@@ -20,8 +20,15 @@ from msgspec.structs import replace
 
 from assistant import oom_score
 from assistant.engine import ipc
-from assistant.engine.interface import Progress
-from assistant.engine.types import Delta, Done, EngineStats, GenerateRequest, LoadSpec, ModelInfo
+from assistant.engine.types import (
+    Delta,
+    Done,
+    EngineStats,
+    GenerateRequest,
+    LoadSpec,
+    ModelInfo,
+    Progress,
+)
 from assistant.errors import EngineError, FrameError, LoadError, UnderkeelError, WorkerDiedError
 
 HANG_S = 60.0

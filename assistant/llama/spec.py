@@ -161,7 +161,7 @@ class TypeRate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeviceRates(msgspec.Struct, frozen=True, kw_only=True):
-    """How fast one device computes, as `assistant.llama.measure_rates` finds it.
+    """How fast one device computes, as `assistant.llama.probe` finds it.
 
     Attributes:
         layer_s: fixed cost of a layer in a decode, in seconds.

@@ -6,7 +6,6 @@ __all__ = [
     "imports",
     "project",
     "renames",
-    "rules",
     "siblings",
     "signatures",
     "types",

@@ -1,4 +1,5 @@
-"""Whether an edit is worth interrupting the user. Pure.
+"""All rules together, the surest kind first, and whether an edit is worth interrupting
+the user. Pure.
 
     worth = confidence * 0.5 ** (distance / 60) / (1 + max(0, size - 6) / 12)
 
@@ -14,15 +15,37 @@ It is shown if its worth reaches the threshold of the level: quiet 0.8, normal 0
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
+from context.edits import imports, renames, siblings, signatures
 from context.edits.history import Hunk, Lines, between
-from context.edits.types import EditKind, NextEdit
-from context.syntax.parsed_text import broken_by
+from context.edits.types import EditKind, NextEdit, Scene
+from context.syntax.document import broken_by
+
+_RULES: MappingProxyType[EditKind, Callable[[Scene], list[NextEdit]]] = MappingProxyType(
+    {
+        EditKind.RENAME: renames.find,
+        EditKind.SIGNATURE: signatures.find,
+        EditKind.SIBLING: siblings.find,
+        EditKind.IMPORT: imports.find,
+    }
+)
+
+
+def find(scene: Scene) -> list[NextEdit]:
+    """Edits that follow from what was edited, best first; of one kind only."""
+    if not scene.hunks:
+        return []
+    for rule in _RULES.values():
+        found = rule(scene)
+        if found:
+            return found
+    return []
+
 
 _HALF_DISTANCE_LINES = 60
 _FREE_LINES = 6

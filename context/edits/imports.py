@@ -17,7 +17,7 @@ from pathlib import Path
 from context.edits.line_tokens import is_identifier, tokens
 from context.edits.scopes import Scopes, scopes_of
 from context.edits.types import EditKind, NextEdit, OtherDefinition, Scene
-from context.syntax.parsed_text import Source
+from context.syntax.document import Source
 from context.syntax.syntax_tree import Import
 from context.syntax.text import line_end, line_start
 

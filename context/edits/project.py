@@ -8,7 +8,7 @@ from pathlib import Path
 from context.edits.types import OtherDefinition
 from context.index.open_file import read_text
 from context.index.project_index import Index
-from context.syntax.parsed_text import Source, read_file
+from context.syntax.document import Source, read_file
 from context.syntax.text import terms
 
 MAX_FILE_BYTES = 1_000_000

@@ -12,7 +12,7 @@ from context.edits.line_tokens import alike, renamed
 from context.edits.scopes import Binding, Scopes, Use, scopes_of
 from context.edits.types import EditKind, NextEdit, Scene
 from context.retrieval.definition_lookup import places
-from context.syntax.parsed_text import Source
+from context.syntax.document import Source
 from context.syntax.syntax_tree import Import
 
 _SHORTEST_NAME = 2

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import tree_sitter
 
-from context.syntax.parsed_text import Source
+from context.syntax.document import Source
 from context.syntax.syntax_tree import matches
 from context.syntax.text import byte_offset
 

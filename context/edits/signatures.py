@@ -14,7 +14,7 @@ import tree_sitter
 from context.edits.history import Hunk, reverted
 from context.edits.scopes import Scopes, scopes_of
 from context.edits.types import EditKind, NextEdit, Scene
-from context.syntax.parsed_text import Source, read
+from context.syntax.document import Source, read
 from context.syntax.text import byte_offset
 
 _MOST_CALLS = 200

@@ -9,8 +9,7 @@ from functools import cached_property
 from typing import Protocol
 
 from context.edits.history import Hunk
-from context.syntax.document import Document
-from context.syntax.parsed_text import Source
+from context.syntax.document import Document, Source
 from context.syntax.text import line_start
 
 

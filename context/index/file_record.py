@@ -6,10 +6,10 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from context.index.open_file import is_notebook, parsed
 from context.syntax.chunk import Chunk, chunk_lines, chunks
+from context.syntax.document import Source, read
 from context.syntax.language import language_for
-from context.syntax.notebook import is_notebook, parsed
-from context.syntax.parsed_text import Source, read
 from context.syntax.secrets import masked
 from context.syntax.syntax_tree import Definition, Kind
 from context.syntax.text import Encoder, clean, line_start, terms

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from context.index.open_file import MAX_NOTEBOOK_BYTES, is_notebook
 from context.index.read_policy import (
     Outer,
     Rules,
@@ -19,7 +20,6 @@ from context.index.read_policy import (
     patterns,
     rules_in,
 )
-from context.syntax.notebook import MAX_NOTEBOOK_BYTES, is_notebook
 
 FILES_LIMIT = "limit of files"
 BYTES_LIMIT = "limit of bytes"

@@ -18,7 +18,7 @@ from context.prompt.head import (
     worth_showing,
 )
 from context.prompt.window import prefix_window, repo_section_overhead, suffix_window
-from context.retrieval.candidates import candidates
+from context.retrieval.lexical_search import candidates
 from context.retrieval.name_usage import missing, unused_definitions, unused_imports, waiting
 from context.retrieval.query import (
     UNUSED_NEED,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol, TypeVar
 
-from context.syntax.parsed_text import Source
+from context.syntax.document import Source
 from context.syntax.syntax_tree import Definition, Kind
 from context.syntax.text import Encoder, line_end, line_start, next_text_line, pieces_before
 from context.syntax.trim import Cut, Depth, apply, cuts, licence_end

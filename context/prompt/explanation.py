@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from context.index.read_policy import is_secret
 from context.index.store import Store
-from context.retrieval.candidates import candidates
+from context.retrieval.lexical_search import candidates
 from context.retrieval.query import Place
 from context.syntax.chunk import signature
 from context.syntax.document import Document, shown_path

@@ -1,3 +1,3 @@
 """Finds code elsewhere that helps at a cursor, and scores it."""
 
-__all__ = ["candidates", "definition_lookup", "name_usage", "query"]
+__all__ = ["definition_lookup", "lexical_search", "name_usage", "query"]

@@ -16,8 +16,7 @@ import tree_sitter
 
 from context.retrieval.query import Candidate, Relation, score
 from context.syntax.chunk import signature
-from context.syntax.document import Document
-from context.syntax.parsed_text import Source
+from context.syntax.document import Document, Source
 from context.syntax.syntax_tree import Definition, Kind, Outline
 from context.syntax.text import byte_offset, line_end, line_start
 from context.syntax.trim import used_names

@@ -4,8 +4,6 @@ __all__ = [
     "chunk",
     "document",
     "language",
-    "notebook",
-    "parsed_text",
     "secrets",
     "syntax_tree",
     "text",

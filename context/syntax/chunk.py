@@ -13,8 +13,8 @@ from itertools import pairwise
 
 import tree_sitter
 
+from context.syntax.document import Source
 from context.syntax.language import Language
-from context.syntax.parsed_text import Source
 from context.syntax.syntax_tree import Definition, Kind, Outline
 from context.syntax.text import Encoder, line_start, next_text_line, pieces
 

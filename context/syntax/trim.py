@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import IntEnum
 
-from context.syntax.parsed_text import Source
+from context.syntax.document import Source
 from context.syntax.syntax_tree import Import
 from context.syntax.text import line_end, line_start, next_text_line
 

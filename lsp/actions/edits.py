@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from assistant.client import ChatMessage
     from assistant.settings import ActionSettings
     from context import Document
-    from lsp.actions.code_range import Region
+    from lsp.actions.offer import Region
     from lsp.actions.prompts import Question
     from lsp.completion.prompts import Prompts
     from lsp.daemon.backend import Backend
@@ -70,10 +70,10 @@ class Edits:
         self, document_range: DocumentRange, diagnostic: str, settings: ActionSettings
     ) -> Proposal:
         """Fix what a diagnostic reports in the range."""
-        from lsp.actions import code_range, prompts
+        from lsp.actions import offer, prompts
 
         region = await self._study(
-            document_range, lambda document: code_range.to_fix(document, document_range)
+            document_range, lambda document: offer.to_fix(document, document_range)
         )
         question = prompts.rewriting(document_range, region, "fix", diagnostic=diagnostic)
         return await self._rewritten(question, region, settings, "Fix this error")
@@ -82,12 +82,12 @@ class Edits:
         self, document_range: DocumentRange, instruction: str, settings: ActionSettings
     ) -> Proposal:
         """Change the lines of the range as an instruction says; in blank ones, write new code."""
-        from lsp.actions import code_range, prompts
+        from lsp.actions import offer, prompts
 
         if not instruction.strip():
             raise RequestError("there is no instruction", advice="Say what is to change")
         region = await self._study(
-            document_range, lambda document: code_range.chosen(document, document_range)
+            document_range, lambda document: offer.chosen(document, document_range)
         )
         blank = not document_range.block(region.first, region.stop).strip()
         which = "insertion" if blank else "instruction"

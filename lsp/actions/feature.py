@@ -107,7 +107,7 @@ class Actions:
             Diagnostic(number, diagnostic_text(one))
             for number, one in enumerate(context.diagnostics[:_MAX_DIAGNOSTICS])
         ]
-        from lsp.actions.code_range import facts_of
+        from lsp.actions.offer import facts_of
 
         streams = self._streams()
         facts = await self._session.prompts.study(

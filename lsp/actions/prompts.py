@@ -17,9 +17,9 @@ from assistant.wire import ChatMessage
 from context import Document, Explanation, Passage, Topic, Workspace
 from context.syntax.secrets import masked
 from context.syntax.text import Encoder
-from lsp.actions import code_range, conventions
-from lsp.actions.code_range import Region
+from lsp.actions import conventions, offer
 from lsp.actions.document_range import DocumentRange, name_of
+from lsp.actions.offer import Region
 
 if TYPE_CHECKING:
     from lsp.completion.prompts import Prompts
@@ -226,7 +226,7 @@ def documentation_question(
     Raises:
         RequestError: there is none, or its language has no documentation style.
     """
-    definition = code_range.definition_at(document, document_range)
+    definition = offer.definition_at(document, document_range)
     style = conventions.comment_style_of(document)
     if definition is None or style is None:
         raise RequestError(
@@ -236,7 +236,7 @@ def documentation_question(
         document_range,
         "document",
         "definition",
-        span_bytes=_bytes(document_range, code_range.of_definition(document_range, definition)),
+        span_bytes=_bytes(document_range, offer.of_definition(document_range, definition)),
         shows_span=True,
         name=definition.name,
         fields={"name": definition.name, "manner": style.manner},
@@ -270,7 +270,7 @@ def tests_question(
     Raises:
         RequestError: there is none, or its language has no test convention.
     """
-    definition = code_range.definition_at(document, document_range)
+    definition = offer.definition_at(document, document_range)
     convention = conventions.test_convention_of(document)
     if definition is None or convention is None:
         raise RequestError("there is nothing to test here", advice="Go to a function or a class")
@@ -279,7 +279,7 @@ def tests_question(
         document_range,
         "tests",
         "new",
-        span_bytes=_bytes(document_range, code_range.of_definition(document_range, definition)),
+        span_bytes=_bytes(document_range, offer.of_definition(document_range, definition)),
         shows_span=True,
         name=definition.name,
         fields={

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from lsp.actions.document_range import DocumentRange, document_range_of
 from lsp.completion.acceptance_stats import Tally
-from lsp.completion.completer import Completer, Manner
-from lsp.completion.debounce import Rhythm
-from lsp.completion.growth import Growing
+from lsp.completion.completer import Completer, Manner, Rhythm
 from lsp.completion.prefetch import Ahead, Watch
 from lsp.completion.prompts import Prompts
 from lsp.completion.suggestion import (
+    Growing,
     Item,
     Position,
     Selected,

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 
 from lsp.completion.filters.brackets import closes_more, statements, unclosed
-from lsp.completion.filters.characters import first_control_token
+from lsp.completion.filters.layout import first_control_token
 from lsp.completion.filters.repetition import loop_start, opens_what_follows
 from lsp.documents.site import Shape, Site, leading_blanks, width
 

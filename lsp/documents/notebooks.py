@@ -127,8 +127,8 @@ def earlier_text(
     """
     if current is None or not cells:
         return ""
+    from context.index.open_file import Cell, joined
     from context.syntax.language import language_for
-    from context.syntax.notebook import Cell, joined
 
     language = language_for("", "", current.language)
     chosen: list[Cell] = []

@@ -157,7 +157,7 @@ class NextEdits:
         where: DocumentRange,
         others: dict[Path, str],
     ) -> list[tuple[NextEdit, tuple[str, str]]]:
-        from context.edits import gate, rules
+        from context.edits import gate
         from context.edits.history import History
         from context.edits.project import IndexedFiles
         from context.edits.types import Scene
@@ -177,7 +177,7 @@ class NextEdits:
         project = IndexedFiles(workspace.index, others) if workspace is not None else None
         scene = Scene(document, source, where.start, history.hunks, project)
         level = gate.Level(self.settings.level)
-        for edit in rules.find(scene)[:_MOST_JUDGED]:
+        for edit in gate.find(scene)[:_MOST_JUDGED]:
             text = where.text
             if edit.path and project is not None:
                 other = project.source(edit.root, edit.path)

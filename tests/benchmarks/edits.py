@@ -31,7 +31,7 @@ from typing import Any
 
 from head import head, publish
 
-from context.edits import gate, rules
+from context.edits import gate
 from context.edits.history import History
 from context.edits.types import NextEdit, Scene
 from context.syntax.document import Document
@@ -110,7 +110,7 @@ def shown(chain: Chain, count: int) -> tuple[NextEdit | None, list[str]]:
     cursor = sum(len(line) + 1 for line in lines[:last])
     scene = Scene(document, source, cursor, history.hunks)
     moment = gate.Moment(chain.path, text, last, history.hunks, history.undone)
-    for edit in rules.find(scene)[:8]:
+    for edit in gate.find(scene)[:8]:
         if gate.judge(edit, moment).passes(gate.Level.NORMAL):
             return edit, lines
     return None, lines

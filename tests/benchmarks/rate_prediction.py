@@ -30,7 +30,7 @@ import msgspec  # noqa: E402
 from gpu_check.random_weights import write_random  # noqa: E402
 from head import head, publish  # noqa: E402
 
-from assistant.llama.measure_rates import Stopwatch  # noqa: E402
+from assistant.llama.probe import Stopwatch  # noqa: E402
 from assistant.llama.spec import LoadSpec, choose_threads, processors  # noqa: E402
 from assistant.memory.gguf.header import read_header  # noqa: E402
 from assistant.memory.model.known_models import header_of, known_models  # noqa: E402

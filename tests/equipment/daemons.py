@@ -18,8 +18,7 @@ from assistant.daemon.process import instance, server
 from assistant.daemon.service import Service
 from assistant.daemon.supervisor.engine_supervisor import Planner
 from assistant.engine.fake import FakeEngine
-from assistant.engine.interface import ElasticEngine
-from assistant.engine.types import LoadSpec
+from assistant.engine.types import ElasticEngine, LoadSpec
 from assistant.errors import DaemonError
 from assistant.memory.degrade.ladder import DROP, Rung
 from assistant.memory.probes.devices import HostMemory

@@ -1,7 +1,6 @@
 """The HTTP side of the daemon: routes, request schemas, response formats, admission."""
 
 __all__ = [
-    "admission",
     "app",
     "bodies",
     "completion_handler",

@@ -16,9 +16,9 @@ from starlette.routing import Route
 
 from assistant import __version__
 from assistant.daemon.http import metrics, openapi
-from assistant.daemon.http.admission import Held
 from assistant.daemon.http.bodies import (
     EventStream,
+    Held,
     Json,
     error_response,
     read_body,

@@ -18,7 +18,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from assistant.daemon.http import request_fields
-from assistant.daemon.http.admission import Held
 from assistant.daemon.http.response_formats import error_object
 from assistant.errors import (
     AccessError,
@@ -38,6 +37,37 @@ _BODY_LIMIT_S = 30.0
 _LAST_WORDS_S = 5.0
 ABORT = "underkeel.abort"
 """The key in an ASGI scope of a function that ends the connection at once."""
+
+
+class Intake:
+    """Bounds the bytes of all request bodies that are held at once, from the first one on."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self.held_bytes = 0
+
+    def hold(self) -> Held:
+        return Held(self)
+
+
+class Held:
+    """What one request holds of an intake."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._bytes = 0
+
+    def add(self, count: int) -> None:
+        """Raises OverloadedError where all requests together would hold too much."""
+        if self._intake.held_bytes + count > self._intake.most_bytes:
+            raise OverloadedError("too much is being sent at once", advice="Try again in a second")
+        self._bytes += count
+        self._intake.held_bytes += count
+
+    def release(self) -> None:
+        """Safe to call twice."""
+        self._intake.held_bytes -= self._bytes
+        self._bytes = 0
 
 
 class Json(Response):

@@ -1,24 +1,25 @@
-"""Answers a request: admits it, encodes it, has it generated in turn, and formats the answer."""
+"""Answers a request: admits it to a bounded queue, encodes it, has it generated in turn, and
+formats the answer."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 
 from msgspec.structs import replace
 
 from assistant.daemon.headroom.budgets import Budgets
-from assistant.daemon.http.admission import Admission, Turns
 from assistant.daemon.http.metrics import Metrics
 from assistant.daemon.http.prompts import Encoded
 from assistant.daemon.http.request_schemas import further_choice, generate_request
 from assistant.daemon.http.response_formats import Answer, Json, ResponseFormat
 from assistant.daemon.models.served_models import Desk
 from assistant.engine.types import Done, GenerateRequest, ModelInfo
-from assistant.errors import ModelChangedError, UnderkeelError
+from assistant.errors import ModelChangedError, OverloadedError, UnderkeelError
 from assistant.memory.degrade.budget import BudgetNow
 from assistant.wire import GenerateBody
 
@@ -30,6 +31,80 @@ _MOST_ENCODINGS = 3
 
 Encode = Callable[[ModelInfo], Awaitable[Encoded]]
 """Encodes a request's prompt for the model that is served."""
+
+
+class Admission:
+    """Counts the requests inside and refuses those past the limit.
+
+    Order and preemption are the engine's business; here only the number is bounded, so that no
+    flood can fill the memory. A client may hold no more places than are still free, as switches
+    share out a buffer (dynamic thresholds: Choudhury and Hahne, 1998): alone it gets half of them,
+    and the next one still finds space, however greedy those before were.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.inside = 0
+        self.refused = 0
+        self._held: Counter[str] = Counter()
+
+    @property
+    def clients(self) -> int:
+        """How many have a request inside."""
+        return len(self._held)
+
+    @contextmanager
+    def admit(self, client: str = "") -> Iterator[None]:
+        """Hold a place while the request is served.
+
+        Args:
+            client: who asks; all that do not say so are one.
+
+        Raises:
+            OverloadedError: all places are taken, or this client's share of them.
+        """
+        free, held = self.most - self.inside, self._held.get(client, 0)
+        if free <= 0 or held >= max(free, 1):
+            self.refused += 1
+            raise OverloadedError(
+                f"{self.inside} requests wait already, {held} of them yours",
+                advice="Try again in a second",
+            )
+        self.inside += 1
+        self._held[client] += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+            self._held[client] -= 1
+            self._held = +self._held  # forgets who holds nothing
+
+
+class Turns:
+    """Lets each of many do a few things at a time; what is more waits in order."""
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._gates: dict[Hashable, asyncio.Semaphore] = {}
+        self._using: Counter[Hashable] = Counter()
+
+    @property
+    def known(self) -> int:
+        """How many are doing or waiting."""
+        return len(self._gates)
+
+    @asynccontextmanager
+    async def turn(self, who: Hashable) -> AsyncIterator[None]:
+        """Wait for a turn of `who`, and have it for the block."""
+        gate = self._gates.setdefault(who, asyncio.Semaphore(self._at_once))
+        self._using[who] += 1
+        try:
+            async with gate:
+                yield
+        finally:
+            self._using[who] -= 1
+            if not self._using[who]:
+                del self._using[who], self._gates[who]
 
 
 class CompletionHandler:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from assistant.daemon.http import chat_template
-from assistant.daemon.http.conversation import Conversation, conversation
+from assistant.daemon.http.chat_template import Conversation, conversation
 from assistant.daemon.http.request_schemas import (
     ChatBody,
     ExtraBody,

@@ -13,9 +13,8 @@ from msgspec.structs import replace
 from assistant.daemon.models.loading import CheckpointPlanning, Credit, Loadable, Planning
 from assistant.daemon.models.served_models import Explainer, Ledger, Models
 from assistant.daemon.service import Service
-from assistant.engine.interface import ElasticEngine
 from assistant.engine.local import LlamaEngine
-from assistant.engine.types import LoadSpec, ModelInfo
+from assistant.engine.types import ElasticEngine, LoadSpec, ModelInfo
 from assistant.errors import ModelError, UnderkeelError
 from assistant.memory.degrade.ladder import Rung
 from assistant.memory.planning.plan import HOST_MEMORY

@@ -19,8 +19,7 @@ from assistant.daemon.headroom.governor import Governor
 from assistant.daemon.http.prompts import Encoder
 from assistant.daemon.models.loading import Credit, Loadable, Planning
 from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor, Planner
-from assistant.engine.interface import ElasticEngine
-from assistant.engine.types import ModelInfo
+from assistant.engine.types import ElasticEngine, ModelInfo
 from assistant.errors import ModelError, UnderkeelError
 from assistant.memory.degrade.ladder import Rules
 from assistant.memory.probes.sampler import Reader

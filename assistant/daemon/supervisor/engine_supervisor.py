@@ -22,8 +22,14 @@ from assistant.daemon.supervisor.crash_history import (
 )
 from assistant.daemon.supervisor.restart_policy import USUAL, Cause, Restart, Rules
 from assistant.daemon.supervisor.retry import Gate
-from assistant.engine.interface import ElasticEngine
-from assistant.engine.types import Delta, Done, EngineStats, GenerateRequest, ModelInfo
+from assistant.engine.types import (
+    Delta,
+    Done,
+    ElasticEngine,
+    EngineStats,
+    GenerateRequest,
+    ModelInfo,
+)
 from assistant.errors import (
     DaemonError,
     LoadError,

@@ -20,7 +20,6 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from assistant.engine.interface import Progress
 from assistant.engine.remote.dialect import (
     Answered,
     Ask,
@@ -45,6 +44,7 @@ from assistant.engine.types import (
     LoadSpec,
     ModelInfo,
     Priority,
+    Progress,
     StopReason,
 )
 from assistant.errors import EngineError, LoadError, RemoteError, RequestError
@@ -131,7 +131,7 @@ _GAUGE_OLD_S = 10.0
 
 
 class RemoteEngine:
-    """One model of one server. Keeps `assistant.engine.interface.ElasticEngine`: what it holds of
+    """One model of one server. Keeps `assistant.engine.types.ElasticEngine`: what it holds of
     this machine's memory is nothing, so there is nothing to give back."""
 
     def __init__(self, remote: RemoteSettings, clock: Callable[[], float] = time.monotonic) -> None:

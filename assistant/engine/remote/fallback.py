@@ -13,16 +13,17 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import cast
 
-from assistant.engine.interface import ElasticEngine, Progress
 from assistant.engine.remote.engine import RemoteEngine
 from assistant.engine.remote.failures import UnreachableError
 from assistant.engine.types import (
     Delta,
     Done,
+    ElasticEngine,
     EngineStats,
     GenerateRequest,
     LoadSpec,
     ModelInfo,
+    Progress,
 )
 from assistant.errors import LoadError, ModelChangedError, NetworkSettingsError, RemoteError
 

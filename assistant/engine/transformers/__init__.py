@@ -11,9 +11,8 @@ from __future__ import annotations
 import importlib.util
 from typing import ClassVar
 
-from assistant.engine.interface import Progress
 from assistant.engine.local import LlamaEngine
-from assistant.engine.types import LoadSpec, ModelInfo
+from assistant.engine.types import LoadSpec, ModelInfo, Progress
 from assistant.errors import LoadError
 
 _NEEDED = ("torch", "transformers", "accelerate")

@@ -26,12 +26,11 @@ from assistant.engine.types import (
     StopReason,
 )
 from assistant.engine.worker import scheduler
-from assistant.engine.worker.batch import BatchBuilder, Drafter, Part
 from assistant.engine.worker.constraint import Compiler, Guide
 from assistant.engine.worker.job import AnswerText, Job, cause_of, check, replaces
 from assistant.engine.worker.slots import Slot, Slots
 from assistant.engine.worker.speculation import Pace
-from assistant.engine.worker.token_generation import TokenGenerator
+from assistant.engine.worker.token_generation import BatchBuilder, Drafter, Part, TokenGenerator
 from assistant.errors import (
     ContextFullError,
     RefusedError,

@@ -107,7 +107,7 @@ def ask_backend(environment: Mapping[str, str] | None = None) -> tuple[BackendDe
     Raises:
         LoadError: the child died or did not answer.
     """
-    command = [sys.executable, "-m", "assistant.llama.list_devices"]
+    command = [sys.executable, "-m", "assistant.llama.probe", "devices"]
     try:
         answer = subprocess.run(
             command,
@@ -130,7 +130,7 @@ def _no_answer(why: str) -> LoadError:
     return LoadError(
         f"llama.cpp cannot list its devices: {why}",
         subject="llama-cpp-python",
-        advice="Run 'python -m assistant.llama.list_devices' to see what it says",
+        advice="Run 'python -m assistant.llama.probe devices' to see what it says",
     )
 
 

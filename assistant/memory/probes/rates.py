@@ -150,7 +150,7 @@ def _record() -> Path:
 
 
 def _child(folder: Path, device: str) -> DeviceRates | None:
-    command = [sys.executable, "-m", "assistant.llama.measure_rates", str(folder)]
+    command = [sys.executable, "-m", "assistant.llama.probe", "rates", str(folder)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if psutil.disk_usage(str(folder)).free < 2 * _FILE_BYTES:

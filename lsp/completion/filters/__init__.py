@@ -10,13 +10,13 @@ from collections.abc import Callable
 from types import MappingProxyType
 
 from lsp.completion.filters.brackets import balance_brackets
-from lsp.completion.filters.characters import (
+from lsp.completion.filters.layout import (
     cut_control_tokens,
+    fix_indentation,
     remove_unsafe_characters,
     strip_trailing_blanks,
     unify_line_ends,
 )
-from lsp.completion.filters.indentation import fix_indentation
 from lsp.completion.filters.repetition import (
     cut_line_below,
     cut_loops,

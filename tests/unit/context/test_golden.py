@@ -11,8 +11,8 @@ import pytest
 import context
 from context import FimLayout, TokenCounter
 from context.syntax.chunk import chunks
+from context.syntax.document import Source, read
 from context.syntax.language import languages
-from context.syntax.parsed_text import Source, read
 from context.syntax.text import Encoder
 from context.syntax.trim import Depth, trim
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import context
+from context.syntax.document import read
 from context.syntax.language import (
     QUERIES,
     _ids,
@@ -17,7 +18,6 @@ from context.syntax.language import (
     language_of_id,
     languages,
 )
-from context.syntax.parsed_text import read
 
 WANTED = {
     "python", "javascript", "typescript", "tsx", "go", "rust", "java", "c", "cpp", "csharp",

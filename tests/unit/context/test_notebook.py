@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from context.index.open_file import Cell, joined, parsed
 from context.index.project_index import Index
-from context.syntax.notebook import Cell, joined, parsed
 
 OUTPUT = "a_secret_output"
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from context.index.project_index import Index
-from context.retrieval.candidates import candidates
 from context.retrieval.definition_lookup import places
+from context.retrieval.lexical_search import candidates
 from context.retrieval.name_usage import unused_imports
 from context.retrieval.query import (
     WEIGHTS,
@@ -21,8 +21,8 @@ from context.retrieval.query import (
     closeness,
     score,
 )
+from context.syntax.document import read
 from context.syntax.language import languages
-from context.syntax.parsed_text import read
 from context.syntax.syntax_tree import Import
 from context.syntax.text import members, near_names, query_terms, similarity, terms, words
 

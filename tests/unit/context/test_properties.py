@@ -14,8 +14,8 @@ import pytest
 import context
 from context import FimLayout, Prompt, TokenCounter
 from context.syntax.chunk import chunks
+from context.syntax.document import Source, read_file
 from context.syntax.language import language_for, languages
-from context.syntax.parsed_text import Source, read_file
 from context.syntax.text import Encoder, byte_offset
 from context.syntax.trim import Depth, cuts, trim
 from context.types import Part

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from tree_sitter import Node
 
-from context.syntax.document import Document, TextEdit
+from context.syntax.document import Document, Source, TextEdit, read
 from context.syntax.language import languages
-from context.syntax.parsed_text import Source, read
 from context.syntax.syntax_tree import MAX_PARSED_BYTES, ByteMap, SyntaxTree
 from context.syntax.text import common_ends
 

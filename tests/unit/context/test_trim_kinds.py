@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from context import TokenCounter
+from context.syntax.document import Source, read
 from context.syntax.language import languages
-from context.syntax.parsed_text import Source, read
 from context.syntax.trim import Depth, cuts, is_generated, trim
 
 KINDS = Path(__file__).with_name("fixtures") / "kinds"

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.daemon.http.admission import Admission, Intake, Turns
+from assistant.daemon.http.bodies import Intake
+from assistant.daemon.http.completion_handler import Admission, Turns
 from assistant.errors import OverloadedError
 
 

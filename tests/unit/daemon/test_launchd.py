@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant.daemon.process import service_managers
+from assistant.daemon.process import server
 
 # As <launch.h> declares it: it allocates the array, and the caller frees it.
 STAND_IN = r"""
@@ -45,16 +45,16 @@ def test_the_socket_is_passed(library: str, monkeypatch: pytest.MonkeyPatch) -> 
     with socket.socket(socket.AF_UNIX) as listener:
         os.set_inheritable(listener.fileno(), True)
         monkeypatch.setenv("STAND_IN_FD", str(listener.fileno()))
-        assert service_managers.launchd_fds(library=library) == [listener.fileno()]
+        assert server.launchd_fds(library=library) == [listener.fileno()]
         assert not os.get_inheritable(listener.fileno())
-        assert service_managers.launchd_fds("Other", library=library) == []
+        assert server.launchd_fds("Other", library=library) == []
 
 
 def test_started_by_hand(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STAND_IN_FD", raising=False)
-    assert service_managers.launchd_fds(library=library) == []
+    assert server.launchd_fds(library=library) == []
 
 
 def test_where_there_is_no_launchd(tmp_path: Path) -> None:
-    assert service_managers.launchd_fds() == []
-    assert service_managers.launchd_fds(library=str(tmp_path / "none.so")) == []
+    assert server.launchd_fds() == []
+    assert server.launchd_fds(library=str(tmp_path / "none.so")) == []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from assistant.daemon.process import instance
-from assistant.daemon.process.service_managers import Notifier, systemd_fds
+from assistant.daemon.process.server import Notifier, systemd_fds
 from assistant.errors import DaemonError
 
 
@@ -81,7 +81,7 @@ os.environ["LISTEN_FDS"] = "1"
 os.environ["LISTEN_FDNAMES"] = "underkeel"
 os.dup2(int(sys.argv[1]), 3)
 from assistant.daemon.process import instance
-from assistant.daemon.process.service_managers import systemd_fds
+from assistant.daemon.process.server import systemd_fds
 fds = systemd_fds()
 assert fds == {3: "underkeel"} and not os.get_inheritable(3)
 with instance.claim(activated=list(fds)) as seat:

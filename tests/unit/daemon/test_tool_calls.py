@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from assistant.daemon.http import chat_template
-from assistant.daemon.http.conversation import conversation
+from assistant.daemon.http.chat_template import conversation
 from assistant.daemon.http.request_schemas import (
     ChatBody,
     FunctionBody,

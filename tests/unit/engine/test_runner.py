@@ -25,7 +25,7 @@ from assistant.engine.types import (
     StopReason,
     Timings,
 )
-from assistant.engine.worker import batch, speculation
+from assistant.engine.worker import speculation, token_generation
 from assistant.engine.worker.job import Job
 from assistant.engine.worker.scheduler import PREFILL_CHUNK
 from assistant.errors import ContextFullError, RequestError
@@ -337,7 +337,7 @@ def test_what_is_not_believed_is_decided_by_the_bits_that_come_without_drafts(
     plain = bench.answer(EDIT, 16, speculate=False)
     without, decided[:] = [*decided], []
     monkeypatch.setattr(speculation, "SURE_MARGIN", math.inf)
-    monkeypatch.setattr(batch, "SURE_MARGIN", math.inf)
+    monkeypatch.setattr(token_generation, "SURE_MARGIN", math.inf)
     monkeypatch.setattr(bench.runner.drafter.pace, "length", lambda draft: len(draft.tokens))
     drafted = bench.answer(EDIT, 16)
     assert drafted.timings.drafted_tokens > 0 < bench.runner.drafter.rewritten

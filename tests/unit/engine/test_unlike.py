@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from assistant.engine.worker.line_avoidance import MOST_BEHIND, Fork, Stance, Unlike
+from assistant.engine.worker.job import MOST_BEHIND, Fork, Stance, Unlike
 
 WORDS = [b"", b"a", b"b", b"ab", b"c", b"\n", b" ", b"abc", b"cd", b"ac"]
 END, A, B, AB, C, LINE_END, BLANK, ABC, CD, AC = range(len(WORDS))

@@ -9,9 +9,9 @@ import tree_sitter
 
 import context
 from context.syntax.language import language_for, languages
-from lsp.actions import code_range, conventions
-from lsp.actions.code_range import facts_of
+from lsp.actions import conventions, offer
 from lsp.actions.document_range import DocumentRange
+from lsp.actions.offer import facts_of
 from lsp.actions.prompts import wording as words
 
 CURSOR = "\u2038"
@@ -32,7 +32,7 @@ def documented(marked: str, path: str, said: str = "Return one.") -> str:
     """The text after its definition was documented."""
     at = document_range(marked, path)
     document = context.Document("", path, at.text)
-    definition = code_range.definition_at(document, at)
+    definition = offer.definition_at(document, at)
     style = conventions.comment_style_of(document)
     assert definition is not None and style is not None
     spot = conventions.comment_spot(document, definition, style)
@@ -158,14 +158,14 @@ def test_all_languages_have_said_how_they_are_documented() -> None:
 )
 def test_whole_lines_are_chosen(marked: str, lines: tuple[int, int]) -> None:
     at = document_range(marked)
-    region = code_range.chosen(context.Document("", "/h/work.py", at.text), at)
+    region = offer.chosen(context.Document("", "/h/work.py", at.text), at)
     assert (region.first, region.stop) == lines
 
 
 def test_a_long_definition_is_fixed_around_the_error() -> None:
     marked = "def f():\n" + "    x = 1\n" * 200 + "    ‸y\n" + "    x = 1\n" * 200
     at = document_range(marked)
-    region = code_range.to_fix(context.Document("", "/h/work.py", at.text), at)
+    region = offer.to_fix(context.Document("", "/h/work.py", at.text), at)
     assert region.first <= 201 < region.stop and region.stop - region.first <= 25
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lsp.completion.debounce import PATIENCE_S, Depth
+from lsp.completion.completer import PATIENCE_S, Depth
 
 
 def measured(tokens_per_s: float) -> Depth:

@@ -11,7 +11,7 @@ from editing import URI, Editing, PlayedClient
 
 from assistant.errors import DaemonError
 from assistant.settings import CompletionSettings
-from lsp.completion import growth
+from lsp.completion import suggestion
 from lsp.completion.session import Edit
 from lsp.completion.suggestion import Selected, Update
 
@@ -22,7 +22,7 @@ ANSWER = f"{BLOCK}\n\n\ndef other"
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(growth, "_EVERY_S", 0.001)
+    monkeypatch.setattr(suggestion, "_EVERY_S", 0.001)
 
 
 def play(

@@ -12,8 +12,8 @@ from lsprotocol import _hooks, types
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = """
 import attrs, sys
-from lsp import protocol_types
-protocol_types.load()
+from lsp import __main__ as language_server
+language_server.load()
 from lsprotocol import types
 from lsprotocol.converters import get_converter
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lsp.completion.debounce import Rhythm
+from lsp.completion.completer import Rhythm
 
 LEAST_S = 0.06
 

@@ -13,8 +13,7 @@ import pytest
 from context.edits import imports, renames, siblings, signatures
 from context.edits.history import History, between
 from context.edits.types import NextEdit, OtherDefinition, Scene
-from context.syntax.document import Document
-from context.syntax.parsed_text import Source, read_file
+from context.syntax.document import Document, Source, read_file
 
 _RULES: dict[str, Callable[[Scene], list[NextEdit]]] = {
     "rename": renames.find,

@@ -1,9 +1,15 @@
-"""Measures how fast llama.cpp runs: `python -m assistant.llama.measure_rates FOLDER [GPU]`.
+"""A child process that asks llama.cpp about this machine, and prints the answer as JSON.
 
-Small models with random weights run for a moment, one for each type of weights: decoding gives the
-bytes read per second, a prompt the multiplications per second, and a narrow model of many layers
-the fixed cost of a layer (threads wait for each other at each node of the graph). Prints JSON, a
-`DeviceRates`. It is a process of its own, so that no memory of llama.cpp stays behind.
+    python -m assistant.llama.probe devices             ggml's devices
+    python -m assistant.llama.probe rates FOLDER [GPU]  how fast it runs, a `DeviceRates`
+
+A process of its own, because a CUDA device that was asked for its memory keeps a context on the GPU
+until the process ends, and so that no memory of llama.cpp is left behind.
+
+For the rates, small models with random weights run for a moment, one for each type of weights:
+decoding gives the bytes read per second, a prompt the multiplications per second, and a narrow
+model of many layers the fixed cost of a layer (threads wait for each other at each node of the
+graph).
 """
 
 from __future__ import annotations
@@ -17,6 +23,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from assistant.errors import UnderkeelError
 from assistant.llama.spec import DeviceRates, LoadSpec, TypeRate, choose_threads, processors
 
 _N_CTX = 256
@@ -163,11 +170,32 @@ def _random(kind: str, rows: int, columns: int) -> Any:
     return blocks.reshape(rows, -1)
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="rates-", dir=sys.argv[1]) as folder:
-        found = measure(Path(folder), *sys.argv[2:3])
+def list_devices() -> int:
+    """Returns 0 and prints a list, or 1 and prints the error as it is sent between processes."""
+    try:
+        from assistant.llama import ggml
+
+        sys.stdout.buffer.write(msgspec.json.encode(ggml.devices()))
+    except UnderkeelError as error:
+        refusal = {
+            "code": error.code,
+            "message": error.message,
+            "subject": error.subject,
+            "advice": error.advice,
+        }
+        sys.stdout.buffer.write(msgspec.json.encode(refusal))
+        return 1
+    return 0
+
+
+def main() -> int:
+    if sys.argv[1:] == ["devices"]:
+        return list_devices()
+    with tempfile.TemporaryDirectory(prefix="rates-", dir=sys.argv[2]) as folder:
+        found = measure(Path(folder), *sys.argv[3:4])
     sys.stdout.buffer.write(msgspec.json.encode(found))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
