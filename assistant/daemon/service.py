@@ -30,10 +30,11 @@ from assistant.daemon.http.response_formats import (
     ResponseFormat,
     TextFormat,
 )
+from assistant.daemon.http.responses_api import ResponsesBody, ResponsesFormat
 from assistant.daemon.models.served_models import Desk, Explainer, Models
 from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor, Planner
 from assistant.engine.types import ElasticEngine, ModelInfo, Priority
-from assistant.errors import ModelError
+from assistant.errors import ModelError, UnderkeelError
 from assistant.memory.degrade.ladder import Rules
 from assistant.memory.probes.sampler import Reader
 from assistant.settings import DaemonSettings, Settings
@@ -149,10 +150,30 @@ class Service:
 
     def chat(self, body: ChatBody, client: str = "") -> AsyncGenerator[Json, None]:
         """POST /v1/chat/completions: answered by the model for explanations, if it is ready."""
-        desk = (self.explainer.take() if self.explainer else None) or self._desk
+        desk = self._chat_desk()
         return self._answer(
             body, ChatFormat(), lambda model: desk.encoder.chat(body, model), client, desk
         )
+
+    def _chat_desk(self) -> Desk:
+        """The model that answers the next chat."""
+        return (self.explainer.take() if self.explainer else None) or self._desk
+
+    async def respond(self, body: ResponsesBody, client: str = "") -> AsyncGenerator[Json, None]:
+        """POST /v1/responses: a chat, written as items."""
+        chat, written = body.chat(), ResponsesFormat(body)
+        desk = self._chat_desk()
+        encode = lambda model: desk.encoder.chat(chat, model)  # noqa: E731
+        try:
+            async with aclosing(self._answer(chat, written, encode, client, desk)) as items:
+                async for item in items:
+                    yield item
+        except UnderkeelError as error:
+            events = written.failed(error) if body.stream else []
+            if not events:
+                raise
+            for event in events:
+                yield event
 
     async def close(self) -> None:
         """Stop the engines; requests in flight get an error. Safe to call twice."""

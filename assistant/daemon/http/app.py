@@ -17,7 +17,11 @@ from starlette.routing import Route
 from assistant import __version__
 from assistant.daemon.http import metrics, openapi
 from assistant.daemon.http.bodies import (
+    NATIVE,
+    OPENAI,
+    RESPONSES,
     EventStream,
+    Framing,
     Held,
     Json,
     error_response,
@@ -32,6 +36,7 @@ from assistant.daemon.http.request_schemas import (
     TextCompletionBody,
     TokenizeBody,
 )
+from assistant.daemon.http.responses_api import ResponsesBody
 from assistant.daemon.service import Service
 from assistant.errors import RequestError, UnderkeelError
 from assistant.wire import (
@@ -65,8 +70,7 @@ def build_app(
         path: str,
         kind: type[B],
         produce: Callable[[B, str], AsyncGenerator[Any, None]],
-        *,
-        marker: bool,
+        framing: Framing,
     ) -> Route:
         async def endpoint(request: Request) -> Response:
             held = service.intake.hold()
@@ -78,7 +82,7 @@ def build_app(
             return EventStream(
                 lambda: produce(body, _client(request)),
                 stream=body.stream,
-                marker=marker,
+                framing=framing,
                 limit_s=service.settings.daemon.request_limit_s,
                 after=held.release,
                 more_headers=service.budget_headers,
@@ -176,12 +180,13 @@ def build_app(
         Route("/v1/models", models),
         Route("/tokenize", tokenise, methods=["POST"]),
         Route("/detokenize", detokenise, methods=["POST"]),
-        generating("/completion", CompletionRequest, service.complete, marker=False),
-        generating("/completions", CompletionRequest, service.complete, marker=False),
-        generating("/infill", InfillBody, service.infill, marker=False),
-        generating("/v1/completions", TextCompletionBody, service.text_complete, marker=True),
-        generating("/v1/chat/completions", ChatBody, service.chat, marker=True),
-        generating("/chat/completions", ChatBody, service.chat, marker=True),
+        generating("/completion", CompletionRequest, service.complete, NATIVE),
+        generating("/completions", CompletionRequest, service.complete, NATIVE),
+        generating("/infill", InfillBody, service.infill, NATIVE),
+        generating("/v1/completions", TextCompletionBody, service.text_complete, OPENAI),
+        generating("/v1/chat/completions", ChatBody, service.chat, OPENAI),
+        generating("/chat/completions", ChatBody, service.chat, OPENAI),
+        generating("/v1/responses", ResponsesBody, service.respond, RESPONSES),
         Route("/metrics", exposition),
         Route("/underkeel/status", status),
         Route("/underkeel/load", load, methods=["POST"]),

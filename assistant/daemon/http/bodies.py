@@ -10,6 +10,7 @@ import hmac
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from assistant.daemon.http import request_fields
-from assistant.daemon.http.response_formats import error_object
+from assistant.daemon.http.response_formats import error_object, openai_error
 from assistant.errors import (
     AccessError,
     EngineError,
@@ -83,13 +84,13 @@ def error_response(
     error: UnderkeelError,
     *,
     body_read: bool = False,
-    openai: bool = False,
+    write: Callable[[UnderkeelError], Any] = error_object,
     headers: Mapping[str, str] | None = None,
 ) -> Json:
     """
     Args:
         body_read: the request has come whole, so its connection can serve the next one.
-        openai: see `error_object`.
+        write: makes the object of the error.
         headers: more of them.
     """
     headers = dict(headers or {})
@@ -98,8 +99,7 @@ def error_response(
     if not body_read and isinstance(error, TooLargeError | TooSlowError | OverloadedError):
         # What is left of the body must not be waited for.
         headers["Connection"] = "close"
-    content = error_object(error, openai=openai)
-    return Json(content, status_code=error.http_status, headers=headers)
+    return Json(write(error), status_code=error.http_status, headers=headers)
 
 
 def unexpected(error: BaseException) -> UnderkeelError:
@@ -166,11 +166,57 @@ def _late(limit_s: float) -> EngineError:
     )
 
 
+@dataclass(frozen=True)
+class Framing:
+    """How one API writes a stream and its errors.
+
+    Attributes:
+        event: the bytes of an item.
+        end: what comes after the last one.
+        error: the object of an error; error_event: the same within a stream.
+    """
+
+    event: Callable[[Any], bytes]
+    error: Callable[[UnderkeelError], Any]
+    error_event: Callable[[UnderkeelError], Any]
+    end: bytes = b""
+    media_type: str = "text/event-stream"
+
+
+def _server_sent(item: Any) -> bytes:
+    return b"data: " + msgspec.json.encode(item) + b"\n\n"
+
+
+def _named_event(item: Any) -> bytes:
+    return b"event: " + str(item["type"]).encode() + b"\n" + _server_sent(item)
+
+
+def _stream_error(error: UnderkeelError) -> dict[str, Any]:
+    written = openai_error(error)["error"]
+    told = {"code": str(written["code"]), "message": written["message"], "param": None}
+    return {"type": "error", "sequence_number": 0, **told}
+
+
+def _message_only(error: UnderkeelError) -> dict[str, Any]:
+    return {"error": str(error)}
+
+
+NATIVE = Framing(_server_sent, error_object, error_object)
+OPENAI = Framing(_server_sent, openai_error, openai_error, end=b"data: [DONE]\n\n")
+RESPONSES = Framing(_named_event, openai_error, _stream_error)
+OLLAMA = Framing(
+    lambda item: msgspec.json.encode(item) + b"\n",
+    _message_only,
+    _message_only,
+    media_type="application/x-ndjson",
+)
+
+
 class EventStream(Response):
     """Sends what `produce` yields, and stops producing when the client goes away.
 
     The first item decides between success and error, so the status is sent only after it. With
-    `stream` the items go out as server-sent events; without, the only item is the JSON answer.
+    `stream` the items go out one by one; without, the only item is the JSON answer.
     """
 
     def __init__(
@@ -178,14 +224,13 @@ class EventStream(Response):
         produce: Callable[[], AsyncGenerator[Any, None]],
         *,
         stream: bool,
-        marker: bool,
+        framing: Framing,
         limit_s: float,
         after: Callable[[], None] = lambda: None,
         more_headers: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         """
         Args:
-            marker: the route is OpenAI's: a stream ends with `[DONE]`, and errors are OpenAI's.
             limit_s: the longest an answer may take.
             after: called when the answer has ended, however it did.
             more_headers: called when the answer starts.
@@ -193,7 +238,7 @@ class EventStream(Response):
         super().__init__()
         self._produce = produce
         self._stream = stream
-        self._marker = marker
+        self._framing = framing
         self._limit_s = limit_s
         self._after = after
         self._more_headers = more_headers
@@ -220,14 +265,17 @@ class EventStream(Response):
                         headers = dict(self._more_headers())
                         await Json(item, headers=headers)(scope, receive, send)
                         return
-                    await self._send_event(send, msgspec.json.encode(item))
-                if self._marker:
-                    await self._send_event(send, b"[DONE]")
+                    await self._send(send, self._framing.event(item))
+                if self._framing.end:
+                    await self._send(send, self._framing.end)
         except Exception as raised:
             error = self._mapped(raised)
             if not self._started:
                 answer = error_response(
-                    error, body_read=True, openai=self._marker, headers=self._more_headers()
+                    error,
+                    body_read=True,
+                    write=self._framing.error,
+                    headers=self._more_headers(),
                 )
                 await answer(scope, receive, send)
                 return
@@ -242,23 +290,23 @@ class EventStream(Response):
                 if not self._stream:
                     raise TimeoutError
                 if error is not None:
-                    content = error_object(error, openai=self._marker)
-                    await self._send_event(send, msgspec.json.encode(content))
+                    content = self._framing.error_event(error)
+                    await self._send(send, self._framing.event(content))
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
             log.info("a client stopped reading: its connection is closed")
             if ABORT in scope:
                 scope[ABORT]()
 
-    async def _send_event(self, send: Send, data: bytes) -> None:
+    async def _send(self, send: Send, data: bytes) -> None:
         if not self._started:
             self._started = True
-            headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+            media_type = self._framing.media_type.encode()
+            headers = [(b"content-type", media_type), (b"cache-control", b"no-store")]
             more = self._more_headers().items()
             headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in more]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-        body = b"data: " + data + b"\n\n"
-        await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": data, "more_body": True})
 
     def _mapped(self, error: Exception) -> UnderkeelError:
         if isinstance(error, UnderkeelError):

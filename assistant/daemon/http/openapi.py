@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from assistant import __version__
-from assistant.daemon.http import request_schemas
+from assistant.daemon.http import request_schemas, responses_api
 from assistant.engine.types import ModelInfo
 from assistant.wire import CompletionRequest, SettingsNow, Status, UseBody
 
@@ -95,6 +95,12 @@ OPERATIONS = (
                 "The next turn of a conversation, as OpenAI",
                 "ChatCompletion",
                 request_schemas.ChatBody,
+            ),
+            (
+                "/v1/responses",
+                "The next turn of a conversation as items, as OpenAI; nothing is stored",
+                "Response",
+                responses_api.ResponsesBody,
             ),
             (
                 "/chat/completions",

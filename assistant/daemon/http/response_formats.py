@@ -217,7 +217,7 @@ class NativeFormat:
         found, _ = answer.next_logprobs()
         return {
             "completion_probabilities": [
-                {"id": one.token, **_logprob(one, ids=True)} for one in found
+                {"id": one.token, **logprob_object(one, ids=True)} for one in found
             ]
         }
 
@@ -324,15 +324,19 @@ class ChatFormat:
         if not answer.with_logprobs:
             return {}
         found, _ = answer.next_logprobs()
-        return {"logprobs": {"content": [_logprob(one) for one in found], "refusal": None}}
+        return {"logprobs": {"content": [logprob_object(one) for one in found], "refusal": None}}
 
 
-def error_object(error: UnderkeelError, *, openai: bool = False) -> Json:
-    """llama-server's error object, with our own fields under `underkeel`.
+def openai_error(error: UnderkeelError) -> Json:
+    """For OpenAI's routes, whose clients know a prompt that is too long by its `code`."""
+    found = error_object(error)
+    if isinstance(error, ContextFullError):
+        found["error"] |= _too_long(error) | {"type": _ERROR_TYPE[400]}
+    return found
 
-    Args:
-        openai: for OpenAI's routes, whose clients know a prompt that is too long by its `code`.
-    """
+
+def error_object(error: UnderkeelError) -> Json:
+    """llama-server's error object, with our own fields under `underkeel`."""
     status = error.http_status
     own = msgspec.to_builtins(ErrorNow.of(error))
     found: Json = {
@@ -342,7 +346,7 @@ def error_object(error: UnderkeelError, *, openai: bool = False) -> Json:
         "underkeel": own,
     }
     if isinstance(error, ContextFullError):
-        found |= _too_long(error) if openai else {"type": "exceed_context_size_error"}
+        found |= {"type": "exceed_context_size_error"}
         if error.limit_tokens:
             found |= {"n_prompt_tokens": error.prompt_tokens, "n_ctx": error.limit_tokens}
     return {"error": found}
@@ -420,7 +424,7 @@ def _finish_reason(answer: Answer) -> str:
     return "stop" if answer.reason in {StopReason.EOS, StopReason.STOP_TEXT} else "length"
 
 
-def _logprob(one: TokenLogprob, *, ids: bool = False) -> Json:
+def logprob_object(one: TokenLogprob, *, ids: bool = False) -> Json:
     """OpenAI's object of a token, with llama-server's `id` of those in `top_logprobs`."""
     return _token(one) | {
         "top_logprobs": [_token(other) | ({"id": other.token} if ids else {}) for other in one.top]
