@@ -8,5 +8,6 @@ __all__ = [
     "prompts",
     "request_schemas",
     "response_formats",
+    "responses_api",
     "web_server",
 ]

@@ -213,15 +213,15 @@ def _text(item: ItemBody, where: str) -> str:
     content = item.output if item.type == "function_call_output" else item.content
     if item.type == "reasoning" and not content:
         content = item.summary
-    if isinstance(content, str) or not content:
-        return content or ""
-    for part in content:
+    if isinstance(content, str):
+        return content
+    for part in content or ():
         if part.type not in _TEXTS:
             raise RequestError(
                 f"not supported: {where} has a part of type {part.type[:80]!r}",
                 advice="Send text; images, files and audio are not served",
             )
-    return "".join(part.text for part in content)
+    return "".join(part.text for part in content or ())
 
 
 _TEXTS = {"text", "input_text", "output_text", "reasoning_text", "summary_text"}
@@ -299,10 +299,11 @@ class ResponsesFormat:
         self._open = piece.kind
         if piece.kind is Kind.CALL:
             own = {"call_id": piece.id, "name": piece.name, "arguments": ""}
-            item = {"type": "function_call", "id": f"fc_{number}", "status": "in_progress"} | own
-            self._items.append(item)
+            call = {"type": "function_call", "id": f"fc_{number}", "status": "in_progress"}
+            self._items.append(call | own)
             return [self._added()]
         part: Json
+        item: Json
         if piece.kind is Kind.REASONING:
             part = {"type": "reasoning_text", "text": ""}
             item = {"type": "reasoning", "id": f"rs_{number}", "summary": [], "content": []}
