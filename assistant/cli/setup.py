@@ -18,7 +18,8 @@ from assistant.daemon.process.instance import running_pid
 from assistant.errors import DaemonError, InstallError
 from assistant.install import builder
 from assistant.install.choice import Choice, choose
-from assistant.install.detect import Backend, Gpu, Machine, detect
+from assistant.install.detect import detect
+from assistant.install.machine import Backend, Gpu, Machine
 from assistant.install.progress import ProgressLine
 from assistant.install.uninstall import Trace, program, remove, traces
 from assistant.service import manager

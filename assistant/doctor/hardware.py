@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+import msgspec
+
 from assistant import __version__
-from assistant.install.choice import choose, cpu_only_beside_gpu
-from assistant.install.detect import Machine, Vendor
+from assistant.install.choice import choose, cpu_only_beside_gpu, unusable
+from assistant.install.machine import Machine, Vendor
 from assistant.llama import spec
 from assistant.llama.spec import BackendDevice, DeviceKind
 from assistant.memory.probes.devices import Device, GpuMemory, HostMemory, normal_bus_id
@@ -142,13 +144,14 @@ def build(
     if not any(finding.level is Level.FAIL for finding in found) and cpu_only_beside_gpu(machine):
         reason = choose(machine).reason
         found.append(fail("llama.cpp", f"this build is for the CPU only; {reason}", _SETUP))
-    missing = [gpu for gpu in machine.gpus if not gpu.driver]
-    if missing and machine.container:
-        found.extend(warn("GPU", note) for note in choose(machine).notes)
-    elif trouble and any(gpu.vendor is Vendor.NVIDIA for gpu in missing):
+    silent = [gpu for gpu in machine.gpus if not gpu.driver and gpu.vendor is Vendor.NVIDIA]
+    if trouble and silent and not machine.container:
         advice = "Install or repair NVIDIA's driver; nvidia-smi shows whether it works"
         found.append(fail("driver", f"an NVIDIA GPU is present, but: {trouble}", advice))
-    if not machine.gpus and not gpus and not usable:
+        others = tuple(gpu for gpu in machine.gpus if gpu not in silent)
+        machine = msgspec.structs.replace(machine, gpus=others)
+    found.extend(warn("GPU", note) for note in unusable(machine))
+    if not (silent or machine.gpus or gpus or usable):
         found.append(ok("GPU", "none found; models run on the CPU"))
     return found
 

@@ -27,7 +27,7 @@ import filelock
 
 from assistant.errors import InstallError
 from assistant.install.choice import Choice
-from assistant.install.detect import Backend
+from assistant.install.machine import Backend
 from assistant.install.progress import StepCounter
 
 NAME = "llama-cpp-python"

@@ -8,9 +8,9 @@ ggml/src/ggml-{cuda,hip,vulkan} (flags, least versions), llama-cpp-python's READ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from assistant.install.detect import Backend, Gpu, Machine, Vendor, version_of
+from assistant.install.machine import Backend, Gpu, Machine, Vendor, version_of
 
 # First CUDA toolkit that compiles for a compute capability; of others, any does.
 _FIRST_CUDA: dict[tuple[int, ...], tuple[int, ...]] = {
@@ -25,14 +25,38 @@ _NEWEST_GCC = (
 )  # fmt: skip
 _LEAST_ROCM = (6, 1)
 _BLACKWELL = (12, 0)
+_RENDER_GROUP = "Join the groups and log in again: sudo usermod -aG render,video $USER"
 
 _INDEX = "https://abetlen.github.io/llama-cpp-python/whl/"
 _CUDA_WHEELS = ((13, 2), (13, 0), (12, 5), (12, 4), (12, 3), (12, 2), (12, 1), (11, 8))
 
-COMPILER_ADVICE = {
-    "linux": "Install a C++ compiler (Debian, Ubuntu: apt-get install build-essential)",
+_COMPILER_ADVICE = {
     "darwin": "Install Apple's command line tools: xcode-select --install",
     "windows": "Install the Build Tools for Visual Studio with C++",
+}
+_PACKAGE_COMMANDS = {
+    "debian": "apt-get install",
+    "fedora": "dnf install",
+    "suse": "zypper install",
+    "arch": "pacman -S",
+    "alpine": "apk add",
+    "nixos": "nix-shell -p",
+}
+_COMPILER_PACKAGES = {
+    "debian": "build-essential",
+    "fedora": "gcc-c++",
+    "suse": "gcc-c++",
+    "arch": "base-devel",
+    "alpine": "build-base linux-headers",
+    "nixos": "gcc",
+}
+_VULKAN_PACKAGES = {
+    "debian": "libvulkan-dev glslc spirv-headers",
+    "fedora": "vulkan-headers vulkan-loader-devel glslc spirv-headers-devel",
+    "suse": "vulkan-devel shaderc spirv-headers",
+    "arch": "vulkan-headers vulkan-icd-loader shaderc spirv-headers",
+    "alpine": "vulkan-headers vulkan-loader-dev shaderc spirv-headers",
+    "nixos": "vulkan-headers vulkan-loader shaderc spirv-headers",
 }
 
 
@@ -74,10 +98,9 @@ def choose(machine: Machine, requested: Backend | None = None) -> Choice:
     Args:
         requested: use this backend instead of the best one.
     """
-    notes = tuple(_unused(machine))
     if requested is not None:
-        return _option(machine, requested, f"{requested} was requested", notes)
-    options = [_option(machine, backend, reason, notes) for backend, reason in _preferred(machine)]
+        return _option(machine, requested, f"{requested} was requested")
+    options = [_option(machine, backend, reason) for backend, reason in _preferred(machine)]
     first = options[0]
     if not first.obstacles or first.installed:
         return first
@@ -85,7 +108,7 @@ def choose(machine: Machine, requested: Backend | None = None) -> Choice:
         if option.backend is not Backend.CPU and not option.obstacles:
             missing = "; ".join(obstacle.advice for obstacle in first.obstacles)
             better = f"{_NAMES[first.backend]} would be faster: {missing}"
-            return _option(machine, option.backend, option.reason, (*notes, better))
+            return replace(option, notes=(*option.notes, better))
     return first
 
 
@@ -127,38 +150,85 @@ def _preferred(machine: Machine) -> list[tuple[Backend, str]]:
     return [*found, (Backend.CPU, "there is no GPU that llama.cpp can use")]
 
 
-def _option(machine: Machine, backend: Backend, reason: str, notes: tuple[str, ...] = ()) -> Choice:
-    arguments, obstacles = _BUILDS[backend](machine)
+def _option(machine: Machine, backend: Backend, reason: str) -> Choice:
+    build = _BUILDS[backend](machine)
+    obstacles = build.obstacles
     if not machine.compiler:
-        advice = COMPILER_ADVICE.get(machine.system, COMPILER_ADVICE["linux"])
-        obstacles = (Obstacle("no C++ compiler was found", advice), *obstacles)
+        obstacles = (Obstacle("no C++ compiler was found", _compiler_advice(machine)), *obstacles)
+    if machine.locked:
+        advice = "Install Underkeel into an environment of its own: uv tool install, or pipx"
+        obstacles = (Obstacle(machine.locked, advice), *obstacles)
     return Choice(
         backend=backend,
         reason=reason,
-        arguments=arguments,
+        arguments=build.arguments,
         obstacles=obstacles,
-        wheel_index=_wheel_index(machine, backend),
+        wheel_index="" if machine.locked else _wheel_index(machine, backend),
         installed=backend in machine.installed,
-        notes=notes,
+        notes=(*unusable(machine), *_left_out(machine, backend), *build.notes),
     )
 
 
-_Build = tuple[tuple[str, ...], tuple[Obstacle, ...]]
+def _compiler_advice(machine: Machine) -> str:
+    if machine.sandbox:
+        return f"Install Underkeel outside {machine.sandbox}, whose sandbox has no compiler"
+    if machine.system in _COMPILER_ADVICE:
+        return _COMPILER_ADVICE[machine.system]
+    return f"Install a C++ compiler{_packages(machine, _COMPILER_PACKAGES)}"
+
+
+def _packages(machine: Machine, names: dict[str, str]) -> str:
+    """The command that installs them; Debian's, named as such, where the family is unknown."""
+    if found := names.get(machine.distribution):
+        return f": {_PACKAGE_COMMANDS[machine.distribution]} {found}"
+    return f" (Debian, Ubuntu: {_PACKAGE_COMMANDS['debian']} {names['debian']})"
+
+
+@dataclass(frozen=True)
+class _Build:
+    """How to build for a backend. The attributes are those of a choice."""
+
+    arguments: tuple[str, ...] = ()
+    obstacles: tuple[Obstacle, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def _cuda(machine: Machine) -> _Build:
-    toolkit, driver = version_of(machine.cuda)[:2], version_of(machine.cuda_driver)[:2]
-    newest = f" {machine.cuda_driver} or older" if driver else ""
+    """With the first toolkit that nothing prevents and that compiles for every GPU, else any."""
+    others = sorted(
+        machine.other_toolkits.items(), key=lambda item: version_of(item[1]), reverse=True
+    )
+    toolkits = [(machine.nvcc, machine.cuda), *others]
+    builds = [
+        _cuda_with(machine, nvcc, cuda) for nvcc, cuda in toolkits if nvcc and version_of(cuda)
+    ]
+    if machine.musl:
+        message = "NVIDIA's compiler and libraries need glibc; this system's C library is musl"
+        advice = "Use a distribution with glibc, or Vulkan: underkeel setup --backend vulkan"
+        return _Build(("-DGGML_CUDA=on",), (Obstacle(message, advice),))
+    if not builds:
+        message = "the CUDA toolkit (nvcc) was not found"
+        return _Build(("-DGGML_CUDA=on",), (Obstacle(message, _cuda_advice(machine)),))
+    return min(builds, key=lambda build: (bool(build.obstacles), len(build.notes)))
+
+
+def _cuda_advice(machine: Machine) -> str:
+    newest = f" {machine.cuda_driver} or older" if version_of(machine.cuda_driver) else ""
+    if machine.processor == "aarch64" and any(
+        gpu.vendor is Vendor.NVIDIA and gpu.integrated for gpu in machine.gpus
+    ):
+        return f"Install the CUDA toolkit{newest} with JetPack: apt-get install nvidia-jetpack"
     package = ", the package for WSL without a driver" if machine.wsl else ""
-    install = f"Install the CUDA toolkit{newest}{package}: developer.nvidia.com/cuda-downloads"
-    if not machine.nvcc or not toolkit:
-        return ("-DGGML_CUDA=on",), (Obstacle("the CUDA toolkit (nvcc) was not found", install),)
+    return f"Install the CUDA toolkit{newest}{package}: developer.nvidia.com/cuda-downloads"
+
+
+def _cuda_with(machine: Machine, nvcc: str, cuda: str) -> _Build:
+    toolkit, driver = version_of(cuda)[:2], version_of(machine.cuda_driver)[:2]
     obstacles = []
     if driver and toolkit[0] > driver[0]:
-        message = (
-            f"the toolkit is CUDA {machine.cuda}; the driver supports CUDA {machine.cuda_driver}"
-        )
-        obstacles.append(Obstacle(message, f"Update NVIDIA's driver, or: {install}"))
+        message = f"the toolkit is CUDA {cuda}; the driver supports CUDA {machine.cuda_driver}"
+        advice = f"Update NVIDIA's driver, or: {_cuda_advice(machine)}"
+        obstacles.append(Obstacle(message, advice))
     capabilities = sorted(
         {
             version_of(gpu.architecture)[:2]
@@ -167,17 +237,26 @@ def _cuda(machine: Machine) -> _Build:
         }
     )
     supported = [one for one in capabilities if _compiles(toolkit, one)]
+    left_out = [_capability(one) for one in capabilities if one not in supported]
+    notes: tuple[str, ...] = ()
     if capabilities and not supported:
-        listed = ", ".join(".".join(map(str, one)) for one in capabilities)
-        message = f"CUDA {machine.cuda} does not compile for compute capability {listed}"
+        message = f"CUDA {cuda} does not compile for compute capability {', '.join(left_out)}"
         obstacles.append(Obstacle(message, _other_toolkit(capabilities[-1])))
-    arguments = ["-DGGML_CUDA=on", f"-DCMAKE_CUDA_COMPILER={machine.nvcc}"]
+    elif left_out:
+        message = f"CUDA {cuda} does not compile for compute capability {', '.join(left_out)}"
+        advice = "hide that GPU with CUDA_VISIBLE_DEVICES, or install another toolkit"
+        notes = (f"{message}; {advice}",)
+    arguments = ["-DGGML_CUDA=on", f"-DCMAKE_CUDA_COMPILER={nvcc}"]
     if supported:
         arguments.append("-DCMAKE_CUDA_ARCHITECTURES=" + ";".join(map(_architecture, supported)))
-    compiler, obstacle = _cuda_host_compiler(machine, toolkit)
+    compiler, obstacle = _cuda_host_compiler(machine, cuda)
     if compiler:
         arguments.append(f"-DCMAKE_CUDA_HOST_COMPILER={compiler}")
-    return tuple(arguments), (*obstacles, *obstacle)
+    return _Build(tuple(arguments), (*obstacles, *obstacle), notes)
+
+
+def _capability(numbers: tuple[int, ...]) -> str:
+    return ".".join(map(str, numbers))
 
 
 def _compiles(toolkit: tuple[int, ...], capability: tuple[int, ...]) -> bool:
@@ -197,10 +276,9 @@ def _architecture(capability: tuple[int, ...]) -> str:
     return f"{major}{minor}{'a' if capability >= _BLACKWELL else ''}-real"
 
 
-def _cuda_host_compiler(
-    machine: Machine, toolkit: tuple[int, ...]
-) -> tuple[str, tuple[Obstacle, ...]]:
+def _cuda_host_compiler(machine: Machine, cuda: str) -> tuple[str, tuple[Obstacle, ...]]:
     """Another gcc where the default one is too new for nvcc."""
+    toolkit = version_of(cuda)[:2]
     if machine.compiler != "gcc" or not machine.compiler_version:
         return "", ()
     newest = next((gcc for until, gcc in _NEWEST_GCC if toolkit <= until), None)
@@ -215,8 +293,9 @@ def _cuda_host_compiler(
     }
     if fitting:
         return fitting[max(fitting)], ()
-    message = f"CUDA {machine.cuda} accepts gcc up to {newest}; this is {machine.compiler_version}"
-    advice = f"Install gcc {newest} (Debian, Ubuntu: apt-get install g++-{newest})"
+    message = f"CUDA {cuda} accepts gcc up to {newest}; this is {machine.compiler_version}"
+    names = {"debian": f"g++-{newest}", "suse": f"gcc{newest}-c++", "arch": f"gcc{newest}"}
+    advice = f"Install gcc {newest} beside it{_packages(machine, names)}"
     return "", (Obstacle(message, advice),)
 
 
@@ -236,13 +315,21 @@ def _hip(machine: Machine) -> _Build:
         arguments.append(f"-DGPU_TARGETS={';'.join(targets)}")
     if machine.rocm_path:
         arguments.append(f"-DCMAKE_HIP_COMPILER={machine.rocm_path}/llvm/bin/clang++")
+    obstacles = []
     if not machine.rocm:
         advice = "Install ROCm with its developer packages: rocm.docs.amd.com"
-        return tuple(arguments), (Obstacle("ROCm was not found", advice),)
-    if version_of(machine.rocm) < _LEAST_ROCM:
+        obstacles.append(Obstacle("ROCm was not found", advice))
+    elif version_of(machine.rocm) < _LEAST_ROCM:
         message = f"ROCm {machine.rocm} is too old"
-        return tuple(arguments), (Obstacle(message, "Install ROCm 6.1 or newer"),)
-    return tuple(arguments), ()
+        obstacles.append(Obstacle(message, "Install ROCm 6.1 or newer"))
+    if not machine.kfd:
+        advice = (
+            "Start the container with --device /dev/kfd --device /dev/dri"
+            if machine.container
+            else _RENDER_GROUP
+        )
+        obstacles.append(Obstacle("AMD's compute device /dev/kfd cannot be opened", advice))
+    return _Build(tuple(arguments), tuple(obstacles))
 
 
 def _vulkan(machine: Machine) -> _Build:
@@ -253,20 +340,21 @@ def _vulkan(machine: Machine) -> _Build:
     }
     missing = [name for name, found in parts.items() if not found]
     if not missing:
-        return ("-DGGML_VULKAN=on",), ()
+        return _Build(("-DGGML_VULKAN=on",))
     advice = (
         "Install the Vulkan SDK: vulkan.lunarg.com"
         if machine.system == "windows"
-        else "Install what Vulkan needs (Debian, Ubuntu: apt-get install libvulkan-dev glslc "
-        "spirv-headers)"
+        else f"Install what Vulkan needs{_packages(machine, _VULKAN_PACKAGES)}"
     )
-    return ("-DGGML_VULKAN=on",), (Obstacle(f"not found: {', '.join(missing)}", advice),)
+    obstacle = Obstacle(f"not found: {', '.join(missing)}", advice)
+    return _Build(("-DGGML_VULKAN=on",), (obstacle,))
 
 
 def _metal(machine: Machine) -> _Build:
     if machine.system == "darwin":
-        return ("-DGGML_METAL=on",), ()
-    return ("-DGGML_METAL=on",), (Obstacle("Metal exists on macOS only", "Choose another backend"),)
+        return _Build(("-DGGML_METAL=on",))
+    obstacle = Obstacle("Metal exists on macOS only", "Choose another backend")
+    return _Build(("-DGGML_METAL=on",), (obstacle,))
 
 
 _BUILDS: dict[Backend, Callable[[Machine], _Build]] = {
@@ -274,12 +362,14 @@ _BUILDS: dict[Backend, Callable[[Machine], _Build]] = {
     Backend.HIP: _hip,
     Backend.VULKAN: _vulkan,
     Backend.METAL: _metal,
-    Backend.CPU: lambda _: ((), ()),
+    Backend.CPU: lambda _: _Build(),
 }
 
 
 def _wheel_index(machine: Machine, backend: Backend) -> str:
     """llama-cpp-python's own wheel index for this backend; "" where its README names none."""
+    if machine.musl:
+        return ""
     if machine.processor not in {"x86_64", "AMD64"} and backend is not Backend.METAL:
         return ""
     if backend is Backend.CUDA:
@@ -291,23 +381,63 @@ def _wheel_index(machine: Machine, backend: Backend) -> str:
     return _INDEX + backend.value
 
 
-def _unused(machine: Machine) -> Iterator[str]:
-    """GPUs that the driver's absence leaves unused, and what to do."""
+def unusable(machine: Machine) -> Iterator[str]:
+    """GPUs that llama.cpp cannot use as things are, and what to do."""
     for gpu in machine.gpus:
-        name = gpu.name or f"a GPU by {gpu.vendor.upper()}"
+        name = _named(gpu)
         if gpu.driver and gpu.vendor is Vendor.NVIDIA and _too_old(gpu):
             yield f"{name} is too old for CUDA 12 (compute capability {gpu.architecture})"
-        if gpu.driver:
-            continue
-        if machine.container:
-            flag = "--gpus all" if gpu.vendor is Vendor.NVIDIA else "--device /dev/dri"
-            yield f"{name} is not passed into this container; start it with {flag}"
-        elif machine.wsl:
-            yield f"{name} has no driver; install it in Windows, not in WSL"
-        elif gpu.vendor is Vendor.NVIDIA:
-            yield f"{name} has no working driver; install NVIDIA's"
-        elif not gpu.integrated:
-            yield f"{name} has no working driver"
+        # An integrated GPU without a driver is usual on servers; nothing is lost with it.
+        expected = gpu.vendor is Vendor.NVIDIA or not gpu.integrated or machine.container
+        if not gpu.driver and (expected or not gpu.accessible):
+            yield f"{name} {_reason_unusable(machine, gpu)}"
+
+
+def _reason_unusable(machine: Machine, gpu: Gpu) -> str:
+    nvidia = gpu.vendor is Vendor.NVIDIA
+    if machine.container:
+        flag = "--gpus all" if nvidia else "--device /dev/dri"
+        return f"is not passed into this container; start it with {flag}"
+    if machine.wsl:
+        return "has no driver; install it in Windows, not in WSL"
+    if machine.sandbox:
+        return f"cannot be used in {machine.sandbox}'s sandbox; install Underkeel outside of it"
+    if gpu.kernel_driver == "vfio-pci":
+        return "is passed to a virtual machine (vfio-pci)"
+    if not gpu.accessible:
+        return f"cannot be opened by this user. {_RENDER_GROUP}"
+    if gpu.kernel_driver == "nvidia":
+        library = (
+            "add /run/opengl-driver/lib to LD_LIBRARY_PATH"
+            if machine.distribution == "nixos"
+            else "restart after an update of the driver; nvidia-smi shows whether it works"
+        )
+        return f"has a driver, but NVIDIA's library does not answer; {library}"
+    if gpu.kernel_driver in {"nouveau", "radeon"}:
+        better = "NVIDIA's" if nvidia else "amdgpu"
+        return f"runs with {gpu.kernel_driver}, which llama.cpp cannot use; install {better}"
+    advice = "; install NVIDIA's" if nvidia else ""
+    return f"has no working driver{advice}"
+
+
+def _left_out(machine: Machine, backend: Backend) -> Iterator[str]:
+    """GPUs of other vendors beside those that the backend uses."""
+    vendor = {Backend.CUDA: Vendor.NVIDIA, Backend.HIP: Vendor.AMD}.get(backend)
+    others = [
+        gpu
+        for gpu in machine.gpus
+        if vendor and gpu.driver and not gpu.integrated and gpu.vendor is not vendor
+    ]
+    if others:
+        verb = "is" if len(others) == 1 else "are"
+        yield (
+            f"{_listed(others)} {verb} not used with {_NAMES[backend]}; Vulkan uses all: "
+            "underkeel setup --backend vulkan"
+        )
+
+
+def _named(gpu: Gpu) -> str:
+    return gpu.name or f"a GPU by {gpu.vendor.upper()}"
 
 
 def _too_old(gpu: Gpu) -> bool:

@@ -14,101 +14,33 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-
-class Vendor(StrEnum):
-    """Who made a GPU."""
-
-    NVIDIA = "nvidia"
-    AMD = "amd"
-    INTEL = "intel"
-    APPLE = "apple"
-
-
-class Backend(StrEnum):
-    """What llama.cpp computes with. The CPU is always there besides."""
-
-    CUDA = "cuda"
-    HIP = "hip"
-    VULKAN = "vulkan"
-    METAL = "metal"
-    CPU = "cpu"
-
-
-class Gpu(msgspec.Struct, frozen=True, kw_only=True):
-    """A GPU.
-
-    Attributes:
-        architecture: CUDA compute capability ("8.6") or AMD target ("gfx1100"); empty if unknown.
-        driver: whether a driver answers for it.
-        integrated: whether it is part of the processor and shares the machine's memory.
-    """
-
-    vendor: Vendor
-    name: str = ""
-    architecture: str = ""
-    total_bytes: int = 0
-    driver: bool = True
-    integrated: bool = False
-
-
-class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine, as far as a build of llama.cpp is concerned. An empty string means: not found.
-
-    Attributes:
-        system: "linux", "darwin" or "windows".
-        processor: "x86_64", "arm64" or another name that the system gives.
-        cuda_driver: newest CUDA version that NVIDIA's driver supports.
-        cuda: version of the CUDA toolkit; `nvcc` is its compiler.
-        rocm: version of ROCm; `rocm_path` is its folder.
-        glslc, vulkan_headers, spirv_headers: what a build for Vulkan needs.
-        compiler: the C++ compiler: "gcc", "clang", "msvc".
-        other_compilers: further versions of gcc by command, such as {"g++-12": "12.3.0"}.
-        installed: backends of the llama.cpp that is installed; empty if none is.
-        installed_version: of llama-cpp-python.
-    """
-
-    system: str
-    processor: str = "x86_64"
-    wsl: bool = False
-    container: bool = False
-    gpus: tuple[Gpu, ...] = ()
-    cuda_driver: str = ""
-    cuda: str = ""
-    nvcc: str = ""
-    rocm: str = ""
-    rocm_path: str = ""
-    glslc: bool = False
-    vulkan_headers: bool = False
-    spirv_headers: bool = False
-    compiler: str = ""
-    compiler_version: str = ""
-    other_compilers: dict[str, str] = {}
-    installed: tuple[Backend, ...] = ()
-    installed_version: str = ""
-
-
-def version_of(text: str) -> tuple[int, ...]:
-    """The numbers of a version: "12.4" is (12, 4). Stops at what is not a number."""
-    numbers = []
-    for part in text.split("."):
-        if not part.isdecimal() or len(part) > 9:
-            break
-        numbers.append(int(part))
-    return tuple(numbers)
-
+from assistant.install.machine import Backend, Gpu, Machine, Vendor, version_of
 
 _PCI_VENDORS = {"0x10de": Vendor.NVIDIA, "0x1002": Vendor.AMD, "0x8086": Vendor.INTEL}
 _COMMAND_LIMIT_S = 10.0
 _GCC_VERSIONS = range(9, 20)
 _LIBRARY = re.compile(r"(?:lib)?ggml-(cuda|hip|vulkan|metal)\.")
+_USABLE_DRIVERS = {"amdgpu", "i915", "xe"}
+"""The kernel's drivers with which llama.cpp computes; NVIDIA's answers through NVML."""
+_DISTRIBUTIONS = {
+    "debian": "debian",
+    "ubuntu": "debian",
+    "fedora": "fedora",
+    "rhel": "fedora",
+    "suse": "suse",
+    "opensuse": "suse",
+    "arch": "arch",
+    "alpine": "alpine",
+    "nixos": "nixos",
+}
+_TEGRA = {"tegra210": "5.3", "tegra186": "6.2", "tegra194": "7.2", "tegra234": "8.7"}
+"""Compute capabilities of the Jetsons' chips (NVIDIA's list of CUDA GPUs)."""
 
 
 def detect(root: Path = Path("/")) -> Machine:
@@ -119,21 +51,30 @@ def detect(root: Path = Path("/")) -> Machine:
     """
     system = {"win32": "windows", "darwin": "darwin"}.get(sys.platform, "linux")
     nvidia, cuda_driver = _nvidia()
-    nvcc = _nvcc(root)
+    nvcc, *others = _nvccs(root) or [""]
     rocm, rocm_path = _rocm(root)
     compiler, compiler_version = _compiler()
     backends, version = installed_build()
     return Machine(
         system=system,
         processor=platform.machine(),
+        distribution=distribution(_read(root / "etc/os-release")),
+        musl=any((root / "lib").glob("ld-musl-*")),
         wsl="microsoft" in _read(root / "proc/version").lower(),
-        container=any((root / name).exists() for name in (".dockerenv", "run/.containerenv")),
-        gpus=(*nvidia, *_pci_gpus(root, has_nvidia=bool(nvidia)), *_apple(system)),
+        container=_container(root),
+        sandbox=_sandbox(root),
+        gpus=(
+            *(nvidia or _tegra(root)),
+            *_pci_gpus(root, has_nvidia=bool(nvidia)),
+            *_apple(system),
+        ),
         cuda_driver=cuda_driver,
-        cuda=release(_output(nvcc, "--version")) if nvcc else "",
+        cuda=_release_of(nvcc) if nvcc else "",
         nvcc=nvcc,
+        other_toolkits={other: _release_of(other) for other in others},
         rocm=rocm,
         rocm_path=rocm_path,
+        kfd=_openable(root / "dev/kfd"),
         glslc=shutil.which("glslc") is not None,
         vulkan_headers=_exists(root, "VULKAN_SDK", "include/vulkan/vulkan.h"),
         spirv_headers=_exists(root, "VULKAN_SDK", "include/spirv/unified1/spirv.hpp"),
@@ -142,7 +83,44 @@ def detect(root: Path = Path("/")) -> Machine:
         other_compilers=_gcc_versions(),
         installed=backends,
         installed_version=version,
+        locked=locked_environment(
+            Path(sys.prefix),
+            Path(sysconfig.get_path("purelib")),
+            own=sys.prefix != sys.base_prefix,
+        ),
     )
+
+
+def locked_environment(prefix: Path, packages: Path, *, own: bool) -> str:
+    """Why pip cannot install into an environment; empty if it can.
+
+    Args:
+        packages: its folder of packages.
+        own: whether it is a virtual environment, rather than the system's Python (PEP 668).
+    """
+    if not own and (packages.parent / "EXTERNALLY-MANAGED").exists():
+        return f"the Python in {prefix} is managed by the system's package manager"
+    if packages.exists() and not os.access(packages, os.W_OK):
+        return f"the program's environment {prefix} cannot be written"
+    return ""
+
+
+def distribution(os_release: str) -> str:
+    """The family of a distribution, by /etc/os-release (os-release(5))."""
+    found = dict(re.findall(r'(?m)^(ID|ID_LIKE)="?([^"\n]*)"?$', os_release))
+    names = f"{found.get('ID', '')} {found.get('ID_LIKE', '')}".replace("-", " ").split()
+    return next((_DISTRIBUTIONS[name] for name in names if name in _DISTRIBUTIONS), "")
+
+
+def _container(root: Path) -> bool:
+    files = (".dockerenv", "run/.containerenv", "run/host/container-manager")
+    return "KUBERNETES_SERVICE_HOST" in os.environ or any((root / name).exists() for name in files)
+
+
+def _sandbox(root: Path) -> str:
+    if (root / ".flatpak-info").exists():
+        return "flatpak"
+    return "snap" if os.environ.get("SNAP") else ""
 
 
 def installed_build() -> tuple[tuple[Backend, ...], str]:
@@ -192,26 +170,61 @@ def _nvidia() -> tuple[tuple[Gpu, ...], str]:
     except pynvml.NVMLError:
         return (), ""
     gpus: list[Gpu] = []
-    version = ""
-    try:
-        version = cuda_version(pynvml.nvmlSystemGetCudaDriverVersion_v2())
-        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
-        gpus.extend(_nvidia_gpu(pynvml, handle) for handle in handles)
-    except pynvml.NVMLError:
-        pass  # what has answered so far is kept
+    version, count = 0, 0
+    with suppress(pynvml.NVMLError):
+        version = pynvml.nvmlSystemGetCudaDriverVersion_v2()
+    with suppress(pynvml.NVMLError):
+        count = pynvml.nvmlDeviceGetCount()
+    for index in range(count):
+        with suppress(pynvml.NVMLError):  # this one is lost; the others may answer
+            gpus.append(_nvidia_gpu(pynvml, pynvml.nvmlDeviceGetHandleByIndex(index)))
     with suppress(pynvml.NVMLError):
         pynvml.nvmlShutdown()
-    return tuple(gpus), version
+    return tuple(gpus), cuda_version(version)
 
 
 def _nvidia_gpu(library: Any, handle: Any) -> Gpu:
-    name = library.nvmlDeviceGetName(handle)
-    major, minor = library.nvmlDeviceGetCudaComputeCapability(handle)
+    """Not every driver answers every question: a Jetson's or a Spark's has no memory of its own."""
+    name, architecture, total = "", "", 0
+    with suppress(library.NVMLError):
+        raw = library.nvmlDeviceGetName(handle)
+        name = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
+    with suppress(library.NVMLError):
+        major, minor = library.nvmlDeviceGetCudaComputeCapability(handle)
+        architecture = f"{major}.{minor}"
+    shared = False
+    try:
+        total = int(library.nvmlDeviceGetMemoryInfo(handle).total)
+    except library.NVMLError_NotSupported:
+        shared = True
+    except library.NVMLError:
+        pass
     return Gpu(
         vendor=Vendor.NVIDIA,
-        name=name.decode("utf-8", "replace") if isinstance(name, bytes) else name,
-        architecture=f"{major}.{minor}",
-        total_bytes=int(library.nvmlDeviceGetMemoryInfo(handle).total),
+        name=name,
+        architecture=architecture,
+        total_bytes=total,
+        kernel_driver="nvidia",
+        integrated=shared,
+    )
+
+
+def _tegra(root: Path) -> tuple[Gpu, ...]:
+    """The GPU of a Jetson, which is on no bus; older drivers have no NVML for it."""
+    tree = root / "proc/device-tree"
+    found = re.search(r"nvidia,(tegra\d+)", _read(tree / "compatible"))
+    if found is None:
+        return ()
+    nodes = [root / "dev" / name for name in ("nvhost-gpu", "nvgpu/igpu0")]
+    return (
+        Gpu(
+            vendor=Vendor.NVIDIA,
+            name=_read(tree / "model").strip("\0\n "),
+            architecture=_TEGRA.get(found[1], ""),
+            driver=any(node.exists() for node in nodes),
+            accessible=any(_openable(node) for node in nodes),
+            integrated=True,
+        ),
     )
 
 
@@ -223,17 +236,26 @@ def _pci_gpus(root: Path, *, has_nvidia: bool) -> Iterator[Gpu]:
             continue
         driver = (device / "driver").resolve().name if (device / "driver").exists() else ""
         total = _read(device / "mem_info_vram_total").strip()
-        visible = any((root / "dev/dri").glob("renderD*"))
+        # Its own node, where the kernel names it; in a container it may not have been passed.
+        names = [path.name for path in (device / "drm").glob("renderD*")] or ["renderD*"]
+        nodes = [node for name in names for node in (root / "dev/dri").glob(name)]
         integrated = device.name.startswith("0000:00:") or (
             vendor is Vendor.AMD and total.isdecimal() and int(total) <= 2 << 30
         )
+        accessible = any(map(_openable, nodes)) or not nodes
         yield Gpu(
             vendor=vendor,
-            architecture=targets.pop(0) if vendor is Vendor.AMD and targets else "",
+            architecture=_amd_target_of(device.name, targets) if vendor is Vendor.AMD else "",
             total_bytes=int(total) if total.isdecimal() else 0,
-            driver=vendor is not Vendor.NVIDIA and bool(driver) and visible,
+            driver=driver in _USABLE_DRIVERS and bool(nodes) and accessible,
+            kernel_driver=driver,
+            accessible=accessible,
             integrated=integrated,
         )
+
+
+def _openable(path: Path) -> bool:
+    return os.access(path, os.R_OK | os.W_OK)
 
 
 def _pci_devices(root: Path) -> Iterator[tuple[Vendor, Path]]:
@@ -243,14 +265,29 @@ def _pci_devices(root: Path) -> Iterator[tuple[Vendor, Path]]:
             yield vendor, device
 
 
-def _amd_targets(root: Path) -> list[str]:
-    """LLVM targets of the GPUs that the kernel's compute driver knows, in its order."""
+def _amd_targets(root: Path) -> list[tuple[int, str]]:
+    """Location and LLVM target of each GPU that the kernel's compute driver knows, in its order.
+
+    The location is the bus's number times 256 plus device and function (kfd_topology.c); -1 where
+    a node names none.
+    """
     found = []
     for node in sorted((root / "sys/class/kfd/kfd/topology/nodes").glob("*")):
-        text = _read(node / "properties")
-        if match := re.search(r"(?m)^gfx_target_version (\d{1,9})$", text):
-            found.append(amd_target(int(match[1])))
-    return list(filter(None, found))  # a CPU is a node without a target
+        values = dict(re.findall(r"(?m)^(\w+) (\d{1,9})$", _read(node / "properties")))
+        if target := amd_target(int(values.get("gfx_target_version", 0))):  # a CPU has none
+            found.append((int(values.get("location_id", -1)), target))
+    return found
+
+
+def _amd_target_of(address: str, targets: list[tuple[int, str]]) -> str:
+    """The target of the GPU at a PCI address; taken off the list."""
+    parts = re.fullmatch(r"[0-9a-f]{4,8}:([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])", address)
+    place = (int(parts[1], 16) << 8 | int(parts[2], 16) << 3 | int(parts[3])) if parts else -1
+    for found in targets:
+        if found[0] in {place, -1}:
+            targets.remove(found)
+            return found[1]
+    return ""
 
 
 def _apple(system: str) -> tuple[Gpu, ...]:
@@ -260,15 +297,28 @@ def _apple(system: str) -> tuple[Gpu, ...]:
     return (Gpu(vendor=Vendor.APPLE, name=name, integrated=True),)
 
 
-def _nvcc(root: Path) -> str:
-    if found := shutil.which("nvcc"):
-        return found
-    named = [os.environ.get(name, "") for name in ("CUDA_HOME", "CUDA_PATH")]
-    for folder in [*map(Path, filter(None, named)), root / "usr/local/cuda"]:
-        for name in ("bin/nvcc", "bin/nvcc.exe"):
-            if (folder / name).is_file():
-                return str(folder / name)
-    return ""
+def _nvccs(root: Path) -> list[str]:
+    """Every nvcc, the one that CMake would take first; each toolkit once."""
+    folders = [
+        Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)
+    ]
+    local = root / "usr/local"
+    # The names as numbers: cuda-12.10 comes before cuda-12.9.
+    versioned = sorted(
+        local.glob("cuda-*"), key=lambda path: version_of(path.name.partition("-")[2]), reverse=True
+    )
+    folders += [local / "cuda", root / "opt/cuda", *versioned]
+    paths = [Path(found)] if (found := shutil.which("nvcc")) else []
+    paths += [folder / "bin" / name for folder in folders for name in ("nvcc", "nvcc.exe")]
+    unique: dict[Path, str] = {}
+    for path in paths:
+        if path.is_file():
+            unique.setdefault(path.resolve(), str(path))
+    return list(unique.values())
+
+
+def _release_of(nvcc: str) -> str:
+    return release(_output(nvcc, "--version"))
 
 
 def _rocm(root: Path) -> tuple[str, str]:

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from assistant.errors import InstallError
 from assistant.install import builder
-from assistant.install.detect import Backend
+from assistant.install.machine import Backend
 
 builder.tools = lambda folders, report: Path(sys.argv[1])  # has pip; nothing is downloaded
 folders = builder.Folders(Path(sys.argv[2]), Path(sys.argv[2]) / "build")

@@ -50,15 +50,17 @@ def main() -> None:
     options = _OPTIONS | {"CMAKE_CUDA_ARCHITECTURES": f"{architecture}-real"}
     environment = {
         "CMAKE_ARGS": " ".join(f"-D{name}={value}" for name, value in options.items()),
-        "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1),
+        "CMAKE_BUILD_PARALLEL_LEVEL": str(_cores()),
     }
     [source] = bundle.glob("llama_cpp_python-*.tar.gz")
-    _pip(bundle, python, "--no-build-isolation", "--verbose", str(source), environment=environment)
+    # pip's cache knows nothing of build options: it would return a wheel built with others.
+    options_of_pip = ("--no-build-isolation", "--no-cache-dir", "--verbose")
+    _pip(bundle, python, *options_of_pip, str(source), environment=environment)
     emit(
         "build",
         step=f"llama.cpp with CUDA for sm_{architecture}",
         seconds=round(time.monotonic() - started, 1),
-        cores=os.cpu_count(),
+        cores=_cores(),
         options=options,
         tools={name: _version(name) for name in ("nvcc", "cmake", "c++")},
     )
@@ -105,6 +107,11 @@ def _pip(
     )
     if answer.returncode != 0:
         raise SystemExit("gpu-check: pip failed; its output is above, in build.log")
+
+
+def _cores() -> int:
+    """Cores that this process may use; a container or taskset allows fewer than there are."""
+    return len(os.sched_getaffinity(0))
 
 
 def cuda_architecture() -> str:

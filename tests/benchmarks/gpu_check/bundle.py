@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -153,11 +154,16 @@ def _pip_download(folder: Path, pins: str, *options: str, scratch: Path | None =
 
 
 def _run_time_packages(environment: dict[str, str]) -> set[str]:
-    """Every package that the product needs at run time there, by what is installed here."""
+    """Every package that the product needs at run time there.
+
+    Its own needs are read from pyproject.toml, theirs from what is installed here.
+    """
     from packaging.requirements import Requirement
 
     found: set[str] = set()
-    waiting = [(Requirement("underkeel"), "")]
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        own = tomllib.load(file)["project"]["dependencies"]
+    waiting = [(Requirement(text), "") for text in own]
     while waiting:
         wanted, extra = waiting.pop()
         if wanted.marker and not wanted.marker.evaluate({**environment, "extra": extra}):

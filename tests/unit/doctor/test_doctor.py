@@ -18,7 +18,7 @@ from assistant.cli import build_app
 from assistant.client import ServiceState, Status
 from assistant.doctor import Level, examination, examine, hardware
 from assistant.doctor.hardware import Finding
-from assistant.install.detect import Backend, Gpu, Machine, Vendor
+from assistant.install.machine import Backend, Gpu, Machine, Vendor
 from assistant.llama.spec import BackendDevice, DeviceKind, Processors
 from assistant.memory.probes.devices import GpuMemory, HostMemory
 from assistant.memory.probes.sampler import Probes

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assistant.install.choice import choose, cpu_only_beside_gpu
-from assistant.install.detect import Backend, Gpu, Machine, Vendor, version_of
+from assistant.install.machine import Backend, Gpu, Machine, Vendor, version_of
 
 MACHINES = json.loads((Path(__file__).parent / "machines.json").read_text(encoding="utf-8"))
 
