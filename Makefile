@@ -6,7 +6,7 @@ BIN := .venv/bin
 LOCK_FLAGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --quiet --custom-compile-command "make lock"
 
-.PHONY: dist help env models demo test check lint types lock fuzz bench-load bench-worker bench-rates bench-lsp bench-typing bench-blocks bench-speculation bench-threads bench-shifting bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-edits bench-quality bench-agent bench-remote gpu-check gpu-bundle test-transformers vsix pictures clean
+.PHONY: dist help env models demo test check lint types lock fuzz bench-load bench-worker bench-rates bench-lsp bench-typing bench-blocks bench-speculation bench-threads bench-shifting bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-edits bench-quality bench-agent bench-remote gpu-check gpu-bundle test-transformers test-installs bench-first vsix pictures clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,12 @@ lint: env
 
 types: env
 	@$(BIN)/mypy
+
+test-installs: models ## Install with uv, pipx and pip under each Python, run, and remove it (half an hour)
+	@PYTHONPATH=. $(BIN)/python tests/benchmarks/installs.py --save
+
+bench-first: ## Time from git clone to the first suggestion, with nothing cached (ten minutes or more)
+	@$(PYTHON) tests/benchmarks/first_suggestion.py --save
 
 bench-worker: models ## Prefill and decode of the worker compared with llama.cpp alone
 	@$(BIN)/python tests/benchmarks/worker_rate.py
