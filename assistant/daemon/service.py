@@ -14,7 +14,7 @@ from assistant.daemon.headroom.governor import Governor
 from assistant.daemon.http.bodies import Intake
 from assistant.daemon.http.completion_handler import Admission, CompletionHandler, Encode, Turns
 from assistant.daemon.http.metrics import Metrics
-from assistant.daemon.http.prompts import Encoded, Encoder
+from assistant.daemon.http.prompts import Encoded, Encoder, encoded
 from assistant.daemon.http.request_schemas import (
     ChatBody,
     DetokenizeBody,
@@ -286,16 +286,19 @@ class Service:
         self,
         body: GenerateBody,
         response_format: ResponseFormat,
-        encode: Encode,
+        prompt: Encoded | Encode,
         client: str,
         desk: Desk | None = None,
     ) -> AsyncGenerator[Json, None]:
         limit_s = self.settings.daemon.request_limit_s
         return self._handler.answer(
-            body, response_format, encode, desk=desk or self._desk, client=client, limit_s=limit_s
+            body, response_format, prompt, desk=desk or self._desk, client=client, limit_s=limit_s
         )
 
-    def _text(self, body: CompletionRequest | TextCompletionBody) -> Encode:
+    def _text(self, body: CompletionRequest | TextCompletionBody) -> Encoded | Encode:
+        ids = encoded(body.prompt)
+        if ids is not None:
+            return ids
         plain = bool(body.prompt_model)
         return lambda model: self._encoder.text(body.prompt, model, plain=plain)
 

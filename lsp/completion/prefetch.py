@@ -144,15 +144,14 @@ class Ahead:
             self._end()
         self._suffix = site.suffix[:_SUFFIX_CHARS]
 
-    async def ready(self, site: Site, within_s: float) -> bool:
-        """Wait until the prompt for `site` is in the cache, if that is under way.
+    @property
+    def warm_up(self) -> asyncio.Task[None] | None:
+        """The evaluation of the prompt where the user types, while it runs."""
+        return self._wanted if self._warming else None
 
-        Returns:
-            False where the place is not in the cache after `within_s`, and the next request, or a
-            warm-up behind this one, brings it there.
-        """
-        if self._wanted is not None and self._warming:
-            await asyncio.wait({self._wanted}, timeout=within_s)
+    def warmed(self, site: Site) -> bool:
+        """Whether the prompt for `site` is in the cache, or is brought there by its second request
+        because nothing may be warmed."""
         settings = self._settings()
         place = site.suffix[:_SUFFIX_CHARS]
         if settings is None or not self._may_work(settings, wanted=True):

@@ -353,7 +353,11 @@ class Session:
         limit_s = settings.time_limit_ms / 1000
         if not invoked:
             await asyncio.sleep(found.rhythm.wait_s(started, settings.debounce_ms / 1000))
-        warmed = await found.ahead.ready(site, min(_WARM_WAIT_S, limit_s) if short else limit_s / 2)
+        warm_up = found.ahead.warm_up
+        if warm_up is not None:
+            wait_s = min(_WARM_WAIT_S, limit_s) if short else limit_s / 2
+            await asyncio.wait({warm_up}, timeout=wait_s)
+        warmed = found.ahead.warmed(site)
         short = short and not warmed
         if not warmed:
             found.ahead.yield_to_request()

@@ -159,7 +159,7 @@ class Governor:
         self._moving: asyncio.Task[None] | None = None
         self._active_s = clock()
         self._tried_s = clock()
-        self._counting: asyncio.Task[None] | None = None
+        self._counting: asyncio.Task[EngineStats | None] | None = None
         self._refused_seen = self._dropped_seen = 0
         self._dropped_s = self._counted_s = float("-inf")
         self._fell = False
@@ -284,7 +284,8 @@ class Governor:
         since_s = self._clock() - self._counted_s
         if not counting and stats_due(self.idle_s, since_s, on_gpu=self._on_gpu):
             self._counted_s = self._clock()
-            self._counting = asyncio.create_task(self._count())
+            self._counting = asyncio.create_task(self._host.stats())
+            self._counting.add_done_callback(self._counted)
         state = self._host.state
         moving = self._moving is not None and not self._moving.done()
         self._remember(sample, settled=state is ServiceState.READY and not moving)
@@ -353,9 +354,11 @@ class Governor:
             return False
         return host.loadable.ladder[host.step].spec is None
 
-    async def _count(self) -> None:
-        """Ask the engine for its cells; an engine that died unnoticed is noticed by it."""
-        self.stats = await self._host.stats()
+    def _counted(self, counting: asyncio.Task[EngineStats | None]) -> None:
+        """The engine reported its cells, or was found dead."""
+        if counting.cancelled():
+            return
+        self.stats = counting.result()
         refused = self.stats.refused if self.stats else 0
         if refused > self._refused_seen:
             self._note_refusal()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,14 +20,11 @@ from assistant.daemon.http.bodies import (
     NATIVE,
     OPENAI,
     RESPONSES,
-    EventStream,
     Framing,
-    Held,
     Json,
+    Posts,
     error_response,
-    read_body,
     unexpected,
-    within,
 )
 from assistant.daemon.http.request_schemas import (
     ChatBody,
@@ -40,7 +37,6 @@ from assistant.daemon.http.responses_api import ResponsesBody
 from assistant.daemon.service import Service
 from assistant.errors import RequestError, UnderkeelError
 from assistant.wire import (
-    CLIENT_HEADER,
     CompletionRequest,
     GenerateBody,
     ServiceState,
@@ -49,9 +45,6 @@ from assistant.wire import (
 )
 
 B = TypeVar("B", bound=GenerateBody)
-K = TypeVar("K", bound=msgspec.Struct)
-
-_LONGEST_NAME = 64
 
 
 def build_app(
@@ -66,28 +59,15 @@ def build_app(
         reload: reads the settings file again, and says what that changed.
     """
 
+    posts = Posts(service.intake, lambda: service.settings.daemon, service.budget_headers)
+
     def generating(
         path: str,
         kind: type[B],
         produce: Callable[[B, str], AsyncGenerator[Any, None]],
         framing: Framing,
     ) -> Route:
-        async def endpoint(request: Request) -> Response:
-            held = service.intake.hold()
-            try:
-                body = await _body(request, kind, held)
-            except BaseException:
-                held.release()
-                raise
-            return EventStream(
-                lambda: produce(body, _client(request)),
-                stream=body.stream,
-                framing=framing,
-                limit_s=service.settings.daemon.request_limit_s,
-                after=held.release,
-                more_headers=service.budget_headers,
-            )
-
+        endpoint = partial(posts.stream, kind=kind, produce=produce, framing=framing)
         return Route(path, endpoint, methods=["POST"])
 
     async def health(_: Request) -> Response:
@@ -116,10 +96,10 @@ def build_app(
         return Json({"object": "list", "data": [entry]}, headers=service.budget_headers())
 
     async def tokenise(request: Request) -> Response:
-        return await small(request, TokenizeBody, service.tokenise)
+        return await posts.whole(request, TokenizeBody, service.tokenise)
 
     async def detokenise(request: Request) -> Response:
-        return await small(request, DetokenizeBody, service.detokenise)
+        return await posts.whole(request, DetokenizeBody, service.detokenise)
 
     async def status(_: Request) -> Response:
         return Json(await service.status())
@@ -132,7 +112,7 @@ def build_app(
         return Json({"state": service.host.state})
 
     async def use_model(request: Request) -> Response:
-        return await small(request, UseBody, service.use_model)
+        return await posts.whole(request, UseBody, service.use_model)
 
     async def end(_: Request) -> Response:
         stop()
@@ -143,21 +123,6 @@ def build_app(
 
     async def description(_: Request) -> Response:
         return Json(openapi.document())
-
-    async def small(
-        request: Request, kind: type[K], answer: Callable[[K, str], Awaitable[Any]]
-    ) -> Response:
-        held = service.intake.hold()
-        try:
-            body = await _body(request, kind, held)
-            async with within(service.settings.daemon.request_limit_s):
-                return Json(await answer(body, _client(request)))
-        finally:
-            held.release()
-
-    async def _body(request: Request, kind: type[K], held: Held) -> K:
-        limit = service.settings.daemon.max_body_bytes
-        return await read_body(request, kind, held, limit_bytes=limit)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -204,11 +169,6 @@ def build_app(
             Exception: _unexpected_error,
         },
     )
-
-
-def _client(request: Request) -> str:
-    """Who asks, for a fair share of the queue; what a client calls itself."""
-    return request.headers.get(CLIENT_HEADER, "")[:_LONGEST_NAME]
 
 
 def _health(service: Service) -> Json:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -29,10 +29,15 @@ from assistant.errors import (
     TooSlowError,
     UnderkeelError,
 )
+from assistant.settings import DaemonSettings
+from assistant.wire import CLIENT_HEADER, GenerateBody
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=msgspec.Struct)
+B = TypeVar("B", bound=GenerateBody)
+
+_LONGEST_NAME = 64
 
 _BODY_LIMIT_S = 30.0
 _LAST_WORDS_S = 5.0
@@ -312,6 +317,70 @@ class EventStream(Response):
         if isinstance(error, UnderkeelError):
             return error
         return _late(self._limit_s) if isinstance(error, TimeoutError) else unexpected(error)
+
+
+class Posts:
+    """Endpoints of requests with a body: it is read within the limits, and counted until its answer
+    is sent."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        settings: Callable[[], DaemonSettings],
+        headers: Callable[[], Mapping[str, str]],
+    ) -> None:
+        """`headers`: those of every answer that is streamed or may be."""
+        self._intake = intake
+        self._settings = settings
+        self._headers = headers
+
+    async def stream(
+        self,
+        request: Request,
+        kind: type[B],
+        produce: Callable[[B, str], AsyncGenerator[Any, None]],
+        *,
+        framing: Framing,
+    ) -> Response:
+        """An answer whose parts `produce` yields, given the body and the client's name.
+
+        Args:
+            framing: see `EventStream`.
+        """
+        held = self._intake.hold()
+        try:
+            body = await self._body(request, kind, held)
+        except BaseException:
+            held.release()
+            raise
+        return EventStream(
+            lambda: produce(body, _client(request)),
+            stream=body.stream,
+            framing=framing,
+            limit_s=self._settings().request_limit_s,
+            after=held.release,
+            more_headers=self._headers,
+        )
+
+    async def whole(
+        self, request: Request, kind: type[T], answer: Callable[[T, str], Awaitable[Any]]
+    ) -> Response:
+        """An answer in one piece."""
+        held = self._intake.hold()
+        try:
+            body = await self._body(request, kind, held)
+            async with within(self._settings().request_limit_s):
+                return Json(await answer(body, _client(request)))
+        finally:
+            held.release()
+
+    async def _body(self, request: Request, kind: type[T], held: Held) -> T:
+        return await read_body(request, kind, held, limit_bytes=self._settings().max_body_bytes)
+
+
+def _client(request: Request) -> str:
+    """What a client calls itself, for a fair share of the queue."""
+    return request.headers.get(CLIENT_HEADER, "")[:_LONGEST_NAME]
 
 
 class TokenGate:

@@ -126,7 +126,7 @@ class CompletionHandler:
         self,
         body: GenerateBody,
         response_format: ResponseFormat,
-        encode: Encode,
+        prompt: Encoded | Encode,
         *,
         desk: Desk,
         client: str,
@@ -135,6 +135,7 @@ class CompletionHandler:
         """The events of a streamed answer, or the one object of a whole one.
 
         Args:
+            prompt: encoded, or how to encode it; then it is encoded again if the model changes.
             client: the client's name. Each client has a few requests at the engine at a time, so
                 that one client's many do not delay another's.
 
@@ -147,8 +148,8 @@ class CompletionHandler:
         with self.admitted(client):
             for encoding in range(1, _MOST_ENCODINGS + 1):
                 model = await desk.host.usable(limit_s)
-                prompt = await encode(model)
-                answers = _prepared(body, prompt, model, desk.budgets, limit_s)
+                ready = prompt if isinstance(prompt, Encoded) else await prompt(model)
+                answers = _prepared(body, ready, model, desk.budgets, limit_s)
                 request, opened = answers[0].request, False
                 try:
                     async with self._turns.turn((client, request.priority)):
@@ -178,7 +179,7 @@ class CompletionHandler:
                             yield event
                     return
                 except ModelChangedError:
-                    again = prompt.of_text and not body.prompt_model and not opened
+                    again = ready.of_text and not body.prompt_model and not opened
                     if not again or encoding == _MOST_ENCODINGS:
                         raise
                     log.info("request %s is encoded again for another model", request.id)

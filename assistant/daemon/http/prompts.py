@@ -54,6 +54,16 @@ class Encoded:
     constraint: Constraint | None = None
 
 
+def encoded(prompt: PromptBody) -> Encoded | None:
+    """A prompt of token ids, which are taken as they are; None where it holds text to encode."""
+    ids: list[int] = []
+    for part in prompt_parts(prompt):
+        if isinstance(part, str):
+            return None
+        ids += part
+    return Encoded(ids, of_text=False) if ids else None
+
+
 class Encoder:
     """Encodes prompts for the model that `host` serves."""
 

@@ -107,10 +107,7 @@ class Connection(H11Protocol):
 def _with_abort(app: Any, abort: Callable[[], None]) -> Any:
     """`app`, which finds `abort` in its scope: it ends the connection at once."""
 
-    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
-        await app(scope | {ABORT: abort}, receive, send)
-
-    return wrapped
+    return lambda scope, receive, send: app(scope | {ABORT: abort}, receive, send)
 
 
 log = logging.getLogger(__name__)
