@@ -46,6 +46,7 @@ _LIMIT_BYTES = 50 << 20
 _MOST_RESOURCE_CHARS = 20_000
 _MOST_UNSAVED = 1000
 _CLIENT_S = 10.0  # for the client's files; nobody is asked there
+_NOT_FOUND, _NOT_TEXT = -32002, -32003  # a file that no buffer has; unsaved, and no text
 _ERROR_CODE = -32000  # the first of those that JSON-RPC leaves to servers
 
 _STOP_REASONS: dict[Reason, schema.StopReason] = {
@@ -505,19 +506,25 @@ class _ClientFiles:
         request = schema.ReadTextFileRequest(session_id=self._id, path=str(path))
         try:
             found = self._request(CLIENT_METHODS["fs_read_text_file"], _wire(request))
-        except acp.RequestError:
+        except acp.RequestError as error:
+            if error.code == _NOT_TEXT:
+                raise ToolError(
+                    f"The editor cannot give {path.name}: {plain(str(error))}"
+                ) from error
             return None  # not one of its files
         content = found.get("content") if isinstance(found, dict) else None
         return content if isinstance(content, str) else None
 
-    def write(self, path: Path, text: str) -> None:
+    def write(self, path: Path, text: str) -> bool:
         request = schema.WriteTextFileRequest(session_id=self._id, path=str(path), content=text)
         try:
             self._request(CLIENT_METHODS["fs_write_text_file"], _wire(request))
         except acp.RequestError as error:
-            raise ToolError(
-                f"The editor did not write {path.name}: {plain(str(error))[:300]}"
-            ) from error
+            if error.code == _NOT_FOUND:
+                return False
+            why = plain(str(error))[:300]
+            raise ToolError(f"The editor did not write {path.name}: {why}") from error
+        return True
 
     def _request(self, method: str, params: dict[str, Any]) -> Any:
         async def send() -> Any:

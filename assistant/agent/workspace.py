@@ -73,8 +73,9 @@ class EditorFiles(Protocol):
             ToolError: the editor does not answer, so its text is unknown.
         """
 
-    def write(self, path: Path, text: str) -> None:
-        """Put a text into a file's buffer, as one step of undo, and save it.
+    def write(self, path: Path, text: str) -> bool:
+        """Put a text into a file's buffer, as one step of undo, and save it; false where no buffer
+        has the file.
 
         Raises:
             ToolError: the editor cannot.
@@ -228,6 +229,17 @@ class Workspace:
         encoding, mark = _encoding(data or b"")
         return mark + text.replace("\n", _line_end(known)).encode(encoding)
 
+    def _written_in_editor(
+        self, path: Path, data: bytes, saved: bytes | None, before: bytes | None
+    ) -> bool:
+        """Whether the editor took the new bytes of a file. It is given only what it can keep as it
+        is: a client may lose a byte order mark."""
+        if self.editor is None or saved is None:
+            return False
+        if before == saved and _encoding(data) != ("utf-8", b""):
+            return False
+        return self.editor.write(path, decoded(data))
+
     def shown(self, text: str) -> str:
         """A text as a model may see it: secrets masked."""
         return masked(text)
@@ -285,11 +297,7 @@ class Workspace:
         try:
             if data is None:
                 target.unlink()
-            elif self.editor is not None and saved is not None and (
-                before != saved or _encoding(data) == ("utf-8", b"")
-            ):  # fmt: skip
-                self.editor.write(path, decoded(data))
-            else:
+            elif not self._written_in_editor(path, data, saved, before):
                 _replace(target, data, mode)
         except (OSError, UnreadableError) as error:
             why = getattr(error, "strerror", None) or error

@@ -6,7 +6,6 @@ model behind a real daemon. The SDK validates every message by the protocol's sc
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -15,22 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import acp
-import msgspec
 import pytest
 from acp import schema
 from acp.connection import StreamDirection, StreamEvent
-from chatting import ChattingEngine, environment
-from daemons import fake_model, serving
-
-from assistant.daemon.models.loading import Loadable
-from assistant.engine.types import GenerateRequest
-from assistant.models import vocabulary
+from chatting import call, environment, large_context, played
+from daemons import serving
 
 CODE = "def area(w, h):\n    return w + h\n"
-
-
-def call(tool: str, /, **given: Any) -> str:
-    return f"<tool_call>\n{json.dumps({'name': tool, 'arguments': given})}\n</tool_call>"
 
 
 class Client:
@@ -114,27 +104,6 @@ def folder(tmp_path: Path) -> Path:
     made.mkdir()
     (made / "shape.py").write_text(CODE)
     return made
-
-
-def played(model: Path, script: list[str]) -> ChattingEngine:
-    lines = iter(script)
-
-    def reply(_: GenerateRequest) -> str:
-        return next(lines, "Done.")
-
-    return ChattingEngine(reply=reply, n_vocab=vocabulary.load(model).size)
-
-
-def large_context(model: Path) -> Loadable:
-    """The played engine's tokens are bytes, so a conversation takes four times its real tokens."""
-    made = fake_model(str(model))
-    ladder = tuple(
-        dataclasses.replace(rung, spec=msgspec.structs.replace(rung.spec, n_ctx=32_768))
-        if rung.spec is not None
-        else rung
-        for rung in made.ladder
-    )
-    return dataclasses.replace(made, ladder=ladder)
 
 
 FIX = call("replace_text", path="shape.py", old="w + h", new="w * h")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import msgspec
 from checked_client import CheckedClient, checked_server
 from daemons import Daemon, fake_model, serving
 
+from assistant.daemon.models.loading import Loadable
 from assistant.engine.fake import FakeEngine
 from assistant.engine.types import GenerateRequest, ModelInfo, Priority
 from assistant.models import vocabulary
@@ -48,6 +51,33 @@ Reply = Callable[[GenerateRequest], str] | str
 
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def call(tool: str, /, **given: Any) -> str:
+    """A tool call as the played model writes it."""
+    return f"<tool_call>\n{json.dumps({'name': tool, 'arguments': given})}\n</tool_call>"
+
+
+def played(model: Path, script: list[str]) -> ChattingEngine:
+    """A model that answers with these lines in order."""
+    lines = iter(script)
+
+    def reply(_: GenerateRequest) -> str:
+        return next(lines, "Done.")
+
+    return ChattingEngine(reply=reply, n_vocab=vocabulary.load(model).size)
+
+
+def large_context(model: Path) -> Loadable:
+    """The played engine's tokens are bytes, so a conversation takes four times its real tokens."""
+    made = fake_model(str(model))
+    ladder = tuple(
+        dataclasses.replace(rung, spec=msgspec.structs.replace(rung.spec, n_ctx=32_768))
+        if rung.spec is not None
+        else rung
+        for rung in made.ladder
+    )
+    return dataclasses.replace(made, ladder=ladder)
 
 
 def play(

@@ -14,3 +14,12 @@ end, {
     return require('underkeel.command').complete(lead, line)
   end,
 })
+
+vim.api.nvim_create_user_command('UnderkeelAgent', function(args)
+  require('underkeel.agent').run(args)
+end, {
+  nargs = '*',
+  range = true,
+  bang = true,
+  desc = 'Open the agent; with text, send it as a task; with a range, attach the lines',
+})

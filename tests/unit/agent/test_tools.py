@@ -383,7 +383,7 @@ class Buffers:
             raise ToolError("The editor does not answer. Try again later.")
         return self.texts.get(path)
 
-    def write(self, path: Path, text: str) -> None:
+    def write(self, path: Path, text: str) -> bool:
         self.written.append(path)
         saved = self.on_save(text)
         if saved is None:
@@ -391,6 +391,7 @@ class Buffers:
         else:
             self.texts.pop(path, None)
             path.write_bytes(saved.encode())
+        return True
 
 
 def test_unsaved_text_is_read_searched_and_edited_in_the_editor(box: Toolbox) -> None:

@@ -62,20 +62,10 @@ function H.show(title, lines)
   vim.keymap.set('n', 'q', '<Cmd>close<CR>', { buffer = buf, nowait = true, desc = 'Close' })
 end
 
---- The command line program: what config.cmd names before `lsp`, so that both are one installation.
-function H.program()
-  local cmd = require('underkeel.server').command(require('underkeel').config)
-  if cmd[#cmd] == 'lsp' then
-    table.remove(cmd)
-    return cmd
-  end
-  return { 'underkeel' }
-end
-
 --- Run the command line program and show its output.
 function H.cli(...)
   local words = { ... }
-  local cmd = vim.list_extend(H.program(), words)
+  local cmd = vim.list_extend(require('underkeel.server').program(), words)
   local options = { text = true, cwd = vim.uv.os_homedir(), env = { NO_COLOR = '1', COLUMNS = tostring(vim.o.columns - 2) } }
   local started, problem = pcall(vim.system, cmd, options, vim.schedule_wrap(function(done)
     local output = vim.trim(vim.trim(done.stdout or '') .. '\n' .. vim.trim(done.stderr or ''))

@@ -85,6 +85,18 @@ function M.command(config)
   return cmd
 end
 
+--- The command line program: what config.cmd names before `lsp`, so that both are one installation.
+---
+---@return string[]
+function M.program()
+  local cmd = M.command(require('underkeel').config)
+  if cmd[#cmd] == 'lsp' then
+    table.remove(cmd)
+    return cmd
+  end
+  return { 'underkeel' }
+end
+
 --- Start the server for every file buffer from now on.
 ---
 ---@return boolean started false where the program does not exist; says so once
