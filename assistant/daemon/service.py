@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -11,10 +12,17 @@ from contextlib import aclosing
 from assistant import __version__, paths
 from assistant.daemon.headroom.budgets import Budgets
 from assistant.daemon.headroom.governor import Governor
+from assistant.daemon.http import ollama_api
 from assistant.daemon.http.bodies import Intake
 from assistant.daemon.http.completion_handler import Admission, CompletionHandler, Encode, Turns
 from assistant.daemon.http.metrics import Metrics
-from assistant.daemon.http.prompts import Encoded, Encoder, encoded
+from assistant.daemon.http.ollama_api import (
+    OllamaChatBody,
+    OllamaFormat,
+    OllamaGenerateBody,
+    ShowBody,
+)
+from assistant.daemon.http.prompts import Encoded, Encoder, can_fill, encoded
 from assistant.daemon.http.request_schemas import (
     ChatBody,
     DetokenizeBody,
@@ -174,6 +182,56 @@ class Service:
                 raise
             for event in events:
                 yield event
+
+    def ollama_chat(self, body: OllamaChatBody, client: str = "") -> AsyncGenerator[Json, None]:
+        """POST /api/chat."""
+        return self._ollama(body.chat(), OllamaFormat(body.model, "chat"), client)
+
+    def ollama_generate(
+        self, body: OllamaGenerateBody, client: str = ""
+    ) -> AsyncGenerator[Json, None]:
+        """POST /api/generate."""
+        return self._ollama(body.request(), OllamaFormat(body.model, "generate"), client)
+
+    async def _ollama(
+        self,
+        body: ChatBody | CompletionRequest | InfillBody | None,
+        written: OllamaFormat,
+        client: str,
+    ) -> AsyncGenerator[Json, None]:
+        """The answer to one of Ollama's requests; None only loads the model."""
+        if body is None:
+            await self.host.usable(self.settings.daemon.request_limit_s)
+            yield written.loaded()
+            return
+        desk = None
+        if isinstance(body, ChatBody):
+            desk, chat = self._chat_desk(), body
+            encoder = desk.encoder
+            encode: Encode | Encoded = lambda model: encoder.chat(chat, model)  # noqa: E731
+        else:
+            encode = self._infill(body) if isinstance(body, InfillBody) else self._text(body)
+        async with aclosing(self._answer(body, written, encode, client, desk)) as items:
+            async for item in items:
+                yield item
+
+    async def ollama_tags(self) -> Json:
+        """GET /api/tags: the served model."""
+        entry, model = await self.listed(), await self.host.usable()
+        return {"models": [ollama_api.tag(entry["id"], model)]}
+
+    async def ollama_ps(self) -> Json:
+        """GET /api/ps: the served model, as it is loaded."""
+        if self.host.state is not ServiceState.READY:
+            return {"models": []}
+        entry, model = await self.listed(), await self.host.usable()
+        return {"models": [ollama_api.running(entry["id"], model)]}
+
+    async def ollama_show(self, body: ShowBody, client: str = "") -> Json:  # noqa: ARG002
+        """POST /api/show."""
+        model = await self.host.usable()
+        fills = await asyncio.to_thread(can_fill, model)
+        return ollama_api.shown(model, fills=fills)
 
     async def close(self) -> None:
         """Stop the engines; requests in flight get an error. Safe to call twice."""

@@ -5,6 +5,7 @@ __all__ = [
     "bodies",
     "completion_handler",
     "metrics",
+    "ollama_api",
     "prompts",
     "request_schemas",
     "response_formats",

@@ -18,6 +18,7 @@ from assistant import __version__
 from assistant.daemon.http import metrics, openapi
 from assistant.daemon.http.bodies import (
     NATIVE,
+    OLLAMA,
     OPENAI,
     RESPONSES,
     Framing,
@@ -25,6 +26,13 @@ from assistant.daemon.http.bodies import (
     Posts,
     error_response,
     unexpected,
+)
+from assistant.daemon.http.ollama_api import (
+    API_VERSION,
+    OllamaBody,
+    OllamaChatBody,
+    OllamaGenerateBody,
+    ShowBody,
 )
 from assistant.daemon.http.request_schemas import (
     ChatBody,
@@ -44,7 +52,7 @@ from assistant.wire import (
     UseBody,
 )
 
-B = TypeVar("B", bound=GenerateBody)
+B = TypeVar("B", bound=GenerateBody | OllamaBody)
 
 
 def build_app(
@@ -101,6 +109,18 @@ def build_app(
     async def detokenise(request: Request) -> Response:
         return await posts.whole(request, DetokenizeBody, service.detokenise)
 
+    async def ollama_version(_: Request) -> Response:
+        return Json({"version": API_VERSION})
+
+    async def ollama_tags(_: Request) -> Response:
+        return Json(await service.ollama_tags())
+
+    async def ollama_ps(_: Request) -> Response:
+        return Json(await service.ollama_ps())
+
+    async def ollama_show(request: Request) -> Response:
+        return await posts.whole(request, ShowBody, service.ollama_show)
+
     async def status(_: Request) -> Response:
         return Json(await service.status())
 
@@ -152,6 +172,12 @@ def build_app(
         generating("/v1/chat/completions", ChatBody, service.chat, OPENAI),
         generating("/chat/completions", ChatBody, service.chat, OPENAI),
         generating("/v1/responses", ResponsesBody, service.respond, RESPONSES),
+        Route("/api/version", ollama_version),
+        Route("/api/tags", ollama_tags),
+        Route("/api/ps", ollama_ps),
+        Route("/api/show", ollama_show, methods=["POST"]),
+        generating("/api/chat", OllamaChatBody, service.ollama_chat, OLLAMA),
+        generating("/api/generate", OllamaGenerateBody, service.ollama_generate, OLLAMA),
         Route("/metrics", exposition),
         Route("/underkeel/status", status),
         Route("/underkeel/load", load, methods=["POST"]),
@@ -191,9 +217,10 @@ def _health(service: Service) -> Json:
     return Json(said, status_code=503)
 
 
-async def _own_error(_: Request, error: Exception) -> Response:
+async def _own_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, UnderkeelError)
-    return error_response(error)
+    ollama = request.url.path.startswith("/api/")
+    return error_response(error, write=(OLLAMA if ollama else NATIVE).error)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from assistant.daemon.http import request_fields
+from assistant.daemon.http.ollama_api import OllamaBody
 from assistant.daemon.http.response_formats import error_object, openai_error
 from assistant.errors import (
     AccessError,
@@ -35,7 +36,7 @@ from assistant.wire import CLIENT_HEADER, GenerateBody
 log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=msgspec.Struct)
-B = TypeVar("B", bound=GenerateBody)
+B = TypeVar("B", bound=GenerateBody | OllamaBody)
 
 _LONGEST_NAME = 64
 
@@ -350,6 +351,9 @@ class Posts:
         held = self._intake.hold()
         try:
             body = await self._body(request, kind, held)
+        except UnderkeelError as error:
+            held.release()
+            return error_response(error, write=framing.error)
         except BaseException:
             held.release()
             raise

@@ -17,12 +17,13 @@ from typing import Any
 import msgspec
 
 from assistant import __version__
-from assistant.daemon.http import request_schemas, responses_api
+from assistant.daemon.http import ollama_api, request_schemas, responses_api
 from assistant.engine.types import ModelInfo
 from assistant.wire import CompletionRequest, SettingsNow, Status, UseBody
 
 _REFERENCE = "#/components/schemas/{name}"
 _STREAM = "text/event-stream"
+_LINES = "application/x-ndjson"
 # What each event holds: a piece of the answer as JSON, or OpenAI's [DONE].
 _EVENT = {
     "type": "object",
@@ -38,7 +39,7 @@ class Operation:
     Attributes:
         body: the type that reads what is sent; None where nothing is.
         answer: a type that is written, or the name of a schema in `response_examples.json`.
-        streams: with `stream` set, the answer comes as server-sent events.
+        streams: the media type of an answer that is streamed; empty where none is.
         refusals: statuses of errors that are normal, besides those that any request may get.
         media: what an answer is that is not JSON.
     """
@@ -48,7 +49,7 @@ class Operation:
     summary: str
     answer: type | str
     body: type | None = None
-    streams: bool = False
+    streams: str = ""
     refusals: tuple[int, ...] = ()
     media: str = "application/json"
 
@@ -79,7 +80,7 @@ OPERATIONS = (
         refusals=_GENERATING,
     ),
     *(
-        Operation(path, "post", summary, answer, body, streams=True, refusals=_GENERATING)
+        Operation(path, "post", summary, answer, body, streams=_STREAM, refusals=_GENERATING)
         for path, summary, answer, body in (
             ("/completion", "Go on from a prompt", "Completion", CompletionRequest),
             ("/completions", "As /completion", "Completion", CompletionRequest),
@@ -108,6 +109,24 @@ OPERATIONS = (
                 "ChatCompletion",
                 request_schemas.ChatBody,
             ),
+        )
+    ),
+    Operation("/api/version", "get", "Of Ollama's API", "OllamaVersion"),
+    Operation("/api/tags", "get", "What is served, as Ollama", "OllamaModels", refusals=_SERVED),
+    Operation("/api/ps", "get", "What is loaded, as Ollama", "OllamaModels", refusals=_SERVED),
+    Operation(
+        "/api/show",
+        "post",
+        "The served model, as Ollama",
+        "OllamaModel",
+        ollama_api.ShowBody,
+        refusals=_GENERATING,
+    ),
+    *(
+        Operation(path, "post", summary, "OllamaAnswer", body, _LINES, _GENERATING)
+        for path, summary, body in (
+            ("/api/chat", "The next turn, as Ollama", ollama_api.OllamaChatBody),
+            ("/api/generate", "Go on from a prompt, as Ollama", ollama_api.OllamaGenerateBody),
         )
     ),
     Operation("/metrics", "get", "Prometheus metrics", "Exposition", media="text/plain"),
@@ -154,8 +173,10 @@ def document() -> dict[str, Any]:
 def _described(operation: Operation) -> dict[str, Any]:
     content: dict[str, Any] = {operation.media: {"schema": _schema(operation.answer)}}
     if operation.streams:
-        content[_STREAM] = {"schema": _EVENT}
-    error = {"application/json": {"schema": {"$ref": _REFERENCE.format(name="Error")}}}
+        event = _EVENT if operation.streams == _STREAM else _schema(operation.answer)
+        content[operation.streams] = {"schema": event}
+    kind = "OllamaError" if operation.path.startswith("/api/") else "Error"
+    error = {"application/json": {"schema": {"$ref": _REFERENCE.format(name=kind)}}}
     answers: dict[str, Any] = {"200": {"description": "The answer", "content": content}}
     for status in sorted({401, *operation.refusals}):
         shape = content if operation.answer == "Health" and status == 503 else error

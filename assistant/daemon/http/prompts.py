@@ -228,6 +228,15 @@ def infill_parts(
     return parts, tuple(stop), cut
 
 
+def can_fill(model: ModelInfo) -> bool:
+    """Whether /infill works with it. Reads files: call it in a thread."""
+    try:
+        _, layout = _counted(model)
+    except ModelError:
+        return False
+    return layout is not None and Part.PREFIX_TOKEN in layout.tokens
+
+
 def _counted(model: ModelInfo) -> tuple[vocabulary.Vocabulary | Estimate, FimLayout | None]:
     if model.counting is Counting.ESTIMATE:
         return Estimate(), families.layout_named(model.family or model.name)
