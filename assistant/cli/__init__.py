@@ -29,7 +29,7 @@ COMMANDS: dict[str, str] = {
     "stats": "assistant.cli.stats",
     "complete": "assistant.cli.complete",
     "context": "assistant.cli.context",
-    "next": "assistant.cli.next_edit",
+    "next": "assistant.cli.complete",
     "agent": "assistant.cli.agent",
     "acp": "assistant.cli.agent",
     "plan": "assistant.cli.recommend",

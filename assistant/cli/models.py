@@ -19,8 +19,8 @@ from assistant.daemon.models.loading import credited
 from assistant.errors import DaemonError, GGUFError, UnknownModelError
 from assistant.memory.gguf.header import read_header
 from assistant.memory.model.profile import take_inventory
-from assistant.memory.planning.machine import this_machine
 from assistant.memory.planning.measured_planner import plan_and_measure
+from assistant.memory.planning.plan import this_machine
 from assistant.memory.planning.plan_report import billions
 from assistant.memory.planning.planner import requirements_of
 from assistant.models import local_store

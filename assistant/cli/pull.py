@@ -29,8 +29,8 @@ from assistant.cli.terminal import console, printable, say
 from assistant.errors import ModelError
 from assistant.memory.gguf.header import Header, read_header
 from assistant.memory.gguf.remote import is_remote, read_remote_header
-from assistant.memory.planning.machine import this_machine
 from assistant.memory.planning.measured_planner import plan_report
+from assistant.memory.planning.plan import this_machine
 from assistant.memory.planning.planner import requirements_of
 from assistant.models.catalogue import catalogue, find, local_path, resolve
 from assistant.models.fetch import open_client

@@ -34,9 +34,16 @@ from assistant.memory.gguf.remote import (
 )
 from assistant.memory.model.known_models import known_header, known_models
 from assistant.memory.model.profile import model_of
-from assistant.memory.planning.machine import imagined, parse_size, this_machine
 from assistant.memory.planning.measured_planner import plan_report
-from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements
+from assistant.memory.planning.plan import (
+    HOST_MEMORY,
+    Machine,
+    Plan,
+    Requirements,
+    imagined,
+    parse_size,
+    this_machine,
+)
 from assistant.memory.planning.plan_report import Speed, gib, predict_speed
 from assistant.memory.planning.planner import make_plan, requirements_of
 from assistant.memory.probes.rates import ASSUMED, MachineRates, machine_rates

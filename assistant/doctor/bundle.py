@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from assistant import __version__, paths
 from assistant.client import Status
-from assistant.doctor.hardware import Finding
+from assistant.doctor.checks import Finding
 from assistant.errors import DaemonError
 from assistant.service.manager import ServiceNow
 

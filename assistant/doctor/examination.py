@@ -21,13 +21,13 @@ from assistant.client import DaemonClient, ServiceState, Status
 from assistant.daemon.models.engines import LocalPlanning, is_checkpoint_folder
 from assistant.daemon.process.instance import running_pid
 from assistant.daemon.process.settings_changes import advice as settings_advice
-from assistant.doctor import hardware
-from assistant.doctor.hardware import Finding, fail, ok, warn
+from assistant.doctor import checks
+from assistant.doctor.checks import Finding, fail, ok, warn
 from assistant.engine.remote import RemoteEngine
 from assistant.engine.types import Counting, LoadSpec, ModelInfo
 from assistant.errors import DaemonError, PlanError, SettingsError, UnderkeelError
 from assistant.install.detect import detect
-from assistant.memory.planning.machine import machine_of
+from assistant.memory.planning.plan import machine_of
 from assistant.memory.probes.devices import ask_backend, merge
 from assistant.memory.probes.sampler import Probes, Reader
 from assistant.models import catalogue, local_store
@@ -271,23 +271,23 @@ def examine(*, deep: bool = False) -> Iterator[Finding]:
     try:
         sample = probes()
         backend = cache(ask_backend)  # a child process
-        yield from _safely("python", lambda: [hardware.python(), hardware.packages()])
+        yield from _safely("python", lambda: [checks.python(), checks.packages()])
         yield from _safely(
             "llama.cpp",
-            lambda: hardware.build(backend(), sample.gpus, sample.trouble, detect()),
+            lambda: checks.build(backend(), sample.gpus, sample.trouble, detect()),
         )
-        yield from _safely("threads", lambda: [hardware.computing(chosen.model.n_threads)])
+        yield from _safely("threads", lambda: [checks.computing(chosen.model.n_threads)])
         yield from _safely(
             "speed",
-            lambda: hardware.speed(
+            lambda: checks.speed(
                 machine_of(merge(backend(), sample.gpus, sample.host_memory, sample.lost)).gpus
             ),
         )
         swap_bytes = psutil.swap_memory().used
-        yield from _safely("memory", lambda: hardware.memory(sample.host_memory, swap_bytes))
+        yield from _safely("memory", lambda: checks.memory(sample.host_memory, swap_bytes))
         folders = [("models", paths.models_dir()), ("logs", paths.state_dir())]
-        yield from _safely("disk", lambda: hardware.disk(folders))
-        yield from _safely("limits", lambda: hardware.limits(mlock=chosen.model.mlock))
+        yield from _safely("disk", lambda: checks.disk(folders))
+        yield from _safely("limits", lambda: checks.limits(mlock=chosen.model.mlock))
         yield from _safely("settings", lambda: settings(problems))
         yield from _safely("socket", socket)
         found, status = daemon()

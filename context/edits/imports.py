@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from context.edits.line_tokens import is_identifier, tokens
+from context.edits.history import is_identifier, tokens
 from context.edits.scopes import Scopes, scopes_of
 from context.edits.types import EditKind, NextEdit, OtherDefinition, Scene
 from context.syntax.document import Source

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from context.edits.line_tokens import alike, renamed
+from context.edits.history import alike, renamed
 from context.edits.scopes import Binding, Scopes, Use, scopes_of
 from context.edits.types import EditKind, NextEdit, Scene
 from context.retrieval.definition_lookup import places

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from assistant.engine.types import StopReason
 from assistant.errors import AnswerError, RequestError
-from lsp.actions.document_range import DocumentRange
-from lsp.actions.proposal import (
+from lsp.actions.document_range import (
     Change,
+    DocumentRange,
     Proposal,
     describe,
     difference,

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from pygls.lsp.server import LanguageServer
 
     from assistant.settings import ActionSettings
+    from lsp.actions.document_range import EditCapabilities, Proposal
     from lsp.actions.edits import Edits
     from lsp.actions.explain_command import ExplainCommand
-    from lsp.actions.proposal import EditCapabilities, Proposal
     from lsp.completion.session import Session
 
 EXPLAIN = "underkeel.explain"
@@ -235,12 +235,12 @@ class Actions:
         return answer is not None and answer.title == "Apply"
 
     def _edit(self, proposal: Proposal) -> types.WorkspaceEdit:
-        from lsp.actions.proposal import workspace_edit
+        from lsp.actions.document_range import workspace_edit
 
         return workspace_edit(proposal, self._edit_capabilities(), self._session.encoding)
 
     def _edit_capabilities(self) -> EditCapabilities:
-        from lsp.actions.proposal import EditCapabilities
+        from lsp.actions.document_range import EditCapabilities
 
         return EditCapabilities.of(self._server.client_capabilities)
 

@@ -28,9 +28,8 @@ from lsp.completion.suggestion import (
 )
 from lsp.daemon.backend import Backend
 from lsp.documents.document import Change, Document, Encoding, Place, body
-from lsp.documents.notebooks import Notebooks, earlier_text
 from lsp.documents.site import Site
-from lsp.documents.uri import normal, path_of
+from lsp.documents.uri import Notebooks, earlier_text, normal, path_of
 
 if TYPE_CHECKING:
     from assistant.settings import CompletionSettings

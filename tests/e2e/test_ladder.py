@@ -19,9 +19,8 @@ from assistant.engine.types import Delta, Done, GenerateRequest, LoadSpec, StopR
 from assistant.errors import ContextFullError, WorkerDiedError
 from assistant.memory.degrade.ladder import Rung
 from assistant.memory.gguf.header import read_header
-from assistant.memory.planning.machine import machine_of
 from assistant.memory.planning.measured_planner import plan_with_ladder
-from assistant.memory.planning.plan import Requirements
+from assistant.memory.planning.plan import Requirements, machine_of
 from assistant.memory.probes.devices import HostMemory, ask_backend, merge
 
 pytestmark = pytest.mark.model

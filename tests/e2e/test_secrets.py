@@ -21,7 +21,7 @@ from assistant import paths
 from assistant.cli.language_client import LanguageClient, language_server
 from assistant.daemon.process import logs
 from assistant.doctor import bundle
-from assistant.doctor.hardware import ok
+from assistant.doctor.checks import ok
 from assistant.engine.fake import FakeEngine
 from assistant.errors import EngineError
 from assistant.models import vocabulary

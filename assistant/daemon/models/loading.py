@@ -23,9 +23,8 @@ from assistant.memory.checkpoints.checkpoint_plan import (
 from assistant.memory.degrade.ladder import Rung
 from assistant.memory.gguf.header import read_header
 from assistant.memory.planning.load_report import LoadReport, compare, planned_memory
-from assistant.memory.planning.machine import machine_of
 from assistant.memory.planning.measured_planner import plan_with_ladder
-from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan
+from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, machine_of
 from assistant.memory.planning.planner import requirements_of
 from assistant.memory.probes.devices import Device, ask_backend, merge
 from assistant.memory.probes.rates import ASSUMED, stored_rates

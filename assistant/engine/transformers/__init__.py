@@ -21,7 +21,7 @@ _NEEDED = ("torch", "transformers", "accelerate")
 class TransformersEngine(LlamaEngine):
     """As `LlamaEngine`: the same frames, another process at their other end."""
 
-    module: ClassVar[str] = "assistant.engine.transformers"
+    module: ClassVar[str] = "assistant.engine.transformers.runner"
 
     async def load(self, spec: LoadSpec, progress: Progress | None = None) -> ModelInfo:
         missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]

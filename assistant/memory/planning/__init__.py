@@ -3,7 +3,6 @@
 __all__ = [
     "footprint",
     "load_report",
-    "machine",
     "measured_planner",
     "placement",
     "plan",

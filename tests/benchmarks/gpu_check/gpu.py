@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant.memory.gguf.header import Header
-from assistant.memory.planning.machine import machine_of
-from assistant.memory.planning.plan import HOST_MEMORY, Machine
+from assistant.memory.planning.plan import HOST_MEMORY, Machine, machine_of
 from assistant.memory.probes.devices import Device, DeviceKind, Nvml, ask_backend, merge
 from assistant.memory.probes.sampler import read_host_memory
 from gpu_check.results import Config

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from assistant.cli import build_app
-from assistant.cli.next_edit import history_of
+from assistant.cli.complete import history_of
 from assistant.errors import RequestError
 
 DIFF = """--- a/a.py

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from assistant import paths
 from assistant.cli import build_app
 from assistant.doctor import bundle
-from assistant.doctor.hardware import ok
+from assistant.doctor.checks import ok
 from assistant.engine.types import EngineStats, SlotState
 from assistant.errors import DaemonError
 from assistant.service.manager import Manager, ServiceNow

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from assistant import __version__, paths
 from assistant.cli import build_app
 from assistant.client import ServiceState, Status
-from assistant.doctor import Level, examination, examine, hardware
-from assistant.doctor.hardware import Finding
+from assistant.doctor import Level, checks, examination, examine, hardware
+from assistant.doctor.checks import Finding
 from assistant.install.machine import Backend, Gpu, Machine, Vendor
 from assistant.llama.spec import BackendDevice, DeviceKind, Processors
 from assistant.memory.probes.devices import GpuMemory, HostMemory
@@ -48,23 +48,23 @@ def levels(found: list[Finding]) -> list[Level]:
 
 
 def test_old_or_narrow_pythons() -> None:
-    assert hardware.python().level is Level.OK
-    assert hardware.python((3, 10, 9)).level is Level.FAIL
-    assert hardware.python(bits=32).level is Level.FAIL
+    assert checks.python().level is Level.OK
+    assert checks.python((3, 10, 9)).level is Level.FAIL
+    assert checks.python(bits=32).level is Level.FAIL
 
 
 def test_packages_that_are_missing_are_named() -> None:
-    assert hardware.packages(["httpx>=0.28", "vllm; extra == 'team'"]).level is Level.OK
-    found = hardware.packages(["httpx>=0.28", "no-such-package-at-all>=1"])
+    assert checks.packages(["httpx>=0.28", "vllm; extra == 'team'"]).level is Level.OK
+    found = checks.packages(["httpx>=0.28", "no-such-package-at-all>=1"])
     assert found.level is Level.FAIL and "no-such-package-at-all" in found.message
 
 
 def test_more_threads_than_can_run_are_found_out() -> None:
     machine = Processors(cores=8, logical=16, allowed=16, quota=2.0)
-    fitting = hardware.computing(0, machine)
+    fitting = checks.computing(0, machine)
     assert fitting.level is Level.OK and "2 threads" in fitting.message
-    assert hardware.computing(2, machine).level is Level.OK
-    found = hardware.computing(8, machine)
+    assert checks.computing(2, machine).level is Level.OK
+    found = checks.computing(8, machine)
     assert found.level is Level.FAIL and "model.n_threads" in found.advice
 
 
@@ -76,39 +76,39 @@ def with_gpus(*gpus: Gpu, **more: Any) -> Machine:
 
 
 def test_a_gpu_that_the_build_can_use_and_one_that_it_cannot() -> None:
-    assert levels(hardware.build([CPU, CUDA], [card()], "", LINUX)) == [Level.OK, Level.OK]
-    _, unusable = hardware.build([CPU], [card()], "", LINUX)
+    assert levels(checks.build([CPU, CUDA], [card()], "", LINUX)) == [Level.OK, Level.OK]
+    _, unusable = checks.build([CPU], [card()], "", LINUX)
     assert unusable.level is Level.FAIL and unusable.advice == "Run: underkeel setup"
-    _, amd = hardware.build([CPU], [card("amdgpu")], "", LINUX)
+    _, amd = checks.build([CPU], [card("amdgpu")], "", LINUX)
     assert amd.level is Level.FAIL and amd.advice == "Run: underkeel setup"
-    other = hardware.build([CPU, CUDA], [card(), card(bus_id="0000:02:00.0")], "", LINUX)
+    other = checks.build([CPU, CUDA], [card(), card(bus_id="0000:02:00.0")], "", LINUX)
     assert levels(other) == [Level.OK, Level.OK, Level.FAIL]
 
 
 def test_a_build_for_the_cpu_beside_any_kind_of_gpu_fails() -> None:
     for vendor in (Vendor.NVIDIA, Vendor.AMD, Vendor.INTEL):
-        _, found = hardware.build([CPU], [], "", with_gpus(Gpu(vendor=vendor)))
+        _, found = checks.build([CPU], [], "", with_gpus(Gpu(vendor=vendor)))
         assert found.level is Level.FAIL and found.advice == "Run: underkeel setup"
     integrated = with_gpus(Gpu(vendor=Vendor.INTEL, integrated=True))
-    assert levels(hardware.build([CPU], [], "", integrated)) == [Level.OK]
+    assert levels(checks.build([CPU], [], "", integrated)) == [Level.OK]
     # The same fault is reported once.
     nvidia = with_gpus(Gpu(vendor=Vendor.NVIDIA))
-    assert levels(hardware.build([CPU], [card()], "", nvidia)) == [Level.OK, Level.FAIL]
+    assert levels(checks.build([CPU], [card()], "", nvidia)) == [Level.OK, Level.FAIL]
 
 
 def test_a_driver_that_is_missing_matters_only_where_there_is_a_gpu() -> None:
-    assert levels(hardware.build([CPU], [], "no library", LINUX)) == [Level.OK, Level.OK]
+    assert levels(checks.build([CPU], [], "no library", LINUX)) == [Level.OK, Level.OK]
     nvidia = with_gpus(Gpu(vendor=Vendor.NVIDIA, driver=False))
-    _, found = hardware.build([CPU], [], "no library", nvidia)
+    _, found = checks.build([CPU], [], "no library", nvidia)
     assert found.level is Level.FAIL and "no library" in found.message
-    _, passed = hardware.build([CPU], [], "no library", replace(nvidia, container=True))
+    _, passed = checks.build([CPU], [], "no library", replace(nvidia, container=True))
     assert passed.level is Level.WARN and "--gpus all" in passed.message
 
 
 def test_memory() -> None:
-    assert levels(hardware.memory(HostMemory(16 * GIB, 8 * GIB), 0)) == [Level.OK]
-    assert levels(hardware.memory(HostMemory(16 * GIB, GIB // 2), 0)) == [Level.FAIL]
-    tight = hardware.memory(HostMemory(16 * GIB, 2 * GIB, "/a/group"), 3 * GIB)
+    assert levels(checks.memory(HostMemory(16 * GIB, 8 * GIB), 0)) == [Level.OK]
+    assert levels(checks.memory(HostMemory(16 * GIB, GIB // 2), 0)) == [Level.FAIL]
+    tight = checks.memory(HostMemory(16 * GIB, 2 * GIB, "/a/group"), 3 * GIB)
     assert levels(tight) == [Level.OK, Level.WARN, Level.WARN]
     assert "mlock" in tight[-1].advice
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lsprotocol import types
 
-from lsp.actions.proposal import (
+from lsp.actions.document_range import (
     Change,
     EditCapabilities,
     Proposal,

@@ -12,9 +12,8 @@ from assistant.engine.types import ModelInfo
 from lsp.completion.prompts import Prompts
 from lsp.daemon.model import Served
 from lsp.documents.document import Document
-from lsp.documents.notebooks import Notebooks, earlier_text
 from lsp.documents.site import Site
-from lsp.documents.uri import file_of, normal, notebook_of
+from lsp.documents.uri import Notebooks, earlier_text, file_of, normal, notebook_of
 
 BOOK = "file:///x/a.ipynb"
 
