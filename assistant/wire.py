@@ -34,6 +34,7 @@ __all__ = [
     "ServiceState",
     "SettingsNow",
     "Status",
+    "TokenProbability",
     "UseBody",
 ]
 
@@ -128,6 +129,13 @@ class CompletionRequest(GenerateBody, frozen=True, kw_only=True):
     prompt: PromptBody
 
 
+class TokenProbability(msgspec.Struct, frozen=True, kw_only=True):
+    """A token of an answer: its UTF-8, which may be a part of a character, and log probability."""
+
+    bytes: tuple[int, ...] = ()
+    logprob: float = 0.0
+
+
 class CompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
     """A piece of an answer; the last one has `stop` set, a reason, timings and budgets.
 
@@ -136,6 +144,7 @@ class CompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
             the context only.
         cut: what the daemon left out of the prompt, one phrase each; what a client cut from a
             prompt of its own it knows itself.
+        completion_probabilities: of the tokens of `content`, for a request with `n_probs`.
         budget: what the next prompt may hold.
     """
 
@@ -146,6 +155,7 @@ class CompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
     budget: BudgetNow | None = None
     built_under: BudgetNow | None = None
     cut: tuple[str, ...] = ()
+    completion_probabilities: tuple[TokenProbability, ...] = ()
 
 
 class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):

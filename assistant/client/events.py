@@ -8,7 +8,7 @@ import msgspec
 
 from assistant.engine.types import ModelInfo, StopReason, Timings
 from assistant.errors import BY_CODE, DaemonError, EngineError, UnderkeelError
-from assistant.wire import BudgetNow, CompletionChunk, ErrorNow, Props
+from assistant.wire import BudgetNow, CompletionChunk, ErrorNow, Props, TokenProbability
 
 T = TypeVar("T")
 
@@ -83,6 +83,7 @@ class _Event(msgspec.Struct, kw_only=True):
     budget: BudgetNow | None = None
     built_under: BudgetNow | None = None
     cut: tuple[str, ...] = ()
+    completion_probabilities: tuple[TokenProbability, ...] = ()
     error: WireError | None = None
 
 
@@ -152,6 +153,7 @@ def completion_chunk(data: bytes) -> CompletionChunk:
         budget=event.budget,
         built_under=event.built_under,
         cut=event.cut,
+        completion_probabilities=event.completion_probabilities,
     )
 
 

@@ -130,7 +130,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
         turns: the conversation that the prompt stands for, as (role, text), for an engine whose
             server writes conversations itself (`ModelInfo.writes_chat`).
         logprobs: how many of the likeliest tokens to report with each token of the answer; 0
-            reports that token's probability alone, None nothing. Nothing is drafted then.
+            reports that token's probability alone, None nothing.
     """
 
     id: str

@@ -421,6 +421,24 @@ class NextEditSettings(msgspec.Struct, frozen=True, kw_only=True):
             choices=("quiet", "normal", "eager"),
         ),
     ] = "normal"
+    model: Annotated[
+        Literal["auto", "on", "off"],
+        Rule(
+            meaning="Edits by the served model where the rules find none: auto asks only a model"
+            " that was trained for next edits.",
+            choices=("auto", "on", "off"),
+        ),
+    ] = "auto"
+    context_tokens: Annotated[
+        int,
+        Rule(
+            meaning="Longest prompt for such an edit; at most half of the current budget is used.",
+            unit="tokens",
+            least=128,
+            most=1_048_576,
+            editor=Editor.LOWER,
+        ),
+    ] = 1024
 
 
 class ActionSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,5 @@
-"""Finds the next edit of a document: the rules, judged by the gate, at the editor's positions."""
+"""Finds the next edit of a document, by rules or by a model, judged by the gate, at the editor's
+positions."""
 
 from __future__ import annotations
 
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING
 
 from lsp.actions.document_range import DocumentRange
 from lsp.documents.document import Place, to_units
+from lsp.next_edit.model import Asking, EditAnswer, answer, asking
 
 if TYPE_CHECKING:
     from assistant.settings import NextEditSettings
     from context import Document, Workspace
     from context.edits.history import History
+    from context.edits.model_edits import EditPrompt
     from context.edits.types import NextEdit
     from lsp.completion.session import Session
     from lsp.completion.suggestion import Position
@@ -54,14 +57,30 @@ class _Known:
     key: tuple[str, str]
 
 
+_Judged = tuple["NextEdit", tuple[str, str]]
+"""An edit that passes the gate, and what identifies it."""
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What the rules found, and the prompt for a model where they found nothing."""
+
+    judged: _Judged | None = None
+    prompt: EditPrompt | None = None
+
+
 @dataclass
 class _Tracked:
-    """What was edited in a document: changes that are not in the history yet, and the history."""
+    """What was edited in a document: changes that are not in the history yet, and the history.
+
+    `answered`: the last prompt that a model answered, with the answer.
+    """
 
     pending: deque[tuple[int, list[str] | None, list[str]]] = field(
         default_factory=lambda: deque(maxlen=_MOST_PENDING)
     )
     history: History | None = None
+    answered: tuple[str, EditAnswer] | None = None
 
 
 class NextEdits:
@@ -86,7 +105,10 @@ class NextEdits:
 
     async def find(self, uri: str, version: int | None, position: Position) -> list[Offer]:
         """The next edit for a position; nothing for a version that is not the current one, and
-        nothing while ghost text is shown there or being computed."""
+        nothing while ghost text is shown there or being computed.
+
+        Where the rules find none, the model that is served may be asked (`next_edits.model`).
+        """
         document = self._session.document(uri)
         if document is None or not self._wanted(document.language):
             return []
@@ -100,15 +122,22 @@ class NextEdits:
             return []
         others = dict(self._open_texts(uri))
         tracked = self._tracked.setdefault(uri, _Tracked())
+        how = asking(self._session.backend.ready, self.settings) if self.settings else None
         found = await self._session.prompts.study_workspace(
             uri,
             where.text,
-            lambda workspace, studied: self._look(tracked, workspace, studied, where, others),
+            lambda workspace, studied: self._look(tracked, workspace, studied, where, others, how),
             language_id=document.language,
         )
         if document.version != asked:
             return []
-        return [offer for edit, key in found if (offer := self._offer(where, edit, key))]
+        judged = found.judged
+        if judged is None and how is not None and found.prompt is not None:
+            judged = await self._by_model(tracked, how, found.prompt, where)
+            if judged is None or document.version != asked or await self._session.suggests(uri):
+                return []
+        offer = self._offer(where, *judged) if judged is not None else None
+        return [offer] if offer is not None else []
 
     def shown(self, id_: str) -> None:
         """An edit became visible: no ghost text is suggested until the text changes."""
@@ -173,7 +202,7 @@ class NextEdits:
                 history.changed(first, old, new)
         source = document.source
         if source is None or self.settings is None or not history.hunks:
-            return []
+            return _Look()
         project = IndexedFiles(workspace.index, others) if workspace is not None else None
         scene = Scene(document, source, where.start, history.hunks, project)
         level = gate.Level(self.settings.level)
@@ -191,8 +220,11 @@ class NextEdits:
                 self._rejected.keys(),
             )
             if gate.judge(edit, moment).passes(level):
-                return [(edit, gate.key(text, edit))]
-        return []
+                return _Look((edit, gate.key(text, edit)))
+        if how is None or (workspace is not None and workspace.hidden(document)):
+            return _Look()
+        count = how.fim.counter.count
+        return _Look(prompt=model_edits.prompt_for(scene, how.form, how.budget_tokens, count))
 
     def _offer(self, where: DocumentRange, edit: NextEdit, key: tuple[str, str]) -> Offer | None:
         target: DocumentRange | None = where

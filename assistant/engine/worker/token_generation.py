@@ -54,7 +54,7 @@ class Drafter:
 
     def may_draft(self, job: Job) -> bool:
         """Whether drafts are for this request at all."""
-        free = job.guide is None and job.sampler.greedy and job.request.logprobs is None
+        free = job.guide is None and job.sampler.greedy
         return self._can_take_back and job.request.speculate and free
 
     def draft(self, job: Job) -> Draft:
@@ -305,8 +305,8 @@ class TokenGenerator:
         if job.drafted_from < 0:
             job.drafted_from = before
         self._slots.cut(slot, before + len(found.tokens) + found.again)
-        for token in found.tokens:
-            ending = self._take(job, slot, token)
+        for at, token in enumerate(found.tokens):
+            ending = self._take(job, slot, token, self._logprob(job, token, row + at))
             if ending:
                 return ending
         if found.again:

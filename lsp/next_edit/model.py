@@ -1,0 +1,119 @@
+"""Asks the served model for the next edit."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from assistant.errors import UnderkeelError
+
+if TYPE_CHECKING:
+    from assistant.settings import NextEditSettings
+    from context.edits.model_edits import AnswerToken, EditPrompt, Format
+    from lsp.daemon.backend import Backend
+    from lsp.daemon.model import Fim, Served
+
+_log = logging.getLogger(__name__)
+
+_SHARE = 2
+"""At most this part of the budget is used: typing keeps the rest of the cells."""
+_LEAST_TOKENS = 256
+_MOST_ANSWER_TOKENS = 1024
+_LIMIT_MS = 20_000
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A model that can be asked now.
+
+    Attributes:
+        form: the prompt's format.
+        budget_tokens: the longest prompt.
+        allowed_tokens: the budget of the moment, of which that is a part.
+    """
+
+    served: Served
+    form: Format
+    budget_tokens: int
+    allowed_tokens: int
+
+    @property
+    def fim(self) -> Fim:
+        return self.served.fim
+
+
+@dataclass(frozen=True)
+class EditAnswer:
+    """What a model answered, whole, with its tokens where the engine reports them."""
+
+    text: str
+    tokens: tuple[AnswerToken, ...]
+
+
+def asking(served: Served | None, settings: NextEditSettings) -> Asking | None:
+    """Whether the served model is to be asked, and how.
+
+    None while no model is loaded (a next edit loads none), while memory allows only short prompts,
+    and for a model that the settings leave out.
+    """
+    if served is None or settings.model == "off":
+        return None
+    from context.edits import model_edits
+
+    form = model_edits.format_for(served.info.name)
+    if form is None and settings.model == "on":
+        form = model_edits.formats()[model_edits.GENERIC]
+    if form is None:
+        return None
+    allowed = served.prompt_tokens(_SHARE * settings.context_tokens, _MOST_ANSWER_TOKENS)
+    budget_tokens = min(settings.context_tokens, allowed // _SHARE)
+    if budget_tokens < min(_LEAST_TOKENS, settings.context_tokens):
+        return None
+    return Asking(served, form, budget_tokens, allowed)
+
+
+async def answer(
+    backend: Backend, how: Asking, prompt: EditPrompt, document: str
+) -> EditAnswer | None:
+    """The model's answer; None where it is cut or the request fails, which is logged only.
+
+    Every other request goes first. Cancelling the call ends the generation.
+    """
+    from assistant.client import CompletionRequest
+    from assistant.engine.types import Priority, StopReason
+    from context.edits import model_edits
+
+    fim = how.fim
+    ids = list(fim.start)
+    for part in prompt.parts(fim.special):
+        ids += [part] if isinstance(part, int) else fim.counter.encode(part)
+    most = min(model_edits.answer_tokens(prompt, fim.counter.count), _MOST_ANSWER_TOKENS)
+    request = CompletionRequest(
+        prompt=fim.body(ids),
+        max_tokens=most,
+        temperature=0.0,
+        stop=prompt.stop,
+        document=document,
+        priority=Priority.BACKGROUND,
+        time_limit_ms=_LIMIT_MS,
+        budget_tokens=how.allowed_tokens,
+        prompt_model=how.served.info.name,
+        n_probs=1,
+    )
+    text, tokens = "", []
+    try:
+        async with aclosing(backend.complete(request)) as stream:
+            async for chunk in stream:
+                text += chunk.content
+                tokens += [
+                    model_edits.AnswerToken(bytes(one.bytes), one.logprob)
+                    for one in chunk.completion_probabilities
+                ]
+                if chunk.stop and chunk.stop_reason not in {StopReason.EOS, StopReason.STOP_TEXT}:
+                    return None
+    except UnderkeelError as error:
+        _log.info("no next edit from the model, for an error of kind %s", error.code)
+        return None
+    return EditAnswer(text, tuple(tokens))
