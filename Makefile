@@ -66,8 +66,8 @@ bench-threads: models ## Prefill and decode by number of threads and batch size
 bench-shifting: models ## What shifting KV cells after an edit would save and cost
 	@PYTHONPATH=. $(BIN)/python tests/benchmarks/shifting.py --save
 
-bench-edits: env ## Precision of next edits on the changes between releases of real packages
-	@PYTHONPATH=. $(BIN)/python tests/benchmarks/edits.py --save
+bench-edits: env ## Next edits on the changes between releases of real packages (MODEL=name asks a model too)
+	@PYTHONPATH=. $(BIN)/python tests/benchmarks/edits.py $(if $(MODEL),--model $(MODEL)) --save
 
 bench-cancellation: models ## How soon a cancelled request frees the engine
 	@PYTHONPATH=. $(BIN)/python tests/benchmarks/cancellation.py --save

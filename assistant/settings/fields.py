@@ -424,15 +424,15 @@ class NextEditSettings(msgspec.Struct, frozen=True, kw_only=True):
     model: Annotated[
         Literal["auto", "on", "off"],
         Rule(
-            meaning="Edits by the served model where the rules find none: auto asks only a model"
-            " that was trained for next edits.",
+            meaning="Request edits from the served model where the rules find none; auto does so"
+            " only with a model that was trained for next edits.",
             choices=("auto", "on", "off"),
         ),
     ] = "auto"
     context_tokens: Annotated[
         int,
         Rule(
-            meaning="Longest prompt for such an edit; at most half of the current budget is used.",
+            meaning="Longest prompt for such an edit. While memory is short none is made.",
             unit="tokens",
             least=128,
             most=1_048_576,

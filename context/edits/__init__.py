@@ -1,9 +1,10 @@
-"""What was edited, and the edits that follow from it without a model. Pure."""
+"""What was edited, and the edits that follow from it, by rules or by a model. Pure."""
 
 __all__ = [
     "gate",
     "history",
     "imports",
+    "model_edits",
     "project",
     "renames",
     "siblings",

@@ -304,7 +304,10 @@ def _region(scene: Scene, form: Format) -> tuple[int, int]:
     """First line of the region and the line after it."""
     line = scene.line_of(scene.cursor)
     first = max(0, line - form.above)
-    stop = min(len(scene.lines), line + form.below + 1)
+    last = len(scene.lines)
+    if not scene.lines[-1] and line < last - 1:
+        last -= 1  # what follows the last line end is no line
+    stop = min(last, line + form.below + 1)
     root = scene.source.tree.root
     if not form.syntax or root is None:
         return first, stop
@@ -359,5 +362,7 @@ def _split(template: str) -> tuple[str, ...]:
 
 
 def _format(name: str, values: Mapping[str, Any]) -> Format:
-    known = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
+    known: dict[str, Any] = {
+        key: tuple(one) if isinstance(one, list) else one for key, one in values.items()
+    }
     return Format(name=name, **known)

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_SHARE = 2
-"""At most this part of the budget is used: typing keeps the rest of the cells."""
 _LEAST_TOKENS = 256
 _MOST_ANSWER_TOKENS = 1024
 _LIMIT_MS = 20_000
@@ -31,13 +29,11 @@ class Asking:
     Attributes:
         form: the prompt's format.
         budget_tokens: the longest prompt.
-        allowed_tokens: the budget of the moment, of which that is a part.
     """
 
     served: Served
     form: Format
     budget_tokens: int
-    allowed_tokens: int
 
     @property
     def fim(self) -> Fim:
@@ -55,10 +51,12 @@ class EditAnswer:
 def asking(served: Served | None, settings: NextEditSettings) -> Asking | None:
     """Whether the served model is to be asked, and how.
 
-    None while no model is loaded (a next edit loads none), while memory allows only short prompts,
-    and for a model that the settings leave out.
+    None while no model is loaded (a next edit loads none), while memory is short, so that what is
+    left is for typing, and for a model that the settings leave out.
     """
     if served is None or settings.model == "off":
+        return None
+    if served.budget is not None and served.budget.level:
         return None
     from context.edits import model_edits
 
@@ -67,11 +65,10 @@ def asking(served: Served | None, settings: NextEditSettings) -> Asking | None:
         form = model_edits.formats()[model_edits.GENERIC]
     if form is None:
         return None
-    allowed = served.prompt_tokens(_SHARE * settings.context_tokens, _MOST_ANSWER_TOKENS)
-    budget_tokens = min(settings.context_tokens, allowed // _SHARE)
+    budget_tokens = served.prompt_tokens(settings.context_tokens, _MOST_ANSWER_TOKENS)
     if budget_tokens < min(_LEAST_TOKENS, settings.context_tokens):
         return None
-    return Asking(served, form, budget_tokens, allowed)
+    return Asking(served, form, budget_tokens)
 
 
 async def answer(
@@ -98,7 +95,7 @@ async def answer(
         document=document,
         priority=Priority.BACKGROUND,
         time_limit_ms=_LIMIT_MS,
-        budget_tokens=how.allowed_tokens,
+        budget_tokens=how.budget_tokens,
         prompt_model=how.served.info.name,
         n_probs=1,
     )

@@ -126,7 +126,9 @@ class NextEdits:
         found = await self._session.prompts.study_workspace(
             uri,
             where.text,
-            lambda workspace, studied: self._look(tracked, workspace, studied, where, others, how),
+            lambda workspace, studied: self._look(
+                tracked, workspace, studied, where, others=others, how=how
+            ),
             language_id=document.language,
         )
         if document.version != asked:
@@ -176,7 +178,55 @@ class NextEdits:
             if document.uri != uri:
                 yield path, document.text
 
+    async def _by_model(
+        self, tracked: _Tracked, how: Asking, prompt: EditPrompt, where: DocumentRange
+    ) -> _Judged | None:
+        """The model's edit, if it passes the gate. A prompt is answered once."""
+        known = tracked.answered
+        if known is None or known[0] != prompt.text:
+            made = await answer(self._session.backend, how, prompt, f"{where.uri}#next-edit")
+            if made is None:
+                return None
+            known = tracked.answered = prompt.text, made
+        made = known[1]
+        return await self._session.prompts.study(
+            where.uri,
+            where.text,
+            lambda studied: self._judge_answer(tracked, studied, where, prompt, made),
+            language_id=where.language,
+        )
+
     # In the prompts' thread.
+
+    def _judge_answer(
+        self,
+        tracked: _Tracked,
+        document: Document,
+        where: DocumentRange,
+        prompt: EditPrompt,
+        made: EditAnswer,
+    ) -> _Judged | None:
+        from context.edits import gate, model_edits
+        from context.edits.types import Scene
+
+        source, history = document.source, tracked.history
+        if source is None or history is None or tracked.pending or self.settings is None:
+            return None
+        scene = Scene(document, source, where.start, history.hunks)
+        edit = model_edits.edit_in(prompt, made.text, scene)
+        if edit is None:
+            return None
+        moment = gate.Moment(
+            document.path,
+            where.text,
+            scene.line_of(where.start),
+            history.hunks,
+            history.undone,
+            self._rejected.keys(),
+            model_edits.confidence(prompt, made.tokens),
+        )
+        passes = gate.judge(edit, moment).passes(gate.Level(self.settings.level))
+        return (edit, gate.key(where.text, edit)) if passes else None
 
     def _look(
         self,
@@ -184,9 +234,11 @@ class NextEdits:
         workspace: Workspace | None,
         document: Document,
         where: DocumentRange,
+        *,
         others: dict[Path, str],
-    ) -> list[tuple[NextEdit, tuple[str, str]]]:
-        from context.edits import gate
+        how: Asking | None,
+    ) -> _Look:
+        from context.edits import gate, model_edits
         from context.edits.history import History
         from context.edits.project import IndexedFiles
         from context.edits.types import Scene

@@ -1,6 +1,6 @@
 """Next edits on real edit chains: successive releases of packages, the last change predicted.
 
-Usage: python tests/benchmarks/edits.py [--save] [--folder WHEELS]
+Usage: python tests/benchmarks/edits.py [--save] [--folder WHEELS] [--model NAME]
 
 The packages of `edits_packages.txt` (name, version, hash) are downloaded by pip from the configured
 index. A chain is a file that two releases share: its changed places from top to bottom, all but the
@@ -39,6 +39,7 @@ from context.syntax.document import Document
 _HERE = Path(__file__).parent
 _PACKAGES = _HERE / "edits_packages.txt"
 _RESULT = _HERE / "results" / "edits.json"
+_MODEL_RESULT = _HERE / "results" / "edits_model.json"
 _MOST_HUNKS = 8
 _LONGEST_FILE = 700
 _LONGEST_HUNK = 20
@@ -247,6 +248,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--save", action="store_true", help="keep the result")
     parser.add_argument("--folder", type=Path, help="wheels that are there already")
+    parser.add_argument("--model", help="measure this model too, by catalogue name or file")
+    parser.add_argument("--limit", type=int, default=60, help="chains that the model is asked")
     chosen = parser.parse_args()
     made = head("edits", variant="rules with the gate, level normal, no index")
     with tempfile.TemporaryDirectory() as temporary:
@@ -255,6 +258,14 @@ def main() -> None:
             folder = Path(temporary)
             download(folder)
         publish({**made, **measure(folder)}, _RESULT, save=chosen.save)
+        if chosen.model:
+            import edits_model
+
+            from assistant.models.catalogue import resolve
+
+            made = head("edits by a model", variant="no index")
+            found = edits_model.measure(list(chains(folder)), chosen.limit, resolve(chosen.model))
+            publish({**made, **found}, _MODEL_RESULT, save=chosen.save)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,216 @@
+"""Prompts for next-edit models, and what is made of their answers."""
+
+from __future__ import annotations
+
+import math
+import random
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from context.edits import gate, model_edits
+from context.edits.history import History, between
+from context.edits.model_edits import AnswerToken, EditPrompt
+from context.edits.types import NextEdit, Scene
+from context.syntax.document import Document
+
+_GOLDEN: dict[str, str] = tomllib.loads(
+    Path(__file__).with_name("model_prompts.toml").read_text("utf-8")
+)
+BEFORE = """import math
+
+
+def area(r):
+    return math.pi * r ** 2
+
+
+def volume(r):
+    return 4 / 3 * math.pi * r ** 3
+"""
+AFTER = BEFORE.replace(
+    "def area(r):\n    return math.pi * r ", "def area(radius):\n    return math.pi * radius "
+)
+
+
+def scene(before: str, after: str, cursor: int | None = None, path: str = "shapes.py") -> Scene:
+    document = Document("/p", path, after)
+    changed = between(before.split("\n"), after.split("\n"))
+    assert changed is not None
+    history = History()
+    history.changed(*changed)
+    source = document.source
+    assert source is not None
+    return Scene(
+        document, source, after.index("radius **") if cursor is None else cursor, history.hunks
+    )
+
+
+def prompt(family: str, seen: Scene | None = None, budget_tokens: int = 10_000) -> EditPrompt:
+    form = model_edits.formats()[family]
+    made = model_edits.prompt_for(seen or scene(BEFORE, AFTER), form, budget_tokens, len)
+    assert made is not None
+    return made
+
+
+@pytest.mark.parametrize("family", model_edits.formats())
+def test_a_prompt_is_as_in_the_golden_file(family: str) -> None:
+    assert prompt(family).text == _GOLDEN[family]
+
+
+@pytest.mark.parametrize(
+    ("model", "family"),
+    [
+        ("sweep-next-edit-1.5b", "sweep"),
+        ("Sweep Next Edit 0.5B", "sweep"),
+        ("zeta-2.1-Q4_K_M", "zeta-2-1"),
+        ("zeta-2", "zeta-2"),
+        ("Zeta", "zeta-1"),
+        ("instinct", "instinct"),
+    ],
+)
+def test_a_family_is_known_by_the_models_name(model: str, family: str) -> None:
+    found = model_edits.format_for(model)
+    assert found is not None and found.name == family
+
+
+def test_other_models_were_not_trained_for_it() -> None:
+    assert model_edits.format_for("Qwen2.5 Coder 0.5B Instruct") is None
+
+
+def test_control_tokens_count_in_the_format_only() -> None:
+    text = BEFORE.replace("import math", "import math  # <|file_sep|>")
+    seen = scene(text, text.replace("area(r)", "area(radius)"), 0)
+    parts = prompt("sweep", seen).parts({"<|file_sep|>": 7, "<|unused|>": 8})
+    assert parts.count(7) == 5
+    assert any(isinstance(one, str) and "# <|file_sep|>" in one for one in parts)
+    texts = ["<|file_sep|>" if one == 7 else str(one) for one in parts]
+    assert "".join(texts) == prompt("sweep", seen).text
+
+
+def applied(seen: Scene, edit: NextEdit) -> str:
+    return seen.text[: edit.start] + edit.text + seen.text[edit.stop :]
+
+
+ANSWERS = {
+    "sweep": "{}<|file_sep|>more",
+    "zeta-2-1": "<|marker_1|>\n{}<|marker_2|>\n",
+    "zeta-2": "{}>>>>>>> UPDATED\n",
+    "zeta-1": "<|editable_region_start|>\n{}<|editable_region_end|>\n```",
+    "instinct": "<|editable_region_start|>\n{}<|editable_region_end|>",
+    "generic": "{}```\nMore text.",
+}
+
+
+@pytest.mark.parametrize("family", model_edits.formats())
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("    return math.pi * radius ** 2\n", "    return math.pi * radius**2\n"),
+        ("    return math.pi * radius ** 2\n", ""),
+        ("def area(radius):\n", "# Of a circle.\ndef area(radius):\n"),
+        ("radius ** 2\n", "radius ** 2\n\n    # end\n"),
+    ],
+)
+def test_the_edit_makes_the_text_of_the_answer(family: str, old: str, new: str) -> None:
+    seen = scene(BEFORE, AFTER)
+    made = prompt(family, seen)
+    assert old in made.region
+    answer = ANSWERS[family].format(made.region.replace(old, new))
+    edit = model_edits.edit_in(made, answer, seen)
+    assert edit is not None and applied(seen, edit) == AFTER.replace(old, new)
+
+
+@pytest.mark.parametrize("family", model_edits.formats())
+def test_an_answer_without_a_change_is_no_edit(family: str) -> None:
+    seen = scene(BEFORE, AFTER)
+    made = prompt(family, seen)
+    for answer in (ANSWERS[family].format(made.region), made.region, "", "\n"):
+        assert model_edits.edit_in(made, answer, seen) is None
+    if made.format.unchanged:
+        assert model_edits.edit_in(made, made.format.unchanged, seen) is None
+
+
+def test_the_cursor_mark_is_not_part_of_the_edit() -> None:
+    seen = scene(BEFORE, AFTER)
+    made = prompt("zeta-2", seen)
+    answer = made.region.replace("** 2", "** 2.0").replace("area", "ar<|user_cursor|>ea")
+    edit = model_edits.edit_in(made, answer, seen)
+    assert edit is not None and "<|" not in applied(seen, edit)
+
+
+def test_confidence_is_that_of_the_changed_tokens() -> None:
+    made = prompt("zeta-2-1")
+    start, end = made.region.split("** 2")
+    tokens = [AnswerToken(one.encode(), -9.0) for one in ("<|marker_1|>", "\n", start)]
+    tokens += [AnswerToken(b"**", math.log(0.5)), AnswerToken(b"2", math.log(0.5))]
+    tokens += [AnswerToken(one.encode(), -9.0) for one in (end, "<|marker_2|>")]
+    assert model_edits.confidence(made, tokens) == pytest.approx(0.5)
+    assert model_edits.confidence(made, []) == made.format.confidence
+
+
+def test_confidence_in_a_deletion_is_that_of_the_token_after_it() -> None:
+    made = prompt("sweep")
+    before, _, after = made.region.partition("    return math.pi * radius ** 2\n")
+    tokens = [AnswerToken(before.encode(), -9.0), AnswerToken(after.encode(), math.log(0.25))]
+    assert model_edits.confidence(made, tokens) == pytest.approx(0.25)
+
+
+def test_a_prompt_keeps_to_its_budget_by_showing_less() -> None:
+    text = "".join(f"name_{number} = {number}\n" for number in range(400))
+    seen = scene(text, text.replace("name_200 ", "title_200 "), text.index("name_200 "))
+    lengths = []
+    for budget in (20_000, 4000, 2500, 1500):
+        made = model_edits.prompt_for(seen, model_edits.formats()["zeta-2"], budget, len)
+        assert made is not None and len(made.text) <= budget
+        lengths.append(len(made.text))
+    assert lengths == sorted(lengths, reverse=True)
+    assert model_edits.prompt_for(seen, model_edits.formats()["zeta-2"], 200, len) is None
+
+
+def test_most_of_a_prompt_stays_while_the_cursor_moves() -> None:
+    text = "".join(f"name_{number} = {number}\n" for number in range(400))
+    after = text.replace("name_200 ", "title_200 ")
+    first, second = (
+        prompt("sweep", scene(text, after, after.index(name))).text
+        for name in ("title_200", "name_203 ")
+    )
+    same = next(at for at in range(len(first)) if first[at] != second[at])
+    assert same > 0.6 * len(first)
+
+
+def test_a_secret_never_enters_a_prompt() -> None:
+    secret = "ghp_" + "A1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q7r8"
+    text = BEFORE + f'\n\n\n\n\n\n\n\n\n\n\n\n\n\n\nTOKEN = "{secret}"\n'
+    after = text.replace("def area(r)", "def area(radius)")
+    for family in model_edits.formats():
+        assert secret not in prompt(family, scene(text, after, 40)).text
+    near = after.index("TOKEN")
+    form = model_edits.formats()["sweep"]
+    assert model_edits.prompt_for(scene(text, after, near), form, 9999, len) is None
+    typed = scene(BEFORE, BEFORE.replace("import math", f"import math\nK = '{secret}'"), 140)
+    for family, form in model_edits.formats().items():
+        made = model_edits.prompt_for(typed, form, 9999, len)
+        assert made is None or secret not in made.text, family
+
+
+def test_a_fence_in_the_text_gets_a_longer_one() -> None:
+    text = '"""Use it.\n\n```\nf()\n```\n"""\n' + BEFORE
+    made = prompt("generic", scene(text, text.replace("area(r)", "area(radius)"), 0))
+    assert made.stop == ("`````",) and made.text.endswith("`````\n")
+
+
+def test_any_answer_is_read_without_an_error() -> None:
+    rng = random.Random(1)
+    seen = scene(BEFORE, AFTER)
+    for family, form in model_edits.formats().items():
+        made = prompt(family, seen)
+        pieces = [*made.region, *form.ends, *form.begins, form.cursor, "\r\n", "\n\n", "é", "```"]
+        for _ in range(200):
+            answer = "".join(rng.choices(pieces, k=rng.randrange(40)))
+            edit = model_edits.edit_in(made, answer, seen)
+            if edit is not None:
+                assert 0 <= edit.start <= edit.stop <= len(seen.text)
+                gate.judge(edit, gate.Moment("shapes.py", seen.text, 3))
+            tokens = [AnswerToken(one.encode(), -rng.random()) for one in answer]
+            assert 0 <= model_edits.confidence(made, tokens) <= 1

@@ -1,0 +1,142 @@
+"""Next edits by the served model: when it is asked, and what becomes of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from editing import URI, Editing, PlayedClient
+
+from assistant.engine.types import Priority
+from assistant.settings import NextEditSettings
+from assistant.wire import BudgetNow, CompletionRequest
+from lsp.next_edit.suggester import NextEdits
+
+TEXT = "def first(a):\n    log(a)\n\n\ndef second(b):\n    check(b)‸\n    run(b)\n"
+HERE = (5, 20)
+Test = Callable[[Editing, NextEdits], Awaitable[None]]
+
+
+def play(words: Path, test: Test, client: PlayedClient | None = None, **settings: str) -> None:
+    async def main() -> None:
+        editing = Editing(client or PlayedClient(words), TEXT)
+        edits = NextEdits(editing.session)
+        edits.settings = NextEditSettings(**({"model": "on"} | settings))  # type: ignore[arg-type]
+        await editing.session.backend.served()
+        editing.type(" or stop")
+        editing.client.reply = changing("run(b)", "run(b, 1)")
+        await test(editing, edits)
+        await editing.session.aclose()
+
+    asyncio.run(main())
+
+
+def changing(old: str, new: str) -> Callable[[CompletionRequest], str]:
+    """Answers with the region, a part of it replaced."""
+    text = TEXT.replace("‸", " or stop").replace(old, new)
+    region = text.partition("\n")[2]  # four lines above the cursor's
+
+    def reply(_: CompletionRequest) -> str:
+        return region + "```\n"
+
+    return reply
+
+
+async def found(editing: Editing, edits: NextEdits) -> list[str]:
+    return [one.text for one in await edits.find(URI, editing.version, HERE)]
+
+
+def test_the_model_is_asked_where_the_rules_find_nothing(dense_model: Path) -> None:
+    async def test(editing: Editing, edits: NextEdits) -> None:
+        (offer,) = await edits.find(URI, editing.version, HERE)
+        assert (offer.text, offer.start, offer.end) == ("    run(b, 1)", (6, 0), (6, 10))
+        (request,) = editing.client.requests
+        assert request.priority is Priority.BACKGROUND and request.stop == ("```",)
+        assert len(request.prompt) <= request.budget_tokens
+
+    play(dense_model, test, level="eager")
+
+
+def test_a_prompt_is_answered_once(dense_model: Path) -> None:
+    async def test(editing: Editing, edits: NextEdits) -> None:
+        assert await found(editing, edits) == await found(editing, edits) != []
+        assert len(editing.client.requests) == 1
+
+    play(dense_model, test, level="eager")
+
+
+def test_a_rejected_edit_is_not_offered_again(dense_model: Path) -> None:
+    async def test(editing: Editing, edits: NextEdits) -> None:
+        (offer,) = await edits.find(URI, editing.version, HERE)
+        edits.rejected(offer.id)
+        assert await found(editing, edits) == []
+
+    play(dense_model, test, level="eager")
+
+
+def test_an_unsure_edit_is_not_shown(dense_model: Path) -> None:
+    async def test(editing: Editing, edits: NextEdits) -> None:
+        assert await found(editing, edits) == []  # the generic format's fixed confidence is 0.4
+        assert editing.client.requests
+
+    play(dense_model, test, level="normal")
+
+
+@pytest.mark.parametrize("settings", [{"model": "auto"}, {"model": "off"}])
+def test_a_model_that_was_not_trained_for_it_is_not_asked(
+    dense_model: Path, settings: dict[str, str]
+) -> None:
+    async def test(editing: Editing, edits: NextEdits) -> None:
+        assert await found(editing, edits) == []
+        assert not editing.client.requests
+
+    play(dense_model, test, None, **settings)
+
+
+def test_nothing_is_asked_while_memory_is_short(dense_model: Path) -> None:
+    async def test(editing: Editing, edits: NextEdits) -> None:
+        assert await found(editing, edits) == []
+        assert not editing.client.requests
+
+    client = PlayedClient(dense_model, budget=BudgetNow(tokens=512, level=1, reason="little VRAM"))
+    play(dense_model, test, client)
+
+
+def test_typing_ends_the_generation(dense_model: Path) -> None:
+    async def test(editing: Editing, edits: NextEdits) -> None:
+        editing.client.gate.clear()
+        asked = asyncio.create_task(found(editing, edits))
+        await editing.client.asked.wait()
+        editing.type("x")
+        asked.cancel()  # as an editor does when the text changes
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        assert editing.client.closed == 1
+        editing.client.gate.set()
+
+    play(dense_model, test)
+
+
+def test_an_answer_for_text_that_has_changed_is_dropped(dense_model: Path) -> None:
+    async def test(editing: Editing, edits: NextEdits) -> None:
+        editing.client.gate.clear()
+        asked = asyncio.create_task(found(editing, edits))
+        await editing.client.asked.wait()
+        editing.type("x")
+        editing.client.gate.set()
+        assert await asked == []
+
+    play(dense_model, test, level="eager")
+
+
+def test_a_failing_daemon_is_no_error_for_the_editor(dense_model: Path) -> None:
+    from assistant.errors import OverloadedError
+
+    async def test(editing: Editing, edits: NextEdits) -> None:
+        editing.client.failures = [OverloadedError("too many requests wait")]
+        assert await found(editing, edits) == []
+        assert not editing.editor.messages
+
+    play(dense_model, test)
