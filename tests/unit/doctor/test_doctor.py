@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from assistant import __version__, paths
 from assistant.cli import build_app
 from assistant.client import ServiceState, Status
-from assistant.doctor import Level, checks, examination, examine, hardware
+from assistant.doctor import Level, checks, examination, examine
 from assistant.doctor.checks import Finding
 from assistant.install.machine import Backend, Gpu, Machine, Vendor
 from assistant.llama.spec import BackendDevice, DeviceKind, Processors
@@ -210,7 +210,7 @@ def test_a_check_that_fails_is_a_finding_and_the_others_go_on(
     def broken() -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr(hardware, "python", broken)
+    monkeypatch.setattr(checks, "python", broken)
     found = list(examine())
     assert "ZeroDivisionError" in found[0].message and found[0].level is Level.FAIL
     assert {"memory", "disk", "settings", "socket", "model", "log"} <= {one.check for one in found}
