@@ -181,6 +181,11 @@ def canonical_id(language_id: str) -> str:
     return plain
 
 
+def is_known_id(language_id: str) -> bool:
+    """Whether the table of ids has a language that some editor calls `language_id`."""
+    return canonical_id(language_id) in _ids()[0]
+
+
 def language_of_id(language_id: str) -> Language | None:
     """The language with an editor's language id; None for one without a grammar here."""
     name = canonical_id(language_id)
@@ -194,7 +199,7 @@ def language_for(path: str, text: str = "", language_id: str = "") -> Language |
     nobody knows it, and for plain text, which editors call every file that they do not know.
     """
     name = canonical_id(language_id)
-    if name in _ids()[0] and name != "plaintext":
+    if is_known_id(name) and name != "plaintext":
         return language_of_id(name)
     found = _by_path(path)
     if found is not None and found.other_if and _other(found, text):

@@ -10,7 +10,7 @@ from context import Definition, Document, Kind
 from context.syntax.text import line_end, line_start
 from lsp.actions import conventions
 from lsp.actions.document_range import DocumentRange
-from lsp.documents.site import language
+from lsp.documents.languages import embedded_id, language
 from lsp.documents.uri import path_of
 
 _LONGEST_TITLE = 72
@@ -240,7 +240,9 @@ def facts_of(document: Document, document_range: DocumentRange) -> RangeFacts:
         definition=definition.name if definition is not None else "",
         documentable=conventions.comment_style_of(document) is not None,
         testable=testable,
-        instruction=_instruction(block, document_range.language),
+        instruction=_instruction(
+            block, embedded_id(document_range.language, document_range.text[: document_range.start])
+        ),
         blank=not block.strip(),
     )
 

@@ -28,6 +28,7 @@ from lsp.completion.suggestion import (
 )
 from lsp.daemon.backend import Backend
 from lsp.documents.document import Change, Document, Encoding, Place, body
+from lsp.documents.languages import is_listed
 from lsp.documents.site import Site
 from lsp.documents.uri import Notebooks, earlier_text, normal, path_of
 
@@ -213,7 +214,9 @@ class Session:
     def wanted(self, language: str) -> bool:
         """Whether documents of a language get suggestions."""
         settings = self.settings
-        return settings is not None and settings.enabled and language not in settings.languages_off
+        if settings is None or not settings.enabled:
+            return False
+        return not is_listed(language, settings.languages_off)
 
     async def suggest(
         self, uri: str, position: Position, *, invoked: bool, selected: Selected | None = None

@@ -142,9 +142,9 @@ def _dedented(answer: str, start: int, line: str, site: Site, *, ended: bool) ->
             return None
         if named in known:
             return None
-    elif closes(site.line_prefix, before, line, site.language_id):
+    elif closes(site.line_prefix, before, line, site.code_language_id):
         return start + len(line.rstrip())
-    elif named in _BRANCHES and continues(site.line_prefix, before, line, site.language_id):
+    elif named in _BRANCHES and continues(site.line_prefix, before, line, site.code_language_id):
         return -1
     if not closing or closes_more(site.line_prefix + answer[:stop]):
         return 0

@@ -1,111 +1,14 @@
-"""Where a suggestion goes, how far it should reach there, and what its language requires. Pure."""
+"""Where a suggestion goes, and how far it should reach there. Pure."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache, cached_property
-from typing import Any
+from functools import cached_property
+
+from lsp.documents.languages import Language, embedded_id, language
 
 _LOOK_CHARS = 1 << 14
-
-
-@dataclass(frozen=True)
-class Language:
-    """See `languages.toml`."""
-
-    comment: tuple[str, ...] = ()
-    opens: tuple[str, ...] = ()
-    opening: re.Pattern[str] | None = None
-    block: tuple[str, ...] = ()
-    code: tuple[str, ...] = ()
-    tabs: re.Pattern[str] | None = None
-
-    def is_comment(self, line: str) -> bool:
-        """Whether a line, outside a comment of several lines, starts with a comment."""
-        start = line.lstrip()
-        if not start or start.startswith(self.code):
-            return False
-        return start.startswith((*self.comment, *self.block[:1]))
-
-    def in_comment(self, text: str) -> bool:
-        """Whether a comment of several lines is open at the end of `text`."""
-        if not self.block:
-            return False
-        opener, closer = self.block
-        return text.rfind(opener) > text.rfind(closer)
-
-    def only_comments(self, text: str, before: str = "") -> bool:
-        """Whether `text`, which follows `before`, has no line with anything but comments.
-
-        `text` starts at the start of a line.
-        """
-        opener, closer = self.block or ("", "")
-        inside = self.in_comment(before[-_LOOK_CHARS:])
-        for line in text.split("\n"):
-            rest = line
-            while rest.strip():
-                if inside:
-                    _, ended, rest = rest.partition(closer)
-                    inside = not ended
-                elif not self.is_comment(rest):
-                    return False
-                elif opener and rest.lstrip().startswith(opener):
-                    inside, rest = True, rest.lstrip()[len(opener) :]
-                else:
-                    break
-        return True
-
-    def opens_block(self, line: str) -> bool:
-        """Whether a deeper block follows after this line."""
-        words = line.rstrip()
-        if words.endswith(("{", "(", "[", "=>")):
-            return True
-        if self.opening is not None and self.opening.search(words):
-            return True
-        for mark in self.opens:
-            if words.endswith(mark):
-                before = words[: -len(mark)]
-                return not (mark[0].isalpha() and before[-1:].isalnum())
-        return False
-
-
-@cache
-def language(name: str) -> Language:
-    """The table's row for an editor's language id; a default for those that it does not have."""
-    from context.syntax.language import canonical_id
-
-    rows = _rows()
-    return rows.get(canonical_id(name), rows["default"])
-
-
-@cache
-def _table() -> dict[str, Any]:
-    import tomllib
-    from importlib import resources
-
-    return tomllib.loads((resources.files("lsp.documents") / "languages.toml").read_text("utf-8"))
-
-
-@cache
-def _rows() -> dict[str, Language]:
-    table = {name: row for name, row in _table().items() if name != "alias"}
-    aliases: dict[str, list[str]] = _table()["alias"]
-    rows = {
-        name: Language(
-            comment=tuple(row["comment"]),
-            opens=tuple(row["opens"]),
-            opening=re.compile(row["opening"]) if "opening" in row else None,
-            block=tuple(row.get("block", ())),
-            code=tuple(row.get("code", ())),
-            tabs=re.compile(row["tabs"]) if "tabs" in row else None,
-        )
-        for name, row in table.items()
-    }
-    return rows | {alias: rows[name] for name, names in aliases.items() for alias in names}
-
-
 _CLOSERS = ")]}>\"'`;:, \t"
 
 
@@ -151,9 +54,15 @@ class Site:
         """UTF-8 bytes of `text` before the cursor."""
         return len(self.prefix.encode())
 
-    @property
+    @cached_property
+    def code_language_id(self) -> str:
+        """VS Code's id of the language at the cursor: of code in another language's document, such
+        as a script in HTML or a fenced block in Markdown, else the document's."""
+        return embedded_id(self.language_id, self.prefix)
+
+    @cached_property
     def language(self) -> Language:
-        return language(self.language_id)
+        return language(self.code_language_id)
 
     @cached_property
     def line_prefix(self) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from lsp.actions.document_range import DocumentRange
 from lsp.documents.document import Place, to_units
+from lsp.documents.languages import is_listed
 from lsp.next_edit.model import Asking, EditAnswer, answer, asking
 
 if TYPE_CHECKING:
@@ -164,7 +165,9 @@ class NextEdits:
 
     def _wanted(self, language: str) -> bool:
         settings = self.settings
-        return settings is not None and settings.enabled and language not in settings.languages_off
+        if settings is None or not settings.enabled:
+            return False
+        return not is_listed(language, settings.languages_off)
 
     def _edited(self, uri: str, first: int, old: list[str] | None, new: list[str]) -> None:
         self._tracked.setdefault(uri, _Tracked()).pending.append((first, old, new))

@@ -10,6 +10,8 @@ _PAIRS = {")": "(", "]": "[", "}": "{"}
 _ANGLE_OPEN = re.compile(r"(?<=\w)<(?![<=\s])|(?<=::)<")
 _ANGLE_CLOSE = re.compile(r"(?<![-=<>\s])>")
 _MOST_CHARS = 1 << 15
+_LINE_CHARS = 1 << 12
+"""How much of the cursor's line is looked at on either side."""
 _ONLY_CLOSING = re.compile(r"[\])}]+[;,]?")
 
 
@@ -23,7 +25,10 @@ def balance_brackets(text: str, site: Site) -> str:
     if not site.line_suffix.strip():
         return _without_what_is_closed_below(text, site)
     line = f"{site.line_prefix}{text}{site.line_suffix}"
-    if any(char in text for char in _PAIRS) and statements(line.lstrip(), site.language_id) > 0:
+    if (
+        any(char in text for char in _PAIRS)
+        and statements(line.lstrip(), site.code_language_id) > 0
+    ):
         return text  # the grammar knows every string, character and regular expression
     room = _open_at_cursor(site)
     stack: list[str] = []
@@ -88,7 +93,7 @@ def statements(text: str, language_id: str) -> int:
 
 def closes_more(text: str, closers: str = ")]}") -> bool:
     """Whether brackets of one of these kinds are closed more often than opened in `text`."""
-    chars = [char for _, char in _code(text)]
+    chars = text if len(text) > _MOST_CHARS else [char for _, char in _code(text)]
     return any(chars.count(closer) > chars.count(_PAIRS[closer]) for closer in closers)
 
 
@@ -107,13 +112,13 @@ def unclosed(text: str) -> list[str]:
 def _open_at_cursor(site: Site) -> dict[str, int]:
     """How many brackets of each kind the line has opened and not closed, on both sides."""
     room = dict.fromkeys(_PAIRS.values(), 0)
-    for _, char in _code(site.line_prefix):
+    for _, char in _code(site.line_prefix[-_LINE_CHARS:]):
         if char in room:
             room[char] += 1
         elif char in _PAIRS:
             room[_PAIRS[char]] = max(room[_PAIRS[char]] - 1, 0)
     depth = dict.fromkeys(room, 0)
-    for _, char in _code(site.line_suffix):
+    for _, char in _code(site.line_suffix[:_LINE_CHARS]):
         if char in depth:
             depth[char] += 1
         elif char in _PAIRS:
@@ -128,21 +133,27 @@ def _code(text: str) -> list[tuple[int, str]]:
     """The characters outside of strings that close on their line, each with its place."""
     found: list[tuple[int, str]] = []
     at = 0
+    open_until = dict.fromkeys("\"'`", 0)  # up to there no string of the quote closes on its line
     while at < len(text):
         char = text[at]
-        if char in "\"'`" and (end := _string_end(text, at)) > 0:
-            at = end
-            continue
+        if char in open_until and at >= open_until[char]:
+            end, closed = _string_end(text, at)
+            if closed:
+                at = end
+                continue
+            open_until[char] = end
         found.append((at, char))
         at += 1
     return found
 
 
-def _string_end(text: str, start: int) -> int:
-    """Just past the string that starts at `start`; 0 if it does not end on its line."""
+def _string_end(text: str, start: int) -> tuple[int, bool]:
+    """Just past the string that starts at `start`, or the end of its line where it does not close
+    there; whether it does."""
+    quote = text[start]
     at = start + 1
     while at < len(text) and text[at] != "\n":
-        if text[at] == text[start]:
-            return at + 1
+        if text[at] == quote:
+            return at + 1, True
         at += 2 if text[at] == "\\" else 1
-    return 0
+    return min(at, len(text)), False

@@ -3,13 +3,13 @@ ends, invisible characters, trailing blanks."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 
 from lsp import output
+from lsp.documents.languages import Language, language
 from lsp.documents.site import Site, leading_blanks, width
-
-_MARKDOWN = {"markdown", "mdx"}
 
 
 def cut_control_tokens(text: str, site: Site) -> str:
@@ -43,21 +43,34 @@ def strip_trailing_blanks(text: str, site: Site) -> str:
     """`text` without blanks at the ends of its lines, and without line ends at its own.
 
     A blank before the rest of the cursor's line parts two words and stays. So do two blanks at the
-    end of a line in Markdown, where they break the line.
+    end of a line in Markdown, where they break the line, and the one blank that is all of an empty
+    context line of a diff.
     """
-    from context.syntax.language import canonical_id
-
-    hard_breaks = canonical_id(site.language_id) in _MARKDOWN
-    lines = [_stripped(line, hard_breaks=hard_breaks) for line in text.split("\n")]
+    strip = _STRIPS.get(site.code_language_id, _stripped)
+    first, *others = text.split("\n")
+    if site.line_prefix.strip() and not first.strip():  # the blanks before the cursor count too
+        before = site.line_prefix[len(site.line_prefix.rstrip(" \t")) :]
+        first = strip(f"x{before}{first}")[1 + len(before) :]
+    else:
+        first = strip(first)
+    lines = [first, *map(strip, others)]
     last = text.rpartition("\n")[2]
     if site.line_suffix.strip() and last.strip():
         lines[-1] = last
     return "\n".join(lines).rstrip("\n")
 
 
-def _stripped(line: str, *, hard_breaks: bool) -> str:
+def _stripped(line: str) -> str:
+    return line.rstrip(" \t")
+
+
+def _with_line_break(line: str) -> str:
+    """A line of Markdown: two blanks behind its text break it (CommonMark, "Hard line breaks")."""
     stripped = line.rstrip(" \t")
-    return f"{stripped}  " if hard_breaks and stripped and line.endswith("  ") else stripped
+    return f"{stripped}  " if stripped and line.endswith("  ") else stripped
+
+
+_STRIPS = {"markdown": _with_line_break, "mdx": _with_line_break, "diff": str}
 
 
 _DEFAULT_UNIT = 4
@@ -106,32 +119,75 @@ def _columns(line: str, columns: int) -> str:
 
 def _as_document(text: str, site: Site) -> str:
     """Tabs where blocks nearby are indented with tabs, spaces where they are with spaces."""
-    first, *others = text.split("\n")
-    if not others:
-        return text
-    if site.language.tabs is not None:
-        return "\n".join([first, *_recipe_lines(others, site.line_prefix + first, site)])
-    char = _indents_with(site)
+    lines = text.split("\n")
+    kept = [lines.pop(0)] if site.line_prefix else []  # it does not begin with its own indentation
+    if site.language.recipes:
+        *above, last = _above(site)
+        above += [last + kept[0]] if kept else []
+        return "\n".join([*kept, *_with_recipes(lines, above)])
+    char = " " if site.language.spaces else _indents_with(site)
     if char == "\t":
-        return "\n".join([first, *(_with_tabs(line) for line in others)])
-    if char == " ":
-        return "\n".join([first, *(_with_spaces(line, site) for line in others)])
-    return text
+        lines = [_with_tabs(line) for line in lines]
+    elif char == " ":
+        unit = _unit(site)
+        lines = [_with_spaces(line, unit, starts=site.language.spaces) for line in lines]
+    return "\n".join([*kept, *lines])
 
 
-def _recipe_lines(lines: list[str], above: str, site: Site) -> Iterator[str]:
-    """Lines of a makefile: those of a recipe start with one tab, the others stay."""
-    tabs = site.language.tabs
-    assert tabs is not None
-    previous = above if above.strip() else site.previous_line
+def _above(site: Site) -> list[str]:
+    """The lines above the cursor's, and what stands before it in that one."""
+    return site.prefix[-_LOOK_CHARS:].split("\n")[-_LOOK_LINES:]
+
+
+class _Recipes:
+    """Follows the lines of a makefile (GNU make manual, "Rule Syntax" and "Conditionals").
+
+    Attributes:
+        in_recipe: an indented line here is one of a recipe.
+    """
+
+    def __init__(self, language: Language) -> None:
+        self.in_recipe = False
+        self._language = language
+        self._after_blank = False
+        self._continued = False
+        self._in_define = False
+
+    def takes(self, line: str) -> bool:
+        """Go past a line; whether it must start with a tab and does not."""
+        continued, self._continued = self._continued, line.endswith("\\")
+        words = line.strip()
+        if continued or not words:
+            self._after_blank = self._after_blank or not words
+            return False
+        if self._in_define or words.startswith("define "):
+            self._in_define = words != "endef"
+            return False
+        after_blank, self._after_blank = self._after_blank, False
+        if _CONDITIONAL.match(words):
+            self.in_recipe = self.in_recipe and not after_blank
+            return False
+        if line[0] == "\t" or words.startswith("#"):
+            return self.in_recipe and line[0] == " "
+        if line[0] == " " and self.in_recipe and not _ASSIGNMENT.match(words):
+            return True
+        self.in_recipe = self._language.opens_block(line)
+        return False
+
+
+_CONDITIONAL = re.compile(r"(?:ifn?eq|ifn?def|else|endif)\b")
+_ASSIGNMENT = re.compile(
+    r"(?:(?:export|override|-?include|vpath|undefine)\b|[\w.-]+\s*(?:[:?+!]{1,3}=|\s=))"
+)
+
+
+def _with_recipes(lines: list[str], above: list[str]) -> Iterator[str]:
+    """Lines of a makefile: those of a recipe start with a tab, the others stay."""
+    recipes = _Recipes(language("makefile"))
+    for line in above:
+        recipes.takes(line)
     for line in lines:
-        blanks = leading_blanks(line)
-        if line.strip() and blanks and tabs.match(previous):
-            yield "\t" + line[len(blanks) :]
-            previous = "\t"
-        else:
-            yield line
-            previous = line if line.strip() else previous
+        yield f"\t{line.lstrip(' ')}" if recipes.takes(line) else line
 
 
 def _indents_with(site: Site) -> str:
@@ -141,7 +197,7 @@ def _indents_with(site: Site) -> str:
     that continues another one, such as a list of files or arguments, may be aligned with anything.
     Without such a line, the nearest indented line that does not continue another one decides.
     """
-    above = site.prefix[-_LOOK_CHARS:].split("\n")[-_LOOK_LINES:]
+    above = _above(site)
     below = site.suffix[:_LOOK_CHARS].split("\n")[1:_LOOK_LINES]
     fallback = ""
     for lines, order in ((above[:-1], reversed), (below, list)):
@@ -169,9 +225,12 @@ def _with_tabs(line: str) -> str:
     return "\t" * tabs + " " * rest + line[len(blanks) :]
 
 
-def _with_spaces(line: str, site: Site) -> str:
+def _with_spaces(line: str, unit: int, *, starts: bool) -> str:
+    """A line with spaces for the tabs before its text; with `starts`, if it starts with one."""
     blanks = leading_blanks(line)
-    return blanks.expandtabs(_unit(site)) + line[len(blanks) :] if "\t" in blanks else line
+    if "\t" not in blanks or (starts and not blanks.startswith("\t")):
+        return line
+    return blanks.expandtabs(unit) + line[len(blanks) :]
 
 
 def _unit(site: Site) -> int:
