@@ -70,7 +70,11 @@ def _with_line_break(line: str) -> str:
     return f"{stripped}  " if stripped and line.endswith("  ") else stripped
 
 
-_STRIPS = {"markdown": _with_line_break, "mdx": _with_line_break, "diff": str}
+def _unchanged(line: str) -> str:
+    return line
+
+
+_STRIPS = {"markdown": _with_line_break, "mdx": _with_line_break, "diff": _unchanged}
 
 
 _DEFAULT_UNIT = 4
