@@ -130,7 +130,9 @@ def _describe(machine: Machine, choice: Choice) -> None:
     for name, found in tools.items():
         say(f"{name:14} {found or 'not found'}")
     installed = ", ".join(machine.installed) or "nothing"
-    say(f"llama.cpp      {machine.installed_version or 'not installed'} (built for: {installed})")
+    broken = "" if machine.loads else "; it cannot be loaded"
+    version = machine.installed_version or "not installed"
+    say(f"llama.cpp      {version} (built for: {installed}{broken})")
     say("", f"Fits best: llama.cpp for {choice.backend}, because {printable(choice.reason)}.")
     for note in choice.notes:
         say(f"Note: {note}.")

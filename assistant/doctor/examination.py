@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from assistant.doctor import checks
 from assistant.doctor.checks import Finding, fail, ok, warn
 from assistant.engine.remote import RemoteEngine
 from assistant.engine.types import Counting, LoadSpec, ModelInfo
-from assistant.errors import DaemonError, PlanError, SettingsError, UnderkeelError
+from assistant.errors import DaemonError, LoadError, PlanError, SettingsError, UnderkeelError
 from assistant.install.detect import detect
 from assistant.memory.planning.plan import machine_of
 from assistant.memory.probes.devices import ask_backend, merge
@@ -277,12 +278,9 @@ def examine(*, deep: bool = False) -> Iterator[Finding]:
             lambda: checks.build(backend(), sample.gpus, sample.trouble, detect()),
         )
         yield from _safely("threads", lambda: [checks.computing(chosen.model.n_threads)])
-        yield from _safely(
-            "speed",
-            lambda: checks.speed(
-                machine_of(merge(backend(), sample.gpus, sample.host_memory, sample.lost)).gpus
-            ),
-        )
+        with suppress(LoadError):  # reported already
+            merged = merge(backend(), sample.gpus, sample.host_memory, sample.lost)
+            yield from _safely("speed", lambda: checks.speed(machine_of(merged).gpus))
         swap_bytes = psutil.swap_memory().used
         yield from _safely("memory", lambda: checks.memory(sample.host_memory, swap_bytes))
         folders = [("models", paths.models_dir()), ("logs", paths.state_dir())]

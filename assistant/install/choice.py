@@ -79,7 +79,7 @@ class Choice:
         obstacles: what prevents building it from source; empty if nothing does.
         wheel_index: a package index with this build ready-made, not run by us and without pinned
             hashes; empty if none is known.
-        installed: whether the installed llama.cpp has this backend already.
+        installed: whether the installed llama.cpp has this backend already, and can be loaded.
         notes: what else the user should know, such as GPUs that stay unused.
     """
 
@@ -164,7 +164,7 @@ def _option(machine: Machine, backend: Backend, reason: str) -> Choice:
         arguments=build.arguments,
         obstacles=obstacles,
         wheel_index="" if machine.locked else _wheel_index(machine, backend),
-        installed=backend in machine.installed,
+        installed=backend in machine.installed and machine.loads,
         notes=(*unusable(machine), *_left_out(machine, backend), *build.notes),
     )
 

@@ -1,7 +1,7 @@
 """Describes the machine: GPUs, drivers, toolkits, compilers, the installed llama.cpp.
 
-The description is frozen data that can be recorded as JSON. Nothing here raises or loads llama.cpp:
-what is missing or does not answer is left out.
+The description is frozen data that can be recorded as JSON. Nothing here raises, or loads llama.cpp
+into this process: what is missing or does not answer is left out.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ def detect(root: Path = Path("/")) -> Machine:
         other_compilers=_gcc_versions(),
         installed=backends,
         installed_version=version,
+        loads=backends in {(), (Backend.CPU,)} or _loads(),
         locked=locked_environment(
             Path(sys.prefix),
             Path(sysconfig.get_path("purelib")),
@@ -133,6 +134,12 @@ def installed_build() -> tuple[tuple[Backend, ...], str]:
     folders = spec.submodule_search_locations if spec else None
     names = [path.name for folder in folders or () for path in (Path(folder) / "lib").glob("*")]
     return backends_of(names), version
+
+
+def _loads() -> bool:
+    """Whether llama.cpp can be loaded, tried in a process: a build for a GPU needs its driver."""
+    command = [sys.executable, "-c", "import llama_cpp; print('loaded')"]
+    return "loaded" in _output(*command)
 
 
 def backends_of(names: Sequence[str]) -> tuple[Backend, ...]:

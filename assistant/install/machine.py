@@ -70,6 +70,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         other_compilers: further versions of gcc by command, such as {"g++-12": "12.3.0"}.
         installed: backends of the llama.cpp that is installed; empty if none is.
         installed_version: of llama-cpp-python.
+        loads: whether the installed llama.cpp can be loaded; one for CUDA needs NVIDIA's driver.
         locked: why nothing can be installed into the program's environment; empty if it can.
     """
 
@@ -96,6 +97,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     other_compilers: dict[str, str] = {}
     installed: tuple[Backend, ...] = ()
     installed_version: str = ""
+    loads: bool = True
     locked: str = ""
 
 

@@ -10,6 +10,8 @@ GPUs, and a driver that goes away and comes back is found again.
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -32,9 +34,26 @@ __all__ = [
     "ask_backend",
     "merge",
     "normal_bus_id",
+    "not_loaded",
 ]
 
 _ASK_LIMIT_S = 60.0
+_LINE_CHARACTERS = 300
+_PACKAGE = "llama-cpp-python"
+_MISSING_LIBRARY = re.compile(r"([\w.+-]+\.so[\w.]*): cannot open")
+_REBUILD = "Run: underkeel setup --rebuild"
+_LIBRARY_ADVICE = {
+    "libcuda.so": "NVIDIA's driver is missing: install it, start a container with --gpus all, or "
+    "run: underkeel setup --backend cpu",
+    "libcu": "The CUDA toolkit of this build is gone: install it again, or run: underkeel setup "
+    "--rebuild",
+    "libvulkan": "Install the Vulkan loader (Debian, Ubuntu: apt-get install libvulkan1), or run: "
+    "underkeel setup --backend cpu",
+    "libamdhip": "Install ROCm again, or run: underkeel setup --rebuild",
+    "libhip": "Install ROCm again, or run: underkeel setup --rebuild",
+    "libroc": "Install ROCm again, or run: underkeel setup --rebuild",
+}
+"""What to do about a missing library, by how its name starts; the first that fits counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +139,40 @@ def ask_backend(environment: Mapping[str, str] | None = None) -> tuple[BackendDe
             return msgspec.json.decode(answer.stdout, type=tuple[BackendDevice, ...])
         refusal = msgspec.json.decode(answer.stdout, type=dict[str, str])
     except subprocess.TimeoutExpired as error:
-        raise _no_answer(f"it did not answer within {_ASK_LIMIT_S:.0f} s") from error
+        message = f"llama.cpp cannot list its devices: no answer within {_ASK_LIMIT_S:.0f} s"
+        advice = "A driver may hang; restart the machine, or run: underkeel setup --rebuild"
+        raise LoadError(message, subject=_PACKAGE, advice=advice) from error
     except msgspec.DecodeError as error:
-        raise _no_answer("it died") from error
+        said = answer.stderr.decode("utf-8", "replace")
+        raise not_loaded(answer.returncode, said) from error
     raise from_wire(**refusal)
 
 
-def _no_answer(why: str) -> LoadError:
-    return LoadError(
-        f"llama.cpp cannot list its devices: {why}",
-        subject="llama-cpp-python",
-        advice="Run 'python -m assistant.llama.probe devices' to see what it says",
-    )
+def not_loaded(exit_status: int, said: str) -> LoadError:
+    """Why llama.cpp cannot be loaded, by how a process with it ended.
+
+    Args:
+        exit_status: negative for a signal.
+        said: its standard error, such as the dynamic linker's message in a traceback.
+    """
+    *_, last = [line.strip() for line in said.splitlines() if line.strip()] or [""]
+    last = last[-_LINE_CHARACTERS:]
+    if missing := _MISSING_LIBRARY.search(last):
+        why = f"{missing[1]} was not found"
+        advice = next(
+            (text for start, text in _LIBRARY_ADVICE.items() if missing[1].startswith(start)),
+            _REBUILD,
+        )
+    elif "No module named" in last:
+        why, advice = "it is not installed", "Run: underkeel setup"
+    elif exit_status == -signal.SIGILL:
+        why, advice = "it was built for another processor", _REBUILD
+    elif exit_status < 0:
+        why, advice = f"it was ended by signal {-exit_status}", _REBUILD
+    else:
+        why, advice = last or f"it ended with exit status {exit_status}", _REBUILD
+    message = f"llama.cpp cannot be loaded: {why}"
+    return LoadError(message, subject=_PACKAGE, advice=advice)
 
 
 def normal_bus_id(text: str) -> str:

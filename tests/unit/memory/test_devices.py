@@ -4,6 +4,7 @@ control groups on folders made here, ggml's devices from a real child."""
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -149,6 +150,46 @@ def test_a_missing_backend_library_is_an_error_with_advice(machine: Machine) -> 
     with pytest.raises(LoadError, match="no such backend library") as caught:
         ask_backend(environment)
     assert caught.value.advice
+
+
+_LOADING = "RuntimeError: Failed to load shared library '/x/lib/libllama.so': "
+_GONE = ": cannot open shared object file: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("exit_status", "said", "why", "advice"),
+    [
+        (1, f"Traceback\n{_LOADING}libcuda.so.1{_GONE}\n", "libcuda.so.1 was not", "--gpus all"),
+        (1, f"{_LOADING}libcublas.so.12{_GONE}", "libcublas.so.12 was not", "CUDA toolkit"),
+        (1, f"{_LOADING}libcudart.so.13{_GONE}", "libcudart.so.13 was not", "CUDA toolkit"),
+        (1, f"{_LOADING}libamdhip64.so.6{_GONE}", "libamdhip64.so.6 was not", "ROCm"),
+        (1, f"{_LOADING}libvulkan.so.1{_GONE}", "libvulkan.so.1 was not", "libvulkan1"),
+        (1, f"{_LOADING}libgomp.so.1{_GONE}", "libgomp.so.1 was not", "setup --rebuild"),
+        (1, f"{_LOADING}undefined symbol: ggml_x", "undefined symbol: ggml_x", "setup --rebuild"),
+        (1, f"{_LOADING}version `GLIBC_2.38' not found", "GLIBC_2.38", "setup --rebuild"),
+        (1, "ModuleNotFoundError: No module named 'llama_cpp'", "not installed", "underkeel setup"),
+        (-4, "", "built for another processor", "setup --rebuild"),
+        (-11, "noise", "signal 11", "setup --rebuild"),
+        (3, "", "exit status 3", "setup --rebuild"),
+        (1, "x" * 10_000, "xxx", "setup --rebuild"),
+    ],
+)
+def test_why_llama_cpp_cannot_be_loaded(exit_status: int, said: str, why: str, advice: str) -> None:
+    error = devices.not_loaded(exit_status, said)
+    assert error.message.startswith("llama.cpp cannot be loaded: ") and why in error.message
+    assert advice in error.advice and len(error.message) < 400
+
+
+def test_a_library_that_the_build_needs_is_missing(tmp_path: Path) -> None:
+    """As with a build for CUDA on a machine without NVIDIA's driver: no traceback, advice."""
+    package = tmp_path / "llama_cpp"
+    package.mkdir()
+    text = f'raise RuntimeError("{_LOADING}libcuda.so.1{_GONE}")'
+    (package / "__init__.py").write_text(text)
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    with pytest.raises(LoadError, match=r"libcuda\.so\.1 was not found") as caught:
+        ask_backend({**os.environ, "PYTHONPATH": path})
+    assert "--backend cpu" in caught.value.advice
 
 
 def backend(name: str, bus_id: str = "", kind: DeviceKind = DeviceKind.GPU) -> BackendDevice:
