@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -26,23 +27,46 @@ _RUN = re.compile(f"{HIDDEN}[{HIDDEN}\n]*{HIDDEN}|{HIDDEN}")
 
 # A name that says that what follows is secret, in lower case, and what each has in it: to look for
 # that first is ten times as fast.
-_IN_NAME = re.compile(r"pass|pwd|secret|secure|token|cred|auth|key|conn|dsn")
+_IN_NAME = re.compile(  # without what looks around, which would slow down the search ten times
+    r"p(?:ass|wd|sk)|_pat|s(?:ec(?:ret|ure)|alt|ess|id|enha)|token|c(?:red|onn|srf|ontrase|lave)|auth"
+    r"|k(?:ey|ennwort)|dsn|xsrf|bearer|mot_?de|wachtwoord|has\u0142o|l\u00f6senord|\u5bc6|\u53e3\u4ee4"
+    r"|\u4ee4\u724c|\u30d1\u30b9|\ube44\ubc00|\u043f\u0430\u0440\u043e\u043b\u044c"
+)
 _NAME = re.compile(
-    r"pass(?:wor[dt]|wd|phrase|code)|passwd|pwd|secret|token|credential|authorization"
-    r"|(?:api|access|private|auth|encryption|signing|master|shared|account|client|service|_)[_-]?key"
-    r"|key[_-]?data|connection[_-]?string|(?<![a-z0-9])auth\b|\bdsn\b|secure[_-]?string",
+    r"pass(?:wor[dt]|wd|phrase|code)|passwd|pass(?![a-z])|pwd|secret|token|credential|authorization"
+    r"|(?:api|access|private|auth|encryption|signing|master|shared|account|client|service|admin|tls|_)"
+    r"[._-]?key|key[_-]?data|connection[_-]?string|(?<![a-z0-9])(?:auth\b|secure(?=[\"']?\s?:))"
+    r"|(?<=_)pat(?![a-z])|\bdsn\b|secure[_-]?string|(?<![a-z])(?:wpa[_-]?)?psk(?![a-z_])|(?<![a-z])salt(?![a-z])"
+    r"|(?<![a-z])(?:sid|csrf|xsrf|session)(?![a-z])|sess(?:ion)?[_-]?id|(?<![a-z])bearer(?=[\"']?\s?[:=])"
+    r"|contrase\u00f1a|contrasena|senha|kennwort|mot_?de_?passe|(?<![a-z])clave(?![a-z])|has\u0142o"
+    r"|wachtwoord|l\u00f6senord|\u5bc6[\u7801\u78bc\u94a5\u9470]|\u53e3\u4ee4|\u4ee4\u724c"
+    r"|\u30d1\u30b9\u30ef\u30fc\u30c9|\ube44\ubc00\ubc88\ud638|\u043f\u0430\u0440\u043e\u043b\u044c",
     re.ASCII,
 )
+"""Also in other languages: Spanish, Portuguese, German, French, Polish, Dutch, Swedish, Chinese,
+Japanese, Korean, Russian."""
+
 _LONGEST_NAME = 24
 _LOWER = {ord(char): ord(char) + 32 for char in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+_LOWER |= {upper: upper + 32 for upper in range(0x0410, 0x0430)}  # of Russian
+# Full-width forms of ASCII, spaces that are not ASCII and typographic quotes.
+_WIDE = re.compile("[\uff01-\uff5e\u3000\u00a0\u2018-\u201f]")
+_NARROW = {0xFEE0 + code: code for code in range(0x21, 0x7F)}
+_NARROW |= dict.fromkeys((0x3000, 0xA0), 0x20)
+_NARROW |= dict.fromkeys(range(0x2018, 0x201C), 0x27) | dict.fromkeys(range(0x201C, 0x2020), 0x22)
 # From there to the value: the rest of the name, what separates the two, and what may stand before
 # the value (a type, a call, the scheme of a header). All parts are bounded.
 _TO_VALUE = re.compile(
-    r"""[\w$.-]{0,48}
-    (?: \\?["'`]\s{0,2},[ \t]{0,4}                               # define('NAME', 'value')
-      | \\?["'`]?[ \t]{0,2}\[?\]?[ \t]{0,16}
-        (?: :?[ \t]{0,4}[\w\[\].|<>?*&]{1,32}[ \t]{0,4}=         # name: type = value
+    r"""[\w$.-]{0,64}+
+    (?: ["'],[ \t]{0,4}(?:\r?\n[ \t]{0,40})?["']value["'][ \t]{0,2}:   # "name": "sid", "value": "x"
+      | \\?["'`]\s{0,2},[ \t]{0,4}                               # define('NAME', 'value')
+      | ,[ \t]{0,2}(?=")                                        # {password, "value"}
+      | \\{0,7}["'`]?[ \t]{0,2}\[?\]?[ \t]{0,16}
+        (?: :?[ \t]{0,4}(?:as[ ]{1,4})?[\w\[\].|<>?*&]{1,32}[ \t]{0,4}=    # name: type = value
           | =>|:=|[?|+]{1,2}=|[=:]{1,3}|> )                      # also <name>value
+        (?: [ \t]{1,4}(?:&[\w-]{1,32}|!!?\w{1,16}) (?=[ \t]) )?   # YAML: name: &anchor value
+      | ["'][ \t]{0,4}\{[ \t\r]{0,4}\n(?:[^\n]{0,100}\n){0,2}?    # a variable of Terraform
+        [ \t]{0,16}default[ \t]{0,16}=
       | \\?["']?[ \t]{1,4}value[ \t]{0,2}=                       # key="name" value="value"
       | \\?["']?[ \t\r]{0,4}\n[ \t-]{0,40}["']?value["']?[ \t]{0,2}[:=]
       | </key>[ \t\r]{0,4}\n[ \t]{0,40}<string>                    # property lists
@@ -52,12 +76,17 @@ _TO_VALUE = re.compile(
     [ \t]{0,16}
     (?: (?: [(\\|>]{0,2}-? | ["]{3}\\? | '{3}\\? )[ \t\r]{0,4}\n[ \t]{0,40} )?   # on the next line
     (?: (?:[A-Za-z_][\w.]{0,32})?[(\[{]{1,2}[ \t\r]{0,4}(?:\n[ \t]{0,40})?    # SecretStr("value")
-        (?: ["'`][\w.@-]{1,64}["'`][,:]=?>?[ \t]{0,4} )? )?                      # ("user", "value")
-    (?: [brufl@$]{0,2} (?P<quote>\\?["'`]{1,3}(?:\\["'`])?)
+        (?: ["'`][\w.@-]{1,64}["'`][ \t]{0,2}[,:]=?>?[ \t]{0,4}                  # ("user", "value")
+          | [\w-]{1,64}[ \t]{0,8}[:=]>?[ \t]{0,4}(?=["']) )? )?                 # {user = "value"}
+    (?: [brufl@$]{0,2}\#{0,2} (?P<quote>\\{0,7}["'`]{1,3}(?:\\["'`])?)
         (?:(?:basic|bearer|token|apikey)[ ]{1,2})?
-        (?P<quoted>[^\s"'`\\]{8,512}) (?=\\?["'`])
+        (?P<quoted>(?:base64:)?[A-Za-z0-9+/_-]{512,65536}={0,2} | [^\s"'`\\]{8,512})
+        (?=\\{0,7}["'`])
+      | b?"(?P<phrase2>(?:[^"\\\n]|\\.){8,256})" | b?'(?P<phrase>(?:[^'\\\n]|\\.){8,256})'
       | (?:(?:basic|bearer|token|apikey)[ ]{1,2})? \{?
-        (?P<bare>[^\s"'`\\,;()\[\]{}<>&|]{8,512}) (?=[\s"'`\\,;)\]}<&]|\Z) )
+        (?P<bare>[A-Za-z0-9+/]{512,65536}={0,2}
+          | (?:[^\s"'`\\,;()\[\]{}<>&|]|&(?!amp;|[\w.-]{1,32}=)){8,512})
+        (?=[\s"'`\\,;)\]}<&]|\Z) )
     """,
     re.IGNORECASE | re.ASCII | re.VERBOSE,
 )
@@ -73,25 +102,61 @@ _NEXT_PIECE = re.compile(
     re.VERBOSE,
 )
 _MOST_PIECES = 16
-_HEXADECIMAL = re.compile(r"[0-9a-f]{32,128}|[0-9A-F]{32,128}")
+_HEXADECIMAL = re.compile(r"(?:0x)?(?:[0-9a-f]{16,512}|[0-9A-F]{16,512})")
+_UUID = re.compile(r"(?:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})", re.IGNORECASE)
 _UPPER = re.compile(r"(?=(?:[A-Z]*[0-9]){3})[A-Z0-9]{20,512}={0,6}", re.ASCII)
 # Names of what is a secret whatever it looks like; others may be of checksums or identifiers.
 _APART = re.compile(r"[\w+/=-]{12,512}", re.ASCII)  # behind a blank, which prose has too
 _FEWEST_DIGITS = 8  # different digits of a random hexadecimal number, at least
 _SURE_NAME = re.compile(
-    r"pass|pwd|secret|token|(?:api|access|private|encryption|signing|master)[_-]?key"
+    r"pass|pwd|secret|token|psk|sess|sid|csrf|xsrf"
+    r"|(?:api|access|private|encryption|signing|master|admin)[_-]?key"
+)
+_SESSION_NAME = re.compile(r"sess|sid|csrf|xsrf|salt")
+_CHOSEN_NAME = re.compile(
+    r"pass|pwd|secret|token|psk|[^\x00-\x7f]|contrase|senha|kennwort|clave|wachtw"
+)
+# What follows such a name where the value is about a secret and is none.
+_ABOUT = re.compile(
+    r"[\w.-]{0,40}(?:id|ids|hint|help|text|msg|message|label|title|prompt|error|regexp?|re|pattern|url"
+    r"|uri|path|file|filename|name|type|kind|policy|rules?|description|desc|placeholder|version|arn)"
+    r"(?![a-z])",
 )
 _WORD = re.compile(r"[A-Za-z]?[a-z]{2,}|[A-Z]{3,}")
+_MIXED = re.compile(r"(?:[a-z]{0,4}[A-Z0-9])+[a-z]{0,4}")  # no word of more letters
+_DIGITS = re.compile(r"[0-9]+")
 _VOWEL = re.compile(r"[aeiouy]", re.IGNORECASE)
 _HARD = re.compile(r"[^aeiouy]{5}", re.IGNORECASE)
 _PLACEHOLDER = re.compile(
-    r"\$\{|\{\{|\{[\w.!:]*\}|%\(|<[A-Za-z]|\$\(|^\$|x{4}|\*{3}|\.{3}|^your|example|changeme|placeholder",
+    r"\$\{|\{\{|\{[\w.!:]*\}|%\(|<[A-Za-z|]|\$\(|^\$|x{4}|\*{3}|\.{3}|^your|example|changeme|placeholder"
+    r"|abcdefghijk|0123456789|^process\.env|^os\.environ|^ENV\[",
     re.IGNORECASE,
 )
+# Regular expressions, which names of secrets are often searched for with.
+_PATTERN = re.compile(r"\(\?|\[\^?[A-Za-z0-9]-[A-Za-z0-9]|\.\*|\\[dwsbDWSB]|[\])][+*?{]|%[sdr]\b")
+_PATH = re.compile(r"(?:~|\.{1,2})?/[\w.-]{1,64}/[\w./~-]{0,256}\.\w{1,8}")
+# Of what someone chose, and may be anything: what only stands for it.
+_STANDS_FOR = re.compile(
+    r"[$%<{\[(].*|[A-Z_]+|[.*x-]+|(?:my|the|your|a|some|new|old|user|db|root|test)?[_-]?"
+    r"(?:pass(?:wor[dt]|wd|code|phrase)?|passwd|pwd|pw|secret|token|key|thing|pat)[_-]?\d?",
+    re.IGNORECASE | re.DOTALL,
+)
 _ENCODED = re.compile(r"^[A-Za-z0-9+/]{60,}={0,2}[ \t\r]*$", re.MULTILINE)
+_LEAST_DIFFERENT = 10  # characters of a line of base64
 
-_BEGIN = re.compile(r"-----BEGIN[ A-Z0-9]{0,40}PRIVATE KEY(?: BLOCK)?-----")
-_END = re.compile(r"-----END[ A-Z0-9]{0,40}PRIVATE KEY(?: BLOCK)?-----")
+_RUN_OF_KEY = re.compile(r"[A-Za-z0-9]{28,512}", re.ASCII)
+_PREFIX = re.compile(r"(?<![\w$./+-])[A-Za-z][A-Za-z0-9]{1,9}(?:[_-][A-Za-z][a-z]{1,8}){0,2}[_-]\Z")
+_DIGEST = re.compile(r"(?i:sha|md5|blake|h1|integrity|crc|etag|hash)")
+
+_COOKIES = re.compile(r"(?i:cookie)2?\\?[\"']?[ \t]{0,4}[:=,][ \t]{0,4}\\?[\"']?")
+_COOKIE = re.compile(r"(?<![\w.-])[\w.-]{1,64}=([\w%.+/=~:|-]{16,4096})(?![(\[{])")
+_LONGEST_COOKIES = 8192
+
+_BEGIN = re.compile(r"-{4,5} ?BEGIN[ A-Z0-9]{0,40}PRIVATE KEY(?: BLOCK)? ?-{4,5}")
+_END = re.compile(r"-{4,5} ?END[ A-Z0-9]{0,40}PRIVATE KEY(?: BLOCK)? ?-{4,5}")
+# PuTTY's private keys, https://the.earth.li/~sgtatham/putty/0.81/htmldoc/AppendixC.html
+_PUTTY = re.compile(r"Private-Lines: (\d{1,3})[ \t\r]*\n")
+_PUTTY_LINE = re.compile(r"[ \t]{0,40}([A-Za-z0-9+/]{1,64}={0,2})[ \t\r]{0,4}(?:\n|\Z)")
 _LONGEST_BLOCK = 64 * 1024
 _IN_BLOCK = re.compile(r"[A-Za-z0-9+/=]{16}")
 _BLOCK_LINE = re.compile(
@@ -100,12 +165,41 @@ _BLOCK_LINE = re.compile(
 )
 
 
+_WORD_OF_SHELL = (  # single and double quotes, escaped in another string or not; none
+    r"""(?:\\{0,3}'([^'\n\\]{3,128})|\\{0,3}"([^"\n\\$]{3,128})|([^\s"'`\\|;&()<>\[\]{},$]{3,128}))"""
+)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """One kind of key, as secret_forms.toml describes it."""
+
+    hints: tuple[str, ...]
+    pattern: re.Pattern[str]
+    random: bool
+    literal: bool
+
+    def is_secret(self, value: str) -> bool:
+        if self.literal and _STANDS_FOR.fullmatch(value):
+            return False
+        if (self.literal or self.random) and _PLACEHOLDER.search(value):
+            return False
+        if not self.random or looks_random(value) or _chosen(value):
+            return True
+        return _random_hexadecimal(value)
+
+
 @cache
-def _forms() -> tuple[tuple[tuple[str, ...], re.Pattern[str], bool], ...]:
+def _forms() -> tuple[_Form, ...]:
     path = Path(__file__).with_name("secret_forms.toml")
     table = tomllib.loads(path.read_text(encoding="utf-8"))["forms"]
     return tuple(
-        (tuple(row["hints"]), re.compile(row["pattern"], re.ASCII), row.get("random", False))
+        _Form(
+            tuple(row["hints"]),
+            re.compile(row["pattern"].replace("WORD", _WORD_OF_SHELL), re.ASCII),
+            row.get("random", False),
+            row.get("literal", False),
+        )
         for row in table.values()
     )
 
@@ -159,7 +253,9 @@ class ShownText:
 
     def _show(self) -> None:
         text = self._whole
-        blocks = list(_blocks(text)) if "-----BEGIN" in text else []
+        blocks = list(_blocks(text)) if "BEGIN" in text and "PRIVATE KEY" in text else []
+        if "Private-Lines:" in text:
+            blocks += _putty(text)
         self.spans = _merged([*self._in_lines, *blocks]) if blocks else self._in_lines
         parts: list[str] = []
         at = 0
@@ -201,19 +297,55 @@ def _merged(spans: Iterable[Span]) -> list[Span]:
 
 def _found(text: str) -> Iterator[Span]:
     """Secrets that are on one line."""
-    for hints, form, random in _forms():
-        if any(hint in text for hint in hints):
-            for found in form.finditer(text):
-                if not random or looks_random(found.group()):
-                    yield found.span()
+    for form in _forms():
+        if any(hint in text for hint in form.hints):
+            for found in form.pattern.finditer(text):
+                group = found.lastindex or 0
+                if form.is_secret(found[group]):
+                    yield found.span(group)
     yield from _named(text)
     for found in _ENCODED.finditer(text):
-        yield found.span()
+        if len(set(found.group())) >= _LEAST_DIFFERENT:
+            yield found.span()
+    for found in _RUN_OF_KEY.finditer(text):
+        start, stop = found.span()
+        if text[start - 1 : start] in {"_", "-"} and _prefixed(text[max(start - 40, 0) : start]):
+            value = found.group()
+            if sum(map(str.isupper, value)) >= 3 and _kinds(value) == 3 and looks_random(value):
+                yield start, stop
+    end = 0
+    for found in _COOKIES.finditer(text):
+        if found.end() < end:
+            continue
+        end = min(_line_end(text, found.end()), found.end() + _LONGEST_COOKIES)
+        for cookie in _COOKIE.finditer(text, found.end(), end):
+            if looks_random(cookie[1]) or _random_hexadecimal(cookie[1]):
+                yield cookie.span(1)
+
+
+def _prefixed(before: str) -> bool:
+    """Whether a key of a maker who puts its name in front may follow."""
+    found = _PREFIX.search(before)
+    return found is not None and _DIGEST.match(found.group()) is None
+
+
+def _line_end(text: str, offset: int) -> int:
+    found = text.find("\n", offset)
+    return len(text) if found < 0 else found
+
+
+def _random_hexadecimal(value: str) -> bool:
+    return _HEXADECIMAL.fullmatch(value) is not None and len(set(value)) >= _FEWEST_DIGITS
 
 
 def _named(text: str) -> Iterator[Span]:
     """Values that look random behind a name that says what they are."""
-    lower = text.lower() if text.isascii() else text.translate(_LOWER)  # of the same length
+    if text.isascii():
+        lower = text.lower()
+    else:
+        if _WIDE.search(text):
+            text = text.translate(_NARROW)
+        lower = text.translate(_LOWER)  # of the same length
     at = 0
     for hint in _IN_NAME.finditer(lower):
         if hint.end() <= at:
@@ -224,26 +356,90 @@ def _named(text: str) -> Iterator[Span]:
             continue
         at = name.end()
         found = _TO_VALUE.match(text, at)
-        if found is None:
+        if found is None or found.lastgroup is None:
             continue
-        group = "quoted" if found["quoted"] else "bare"
-        value = found[group]
+        group = next(one for one in _VALUES if found[one] is not None)
         pieces, values = _pieces(text, hint.start(), found.end(group))
-        whole = value + "".join(text[start:stop] for start, stop in pieces)
-        if _PLACEHOLDER.search(whole):
+        whole = found[group] + "".join(text[start:stop] for start, stop in pieces)
+        if _stands_for_another(whole):
             continue
-        if _HEXADECIMAL.fullmatch(whole) and _SURE_NAME.search(name.group()):
-            secret = len(set(whole)) >= _FEWEST_DIGITS and found["apart"] is None
-        elif found["apart"] is not None:
-            secret = _APART.fullmatch(whole) is not None and _bare_secret(whole)
-        elif group == "quoted":
-            secret = looks_random(whole)
+        about = _ABOUT.match(lower, at) is not None
+        apart = found["apart"] is not None
+        if group == "bare" and text[found.start(group) - 1] == ":" and _kinds(whole) != 3:
+            continue  # image:tag, and the like
+        if text[name.start() - 2 : name.start()] == "::" and _HEXADECIMAL.fullmatch(whole):
+            continue  # the revision of a type
+        upper = text[name.start() : name.end()].isupper()  # a variable of an environment
+        if upper and group == "bare" and not about and len(whole) >= _LONG_TOKEN:
+            secret = _random_hexadecimal(whole) and not apart
         else:
-            secret = _bare_secret(whole)
-        if secret:
+            secret = False
+        if secret or _is_value(whole, name.group(), group, apart=apart, about=about):
             yield found.span(group)
             yield from pieces
             yield from (one for one in values if looks_random(text[slice(*one)]))
+
+
+def _stands_for_another(value: str) -> bool:
+    """Whether it is a placeholder, a regular expression or the path of a file."""
+    return (
+        value.count("|") > _MOST_BARS
+        or _PLACEHOLDER.search(value) is not None
+        or _PATTERN.search(value) is not None
+        or _PATH.fullmatch(value) is not None
+    )
+
+
+_VALUES = ("quoted", "bare", "phrase", "phrase2")
+
+
+def _is_value(value: str, name: str, group: str, *, apart: bool, about: bool) -> bool:
+    """Whether `value` behind a name is a secret.
+
+    Args:
+        group: how it is written, of `_VALUES`.
+        apart: only a blank is between the two.
+        about: the name goes on, to say that the value is an identifier, a message or the like.
+    """
+    if about and (_UUID.fullmatch(value) or _HEXADECIMAL.fullmatch(value)):
+        return False
+    if _SURE_NAME.search(name) and not apart:
+        if _HEXADECIMAL.fullmatch(value):
+            return _random_hexadecimal(value)
+        if _UUID.fullmatch(value):
+            return len(set(value)) > _FEWEST_DIGITS
+    if _SESSION_NAME.search(name) and len(value) >= _LONG_TOKEN and _random_hexadecimal(value):
+        return True
+    if _CHOSEN_NAME.search(name) and not about and _chosen(value):
+        return True
+    if apart:
+        return _APART.fullmatch(value) is not None and _bare_secret(value)
+    if group == "quoted" and not _SESSION_NAME.search(name):
+        return looks_random(value)
+    if group in {"bare", "quoted"}:
+        return _bare_secret(value) or (
+            not about and len(value) >= _LONG_TOKEN and value.isalnum() and looks_random(value)
+        )
+    return _kinds(value) == 3 and looks_random(value) and any(map(_is_sign, value))
+
+
+_MOST_BARS = 2  # more are alternatives
+_LONG_TOKEN = 32  # characters of lower case and digits only
+
+
+def _is_sign(char: str) -> bool:
+    return not (char.isalnum() or char in "_-./: ")
+
+
+def _chosen(value: str) -> bool:
+    """Whether a password has all that rules of passwords demand, whatever words are in it."""
+    return (
+        value.isascii()
+        and value.isprintable()
+        and _kinds(value) == 3
+        and any(char in "!@#$%^&*?~+=" for char in value)
+        and not any(char in " (){}[]<>|;" for char in value)
+    )
 
 
 def _pieces(text: str, start: int, end: int) -> tuple[list[Span], list[Span]]:
@@ -270,7 +466,7 @@ def _bare_secret(value: str) -> bool:
     if _UPPER.fullmatch(value):
         return looks_random(value)
     kinds = _kinds(value)
-    signs = sum(not (char.isalnum() or char in "_.-/:") for char in value)
+    signs = sum(map(_is_sign, value))
     return looks_random(value) and kinds >= 3 and ("." not in value or signs > 0)
 
 
@@ -285,9 +481,16 @@ def looks_random(value: str) -> bool:
     if len(set(value)) * 2 < min(len(value), 32):
         return False
     kinds = _kinds(value)
-    sign = any(not (char.isalnum() or char in "_-./: ") for char in value)
+    sign = any(map(_is_sign, value))
     if kinds + sign < (2 if len(value) >= 12 else 3):
         return False
+    if (
+        kinds == 3
+        and value.isalnum()
+        and _MIXED.fullmatch(value)
+        and len(_DIGITS.findall(value)) > 1
+    ):
+        return True
     words = sum(
         len(word)
         for word in _WORD.findall(value)
@@ -308,6 +511,18 @@ def _blocks(text: str) -> Iterator[Span]:
         at = end.end() if end is not None else _unfinished(text, begin.end(), limit)
         if at > begin.end():
             yield begin.start(), at
+
+
+def _putty(text: str) -> Iterator[Span]:
+    """The private part of PuTTY's keys."""
+    for begin in _PUTTY.finditer(text):
+        at = begin.end()
+        for _ in range(int(begin[1])):
+            line = _PUTTY_LINE.match(text, at)
+            if line is None:
+                break
+            yield line.span(1)
+            at = line.end()
 
 
 def _unfinished(text: str, start: int, limit: int) -> int:

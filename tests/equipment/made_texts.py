@@ -4,7 +4,7 @@ look like it, and edits of documents with odd URIs, encodings and line ends.
 Each secret is put together here so that no scanner mistakes this file for one that leaks keys.
 """
 
-# ruff: noqa: E501
+# ruff: noqa: E501, RUF001
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lsprotocol import types
+from secret_places import PLACES, fill
 
 from lsp.documents.document import Encoding, clean
 from lsp.server import Server
@@ -56,6 +57,9 @@ _SPLIT = ["{n} = (\n    '{a}'\n    '{b}'\n)", "{n} = '{a}' +\n    '{b}';", "{n} 
 
 def secret(rng: random.Random) -> tuple[str, str]:
     """A text with a secret in it, and the secret, or one piece of it."""
+    if rng.random() < 0.5:
+        text, values = fill(rng, rng.choice(PLACES))
+        return text, rng.choice(values)
     kind, name, value = rng.random(), rng.choice(_NAMES), mixed(rng, rng.randint(20, 48))
     if kind < 0.1:
         value = rng.choice(_PREFIXES) + mixed(rng, 40)
@@ -107,6 +111,39 @@ _HARMLESS: list[Callable[[random.Random], str]] = [
     lambda rng: f"ssh-ed25519 AAAA{_encoded(rng, 30)} user@host",
     lambda rng: f"def {_identifier(rng).replace('-', '_')}(token, key=None): return key",
     lambda rng: f"url = 'https://example.org/{_identifier(rng)}?page={rng.randint(1, 99)}'",
+    lambda rng: f"src/{_identifier(rng)}.py:{rng.randint(1, 99)}:{rng.randint(1, 79)}: E501 line too long",
+    lambda rng: f"{_identifier(rng)}:{rng.randint(1000, 9999)}:{_digits(rng, 8)}",
+    lambda rng: f"docker run -p {rng.randint(1000, 9999)}:5432 -e POSTGRES_PASSWORD=$PASSWORD postgres",
+    lambda rng: f"docker run -p3306:3306 {_identifier(rng).lower()}",
+    lambda rng: f"mysql -u root -p {_identifier(rng)}",
+    lambda _: "mysql -u root -p$MYSQL_ROOT_PASSWORD app",
+    lambda _: "sshpass -p \"$PASSWORD\" ssh user@host",
+    lambda rng: f"curl -u $USER:$PASS https://example.org/{_identifier(rng)}",
+    lambda _: "PGPASSWORD=${DB_PASSWORD} psql -h localhost",
+    lambda rng: f"redis://user:${{REDIS_PASSWORD}}@{_identifier(rng).lower()}:6379",
+    lambda rng: f"response.set_cookie('{_identifier(rng)}', value, samesite='Lax')",
+    lambda _: "Set-Cookie: theme=dark; Path=/; HttpOnly; SameSite=Lax",
+    lambda rng: f"session = {''.join(map(str.title, rng.sample(_WORDS, 2)))}Session2(engine)",
+    lambda rng: f"session_id = request.{_identifier(rng).replace('-', '_')}",
+    lambda _: "password：请输入密码",
+    lambda rng: f"密码: {_identifier(rng)}",
+    lambda rng: f"password_re = r'^(?=.*[A-Z])[A-Za-z\\d]{{8,{rng.randint(9, 99)}}}$'",
+    lambda rng: f"token_url = 'https://example.org/{_identifier(rng)}/token'",
+    lambda rng: f"secret_name: {_identifier(rng)}-{rng.randint(1, 9)}",
+    lambda rng: f"token_id = '{uuid.UUID(int=rng.getrandbits(128), version=4)}'",
+    lambda rng: f"IDENTIFIED BY {_identifier(rng)} in the list",
+    lambda rng: f"records are identified by {_identifier(rng)}",
+    lambda rng: f"connect('localhost', {rng.randint(1, 9999)}, '{_identifier(rng)}')",
+    lambda rng: f"<token>{_identifier(rng)}</token>",
+    lambda rng: f"<password>${{{_identifier(rng)}}}</password>",
+    lambda rng: f"git diff {_digits(rng, 40)}..{_digits(rng, 40)}",
+    lambda rng: f"app-{_digits(rng, 32)}.js",
+    lambda rng: f"--cache-from registry/{_identifier(rng).lower()}:{_digits(rng, 40)}",
+    lambda rng: "/" * rng.randint(60, 100),
+    lambda rng: f"machine {_identifier(rng)} login {_identifier(rng)}",
+    lambda rng: "PRIVATE_KEY_FILE=/run/secrets/" + _identifier(rng),
+    lambda rng: f"pass:{_identifier(rng)}",
+    lambda rng: f"Private-Lines: see {_identifier(rng)}",
 ]  # fmt: skip
 
 

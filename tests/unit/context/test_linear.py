@@ -43,6 +43,8 @@ PATTERNS = {
     "imports": "from m import n\n", "for": "for ", "brackets": "(", "open lines": "(\n", "strings": '"\n',
     "sig": "&sig=", "auth": "auth\"", "key": "private_key-", "unicode": "é.", "braces": "{a:1},", "pieces": "'aB3dE5fG7hJ9' +\n", "continued": "token=aB3dE5fG7hJ9\\\n", "list values": "token=['aB3dE5fG7hJ9', ",
     "plist": "key</key>\n<string>", "curl": " -u a:", "crypt": "$2y$05$", "dollars": "$6$a$", "blank name": "key ", "triple": 'key="""\n',
+    "cookies": "cookie: a=", "commands": "mysql -u ", "netrc": "login a password ", "echoes": "echo 'a' | ",
+    "password file": "a:10:b:c:", "env": "DB_PASSWORD=", "xml": "<password ", "shell": "docker login -u ",
     "call in call": "token=a(", "names in lists": "auth=['a', ", "class": "class a ",
 }  # fmt: skip
 

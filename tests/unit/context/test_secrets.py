@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from secret_places import PLACES, fill
 from toy_counter import ToyCounter
 
 import context
@@ -261,6 +262,20 @@ def test_values_are_found(name: str) -> None:
     assert not leaks(value, shown) and MASK in shown
     assert shown.count("\n") == whole.count("\n")
     assert shown.startswith("before = 1\n") and shown.endswith("after = 2\n")
+
+
+@pytest.mark.parametrize("number", range(len(PLACES)))
+def test_places_where_secrets_are(number: int) -> None:
+    """T10: commands, credential files, connection strings, cookies, keys of makers, in each place
+    three made-up values."""
+    rng = random.Random(number)
+    for _ in range(3):
+        text, values = fill(rng, PLACES[number])
+        whole = f"before = 1\n{text}after = 2\n"
+        shown = masked(whole)
+        assert not any(leaks(value, shown) for value in values), (text, shown)
+        assert shown.count("\n") == whole.count("\n")
+        assert shown.startswith("before = 1\n") and shown.endswith("after = 2\n")
 
 
 @pytest.mark.parametrize("text", HARMLESS)
