@@ -12,9 +12,16 @@ import unicodedata
 from collections.abc import Iterable
 
 _ANSI = re.compile(
-    r"\x1b(?:\[[0-?]{0,32}[ -/]{0,8}[@-~]|\][^\x07\x1b]{0,256}(?:\x07|\x1b\\)|[@-Z^_c78=>])"
+    r"(?:\x1b\[|\x9b)[0-?]{0,32}[ -/]{0,8}[@-~]"  # control sequences
+    r"|(?:\x1b\]|\x9d)[^\x07\x1b\x9c\n]{0,256}(?:\x07|\x1b\\|\x9c)"  # operating system commands
+    r"|(?:\x1b[PX^_]|[\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]{0,256}(?:\x07|\x1b\\|\x9c)"  # strings
+    r"|\x1b[#%(-/][0-~]|\x1b[@-OQ-WYZ\\c78=>]"
 )
-"""Terminal escape sequences (ECMA-48): removed whole, since their visible rest is noise."""
+"""Terminal escape sequences (ECMA-48, also in their 8-bit forms): removed whole, since their
+visible rest is noise."""
+
+_INTRODUCERS = re.compile("[\x1b\x90\x98\x9b\x9d-\x9f]")
+"""What a terminal escape sequence begins with."""
 
 _LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 """Everything that some language or editor takes for the end of a line."""
@@ -26,11 +33,13 @@ _SUSPECT = re.compile(
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
     "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+    "\u2800"  # the braille pattern without dots
     "\u2028\u2029\ufff9-\uffff"  # line separators, annotations, replacement of broken bytes
     "\ud800-\udfff\ue000-\uf8ff\ufdd0-\ufdef\U000f0000-\U0010ffff"  # surrogates, private use
     "]"
 )
 _ZWSP, _ZWNJ, _ZWJ = "\u200b", "\u200c", "\u200d"
+_NO_DOTS = "\u2800"
 _EMOJI_STYLE, _TEXT_STYLE = "\ufe0f", "\ufe0e"
 _KEYCAP, _BLACK_FLAG, _CANCEL_TAG = "\u20e3", "\U0001f3f4", "\U000e007f"
 _LOOK_CHARS = 1 << 18
@@ -54,7 +63,7 @@ def without_unsafe_characters(text: str, before: str = "", after: str = "") -> s
         before, after: the document around the place where `text` goes; both are searched within a
             bounded distance.
     """
-    if "\x1b" in text:
+    if _INTRODUCERS.search(text):
         text = _ANSI.sub("", text)
     if not _SUSPECT.search(text):
         return text
@@ -80,6 +89,8 @@ def _needed(char: str, left: str, right: str, kept: list[str]) -> bool:
         return _pictorial(left) or (left != "" and left in "#*0123456789" and right == _KEYCAP)
     if char == _ZWSP:
         return _breaks_words(left) and _breaks_words(right)
+    if char == _NO_DOTS:
+        return "\u2800" < left <= "\u28ff" or "\u2800" < right <= "\u28ff"
     if "\u180b" <= char <= "\u180d" or char == "\u180f":  # Mongolian variation selectors
         return "\u1820" <= left <= "\u18aa"
     if "\U000e0020" <= char <= _CANCEL_TAG:
@@ -113,7 +124,7 @@ def _in_document(char: str, before: str, after: str) -> bool:
     """Whether `char` is one that is allowed where the document has it, and the document has it."""
     category = unicodedata.category(char)
     selector = "\ufe00" <= char <= "\ufe0f" or "\U000e0100" <= char <= "\U000e01ef"
-    if not (category == "Co" or selector or char == "\ufffd"):
+    if not (category == "Co" or selector or char in {"\ufffd", _NO_DOTS}):
         return False
     return char in before[-_LOOK_CHARS:] or char in after[:_LOOK_CHARS]
 
@@ -246,13 +257,13 @@ class TextCleaner:
         text = self._raw
         least = max(len(text) - self._HELD_CHARS, 0)
         # A sequence that ends the text may be the start of a longer one.
-        at = text.find("\x1b")
-        while at >= 0:
-            sequence = _ANSI.match(text, at)
+        start = _INTRODUCERS.search(text)
+        while start is not None:
+            sequence = _ANSI.match(text, start.start())
             if sequence is None or sequence.end() == len(text):
                 break
-            at = text.find("\x1b", sequence.end())
-        length = len(text) if at < 0 else at
+            start = _INTRODUCERS.search(text, sequence.end())
+        length = len(text) if start is None else start.start()
         # A joiner, and the half of a line end, are judged by what follows.
         while length and (text[length - 1] == "\r" or _SUSPECT.match(text[length - 1])):
             length -= 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -21,22 +21,26 @@ _MAX_BYTES = 1 << 20
 _MAX_PATTERNS = 5000
 _MOST_STARS = 3  # in one part of a path: each more may cost as much again as the name is long
 _MOST_INCLUDES = 10
-_SECTION = re.compile(r"\[\s*(\w+)\s*\]")
-_EXCLUDES_FILE = re.compile(r"excludesfile\s*=\s*(.*)", re.IGNORECASE)
-_INCLUDE = re.compile(r"path\s*=\s*(.*)", re.IGNORECASE)
+_HEADER = re.compile(r'\[\s*([\w.-]+)(?:\s+"((?:[^"\\]|\\.)*+)")?\s*\]')
+_ENTRY = re.compile(r"(excludesfile|ignorecase|path)\s*(?:=(.*))?$", re.IGNORECASE)
+_CONTINUED = re.compile(r"(?<!\\)((?:\\\\)*)\\\r?\n")
+_ESCAPES = {"n": "\n", "t": "\t", "b": "\b"}
+_TRUE = {"true", "yes", "on", "1"}
 
 
 @dataclass(frozen=True)
 class Rules:
     """The patterns of one file, for what is below `folder` (relative to the walked root's
-    repository, with a "/" at its end, or empty)."""
+    repository, with a "/" at its end, or empty); with `folds_case` they are in lower case."""
 
     folder: str
     spec: pathspec.GitIgnoreSpec
+    folds_case: bool = False
 
     def verdict(self, path: str) -> bool | None:
         """Whether a path below the folder is ignored; None where no pattern says anything."""
-        return self.spec.check_file(path[len(self.folder) :]).include
+        below = path[len(self.folder) :]
+        return self.spec.check_file(below.lower() if self.folds_case else below).include
 
 
 def patterns(lines: Sequence[str]) -> pathspec.GitIgnoreSpec:
@@ -68,12 +72,19 @@ def _bounded(pattern: str) -> str:
     return "/".join(parts)
 
 
-def rules_in(path: Path, folder: str) -> Rules | None:
-    """The patterns of one file; None where there are none. A link is not followed, as in git."""
+def rules_in(path: Path, folder: str, *, fold_case: bool = False) -> Rules | None:
+    """The patterns of one file; None where there are none. A link is not followed, as in git.
+
+    Args:
+        fold_case: case does not matter (`core.ignoreCase`, which git sets where file names have
+            none).
+    """
     if path.is_symlink():
         return None
     text = _text(path)
-    return Rules(folder, patterns(_lines(text))) if text else None
+    if not text:
+        return None
+    return Rules(folder, patterns(_lines(text.lower() if fold_case else text)), fold_case)
 
 
 def _text(path: Path, max_bytes: int = _MAX_BYTES) -> str | None:
@@ -97,11 +108,13 @@ class Outer:
             itself, and outside of any.
         rules: those that hold in the root, the weakest first.
         ignored: the root itself is ignored.
+        folds_case: the case of names does not matter in the repository.
     """
 
     prefix: str
     rules: tuple[Rules, ...]
     ignored: bool
+    folds_case: bool = False
 
 
 def outer_rules(root: Path) -> Outer:
@@ -109,16 +122,20 @@ def outer_rules(root: Path) -> Outer:
     repository = next((one for one in (root, *root.parents) if (one / ".git").exists()), None)
     if repository is None:
         return Outer("", (), ignored=False)
-    found = [rules_in(path, "") for path in (*_users_files(repository), exclude_file(repository))]
+    core = _core_settings(repository)
+    fold_case = core.get("ignorecase", "").lower() in _TRUE
+    files = (*_users_files(core), exclude_file(repository))
+    found = [rules_in(path, "", fold_case=fold_case) for path in files]
     rules = [one for one in found if one is not None]
     parts = PurePosixPath(root.relative_to(repository).as_posix()).parts
     folder, ignored = "", False
     for part in parts:
-        if (one := rules_in(repository / folder / ".gitignore", folder)) is not None:
-            rules.append(one)
+        own = rules_in(repository / folder / ".gitignore", folder, fold_case=fold_case)
+        if own is not None:
+            rules.append(own)
         folder += f"{part}/"
         ignored = ignored or is_ignored(folder, rules)
-    return Outer(folder, tuple(rules), ignored)
+    return Outer(folder, tuple(rules), ignored, fold_case)
 
 
 def is_ignored(path: str, rules: Sequence[Rules]) -> bool:
@@ -146,45 +163,104 @@ def exclude_file(repository: Path) -> Path:
     return git / "info" / "exclude"
 
 
-def _users_files(repository: Path) -> Iterator[Path]:
-    """The user's file of excludes: the last that a configuration names, or the default."""
-    home = Path(os.environ.get("HOME") or Path.home())
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "git"
+def _users_files(core: Mapping[str, str]) -> Iterator[Path]:
+    """The user's file of excludes: the one that a configuration names, or the default."""
+    if "excludesfile" not in core:
+        yield _config_folder() / "ignore"
+    elif core["excludesfile"]:
+        yield Path(core["excludesfile"])
+
+
+def _home() -> Path:
+    return Path(os.environ.get("HOME") or Path.home())
+
+
+def _config_folder() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or _home() / ".config") / "git"
+
+
+def _core_settings(repository: Path) -> dict[str, str]:
+    """`excludesfile` and `ignorecase` of git's section `core`, where set: the last counts."""
     named = os.environ.get("GIT_CONFIG_GLOBAL")
-    files = [Path(named)] if named else [config / "config", home / ".gitconfig"]
-    own = exclude_file(repository).parent.parent / "config"
-    value = ""
-    for file in (Path("/etc/gitconfig"), *files, own):
-        value = _setting(file, home) or value
-    yield Path(value) if value else config / "ignore"
+    files = [Path(named)] if named else [_config_folder() / "config", _home() / ".gitconfig"]
+    git = exclude_file(repository).parent.parent
+    found: dict[str, str] = {}
+    for file in (Path("/etc/gitconfig"), *files, git / "config"):
+        found |= _core_in(file, (repository / ".git", git))
+    return found
 
 
-def _setting(file: Path, home: Path, depth: int = 0) -> str:
-    """`core.excludesFile` in a git configuration (git-config(1), "Syntax"), its includes read."""
-    text = _text(file)
-    section, value = "", ""
-    for line in _lines(text or ""):
+def _core_in(file: Path, gits: Sequence[Path], depth: int = 0) -> dict[str, str]:
+    """The same in one configuration (git-config(1), "Syntax"), its includes read.
+
+    Args:
+        gits: the repository's `.git`, and where that leads to.
+    """
+    found: dict[str, str] = {}
+    section, condition = "", ""
+    for line in _lines(_CONTINUED.sub(r"\1", _text(file) or "")):
         line = line.strip()  # noqa: PLW2901
-        if found := _SECTION.match(line):
-            section = found[1].lower()
-            line = line[found.end() :].strip()  # noqa: PLW2901
-        elif line.startswith("["):
-            section = ""
-        if section == "core" and (found := _EXCLUDES_FILE.match(line)):
-            value = _path(found[1], file, home)
-        elif section == "include" and depth < _MOST_INCLUDES and (found := _INCLUDE.match(line)):
-            value = _setting(Path(_path(found[1], file, home)), home, depth + 1) or value
-    return value
+        if header := _HEADER.match(line):
+            section, condition = header[1].lower(), header[2] or ""
+            line = line[header.end() :].strip()  # noqa: PLW2901
+        entry = _ENTRY.match(line)
+        if entry is None:
+            continue
+        key, value = entry[1].lower(), "true" if entry[2] is None else _value(entry[2])
+        if section == "core" and key == "ignorecase":
+            found[key] = value
+        elif section == "core" and key == "excludesfile":
+            found[key] = _path(value, file)
+        elif (
+            key == "path"
+            and depth < _MOST_INCLUDES
+            and (section == "include" or (section == "includeif" and _holds(condition, file, gits)))
+        ):
+            found |= _core_in(Path(_path(value, file)), gits, depth + 1)
+    return found
 
 
-def _path(value: str, file: Path, home: Path) -> str:
-    value = value.strip()
-    if value.startswith('"'):
-        value = value[1:].split('"', 1)[0]
-    else:
-        value = re.split(r"\s[#;]", value, maxsplit=1)[0].strip()
-    if value.startswith("~/"):
-        return str(home / value[2:])
+def _holds(condition: str, file: Path, gits: Sequence[Path]) -> bool:
+    """Whether a condition of `includeIf` holds; of those only `gitdir` is known."""
+    kind, _, pattern = condition.partition(":")
+    if kind not in {"gitdir", "gitdir/i"} or not pattern:
+        return False
+    if pattern.startswith(("~/", "./")):
+        start = _home() if pattern[0] == "~" else file.parent
+        pattern = f"{start.as_posix()}/{pattern[2:]}"
+    elif not pattern.startswith("/") and pattern[1:2] != ":":
+        pattern = f"**/{pattern}"
+    pattern += "**" if pattern.endswith("/") else ""
+    paths = [
+        path.as_posix().lstrip("/") for one in gits for path in (one, Path(os.path.realpath(one)))
+    ]
+    if kind == "gitdir/i":
+        pattern, paths = pattern.lower(), [path.lower() for path in paths]
+    spec = patterns([pattern])
+    return any(map(spec.match_file, paths))
+
+
+def _value(raw: str) -> str:
+    """A value of a configuration without its quotes, escapes and comment."""
+    made: list[str] = []
+    quoted = False
+    chars = iter(raw.strip())
+    for char in chars:
+        if char == "\\":
+            escaped = next(chars, "")
+            made.append(_ESCAPES.get(escaped, escaped))
+        elif char == '"':
+            quoted = not quoted
+        elif char in "#;" and not quoted:
+            break
+        else:
+            made.append(char)
+    return "".join(made).strip()
+
+
+def _path(value: str, file: Path) -> str:
+    if value == "~" or value.startswith("~/"):
+        return str(_home() / value[2:])
     return str(file.parent / value) if value else ""
 
 

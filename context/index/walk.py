@@ -140,9 +140,11 @@ class Walk:
     def _with_own(self, folder: str, rules: Sequence[Rules]) -> Sequence[Rules]:
         """`rules`, and those that a folder (empty: the root) adds for what is below it."""
         below = self._outer.prefix + folder
-        own = [rules_in(self.root / folder / ".gitignore", below)]
+        fold_case = self._outer.folds_case
+        own = [rules_in(self.root / folder / ".gitignore", below, fold_case=fold_case)]
         if folder and (self.root / folder / ".git").exists():  # a repository inside
-            own.insert(0, rules_in(exclude_file(self.root / folder), below))
+            exclude = exclude_file(self.root / folder)
+            own.insert(0, rules_in(exclude, below, fold_case=fold_case))
         return [*rules, *(one for one in own if one is not None)]
 
     def _excluded(self, path: str, rules: Sequence[Rules]) -> str | None:

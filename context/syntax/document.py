@@ -88,6 +88,8 @@ class Document:
         self.text = self.data.decode("utf-8")
         self.revision += 1
         self.edited_chars += max(stop - start, len(inserted))
+        if self.language is not None and self.language.other:
+            self._look_again(start, start + len(inserted))
         if self._tree is not None:
             self._tree.edited(self.data, start, stop, start + len(inserted))
         if self._shown is not None:
@@ -104,6 +106,15 @@ class Document:
         while end and _inside_character(new, len(new) - end):
             end -= 1
         self.edit(start, len(self.data) - end, new[start : len(new) - end].decode("utf-8"))
+
+    def _look_again(self, start_byte: int, stop_byte: int) -> None:
+        """Whether the lines that were edited say that this is another language."""
+        start = self.data.rfind(b"\n", 0, start_byte) + 1
+        stop = self.data.find(b"\n", stop_byte)
+        lines = self.data[start : stop if stop >= 0 else len(self.data)].decode("utf-8")
+        found = language_for(self.path, lines, self.language_id)
+        if found is not None and found is not self.language:
+            self.language, self._tree, self._source = found, None, None
 
     @property
     def shown_path(self) -> str:

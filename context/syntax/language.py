@@ -59,8 +59,8 @@ class Language:
     """One language. `*_marker` texts stand where something was cut, and are legal there.
 
     Attributes:
-        other, other_if: a language that uses the same file extensions, and a pattern for the lines
-            that only it has (C++ in a `.h` file).
+        other, other_if, other_extensions: a language that uses some of the file extensions too,
+            a pattern for the lines that only it has, and these extensions (C++ in a `.h` file).
         self_names: what an object calls itself.
         implicit_self: methods reach the object's members without it.
         queries: the language whose query files it uses; by default its own.
@@ -78,6 +78,7 @@ class Language:
     wrappers: tuple[str, ...] = ()
     other: str = ""
     other_if: str = ""
+    other_extensions: tuple[str, ...] = ()
     queries: str = ""
     family: str = ""
     self_names: tuple[str, ...] = ()
@@ -195,15 +196,14 @@ def language_of_id(language_id: str) -> Language | None:
 def language_for(path: str, text: str = "", language_id: str = "") -> Language | None:
     """The language of a document; None if it is unknown.
 
-    The language id decides. The path, and then the first line, count where there is none, where
-    nobody knows it, and for plain text, which editors call every file that they do not know.
+    The language id decides, except for `.h` files: editors call C++ in them C. The path, and then
+    the first line, count where there is none, where nobody knows it, and for plain text, which
+    editors call every file that they do not know.
     """
     name = canonical_id(language_id)
     if is_known_id(name) and name != "plaintext":
-        return language_of_id(name)
-    found = _by_path(path)
-    if found is not None and found.other_if and _other(found, text):
-        return languages()[found.other]
+        return _or_other(language_of_id(name), path, text)
+    found = _or_other(_by_path(path), path, text)
     if found is not None or PurePath(path).suffix:
         return found
     shebang = _SHEBANG.match(text[:200])
@@ -214,9 +214,18 @@ def language_for(path: str, text: str = "", language_id: str = "") -> Language |
 def _by_path(path: str) -> Language | None:
     name, suffix = PurePath(path).name, PurePath(path).suffix
     table = _by_name()
-    return table.get(name) or table.get(suffix) or table.get(suffix.lower())
+    found = table.get(name) or table.get(suffix) or table.get(suffix.lower())
+    return found or _by_lower_name().get(name.lower())
 
 
-def _other(language: Language, text: str) -> bool:
-    """Whether a text in a file of `language` is of the other one that uses its extensions too."""
-    return re.search(language.other_if, text[:_LOOK_CHARS], re.MULTILINE) is not None
+@cache
+def _by_lower_name() -> Mapping[str, Language]:
+    return {name.lower(): one for one in languages().values() for name in one.filenames}
+
+
+def _or_other(language: Language | None, path: str, text: str) -> Language | None:
+    """`language`, or the other that uses the path's extension too, if the text has its lines."""
+    if language is None or PurePath(path).suffix.lower() not in language.other_extensions:
+        return language
+    found = re.search(language.other_if, text[:_LOOK_CHARS], re.MULTILINE)
+    return language if found is None else languages()[language.other]

@@ -25,6 +25,8 @@ from lsp.output import with_line_feeds, without_unsafe_characters
 
 _MOST_LINES = 30
 _LARGEST_BYTES = 1 << 20
+_UNICODE_ESCAPE = re.compile(r"(?<!\\)((?:\\\\)*)\\(?=u)")
+"""The backslash of a Unicode escape: an even number of them stands before it (JLS, section 3.3)."""
 _IS_TEST = re.compile(r"(?:^|[._-])(?:test|tests|spec)(?:[._-]|$)|(?:Test|Tests|Spec)$")
 
 
@@ -36,6 +38,7 @@ class CommentStyle(msgspec.Struct, frozen=True):
     manner: str
     first: str = ""
     last: str = ""
+    unicode_escapes: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,8 @@ def _is_ours(line: str, style: CommentStyle) -> bool:
 def _harmless(words: str, style: CommentStyle) -> str:
     """Without what would end the comment, or a line of it."""
     words = without_unsafe_characters(with_line_feeds(words))
+    if style.unicode_escapes:
+        words = _UNICODE_ESCAPE.sub(r"\1\\\\", words)
     if style.last.strip() == "*/":
         return words.replace("*/", "* /")
     if style.last:

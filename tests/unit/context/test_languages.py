@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,3 +166,102 @@ def test_cpp_and_c_see_each_other() -> None:
     table = languages()
     assert table["cpp"].sees("c") and table["c"].sees("cpp")
     assert not table["cpp"].sees("rust") and not table["cpp"].sees("")
+
+
+CPP_LINES = [
+    "struct A : B {",
+    "struct A final {",
+    "  virtual void f() = 0;",
+    "  explicit A(int);",
+    "std::string f();",
+    "void f(const std::string& s);",
+    "  A(const A&) = delete;",
+    "  bool operator==(const A& o) const;",
+    "  int get() const noexcept;",
+    "  int get() const { return x; }",
+    "friend class X;",
+    "class [[nodiscard]] A {",
+    "class alignas(16) A {",
+    "class __attribute__((x)) A {",
+    "#include <cstdint>",
+    '#include "a.hpp"',
+    "Q_OBJECT",
+    "  ~A();",
+    'extern "C++" {',
+    "concept C = true;",
+    "enum class E : int;",
+    "namespace a { namespace b {",
+    "export module x;",
+    "template<>",
+    "  public slots:",
+    "using x = y;",
+]
+C_LINES = [
+    "int class_x;",
+    "struct s { unsigned a : 3; };",
+    "/* virtual memory */",
+    "// std::string is C++",
+    "int operator_id;",
+    "typedef int (*f)(const char *);",
+    '#ifdef __cplusplus\nextern "C" {\n#endif\nint f(void);\n#ifdef __cplusplus\n}\n#endif',
+    "static inline int f(int *a) { return a ? 1 : 0; }",
+    "  default: x;",
+    "label: public_x = 1;",
+    "#define private_ 1",
+    'char *s = "std::string";',
+    "* template <x> is",
+    "x = ~A;",
+    "int new(int delete);",
+    "/* operator ( */",
+    "struct a b = { .x = 1 };",
+]
+
+
+@pytest.mark.parametrize("language_id", ["", "c", "plaintext"])
+@pytest.mark.parametrize(
+    ("line", "name"), [(line, "cpp") for line in CPP_LINES] + [(line, "c") for line in C_LINES]
+)
+def test_what_only_cpp_has_makes_a_header_cpp(line: str, name: str, language_id: str) -> None:
+    """C14: also where an editor calls every header C, and never in a `.c` file."""
+    found = language_for("a.h", f"#pragma once\n{line}\n", language_id)
+    assert found is not None and found.name == name
+    found = language_for("a.c", f"{line}\n", language_id)
+    assert found is not None and found.name == "c"
+
+
+def test_a_header_becomes_cpp_while_it_is_typed() -> None:
+    """C14: the language of an open document is looked at again where it is edited."""
+    document = context.Document("", "a.h", "", "c")
+    for char in "#pragma once\n\nclass Berth {\n":
+        document.edit(len(document.data), len(document.data), char)
+    assert document.language is languages()["cpp"]
+    document.replace("#pragma once\n\nclass Berth {\n  int depth() const;\n};\n")
+    assert document.source is not None and document.source.tree.root is not None
+    assert not document.source.tree.root.has_error
+
+
+def test_paths_mean_what_vs_code_takes_them_for() -> None:
+    """C14, C16: the index knows files by their names only; names of files in any case."""
+    table = json.loads((Path(__file__).parents[2] / "e2e/vscode_language_ids.json").read_text())
+    others = {
+        ".erb",
+        ".fish",
+        ".csh",
+        ".tcsh",
+        ".hpp.in",
+        ".h.in",
+        ".h",
+        ".yash_profile",
+        ".yashrc",
+        ".mm",
+    }
+    others |= {".cshrc", ".tcshrc", ".hushlogin", ".envrc", "berksfile.lock", ".Xsession"}
+    wrong = []
+    for id_, names in table.items():
+        wanted = language_of_id(id_)
+        for name in names if wanted is not None else ():
+            path = f"x{name}" if name.startswith(".") else name
+            found = language_for(path) or language_for(name)
+            if found is not wanted and name not in others and "zlogout" not in name:
+                wrong.append((id_, name))
+    assert [one for one in wrong if not one[1].startswith(("bashrc_", "z"))] == []

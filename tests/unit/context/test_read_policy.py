@@ -95,6 +95,23 @@ def test_rules_of_the_whole_repository_count(
         (".config/git/config", "[core] excludesFile = ~/mine\n"),
         (".gitconfig", "[include]\n\tpath = more.inc\n"),
         (".gitconfig", "\ufeff[core]\n\texcludesFile = mine\n"),
+        (".gitconfig", "[core]\n\texcludesFile = ~/\\\n\tmine\n".replace("\tmine", "mine")),
+        (".gitconfig", "[core]\r\n\texcludesFile = ~/mine# mine\r\n"),
+        (".gitconfig", '[core]\n\texcludesFile = "~/m"ine\n'),
+        (
+            ".gitconfig",
+            "[core]\n\teditor = vi\n\texcludesFile = ~/other\n\texcludesfile = ~/mine\n",
+        ),
+        (
+            ".gitconfig",
+            '[includeIf "gitdir:~/../repository/"]\n\tpath = more.inc\n'.replace("~/..", "**"),
+        ),
+        (".gitconfig", '[includeIf "gitdir:repository/"]\n\tpath = more.inc\n'),
+        (".gitconfig", '[includeIf "gitdir/i:REPOSITORY/.git"]\n\tpath = more.inc\n'),
+        (
+            ".gitconfig",
+            '[includeIf "gitdir:./../repository/"]\n\tpath = more.inc\n'.replace("./..", "**"),
+        ),
     ],
 )
 def test_the_users_own_file_counts(repository: Path, home: Path, file: Any, text: str) -> None:
@@ -103,6 +120,44 @@ def test_the_users_own_file_counts(repository: Path, home: Path, file: Any, text
     write(home, {"more.inc": "[core]\n\texcludesFile = ~/mine\n"})
     write(repository, {"a.py": "a = 1\n", "notes.py": "n = 1\n"})
     assert walked(repository) == {"a.py"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[includeIf "gitdir:elsewhere/"]\n\tpath = more.inc\n',
+        '[includeIf "onbranch:x"]\n\tpath = more.inc\n',
+        "[core]\n\texcludesFile = ~/mine\n\texcludesFile =\n",
+        '[core "x"]\n\tpath = ~/mine\n',
+        "# [core] excludesFile = ~/mine\n",
+    ],
+)
+def test_what_does_not_hold_in_a_repository_does_not_count(
+    repository: Path, home: Path, text: str
+) -> None:
+    """C3: conditions of includes, and an empty value, which names no file."""
+    write(
+        home, {".gitconfig": text, "mine": "*.py\n", "more.inc": "[core]\nexcludesFile = ~/mine\n"}
+    )
+    write(repository, {"a.py": "a = 1\n"})
+    assert walked(repository) == {"a.py"}
+
+
+@pytest.mark.parametrize("where", [".gitignore", "app/.gitignore", ".git/info/exclude"])
+@pytest.mark.parametrize("ignores_case", [True, False])
+def test_case_counts_where_it_does_for_git(
+    repository: Path, where: str, ignores_case: bool
+) -> None:
+    """C3: git sets `core.ignoreCase` on file systems whose names have no case."""
+    config = ["git", "-C", str(repository), "config", "core.ignoreCase", str(ignores_case).lower()]
+    subprocess.run(config, check=True)
+    write(repository, {"app/private/x.py": "x\n", "app/Notes.py": "x\n", "app/kept.py": "x\n"})
+    write(repository, {where: "Private/\nNOTES.*\n"})
+    found = {path for path in walked(repository) if path.endswith(".py")}
+    hidden = {"app/private/x.py", "app/Notes.py"}
+    assert found == {"app/kept.py"} | (set() if ignores_case else hidden)
+    for path in hidden:
+        assert Walk(repository).allows(path) == (not ignores_case)
 
 
 def test_a_configuration_that_includes_itself_ends(repository: Path, home: Path) -> None:
@@ -128,6 +183,13 @@ def test_repositories_inside_have_their_own_exclude_files(repository: Path, tmp_
     assert walked(tree) == {"c.py"}, "C25: its `.git` is a file, and no source"
 
 
+def test_an_ignore_file_in_utf_16_is_read(repository: Path) -> None:
+    """C4: as a shell on Windows writes it."""
+    write(repository, {".gitignore": "first.py\r\nlast.py\r\n".encode("utf-16")})
+    write(repository, {f"{name}.py": "x = 1\n" for name in ("first", "last", "kept")})
+    assert {path for path in walked(repository) if path.endswith(".py")} == {"kept.py"}
+
+
 @pytest.mark.parametrize("mark", [codecs.BOM_UTF8, b""])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 @pytest.mark.parametrize("where", [".gitignore", "sub/.gitignore", ".git/info/exclude"])
@@ -151,7 +213,20 @@ def test_patterns_of_others_cost_little(repository: Path, pattern: Any) -> None:
     assert len(walked(repository)) in {2, 3}
 
 
-VCS = [".git", ".hg", ".svn", ".jj", ".bzr", ".pijul", "_darcs"]
+VCS = [
+    ".git",
+    ".hg",
+    ".svn",
+    ".jj",
+    ".bzr",
+    ".pijul",
+    "_darcs",
+    ".sl",
+    ".repo",
+    "_FOSSIL_",
+    ".fslckout",
+    ".fossil",
+]
 
 
 @pytest.mark.parametrize("name", VCS)

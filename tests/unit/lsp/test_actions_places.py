@@ -1,5 +1,7 @@
 """Which lines an action is about, where documentation and tests go."""
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -139,6 +141,38 @@ def test_words_never_become_code(name: str, end: str) -> None:
     ):
         after = documented(marked, f"/h/{path}", said)
         assert code_of(path, after) == code_of(path, marked.replace(CURSOR, ""))
+
+
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [
+        ("ends \\u002a/ boom();", "ends \\\\u002a/ boom();"),
+        ("a path, C:\\users", "a path, C:\\\\users"),
+        ("\\\\u002a is text", "\\\\u002a is text"),
+        ("\\\\\\uuu000a boom();", "\\\\\\\\uuu000a boom();"),
+        ("C:\\temp", "C:\\temp"),
+    ],
+)
+def test_words_never_become_unicode_escapes_of_java(said: str, written: str) -> None:
+    """T6: javac reads them before it knows what is a comment, and refuses those that are broken."""
+    path, marked = DEFINITIONS["java"]
+    assert f" * {written}\n" in documented(marked, f"/h/{path}", said)
+
+
+@pytest.mark.parametrize("name", sorted(DEFINITIONS))
+@pytest.mark.parametrize(
+    "said",
+    [
+        "**//", "*\\\n/ boom();", "[[ x ]] boom()", "]==] x", "<?php boom(); ?>", "#{boom}", "=end\nboom",
+        "\\N{x} \\", "\"\"\"\"\"\"\"", "'''x'''", "\\\"\"\"", "</script><b>", "?>boom<?php", "$(boom) `boom`", "\x1b[2Jx",
+        "//go:embed x", "!/bin/sh", "\\\n\\\n", "* /\n*/\n/*", "--]]\nboom()", "@x\n/// y",
+    ],
+)  # fmt: skip
+def test_no_mark_in_words_ends_a_comment(name: str, said: str) -> None:
+    """T6: the marks of every language in the words of every other."""
+    path, marked = DEFINITIONS[name]
+    after = documented(marked, f"/h/{path}", said)
+    assert code_of(path, after) == code_of(path, marked.replace(CURSOR, ""))
 
 
 def test_all_languages_have_said_how_they_are_documented() -> None:

@@ -58,11 +58,33 @@ def test_what_scripts_and_emoji_need_stays(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "sequence", ["\x1b[2J", "\x1b[31;1m", "\x1b]0;title\x07", "\x1b]8;;x\x1b\\", "\x1bc"]
+    "sequence",
+    [
+        *(
+            "\x1b[2J",
+            "\x1b[31;1m",
+            "\x1b]0;title\x07",
+            "\x1b]8;;x\x1b\\",
+            "\x1bc",
+            "\x1b(B",
+            "\x1b#8",
+        ),
+        *("\x9b31m", "\x9d0;title\x07", "\x9d0;t\x9c", "\x90q1\x9c", "\x1bPq#0;2\x1b\\", "\x1b%G"),
+        *("\x1b_Gf=100;AA\x1b\\", "\x1b^x\x1b\\", "\x1bXx\x07", "\x1b[?25l", "\x1b[38;2;1;2;3m"),
+    ],
 )
 def test_escape_sequences_are_removed_whole(sequence: str) -> None:
     """T5: the visible rest of a sequence would be noise."""
-    assert clean(f"a{sequence}b") == "ab"
+    assert clean(f"a{sequence}b") == "ab" == without_unsafe_characters(f"a{sequence}b")
+    cleaner = TextCleaner()
+    assert "".join(map(cleaner.feed, f"a{sequence}b")) + cleaner.finish() == "ab"
+
+
+def test_braille_without_dots_stays_in_braille() -> None:
+    """T5, C9: everywhere else it looks like a blank and is part of a name in some languages."""
+    assert without_unsafe_characters("na\u2800me") == "name"
+    assert without_unsafe_characters("\u2813\u2800\u2811") == "\u2813\u2800\u2811"
+    assert without_unsafe_characters("a\u2800", before="x = '\u2800'") == "a\u2800"
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\r", "\u2028", "\u2029", "\x85", "\x0b", "\x0c"])
@@ -106,7 +128,7 @@ def test_pieces_give_the_same_text_as_the_whole(seed: int) -> None:
     dice = random.Random(seed)
     parts = [
         *("a", " ", "\n", "\r", "\r\n", "<", "<|", "im_end|>", "`", '"', "[", "]"),
-        *("👩\u200d🚀", "\u202e", "\x1b[3", "1m", "می\u200cر"),
+        *("👩\u200d🚀", "\u202e", "\x9b", "\x1b(", "\x1b[3", "1m", "می\u200cر"),
     ]
     text = "".join(dice.choice(parts) for _ in range(60))
     cleaner, shown, at = TextCleaner(), "", 0
