@@ -46,8 +46,10 @@ class Language:
     def only_comments(self, text: str, before: str = "") -> bool:
         """Whether `text`, which follows `before`, has no line with anything but comments.
 
-        `text` starts at the start of a line.
+        `text` starts at the start of a line. A very long one is more than comments.
         """
+        if len(text) > _LOOK_CHARS:
+            return False
         closer = self._open_comment(before)
         for line in text.split("\n"):
             rest = line
@@ -99,9 +101,10 @@ class Language:
 
     @cached_property
     def _comment_parts(self) -> re.Pattern[str]:
-        """A string, a comment of one line, or the start of a comment of several lines."""
+        """A string (one that does not close ends with its line), a comment of one line, or the
+        start of a comment of several lines."""
         openers = "|".join(re.escape(opener) for opener, _ in self.blocks)
-        strings = "|".join(rf"{quote}(?:[^{quote}\\\n]|\\.)*+{quote}" for quote in self.quotes)
+        strings = "|".join(rf"{quote}(?:[^{quote}\\\n]|\\.)*+{quote}?" for quote in self.quotes)
         marks = "|".join(re.escape(mark) for mark in self.comment if not mark[-1].isalpha())
         lines = f"(?:{marks})[^\n]*" if marks and self.quotes else ""
         return re.compile("|".join(filter(None, (openers, lines, strings))))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from lsp.completion import filters
+from lsp.completion.filters.brackets import unclosed
 from lsp.documents.languages import is_listed, language
 from lsp.documents.site import Site
 
@@ -370,3 +373,32 @@ def test_very_long_lines_open_blocks_by_their_ends_only(line: str) -> None:
     for name in ("lua", "ruby", "makefile"):
         assert not language(name).opens_block(line)
         assert language(name).opens_block(f"{line} {{")
+
+
+@pytest.mark.parametrize("unit", ["'\\", "`a", "'\"", "(", "'\\\n"])
+def test_quotes_that_never_close_cost_their_number(unit: str) -> None:
+    """C21: counted in calls of functions, at one size and at four times that size."""
+
+    def steps(text: str) -> int:
+        count = 0
+
+        def called(*_: object) -> None:
+            nonlocal count
+            count += 1
+
+        before = sys.getprofile()
+        sys.setprofile(called)
+        try:
+            unclosed(text)
+        finally:
+            sys.setprofile(before)
+        return count
+
+    assert steps(unit * 2000) <= 5 * steps(unit * 500) + 500
+
+
+def test_a_line_of_comments_without_end_is_no_comment() -> None:
+    """C21: its parts are not looked at one by one."""
+    assert language("c").only_comments("/* */ " * 100)
+    assert not language("c").only_comments("/* */ " * 100_000)
+    assert not language("c").in_comment("'\\" * 100_000)
