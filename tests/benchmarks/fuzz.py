@@ -1,16 +1,20 @@
-"""Fuzzes the daemon at length: every operation of its OpenAPI description over the real wire, and
-the frames between daemon and worker.
+"""Fuzzes the daemon at length: every operation of its OpenAPI description over the real wire, the
+frames between daemon and worker, and the remote engine with servers that answer wrongly.
 
 The same tests as in `make test`, with more and other examples each time. Prints JSON; `--save`
-keeps it in tests/benchmarks/results/fuzz.json.
+keeps it in tests/benchmarks/results/fuzz.json. `--only` leaves the other parts of that file as they
+are.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import importlib
 import json
+import logging
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -23,31 +27,59 @@ from head import head, publish
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tests/benchmarks/results/fuzz.json"
+PARTS = ("servers", "http", "frames")
 HTTP, FRAMES = "tests/unit/daemon/test_openapi.py", "tests/unit/engine/test_frames_fuzz.py"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=int, default=1000, help="of each operation")
+    parser.add_argument("--streams", type=int, default=10_000, help="of mutated servers")
+    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--only", choices=PARTS, nargs="*", default=PARTS)
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
-    result = head("fuzz") | {"examples_of_each_operation": options.examples}
+    old = json.loads(RESULT.read_text("utf-8")) if RESULT.exists() else {}
+    result = old | head("fuzz") | {"examples_of_each_operation": options.examples}
+    if "servers" in options.only:
+        result["servers"] = _servers(options.seed, options.streams)
+    if "http" in options.only:
+        result["http"] = _http(options.examples)
+    if "frames" in options.only:
+        sys.path[:0] = [str(ROOT), str(ROOT / FRAMES.rpartition("/")[0])]
+        frames: Any = importlib.import_module("test_frames_fuzz")
+        result["frames"] = _run(FRAMES, {}) | {"mutated_frames": frames.CASES}
+    publish(result, RESULT, save=options.save)
+    sys.exit(0 if all(result[part]["passed"] for part in options.only) else 1)
+
+
+def _servers(seed: int, count: int) -> dict[str, Any]:
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests/equipment")]
+    servers: Any = importlib.import_module("mutated_servers")
+    started = time.monotonic()
+    logging.disable()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["HOME"] = folder
+        found: dict[str, Any] = asyncio.run(servers.fuzz(seed, count))
+    most_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return found | {
+        "passed": not found["wrong"],
+        "seconds": round(time.monotonic() - started),
+        "most_memory_mib": most_kib >> 10,
+    }
+
+
+def _http(examples: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
         environment = {
-            "UNDERKEEL_FUZZ_EXAMPLES": str(options.examples),
+            "UNDERKEEL_FUZZ_EXAMPLES": str(examples),
             "UNDERKEEL_FUZZ_REPORT": str(report),
         }
         http = _run(HTTP, environment)
         lines = report.read_text("utf-8").splitlines() if report.exists() else []
-    result["http"] = http | {"modes": [_mode(json.loads(line)) for line in lines]}
-    result["http"]["requests"] = sum(mode["requests"] for mode in result["http"]["modes"])
-    sys.path[:0] = [str(ROOT), str(ROOT / FRAMES.rpartition("/")[0])]
-    frames: Any = importlib.import_module("test_frames_fuzz")
-
-    result["frames"] = _run(FRAMES, {}) | {"mutated_frames": frames.CASES}
-    publish(result, RESULT, save=options.save)
-    sys.exit(0 if all(result[part]["passed"] for part in ("http", "frames")) else 1)
+    modes = [_mode(json.loads(line)) for line in lines]
+    return http | {"modes": modes, "requests": sum(mode["requests"] for mode in modes)}
 
 
 def _run(tests: str, environment: dict[str, str]) -> dict[str, Any]:

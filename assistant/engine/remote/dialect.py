@@ -160,7 +160,7 @@ def decode(data: bytes, kind: type[T], server: str = "") -> T:
     """JSON into `kind`. Raises RemoteError where it is something else."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RemoteError(
             f"the server's answer cannot be read ({error})",
             subject=server,
@@ -188,6 +188,20 @@ def text_of(value: object) -> str:
     if isinstance(value, str):
         return value
     return "".join(text_of(part.get("text")) for part in objects(value))
+
+
+def ids_of(value: object) -> list[int]:
+    """Token ids, integral floats too; none where it is something else.
+
+    Ids are those of llama.cpp and vLLM: from 0, of 32 bits with a sign.
+    """
+    if not isinstance(value, list):
+        return []
+    return [
+        int(one)
+        for one in value
+        if isinstance(one, int | float) and not isinstance(one, bool) and 0 <= one < 1 << 31
+    ]
 
 
 def count_of(value: object) -> int:

@@ -94,7 +94,7 @@ def _message(body: bytes) -> str:
     """What an error object says: llama-server's, OpenAI's, vLLM's and FastAPI's shapes."""
     try:
         read = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return " ".join(body[:200].decode("utf-8", "replace").split())
     found = read.get("error", read) if isinstance(read, dict) else read
     if isinstance(found, dict):

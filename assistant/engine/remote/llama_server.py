@@ -19,6 +19,7 @@ from assistant.engine.remote.dialect import (
     decode,
     decode_object,
     fields,
+    ids_of,
     objects,
     read_gauges,
     text_of,
@@ -181,7 +182,7 @@ class LlamaServer:
 
     async def detokenise(self, http: Transport, tokens: Sequence[int]) -> str | None:
         answer = await http.post("/detokenize", self._body({"tokens": list(tokens)}))
-        return decode(answer, dict[str, str], http.server).get("content", "")
+        return text_of(decode_object(answer, http.server).get("content"))
 
     def ask(self, request: GenerateRequest, prompt: Prompt, words: Vocabulary | None) -> Ask:  # noqa: ARG002
         sampling = request.sampling
@@ -251,7 +252,7 @@ class LlamaServer:
 
     async def _ids(self, http: Transport, body: dict[str, Any]) -> list[int]:
         answer = await http.post("/tokenize", self._body(body))
-        return decode(answer, dict[str, list[int]], http.server).get("tokens", [])
+        return ids_of(decode_object(answer, http.server).get("tokens"))
 
 
 def _literal(text: str) -> str:

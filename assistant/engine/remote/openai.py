@@ -16,6 +16,7 @@ from assistant.engine.remote.dialect import (
     decode,
     decode_object,
     fields,
+    ids_of,
     objects,
     read_gauges,
     text_of,
@@ -142,7 +143,7 @@ class OpenAI:
         ids = choice.get("token_ids")
         return Piece(
             text_of(choice.get("text")) or text_of(message.get("content")),
-            tuple(one for one in ids if isinstance(one, int)) if isinstance(ids, list) else (),
+            tuple(ids_of(ids)),
             reason=_reason(choice),
             stop_text=text_of(stop),
             timings=_timings(event["usage"]) if fields(event.get("usage")) else None,
@@ -183,15 +184,13 @@ class VLLM(OpenAI):
     async def tokenise(self, http: Transport, text: str, *, special: bool) -> list[int] | None:  # noqa: ARG002
         """Its tokeniser takes control tokens in a text for such, whatever `special` says."""
         body = {"model": self.model, "prompt": text, "add_special_tokens": False}
-        answer = decode(await http.post("/tokenize", body), dict[str, Any], http.server)
-        found = answer.get("tokens")
-        return [int(token) for token in found] if isinstance(found, list) else None
+        found = decode_object(await http.post("/tokenize", body), http.server).get("tokens")
+        return ids_of(found) if isinstance(found, list) else None
 
     async def detokenise(self, http: Transport, tokens: Sequence[int]) -> str | None:
         body = {"model": self.model, "tokens": list(tokens)}
-        return decode(await http.post("/detokenize", body), dict[str, str], http.server).get(
-            "prompt"
-        )
+        answer = decode_object(await http.post("/detokenize", body), http.server)
+        return text_of(answer.get("prompt"))
 
     def ask(self, request: GenerateRequest, prompt: Prompt, words: Vocabulary | None) -> Ask:
         asked = super().ask(request, prompt, words)
@@ -272,7 +271,7 @@ def read_native(event: Mapping[str, Any]) -> Piece:
     """One event of llama-server's own `/completion`."""
     ids = event.get("tokens")
     text = text_of(event.get("content"))
-    tokens = tuple(one for one in ids if isinstance(one, int)) if isinstance(ids, list) else ()
+    tokens = tuple(ids_of(ids))
     if not event.get("stop"):
         return Piece(text, tokens)
     timings = fields(event.get("timings"))

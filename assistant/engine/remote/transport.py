@@ -46,37 +46,54 @@ class Splitter:
     """Takes the bytes as they arrive."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest: list[bytes] = []  # of a line that has no end yet
+        self._rest_bytes = 0
         self._data: list[bytes] = []
+        self._data_bytes = 0
         self._started = False
 
     def feed(self, part: bytes) -> list[bytes]:
-        """The data of the events that `part` completes.
+        """The data of the events that `part` completes. Each byte is searched once.
 
         Raises:
             RemoteError: an event is longer than any answer of a server could be.
         """
-        self._rest += part
         if not self._started:
-            if codecs.BOM_UTF8.startswith(self._rest):
+            part = b"".join(self._rest) + part
+            if codecs.BOM_UTF8.startswith(part):
+                self._rest = [part]
                 return []  # perhaps the beginning of a byte order mark
-            self._started, self._rest = True, self._rest.removeprefix(codecs.BOM_UTF8)
-        *lines, self._rest = _LINE_END.split(self._rest)
-        if len(self._rest) + sum(map(len, self._data)) > _LONGEST_BYTES:
-            raise RemoteError("the server sends an event without an end")
+            self._started, self._rest = True, []
+            part = part.removeprefix(codecs.BOM_UTF8)
+        elif self._rest and self._rest[-1].endswith(b"\r"):  # perhaps the first half of a line end
+            self._rest[-1] = self._rest[-1][:-1]
+            self._rest_bytes -= 1
+            part = b"\r" + part
+        first, *others = _LINE_END.split(part)
+        self._rest.append(first)
+        self._rest_bytes += len(first)
         found: list[bytes] = []
-        for line in lines:
-            if not line:
-                if self._data:
-                    found.append(b"\n".join(self._data))
-                    self._data = []
-            elif line.startswith(b"data:"):
-                self._data.append(line[5:].removeprefix(b" "))
+        if others:
+            lines = [b"".join(self._rest), *others[:-1]]
+            self._rest, self._rest_bytes = [others[-1]], len(others[-1])
+            for line in lines:
+                self._take(line, found)
+        if self._rest_bytes + self._data_bytes > _LONGEST_BYTES:
+            raise RemoteError("the server sends an event without an end")
         return found
+
+    def _take(self, line: bytes, found: list[bytes]) -> None:
+        if not line:
+            if self._data:
+                found.append(b"\n".join(self._data))
+                self._data, self._data_bytes = [], 0
+        elif line.startswith(b"data:"):
+            self._data.append(line[5:].removeprefix(b" "))
+            self._data_bytes += len(line)
 
     def end(self) -> list[bytes]:
         """The data of a last event that no empty line follows."""
-        return self.feed(b"\n\n") if self._rest or self._data else []
+        return self.feed(b"\n\n") if any(self._rest) or self._data else []
 
 
 log = logging.getLogger(__name__)

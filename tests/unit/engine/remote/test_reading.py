@@ -50,6 +50,21 @@ def test_an_event_without_an_end_is_given_up() -> None:
         splitter.feed(b"x" * (10 << 20))
 
 
+@pytest.mark.parametrize("part", [b"x" * 8192, b"data:\n" * 900, b"\r" * 900, b"data: x\r\n" * 900])
+def test_a_long_event_is_searched_once(part: bytes) -> None:
+    """S8, T1: what came before is not searched again with each part, of which there may be
+    thousands: no part is copied with what the parts before it held."""
+    splitter = Splitter()
+    splitter.feed(b"data: ")
+    for _ in range(50):
+        splitter.feed(part)
+    held = splitter._rest if b"\n" not in part and b"\r" not in part else splitter._data
+    assert max(map(len, held), default=0) <= len(part) + 6
+    assert splitter._data_bytes <= 2 << 20
+    splitter.feed(b"\n\n")
+    assert (splitter._data, splitter._data_bytes) == ([], 0)
+
+
 def test_gauges_of_one_model_are_added_up() -> None:
     found = read_gauges(VLLM, "qwen2.5-coder-tiny")
     assert found["vllm:kv_cache_usage_perc"] == 0.25

@@ -8,8 +8,11 @@ import json
 from typing import Any
 
 import pytest
+from mutated_servers import fuzz
 
 from assistant.engine.remote import RemoteEngine
+from assistant.engine.remote.dialect import ids_of
+from assistant.engine.remote.failures import refusal
 from assistant.engine.remote.llama_server import LlamaServer
 from assistant.engine.remote.openai import OpenAI, listed_models
 from assistant.engine.remote.transport import Splitter
@@ -200,3 +203,37 @@ def test_native_events_bear_odd_numbers() -> None:
     piece = LlamaServer().read(json.dumps(last | {"tokens": None}).encode())
     assert piece.text == "" and piece.reason is StopReason.LENGTH
     assert piece.timings is not None and piece.timings.prompt_tokens == 3
+
+
+def test_servers_that_answer_wrongly_in_any_way(home: object) -> None:
+    """S8: 40 of the 10,000 streams of tests/benchmarks/fuzz.py; every one ends, or with an error of
+    ours."""
+    found = asyncio.run(fuzz(8, 40))
+    assert found["wrong"] == []
+    assert found["ends"]["done"] and found["ends"]["remote"]
+
+
+DEEP = b"[" * 5000
+
+
+@pytest.mark.parametrize(
+    ("body", "ids"),
+    [
+        ({"tokens": [1, 2.0, "3", None, True, -1, 2**40], "count": 3, "x": "y"}, [1, 2]),
+        ({"tokens": None}, []),
+        ({"tokens": "1"}, []),
+        ({}, []),
+    ],
+)
+def test_token_ids_are_read_whatever_is_beside_them(body: Any, ids: list[int]) -> None:
+    """S8: further fields, floats, and what is no id."""
+    assert ids_of(body.get("tokens")) == ids
+
+
+@pytest.mark.parametrize("data", [DEEP, b'{"a":' * 5000, b'{"error":' + DEEP, b'{"a":' + DEEP])
+def test_deeply_nested_events_are_errors(data: bytes) -> None:
+    """S8: of ours, and not the interpreter's."""
+    for dialect in (OpenAI(), LlamaServer()):
+        with pytest.raises(RemoteError):
+            dialect.read(data)
+    assert isinstance(refusal(500, data, ""), RemoteError)
