@@ -21,10 +21,11 @@ import msgspec
 
 from assistant import paths
 from assistant.errors import VocabularyError
+from assistant.models.byte_level import split_patterns
+from assistant.models.encoders import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from assistant.models.gguf_file import string, uint32, write
-from assistant.models.vocabulary import Vocabulary, load, split_patterns
+from assistant.models.vocabulary import Vocabulary, load
 
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # llama.h, enum llama_token_type
 _MOST_TOKENS = 1 << 21
 _MOST_BYTES = 256 << 20
 
@@ -92,7 +93,7 @@ def adopt(words: Words, encode: Encode | None) -> Path:
 
 def proved(vocabulary: Vocabulary, encode: Encode) -> bool:
     """Whether a vocabulary makes the server's tokens of the probe."""
-    return vocabulary.encode(PROBE) == encode(PROBE)
+    return vocabulary.encode(PROBE, first=True) == encode(PROBE)
 
 
 def _each_pattern() -> Iterator[str]:
@@ -142,10 +143,10 @@ def _written(words: Words, pre: str) -> Path:
 def _kinds(words: Words) -> list[int]:
     def kind(token: int, content: bytes) -> int:
         if token in words.control:
-            return _CONTROL
+            return CONTROL
         if token in words.user:
-            return _USER_DEFINED
-        return _NORMAL if content else _UNUSED
+            return USER_DEFINED
+        return NORMAL if content else UNUSED
 
     return [kind(token, content) for token, content in enumerate(words.tokens)]
 

@@ -1,16 +1,63 @@
-"""llama.cpp's own tokeniser, from a GGUF's vocabulary alone: what ours is checked against."""
+"""llama.cpp's own tokenizer, from a GGUF's vocabulary alone, and texts to compare ours on."""
+
+# ruff: noqa: RUF001  # look-alike characters are the point
 
 from __future__ import annotations
 
 import ctypes
 import functools
 import io
+import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+import httpx
 from llama_cpp import llama_cpp
 
 from assistant.models.gguf_file import raw_values, string, write
+
+ODDITIES = {
+    "empty": "",
+    "crlf": "def f():\r\n\treturn 1\r\n\r\n\r\n",
+    "lone cr": "a\rb\r\rc",
+    "tabs": "\tif x:\n\t\t  y\n \t z",
+    "nul": "a\0b\0\0c \0",
+    "control": "".join(map(chr, range(32))) + "\x7f\x80\x85\x9f",
+    "form feed": "x = 1\n\f\nclass A:\n\v\n",
+    "separators": "a\u2028b\u2029c\u0085d\u00a0e\u200bf\ufefft",
+    "astral": "😀🏳️‍🌈 𝔘𝔫𝔦 𝟘𝟙 \U0010fffd 𠀀",
+    "combining": "e\u0301e\u0300\u0327 n\u0303 \u0301 a" + "\u0301" * 40,
+    "right to left": "שלום עולם مرحبا ١٢٣ ٣٫٥",
+    "indic": "नमस्ते बाংলা ไทย ភាសា",
+    "cjk": "汉字かなカナ한글。、「」！？ 全角ＡＢＣ１２",
+    "numbers": "12345 1_000 0xFF ½ ② Ⅳ ٤٥",
+    "contractions": "it's IT'S we'll We'Ll 'tis '' 'd '\u017f",
+    "trailing": "x    ",
+    "space runs": " " * 300 + "x" + "\t" * 300 + "\n" * 300 + "y",
+    "control texts": "<|fim_prefix|><|im_end|> <|endoftext|><|file_sep|>",
+    "user texts": "a<tool_call>b</tool_call><tool_call",
+    "ends an answer": "<s>strike</s>",
+    "fillers": "[PAD151700]",
+    "non-characters": "\ufffe\uffff\U0001ffff\ue000",
+    "long line": "abc, " * 20_000,
+    "long word": "x" * 20_000,
+    "long mix": "".join(f"w{i % 97}=[{i}];" for i in range(20_000)),
+}
+
+
+def sources(limit_bytes: int) -> Iterator[str]:
+    """Real source, in every encoding oddity it comes in: standard library and site-packages."""
+    left = limit_bytes
+    for root in (sysconfig.get_path("stdlib"), str(Path(httpx.__file__).parents[1])):
+        share = left // 2 if root == sysconfig.get_path("stdlib") else left
+        for path in sorted(Path(root).rglob("*.py")):
+            if share <= 0:
+                break
+            content = path.read_bytes()[:100_000]
+            share -= len(content)
+            left -= len(content)
+            yield content.decode("utf-8", "replace")
 
 
 @functools.cache
