@@ -16,6 +16,7 @@ import heapq
 import re
 import struct
 import unicodedata
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import regex
@@ -31,6 +32,9 @@ SPACE = "\u2581"
 _MOST_WORDS = 1 << 16
 _LONGEST_WORD_CHARS = 256  # longer ones do not come again
 _UNKNOWN_PENALTY = 10.0
+
+LONGEST_TOKEN_CHARS = 256
+"""Of vocabularies whose longest token decides how long the search for one takes."""
 _BLANKS = "[\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 
 
@@ -164,9 +168,13 @@ class Unigram(_Words):
     """The most probable tokens (llm_tokenizer_ugm_session)."""
 
     def __init__(
-        self, tokens: Sequence[str], types: Sequence[int], header: Header, unknown: int
+        self,
+        tokens: Sequence[str],
+        types: Sequence[int],
+        scores: Sequence[float],
+        header: Header,
+        unknown: int,
     ) -> None:
-        scores = header.metadata["tokenizer.ggml.scores"]
         self._scores: dict[str, tuple[int, float]] = {}
         least = float("inf")
         for token, (text, kind, score) in enumerate(zip(tokens, types, scores, strict=False)):
@@ -183,10 +191,11 @@ class Unigram(_Words):
         self._suffix = self._prefix and bool(
             metadata.get("tokenizer.ggml.treat_whitespace_as_suffix", False)
         )
-        charsmap = metadata.get("tokenizer.ggml.precompiled_charsmap", b"")
-        self._replacements = _Charsmap(bytes(charsmap))
-        user = (text for text, kind in zip(tokens, types, strict=False) if kind == USER_DEFINED)
-        self._kept = {text.encode()[:end] for text in user for end in range(1, 1 + len(text))}
+        charsmap = metadata.get("tokenizer.ggml.precompiled_charsmap")
+        self._replacements = _Charsmap(charsmap.tobytes() if isinstance(charsmap, array) else b"")
+        each = zip(tokens, types, strict=False)
+        user = [text.encode() for text, kind in each if kind == USER_DEFINED]
+        self._kept = {text[:end] for text in user for end in range(1, 1 + len(text))}
 
     def normalized(self, text: str, *, first: bool) -> str:
         """A text as its tokens write it."""

@@ -19,6 +19,7 @@ from assistant.models.byte_level import ByteLevel, known_control, unusable
 from assistant.models.encoders import (
     BYTE,
     CONTROL,
+    LONGEST_TOKEN_CHARS,
     NORMAL,
     SPACE,
     USER_DEFINED,
@@ -220,6 +221,8 @@ def _encoder(
         return Rwkv(contents, facts.unknown), contents
     ids = {text: token for token, text in enumerate(texts)}
     contents = list(map(_content, texts, facts.types))
+    if model in {"bert", "t5"} and max(map(len, texts)) > LONGEST_TOKEN_CHARS:
+        raise unusable(header, f"it has a token of more than {LONGEST_TOKEN_CHARS} characters")
     if model == "bert":
         return WordPiece(ids, header, facts.unknown), contents
     if model == "gemma4":
@@ -233,7 +236,7 @@ def _encoder(
     if model == "llama":
         return SentencePiece(ids, scores, facts.unknown), contents
     if model == "t5":
-        return Unigram(texts, facts.types, header, facts.unknown), contents
+        return Unigram(texts, facts.types, scores, header, facts.unknown), contents
     raise unusable(header, f"its tokenizer is {model!r}")
 
 
