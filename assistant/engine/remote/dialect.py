@@ -358,10 +358,13 @@ def _beside(info: ModelInfo) -> Iterator[Path]:
     if not info.path:
         return
     path = Path(info.path)
-    if path.suffix == ".gguf" and path.is_file():
-        yield path
-    elif (path / "tokenizer.json").is_file():
-        yield path / "tokenizer.json"
+    found = path if path.suffix == ".gguf" else path / "tokenizer.json"
+    try:
+        exists = found.is_file()
+    except (OSError, ValueError):  # a name that is too long, or has a NUL
+        return
+    if exists:
+        yield found
 
 
 def _from_file(path: Path, name: str, wanted: list[int] | None) -> Path:

@@ -65,7 +65,7 @@ class LlamaServer:
         told, listed = await asyncio.gather(http.get(self._of("/props")), http.get("/v1/models"))
         props = decode_object(told, http.server)
         entries = objects(decode_object(listed, http.server).get("data"))
-        entry = next((one for one in entries if self._model in {"", one.get("id")}), {})
+        entry = next((one for one in entries if self._model in {"", text_of(one.get("id"))}), {})
         n_ctx = count_of(fields(props.get("default_generation_settings")).get("n_ctx"))
         if not n_ctx:
             raise self._no_model(http.server, [text_of(one.get("id")) for one in entries])
@@ -121,7 +121,9 @@ class LlamaServer:
         for start in range(0, info.n_vocab, _BATCH):
             ids = list(range(start, min(start + _BATCH, info.n_vocab)))
             body = self._body({"content": ids, "with_pieces": True})
-            pieces = decode(await http.post("/tokenize", body), dict[str, list[_Token]])["tokens"]
+            pieces = decode(await http.post("/tokenize", body), dict[str, list[_Token]]).get(
+                "tokens", []
+            )
             tokens += [
                 one.piece.encode() if isinstance(one.piece, str) else bytes(one.piece)
                 for one in pieces

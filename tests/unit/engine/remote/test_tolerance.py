@@ -11,12 +11,12 @@ import pytest
 from mutated_servers import fuzz
 
 from assistant.engine.remote import RemoteEngine
-from assistant.engine.remote.dialect import ids_of
+from assistant.engine.remote.dialect import _beside, ids_of
 from assistant.engine.remote.failures import refusal
 from assistant.engine.remote.llama_server import LlamaServer
 from assistant.engine.remote.openai import OpenAI, listed_models
 from assistant.engine.remote.transport import Splitter
-from assistant.engine.types import Delta, Done, GenerateRequest, StopReason
+from assistant.engine.types import Delta, Done, GenerateRequest, ModelInfo, StopReason
 from assistant.errors import ContextFullError, RemoteError, UnderkeelError
 from tests.unit.engine.remote.conftest import Serve, asking
 
@@ -211,6 +211,12 @@ def test_servers_that_answer_wrongly_in_any_way(home: object) -> None:
     found = asyncio.run(fuzz(8, 40))
     assert found["wrong"] == []
     assert found["ends"]["done"] and found["ends"]["remote"]
+
+
+@pytest.mark.parametrize("path", ["x" * 5000 + ".gguf", "a\x00b.gguf", "/" + "y" * 5000, "\ud800"])
+def test_paths_of_servers_that_no_file_can_have(path: str) -> None:
+    """S8: such a file is not beside us."""
+    assert list(_beside(ModelInfo(name="m", path=path, n_ctx=1))) == []
 
 
 DEEP = b"[" * 5000
