@@ -125,7 +125,9 @@ class LlamaServer:
                 "tokens", []
             )
             tokens += [
-                one.piece.encode() if isinstance(one.piece, str) else bytes(one.piece)
+                one.piece.encode()
+                if isinstance(one.piece, str)
+                else bytes(n & 0xFF for n in one.piece)
                 for one in pieces
             ]
         control, user = await self._kinds(http, tokens)
