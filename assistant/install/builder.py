@@ -29,6 +29,7 @@ from assistant.errors import InstallError
 from assistant.install.choice import Choice
 from assistant.install.machine import Backend
 from assistant.install.progress import StepCounter
+from assistant.memory.probes.sampler import read_host_memory
 
 NAME = "llama-cpp-python"
 _HERE = Path(__file__).parent
@@ -36,6 +37,8 @@ _INCLUDE = _HERE / "llama_cpp.cmake"
 _TRIAL_LIMIT_S = 300.0
 _LAST_LINES = 12
 _LEAST_DISK_BYTES = {Backend.CUDA: 4 << 30, Backend.HIP: 4 << 30}
+_COMPILER_BYTES = {Backend.CUDA: 3 << 29, Backend.HIP: 2 << 30}
+"""What a compiler of the largest files may take; less for the others."""
 _DEVICES = {
     Backend.CUDA: "CUDA",
     Backend.HIP: "ROCm",
@@ -121,7 +124,9 @@ def build(folders: Folders, choice: Choice, report: Report) -> Path:
     environment = {
         **os.environ,
         "CMAKE_ARGS": shlex.join(arguments),
-        "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 1),
+        "CMAKE_BUILD_PARALLEL_LEVEL": str(
+            processes(choice.backend, read_host_memory().available_bytes)
+        ),
         "PATH": os.pathsep.join([str(python.parent), os.environ.get("PATH", "")]),
     }
     command = [
@@ -139,6 +144,12 @@ def build(folders: Folders, choice: Choice, report: Report) -> Path:
     _run(command, folders.build / "build.log", environment, read)
     (folders.build / "unfinished").rename(folders.build / "wheel")
     return next((folders.build / "wheel").glob("*.whl"))
+
+
+def processes(backend: Backend, available_bytes: int, cores: int = os.cpu_count() or 1) -> int:
+    """How many compilers run at once: as many as there are cores, and memory for."""
+    needed_bytes = _COMPILER_BYTES.get(backend, 1 << 29)
+    return max(1, min(cores, available_bytes // needed_bytes))
 
 
 def fetch(folders: Folders, index: str, report: Report) -> tuple[Path, str]:

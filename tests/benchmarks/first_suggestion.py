@@ -28,6 +28,7 @@ from head import head, publish
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tests" / "benchmarks" / "results" / "first_suggestion.json"
+_COST = re.compile(r"^  \S+:\d+ .* tokens +([\d,]+) ms")
 _ENDED = re.compile(r"^([A-Za-z][\w. -]{2,40}): done \(")
 
 
@@ -67,6 +68,11 @@ def measure(commit: str, folder: Path) -> dict[str, Any]:
             print(f"{now:7.1f}  {line}", end="", file=sys.stderr)
             if found := _ENDED.match(line):
                 ends[found[1]] = now
+            elif "loaded in" in line:
+                ends["model loaded"] = now
+            elif (found := _COST.match(line)) and "first suggestion" not in ends:
+                waited_s = int(found[1].replace(",", "")) / 1000
+                ends["first suggestion"] = round(ends.get("model loaded", now) + waited_s, 1)
     ends["make demo"] = round(time.monotonic() - started, 1)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     log = (clone / ".venv" / "setup.log").read_text(encoding="utf-8", errors="replace")

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from assistant.install.builder import processes
 from assistant.install.choice import choose, cpu_only_beside_gpu
 from assistant.install.machine import Backend, Gpu, Machine, Vendor, version_of
 
@@ -97,3 +98,20 @@ def test_every_machine_gets_an_answer(machine: Machine, requested: Backend | Non
 @given(st.text(max_size=20))
 def test_versions_are_read_from_any_text(text: str) -> None:
     assert all(number >= 0 for number in version_of(text))
+
+
+@pytest.mark.parametrize(
+    ("backend", "gib", "cores", "expected"),
+    [
+        (Backend.CPU, 64, 16, 16),
+        (Backend.CPU, 2, 16, 4),
+        (Backend.CUDA, 24, 16, 16),
+        (Backend.CUDA, 7, 16, 4),
+        (Backend.HIP, 7, 8, 3),
+        (Backend.CUDA, 0, 4, 1),
+    ],
+)
+def test_no_more_compilers_than_memory_holds(
+    backend: Backend, gib: int, cores: int, expected: int
+) -> None:
+    assert processes(backend, gib << 30, cores) == expected
