@@ -304,7 +304,7 @@ async def peer_side(binary: Path, threads: int) -> AsyncIterator[dict[str, Any]]
 
 
 async def run(count: int, seed: int, threads: int, binary: Path | None) -> dict[str, Any]:
-    begun = head("blocks")
+    heading = head("blocks")
     holes = choose(count, seed)
     rows: list[tuple[Hole, str, Outcome]] = []
     async with contextlib.AsyncExitStack() as stack:
@@ -320,7 +320,7 @@ async def run(count: int, seed: int, threads: int, binary: Path | None) -> dict[
             print(f"\r{number + 1} of {len(holes)}", end="", file=sys.stderr)
         print(file=sys.stderr)
     return {
-        **begun,
+        **heading,
         "settings": {
             "model": MODEL,
             "holes": len(holes),

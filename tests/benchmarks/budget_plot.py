@@ -1,4 +1,4 @@
-"""Draws the budget over a minute in which a game takes the card's margin and gives it back.
+"""Draws the budget over a minute in which a game takes the GPU's margin and gives it back.
 
     python tests/benchmarks/budget_plot.py > budget.svg
 

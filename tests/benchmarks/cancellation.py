@@ -51,7 +51,7 @@ async def cancelled(engine: LlamaEngine, prompt: tuple[int, ...], after_s: float
     async with aclosing(cast("AsyncGenerator[Delta | Done]", engine.generate(request))) as stream:
         task = asyncio.ensure_future(anext(stream))
         done, _ = await asyncio.wait({task}, timeout=after_s)
-        while done:  # decoding has begun
+        while done:  # decoding has heading
             task = asyncio.ensure_future(anext(stream))
             after_s -= 0.02
             done, _ = await asyncio.wait({task}, timeout=max(after_s, 0.001))
@@ -76,7 +76,7 @@ async def first_token(engine: LlamaEngine, prompt: tuple[int, ...]) -> float:
 
 
 async def measure(model: Path, times: int, threads: int, seed: int) -> dict[str, Any]:
-    begun = head("cancellation")
+    heading = head("cancellation")
     words = vocabulary.load(model)
     text = (ROOT / "lsp" / "completion" / "session.py").read_text(encoding="utf-8")
     ids = tuple(words.encode(text * 2))
@@ -109,7 +109,7 @@ async def measure(model: Path, times: int, threads: int, seed: int) -> dict[str,
     finally:
         await engine.close()
     return {
-        **begun,
+        **heading,
         "settings": {"model": model.name, "times": times, "threads": threads, "seed": seed},
         "asking_an_idle_worker_ms": summary(asked),
         "cancelled_in_prefill_ms": summary(prefill),

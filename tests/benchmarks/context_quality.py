@@ -9,7 +9,7 @@ compared without blanks at both ends. Besides exact matches and edit similarity 
 stands the likelihood of the wanted line, in nats a token.
 
 Answers are appended to a file of JSON lines under the hash of the prompt that they answer. So a
-run can be ended and taken up again, a change of the code asks anew only where it changes a prompt,
+run can be ended and taken up again, a change of the code asks again only where it changes a prompt,
 and the table is always one of the present code: places that it has no answer for are not in it.
 
 The picking was improved while looking at answers at the places asked by default. With `--held-out`
@@ -53,7 +53,7 @@ SETTINGS = (
 LOOKED_AT = 304  # places, the first of all
 HELD_OUT = 200  # places after them
 NEARLY_ALL = 0.9  # of the places that other settings were asked at
-MIN_PLACES = 20  # for a setting to be told of at all
+MIN_PLACES = 20  # for a setting to be reported at all
 Row = dict[str, Any]
 
 
@@ -151,10 +151,10 @@ def report(
     most = max(counts.values())
     if not most:
         raise SystemExit("nothing is answered yet: run it first")
-    begun = {setting: rows for setting, rows in found.items() if len(rows) >= MIN_PLACES}
+    measured = {setting: rows for setting, rows in found.items() if len(rows) >= MIN_PLACES}
     found = {setting: rows for setting, rows in found.items() if len(rows) >= NEARLY_ALL * most}
     shared, table = table_of(found)
-    in_part = table_of(begun) if len(begun) > len(found) else None
+    in_part = table_of(measured) if len(measured) > len(found) else None
     looked_at = {one.key for one in masked_lines(LOOKED_AT)}
     held_out = looked_at.isdisjoint(one.key for one in places)
     return {

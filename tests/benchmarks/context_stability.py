@@ -5,7 +5,7 @@
 Real functions of real files are deleted and typed again a character at a time; after each the
 cursor jumps to the next place in the file. Counted is the common beginning of consecutive prompts
 as a share of the newer one: what an engine with one sequence need not evaluate again. Keystrokes
-at which the head is built anew count as typing, with what little stays.
+at which the head is built again count as typing, with what little stays.
 """
 
 from __future__ import annotations

@@ -83,12 +83,12 @@ def _http(examples: int) -> dict[str, Any]:
 
 
 def _run(tests: str, environment: dict[str, str]) -> dict[str, Any]:
-    begun = time.monotonic()
+    started_s = time.monotonic()
     command = [sys.executable, "-m", "pytest", "-q", tests, "--timeout", "3600"]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | environment, stdout=sys.stderr, check=False
     )
-    return {"passed": done.returncode == 0, "seconds": round(time.monotonic() - begun)}
+    return {"passed": done.returncode == 0, "seconds": round(time.monotonic() - started_s)}
 
 
 def _mode(line: dict[str, Any]) -> dict[str, Any]:

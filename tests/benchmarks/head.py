@@ -32,7 +32,7 @@ def head(benchmark: str, **more: Any) -> dict[str, Any]:
 
 
 def publish(result: Mapping[str, Any], path: Path, *, save: bool) -> None:
-    """Print a result as JSON, and keep it in `path` where that is wished."""
+    """Print a result as JSON, and keep it in `path` where that is wanted."""
     text = json.dumps(result, indent=1, ensure_ascii=False)
     print(text)
     if save:

@@ -17,7 +17,7 @@ _STYLE = (
 
 @dataclass(frozen=True)
 class Row:
-    """One moment: bytes of the card, and what the service was like."""
+    """One moment: bytes of the GPU, and what the service was like."""
 
     at_s: float
     others_bytes: int
@@ -50,7 +50,7 @@ def svg(
     total_bytes: int,
     rungs: Sequence[str],
 ) -> str:
-    """Three panels under each other: the card, the budget, the ladder."""
+    """Three panels under each other: the GPU, the budget, the ladder."""
     end_s = max((row.at_s for row in rows), default=1.0)
     tops = [TOP + panel * (HEIGHT + GAP) for panel in range(3)]
 
@@ -90,7 +90,7 @@ def svg(
     deepest = max(len(rungs) - 1, 1)
     parts = [
         f'<text x="{LEFT}" y="22" font-size="14">{title}</text>',
-        above(0, "the card: others (yellow), ours (green), its size"),
+        above(0, "the GPU: others (yellow), ours (green), its size"),
         filled(both, "ours"),
         filled(others, "others"),
         f'<line class="limit" x1="{LEFT}" y1="{limit_y}" x2="{LEFT + WIDTH}" y2="{limit_y}"/>',

@@ -1,6 +1,6 @@
 """The result of `layouts.py report` as Markdown tables.
 
-python tests/benchmarks/layout_table.py    # write results/layouts.md anew from layouts.json
+python tests/benchmarks/layout_table.py    # write results/layouts.md again from layouts.json
 """
 
 from __future__ import annotations

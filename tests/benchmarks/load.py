@@ -82,19 +82,19 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     ):
         await client.wait_ready()
         # Everybody has had an answer before the clock starts: imports and first prompts are done.
-        begun = time.monotonic()
-        await asyncio.gather(*(editor.work(begun + 120, most=1) for editor in editors))
+        started_s = time.monotonic()
+        await asyncio.gather(*(editor.work(started_s + 120, most=1) for editor in editors))
         for editor in editors:
             editor.waits_s.clear()
             editor.shown = 0
         done = asyncio.Event()
         gauges = asyncio.create_task(watch(client, done))
         flood = [asyncio.create_task(ask_on(client, done)) for _ in range(options.flood)]
-        begun = time.monotonic()
-        gaps = asyncio.create_task(longest_gaps(editors, begun, done))
-        until = begun + options.seconds
+        started_s = time.monotonic()
+        gaps = asyncio.create_task(longest_gaps(editors, started_s, done))
+        until = started_s + options.seconds
         await asyncio.gather(*(editor.work(until, think_s=THINK_S) for editor in editors))
-        took_s = time.monotonic() - begun
+        took_s = time.monotonic() - started_s
         done.set()
         flooded = [await task for task in flood]
         found = report(options, editors, await gauges, await gaps, took_s, flooded)
@@ -120,12 +120,12 @@ async def ask_on(client: DaemonClient, done: asyncio.Event) -> tuple[int, int]:
     return answered, refused
 
 
-async def longest_gaps(editors: list[Editor], begun: float, done: asyncio.Event) -> float:
+async def longest_gaps(editors: list[Editor], started_s: float, done: asyncio.Event) -> float:
     """The longest that any editor went without an answer, in seconds, its own thinking included."""
     longest = 0.0
     while not done.is_set():
         now = time.monotonic()
-        longest = max(longest, *(now - max(e.answered_at_s, begun) for e in editors))
+        longest = max(longest, *(now - max(e.answered_at_s, started_s) for e in editors))
         await asyncio.sleep(0.1)
     return longest
 

@@ -76,7 +76,7 @@ async def serve() -> None:
 async def measure(requests: int) -> dict[str, Any]:
     options = {"underkeel": {"completion": {"debounce_ms": 0, "ahead": False}}}
     source = (ROOT / "lsp" / "completion" / "session.py").read_text() * 2
-    begun = head("lsp_overhead")
+    heading = head("lsp_overhead")
     async with language_server() as client:
         await client.initialise(options=options, progress=False)
         client.open(URI, source, "python")
@@ -84,7 +84,7 @@ async def measure(requests: int) -> dict[str, Any]:
     async with DaemonClient(autostart=False) as daemon:
         through_daemon = await direct(daemon, requests)
     return {
-        **begun,
+        **heading,
         "settings": {
             "requests": requests,
             "document_lines": source.count("\n"),

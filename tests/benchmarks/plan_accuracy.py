@@ -2,9 +2,9 @@
 
     flock /tmp/bench.lock python tests/benchmarks/plan_accuracy.py [--write]
 
-For each family a header of its true shape is planned for a 24 GiB card beside 1,000 GiB of host
+For each family a header of its true shape is planned for a 24 GiB GPU beside 1,000 GiB of host
 memory, from the header alone; then llama.cpp's dry run of the same plan is asked, on a simulated
-card. Prints JSON; `--write` keeps it under `tests/benchmarks/results/`, with tables to read.
+GPU. Prints JSON; `--write` keeps it under `tests/benchmarks/results/`, with tables to read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ sys.path[:0] = [str(HERE.parents[2]), str(HERE.parents[1] / "equipment")]
 import known_failures  # noqa: E402
 import shapes  # noqa: E402
 from head import head  # noqa: E402
-from simulated import GIB, Card  # noqa: E402
+from simulated import GIB, Gpu  # noqa: E402
 from simulated import Machine as SimulatedMachine  # noqa: E402
 
 from assistant import paths  # noqa: E402
@@ -43,18 +43,18 @@ _COLUMNS = (
     "| family | weights MiB | KV MiB | weights and KV off by | compute: estimate MiB "
     "| compute: taken MiB | compute off | all off | dry run ms |"
 )
-WISHES = Requirements(n_ctx=16_384, overhead_bytes=0)
-ON = known_failures.card(24, host=1000)
+REQUIREMENTS = Requirements(n_ctx=16_384, overhead_bytes=0)
+ON = known_failures.gpu(24, host=1000)
 
 
 def family_row(family: str, dry_run: DryRun) -> dict[str, Any]:
-    """One family: predicted and taken bytes by class, over card and host together."""
+    """One family: predicted and taken bytes by class, over GPU and host together."""
     header = shapes.family_header(family)
     started = time.perf_counter()
     try:
-        guess = make_plan(model_of(header), ON, WISHES)
+        guess = make_plan(model_of(header), ON, REQUIREMENTS)
     except PlanError:
-        guess = make_plan(model_of(header), known_failures.card(48, host=1000), WISHES)
+        guess = make_plan(model_of(header), known_failures.gpu(48, host=1000), REQUIREMENTS)
     planned_ms = 1000 * (time.perf_counter() - started)
     started = time.perf_counter()
     real = measure(header, guess, dry_run)
@@ -64,7 +64,7 @@ def family_row(family: str, dry_run: DryRun) -> dict[str, Any]:
     return {
         "family": family,
         "architecture": header.architecture,
-        "experts_on_card": guess.expert_layers_on_gpu,
+        "experts_on_gpu": guess.expert_layers_on_gpu,
         "cache_type": guess.choice.cache.type_k,
         "weights_bytes": before["weights"],
         "kv_bytes": before["kv"],
@@ -122,9 +122,9 @@ def markdown(found: dict[str, Any]) -> str:
         "# Plans against llama.cpp's own figures",
         "",
         f"{found['date'][:10]}, {machine['system']}, llama-cpp-python {version}. Made by",
-        "`tests/benchmarks/plan_accuracy.py`: true shapes in sparse files, a simulated 24 GiB card",
+        "`tests/benchmarks/plan_accuracy.py`: true shapes in sparse files, a simulated 24 GiB GPU",
         "(48 where 24 do not hold it) beside 1,000 GiB of host memory, 16,384 tokens, 4 sequences.",
-        "Weights, KV and compute are card and host together. The compute estimate comes from the",
+        "Weights, KV and compute are GPU and host together. The compute estimate comes from the",
         "header alone, mostly on the safe side; a plan that is loaded uses the dry run's figure.",
         "",
         _COLUMNS,
@@ -161,8 +161,8 @@ def main() -> None:
     import llama_cpp
 
     with tempfile.TemporaryDirectory() as folder:
-        cards = [Card("SIM0", total_bytes=24 * GIB), Card("SIM1", total_bytes=12 * GIB)]
-        machine = SimulatedMachine(Path(folder) / "cards", cards)
+        gpus = [Gpu("SIM0", total_bytes=24 * GIB), Gpu("SIM1", total_bytes=12 * GIB)]
+        machine = SimulatedMachine(Path(folder) / "gpus", gpus)
         os.environ.update(machine.environment())
         with DryRun() as dry_run:
             family_row("olmoe", dry_run)  # the child's start is not the dry run's

@@ -113,7 +113,7 @@ def main() -> None:
         run(options.run, options.rounds)
         return
     os.environ.pop("UNDERKEEL_MEASURE", None)
-    begun = head("rate_prediction", llama_cpp_python=version("llama-cpp-python"))
+    heading = head("rate_prediction", llama_cpp_python=version("llama-cpp-python"))
     machine, _ = this_machine()
     found: dict[str, Any] = {
         "rates": msgspec.to_builtins(machine_rates(machine.gpus, again=True)),
@@ -138,7 +138,7 @@ def main() -> None:
         "held_tokens": HELD_TOKENS,
         "rounds": options.rounds,
     }
-    publish({**begun, "settings": settings, **found}, RESULT, save=options.save)
+    publish({**heading, "settings": settings, **found}, RESULT, save=options.save)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ PROMPTS = [
     "for (int i = 0; i < n; i++) {\n    sum +=",
 ]
 KEY = "sk-bench-remote"
-BLOCK_TOKENS = 128  # vLLM's on a CPU; 16 on a card
+BLOCK_TOKENS = 128  # vLLM's on a CPU; 16 on a GPU
 # What counts here is what comes, not when: the machine may be busy with other things.
 PATIENT = {"completion": {"time_limit_ms": 60_000, "first_line_ms": 60_000, "ahead": False}}
 
@@ -182,7 +182,7 @@ async def _ask_vllm(url: str, folder: Path, key: Path) -> dict[str, Any]:
         "eight users are all answered": crowd == 8,
         "the cache's gauge is read": gauge > 0,
         "ghost text reaches the server": ghost is not None,
-        "a wrong key is told": wrong,
+        "a wrong key is reported": wrong,
     }
     return {
         "model": info.name,
@@ -198,8 +198,8 @@ async def _ask_vllm(url: str, folder: Path, key: Path) -> dict[str, Any]:
     }
 
 
-async def _text(engine: Any, ids: tuple[int, ...], **wishes: Any) -> str:
-    asked = GenerateRequest(id="r", prompt=ids, max_tokens=16, **wishes)
+async def _text(engine: Any, ids: tuple[int, ...], **requirements: Any) -> str:
+    asked = GenerateRequest(id="r", prompt=ids, max_tokens=16, **requirements)
     events = [event async for event in engine.generate(asked)]
     return "".join(event.text for event in events if isinstance(event, Delta))
 

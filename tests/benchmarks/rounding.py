@@ -10,7 +10,7 @@ token's logit is above the second likeliest's.
 
 - `in_a_batch`: rows of batches, over cells that such batches have written.
 - `alone`: rows evaluated by themselves over such cells, where the lead is small enough to matter.
-- `anew`: the same once those cells have been written anew token by token; 0 says that nothing at
+- `again`: the same once those cells have been written again token by token; 0 says that nothing at
   all is left of the batches.
 
 `SURE_MARGIN` (assistant/engine/worker/speculation.py) has to be above the most of the first two.
@@ -123,14 +123,14 @@ def decoded(sequence: Cells, prompt: Prompt, model: Model) -> tuple[list[int], l
 
 
 def measure(path: Path, count: int, threads: int, seed: int) -> dict[str, Any]:
-    begun = head("rounding")
+    heading = head("rounding")
     spec = LoadSpec(path=str(path), n_ctx=2048, n_outputs_max=CHUNK, n_threads=threads)
     model = Model(spec)
     context = Context(model, spec)
     sequence = Cells(context)
     words, rng = vocabulary.load(path), random.Random(seed)
     kinds = (edits(words, rng), fresh(words, rng))
-    moved = {name: Moved() for name in ("in_a_batch", "alone", "anew")}
+    moved = {name: Moved() for name in ("in_a_batch", "alone", "again")}
     rows = below = 0
     for number in range(count):
         prompt = next(kinds[number % 2])
@@ -150,12 +150,12 @@ def measure(path: Path, count: int, threads: int, seed: int) -> dict[str, Any]:
         if small:
             upto = max(small) + 1
             *_, logits = sequence.evaluate(tokens[:upto], at, 1)
-            moved["anew"].add(leads[upto - 1], logits)
+            moved["again"].add(leads[upto - 1], logits)
         print(number, {name: one.told() for name, one in moved.items()}, file=sys.stderr)
     context.free()
     model.free()
     return {
-        **begun,
+        **heading,
         "settings": {
             "model": path.name,
             "prompts": count,

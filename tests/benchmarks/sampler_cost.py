@@ -2,8 +2,8 @@
 
     flock /tmp/bench.lock python tests/benchmarks/sampler_cost.py [--seconds 20]
 
-Two simulated cards answer through the real pynvml, whose calls are then cheaper than a driver's;
-the figure for a real card is marked by `"driver": "nvidia"`. Prints JSON.
+Two simulated GPUs answer through the real pynvml, whose calls are then cheaper than a driver's;
+the figure for a real GPU is marked by `"driver": "nvidia"`. Prints JSON.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ async def _measure(busy: bool, seconds: float) -> dict[str, Any]:
     looks = len(samples) - looks
     return {
         "busy": busy,
-        "cards": len(samples[-1].gpus),
+        "gpus": len(samples[-1].gpus),
         "looks_per_s": round(looks / wall, 2),
         "core_percent": round(100 * cpu / wall, 3),
         "cpu_us_per_look": round(1e6 * cpu / max(looks, 1)),
@@ -68,11 +68,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         environment = dict(os.environ)
         if not options.real:
-            from simulated import GIB, Card, Machine
+            from simulated import GIB, Gpu, Machine
 
-            cards = [Card("SIM0", 8 * GIB), Card("SIM1", 24 * GIB)]
-            environment = Machine(Path(folder), cards).environment()
-        begun = head("sampler_cost")
+            gpus = [Gpu("SIM0", 8 * GIB), Gpu("SIM1", 24 * GIB)]
+            environment = Machine(Path(folder), gpus).environment()
+        heading = head("sampler_cost")
         answer = subprocess.run(
             [sys.executable, str(HERE), "--child", "--seconds", str(options.seconds)],
             env=environment,
@@ -80,7 +80,7 @@ def main() -> None:
             check=True,
         )
     result = {
-        **begun,
+        **heading,
         "driver": "nvidia" if options.real else "simulated",
         "seconds": options.seconds,
         "rows": json.loads(answer.stdout),

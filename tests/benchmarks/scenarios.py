@@ -3,7 +3,7 @@
     python tests/benchmarks/scenarios.py [--only game --only lost] [--stretch 3] [--hits 100]
         [--save]
 
-The full stack on a simulated card (see tests/equipment/plays.py): sizes are a sixty-fourth of
+The full stack on a simulated GPU (see tests/equipment/plays.py): sizes are a sixty-fourth of
 life, the ways back up are faster by each scenario's `speed`, falls take the time that they take.
 Writes scenarios/NAME.{csv,svg} under `results` and prints JSON; --save keeps it in scenarios.json,
 where rows of scenarios that were not played stay as they are.
@@ -41,20 +41,20 @@ def keep(stage: Stage, name: str, title: str, folder: Path = RESULTS) -> None:
     looks = stage.looks()
     rungs: dict[int, str] = {look.index: look.rung for look in looks}
     names = [rungs.get(index, "") for index in range(max(max(rungs, default=0) + 1, 11))]
-    for card in stage.machine.cards:
-        first = card is stage.machine.cards[0]
-        file = folder / (name if first else f"{name}_{card.name}")
-        rows = _rows(stage.truths[card.name], looks, card.total_bytes)
+    for gpu in stage.machine.gpus:
+        first = gpu is stage.machine.gpus[0]
+        file = folder / (name if first else f"{name}_{gpu.name}")
+        rows = _rows(stage.truths[gpu.name], looks, gpu.total_bytes)
         write_csv(file.with_suffix(".csv"), rows)
-        told = f"{title} ({card.name})" if len(stage.machine.cards) > 1 else title
-        picture = svg(told, rows, stage.marks, card.total_bytes, names)
+        told = f"{title} ({gpu.name})" if len(stage.machine.gpus) > 1 else title
+        picture = svg(told, rows, stage.marks, gpu.total_bytes, names)
         file.with_suffix(".svg").write_text(picture, encoding="utf-8")
 
 
 def _rows(
     truth: Sequence[tuple[float, int, int]], looks: Sequence[Look], total_bytes: int
 ) -> list[Row]:
-    """What was true of a card, with what the governor made of it at the look before."""
+    """What was true of a GPU, with what the governor made of it at the look before."""
     from headroom_chart import Row
 
     rows, number = [], 0
@@ -145,7 +145,7 @@ def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "benchmark": "scenarios",
         "machine": machine(),
-        "card": "simulated, with a stand-in NVML; sizes are 1/64 of life",
+        "gpu": "simulated, with a stand-in NVML; sizes are 1/64 of life",
         "requests": sum(row["requests"] for row in rows),
         "broken": sum(len(row["broken"]) for row in rows),
         "rows": rows,

@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
-    begun, path = head("shifting"), resolve(options.model)
+    heading, path = head("shifting"), resolve(options.model)
     kinds = measure(path, options.places, options.threads, options.seed)
     settings = {
         "model": path.name,
@@ -219,7 +219,7 @@ def main() -> None:
         "deleted_lines": DELETED_LINES,
         "answer_tokens": ANSWER_TOKENS,
     }
-    publish({**begun, "settings": settings, **kinds}, RESULT, save=options.save)
+    publish({**heading, "settings": settings, **kinds}, RESULT, save=options.save)
 
 
 if __name__ == "__main__":

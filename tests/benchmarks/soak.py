@@ -4,12 +4,12 @@
 
 `--minutes` are of life; `--speed` says how much faster than life keys come and calm passes. Two
 editors type five keys a second of life each, and somebody reads explanations, while other programs
-take and return memory at random and the card is lost now and then. Prints JSON; writes
+take and return memory at random and the GPU is lost now and then. Prints JSON; writes
 soak.{csv,svg} under `results`, and soak.json with --save.
 
 Resident memory, but for mapped files, is judged at equal states (a worker's depends on its rung):
-see `gauges`. Spells over the card's limit are told with the cores that the worker had meanwhile: a
-move takes its time in those, and a busy machine has few to give.
+see `gauges`. Spells over the GPU's limit are reported with the cores that the worker had
+meanwhile: a move takes its time in those, and a busy machine has few to give.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> None:
         "benchmark": "soak",
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
-        "card": "simulated, with a stand-in NVML; sizes are 1/64 of life",
+        "gpu": "simulated, with a stand-in NVML; sizes are 1/64 of life",
         "load_average": os.getloadavg()[0],
         **report.figures,
     }

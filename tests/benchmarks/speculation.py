@@ -126,7 +126,7 @@ async def answer(engine: LlamaEngine, prompt: Prompt, *, speculate: bool) -> tup
 
 
 async def measure(model: Path, count: int, threads: int, seed: int) -> dict[str, Any]:
-    begun = head("speculation")
+    heading = head("speculation")
     words = vocabulary.load(model)
     rng = random.Random(seed)
     kinds = (edits(words, rng), fresh(words, rng))
@@ -156,7 +156,7 @@ async def measure(model: Path, count: int, threads: int, seed: int) -> dict[str,
     finally:
         await engine.close()
     return {
-        **begun,
+        **heading,
         "settings": {
             "model": model.name,
             "prompts": len(prompts),

@@ -7,7 +7,7 @@ For the dense starter model and the mixture of experts, each setting in a contex
 - threads, from one to twice the cores of this machine: prefill and decode, tokens a second;
 - batches, from 64 to 1,024 tokens (n_batch and n_ubatch alike): prefill, tokens a second; the
   memory that the compute buffers take; and how long an evaluation of such a batch goes on after it
-  was told to stop, at random moments.
+  was requested to stop, at random moments.
 
 Rounds take turns over all settings, and the fastest of each counts: other programs can only make it
 slower. `assistant.llama.spec` and `assistant.engine.worker.scheduler` choose by what this shows.
@@ -144,14 +144,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
-    begun = head(
+    heading = head(
         "threads_batches",
         cores_physical=psutil.cpu_count(logical=False),
         cores_logical=psutil.cpu_count(),
     )
     rng = random.Random(options.seed)
     report = {
-        **begun,
+        **heading,
         "settings": {
             "rounds": options.rounds,
             "prompt_tokens": PROMPT_TOKENS,

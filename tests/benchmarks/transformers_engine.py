@@ -89,7 +89,7 @@ def main() -> None:
 
     from assistant.models.catalogue import resolve
 
-    begun = head("transformers_engine", cards=0)
+    heading = head("transformers_engine", gpus=0)
     python = extra_environments.transformers()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     tests = subprocess.run(
@@ -112,7 +112,7 @@ def main() -> None:
             check=True,
         )
     result = {
-        **begun,
+        **heading,
         "checkpoint": {
             "layers": tiny_checkpoint.LAYERS,
             "experts": tiny_checkpoint.EXPERTS,

@@ -66,10 +66,10 @@ def compare(path: Path, sources: list[str]) -> dict[str, object]:
 
 
 def main() -> None:
-    begun = head("vocabularies")
+    heading = head("vocabularies")
     sources = texts()
     rows = [compare(path, sources) for path in sorted(Path(sys.argv[1]).glob("*.gguf"))]
-    print(json.dumps({**begun, "vocabularies": rows}, indent=1))
+    print(json.dumps({**heading, "vocabularies": rows}, indent=1))
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def between(
 
 
 async def worker_round(engine: LlamaEngine, prompt: list[int]) -> Round:
-    """The same of the worker, as whoever asked sees it."""
+    """The same of the worker, as its client sees it."""
     process = psutil.Process(engine.pid)
     request = GenerateRequest(
         id=f"{time.monotonic_ns()}",
@@ -210,10 +210,10 @@ def main() -> None:
         return
     import llama_cpp
 
-    begun = head("worker_rate", llama_cpp_python=llama_cpp.__version__)
+    heading = head("worker_rate", llama_cpp_python=llama_cpp.__version__)
     ours, theirs = asyncio.run(measure(resolve(wanted.model), wanted.rounds))
     found = {
-        **begun,
+        **heading,
         "settings": {
             "model": wanted.model,
             "rounds": wanted.rounds,

@@ -204,7 +204,7 @@ def test_killed_workers(dense_home: Path) -> None:
     run(body, limit_s=280)
 
 
-def test_a_request_that_loses_two_workers_is_told_clearly(dense_home: Path) -> None:
+def test_a_request_that_loses_two_workers_is_reported_clearly(dense_home: Path) -> None:
     """What may be killing them is not tried for ever; the next request is served all the same."""
 
     async def body(client: DaemonClient) -> None:
@@ -230,7 +230,7 @@ def test_a_worker_killed_while_idle(dense_home: Path) -> None:
         worker().kill()
         assert (await answer(client, ask(stop=("\n",))))[0].startswith(" fibonacci")
         worker().kill()
-        # Nobody asks; it is noticed and mended all the same.
+        # Nobody asks; it is noticed and fixed all the same.
         status = await restarted(client, deaths=2)
         assert status.rung is not None and status.rung.name == "plan"
 
@@ -293,7 +293,7 @@ def test_signals_end_it_clean(dense_home: Path) -> None:
         run(body)
 
 
-def test_models_that_cannot_be_served_are_explained_and_can_be_mended(
+def test_models_that_cannot_be_served_are_explained_and_can_be_fixed(
     home: Path, dense_model: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.gguf"

@@ -98,7 +98,7 @@ def test_the_requirements_name_the_wheel_and_all_that_it_needs_with_hashes(
 
 
 def test_a_package_of_the_same_name_is_refused(dist: Path, wheel: Path, tmp_path: Path) -> None:
-    """Whoever owns the name on an index, or in a folder, cannot run code (case T21)."""
+    """The owner of the name on an index, or in a folder, cannot run code (case T21)."""
     text = (dist / f"underkeel-{__version__}-requirements.txt").read_text()
     ours = tmp_path / "requirements.txt"
     ours.write_text("".join(text.splitlines(keepends=True)[:2]))

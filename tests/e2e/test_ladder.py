@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from simulated import Card, Machine
-from stage import CARD, CARD_BYTES, DESKTOP_BYTES, MARGIN_MIB
+from simulated import Gpu, Machine
+from stage import DESKTOP_BYTES, GPU, GPU_BYTES, MARGIN_MIB
 from tiny_moe import TEXT
 
 from assistant.engine.local import LlamaEngine
@@ -29,16 +29,16 @@ MIB, GIB = 1 << 20, 1 << 30
 
 
 @pytest.fixture
-def card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """A simulated card that this process's children see."""
-    machine = Machine(tmp_path / "cards", [Card(CARD, CARD_BYTES, others_bytes=DESKTOP_BYTES)])
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A simulated GPU that this process's children see."""
+    machine = Machine(tmp_path / "gpus", [Gpu(GPU, GPU_BYTES, others_bytes=DESKTOP_BYTES)])
     for name, value in machine.environment().items():
         monkeypatch.setitem(os.environ, name, value)
     return machine
 
 
 def ladder_of(model: Path) -> tuple[Rung, ...]:
-    """The ladder of a model on the card."""
+    """The ladder of a model on the GPU."""
     host = HostMemory(16 * GIB, 8 * GIB)
     requirements = Requirements(n_ctx=8192, margin_bytes=MARGIN_MIB * MIB, overhead_bytes=0)
     machine = machine_of(merge(ask_backend(), (), host))
@@ -83,7 +83,7 @@ def ask(prompt: list[int], most: int, name: str = "a") -> GenerateRequest:
     return GenerateRequest(id=name, prompt=tuple(prompt), max_tokens=most)
 
 
-def test_each_rung_holds_what_it_said_and_answers_go_on(card: Machine, tiny_moe: Path) -> None:
+def test_each_rung_holds_what_it_said_and_answers_go_on(gpu: Machine, tiny_moe: Path) -> None:
     ladder = ladder_of(tiny_moe)
     names = [rung.name for rung in ladder]
     assert names[:3] == ["plan", "trim", "drop"] and names[-1] == "unload"
@@ -99,7 +99,7 @@ def test_each_rung_holds_what_it_said_and_answers_go_on(card: Machine, tiny_moe:
             await answer.more()
             info = await engine.reshape(rung.spec)
             assert info.n_ctx == rung.spec.n_ctx
-            held, said = card.used_bytes(CARD), rung.holds[CARD]
+            held, said = gpu.used_bytes(GPU), rung.holds[GPU]
             assert held == pytest.approx(said, rel=0.01), f"{rung.name}: {held} of {said}"
             await answer.more()
         await answer.task
@@ -107,7 +107,7 @@ def test_each_rung_holds_what_it_said_and_answers_go_on(card: Machine, tiny_moe:
         assert answer.done.reason is StopReason.LENGTH
         assert (TEXT * 60).startswith(answer.text)
         await engine.unload()
-        assert not [usage for usage in card.usage() if psutil.pid_exists(usage.pid)]
+        assert not [usage for usage in gpu.usage() if psutil.pid_exists(usage.pid)]
 
     run(test)
 
@@ -133,7 +133,7 @@ def test_a_live_sequence_is_carried_over_and_not_evaluated_again(dense_model: Pa
         await answer.task
         assert answer.text == plain.text
         stats = await engine.stats()
-        # The counters begin anew with the context: nothing of the prompt was evaluated in it.
+        # The counters begin again with the context: nothing of the prompt was evaluated in it.
         assert stats.evaluated_tokens == 0 and stats.cells_total == 1024
         again = Answer(engine, ask(prompt, 4))
         await again.task
@@ -154,22 +154,22 @@ def test_a_live_sequence_is_carried_over_and_not_evaluated_again(dense_model: Pa
 
 
 def test_what_no_longer_fits_ends_with_what_there_is_or_says_so(
-    card: Machine, tiny_moe: Path
+    gpu: Machine, tiny_moe: Path
 ) -> None:
     spec = LoadSpec(path=str(tiny_moe), n_ctx=2048, n_seq_max=2, n_threads=1)
     small = LoadSpec(path=str(tiny_moe), n_ctx=512, n_seq_max=2, n_threads=1)
 
     async def test(engine: LlamaEngine) -> None:
         await engine.load(spec)
-        begun = Answer(engine, ask(list(range(1000, 1600)), 400, "begun"))
-        await begun.more()
+        running = Answer(engine, ask(list(range(1000, 1600)), 400, "running"))
+        await running.more()
         long = Answer(engine, ask(list(range(2000, 2300)), 700, "long"))
         await long.more()
         await engine.reshape(small)
-        await begun.task
+        await running.task
         # Its prompt alone is longer than the new context: it ends with what there is.
-        assert begun.done is not None and begun.done.reason is StopReason.LENGTH
-        assert begun.text and (TEXT * 60).startswith(begun.text)
+        assert running.done is not None and running.done.reason is StopReason.LENGTH
+        assert running.text and (TEXT * 60).startswith(running.text)
         # The other's does fit, with a shorter answer.
         await long.task
         assert long.done is not None

@@ -1,7 +1,7 @@
 """Explanations and edits by the real starter model, through the real server, daemon and worker.
 
 What the small model says is its own affair: asserted is that it says something, that it is streamed
-and can be gone on with, and that what it changes stays where it belongs.
+and can be continued, and that what it changes stays where it belongs.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def depth(chart, tide):
 def name():
     return os.nam
 """
-MENDED = "```python\ndef name():\n    return os.name\n```"
+FIXED = "```python\ndef name():\n    return os.name\n```"
 TROUBLE = {
     "range": at(TEXT, "nam\n", "nam"),
     "message": "os has no nam",
@@ -94,7 +94,7 @@ def test_the_actions_of_a_place(home: Path, dense_model: Path) -> None:
         assert await client.actions("file:///nowhere.py", at(TEXT, "nam\n")) == []
         assert engine.asked == [], "no model is asked for a menu"
 
-    play(dense_model, test, MENDED)
+    play(dense_model, test, FIXED)
 
 
 def test_fix_this_error(home: Path, dense_model: Path) -> None:
@@ -110,7 +110,7 @@ def test_fix_this_error(home: Path, dense_model: Path) -> None:
         assert "line 9: lint E7: os has no nam" in chat
         assert engine.asked[0].priority == "explain"
 
-    play(dense_model, test, MENDED)
+    play(dense_model, test, FIXED)
 
 
 def test_document_this_writes_a_docstring_and_no_code(home: Path, dense_model: Path) -> None:
@@ -124,7 +124,7 @@ def test_document_this_writes_a_docstring_and_no_code(home: Path, dense_model: P
         )
         assert description(action["edit"]) == "adds 4 lines"
 
-    # A model that does not do as it is told: it changes the code, too.
+    # A model that does not do as it is reported: it changes the code, too.
     words = '    """Return the depth.\n\n    In metres.\n    """'
     play(dense_model, test, f"```python\ndef depth(a):\n{words}\n    x()\n```")
 
@@ -230,7 +230,7 @@ def test_what_breaks_the_syntax_is_said(home: Path, dense_model: Path) -> None:
         spot = at(TEXT, "nam\n")
         action = await resolved(client, "quickfix.underkeel.fix", spot, diagnostics=[TROUBLE])
         assert description(action["edit"]).startswith("BREAKS THE SYNTAX near line 9")
-        argument = {"textDocument": {"uri": URI}, "range": spot, "instruction": "Mend it"}
+        argument = {"textDocument": {"uri": URI}, "range": spot, "instruction": "Fix it"}
         result = await client.execute("underkeel.edit", argument)
         assert "BREAKS THE SYNTAX" in result["message"]
 
@@ -272,7 +272,7 @@ def test_typing_elsewhere_moves_the_edit_and_typing_there_stops_it(
         response = await while_it_writes(3, 9, "    x = 1\n")
         assert "changed meanwhile" in response["error"]["message"]
 
-    play(dense_model, test, MENDED)
+    play(dense_model, test, FIXED)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_a_file_cannot_widen_what_an_edit_touches(home: Path, dense_model: Path)
         argument = {
             "textDocument": {"uri": URI},
             "range": at(text, "return chart", "tide"),
-            "instruction": "Mend it",
+            "instruction": "Fix it",
         }
         await client.execute("underkeel.edit", argument)
         edit = client.asked[0][1]["edit"]
@@ -347,7 +347,7 @@ def test_an_editor_that_would_not_ask_is_made_to(home: Path, dense_model: Path) 
         client.answers["window/showMessageRequest"] = lambda _: answer
         client.open(URI, TEXT, "python")
         span = at(TEXT, "def name", "os.nam")
-        argument = {"textDocument": {"uri": URI}, "range": span, "instruction": "Mend it"}
+        argument = {"textDocument": {"uri": URI}, "range": span, "instruction": "Fix it"}
         assert (await client.execute("underkeel.edit", argument))["applied"] is True
         assert [method for method, _ in client.asked] == [
             "window/showMessageRequest",
@@ -359,7 +359,7 @@ def test_an_editor_that_would_not_ask_is_made_to(home: Path, dense_model: Path) 
             assert (await client.execute("underkeel.edit", argument))["applied"] is False
         assert [method for method, _ in client.asked].count("workspace/applyEdit") == 1
 
-    play(dense_model, test, MENDED, plain(asks=False))
+    play(dense_model, test, FIXED, plain(asks=False))
 
 
 def test_a_client_that_does_not_resolve_gets_commands(home: Path, dense_model: Path) -> None:
@@ -379,7 +379,7 @@ def test_a_client_that_does_not_resolve_gets_commands(home: Path, dense_model: P
         ]
         assert edited(TEXT, edit[0]) == TEXT.replace("os.nam", "os.name")
 
-    play(dense_model, test, MENDED, plain(asks=False, resolves=False, versions=False))
+    play(dense_model, test, FIXED, plain(asks=False, resolves=False, versions=False))
 
 
 def test_a_plain_client_takes_the_instruction_from_a_comment(home: Path, dense_model: Path) -> None:
@@ -397,7 +397,7 @@ def test_a_plain_client_takes_the_instruction_from_a_comment(home: Path, dense_m
         (argument,) = action["command"]["arguments"]
         assert argument["instruction"] == "Add the draught, which is 2"
 
-    play(dense_model, test, MENDED, plain())
+    play(dense_model, test, FIXED, plain())
 
 
 def test_giving_up_while_the_user_looks_at_the_edit(home: Path, dense_model: Path) -> None:
@@ -412,7 +412,7 @@ def test_giving_up_while_the_user_looks_at_the_edit(home: Path, dense_model: Pat
         client._answer = hold  # type: ignore[method-assign]
         client.open(URI, TEXT, "python")
         span = at(TEXT, "def name", "os.nam")
-        argument = {"textDocument": {"uri": URI}, "range": span, "instruction": "Mend it"}
+        argument = {"textDocument": {"uri": URI}, "range": span, "instruction": "Fix it"}
         params = {"command": "underkeel.edit", "arguments": [argument]}
         number, response = client.send("workspace/executeCommand", params)
         await until(lambda: any(one["method"] == "workspace/applyEdit" for one in held))
@@ -423,7 +423,7 @@ def test_giving_up_while_the_user_looks_at_the_edit(home: Path, dense_model: Pat
         await asyncio.sleep(0.05)
         assert await client.actions(URI, span)
 
-    play(dense_model, test, MENDED)
+    play(dense_model, test, FIXED)
 
 
 def test_the_lines_end_as_the_document_does(home: Path, dense_model: Path) -> None:
@@ -447,4 +447,4 @@ def test_actions_can_be_switched_off(home: Path, dense_model: Path) -> None:
             )
 
     options = {"underkeel": {"actions": {"enabled": False}}}
-    play(dense_model, test, MENDED, initializationOptions=options)
+    play(dense_model, test, FIXED, initializationOptions=options)

@@ -142,7 +142,7 @@ def test_a_follow_up_goes_on_with_the_same_words(home: Path, dense_model: Path) 
     play(dense_model, test, "Said.")
 
 
-def test_what_the_limit_cut_is_gone_on_with(home: Path, dense_model: Path) -> None:
+def test_what_the_limit_cut_is_continued(home: Path, dense_model: Path) -> None:
     whole = "".join(f"{number}, " for number in range(30))
 
     async def test(client: CheckedClient, engine: ChattingEngine) -> None:

@@ -265,7 +265,9 @@ def test_a_worker_that_dies_in_between_is_not_felt(home: Path, dense_model: Path
     play(dense_model, test, lambda _: " a + b")
 
 
-def test_wrong_settings_are_told_and_do_not_stop_anything(home: Path, dense_model: Path) -> None:
+def test_wrong_settings_are_reported_and_do_not_stop_anything(
+    home: Path, dense_model: Path
+) -> None:
     async def test(daemon: Daemon, engine: FakeEngine) -> None:
         options = {"underkeel": {"completion": {"max_tokens": "many", "debounce_ms": 0}}}
         async with editing(options=options) as client:

@@ -80,7 +80,7 @@ def test_a_running_daemon_changes_its_model_and_goes_back_where_it_cannot(
                 return last.timings.generated_tokens, done.stdout
 
         generated, printed = asyncio.run(during())
-        assert generated == 48, "what was begun ends on the old model"
+        assert generated == 48, "a running request ends on the old model"
         assert "The running daemon serves it" in printed
         assert asyncio.run(served()) == str(dense_model)
         assert str(dense_model) in (home / "config.toml").read_text()

@@ -1,6 +1,6 @@
 """Experts may stand anywhere: the answer stays, the sizes are as planned, refusals are clean.
 
-The cards are simulated (tests/equipment/simgpu): memory is theirs, arithmetic is the CPU's.
+The GPUs are simulated (tests/equipment/simgpu): memory is theirs, arithmetic is the CPU's.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from placement import Job, Outcome, run
-from simulated import GIB, MIB, Card, Compute, Machine, Stage
+from simulated import GIB, MIB, Compute, Gpu, Machine, Stage
 
 from assistant.llama.spec import DeviceMemory, LoadSpec, TensorOverride
 
@@ -47,7 +47,7 @@ def spec(model: Path, **fields: object) -> LoadSpec:
     return LoadSpec(path=str(model), **{**fixed, **fields})  # type: ignore[arg-type]
 
 
-def on_cards(
+def on_gpus(
     model: Path, *devices: str, experts: str = "", on: str = "CPU", **fields: object
 ) -> LoadSpec:
     overrides = (TensorOverride(pattern=experts, device=on),) if experts else ()
@@ -57,21 +57,21 @@ def on_cards(
 def placements(model: Path) -> dict[str, LoadSpec]:
     return {
         "cpu": spec(model),
-        "one card": on_cards(model, "SIM0"),
-        "experts on the CPU": on_cards(model, "SIM0", experts=ALL_EXPERTS),
-        "half of the experts on the CPU": on_cards(model, "SIM0", experts=UPPER_HALF),
-        "without op_offload": on_cards(model, "SIM0", experts=ALL_EXPERTS, op_offload=False),
-        "half of the layers": on_cards(model, "SIM0", n_gpu_layers=12),
-        "two cards": on_cards(model, "SIM0", "SIM1", tensor_split=(3.0, 1.0)),
-        "experts on the other card": on_cards(
+        "one GPU": on_gpus(model, "SIM0"),
+        "experts on the CPU": on_gpus(model, "SIM0", experts=ALL_EXPERTS),
+        "half of the experts on the CPU": on_gpus(model, "SIM0", experts=UPPER_HALF),
+        "without op_offload": on_gpus(model, "SIM0", experts=ALL_EXPERTS, op_offload=False),
+        "half of the layers": on_gpus(model, "SIM0", n_gpu_layers=12),
+        "two GPUs": on_gpus(model, "SIM0", "SIM1", tensor_split=(3.0, 1.0)),
+        "experts on the other GPU": on_gpus(
             model, "SIM0", "SIM1", tensor_split=(1.0, 1.0), experts=UPPER_HALF, on="SIM0"
         ),
-        "cache on the CPU": on_cards(model, "SIM0", offload_kqv=False),
+        "cache on the CPU": on_gpus(model, "SIM0", offload_kqv=False),
     }
 
 
 NAMES = list(placements(Path()))
-COMPARED = ("cpu", "half of the experts on the CPU", "experts on the other card")
+COMPARED = ("cpu", "half of the experts on the CPU", "experts on the other GPU")
 
 
 @pytest.fixture(scope="module")
@@ -80,19 +80,19 @@ def outcomes(
 ) -> dict[str, Outcome]:
     """Every placement, run once, all in one child."""
     machine = Machine(
-        tmp_path_factory.mktemp("cards"),
-        [Card("SIM0", 8 * GIB, others_bytes=GIB), Card("SIM1", 4 * GIB)],
+        tmp_path_factory.mktemp("gpus"),
+        [Gpu("SIM0", 8 * GIB, others_bytes=GIB), Gpu("SIM1", 4 * GIB)],
     )
     jobs = [Job(name="dense", spec=spec(dense_model), prompt=PROMPT, keep_distributions=True)]
     jobs += [
         Job(
             name=name,
-            spec=wish,
+            spec=requirement,
             prompt=PROMPT,
             n_predict=16,
             reference="dense" if name in COMPARED else "",
         )
-        for name, wish in placements(moe_model).items()
+        for name, requirement in placements(moe_model).items()
     ]
     return {outcome.name: outcome for outcome in run(jobs, machine)}
 
@@ -141,8 +141,8 @@ def test_the_dry_run_foretells_the_load(name: str, outcomes: dict[str, Outcome])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_grows_on_a_card_while_generating(name: str, outcomes: dict[str, Outcome]) -> None:
-    """On the host it may: a batch of fewer than 32 tokens is not lent to the card, and the graph
+def test_nothing_grows_on_a_gpu_while_generating(name: str, outcomes: dict[str, Outcome]) -> None:
+    """On the host it may: a batch of fewer than 32 tokens is not lent to the GPU, and the graph
     that llama.cpp reserved for was one that is.
     """
     before, after = by_device(outcomes[name].actual), by_device(outcomes[name].after)
@@ -152,22 +152,22 @@ def test_nothing_grows_on_a_card_while_generating(name: str, outcomes: dict[str,
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_cards_hold_what_llama_cpp_says(name: str, outcomes: dict[str, Outcome]) -> None:
+def test_the_gpus_hold_what_llama_cpp_says(name: str, outcomes: dict[str, Outcome]) -> None:
     outcome = outcomes[name]
     actual = by_device(outcome.after)
-    for card, held in outcome.held.items():
+    for gpu, held in outcome.held.items():
         stages = (held["weights"], held["kv"], held["compute"])
-        assert stages == actual.get(card, (0, 0, 0))
+        assert stages == actual.get(gpu, (0, 0, 0))
 
 
 def test_no_expert_group_is_split(outcomes: dict[str, Outcome]) -> None:
     """Moving the experts of 12 of 24 layers moves half of all expert bytes, to the byte."""
     weights = {
         name: by_device(outcomes[name].planned)["SIM0"][0]
-        for name in ("one card", "experts on the CPU", "half of the experts on the CPU")
+        for name in ("one GPU", "experts on the CPU", "half of the experts on the CPU")
     }
-    experts = weights["one card"] - weights["experts on the CPU"]
-    moved = weights["one card"] - weights["half of the experts on the CPU"]
+    experts = weights["one GPU"] - weights["experts on the CPU"]
+    moved = weights["one GPU"] - weights["half of the experts on the CPU"]
     assert moved == pytest.approx(experts / 2, rel=0.03)  # layers differ in quantisation
     assert experts > 500 * MIB
 
@@ -179,9 +179,9 @@ def test_no_expert_group_is_split(outcomes: dict[str, Outcome]) -> None:
 def test_a_refused_allocation_is_an_answer_not_a_crash(
     stage: Stage, error: str, tmp_path: Path, moe_model: Path
 ) -> None:
-    machine = Machine(tmp_path, [Card("SIM0", 8 * GIB, refuse=stage)])
+    machine = Machine(tmp_path, [Gpu("SIM0", 8 * GIB, refuse=stage)])
     jobs = [
-        Job(name="refused", spec=on_cards(moe_model, "SIM0")),
+        Job(name="refused", spec=on_gpus(moe_model, "SIM0")),
         Job(name="after", spec=spec(moe_model), prompt="def f():", n_predict=1),
     ]
     refused, after = run(jobs, machine)
@@ -199,11 +199,11 @@ def test_a_refused_allocation_is_an_answer_not_a_crash(
 def test_memory_that_runs_out_while_generating_is_an_answer(
     compute: Compute, error: str, tmp_path: Path, moe_model: Path
 ) -> None:
-    """The prompt is one graph on the card, each token another: the fourth token fails."""
-    machine = Machine(tmp_path, [Card("SIM0", 8 * GIB, compute=compute, compute_after=4)])
+    """The prompt is one graph on the GPU, each token another: the fourth token fails."""
+    machine = Machine(tmp_path, [Gpu("SIM0", 8 * GIB, compute=compute, compute_after=4)])
     jobs = [
-        Job(name="first", spec=on_cards(moe_model, "SIM0"), prompt="def f(x):", n_predict=8),
-        Job(name="again", spec=on_cards(moe_model, "SIM0"), prompt="def f(x):", n_predict=8),
+        Job(name="first", spec=on_gpus(moe_model, "SIM0"), prompt="def f(x):", n_predict=8),
+        Job(name="again", spec=on_gpus(moe_model, "SIM0"), prompt="def f(x):", n_predict=8),
         Job(name="elsewhere", spec=spec(moe_model), prompt="def f(x):", n_predict=1),
     ]
     first, again, elsewhere = run(jobs, machine)
@@ -213,9 +213,9 @@ def test_memory_that_runs_out_while_generating_is_an_answer(
 
 
 def test_memory_of_others_counts(tmp_path: Path, moe_model: Path) -> None:
-    """A card of 4 GiB does not take 1 GiB of weights while a game holds 3.2, and then it does."""
-    machine = Machine(tmp_path, [Card("SIM0", 4 * GIB, others_bytes=3200 * MIB)])
-    job = Job(name="load", spec=on_cards(moe_model, "SIM0"))
+    """A GPU of 4 GiB does not take 1 GiB of weights while a game holds 3.2, and then it does."""
+    machine = Machine(tmp_path, [Gpu("SIM0", 4 * GIB, others_bytes=3200 * MIB)])
+    job = Job(name="load", spec=on_gpus(moe_model, "SIM0"))
     assert run([job], machine)[0].error == "weights"
     machine.change("SIM0", others_bytes=0)
     assert run([job], machine)[0].error == ""

@@ -1,6 +1,6 @@
 """Memory that is refused or lost at any stage ends in a clear error, and the engine goes on.
 
-The engine is the real one with its worker process; the card is simulated.
+The engine is the real one with its worker process; the GPU is simulated.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from simulated import GIB, MIB, Card, Compute, Machine, Stage
+from simulated import GIB, MIB, Compute, Gpu, Machine, Stage
 
 from assistant.engine import local
 from assistant.engine.local import LlamaEngine
@@ -24,8 +24,8 @@ Scenario = Callable[[LlamaEngine], Awaitable[None]]
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """One card of 8 GiB, seen by the worker."""
-    machine = Machine(tmp_path / "cards", [Card("SIM0", 8 * GIB)])
+    """One GPU of 8 GiB, seen by the worker."""
+    machine = Machine(tmp_path / "gpus", [Gpu("SIM0", 8 * GIB)])
     for name, value in machine.environment().items():
         monkeypatch.setenv(name, value)
     return machine
@@ -35,7 +35,7 @@ def on_host(model: Path) -> LoadSpec:
     return LoadSpec(path=str(model), n_ctx=512, n_ubatch=64, n_batch=64, n_seq_max=2)
 
 
-def on_card(model: Path) -> LoadSpec:
+def on_gpu(model: Path) -> LoadSpec:
     return LoadSpec(
         path=str(model),
         n_ctx=512,
@@ -85,7 +85,7 @@ def test_an_allocation_refused_while_loading(
     async def scenario(engine: LlamaEngine) -> None:
         machine.change("SIM0", refuse=stage)
         with pytest.raises(LoadError) as caught:
-            await engine.load(on_card(moe_model))
+            await engine.load(on_gpu(moe_model))
         shown(caught.value)
         assert machine.used_bytes("SIM0") == 0
         worker = engine.pid
@@ -96,14 +96,14 @@ def test_an_allocation_refused_while_loading(
     play(scenario)
 
 
-def test_a_card_without_room_for_a_context_of_its_driver(machine: Machine, moe_model: Path) -> None:
+def test_a_gpu_without_room_for_a_context_of_its_driver(machine: Machine, moe_model: Path) -> None:
     async def scenario(engine: LlamaEngine) -> None:
         machine.change("SIM0", context_bytes=9 * GIB)
         with pytest.raises(LoadError) as caught:
-            await engine.load(on_card(moe_model))
+            await engine.load(on_gpu(moe_model))
         shown(caught.value)
         machine.change("SIM0", context_bytes=100 * MIB)
-        await engine.load(on_card(moe_model))
+        await engine.load(on_gpu(moe_model))
         assert await answer(engine)
 
     play(scenario)
@@ -118,10 +118,10 @@ def test_a_pool_that_finds_no_memory_is_found_out_by_the_warm_up(
     async def scenario(engine: LlamaEngine) -> None:
         machine.change("SIM0", pool_bytes=8 * GIB)
         with pytest.raises(WorkerDiedError) as caught:
-            await engine.load(on_card(moe_model))
+            await engine.load(on_gpu(moe_model))
         shown(caught.value)
         machine.change("SIM0", pool_bytes=100 * MIB)
-        await engine.load(on_card(moe_model))
+        await engine.load(on_gpu(moe_model))
         machine.change("SIM0", others_bytes=8 * GIB)  # everything left is taken
         assert await answer(engine)
 
@@ -133,7 +133,7 @@ def test_a_graph_that_fails_ends_the_request_alone(
     compute: Compute, machine: Machine, moe_model: Path
 ) -> None:
     async def scenario(engine: LlamaEngine) -> None:
-        await engine.load(on_card(moe_model))
+        await engine.load(on_gpu(moe_model))
         whole = await answer(engine)
         worker = engine.pid
         machine.change("SIM0", compute=compute)
@@ -147,17 +147,17 @@ def test_a_graph_that_fails_ends_the_request_alone(
     play(scenario)
 
 
-def test_a_card_that_is_lost_takes_the_worker_along_and_both_return(
+def test_a_gpu_that_is_lost_takes_the_worker_along_and_both_return(
     machine: Machine, moe_model: Path
 ) -> None:
     async def scenario(engine: LlamaEngine) -> None:
-        await engine.load(on_card(moe_model))
+        await engine.load(on_gpu(moe_model))
         whole = await answer(engine)
         machine.change("SIM0", lost=True)
         with pytest.raises(WorkerDiedError) as caught:
             await answer(engine)
         shown(caught.value)
-        with pytest.raises(EngineError):  # the card is still gone
+        with pytest.raises(EngineError):  # the GPU is still gone
             await answer(engine)
         machine.change("SIM0", lost=False)
         assert await answer(engine) == whole
@@ -171,7 +171,7 @@ def test_a_graph_that_never_ends_is_ended(
     monkeypatch.setattr(local, "HANG_S", 3.0)
 
     async def scenario(engine: LlamaEngine) -> None:
-        await engine.load(on_card(moe_model))
+        await engine.load(on_gpu(moe_model))
         machine.change("SIM0", compute=Compute.HANG)
         with pytest.raises(WorkerDiedError) as caught:
             await answer(engine)

@@ -1,6 +1,6 @@
 """From free memory to a loaded model: planned, loaded by the plan, held against it.
 
-The cards are simulated; the dry runs and the loads are llama.cpp's own.
+The GPUs are simulated; the dry runs and the loads are llama.cpp's own.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from placement import Job, run
-from simulated import GIB, MIB, Card, Machine
+from simulated import GIB, MIB, Gpu, Machine
 
 from assistant.errors import PlanError
 from assistant.memory.gguf.header import read_header
@@ -27,8 +27,8 @@ HOST_MEMORY = HostMemory(16 * GIB, 8 * GIB)
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """Two cards; this process's children see them."""
-    machine = Machine(tmp_path / "cards", [Card("SIM0", 8 * GIB), Card("SIM1", 8 * GIB)])
+    """Two GPUs; this process's children see them."""
+    machine = Machine(tmp_path / "gpus", [Gpu("SIM0", 8 * GIB), Gpu("SIM1", 8 * GIB)])
     for name, value in machine.environment().items():
         monkeypatch.setenv(name, value)
     return machine
@@ -40,8 +40,8 @@ def devices_now(host: HostMemory = HOST_MEMORY) -> tuple[Device, ...]:
 
 def planned(model: Path, *names: str, host: HostMemory = HOST_MEMORY) -> Plan:
     devices = devices_now(host)
-    cards = tuple(device for device in devices if device.name in names)
-    return plan_and_measure(read_header(model), PlanMachine(devices[-1], cards), REQUIREMENTS)
+    gpus = tuple(device for device in devices if device.name in names)
+    return plan_and_measure(read_header(model), PlanMachine(devices[-1], gpus), REQUIREMENTS)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_load_takes_what_its_plan_says(
         assert 0 < held <= free * MIB - REQUIREMENTS.margin_bytes * 0.9
 
 
-def test_more_memory_puts_more_expert_groups_on_the_card(machine: Machine, moe_model: Path) -> None:
+def test_more_memory_puts_more_expert_groups_on_the_gpu(machine: Machine, moe_model: Path) -> None:
     counts = []
     for free in (500, 800, 1200, 3000):
         machine.change("SIM0", others_bytes=8 * GIB - free * MIB)
@@ -76,7 +76,7 @@ def test_more_memory_puts_more_expert_groups_on_the_card(machine: Machine, moe_m
 
 
 def test_what_cannot_fit_is_refused_by_the_plan(machine: Machine, moe_model: Path) -> None:
-    """No card has room and the host has too little: an error before a byte is loaded."""
+    """No GPU has room and the host has too little: an error before a byte is loaded."""
     machine.change("SIM0", others_bytes=8 * GIB - 100 * MIB)
     with pytest.raises(PlanError) as caught:
         planned(moe_model, "SIM0", host=HostMemory(16 * GIB, 700 * MIB))

@@ -1,6 +1,6 @@
 """Headroom on the full stack: whatever happens to the memory, people are served.
 
-Language servers, the daemon and its worker run as for a user, on a simulated card and a stand-in
+Language servers, the daemon and its worker run as for a user, on a simulated GPU and a stand-in
 NVML that follow one script (`plays`). Sizes are a sixty-fourth of life; the ways back up are
 faster than life; the probes look as often as ever. The long form is `make bench-scenarios`.
 """

@@ -111,7 +111,7 @@ async def _use_it() -> None:
         await client.wait_ready()
         assert (await client.status()).pid == pid
         assert (await answer(client, request))[0] == text
-        # What systemd was told of the daemon.
+        # What systemd knows of the daemon.
         async with asyncio.timeout(20):
             while not _told_systemd().startswith("ready"):  # noqa: ASYNC110
                 await asyncio.sleep(0.2)

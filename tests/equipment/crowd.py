@@ -60,10 +60,10 @@ class Editor:
         while time.monotonic() < until_s and not (most and len(self.waits_s) >= most):
             document = self.documents[len(self.waits_s) % len(self.documents)]
             document.type(self.client, f"def {chance.choice(_WORDS)}_")
-            begun = time.monotonic()
+            started_s = time.monotonic()
             items = await self.client.complete(document.uri, document.row, document.column)
             self.answered_at_s = time.monotonic()
-            self.waits_s.append(self.answered_at_s - begun)
+            self.waits_s.append(self.answered_at_s - started_s)
             self.shown += bool(items)
             document.type(self.client, f"x{len(self.waits_s)}():\n    pass\n\n\n")
             await asyncio.sleep(think_s * chance.uniform(0.5, 1.5))

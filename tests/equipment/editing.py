@@ -26,7 +26,7 @@ CURSOR = "\u2038"
 
 @dataclass
 class PlayedEditor:
-    """Remembers what it was told."""
+    """Remembers its messages."""
 
     messages: list[tuple[Severity, str]] = field(default_factory=list)
     stages: list[str] = field(default_factory=list)

@@ -1,7 +1,7 @@
 """What a process held over time, judged at equal states: growth that its state does not explain.
 
 A worker's memory follows the rung that it serves on (weights and cache on the host or on
-the card), so a plain line through all of it says which rungs came first and last, not what leaks.
+the GPU), so a plain line through all of it says which rungs came first and last, not what leaks.
 Here every state (a process on a rung) has a level of its own, and all share one slope.
 """
 
@@ -44,12 +44,12 @@ class Gauge:
     def settled(self) -> list[Reading]:
         """Readings of states that have lasted for a while, without the warm first fifth."""
         found: list[Reading] = []
-        begun_s, state = float("-inf"), ""
+        started_s, state = float("-inf"), ""
         from_s = self.rows[0].at_s + (self.rows[-1].at_s - self.rows[0].at_s) / 5
         for row in self.rows:
             if row.state != state:
-                begun_s, state = row.at_s, row.state
-            if row.at_s - begun_s >= _SETTLED_S and row.at_s >= from_s:
+                started_s, state = row.at_s, row.state
+            if row.at_s - started_s >= _SETTLED_S and row.at_s >= from_s:
                 found.append(row)
         return found
 

@@ -1,6 +1,6 @@
 """Plays a scenario of `plays` on the full stack, and says what was broken.
 
-Language servers, the daemon, its worker, a simulated card and a stand-in NVML follow one script,
+Language servers, the daemon, its worker, a simulated GPU and a stand-in NVML follow one script,
 with people at work throughout.
 """
 
@@ -39,7 +39,7 @@ async def play(
 ) -> Outcome:
     """Play it with people at work throughout, and wait until all is as before."""
     async with staged(
-        home, folder, model, speed=scenario.speed, cards=scenario.cards, tables=scenario.tables
+        home, folder, model, speed=scenario.speed, gpus=scenario.gpus, tables=scenario.tables
     ) as (stage, client):
         pid = (await client.status()).pid
         async with editors(n_editors, root=str(ROOT), seed=7) as typists:
@@ -61,7 +61,7 @@ async def play(
             *_of_people(scenario, tallies, reader.tally),
             *([] if served else ["it does not serve afterwards"]),
             *([] if status.pid == pid else ["another daemon"]),
-            *([] if over_s <= MOST_OVER_S else [f"over the card's memory for {over_s:.2f} s"]),
+            *([] if over_s <= MOST_OVER_S else [f"over the GPU's memory for {over_s:.2f} s"]),
             *(f"a prompt of {n} over the budget of {most}" for n, most in admitted if n > most),
             *_of_the_ladder(scenario, looks),
         ]
@@ -73,7 +73,7 @@ async def play(
             "reader": reader.tally.row(),
             "admitted": len(admitted),
             "over_budget": sum(n > most for n, most in admitted),
-            "over_the_card_s": round(over_s, 2),
+            "over_the_gpu_s": round(over_s, 2),
             "deepest_rung": max(looks, key=lambda look: look.index).rung,
             "moves": looks[-1].moves,
             "acts": dict(Counter(says for _, says in stage.marks)),
@@ -88,11 +88,11 @@ async def play(
 
 
 def over(stage: Stage) -> float:
-    """The longest time, in seconds, that more was held of a card than it has."""
+    """The longest time, in seconds, that more was held of a GPU than it has."""
     longest = run = 0
-    for card in stage.machine.cards:
-        for _, others, ours in stage.truths[card.name]:
-            run = run + 1 if others + ours > card.total_bytes else 0
+    for gpu in stage.machine.gpus:
+        for _, others, ours in stage.truths[gpu.name]:
+            run = run + 1 if others + ours > gpu.total_bytes else 0
             longest = max(longest, run)
     return longest * _TRUTH_STEP_S
 
@@ -106,7 +106,7 @@ def _of_people(scenario: Scenario, editing: Sequence[Tally], reading: Tally) -> 
     for tally in editing:
         broken += [f"an editor was answered with the error {said!r}" for said in tally.errors]
         if not scenario.errors:
-            broken += [f"an editor was told {said!r}" for said in tally.told]
+            broken += [f"an editor got {said!r}" for said in tally.told]
         if not tally.shown:
             broken.append("an editor was shown nothing at all")
     broken += [f"a reader got the error {code!r}" for code in set(reading.errors) - scenario.errors]

@@ -1,6 +1,6 @@
 """What went wrong in other programs' memory estimates, each tried on ours.
 
-A trial returns whether ours holds, and what was seen. Trials run on simulated cards, so what only a
+A trial returns whether ours holds, and what was seen. Trials run on simulated GPUs, so what only a
 real driver does is not among them; `UNTRIED` says what and why.
 """
 
@@ -36,10 +36,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Bench:
-    """What a trial may use: the dry run, and the cards that it sees (SIM0 24 GiB, SIM1 12 GiB)."""
+    """What a trial may use: the dry run, and the GPUs that it sees (SIM0 24 GiB, SIM1 12 GiB)."""
 
     dry_run: DryRun
-    cards: SimulatedMachine
+    gpus: SimulatedMachine
 
 
 Trial = Callable[[Bench], Outcome]
@@ -47,11 +47,11 @@ TRIALS: dict[str, Trial] = {}
 
 UNTRIED = {
     "WSL spills to system memory instead of failing (WSL#11050)": (
-        "needs WSL and a card; a plan never asks for more than is free less the margin"
+        "needs WSL and a GPU; a plan never asks for more than is free less the margin"
     ),
     "the scratch of a quantised cache grows with the context (llama.cpp#21054)": (
-        "CUDA's own: this version counts it in the compute buffer, which the dry run on the card "
-        "itself reports; a simulated card has none"
+        "CUDA's own: this version counts it in the compute buffer, which the dry run on the GPU "
+        "itself reports; a simulated GPU has none"
     ),
 }
 
@@ -70,15 +70,15 @@ def device(name: str, gib: float, free: float | None = None) -> Device:
     return Device(name, kind, int(gib * GIB), int((gib if free is None else free) * GIB))
 
 
-def card(gib: float, host: float = 800, free: float | None = None) -> Machine:
+def gpu(gib: float, host: float = 800, free: float | None = None) -> Machine:
     return Machine(device(HOST_MEMORY, host), (device("SIM0", gib, free),))
 
 
 @trial("experts on the CPU turn fitting off, then memory runs out (llama.cpp#27872)")
 def experts_on_the_host(bench: Bench) -> Outcome:
-    plan = plan_and_measure(shapes.family_header("qwen3moe"), card(2.5), None, bench.dry_run)
+    plan = plan_and_measure(shapes.family_header("qwen3moe"), gpu(2.5), None, bench.dry_run)
     seen = (
-        f"on a 2.5 GiB card {plan.expert_layers_on_gpu} of 48 groups stand on it, context "
+        f"on a 2.5 GiB GPU {plan.expert_layers_on_gpu} of 48 groups stand on it, context "
         f"{plan.n_ctx} in {plan.choice.cache.type_k}; measured "
         f"{plan.gpu_usages[0].needed_bytes / MIB:.0f} MiB"
     )
@@ -87,7 +87,7 @@ def experts_on_the_host(bench: Bench) -> Outcome:
 
 @trial("an explicit count of GPU layers turns fitting off without a word (TurboLLM#99)")
 def explicit_layers(bench: Bench) -> Outcome:
-    header, on = shapes.family_header("mixtral"), card(24)
+    header, on = shapes.family_header("mixtral"), gpu(24)
     model = model_of(header)
     spec = make_plan(model, on).to_load_spec()
     forced = type(spec)(path=spec.path, n_ctx=32768, devices=("SIM0",), n_gpu_layers=99)
@@ -98,7 +98,7 @@ def explicit_layers(bench: Bench) -> Outcome:
 @trial("multi-token prediction is missed (llama.cpp#23472)")
 def nextn(bench: Bench) -> Outcome:
     header = shapes.family_header("glm4moe")
-    plan = measure(header, make_plan(model_of(header), card(24)), bench.dry_run)
+    plan = measure(header, make_plan(model_of(header), gpu(24)), bench.dry_run)
     skipped = plan.model.inventory.skipped.size_bytes
     other = sum(usage.other_bytes for usage in plan.usages)
     seen = f"{skipped / GIB:.2f} GiB of it in the file, not loaded, not charged: {other} B off"
@@ -109,7 +109,7 @@ def nextn(bench: Bench) -> Outcome:
 def vision(bench: Bench) -> Outcome:
     tower = replace(shapes.family_header("qwen2"), architecture="clip", metadata={}, tensors=())
     try:
-        make_plan(model_of(tower), card(24))
+        make_plan(model_of(tower), gpu(24))
     except PlanError as error:
         return Outcome(True, f"none is ever loaded; one named as a model: {error.message}")
     return Outcome(False, "planned")
@@ -118,7 +118,7 @@ def vision(bench: Bench) -> Outcome:
 @trial("generation aborts at 119k tokens: the context was not all reserved (llama.cpp#21692)")
 def long_context(bench: Bench) -> Outcome:
     header = shapes.family_header("qwen3moe")
-    plan = plan_and_measure(header, card(24), Requirements(n_ctx=131_072), bench.dry_run)
+    plan = plan_and_measure(header, gpu(24), Requirements(n_ctx=131_072), bench.dry_run)
     usage = plan.gpu_usages[0]
     seen = (
         f"131,072 tokens: KV {usage.kv_bytes / GIB:.1f} GiB and compute "
@@ -139,8 +139,8 @@ def second_process(bench: Bench) -> Outcome:
 @trial("recurrent state grows from 150 to 9,726 MiB (llama.cpp#22673)")
 def recurrent_state(bench: Bench) -> Outcome:
     header = shapes.family_header("qwen3next")
-    wish = CacheParams(n_ctx=256, n_seq_max=8)
-    ours = cache_bytes(model_memory(header), wish)
+    requirement = CacheParams(n_ctx=256, n_seq_max=8)
+    ours = cache_bytes(model_memory(header), requirement)
     memory = bench.dry_run.run(LoadSpec(path="shape", n_ctx=256, n_seq_max=8), header)
     theirs = sum(part.kv_bytes for part in memory)
     seen = f"8 sequences: {ours / MIB:.1f} MiB foretold, {theirs / MIB:.1f} MiB taken"
@@ -155,7 +155,7 @@ def sliding_window(bench: Bench) -> Outcome:
 @trial("compute buffers are left out (ollama#17201)")
 def compute(bench: Bench) -> Outcome:
     header = shapes.family_header("gpt-oss-120b")
-    guess = make_plan(model_of(header), card(80))
+    guess = make_plan(model_of(header), gpu(80))
     real = measure(header, guess, bench.dry_run)
     before, after = (plan.gpu_usages[0].compute_bytes for plan in (guess, real))
     seen = f"estimated {before / MIB:.0f} MiB, taken {after / MIB:.0f} MiB"
@@ -166,7 +166,7 @@ def compute(bench: Bench) -> Outcome:
 def other_processes(bench: Bench) -> Outcome:
     header = shapes.family_header("qwen3moe")
     idle, busy = (
-        plan_and_measure(header, card(24, free=free), None, bench.dry_run) for free in (24, 9)
+        plan_and_measure(header, gpu(24, free=free), None, bench.dry_run) for free in (24, 9)
     )
     needed = busy.gpu_usages[0].needed_bytes
     seen = (
@@ -181,7 +181,7 @@ def twice_too_much(bench: Bench) -> Outcome:
     worst, which = 0.0, ""
     for family in shapes.SHAPES:
         header = shapes.family_header(family)
-        guess = make_plan(model_of(header), card(2000))
+        guess = make_plan(model_of(header), gpu(2000))
         real = measure(header, guess, bench.dry_run)
         before, after = (sum(usage.needed_bytes for usage in plan.usages) for plan in (guess, real))
         error = abs(before - after) / after
@@ -208,15 +208,15 @@ def latent(bench: Bench) -> Outcome:
 @trial("video memory is held until the process exits (llama-cpp-python#1442)")
 def held(bench: Bench) -> Outcome:
     with DryRun() as own:
-        plan_and_measure(shapes.family_header("qwen3moe"), card(24), None, own)
-    left = bench.cards.used_bytes("SIM0")
-    return Outcome(left == 0, f"{left} B of the card are held after the question")
+        plan_and_measure(shapes.family_header("qwen3moe"), gpu(24), None, own)
+    left = bench.gpus.used_bytes("SIM0")
+    return Outcome(left == 0, f"{left} B of the GPU are held after the question")
 
 
 def _kv(family: str, n_ctx: int, bench: Bench) -> Outcome:
     header: Header = shapes.family_header(family)
-    wish = CacheParams(n_ctx=n_ctx, n_seq_max=1, swa_full=False)
-    ours = cache_bytes(model_memory(header), wish)
+    requirement = CacheParams(n_ctx=n_ctx, n_seq_max=1, swa_full=False)
+    ours = cache_bytes(model_memory(header), requirement)
     spec = LoadSpec(path="shape", n_ctx=n_ctx, n_seq_max=1, swa_full=False)
     theirs = sum(part.kv_bytes for part in bench.dry_run.run(spec, header))
     seen = f"{n_ctx:,} tokens: {ours / MIB:,.2f} MiB foretold, {theirs / MIB:,.2f} MiB taken"

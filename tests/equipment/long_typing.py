@@ -17,9 +17,9 @@ from typing import Any
 import psutil
 from gauges import Gauge, Reading
 from stage import (
-    CARD,
-    CARD_BYTES,
     DESKTOP_BYTES,
+    GPU,
+    GPU_BYTES,
     ROOT,
     UNIT,
     Act,
@@ -65,16 +65,16 @@ async def soak(
             await reader.ask(-1)
             servers = [psutil.Process(typist.pid) for typist in typists]
             before = await _held(stage, client)
-            begun_s = stage.now_s
-            ends_s = begun_s + life_s / speed
+            started_s = stage.now_s
+            ends_s = started_s + life_s / speed
             async with at_work(_measure(stage, gauges, servers), _press(stage, noise)):
                 while stage.now_s < ends_s:
                     people = [typist.type() for typist in typists]
                     async with at_work(*people, _reads(reader, speed)):
                         await asyncio.sleep(noise.uniform(40, 160) / speed)
                     await asyncio.sleep(_COFFEE_S / speed)
-            lasted_s = stage.now_s - begun_s
-            stage.do(Act(0, "calm", card={"others_bytes": DESKTOP_BYTES}))
+            lasted_s = stage.now_s - started_s
+            stage.do(Act(0, "calm", gpu={"others_bytes": DESKTOP_BYTES}))
             await until(client, serves_all, 120, "restored")
             after = await _held(stage, client)
         tallies = [*(typist.tally for typist in typists), reader.tally]
@@ -104,7 +104,7 @@ async def soak(
             "held_before": before,
             "held_after": after,
             "resident": {gauge.name: gauge.figures() for gauge in gauges.values() if gauge.rows},
-            "over_the_card": _spells(stage, gauges["worker"]),
+            "over_the_gpu": _spells(stage, gauges["worker"]),
             "broken": broken,
         }
         return Report(broken, figures, stage)
@@ -124,11 +124,11 @@ async def _press(stage: Stage, noise: random.Random) -> None:
     while True:
         await asyncio.sleep(noise.uniform(0.5, 4))
         units = noise.choice((0.25, 0.25, 1, 2, 3, 4, 5, 6, 6.5))
-        stage.do(Act(0, f"others {units:g}", card={"others_bytes": int(units * UNIT)}))
+        stage.do(Act(0, f"others {units:g}", gpu={"others_bytes": int(units * UNIT)}))
         if noise.random() < 0.05:
-            stage.do(Act(0, "lost", card={"lost": True}))
+            stage.do(Act(0, "lost", gpu={"lost": True}))
             await asyncio.sleep(noise.uniform(0.5, 2))
-            stage.do(Act(0, "returned", card={"lost": False}))
+            stage.do(Act(0, "returned", gpu={"lost": False}))
 
 
 async def _measure(
@@ -161,12 +161,12 @@ def _reading(stage: Stage, name: str, processes: Sequence[psutil.Process]) -> Re
 
 
 def _spells(stage: Stage, worker: Gauge) -> dict[str, Any]:
-    """When more was held of the card than it has, for how long, and what the worker could do about
+    """When more was held of the GPU than it has, for how long, and what the worker could do about
     it: a move takes its time in cores, which other work on the machine may have."""
-    rows = stage.truths[CARD]
+    rows = stage.truths[GPU]
     spells: list[list[float]] = []
     for before, (at_s, others, ours) in zip([None, *rows], rows, strict=False):
-        if others + ours <= CARD_BYTES:
+        if others + ours <= GPU_BYTES:
             continue
         if spells and before is not None and spells[-1][1] == before[0]:
             spells[-1][1] = at_s
@@ -178,13 +178,13 @@ def _spells(stage: Stage, worker: Gauge) -> dict[str, Any]:
         "spells": len(spells),
         "longest": [
             {
-                "at_s": round(begun_s, 1),
-                "lasted_s": round(ended_s - begun_s, 2),
-                "rung": next((look.rung for look in reversed(looks) if look.at_s < begun_s), ""),
+                "at_s": round(started_s, 1),
+                "lasted_s": round(ended_s - started_s, 2),
+                "rung": next((look.rung for look in reversed(looks) if look.at_s < started_s), ""),
                 "rung_after": next((look.rung for look in looks if look.at_s > ended_s), ""),
-                "cores_of_the_worker": worker.cpu_share(begun_s, ended_s),
+                "cores_of_the_worker": worker.cpu_share(started_s, ended_s),
             }
-            for begun_s, ended_s in longest
+            for started_s, ended_s in longest
         ],
     }
 

@@ -1,4 +1,4 @@
-"""Takes the README's pictures anew: `make pictures`.
+"""Takes the README's pictures again: `make pictures`.
 
 VS Code's come from its end-to-end tests; the rest is taken here, from real programs in a real
 terminal. Neovim talks to the real server and the starter model. Numbers are of the machine that
@@ -66,7 +66,7 @@ class Views:
         self._installation = installation
 
     def plan(self) -> None:
-        """A model with more experts than the card holds."""
+        """A model with more experts than the GPU holds."""
         self._ended("plan", "plan qwen3-coder-30b-a3b --vram 16G --ram 64G", rows=50)
 
     def demo(self) -> None:

@@ -54,7 +54,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     `error` names the stage that was refused ("weights", "context", "decode: NO_MEMORY"), or is
     empty; `says` is the load's error as a person sees it. `actual` is llama.cpp's breakdown after
-    the load, `after` and `held` (what the cards count) are from when the answer was there.
+    the load, `after` and `held` (what the GPUs count) are from when the answer was there.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run(jobs: Sequence[Job], machine: Machine, *, timeout_s: float = 240) -> list[Outcome]:
-    """Run jobs in one child that sees the machine's cards."""
+    """Run jobs in one child that sees the machine's GPUs."""
     answer = subprocess.run(
         [sys.executable, str(Path(__file__)), str(machine.folder)],
         input=msgspec.json.encode(jobs),
@@ -171,7 +171,7 @@ class _Runner:
 
     def _held(self) -> dict[str, dict[str, int]]:
         usage = read_usage(self.folder)
-        return {item.card: item.bytes_by_stage for item in usage if item.pid == os.getpid()}
+        return {item.gpu: item.bytes_by_stage for item in usage if item.pid == os.getpid()}
 
 
 def main() -> None:

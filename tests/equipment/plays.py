@@ -1,4 +1,4 @@
-"""What other programs do to the card, the driver and the host while people work: as data."""
+"""What other programs do to the GPU, the driver and the host while people work: as data."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from simulated import Card, Compute, Foreign, Stage
-from stage import CARD, CARD_BYTES, DESKTOP_BYTES, UNIT, Act
+from simulated import Compute, Foreign, Gpu, Stage
+from stage import DESKTOP_BYTES, GPU, GPU_BYTES, UNIT, Act
 from typist import HANGS_AFTER_S
 
 GIB = 1 << 30
 
-_CARD = Card(CARD, CARD_BYTES, others_bytes=DESKTOP_BYTES)
+_GPU = Gpu(GPU, GPU_BYTES, others_bytes=DESKTOP_BYTES)
 _SECOND = "SIM1"
 
 
@@ -26,21 +26,21 @@ class Scenario:
         name: for files and tests.
         says: what happens, for a person.
         acts: the script; the last one ends it.
-        cards: the cards when the curtain rises, `CARD` first.
+        GPUs: the GPUs when the curtain rises, `GPU` first.
         most_moves: more moves on the ladder than this would be restless.
         moves: whether the ladder has to be used at all.
-        costless: only rungs that make nothing anew may be used, and one has to be.
+        costless: only rungs that make nothing again may be used, and one has to be.
         deaths: whether a worker is bound to die; None where it may, or may be moved in time.
-        errors: codes that a reader may be told while nothing can be served at all.
+        errors: codes that a reader may get while nothing can be served at all.
         speed: how much faster than life the ways back up are.
-        answer_tokens: of what a reader is told; `patience_s`: who waits longer is left hanging.
+        answer_tokens: of what a reader is reported; `patience_s`: who waits longer is left hanging.
         tables: settings over those of the stage.
     """
 
     name: str
     says: str
     acts: Sequence[Act]
-    cards: Sequence[Card] = (_CARD,)
+    gpus: Sequence[Gpu] = (_GPU,)
     most_moves: int = 4
     moves: bool = True
     costless: bool = False
@@ -63,7 +63,7 @@ def scenarios(stretch: float = 1.0, hits: int = 8) -> list[Scenario]:
         *_refused_loads(stretch),
         *_refused_computations(stretch),
         _host(stretch),
-        _two_cards(stretch),
+        _two_gpus(stretch),
         _cells(stretch),
         _hits(hits, stretch),
     ]
@@ -75,8 +75,8 @@ def _others(units: float) -> dict[str, int]:
 
 def _game(stretch: float) -> Scenario:
     acts = [
-        Act(1.5, "a game takes 6 GiB", card=_others(6.25)),
-        Act(1.5 + 4 * stretch, "it leaves", card=_others(0.25)),
+        Act(1.5, "a game takes 6 GiB", gpu=_others(6.25)),
+        Act(1.5 + 4 * stretch, "it leaves", gpu=_others(0.25)),
         Act(2.5 + 4 * stretch),
     ]
     return Scenario("game", "A game takes 6 GiB and leaves.", acts, most_moves=3)
@@ -85,74 +85,72 @@ def _game(stretch: float) -> Scenario:
 def _leak(stretch: float) -> Scenario:
     steps = 26
     acts = [
-        Act(
-            1 + stretch * 0.25 * n, "a leak begins" if n == 0 else "", card=_others(0.25 + 0.25 * n)
-        )
+        Act(1 + stretch * 0.25 * n, "a leak begins" if n == 0 else "", gpu=_others(0.25 + 0.25 * n))
         for n in range(steps)
     ]
     end = 1.5 + stretch * 0.25 * steps
-    acts += [Act(end, "the leaking program is ended", card=_others(0.25)), Act(end + 1)]
+    acts += [Act(end, "the leaking program is ended", gpu=_others(0.25)), Act(end + 1)]
     return Scenario("leak", "A program leaks 256 MiB at a time.", acts, most_moves=9)
 
 
 def _second_server(stretch: float) -> Scenario:
     noise = random.Random(4)
-    listed = (Foreign(CARD, 4242, int(3.5 * UNIT)),)
+    listed = (Foreign(GPU, 4242, int(3.5 * UNIT)),)
     acts = [
         Act(
             1 + 0.3 * n,
             "a second model server loads" if n == 0 else "",
-            card=_others(0.25 + 0.6 * n),
+            gpu=_others(0.25 + 0.6 * n),
         )
         for n in range(6)
     ]
     acts += [
-        Act(3 + 0.3 * n, card=_others(3.5 + noise.uniform(-0.1, 0.1)), processes=listed)
+        Act(3 + 0.3 * n, gpu=_others(3.5 + noise.uniform(-0.1, 0.1)), processes=listed)
         for n in range(int(14 * stretch))
     ]
     end = 3 + 0.3 * int(14 * stretch)
-    acts += [Act(end, "it ends", card=_others(0.25), processes=()), Act(end + 1)]
+    acts += [Act(end, "it ends", gpu=_others(0.25), processes=()), Act(end + 1)]
     says = "A second model server comes, whose memory goes up and down, and leaves."
     return Scenario("second_server", says, acts, most_moves=6)
 
 
 def _lost(stretch: float) -> Scenario:
     acts = [
-        Act(1.5, "the card is lost", card={"lost": True}),
-        Act(1.5 + 4 * stretch, "it returns", card={"lost": False}),
+        Act(1.5, "the GPU is lost", gpu={"lost": True}),
+        Act(1.5 + 4 * stretch, "it returns", gpu={"lost": False}),
         Act(2.5 + 4 * stretch),
     ]
-    return Scenario("lost", "The card falls off the bus and returns.", acts, deaths=None)
+    return Scenario("lost", "The GPU falls off the bus and returns.", acts, deaths=None)
 
 
 def _overstated(stretch: float) -> Scenario:
-    card = Card(CARD, CARD_BYTES, others_bytes=5 * UNIT, overstate_bytes=5 * UNIT)
+    gpu = Gpu(GPU, GPU_BYTES, others_bytes=5 * UNIT, overstate_bytes=5 * UNIT)
     acts = [
         Act(1.5, "the worker is killed", send=signal.SIGKILL),
-        Act(3 + 2 * stretch, "the driver tells the truth", card={"overstate_bytes": 0}),
-        Act(4 + 2 * stretch, "and the memory is free", card=_others(0.25)),
+        Act(3 + 2 * stretch, "the driver tells the truth", gpu={"overstate_bytes": 0}),
+        Act(4 + 2 * stretch, "and the memory is free", gpu=_others(0.25)),
         Act(5 + 2 * stretch),
     ]
     says = "The driver reports 5 GiB as free that are not, from before the load."
-    return Scenario("overstated", says, acts, cards=(card,), moves=False, deaths=True, speed=20)
+    return Scenario("overstated", says, acts, gpus=(gpu,), moves=False, deaths=True, speed=20)
 
 
 def _refused_loads(stretch: float) -> list[Scenario]:
     found = []
     for name, says, stage in (
-        ("refused_weights", "The card has room, but refuses every weight.", Stage.WEIGHTS),
+        ("refused_weights", "The GPU has room, but refuses every weight.", Stage.WEIGHTS),
         (
             "refused_context",
-            "The card has room, but refuses cache and buffers.",
+            "The GPU has room, but refuses cache and buffers.",
             Stage.KV | Stage.COMPUTE,
         ),
     ):
-        card = Card(CARD, CARD_BYTES, others_bytes=DESKTOP_BYTES, refuse=stage)
+        gpu = Gpu(GPU, GPU_BYTES, others_bytes=DESKTOP_BYTES, refuse=stage)
         acts = [
-            Act(2 * stretch, "nothing is refused any more", card={"refuse": Stage.NONE}),
+            Act(2 * stretch, "nothing is refused any more", gpu={"refuse": Stage.NONE}),
             Act(1 + 2 * stretch),
         ]
-        found.append(Scenario(name, says, acts, cards=(card,), moves=False, speed=30))
+        found.append(Scenario(name, says, acts, gpus=(gpu,), moves=False, speed=30))
     return found
 
 
@@ -167,14 +165,14 @@ def _refused_computations(stretch: float) -> list[Scenario]:
         ("failed_compute", "The driver fails in the middle of prefill and decode.", Compute.FAIL),
     ):
         acts = [
-            Act(1.5, "computing is refused", card={"compute": how}),
-            Act(1.5 + 2 * stretch, "no more", card={"compute": Compute.OK}),
+            Act(1.5, "computing is refused", gpu={"compute": how}),
+            Act(1.5 + 2 * stretch, "no more", gpu={"compute": Compute.OK}),
             Act(2.5 + 2 * stretch),
         ]
         found.append(Scenario(name, says, acts, most_moves=12))
     acts = [
-        Act(1.5, "every computation aborts the process", card={"compute": Compute.ABORT}),
-        Act(1.5 + 1.5 * stretch, "no more", card={"compute": Compute.OK}),
+        Act(1.5, "every computation aborts the process", gpu={"compute": Compute.ABORT}),
+        Act(1.5 + 1.5 * stretch, "no more", gpu={"compute": Compute.OK}),
         Act(2.5 + 1.5 * stretch),
     ]
     aborted = Scenario(
@@ -202,29 +200,29 @@ def _host(stretch: float) -> Scenario:
     )
 
 
-def _two_cards(stretch: float) -> Scenario:
+def _two_gpus(stretch: float) -> Scenario:
     """The model stands on both; what happens to the second must not cost the first."""
-    cards = tuple(Card(name, 6 * UNIT, others_bytes=DESKTOP_BYTES // 2) for name in (CARD, _SECOND))
+    gpus = tuple(Gpu(name, 6 * UNIT, others_bytes=DESKTOP_BYTES // 2) for name in (GPU, _SECOND))
 
     def second(**changes: Any) -> dict[str, dict[str, Any]]:
         return {_SECOND: changes}
 
     acts = [
-        Act(1.5, "a game takes 3 GiB of the second", cards=second(others_bytes=3 * UNIT)),
-        Act(1.5 + 3 * stretch, "it leaves", cards=second(others_bytes=DESKTOP_BYTES // 2)),
-        Act(2.5 + 6 * stretch, "the second is lost", cards=second(lost=True)),
-        Act(2.5 + 9 * stretch, "it returns", cards=second(lost=False)),
+        Act(1.5, "a game takes 3 GiB of the second", gpus=second(others_bytes=3 * UNIT)),
+        Act(1.5 + 3 * stretch, "it leaves", gpus=second(others_bytes=DESKTOP_BYTES // 2)),
+        Act(2.5 + 6 * stretch, "the second is lost", gpus=second(lost=True)),
+        Act(2.5 + 9 * stretch, "it returns", gpus=second(lost=False)),
         Act(3.5 + 9 * stretch),
     ]
-    says = "Of two cards that share the model one is filled and given back, then lost and returns."
-    return Scenario("two_cards", says, acts, cards=cards, deaths=None, most_moves=6)
+    says = "Of two GPUs that share the model one is filled and given back, then lost and returns."
+    return Scenario("two_gpus", says, acts, gpus=gpus, deaths=None, most_moves=6)
 
 
 def _cells(stretch: float) -> Scenario:
     acts = [Act(8 * stretch, "they have done enough")]
     return Scenario(
         "cells",
-        "Several people share a small cache: its cells run short, the card's memory does not.",
+        "Several people share a small cache: its cells run short, the GPU's memory does not.",
         acts,
         moves=False,
         costless=True,
@@ -247,9 +245,9 @@ def _hits(count: int, stretch: float) -> Scenario:
         # Most hit it at work, some while it loads.
         ready = dice.random() < 0.8
         if how == "hangs in the driver":
-            acts.append(Act(at_s, how, card={"compute": Compute.HANG}, once_ready=True))
+            acts.append(Act(at_s, how, gpu={"compute": Compute.HANG}, once_ready=True))
             at_s += _HANG_S + 3.0
-            acts.append(Act(at_s, card={"compute": Compute.OK}))
+            acts.append(Act(at_s, gpu={"compute": Compute.OK}))
         else:
             send = signal.SIGKILL if how == "killed" else signal.SIGSTOP
             acts.append(Act(at_s, how, send=send, once_ready=ready))
@@ -264,11 +262,11 @@ def _hits(count: int, stretch: float) -> Scenario:
         deaths=True,
         moves=False,
         most_moves=2 * count,
-        # An answer begins anew with each worker, so it must be shorter than the calm between hits.
+        # An answer begins again with each worker, so it must be shorter than the calm between hits.
         answer_tokens=30,
         # Where a busy machine leaves no such calm, the daemon ends it after two minutes.
         patience_s=140.0,
-        # Who was beside two hangs cannot be told from the one that causes them, and is told so.
+        # A request beside two hangs cannot be distinguished from the one that causes them.
         errors=frozenset({"worker_died"}),
         tables={"engine": {"hang_s": _HANG_S}},
     )

@@ -82,7 +82,7 @@ async def answer(client: DaemonClient, request: CompletionRequest) -> tuple[str,
 async def until_status(
     client: DaemonClient, told: Callable[[Status], bool], limit_s: float = 30
 ) -> Status:
-    """Wait until the daemon's status is as wished, and give it back."""
+    """Wait until the daemon's status is as wanted, and give it back."""
     async with asyncio.timeout(limit_s):
         while True:
             status = await client.status()

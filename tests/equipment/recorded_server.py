@@ -133,7 +133,7 @@ class RecordedServer:
             routes.append(Route("/completion", self._completion, methods=post))
         return routes
 
-    # What is told.
+    # What is reported.
 
     async def _models(self, request: Request) -> Response:
         if refused := self._locked(request):

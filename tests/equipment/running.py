@@ -20,7 +20,7 @@ from assistant.llama.model import Model
 
 @dataclass
 class Heard:
-    """What a request was told."""
+    """The answer to a request."""
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -44,21 +44,21 @@ class Bench:
         self.heard: dict[str, Heard] = {}
         self._ids = itertools.count()
 
-    def ask(self, prompt: str | list[int], max_tokens: int = 8, **wishes: Any) -> str:
+    def ask(self, prompt: str | list[int], max_tokens: int = 8, **requirements: Any) -> str:
         """Take a request in; its id."""
         ids = self.model.tokenise(prompt, special=True) if isinstance(prompt, str) else prompt
         request = GenerateRequest(
             id=f"r{next(self._ids)}", prompt=tuple(ids), max_tokens=max_tokens
         )
-        request = replace(request, **wishes)
+        request = replace(request, **requirements)
         self.heard[request.id] = Heard()
         self.runner.knock(request)
         self.runner.add(request)
         return request.id
 
-    def answer(self, prompt: str | list[int], max_tokens: int = 8, **wishes: Any) -> Heard:
+    def answer(self, prompt: str | list[int], max_tokens: int = 8, **requirements: Any) -> Heard:
         """Ask and step until it is answered."""
-        name = self.ask(prompt, max_tokens, **wishes)
+        name = self.ask(prompt, max_tokens, **requirements)
         self.until(lambda: self.heard[name].done is not None)
         return self.heard[name]
 

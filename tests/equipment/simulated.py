@@ -1,11 +1,11 @@
-"""Cards that are not there: a ggml backend library and an NVML library driven by one folder.
+"""GPUs that are not there: a ggml backend library and an NVML library driven by one folder.
 
-    machine = Machine(tmp_path / "cards", [Card("SIM0", total_bytes=8 * GIB)])
+    machine = Machine(tmp_path / "GPUs", [Gpu("SIM0", total_bytes=8 * GIB)])
     subprocess.run(..., env=machine.environment())
     machine.change("SIM0", others_bytes=6 * GIB)     # a game starts
     machine.usage()                                  # what our processes hold of it
 
-Both libraries are built once with the C compiler and read the folder anew at every question, so a
+Both libraries are built once with the C compiler and read the folder again at every question, so a
 change is seen at once by every process.
 """
 
@@ -31,13 +31,13 @@ MIB = 1 << 20
 GIB = 1 << 30
 
 _FLAGS = "-std=c11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -fPIC -shared -fvisibility=hidden"
-_MAX_CARDS = 8  # as in cards.h
+_MAX_GPUS = 8  # as in GPUs.h
 _STAGES = ("weights", "kv", "compute", "driver")
-_ROW = struct.Struct(f"<q{_MAX_CARDS * len(_STAGES)}q{3 * _MAX_CARDS}q")
+_ROW = struct.Struct(f"<q{_MAX_GPUS * len(_STAGES)}q{3 * _MAX_GPUS}q")
 
 
 class Stage(IntFlag):
-    """What an allocation is for; a card can refuse each."""
+    """What an allocation is for; a GPU can refuse each."""
 
     NONE = 0
     WEIGHTS = 1
@@ -47,7 +47,7 @@ class Stage(IntFlag):
 
 
 class Compute(IntEnum):
-    """How a graph ends on a card. CUDA's own errors are ABORT."""
+    """How a graph ends on a GPU. CUDA's own errors are ABORT."""
 
     OK = 0
     FAIL = 1
@@ -58,15 +58,15 @@ class Compute(IntEnum):
 
 @dataclass(frozen=True)
 class Slice:
-    """One MIG instance of a card."""
+    """One MIG instance of a GPU."""
 
     total_bytes: int
     others_bytes: int = 0
 
 
 @dataclass(frozen=True)
-class Card:
-    """A card as it is now.
+class Gpu:
+    """A GPU as it is now.
 
     Attributes:
         others_bytes: what other programs hold.
@@ -105,27 +105,27 @@ class Card:
             f"slice {self.name} total={part.total_bytes} others={part.others_bytes}"
             for part in self.slices
         ]
-        return [f"card {self.name} {text}", *slices]
+        return [f"GPU {self.name} {text}", *slices]
 
 
 @dataclass(frozen=True)
 class Foreign:
     """A process of somebody else, as NVML lists it; -1 bytes where the driver does not tell.
 
-    It is only listed: a card's `others_bytes` says how much all of them take.
+    It is only listed: a GPU's `others_bytes` says how much all of them take.
     """
 
-    card: str
+    gpu: str
     pid: int
     used_bytes: int
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What one process holds of one card, in bytes by stage, and what it did there."""
+    """What one process holds of one GPU, in bytes by stage, and what it did there."""
 
     pid: int
-    card: str
+    gpu: str
     bytes_by_stage: dict[str, int]
     allocations: int
     refused: int
@@ -138,10 +138,10 @@ class Usage:
 
 @dataclass
 class Machine:
-    """A folder of simulated cards, written by the test and read by the libraries."""
+    """A folder of simulated GPUs, written by the test and read by the libraries."""
 
     folder: Path
-    cards: Sequence[Card]
+    gpus: Sequence[Gpu]
     driver_loaded: bool = True
     processes: Sequence[Foreign] = field(default_factory=tuple)
 
@@ -150,7 +150,7 @@ class Machine:
         self._write()
 
     def environment(self) -> dict[str, str]:
-        """This process's environment, and in it what makes a child see the cards."""
+        """This process's environment, and in it what makes a child see the GPUs."""
         libraries = build()
         paths = [str(libraries), os.environ.get("LD_LIBRARY_PATH", "")]
         return {
@@ -161,15 +161,15 @@ class Machine:
             "GGML_NO_BACKTRACE": "1",  # or an abort waits for a debugger
         }
 
-    def card(self, name: str) -> Card:
-        return next(card for card in self.cards if card.name == name)
+    def gpu(self, name: str) -> Gpu:
+        return next(gpu for gpu in self.gpus if gpu.name == name)
 
     def change(self, name: str, **changes: object) -> None:
-        """Set fields of a card; every process sees it at its next question."""
-        self.card(name)
-        self.cards = [
-            dataclasses.replace(card, **changes) if card.name == name else card  # type: ignore[arg-type]
-            for card in self.cards
+        """Set fields of a GPU; every process sees it at its next question."""
+        self.gpu(name)
+        self.gpus = [
+            dataclasses.replace(gpu, **changes) if gpu.name == name else gpu  # type: ignore[arg-type]
+            for gpu in self.gpus
         ]
         self._write()
 
@@ -183,23 +183,23 @@ class Machine:
         self._write()
 
     def usage(self) -> list[Usage]:
-        """What each of our processes holds of each card."""
+        """What each of our processes holds of each GPU."""
         return read_usage(self.folder)
 
     def used_bytes(self, name: str) -> int:
-        """What all our processes hold of a card."""
-        return sum(usage.total_bytes for usage in self.usage() if usage.card == name)
+        """What all our processes hold of a GPU."""
+        return sum(usage.total_bytes for usage in self.usage() if usage.gpu == name)
 
     def _write(self) -> None:
         lines = [f"driver loaded={int(self.driver_loaded)}"]
-        for card in self.cards:
-            lines += card.lines()
+        for gpu in self.gpus:
+            lines += gpu.lines()
         lines += [
-            f"process {item.card} pid={item.pid} bytes={item.used_bytes}" for item in self.processes
+            f"process {item.gpu} pid={item.pid} bytes={item.used_bytes}" for item in self.processes
         ]
-        new = self.folder / "cards.new"
+        new = self.folder / "gpus.new"
         new.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        new.replace(self.folder / "cards")
+        new.replace(self.folder / "gpus")
 
 
 def read_usage(folder: Path) -> list[Usage]:
@@ -207,8 +207,8 @@ def read_usage(folder: Path) -> list[Usage]:
     table = folder / "usage"
     if not table.exists():
         return []
-    lines = (folder / "cards").read_text(encoding="utf-8").splitlines()
-    names = [line.split()[1] for line in lines if line.startswith("card ")]
+    lines = (folder / "gpus").read_text(encoding="utf-8").splitlines()
+    names = [line.split()[1] for line in lines if line.startswith("GPU ")]
     return [
         usage
         for row in _ROW.iter_unpack(table.read_bytes())
@@ -218,16 +218,16 @@ def read_usage(folder: Path) -> list[Usage]:
 
 
 def _row_usage(row: tuple[int, ...], names: Sequence[str]) -> list[Usage]:
-    per_card = len(_STAGES)
-    counters = row[1 + _MAX_CARDS * per_card :]
+    per_gpu = len(_STAGES)
+    counters = row[1 + _MAX_GPUS * per_gpu :]
     return [
         Usage(
             pid=row[0],
-            card=name,
-            bytes_by_stage=dict(zip(_STAGES, row[1 + index * per_card :][:per_card], strict=True)),
+            gpu=name,
+            bytes_by_stage=dict(zip(_STAGES, row[1 + index * per_gpu :][:per_gpu], strict=True)),
             allocations=counters[index],
-            refused=counters[_MAX_CARDS + index],
-            graphs=counters[2 * _MAX_CARDS + index],
+            refused=counters[_MAX_GPUS + index],
+            graphs=counters[2 * _MAX_GPUS + index],
         )
         for index, name in enumerate(names)
     ]
@@ -237,7 +237,7 @@ def build() -> Path:
     """The folder with both libraries, built for the installed llama-cpp-python on first use."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        raise RuntimeError("the simulated cards need a C compiler (cc)")
+        raise RuntimeError("the simulated GPUs need a C compiler (cc)")
     ggml = Path(llama_cpp.__file__).parent / "lib"
     sources = sorted([*HERE.glob("simgpu/*.[ch]"), *HERE.glob("nvml/*.[ch]")])
     digest = hashlib.sha256(f"{llama_cpp.__version__} {ggml}".encode())
@@ -249,7 +249,7 @@ def build() -> Path:
     with filelock.FileLock(folder / "lock"):
         if not done.exists():
             work = Path(tempfile.mkdtemp(dir=folder))
-            shared = HERE / "simgpu" / "cards.c"
+            shared = HERE / "simgpu" / "gpus.c"
             # linked by soname: the copies that llama_cpp has loaded already are used
             needed = [f"-L{ggml}", "-l:libggml-base.so.0", "-l:libggml.so.0"]
             _compile(compiler, work / "libggml-simulated.so", "simgpu/device.c", shared, needed)
@@ -264,4 +264,4 @@ def _compile(compiler: str, target: Path, source: str, shared: Path, extra: list
     command += [str(HERE / source), str(shared), *extra]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode != 0:
-        raise RuntimeError(f"the simulated cards do not compile:\n{answer.stderr}")
+        raise RuntimeError(f"the simulated GPUs do not compile:\n{answer.stderr}")

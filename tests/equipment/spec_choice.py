@@ -65,18 +65,18 @@ def choice_of(breakdown: ModelBreakdown, spec: LoadSpec) -> Choice:
 def _places(breakdown: ModelBreakdown, spec: LoadSpec) -> list[str]:
     """The device of each block, and last that of the output."""
     items = breakdown.model.n_layer + 1
-    on_cards = items if spec.n_gpu_layers < 0 else min(spec.n_gpu_layers, items)
-    if not spec.devices or not on_cards:
+    on_gpus = items if spec.n_gpu_layers < 0 else min(spec.n_gpu_layers, items)
+    if not spec.devices or not on_gpus:
         return [HOST_MEMORY] * items
     shares = list(spec.tensor_split[: len(spec.devices)])
     if not any(shares):
         free = {gpu.name: gpu.free_bytes for gpu in breakdown.machine.gpus}
         shares = [float(free.get(name, 0)) for name in spec.devices]
     ends = [end / (sum(shares) or 1.0) for end in accumulate(shares)]
-    places = [HOST_MEMORY] * (items - on_cards)
-    for item in range(on_cards):
-        card = sum(1 for end in ends if end <= item / on_cards)
-        places.append(spec.devices[min(card, len(spec.devices) - 1)])
+    places = [HOST_MEMORY] * (items - on_gpus)
+    for item in range(on_gpus):
+        gpu = sum(1 for end in ends if end <= item / on_gpus)
+        places.append(spec.devices[min(gpu, len(spec.devices) - 1)])
     return places
 
 

@@ -1,7 +1,7 @@
-"""The stage of a scenario: a card that is not there, the real daemon on it, and what happens there.
+"""The stage of a scenario: a GPU that is not there, the real daemon on it, and what happens there.
 
-Sizes are scaled: a `UNIT` stands for a GiB, so a card of 8 units with a margin of a quarter of one
-plays the card of 8 GiB, and a tiny model the one that nearly fills it.
+Sizes are scaled: a `UNIT` stands for a GiB, so a GPU of 8 units with a margin of a quarter of one
+plays the GPU of 8 GiB, and a tiny model the one that nearly fills it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 from real_daemon import configure
-from simulated import Card, Foreign, Machine
+from simulated import Foreign, Gpu, Machine
 
 from assistant import paths
 from assistant.client import DaemonClient, ServiceState, Status
@@ -33,10 +33,10 @@ from assistant.errors import UnderkeelError
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 UNIT = 16 << 20
-CARD = "SIM0"
-CARD_BYTES = 8 * UNIT
+GPU = "SIM0"
+GPU_BYTES = 8 * UNIT
 MARGIN_MIB = 4
-DESKTOP_BYTES = UNIT // 4  # what a desktop holds of a card all the time
+DESKTOP_BYTES = UNIT // 4  # what a desktop holds of a GPU all the time
 
 _LAST_BYTES = 4096  # of the record: a line and more
 _DIED = re.compile(r"the engine died \(\d+ so far, cause=(\w+)\)")
@@ -50,7 +50,7 @@ class Act:
     Attributes:
         at_s: seconds after the curtain.
         says: for the chart; empty for what needs no mark there.
-        card: fields of the card to change (`simulated.Card`); `cards`: the same of others, by name.
+        GPU: fields of the GPU to change (`simulated.GPU`); `gpus`: the same of others, by name.
         send: a signal for the worker; where there is none yet, it waits for one.
         processes: other programs as NVML lists them from now on.
         host_bytes: what is available of the host's memory from now on.
@@ -59,8 +59,8 @@ class Act:
 
     at_s: float
     says: str = ""
-    card: Mapping[str, Any] = field(default_factory=dict)
-    cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    gpu: Mapping[str, Any] = field(default_factory=dict)
+    gpus: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     send: signal.Signals | None = None
     processes: tuple[Foreign, ...] | None = None
     host_memory_bytes: int | None = None
@@ -69,7 +69,7 @@ class Act:
 
 @dataclass
 class Look:
-    """One look of the governor, with what is true of the card at that moment."""
+    """One look of the governor, with what is true of the GPU at that moment."""
 
     at_s: float
     data: Mapping[str, Any]
@@ -79,11 +79,11 @@ class Look:
 
 
 class Stage:
-    """A running daemon on a simulated card.
+    """A running daemon on a simulated GPU.
 
     Attributes:
         marks: what was done when, for the chart: (seconds, words).
-        truths: by card: (seconds, bytes that others hold, bytes that are ours), many times a
+        truths: by GPU: (seconds, bytes that others hold, bytes that are ours), many times a
             second.
     """
 
@@ -91,22 +91,22 @@ class Stage:
         self.folder = folder
         self.machine = machine
         self.record = folder / "looks.jsonl"
-        self.begun_s = time.monotonic()
+        self.started_s = time.monotonic()
         self.marks: list[tuple[float, str]] = []
         self.truths: dict[str, list[tuple[float, int, int]]] = {
-            card.name: [] for card in machine.cards
+            gpu.name: [] for gpu in machine.gpus
         }
 
     @property
     def now_s(self) -> float:
-        return time.monotonic() - self.begun_s
+        return time.monotonic() - self.started_s
 
     def looks(self) -> list[Look]:
         """Every look of the governor so far."""
         if not self.record.exists():
             return []
         rows = [json.loads(line) for line in self.record.read_text().splitlines() if line]
-        return [Look(row["at_s"] - self.begun_s, row) for row in rows]
+        return [Look(row["at_s"] - self.started_s, row) for row in rows]
 
     def admitted(self) -> list[tuple[int, int]]:
         """Of each admitted request: the prompt's tokens, and the most that it was allowed then: the
@@ -119,13 +119,13 @@ class Stage:
         start_s = time.monotonic()
         for act in acts:
             await asyncio.sleep(max(start_s + act.at_s - time.monotonic(), 0))
-            begun_s = time.monotonic()
+            started_s = time.monotonic()
             while act.once_ready and self.state() != "ready":  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             if act.send is not None:
                 while not self.hit(act.send):  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
-            start_s += time.monotonic() - begun_s  # what comes later waits as long
+            start_s += time.monotonic() - started_s  # what comes later waits as long
             self.do(act)
 
     def state(self) -> str:
@@ -144,7 +144,7 @@ class Stage:
     def do(self, act: Act) -> None:
         if act.says:
             self.marks.append((self.now_s, act.says))
-        for name, changes in {CARD: act.card, **act.cards}.items():
+        for name, changes in {GPU: act.gpu, **act.gpus}.items():
             if changes:
                 self.machine.change(name, **changes)
         if act.processes is not None:
@@ -166,17 +166,17 @@ class Stage:
         """What workers died of, as the daemon saw it."""
         return dict(Counter(_DIED.findall(paths.log_file().read_text(errors="replace"))))
 
-    def ours_bytes(self, card: str = CARD) -> int:
-        """What our living processes hold of a card."""
-        usages = [usage for usage in self.machine.usage() if usage.card == card]
+    def ours_bytes(self, gpu: str = GPU) -> int:
+        """What our living processes hold of a GPU."""
+        usages = [usage for usage in self.machine.usage() if usage.gpu == gpu]
         return sum(usage.total_bytes for usage in usages if _lives(usage.pid))
 
     async def watch(self) -> None:
         """Note the truth until cancelled."""
         while True:
-            for card in self.machine.cards:
-                row = (self.now_s, card.others_bytes, self.ours_bytes(card.name))
-                self.truths[card.name].append(row)
+            for gpu in self.machine.gpus:
+                row = (self.now_s, gpu.others_bytes, self.ours_bytes(gpu.name))
+                self.truths[gpu.name].append(row)
             await asyncio.sleep(0.05)
 
 
@@ -206,7 +206,7 @@ async def staged(
     model: Path,
     *,
     speed: float = 10.0,
-    cards: Sequence[Card] = (),
+    gpus: Sequence[Gpu] = (),
     tables: Mapping[str, Mapping[str, Any]] | None = None,
     ready: bool = True,
 ) -> AsyncIterator[tuple[Stage, DaemonClient]]:
@@ -216,8 +216,8 @@ async def staged(
         tables: settings over those of the stage.
         ready: wait until the model is served.
     """
-    usual_card = Card(CARD, CARD_BYTES, others_bytes=DESKTOP_BYTES)
-    machine = Machine(folder / "cards", list(cards) or [usual_card])
+    usual_gpu = Gpu(GPU, GPU_BYTES, others_bytes=DESKTOP_BYTES)
+    machine = Machine(folder / "gpus", list(gpus) or [usual_gpu])
     usual: dict[str, dict[str, Any]] = {
         "model": {
             "name": model,
@@ -277,7 +277,7 @@ async def _answers(client: DaemonClient, process: subprocess.Popen[bytes], error
 
 
 async def until(client: DaemonClient, told: Any, limit_s: float = 60, what: str = "") -> Status:
-    """Wait until the status is as wished."""
+    """Wait until the status is as wanted."""
     status: Status | None = None
     try:
         async with asyncio.timeout(limit_s):

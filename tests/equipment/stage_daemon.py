@@ -76,7 +76,7 @@ class Recorder:
             "tasks": len(asyncio.all_tasks()),
             "in_flight": service.admission.inside,
             "cells": service.governor.stats.cells_used if service.governor.stats else 0,
-            "reported_free": {card.name: card.free_bytes for card in sample.gpus},
+            "reported_free": {gpu.name: gpu.free_bytes for gpu in sample.gpus},
             "lost": list(sample.lost),
         }
         self._file.write(msgspec.json.encode(line).decode() + "\n")

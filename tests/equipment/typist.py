@@ -25,8 +25,8 @@ from assistant.engine.types import Priority
 from assistant.errors import ContextFullError, RequestError, UnderkeelError
 
 HANGS_AFTER_S = 60.0
-"""Whoever has no answer then has none: half of what the daemon grants a request, and several times
-what the watchdog, a reload and a queue take together."""
+"""A request without an answer by then has none: half of what the daemon grants a request, and
+several times what the watchdog, a reload and a queue take together."""
 
 FLOOR_TOKENS = 100
 """A prompt so short is never over the budget, whatever the memory."""
@@ -151,7 +151,7 @@ class Typist:
         tally, loop = self.tally, asyncio.get_running_loop()
         lines = self._text.split("\n")
         tally.asked += 1
-        begun_s = loop.time()
+        started_s = loop.time()
         number, answer = self._client.send_completion(self._uri, len(lines) - 1, len(lines[-1]))
         try:
             async with asyncio.timeout(HANGS_AFTER_S):
@@ -163,7 +163,7 @@ class Typist:
         except TimeoutError:
             tally.hung += 1
             return
-        tally.waits_s.append(loop.time() - begun_s)
+        tally.waits_s.append(loop.time() - started_s)
         if "error" in message:
             tally.errors[message["error"]["message"]] += 1
         elif (message.get("result") or {}).get("items"):
@@ -217,7 +217,7 @@ class Reader:
             budget_tokens=prompt_tokens,
         )
         tally.asked += 1
-        begun_s, text = loop.time(), ""
+        started_s, text = loop.time(), ""
         try:
             async with asyncio.timeout(self._patience_s):
                 async for chunk in self._client.complete(request):
@@ -233,7 +233,7 @@ class Reader:
         except UnderkeelError as error:
             tally.errors[error.code] += 1
             return
-        tally.waits_s.append(loop.time() - begun_s)
+        tally.waits_s.append(loop.time() - started_s)
         tally.shown += bool(text)
         tally.nothing += not text
         expected = TEXT * (len(text) // len(TEXT) + 1)

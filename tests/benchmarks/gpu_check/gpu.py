@@ -76,15 +76,15 @@ def _simulated_machine(config: Config) -> Any:
     The loader looks for the stand-in NVML when a process starts, so the environment must be set
     before that.
     """
-    from simulated import Card, Machine
+    from simulated import Gpu, Machine
 
-    card = Card(
+    gpu = Gpu(
         _SIMULATED,
         total_bytes=8 * GIB,
         context_bytes=SIMULATED_CONTEXT_BYTES,
         pool_bytes=SIMULATED_POOL_BYTES,
     )
-    machine = Machine(config.folder / "simulated-gpu", [card])
+    machine = Machine(config.folder / "simulated-gpu", [gpu])
     if os.environ.get("UNDERKEEL_SIMCARDS") != str(machine.folder):
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], machine.environment())
     return machine

@@ -1,7 +1,7 @@
 """What is typed, where, and in which rhythm: the same keys for every assistant under test.
 
 A place is a line of a real file whose text is taken away. The typist jumps there, types the
-first part of the line, sometimes mistypes and mends it, then rests and looks at the ghost text.
+first part of the line, sometimes mistypes and fixes it, then rests and looks at the ghost text.
 If its first line is what stood there, it is accepted; otherwise the line is restored in one
 edit.
 """
@@ -113,7 +113,7 @@ def places(path: Path, count: int, rng: random.Random) -> list[Place]:
 
 
 def keys(place: Place, rng: random.Random) -> Iterator[Key]:
-    """The keystrokes of one place, with human delays, pauses and now and then a mended mistake."""
+    """The keystrokes of one place, with human delays, pauses and now and then a fixed mistake."""
 
     def delay() -> float:
         value = MEDIAN_KEY_MS * rng.lognormvariate(0.0, RHYTHM_SIGMA)

@@ -62,7 +62,7 @@ class Ours:
         await self._client.stop()  # type: ignore[no-untyped-call]
 
     def begin(self, buffer: Buffer) -> None:
-        """The turn begins; the language server keeps no timers that would have to be told."""
+        """The turn begins; the language server has no timers to set."""
 
     async def rest(self) -> None:
         await self._cancel()

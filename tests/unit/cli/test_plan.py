@@ -132,19 +132,19 @@ def test_plan_and_daemon_read_the_same_settings(home: Path, tmp_path: Path) -> N
     chosen, problems = settings.load()
     assert not problems
     daemons = requirements_of(chosen.model)
-    card = next(row for row in found["devices"] if row["name"] == "CUDA0")  # type: ignore[attr-defined]
-    assert card["margin_bytes"] == daemons.margin_bytes == 300 << 20
-    assert card["overhead_bytes"] == daemons.overhead_bytes == 7 << 20
+    gpu = next(row for row in found["devices"] if row["name"] == "CUDA0")  # type: ignore[attr-defined]
+    assert gpu["margin_bytes"] == daemons.margin_bytes == 300 << 20
+    assert gpu["overhead_bytes"] == daemons.overhead_bytes == 7 << 20
     context, load = found["context"], found["load"]
     assert (context["n_ctx"], context["cache_type"]) == (2048, "q8_0")  # type: ignore[index]
     assert load["n_seq_max"] == 2  # type: ignore[index]
     given = answer("plan", *machine, "--ctx", "4096", "--margin", "64M", "--cache-type", "f16")
-    card = next(row for row in given["devices"] if row["name"] == "CUDA0")  # type: ignore[attr-defined]
-    assert card["margin_bytes"] == 64 << 20
+    gpu = next(row for row in given["devices"] if row["name"] == "CUDA0")  # type: ignore[attr-defined]
+    assert gpu["margin_bytes"] == 64 << 20
     assert (given["context"]["n_ctx"], given["context"]["cache_type"]) == (4096, "f16")  # type: ignore[index]
 
 
-def test_every_setting_of_memory_is_a_wish() -> None:
+def test_every_setting_of_memory_is_a_requirement() -> None:
     """A setting that the planner should know of cannot be forgotten in one of the two places."""
     plain = requirements_of(ModelSettings())
     changes: dict[str, Any] = {

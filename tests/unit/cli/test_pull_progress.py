@@ -11,7 +11,7 @@ from rich.console import Console
 from assistant.cli.pull import Bars, Percentages
 
 
-def test_shares_are_told_in_lines_where_there_is_no_terminal() -> None:
+def test_shares_are_reported_in_lines_where_there_is_no_terminal() -> None:
     out = io.StringIO()
     with Bars(Console(file=out, width=40)) as bars:
         advance = bars.step("fetching m", 1000)

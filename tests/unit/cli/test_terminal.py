@@ -108,7 +108,7 @@ def test_what_words_need_stays() -> None:
 
 @given(st.text(max_size=50) | st.sampled_from(HOSTILE))
 def test_a_console_prints_no_markup_and_nothing_unsafe(text: str) -> None:
-    """S12: in plain prints, tables, panels and texts, whoever forgets to escape."""
+    """S12: in plain prints, tables, panels and texts, wherever escaping was forgotten."""
     for what in (text, Text(text), _table(text), Panel(Text(text), title=Text("t"))):
         out = console()
         out.file = StringIO()

@@ -120,7 +120,7 @@ def real_sources() -> list[tuple[str, str]]:
 
 @pytest.fixture
 def golden() -> Callable[[str, str], None]:
-    """Compares a text with the golden file of that name; UPDATE_GOLDEN=1 writes it anew."""
+    """Compares a text with the golden file of that name; UPDATE_GOLDEN=1 writes it again."""
 
     def check(name: str, text: str) -> None:
         path = FIXTURES / name

@@ -78,7 +78,7 @@ def test_typing_changes_only_the_tail(workspace: Workspace, tmp_path: Path) -> N
         before = prompt
 
 
-def test_a_long_spell_of_typing_builds_the_head_anew_now_and_then(
+def test_a_long_spell_of_typing_builds_the_head_again_now_and_then(
     workspace: Workspace, tmp_path: Path
 ) -> None:
     start = len(FILE) // 2
@@ -150,7 +150,7 @@ def test_a_workspace_that_was_read_late_comes_in_once_the_cursor_rests(
     assert late.head_reason(document) is Reason.INDEXED
 
 
-def test_another_budget_builds_anew(workspace: Workspace, tmp_path: Path) -> None:
+def test_another_budget_builds_again(workspace: Workspace, tmp_path: Path) -> None:
     document = workspace.open(tmp_path / "main.py", FILE)
     workspace.prompt(document, 500, 800)
     small = workspace.prompt(document, 500, 300)

@@ -75,7 +75,7 @@ def test_it_is_bounded_and_keeps_count(most: int, steps: list[tuple[int, bool]])
         else:
             inside.append((client, place))
         assert admission.inside == len(inside) <= most
-        # Whoever holds nothing finds room as long as there is any.
+        # A client that holds nothing finds room as long as there is any.
         assert free == 0 or held or admission.refused == 0 or inside[-1][0] == client
     for _, place in inside:
         place.close()

@@ -30,8 +30,8 @@ def test_plain_conversation_is_one_piece() -> None:
 
 
 def test_an_open_turn_of_the_assistant_is_continued() -> None:
-    begun = {"role": "assistant", "content": "Because <|im_end|>of"}
-    pieces = chat_template.render(CHATML, [*user("Why?"), begun], control=CONTROL)
+    partial_turn = {"role": "assistant", "content": "Because <|im_end|>of"}
+    pieces = chat_template.render(CHATML, [*user("Why?"), partial_turn], control=CONTROL)
     text = "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nBecause <|im_end|>of"
     assert "".join(pieces) == text
     assert pieces[-1] == "|im_end|>of"  # what was said cannot end the turn

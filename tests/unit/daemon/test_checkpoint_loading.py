@@ -23,9 +23,9 @@ GIB = 1 << 30
 SETTINGS = ModelSettings(n_ctx=256)
 
 
-def machine(host: int = 8 * GIB, *cards: int) -> Machine:
-    gpus = [Device(f"CUDA{i}", DeviceKind.GPU, size, size) for i, size in enumerate(cards)]
-    return Machine(Device("CPU", DeviceKind.CPU, host, host), tuple(gpus))
+def machine(host: int = 8 * GIB, *gpus: int) -> Machine:
+    devices = [Device(f"CUDA{i}", DeviceKind.GPU, size, size) for i, size in enumerate(gpus)]
+    return Machine(Device("CPU", DeviceKind.CPU, host, host), tuple(devices))
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "toy"
 
 
-def test_without_a_card_it_is_taken_as_it_is_and_maps_nothing(folder: Path) -> None:
+def test_without_a_gpu_it_is_taken_as_it_is_and_maps_nothing(folder: Path) -> None:
     checkpoint = read_checkpoint(folder)
     scheme, mapped = choose(checkpoint, machine(), SETTINGS)
     spec = load_spec(checkpoint, scheme, mapped, SETTINGS)
@@ -45,8 +45,8 @@ def test_without_a_card_it_is_taken_as_it_is_and_maps_nothing(folder: Path) -> N
 def test_four_bits_where_sixteen_leave_experts_on_the_host(folder: Path) -> None:
     checkpoint = read_checkpoint(folder)
     sixteen = checkpoint_bytes(checkpoint, Scheme.BITS_16)
-    card = GIB + sixteen - (sixteen >> 3)  # the plan keeps a GiB for torch itself
-    scheme, mapped = choose(checkpoint, machine(8 * GIB, card), SETTINGS)
+    gpu = GIB + sixteen - (sixteen >> 3)  # the plan keeps a GiB for torch itself
+    scheme, mapped = choose(checkpoint, machine(8 * GIB, gpu), SETTINGS)
     spec = load_spec(checkpoint, scheme, mapped, SETTINGS)
     assert (scheme, spec.scheme) == (Scheme.NF4_DOUBLE, "nf4")
     assert {entry.device for entry in spec.overrides} == {"0"}
@@ -55,11 +55,11 @@ def test_four_bits_where_sixteen_leave_experts_on_the_host(folder: Path) -> None
 def test_experts_of_a_layer_are_one_entry_of_the_map(folder: Path) -> None:
     checkpoint = read_checkpoint(folder)
     four = checkpoint_bytes(checkpoint, Scheme.NF4_DOUBLE)
-    wished = ModelSettings(n_ctx=256, weights="nf4")
+    wanted = ModelSettings(n_ctx=256, weights="nf4")
     scheme, mapped = choose(
-        checkpoint, machine(8 * GIB, GIB + EXPERTS_BYTES + four * 3 // 4), wished
+        checkpoint, machine(8 * GIB, GIB + EXPERTS_BYTES + four * 3 // 4), wanted
     )
-    spec = load_spec(checkpoint, scheme, mapped, wished)
+    spec = load_spec(checkpoint, scheme, mapped, wanted)
     apart = [entry for entry in spec.overrides if "experts" in entry.pattern]
     assert 0 < len(apart) < LAYERS * EXPERTS
     assert all(entry.pattern.endswith("experts") and entry.device == "cpu" for entry in apart)
@@ -70,10 +70,10 @@ def test_experts_of_a_layer_are_one_entry_of_the_map(folder: Path) -> None:
 def test_what_is_quantised_already_is_left_as_it_is(tmp_path: Path, method: str) -> None:
     write_checkpoint(tmp_path / "toy", {**CONFIG, "quantization_config": {"quant_method": method}})
     checkpoint = read_checkpoint(tmp_path / "toy")
-    wished = ModelSettings(n_ctx=256, weights="nf4")
-    chosen, mapped = choose(checkpoint, machine(8 * GIB, 4 * GIB), wished)
+    wanted = ModelSettings(n_ctx=256, weights="nf4")
+    chosen, mapped = choose(checkpoint, machine(8 * GIB, 4 * GIB), wanted)
     assert chosen is Scheme.STORED
-    assert load_spec(checkpoint, chosen, mapped, wished).scheme == ""
+    assert load_spec(checkpoint, chosen, mapped, wanted).scheme == ""
 
 
 def test_what_does_not_fit_says_what_is_missing(folder: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_running_daemon_does_not_change_between_the_two_kinds(folder: Path) ->
         planning.like(ModelSettings(name=str(folder)), dict)
 
 
-def test_what_is_not_installed_is_told_before_a_process_starts(
+def test_what_is_not_installed_is_reported_before_a_process_starts(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import asyncio

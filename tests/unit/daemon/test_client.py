@@ -74,11 +74,11 @@ def test_timings_come_through_llama_servers_shape(timings: Timings) -> None:
 
 @pytest.mark.parametrize("code", sorted(BY_CODE))
 def test_every_error_comes_through(code: str) -> None:
-    error = BY_CODE[code]("it broke", subject="x", advice="Mend it")
+    error = BY_CODE[code]("it broke", subject="x", advice="Fix it")
     body = msgspec.json.encode(error_object(error))
     found = events.error_of(error.http_status, body)
     assert type(found) is type(error)
-    assert (found.message, found.subject, found.advice) == ("it broke", "x", "Mend it")
+    assert (found.message, found.subject, found.advice) == ("it broke", "x", "Fix it")
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,9 @@ async def kill_in_the_middle(host: EngineSupervisor, engine: FakeEngine) -> None
     items = host.generate(GenerateRequest(id="doomed", prompt=(1,), max_tokens=50))
     first = await anext(items)
     engine.kill()
-    begun = first.text if isinstance(first, Delta) else ""
+    start = first.text if isinstance(first, Delta) else ""
     rest = [item async for item in items]
-    assert begun + "".join(item.text for item in rest if isinstance(item, Delta)) == DEFAULT_REPLY
+    assert start + "".join(item.text for item in rest if isinstance(item, Delta)) == DEFAULT_REPLY
     assert isinstance(rest[-1], Done)
 
 

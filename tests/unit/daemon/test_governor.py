@@ -74,7 +74,7 @@ async def ask(daemon: Daemon, **more: Any) -> tuple[str, Any]:
     return "".join(chunk.content for chunk in chunks), chunks[-1]
 
 
-def test_budget_is_told_with_every_answer(home: Path) -> None:
+def test_budget_is_reported_with_every_answer(home: Path) -> None:
     async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
         _, last = await ask(daemon)
         assert last.budget.tokens == 1024 and last.budget.level == 0
@@ -105,7 +105,7 @@ def test_budget_falls_with_the_memory_and_holds_those_who_follow_it(home: Path) 
     run(body)
 
 
-def test_shorter_prompts_are_a_rung_before_anything_is_made_anew(home: Path) -> None:
+def test_shorter_prompts_are_a_rung_before_anything_is_made_again(home: Path) -> None:
     async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
         await ask(daemon, prompt="kept for reuse")
         memory.leave(int(0.6 * GIB))  # of a margin of 1 GiB
@@ -135,7 +135,7 @@ def test_cells_that_were_wanted_are_a_rung_too(home: Path) -> None:
         rung = governor.rung()
         assert rung is not None and "their cells were wanted" in rung.reason
         await rung_is(daemon, "plan")
-        dropped = 1  # a new context counts anew
+        dropped = 1  # a new context counts again
         await until(lambda: governor.stats is not None and governor.stats.dropped == 1)
         await asyncio.sleep(1.2)  # another look
         rung = governor.rung()

@@ -450,7 +450,7 @@ def test_a_flood_is_refused_and_the_queue_recovers(home: Path) -> None:
         engine.pause()
         tasks = [asyncio.create_task(collect(daemon, ask(document=str(n)))) for n in range(10)]
         await until(lambda: engine.in_flight == 4 and daemon.service.admission.refused == 6)
-        # The flooder has what one may have; whoever else comes still finds a place.
+        # The flooder has what one may have; any other client still finds a place.
         other = asyncio.create_task(daemon.http.post("/completion", json={"prompt": "a"}))
         await until(lambda: engine.in_flight == 5)
         answer = await daemon.http.post("/tokenize", json={"content": "a"})
@@ -635,7 +635,7 @@ def test_a_failed_load_is_explained_and_can_be_tried_again(home: Path) -> None:
         assert status.state is ServiceState.FAILED
         assert status.error is not None and status.error.advice == "Pull it"
         assert (await daemon.http.get("/health")).status_code == 503
-        # Mended: the next client brings it up without a restart of the daemon.
+        # Fixed: the next client brings it up without a restart of the daemon.
         assert (await daemon.client.wait_ready()).name == "fake"
         assert (await collect(daemon, ask()))[0] == DEFAULT_REPLY
 
@@ -676,14 +676,14 @@ def test_stop_while_busy_ends_streams_with_a_reason(home: Path) -> None:
     engine = FakeEngine(reply=lambda _: "x" * 5000, token_ms=2)
 
     async def body(daemon: Daemon) -> None:
-        begun = asyncio.Event()
+        started = asyncio.Event()
 
         async def busy() -> None:
             async for _ in daemon.client.complete(ask(max_tokens=4000)):
-                begun.set()
+                started.set()
 
         task = asyncio.create_task(busy())
-        await begun.wait()
+        await started.wait()
         await daemon.client.stop()
         with pytest.raises(DaemonError, match="stopping"):
             await task

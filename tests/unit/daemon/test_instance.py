@@ -28,7 +28,7 @@ def test_socket_is_private_and_gone_afterwards(home: Path) -> None:
     assert instance.running_pid() is None
 
 
-def test_second_daemon_is_told_of_the_first(home: Path) -> None:
+def test_second_daemon_is_reported_of_the_first(home: Path) -> None:
     with instance.claim():
         with pytest.raises(AlreadyRunningError, match=f"process {os.getpid()}"), instance.claim():
             pass

@@ -1,4 +1,4 @@
-"""What is free of a plan's devices: by the driver where one knows the card, else by the engine."""
+"""What is free of a plan's devices: by the driver where one knows the GPU, else by the engine."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_the_driver_then_the_engine_then_what_was_listed() -> None:
         fake_model().ladder,
         backend=(backend("CUDA0", "0000:01:00.0"), backend("Vulkan0"), backend("Vulkan1")),
     )
-    card = GpuMemory("a card", "0000:01:00.0", "nvml", 8000 * MIB, 5000 * MIB)
-    sample = Sample(at_s=0.0, gpus=(card,), host_memory=HostMemory(100 * MIB, 60 * MIB))
+    gpu = GpuMemory("a GPU", "0000:01:00.0", "nvml", 8000 * MIB, 5000 * MIB)
+    sample = Sample(at_s=0.0, gpus=(gpu,), host_memory=HostMemory(100 * MIB, 60 * MIB))
     engine = [
         DeviceFree(name="CUDA0", total_bytes=8000 * MIB, free_bytes=1 * MIB),
         DeviceFree(name="Vulkan0", total_bytes=4000 * MIB, free_bytes=2000 * MIB),
@@ -40,7 +40,7 @@ def test_the_driver_then_the_engine_then_what_was_listed() -> None:
     assert without["Vulkan0"] == 7000
 
 
-def test_a_lost_card_has_nothing_whatever_the_engine_says() -> None:
+def test_a_lost_gpu_has_nothing_whatever_the_engine_says() -> None:
     loadable = Loadable(fake_model().ladder, backend=(backend("CUDA0", "0000:01:00.0"),))
     sample = Sample(
         at_s=0.0, gpus=(), host_memory=HostMemory(100 * MIB, 60 * MIB), lost=("0000:01:00.0",)

@@ -188,7 +188,7 @@ def test_equal_plans_count_as_one() -> None:
         assert found is not None and found.step == 3
 
 
-def test_a_plan_made_anew_keeps_its_strikes_and_a_limit_is_kept() -> None:
+def test_a_plan_made_again_keeps_its_strikes_and_a_limit_is_kept() -> None:
     three = [Death(t, PLANS[1], Cause.CRASH) for t in range(3)]
     found = next_restart(three, PLANS[1:3], 3)
     assert found is not None and found.step == 1

@@ -81,7 +81,7 @@ async def said(daemon: Daemon, **more: Any) -> str:
     return "".join([chunk.content async for chunk in daemon.client.complete(request)])
 
 
-def test_what_is_begun_ends_on_the_old_model_and_the_next_is_the_new_ones(home: Path) -> None:
+def test_a_running_request_ends_on_the_old_model_and_the_next_is_the_new_ones(home: Path) -> None:
     async def main() -> None:
         engine = Named(reply=lambda request: request.prompt_model, token_ms=5)
         async with changing(engine) as daemon:
@@ -98,7 +98,7 @@ def test_what_is_begun_ends_on_the_old_model_and_the_next_is_the_new_ones(home: 
     asyncio.run(main())
 
 
-def test_a_text_that_waits_is_encoded_anew_for_the_new_model(home: Path) -> None:
+def test_a_text_that_waits_is_encoded_again_for_the_new_model(home: Path) -> None:
     """Its client knows nothing of models; who sends tokens meant those of one."""
 
     async def main() -> None:
@@ -111,7 +111,7 @@ def test_a_text_that_waits_is_encoded_anew_for_the_new_model(home: Path) -> None
             text = asyncio.create_task(said(daemon, prompt="def f"))
             tokens = asyncio.create_task(said(daemon))
             await until(lambda: daemon.service.admission.inside == 3)
-            assert not change.done(), "it waits for what was begun"
+            assert not change.done(), "it waits for running requests"
             assert "waiting" in (await daemon.client.status()).stage
             assert await old == "small"
             assert (await change).name == "large"
@@ -231,7 +231,7 @@ def test_a_second_model_that_does_not_fit_leaves_chats_to_the_first(home: Path) 
     asyncio.run(main())
 
 
-def test_an_unknown_purpose_is_told(home: Path) -> None:
+def test_an_unknown_purpose_is_reported(home: Path) -> None:
     async def main() -> None:
         async with changing(Named()) as daemon:
             with pytest.raises(ModelError, match="explain"):

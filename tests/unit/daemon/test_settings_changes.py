@@ -76,7 +76,7 @@ def test_when_each_takes_effect() -> None:
     assert effect_of("a.table_of_tomorrow") is Effect.RESTART
 
 
-def test_what_waits_is_told_with_what_brings_it_about() -> None:
+def test_what_waits_is_reported_with_what_brings_it_about() -> None:
     new = Settings(model=ModelSettings(n_ctx=4096), daemon=DaemonSettings(max_waiting=8))
     said = advice(compare(Settings(), new))
     assert any("max_waiting: 64 -> 8, took effect" in line for line in said)
@@ -123,7 +123,7 @@ def test_a_running_daemon_follows_its_file(home: Path, caplog: pytest.LogCapture
             warned = [
                 record.message for record in caplog.records if "max_waiting" in record.message
             ]
-            follower.reload()  # what is wrong still is told, and not logged once more
+            follower.reload()  # what is wrong still is reported, and not logged once more
             assert follower.now.problems
             again = [record.message for record in caplog.records if "max_waiting" in record.message]
             assert len(warned) == len(again) > 0

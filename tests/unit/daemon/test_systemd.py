@@ -23,7 +23,7 @@ def manager(tmp_path: Path) -> socket.socket:
     return listener
 
 
-def test_what_the_manager_is_told(manager: socket.socket, tmp_path: Path) -> None:
+def test_what_the_manager_is_reported(manager: socket.socket, tmp_path: Path) -> None:
     notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify")})
     assert notifier.listened and notifier.watchdog_s == 0
     notifier.ready()

@@ -61,7 +61,7 @@ def test_every_route_wants_the_token(home: Path) -> None:
             both = [("Authorization", "Bearer x"), *way.headers.items()]
             assert (await http.get("/health", headers=both)).status_code == 401
             assert (await http.get("/health", headers=way.headers)).status_code == 200
-        # Whoever may open the Unix socket needs none.
+        # A client that may open the Unix socket needs none.
         assert (await daemon.http.get("/health")).status_code == 200
 
     run(body)
@@ -167,7 +167,7 @@ def test_a_head_that_does_not_come_ends_the_connection(
 
 
 def test_so_many_connections_and_no_more(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past the limit the one that has been silent longest goes; whoever is answered stays."""
+    """Past the limit the one that has been silent longest goes; one that is answered stays."""
     monkeypatch.setattr("assistant.daemon.http.web_server.MOST_CONNECTIONS", 20)
 
     async def body(daemon: Daemon) -> None:

@@ -81,8 +81,8 @@ def splits(text: str, rng: random.Random) -> list[str]:
 )
 def test_transcripts(transcript: dict[str, Any]) -> None:
     """Each comes out as documented, whole, by the character, and split anywhere."""
-    text, begun = transcript["written"], transcript.get("begun", False)
-    whole = read(parser(transcript["family"], reasoning=begun), [text])
+    text, reasoning = transcript["written"], transcript.get("reasoning", False)
+    whole = read(parser(transcript["family"], reasoning=reasoning), [text])
     assert whole["text"] == transcript.get("text", "")
     assert whole["reasoning"] == transcript.get("reasoning", "")
     assert whole["calls"] == [[n, a] for n, a in transcript.get("calls", [])]
@@ -92,7 +92,7 @@ def test_transcripts(transcript: dict[str, Any]) -> None:
         assert wanted in {"", found}
     rng = random.Random(0)
     for chunks in [list(text), *(splits(text, rng) for _ in range(40))]:
-        assert read(parser(transcript["family"], reasoning=begun), chunks) == whole
+        assert read(parser(transcript["family"], reasoning=reasoning), chunks) == whole
 
 
 def test_every_family_has_a_transcript() -> None:
@@ -134,7 +134,7 @@ def test_no_partial_mark_is_passed_on(family: str) -> None:
     for transcript in TRANSCRIPTS:
         if transcript["family"] != family:
             continue
-        made = parser(family, reasoning=transcript.get("begun", False))
+        made = parser(family, reasoning=transcript.get("reasoning", False))
         said = ""
         for char in transcript["written"]:
             said += "".join(p.text for p in made.feed(char) if p.kind is Kind.TEXT)

@@ -31,7 +31,7 @@ CPU = BackendDevice(
 )
 CUDA = BackendDevice(
     name="CUDA0",
-    description="a card",
+    description="a GPU",
     kind=DeviceKind.GPU,
     total_bytes=24 * GIB,
     free_bytes=20 * GIB,
@@ -39,8 +39,8 @@ CUDA = BackendDevice(
 )
 
 
-def card(driver: str = "nvml", bus_id: str = "0000:01:00.0") -> GpuMemory:
-    return GpuMemory("a card", bus_id, driver, 24 * GIB, 20 * GIB)
+def gpu(driver: str = "nvml", bus_id: str = "0000:01:00.0") -> GpuMemory:
+    return GpuMemory("a GPU", bus_id, driver, 24 * GIB, 20 * GIB)
 
 
 def levels(found: list[Finding]) -> list[Level]:
@@ -76,12 +76,12 @@ def with_gpus(*gpus: Gpu, **more: Any) -> Machine:
 
 
 def test_a_gpu_that_the_build_can_use_and_one_that_it_cannot() -> None:
-    assert levels(checks.build([CPU, CUDA], [card()], "", LINUX)) == [Level.OK, Level.OK]
-    _, unusable = checks.build([CPU], [card()], "", LINUX)
+    assert levels(checks.build([CPU, CUDA], [gpu()], "", LINUX)) == [Level.OK, Level.OK]
+    _, unusable = checks.build([CPU], [gpu()], "", LINUX)
     assert unusable.level is Level.FAIL and unusable.advice == "Run: underkeel setup"
-    _, amd = checks.build([CPU], [card("amdgpu")], "", LINUX)
+    _, amd = checks.build([CPU], [gpu("amdgpu")], "", LINUX)
     assert amd.level is Level.FAIL and amd.advice == "Run: underkeel setup"
-    other = checks.build([CPU, CUDA], [card(), card(bus_id="0000:02:00.0")], "", LINUX)
+    other = checks.build([CPU, CUDA], [gpu(), gpu(bus_id="0000:02:00.0")], "", LINUX)
     assert levels(other) == [Level.OK, Level.OK, Level.FAIL]
 
 
@@ -93,7 +93,7 @@ def test_a_build_for_the_cpu_beside_any_kind_of_gpu_fails() -> None:
     assert levels(checks.build([CPU], [], "", integrated)) == [Level.OK]
     # The same fault is reported once.
     nvidia = with_gpus(Gpu(vendor=Vendor.NVIDIA))
-    assert levels(checks.build([CPU], [card()], "", nvidia)) == [Level.OK, Level.FAIL]
+    assert levels(checks.build([CPU], [gpu()], "", nvidia)) == [Level.OK, Level.FAIL]
 
 
 def test_a_driver_that_is_missing_matters_only_where_there_is_a_gpu() -> None:

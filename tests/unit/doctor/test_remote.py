@@ -18,7 +18,9 @@ def test_a_server_that_answers_is_described(home: Path, dense_model: Path) -> No
         assert running.url in found.message and "counted exactly" in found.message
 
 
-def test_a_server_that_is_not_there_or_wants_a_key_is_told(home: Path, dense_model: Path) -> None:
+def test_a_server_that_is_not_there_or_wants_a_key_is_reported(
+    home: Path, dense_model: Path
+) -> None:
     with RecordedServer("vllm", dense_model) as running:
         running.behaviour.key = "sk-right"
         (found,) = server(RemoteSettings(url=running.url, retries=0))

@@ -29,7 +29,7 @@ def test_the_next_token_of_an_answer_waits_for_a_short_step_only() -> None:
 
 
 @given(st.booleans(), st.integers(0, 10_000))
-def test_cards_get_whole_steps(decoding: bool, evaluated: int) -> None:
+def test_gpus_get_whole_steps(decoding: bool, evaluated: int) -> None:
     assert most_rows(gpu=True, decoding=decoding, evaluated=evaluated) == GPU_CHUNK
 
 

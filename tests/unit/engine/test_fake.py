@@ -15,10 +15,10 @@ from assistant.errors import ContextFullError, LoadError, OverloadedError, Worke
 SPEC = LoadSpec(path="fake.gguf", n_ctx=256)
 
 
-def ask(text: str = "def f():", **wishes: object) -> GenerateRequest:
+def ask(text: str = "def f():", **requirements: object) -> GenerateRequest:
     base = GenerateRequest(id="a", prompt=tuple(text.encode()), max_tokens=64)
     return GenerateRequest(
-        **({field: getattr(base, field) for field in base.__struct_fields__} | wishes)
+        **({field: getattr(base, field) for field in base.__struct_fields__} | requirements)
     )
 
 
@@ -51,7 +51,7 @@ def test_answers_and_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "text", "reason"),
+    ("requirements", "text", "reason"),
     [
         ({"stop": ("answer",)}, "return ", StopReason.STOP_TEXT),
         ({"max_tokens": 3}, "ret", StopReason.LENGTH),
@@ -60,10 +60,10 @@ def test_answers_and_counts() -> None:
         ({"must_start_with": "x = "}, "x = " + DEFAULT_REPLY, StopReason.EOS),
     ],
 )
-def test_limits(wishes: dict[str, Any], text: str, reason: StopReason) -> None:
+def test_limits(requirements: dict[str, Any], text: str, reason: StopReason) -> None:
     async def run() -> None:
         engine = await loaded()
-        got, done = await collect(engine.generate(ask(**wishes)))
+        got, done = await collect(engine.generate(ask(**requirements)))
         assert (got, done.reason) == (text, reason)
 
     asyncio.run(run())

@@ -51,7 +51,7 @@ STARTS = [
         ipc.Hello(pid=1),
         Delta(id="2", text="x", tokens=(1,)),
         Done(id="2", reason=StopReason.EOS),
-        ipc.Failed.of("2", EngineError("no", subject="2", advice="Mend it")),
+        ipc.Failed.of("2", EngineError("no", subject="2", advice="Fix it")),
     )
 ]
 
@@ -117,9 +117,9 @@ def test_fifty_thousand_mutated_frames() -> None:
             if case % 17 == 0
             else mutate(chance.choice(STARTS), chance)
         )
-        begun = time.process_time()
+        started_s = time.process_time()
         found = cut(data, chance)
-        slowest_s = max(slowest_s, time.process_time() - begun)
+        slowest_s = max(slowest_s, time.process_time() - started_s)
         read, refused = read + found[1], refused + found[2]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert (peak - before) * 1024 < MOST_MEMORY_BYTES
@@ -129,9 +129,9 @@ def test_fifty_thousand_mutated_frames() -> None:
 
 
 def _seconds(work: object) -> float:
-    begun = time.process_time()
+    started_s = time.process_time()
     work()  # type: ignore[operator]
-    return time.process_time() - begun
+    return time.process_time() - started_s
 
 
 def test_depth_is_no_way_to_the_stack() -> None:
@@ -145,7 +145,7 @@ def test_depth_is_no_way_to_the_stack() -> None:
             raise AssertionError("nested nonsense was read")
 
 
-def test_a_worker_that_is_told_nonsense_says_so_and_ends() -> None:
+def test_a_worker_that_is_reported_nonsense_says_so_and_ends() -> None:
     """It cannot know where the next frame begins; its daemon starts another."""
     chance = random.Random(7)
     for data in (

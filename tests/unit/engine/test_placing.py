@@ -109,8 +109,8 @@ def test_the_highest_class_works() -> None:
 
 
 def test_decoding_goes_before_a_prompt_and_drafts_take_what_is_left() -> None:
-    wishes = [Demand("prompt", 500), Demand("decoding", 1, drafted=4), Demand("other", 1)]
-    found = {portion.id: portion for portion in divide_batch(wishes, rows=64, outputs=32)}
+    requirements = [Demand("prompt", 500), Demand("decoding", 1, drafted=4), Demand("other", 1)]
+    found = {portion.id: portion for portion in divide_batch(requirements, rows=64, outputs=32)}
     assert (found["decoding"].sure, found["other"].sure, found["prompt"].sure) == (1, 1, 62)
     assert found["decoding"].drafted == 0  # the prompt took the rest
     assert found["prompt"].outputs == 0  # it is not at its end
@@ -118,23 +118,23 @@ def test_decoding_goes_before_a_prompt_and_drafts_take_what_is_left() -> None:
     assert (alone[0].drafted, alone[0].outputs) == (4, 5)
 
 
-WISHES = st.lists(st.tuples(st.integers(1, 80), st.integers(0, 12)), max_size=6)
+REQUIREMENTS = st.lists(st.tuples(st.integers(1, 80), st.integers(0, 12)), max_size=6)
 
 
-@given(WISHES, st.integers(1, 64), st.integers(1, 16))
+@given(REQUIREMENTS, st.integers(1, 64), st.integers(1, 16))
 def test_a_batch_is_never_overdrawn(
     numbers: list[tuple[int, int]], rows: int, outputs: int
 ) -> None:
-    wishes = [Demand(str(at), sure, drafted) for at, (sure, drafted) in enumerate(numbers)]
-    portions = divide_batch(wishes, rows, outputs)
+    requirements = [Demand(str(at), sure, drafted) for at, (sure, drafted) in enumerate(numbers)]
+    portions = divide_batch(requirements, rows, outputs)
     assert sum(one.sure + one.drafted for one in portions) <= rows
     assert sum(one.outputs for one in portions) <= outputs
-    by_id = {wish.id: wish for wish in wishes}
+    by_id = {requirement.id: requirement for requirement in requirements}
     for one in portions:
         assert 1 <= one.sure <= by_id[one.id].sure
         assert one.drafted <= by_id[one.id].drafted
         assert one.outputs == (1 + one.drafted if one.sure == by_id[one.id].sure else 0)
-    assert bool(portions) == bool(wishes)
+    assert bool(portions) == bool(requirements)
 
 
 @given(TOKENS, TOKENS)

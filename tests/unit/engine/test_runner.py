@@ -146,7 +146,7 @@ def test_an_explanation_yields_and_goes_on_without_loss(bench: Bench) -> None:
     assert bench.heard[told].timings.evaluated_tokens == undisturbed.timings.prompt_tokens
 
 
-def test_on_a_card_an_explanation_goes_on_in_the_same_batches(bench: Bench) -> None:
+def test_on_a_gpu_an_explanation_goes_on_in_the_same_batches(bench: Bench) -> None:
     bench.runner.together = True
     told = bench.ask(LONG, 24, priority=Priority.EXPLAIN, speculate=False)
     bench.until(lambda: len(bench.heard[told].tokens) >= 3)

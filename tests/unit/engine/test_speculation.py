@@ -108,7 +108,7 @@ def test_what_failed_is_tried_again_some_day() -> None:
     assert any(pace.length(LONG) for _ in range(2000))
 
 
-def test_drafts_stop_where_their_rows_have_to_be_evaluated_anew() -> None:
+def test_drafts_stop_where_their_rows_have_to_be_evaluated_again() -> None:
     pace = taught(3)
     assert pace.length(LONG) > 0
     for _ in range(60):

@@ -53,7 +53,7 @@ def test_the_control_group_is_read(tmp_path: Path, text: str, quota: float) -> N
     assert processors(tmp_path / "none").quota == 0.0
 
 
-def test_llama_cpp_is_told() -> None:
+def test_llama_cpp_is_reported() -> None:
     expected = choose_threads(0, processors()).count
     struct = context_params(LoadSpec(path="m.gguf"))
     assert (struct.n_threads, struct.n_threads_batch) == (expected, expected)

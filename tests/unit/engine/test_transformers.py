@@ -55,8 +55,8 @@ async def _engine() -> TransformersEngine:
     return TransformersEngine()  # its events belong to a running loop
 
 
-def request(ids: list[int], **wishes: Any) -> GenerateRequest:
-    return GenerateRequest(**{"id": "r", "prompt": tuple(ids), "max_tokens": 8, **wishes})
+def request(ids: list[int], **requirements: Any) -> GenerateRequest:
+    return GenerateRequest(**{"id": "r", "prompt": tuple(ids), "max_tokens": 8, **requirements})
 
 
 async def answer(engine: TransformersEngine, asked: GenerateRequest) -> tuple[list[Delta], Done]:
@@ -160,8 +160,8 @@ def test_what_was_typed_begins_the_answer_and_stops_end_it(loaded: Loaded) -> No
         text = "".join(one.text for one in deltas)
         assert text.startswith(" fibonacci(n")
         stop = text[len(" fibonacci(n") :][:3]
-        wishes = {"must_start_with": " fibonacci(n", "stop": (stop,)}
-        deltas, done = await answer(engine, request(ids, **wishes))
+        requirements = {"must_start_with": " fibonacci(n", "stop": (stop,)}
+        deltas, done = await answer(engine, request(ids, **requirements))
         assert (done.reason, done.stop_text) == (StopReason.STOP_TEXT, stop)
         assert "".join(one.text for one in deltas) == " fibonacci(n"
 
@@ -182,7 +182,7 @@ def test_chance_repeats_with_its_seed(loaded: Loaded) -> None:
     loaded.run(run())
 
 
-def test_what_cannot_be_answered_is_told(loaded: Loaded) -> None:
+def test_what_cannot_be_answered_is_reported(loaded: Loaded) -> None:
     async def run() -> None:
         with pytest.raises(ContextFullError):
             await answer(loaded.engine, request([1] * 600))
@@ -211,7 +211,9 @@ def test_four_bits_with_experts_quantised_as_whole_groups(loaded: Loaded) -> Non
     loaded.run(run())
 
 
-def test_what_is_no_checkpoint_is_told_and_the_worker_lives(loaded: Loaded, tmp_path: Path) -> None:
+def test_what_is_no_checkpoint_is_reported_and_the_worker_lives(
+    loaded: Loaded, tmp_path: Path
+) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "no_such"}')
 
     async def run() -> None:

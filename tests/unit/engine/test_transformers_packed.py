@@ -114,7 +114,7 @@ def test_the_engine_serves_it(source: Path, tmp_path: Path) -> None:
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "AWQ of 4 bits in the format"),
     ],
 )
-def test_a_packing_that_is_not_read_is_told(
+def test_a_packing_that_is_not_read_is_reported(
     source: Path, tmp_path: Path, said: dict[str, object], what: str
 ) -> None:
     folder = tmp_path / "packed"
@@ -137,8 +137,8 @@ def test_weights_that_are_not_there_are_never_chance(source: Path, tmp_path: Pat
         _load(folder)
 
 
-def test_beside_a_card_the_host_is_left_at_16_bits(source: Path) -> None:
-    """What bitsandbytes does with a device map of both, as far as that goes without a card: it
+def test_beside_a_gpu_the_host_is_left_at_16_bits(source: Path) -> None:
+    """What bitsandbytes does with a device map of both, as far as that goes without a GPU: it
     takes the map, and leaves the linear layers of the host as they are. The plan counts on it."""
     import transformers
     from bitsandbytes.nn import Linear4bit
@@ -150,8 +150,8 @@ def test_beside_a_card_the_host_is_left_at_16_bits(source: Path) -> None:
     gib = 1 << 30
     host = Device("CPU", DeviceKind.CPU, gib, gib)
     sizes = [gib + step * (1 << 18) for step in range(2000)]
-    cards = [Device("CUDA0", DeviceKind.GPU, size, size) for size in sizes]
-    maps = (map_devices(found, Machine(host, (c,)), Scheme.NF4_DOUBLE, n_ctx=0) for c in cards)
+    gpus = [Device("CUDA0", DeviceKind.GPU, size, size) for size in sizes]
+    maps = (map_devices(found, Machine(host, (c,)), Scheme.NF4_DOUBLE, n_ctx=0) for c in gpus)
     mapped = next(one for one in maps if 0 < one.expert_layers_on_gpus < tiny_checkpoint.LAYERS)
     spec = load_spec(found, Scheme.NF4_DOUBLE, mapped, ModelSettings(n_ctx=256))
     assert {entry.device for entry in spec.overrides} == {"0", "cpu"}
@@ -169,7 +169,7 @@ def test_beside_a_card_the_host_is_left_at_16_bits(source: Path) -> None:
 
 
 def test_four_bits_take_what_the_plan_says(source: Path) -> None:
-    """Without a card all is quantised where it stands, experts and all."""
+    """Without a GPU all is quantised where it stands, experts and all."""
     found = read_checkpoint(source)
     loaded = _load(source, scheme="nf4")
     scales = [

@@ -28,7 +28,7 @@ def with_driver(root: Path, folder: Path, name: str) -> None:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Path:
-    """An Intel GPU with a driver, an AMD card with one, an NVIDIA card without, a network card."""
+    """An Intel GPU with a driver, an AMD GPU with one, an NVIDIA GPU without, a network adapter."""
     intel = device(tmp_path, "0000:00:02.0", "0x030000", "0x8086")
     with_driver(tmp_path, intel, "i915")
     vram = str(24 << 30)

@@ -197,7 +197,7 @@ def test_typing_at_another_place_warms_it_at_once_and_only_once(dense_model: Pat
         for letter in "eturn":
             editing.type(letter)
         await rest()
-        assert len(client.warmed) == 1  # what is typed meanwhile does not begin it anew
+        assert len(client.warmed) == 1  # what is typed meanwhile does not begin it again
         assert client.warmed_as[-1] is Priority.INTERACTIVE
         client.gate.set()
 

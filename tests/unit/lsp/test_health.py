@@ -1,4 +1,4 @@
-"""What the editor's status line is told of memory, cells, speed and cuts."""
+"""What the editor's status line is reported of memory, cells, speed and cuts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_all_that_the_protocol_names() -> None:
     assert facts_of(STATUS) == {
         "model": "played",
         "budget": {"tokens": 512, "level": 2, "reason": SCARCE.reason},
-        # what a lost card had is not free
+        # what a lost GPU had is not free
         "vram": {"usedBytes": (8192 - 90 + 4096) * MIB, "freeBytes": 90 * MIB},
         "kv": {"usedTokens": 300, "totalTokens": 4096},
         "tokensPerSecond": 41.3,

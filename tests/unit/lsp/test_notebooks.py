@@ -117,7 +117,7 @@ def test_which_notebook_a_cell_is_of(uri: str, notebook: str) -> None:
         ("http://[", "/untitled", False),
     ],
 )
-def test_documents_of_one_path_are_told_apart(uri: str, path: str, is_file: bool) -> None:
+def test_documents_of_one_path_are_distinguished(uri: str, path: str, is_file: bool) -> None:
     """C1, C8, C12: a cell, a diff's other side and a new text never are the file of that path."""
     found, view = file_of(uri)
     assert found == Path(path) and (view == "") is is_file

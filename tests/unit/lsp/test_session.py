@@ -62,7 +62,7 @@ def test_the_word_under_the_cursor_is_given_back(dense_model: Path) -> None:
     play(dense_model, FUNCTION, test)
 
 
-def test_the_model_is_told_of_the_line_below(dense_model: Path) -> None:
+def test_the_model_is_reported_of_the_line_below(dense_model: Path) -> None:
     async def test(editing: Editing) -> None:
         await editing.ask()
         assert editing.client.requests[-1].unlike == "return a - b"
@@ -70,7 +70,7 @@ def test_the_model_is_told_of_the_line_below(dense_model: Path) -> None:
     play(dense_model, "if a:\n    return\u2038\n    return a - b\n", test)
 
 
-def test_an_answer_that_does_not_go_on_with_the_word_is_dropped(dense_model: Path) -> None:
+def test_an_answer_that_does_not_continue_the_word_is_dropped(dense_model: Path) -> None:
     async def test(editing: Editing) -> None:
         editing.type("fir")
         editing.client.heals = False

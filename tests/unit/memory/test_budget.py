@@ -53,9 +53,9 @@ def test_it_falls_at_once_to_the_level_of_the_headroom(
     assert (after.level, after.tokens) == (level, tokens)
 
 
-def test_an_operators_wish_is_kept_and_said() -> None:
-    wished = dataclasses.replace(gauges(2.0), least_level=1)
-    found = run([wished] * 30 + [gauges(2.0)] * 10)
+def test_an_operators_requirement_is_kept_and_said() -> None:
+    wanted = dataclasses.replace(gauges(2.0), least_level=1)
+    found = run([wanted] * 30 + [gauges(2.0)] * 10)
     assert {(now.level, now.tokens, now.reason) for now in found[:30]} == {
         (1, 768, "an operator set it")
     }
@@ -74,7 +74,7 @@ def test_it_climbs_one_level_at_a_time() -> None:
     assert POLICY.recovery_s() <= first_full <= POLICY.recovery_s() + 2
 
 
-def test_a_dip_on_the_way_up_starts_the_wait_anew() -> None:
+def test_a_dip_on_the_way_up_starts_the_wait_again() -> None:
     held = [gauges(0.0), *[gauges(2.0)] * 5, gauges(0.2), *[gauges(2.0)] * 4]
     assert [now.level for now in run(held)][-5:] == [4] * 5
 

@@ -43,10 +43,10 @@ def checkpoint(tmp_path: Path) -> Checkpoint:
     return read_checkpoint(folder)
 
 
-def machine(host: int, *cards: int) -> Machine:
+def machine(host: int, *gpus: int) -> Machine:
     return Machine(
         Device(HOST_MEMORY, DeviceKind.CPU, host, host),
-        tuple(Device(f"CUDA{i}", DeviceKind.GPU, size, size) for i, size in enumerate(cards)),
+        tuple(Device(f"CUDA{i}", DeviceKind.GPU, size, size) for i, size in enumerate(gpus)),
     )
 
 
@@ -108,11 +108,11 @@ def covered(checkpoint: Checkpoint, modules: dict[str, int | str]) -> dict[str, 
 
 
 @pytest.mark.parametrize("scheme", Scheme)
-@pytest.mark.parametrize("card", [0, 1, 2, 3, 4, 5, 8, 64])
+@pytest.mark.parametrize("gpu", [0, 1, 2, 3, 4, 5, 8, 64])
 def test_a_device_map_covers_all_and_splits_no_experts(
-    checkpoint: Checkpoint, scheme: Scheme, card: int
+    checkpoint: Checkpoint, scheme: Scheme, gpu: int
 ) -> None:
-    mapped = map_devices(checkpoint, machine(16 * GIB, GIB + card * MIB), scheme, n_ctx=0)
+    mapped = map_devices(checkpoint, machine(16 * GIB, GIB + gpu * MIB), scheme, n_ctx=0)
     devices = covered(checkpoint, dict(mapped.device_map))
     assert mapped.fits
     taken: dict[str, int] = {}
@@ -122,12 +122,12 @@ def test_a_device_map_covers_all_and_splits_no_experts(
     for tensor in checkpoint.tensors:
         place = str(devices[tensor.name])
         taken[place] = taken.get(place, 0) + tensor_bytes(tensor, scheme)
-    assert taken.get("0", 0) <= card * MIB
-    on_cards = sum(devices[f"model.layers.{i}.mlp.experts.0.up_proj.weight"] == 0 for i in range(4))
-    assert mapped.expert_layers_on_gpus == on_cards
+    assert taken.get("0", 0) <= gpu * MIB
+    on_gpus = sum(devices[f"model.layers.{i}.mlp.experts.0.up_proj.weight"] == 0 for i in range(4))
+    assert mapped.expert_layers_on_gpus == on_gpus
 
 
-def test_more_memory_brings_more_onto_the_card(checkpoint: Checkpoint) -> None:
+def test_more_memory_brings_more_onto_the_gpu(checkpoint: Checkpoint) -> None:
     found = [
         map_devices(checkpoint, machine(GIB, GIB + size * MIB), Scheme.BITS_16, n_ctx=0)
         for size in range(12)
@@ -170,15 +170,15 @@ def test_stored_bytes_by_type(dtype: str, size: int) -> None:
     assert CheckpointTensor("x", dtype, (10,)).stored_bytes == size
 
 
-def test_beside_a_card_the_host_holds_16_bits(checkpoint: Checkpoint) -> None:
-    """bitsandbytes quantises nothing on the host where there is a card, and Transformers brings
-    a layer's experts to the card to compute them."""
+def test_beside_a_gpu_the_host_holds_16_bits(checkpoint: Checkpoint) -> None:
+    """bitsandbytes quantises nothing on the host where there is a GPU, and Transformers brings
+    a layer's experts to the GPU to compute them."""
     none = map_devices(checkpoint, machine(GIB), Scheme.NF4_DOUBLE, n_ctx=0)
     assert none.bytes_by_device["cpu"] == checkpoint_bytes(checkpoint, Scheme.NF4_DOUBLE)
     # Room for all but two layers' experts at 4 bits, and for one layer's at 16.
     one = checkpoint_bytes(checkpoint, Scheme.NF4_DOUBLE) - 2 * _experts(checkpoint, nf4=True)
-    card = GIB + one + checkpoint_files.EXPERTS_BYTES
-    mapped = map_devices(checkpoint, machine(GIB, card), Scheme.NF4_DOUBLE, n_ctx=0)
+    gpu = GIB + one + checkpoint_files.EXPERTS_BYTES
+    mapped = map_devices(checkpoint, machine(GIB, gpu), Scheme.NF4_DOUBLE, n_ctx=0)
     assert mapped.expert_layers_on_gpus == 2
     assert mapped.bytes_by_device["cpu"] == 2 * _experts(checkpoint, nf4=False)
     short = map_devices(checkpoint, machine(GIB, GIB + one), Scheme.NF4_DOUBLE, n_ctx=0)

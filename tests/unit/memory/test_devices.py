@@ -1,4 +1,4 @@
-"""Probes of cards and host memory: NVML by the real pynvml on a stand-in library, sysfs and
+"""Probes of GPUs and host memory: NVML by the real pynvml on a stand-in library, sysfs and
 control groups on folders made here, ggml's devices from a real child."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulated import GIB, Card, Foreign, Machine, Slice
+from simulated import GIB, Foreign, Gpu, Machine, Slice
 
 from assistant.errors import LoadError
 from assistant.llama.spec import BackendDevice, DeviceKind
@@ -31,8 +31,8 @@ now = 0.0
 probe = Nvml(clock=lambda: now)
 for line in sys.stdin:
     now = float(line)
-    cards = [asdict(card) for card in probe.read(processes=True)]
-    print(json.dumps({"cards": cards, "trouble": probe.trouble}), flush=True)
+    GPUs = [asdict(GPU) for GPU in probe.read(processes=True)]
+    print(json.dumps({"GPUs": GPUs, "trouble": probe.trouble}), flush=True)
 """
 
 
@@ -55,8 +55,8 @@ class Probe:
         answer: dict[str, Any] = json.loads(self.child.stdout.readline())
         return answer
 
-    def cards(self, at_s: float) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.read(at_s)["cards"]
+    def gpus(self, at_s: float) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.read(at_s)["gpus"]
         return found
 
     def close(self) -> None:
@@ -66,8 +66,8 @@ class Probe:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
-    cards = [Card("SIM0", 8 * GIB, others_bytes=GIB), Card("SIM1", 24 * GIB)]
-    return Machine(tmp_path / "cards", cards)
+    gpus = [Gpu("SIM0", 8 * GIB, others_bytes=GIB), Gpu("SIM1", 24 * GIB)]
+    return Machine(tmp_path / "gpus", gpus)
 
 
 @pytest.fixture
@@ -77,9 +77,9 @@ def probe(machine: Machine) -> Iterator[Probe]:
     probe.close()
 
 
-def test_several_cards_and_who_holds_them(machine: Machine, probe: Probe) -> None:
+def test_several_gpus_and_who_holds_them(machine: Machine, probe: Probe) -> None:
     machine.run(Foreign("SIM0", 4242, GIB), Foreign("SIM0", 4243, -1))
-    first, second = probe.cards(0)
+    first, second = probe.gpus(0)
     assert (first["name"], first["bus_id"]) == ("SIM0", "0000:01:00.0")
     assert (first["total_bytes"], first["free_bytes"]) == (8 * GIB, 7 * GIB)
     assert first["processes"] == [
@@ -90,40 +90,40 @@ def test_several_cards_and_who_holds_them(machine: Machine, probe: Probe) -> Non
 
 
 def test_what_other_programs_take_is_seen_at_once(machine: Machine, probe: Probe) -> None:
-    assert probe.cards(0)[0]["free_bytes"] == 7 * GIB
+    assert probe.gpus(0)[0]["free_bytes"] == 7 * GIB
     machine.change("SIM0", others_bytes=7 * GIB)
-    assert probe.cards(0.1)[0]["free_bytes"] == GIB
+    assert probe.gpus(0.1)[0]["free_bytes"] == GIB
     machine.change("SIM0", others_bytes=0)
-    assert probe.cards(0.2)[0]["free_bytes"] == 8 * GIB
+    assert probe.gpus(0.2)[0]["free_bytes"] == 8 * GIB
 
 
-def test_a_card_cut_into_instances(machine: Machine, probe: Probe) -> None:
+def test_a_gpu_cut_into_instances(machine: Machine, probe: Probe) -> None:
     machine.change("SIM1", slices=(Slice(10 * GIB, others_bytes=GIB), Slice(12 * GIB)))
-    whole, first, second = probe.cards(0)
+    whole, first, second = probe.gpus(0)
     assert (whole["instance"], first["instance"], second["instance"]) == (-1, 0, 1)
     assert (first["total_bytes"], first["free_bytes"]) == (10 * GIB, 9 * GIB)
     assert second["bus_id"] == first["bus_id"] == "0000:02:00.0"
 
 
-def test_a_lost_card_leaves_the_others_and_returns(machine: Machine, probe: Probe) -> None:
-    assert len(probe.cards(0)) == 2
+def test_a_lost_gpu_leaves_the_others_and_returns(machine: Machine, probe: Probe) -> None:
+    assert len(probe.gpus(0)) == 2
     machine.change("SIM0", lost=True)
     for at_s in (1, 2, 3):
         answer = probe.read(at_s)
-        assert [card["name"] for card in answer["cards"]] == ["SIM1"]
+        assert [gpu["name"] for gpu in answer["gpus"]] == ["SIM1"]
         assert "lost" in answer["trouble"].lower()
     machine.change("SIM0", lost=False)
-    assert probe.read(20) == {"cards": probe.cards(20), "trouble": ""}
-    assert len(probe.cards(21)) == 2
+    assert probe.read(20) == {"gpus": probe.gpus(20), "trouble": ""}
+    assert len(probe.gpus(21)) == 2
 
 
 def test_a_driver_that_vanishes_and_returns(machine: Machine, probe: Probe) -> None:
-    assert len(probe.cards(0)) == 2
+    assert len(probe.gpus(0)) == 2
     machine.driver(loaded=False)
     assert probe.read(1)["trouble"]
-    assert probe.cards(3) == []
+    assert probe.gpus(3) == []
     machine.driver(loaded=True)
-    assert len(probe.cards(100)) == 2
+    assert len(probe.gpus(100)) == 2
 
 
 def test_a_machine_without_the_driver(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_machine_without_the_driver(tmp_path: Path) -> None:
     without = {**machine.environment(), "LD_LIBRARY_PATH": ""}
     probe = Probe(without)
     answer = probe.read(0)
-    assert answer["cards"] == [] and answer["trouble"]
+    assert answer["gpus"] == [] and answer["trouble"]
     probe.close()
 
 
@@ -201,9 +201,9 @@ def backend(name: str, bus_id: str = "", kind: DeviceKind = DeviceKind.GPU) -> B
 HOST_MEMORY = HostMemory(1000, 400)
 
 
-def driver_card(bus_id: str, free: int, instance: int = -1) -> devices.GpuMemory:
+def driver_gpu(bus_id: str, free: int, instance: int = -1) -> devices.GpuMemory:
     return devices.GpuMemory(
-        name="card",
+        name="gpu",
         bus_id=bus_id,
         driver="nvml",
         total_bytes=90,
@@ -219,7 +219,7 @@ def test_merge_prefers_the_driver_and_ends_with_the_host() -> None:
             backend("CUDA0", "0000:01:00.0"),
             backend("Vulkan0"),
         ],
-        [driver_card("0000:01:00.0", 7)],
+        [driver_gpu("0000:01:00.0", 7)],
         HOST_MEMORY,
     )
     assert [(d.name, d.total_bytes, d.free_bytes) for d in found] == [
@@ -230,11 +230,11 @@ def test_merge_prefers_the_driver_and_ends_with_the_host() -> None:
 
 
 def test_merge_assumes_the_fullest_instance() -> None:
-    cards = [driver_card("0000:01:00.0", free, number) for number, free in enumerate((9, 3, 5))]
-    assert merge([backend("CUDA0", "0000:01:00.0")], cards, HOST_MEMORY)[0].free_bytes == 3
+    gpus = [driver_gpu("0000:01:00.0", free, number) for number, free in enumerate((9, 3, 5))]
+    assert merge([backend("CUDA0", "0000:01:00.0")], gpus, HOST_MEMORY)[0].free_bytes == 3
 
 
-def test_a_lost_card_has_nothing_free() -> None:
+def test_a_lost_gpu_has_nothing_free() -> None:
     lost = merge([backend("CUDA0", "0000:01:00.0")], [], HOST_MEMORY, lost=["0000:01:00.0"])
     assert lost[0].free_bytes == 0
     unknown = merge([backend("CUDA0", "0000:01:00.0")], [], HOST_MEMORY)
@@ -260,7 +260,7 @@ def write(path: Path, text: object) -> None:
     path.write_text(f"{text}\n", encoding="ascii")
 
 
-def test_amd_cards_from_sysfs(tmp_path: Path) -> None:
+def test_amd_gpus_from_sysfs(tmp_path: Path) -> None:
     device = tmp_path / "sys/class/drm/card1/device"
     write(device / "mem_info_vram_total", 16 * GIB)
     write(device / "mem_info_vram_used", 3 * GIB)
@@ -268,9 +268,9 @@ def test_amd_cards_from_sysfs(tmp_path: Path) -> None:
     write(device / "product_name", "Radeon")
     write(tmp_path / "sys/class/drm/card0/device/uevent", "DRIVER=i915")
     write(tmp_path / "sys/class/drm/card1-DP-1/status", "connected")
-    (card,) = read_amdgpu(tmp_path)
-    assert (card.name, card.bus_id, card.driver) == ("Radeon", "0000:2d:00.0", "amdgpu")
-    assert (card.total_bytes, card.free_bytes) == (16 * GIB, 13 * GIB)
+    (gpu,) = read_amdgpu(tmp_path)
+    assert (gpu.name, gpu.bus_id, gpu.driver) == ("Radeon", "0000:2d:00.0", "amdgpu")
+    assert (gpu.total_bytes, gpu.free_bytes) == (16 * GIB, 13 * GIB)
     assert read_amdgpu(tmp_path / "nothing") == ()
 
 

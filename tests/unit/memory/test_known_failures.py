@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 import known_failures
 import pytest
-from simulated import GIB, Card, Machine
+from simulated import GIB, Gpu, Machine
 
 from assistant.memory.planning.dry_run import DryRun
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[known_failures.Bench]:
-    cards = [Card("SIM0", total_bytes=24 * GIB), Card("SIM1", total_bytes=12 * GIB)]
-    machine = Machine(tmp_path_factory.mktemp("cards"), cards)
+    gpus = [Gpu("SIM0", total_bytes=24 * GIB), Gpu("SIM1", total_bytes=12 * GIB)]
+    machine = Machine(tmp_path_factory.mktemp("gpus"), gpus)
     with pytest.MonkeyPatch.context() as patch:
         for key, value in machine.environment().items():
             patch.setenv(key, value)

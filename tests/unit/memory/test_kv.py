@@ -23,7 +23,7 @@ from assistant.memory.model.architecture import (
 )
 from assistant.memory.planning.dry_run import DryRun
 
-WISHES = {
+REQUIREMENTS = {
     "f16": CacheParams(n_ctx=32768, n_seq_max=4, swa_full=False),
     "q8_0": CacheParams(n_ctx=4096, type_k="q8_0", type_v="q8_0", n_seq_max=2),
     "q4_0, an odd length": CacheParams(n_ctx=1000, type_k="q4_0", type_v="q4_0", n_ubatch=64),
@@ -41,25 +41,27 @@ def dry_run() -> Iterator[DryRun]:
         yield asked
 
 
-def spec_of(wish: CacheParams) -> LoadSpec:
+def spec_of(requirement: CacheParams) -> LoadSpec:
     return LoadSpec(
         path="shape",
-        n_ctx=wish.n_ctx,
-        n_ubatch=wish.n_ubatch,
-        n_seq_max=wish.n_seq_max,
-        cache_type_k=wish.type_k,
-        cache_type_v=wish.type_v,
-        kv_unified=wish.unified,
-        swa_full=wish.swa_full,
-        flash_attn=wish.flash_attn,
+        n_ctx=requirement.n_ctx,
+        n_ubatch=requirement.n_ubatch,
+        n_seq_max=requirement.n_seq_max,
+        cache_type_k=requirement.type_k,
+        cache_type_v=requirement.type_v,
+        kv_unified=requirement.unified,
+        swa_full=requirement.swa_full,
+        flash_attn=requirement.flash_attn,
         use_extra_bufts=False,
     )
 
 
-@pytest.mark.parametrize(("family", "wish"), [*product(shapes.SHAPES, WISHES)])
-def test_the_cache_is_llama_cpps_to_the_byte(family: str, wish: str, dry_run: DryRun) -> None:
+@pytest.mark.parametrize(("family", "requirement"), [*product(shapes.SHAPES, REQUIREMENTS)])
+def test_the_cache_is_llama_cpps_to_the_byte(
+    family: str, requirement: str, dry_run: DryRun
+) -> None:
     header = shapes.family_header(family)
-    asked = WISHES[wish]
+    asked = REQUIREMENTS[requirement]
     memory = dry_run.run(spec_of(asked), header)
     assert cache_bytes(model_memory(header), asked) == sum(part.kv_bytes for part in memory)
 
@@ -67,18 +69,18 @@ def test_the_cache_is_llama_cpps_to_the_byte(family: str, wish: str, dry_run: Dr
 @pytest.mark.parametrize("kinds", [("bf16", "bf16"), ("q8_0", "f16"), ("q4_1", "iq4_nl")])
 def test_other_cache_types(kinds: tuple[str, str], dry_run: DryRun) -> None:
     header = shapes.family_header("qwen3moe")
-    wish = CacheParams(n_ctx=4096, type_k=kinds[0], type_v=kinds[1], n_seq_max=4)
-    memory = dry_run.run(spec_of(wish), header)
-    assert cache_bytes(model_memory(header), wish) == sum(part.kv_bytes for part in memory)
+    requirement = CacheParams(n_ctx=4096, type_k=kinds[0], type_v=kinds[1], n_seq_max=4)
+    memory = dry_run.run(spec_of(requirement), header)
+    assert cache_bytes(model_memory(header), requirement) == sum(part.kv_bytes for part in memory)
 
 
 def test_figures_of_the_literature() -> None:
     """DeepSeek-V3 at 32 k: 2,196 MiB compressed, 152.5 GiB in a legacy file."""
-    wish = CacheParams(n_ctx=32768)
+    requirement = CacheParams(n_ctx=32768)
     latent = model_memory(shapes.family_header("deepseek2"))
     legacy = model_memory(shapes.family_header("deepseek2-legacy"))
-    assert cache_bytes(latent, wish) == 2196 << 20
-    assert cache_bytes(legacy, wish) == int(152.5 * (1 << 30))
+    assert cache_bytes(latent, requirement) == 2196 << 20
+    assert cache_bytes(legacy, requirement) == int(152.5 * (1 << 30))
 
 
 def test_a_window_spares_what_lies_outside_of_it() -> None:
@@ -118,11 +120,11 @@ def test_types_that_a_model_cannot_have(
     family: str, kinds: tuple[str, str], flash: bool, words: str, dry_run: DryRun
 ) -> None:
     header = shapes.family_header(family)
-    wish = CacheParams(n_ctx=256, type_k=kinds[0], type_v=kinds[1], flash_attn=flash)
-    assert words in unusable_types(model_memory(header), wish)
+    requirement = CacheParams(n_ctx=256, type_k=kinds[0], type_v=kinds[1], flash_attn=flash)
+    assert words in unusable_types(model_memory(header), requirement)
     if kinds[0] != "q3_K":  # llama.cpp says no as well
         with pytest.raises(LoadError):
-            dry_run.run(spec_of(wish), header)
+            dry_run.run(spec_of(requirement), header)
 
 
 def test_a_head_that_blocks_do_not_divide() -> None:

@@ -24,13 +24,13 @@ from assistant.memory.degrade.ladder import (
 )
 
 MIB = 1 << 20
-CARD = 8000 * MIB
+GPU = 8000 * MIB
 MARGIN = 256 * MIB
 NAMES = ("plan", "trim", "drop", "context", "batch", "cache", "experts", "unload")
 
 
 def make(*holds: int) -> tuple[Rung, ...]:
-    """A ladder whose rungs hold so many MiB of the card; 0 means nothing loaded."""
+    """A ladder whose rungs hold so many MiB of the GPU; 0 means nothing loaded."""
     return tuple(
         Rung(
             name=name,
@@ -213,7 +213,7 @@ def test_more_memory_than_at_the_refusal_is_worth_a_try() -> None:
 
 
 def test_what_is_held_nowhere_is_no_concern() -> None:
-    """A card that others fill does not matter to a service that stands on the host alone."""
+    """A GPU that others fill does not matter to a service that stands on the host alone."""
     ladder = list(LADDER)
     host = Rung("host", "", LADDER[6].spec, {"CUDA0": 0, "CPU": 4000 * MIB})
     least = Rung("least", "", LADDER[5].spec, {"CUDA0": 0, "CPU": 3000 * MIB})
@@ -301,14 +301,14 @@ def test_it_settles_and_stays(
     position, moves = LadderPosition(), []
     for index, wobble in enumerate(noise):
         held = ladder[position.rung].holds["CUDA0"] / MIB
-        free = CARD / MIB - others_mib - held + wobble * MARGIN / MIB
+        free = GPU / MIB - others_mib - held + wobble * MARGIN / MIB
         now = index * 100.0
         move = choose(ladder, position, situation(free, idle_s=60), now)
         if move is not None:
             moves.append((position.rung, move.rung))
             position = moved(position, move, now)
     downs = [there for here, there in moves if there > here]
-    rules, free = Rules(), CARD - others_mib * MIB
+    rules, free = Rules(), GPU - others_mib * MIB
     ample = any(
         rung.spec is not None and free - rung.holds["CUDA0"] >= (rules.climb_share + 0.15) * MARGIN
         for rung in ladder

@@ -1,4 +1,4 @@
-"""Plans against llama.cpp's dry run on simulated cards: exact where it matters, never split."""
+"""Plans against llama.cpp's dry run on simulated GPUs: exact where it matters, never split."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import shapes
-from simulated import GIB, Card
+from simulated import GIB, Gpu
 from simulated import Machine as SimulatedMachine
 from spec_choice import spec_usages
 
@@ -20,7 +20,7 @@ from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requireme
 from assistant.memory.planning.planner import make_plan
 from assistant.memory.probes.devices import Device
 
-CARDS = {"SIM0": 24, "SIM1": 12}
+GPUS = {"SIM0": 24, "SIM1": 12}
 
 
 def device(name: str, gib: int) -> Device:
@@ -30,16 +30,16 @@ def device(name: str, gib: int) -> Device:
 
 MACHINES = {
     "host": Machine(device(HOST_MEMORY, 800)),
-    "card": Machine(device(HOST_MEMORY, 800), (device("SIM0", 24),)),
-    "cards": Machine(device(HOST_MEMORY, 800), tuple(device(*card) for card in CARDS.items())),
+    "gpu": Machine(device(HOST_MEMORY, 800), (device("SIM0", 24),)),
+    "gpus": Machine(device(HOST_MEMORY, 800), tuple(device(*gpu) for gpu in GPUS.items())),
 }
 
 
 @pytest.fixture(scope="module")
 def dry_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DryRun]:
-    folder = tmp_path_factory.mktemp("cards")
-    cards = [Card(name, total_bytes=gib * GIB) for name, gib in CARDS.items()]
-    environment = SimulatedMachine(folder, cards).environment()
+    folder = tmp_path_factory.mktemp("gpus")
+    gpus = [Gpu(name, total_bytes=gib * GIB) for name, gib in GPUS.items()]
+    environment = SimulatedMachine(folder, gpus).environment()
     with pytest.MonkeyPatch.context() as patch:
         for key, value in environment.items():
             patch.setenv(key, value)
@@ -70,10 +70,10 @@ def test_the_estimate_is_within_five_per_cent_in_all(family: str, dry_run: DryRu
         assert sum(usage.needed_bytes for usage in guess.usages) == pytest.approx(total, rel=0.05)
 
 
-def test_what_is_measured_lets_more_onto_the_card(dry_run: DryRun) -> None:
+def test_what_is_measured_lets_more_onto_the_gpu(dry_run: DryRun) -> None:
     header = shapes.family_header("glm4moe")
-    guess = make_plan(model_of(header), MACHINES["cards"])
-    real = plan_and_measure(header, MACHINES["cards"], None, dry_run)
+    guess = make_plan(model_of(header), MACHINES["gpus"])
+    real = plan_and_measure(header, MACHINES["gpus"], None, dry_run)
     assert real.expert_layers_on_gpu >= guess.expert_layers_on_gpu
     group = min(usage.expert_bytes // len(usage.expert_layers) for usage in real.gpu_usages)
     assert min(usage.spare_bytes for usage in real.gpu_usages) < group
@@ -99,11 +99,11 @@ def test_any_spec_is_costed_to_the_byte(changes: dict[str, object], dry_run: Dry
 
     header = shapes.family_header("qwen3moe")
     model = model_of(header)
-    spec = make_plan(model, MACHINES["cards"], Requirements(n_ctx=8192)).to_load_spec()
+    spec = make_plan(model, MACHINES["gpus"], Requirements(n_ctx=8192)).to_load_spec()
     spec = replace(spec, devices=("SIM0", "SIM1"), tensor_split=(2.0, 1.0), n_gpu_layers=49)
     spec = replace(spec, **changes)
-    usages = spec_usages(model, MACHINES["cards"], spec)
-    plan = Plan(model, make_plan(model, MACHINES["cards"]).choice, usages)
+    usages = spec_usages(model, MACHINES["gpus"], spec)
+    plan = Plan(model, make_plan(model, MACHINES["gpus"]).choice, usages)
     measured = plan.with_measured(dry_run.run(spec, header))
     assert [usage.other_bytes for usage in measured.usages] == [0, 0, 0]
 
@@ -168,7 +168,7 @@ def test_every_row_of_a_report_is_the_measured_planners(family: str, dry_run: Dr
     from dataclasses import replace
 
     header, requirements = shapes.family_header(family), Requirements(n_ctx=8192)
-    machine = MACHINES["card"]
+    machine = MACHINES["gpu"]
     report = plan_report(header, machine, requirements, machine)
     plan = plan_and_measure(header, machine, requirements, dry_run)
     assert report.require_plan() == plan
@@ -184,7 +184,7 @@ def test_every_row_of_a_report_is_the_measured_planners(family: str, dry_run: Dr
 
 def test_a_report_on_a_machine_that_is_elsewhere_says_that_it_estimates() -> None:
     header = shapes.family_header("mixtral")
-    report = plan_report(header, MACHINES["card"], Requirements(n_ctx=8192), MACHINES["host"])
+    report = plan_report(header, MACHINES["gpu"], Requirements(n_ctx=8192), MACHINES["host"])
     assert not report.require_plan().measured
     assert any("estimated" in caveat for caveat in report.caveats)
     assert not any(row.plan.measured for row in report.what_if if row.plan)

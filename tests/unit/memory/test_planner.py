@@ -33,9 +33,9 @@ def device(name: str, size: int, free: int | None = None) -> Device:
     return Device(name, kind, size, size if free is None else free)
 
 
-def machine(host_gib: float, *cards_gib: float, prefix: str = "SIM") -> Machine:
-    cards = (device(f"{prefix}{i}", int(size * GIB)) for i, size in enumerate(cards_gib))
-    return Machine(device(HOST_MEMORY, int(host_gib * GIB)), tuple(cards))
+def machine(host_gib: float, *gpus_gib: float, prefix: str = "SIM") -> Machine:
+    gpus = (device(f"{prefix}{i}", int(size * GIB)) for i, size in enumerate(gpus_gib))
+    return Machine(device(HOST_MEMORY, int(host_gib * GIB)), tuple(gpus))
 
 
 @st.composite
@@ -66,16 +66,16 @@ def random_models(draw: st.DrawFn) -> Model:
 def random_machines(draw: st.DrawFn) -> Machine:
     count = draw(st.sampled_from([0, 1, 1, 2, 3]))
     prefix = draw(st.sampled_from(["SIM", "CUDA", "Vulkan"]))
-    cards = []
+    gpus = []
     for index in range(count):
         size = draw(st.integers(64, 16_000)) * MIB
-        cards.append(device(f"{prefix}{index}", size, draw(st.integers(0, size))))
+        gpus.append(device(f"{prefix}{index}", size, draw(st.integers(0, size))))
     host = draw(st.integers(256, 48_000)) * MIB
-    return Machine(device(HOST_MEMORY, host, draw(st.integers(host // 2, host))), tuple(cards))
+    return Machine(device(HOST_MEMORY, host, draw(st.integers(host // 2, host))), tuple(gpus))
 
 
 @st.composite
-def random_wishes(draw: st.DrawFn) -> Requirements:
+def random_requirements(draw: st.DrawFn) -> Requirements:
     return Requirements(
         n_ctx=draw(st.sampled_from([0, 0, 512, 4096, 20_000, 131_072])),
         cache_type=draw(st.sampled_from(["", "", "f16", "q8_0"])),
@@ -98,10 +98,10 @@ def check(plan: Plan, requirements: Requirements, on: Machine) -> None:
     names = [HOST_MEMORY, *(gpu.name for gpu in on.gpus)]
     assert [usage.device.name for usage in plan.usages] == names
     assert all(usage.spare_bytes >= 0 for usage in plan.usages)
-    # blocks: the host's first, then the cards' in order, each a run
+    # blocks: the host's first, then the GPUs' in order, each a run
     order = [names.index(name) for name in (*choice.layers, choice.output)]
     assert order == sorted(order)
-    # groups: whole, in one place, and llama.cpp is told so
+    # groups: whole, in one place, and llama.cpp is reported so
     for layer in model.inventory.layers:
         places = {
             override_of(spec, tensor.name, choice.layers[layer.index]) for tensor in layer.experts
@@ -141,7 +141,7 @@ def attempt(model: Model, on: Machine, requirements: Requirements) -> Plan | Pla
 
 
 @settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
-@given(random_models(), random_machines(), random_wishes())
+@given(random_models(), random_machines(), random_requirements())
 def test_every_plan_fits_and_splits_no_group(
     model: Model, on: Machine, requirements: Requirements
 ) -> None:
@@ -153,7 +153,7 @@ def test_every_plan_fits_and_splits_no_group(
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(random_models(), random_machines(), random_wishes())
+@given(random_models(), random_machines(), random_requirements())
 def test_what_is_offered_instead_does_fit(
     model: Model, on: Machine, requirements: Requirements
 ) -> None:
@@ -164,7 +164,7 @@ def test_what_is_offered_instead_does_fit(
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(random_models(), random_machines(), random_wishes(), st.integers(1, 64))
+@given(random_models(), random_machines(), random_requirements(), st.integers(1, 64))
 def test_more_host_memory_never_hurts(
     model: Model, on: Machine, requirements: Requirements, more: int
 ) -> None:
@@ -192,7 +192,7 @@ def test_non_routed_weights_and_cache_come_before_experts() -> None:
     assert on_host == tuple(range(len(on_host))), "the first layers' experts stay behind"
 
 
-def test_context_and_cache_give_way_before_blocks_leave_the_card() -> None:
+def test_context_and_cache_give_way_before_blocks_leave_the_gpu() -> None:
     model = model_of(known_header("deepseek-v3"))
     legacy = model_of(shapes.family_header("deepseek2-legacy"))
     wide = make_plan(model, machine(500, 24))
@@ -211,7 +211,7 @@ def test_a_dense_model_that_is_too_large_stands_partly_on_the_host() -> None:
     assert any("layers stay in host memory" in reason for reason in plan.reasons)
 
 
-def test_several_cards_share_by_what_they_hold() -> None:
+def test_several_gpus_share_by_what_they_hold() -> None:
     model = model_of(known_header("glm-4.5-air"))
     plan = make_plan(model, machine(64, 24, 12))
     first, second = (usage.needed_bytes for usage in plan.gpu_usages)
@@ -223,7 +223,7 @@ def test_several_cards_share_by_what_they_hold() -> None:
     assert sum(spec.tensor_split) == spec.n_gpu_layers == 48
 
 
-def test_a_second_card_is_left_alone_where_one_is_enough() -> None:
+def test_a_second_gpu_is_left_alone_where_one_is_enough() -> None:
     plan = make_plan(model_of(known_header("gpt-oss-20b")), machine(16, 24, 24))
     assert plan.to_load_spec().devices == ("SIM0",)
     assert plan.gpu_usages[1].needed_bytes == 0
@@ -237,14 +237,14 @@ def test_what_other_programs_hold_counts() -> None:
     assert make_plan(model, busy).expert_layers_on_gpu < 24
 
 
-def test_an_integrated_card_takes_of_the_hosts_own_memory() -> None:
+def test_an_integrated_gpu_takes_of_the_hosts_own_memory() -> None:
     model = model_of(known_header("qwen3-coder-30b-a3b"))
-    card = Device("Vulkan0", DeviceKind.IGPU, 24 * GIB, 24 * GIB)
+    gpu = Device("Vulkan0", DeviceKind.IGPU, 24 * GIB, 24 * GIB)
     with pytest.raises(PlanError):  # 24 GiB in all, not 48
         make_plan(
-            model_of(known_header("mixtral-8x7b")), Machine(device(HOST_MEMORY, 24 * GIB), (card,))
+            model_of(known_header("mixtral-8x7b")), Machine(device(HOST_MEMORY, 24 * GIB), (gpu,))
         )
-    plan = make_plan(model, Machine(device(HOST_MEMORY, 24 * GIB), (card,)))
+    plan = make_plan(model, Machine(device(HOST_MEMORY, 24 * GIB), (gpu,)))
     assert plan.host_memory_usage.shared_bytes == plan.gpu_usages[0].needed_bytes > 18 * GIB
     assert plan.host_memory_usage.spare_bytes >= 0
 
@@ -256,7 +256,7 @@ def test_a_cuda_context_is_provided_for() -> None:
         assert plan.gpu_usages[0].overhead_bytes >= least
 
 
-def test_without_cards_everything_stands_in_host_memory() -> None:
+def test_without_gpus_everything_stands_in_host_memory() -> None:
     plan = make_plan(model_of(known_header("gpt-oss-20b")), machine(32))
     spec = plan.to_load_spec()
     assert (spec.devices, spec.n_gpu_layers, spec.overrides) == ((), 0, ())
@@ -281,7 +281,7 @@ def test_an_error_says_what_is_missing_and_what_would_fit() -> None:
     assert "What fits" in error.advice
 
 
-def test_experts_on_the_card_or_not_at_all() -> None:
+def test_experts_on_the_gpu_or_not_at_all() -> None:
     model = model_of(known_header("qwen3-coder-30b-a3b"))
     with pytest.raises(PlanError) as caught:
         make_plan(model, machine(64, 12), Requirements(n_ctx=8192, experts_on_gpu=True))
@@ -301,7 +301,7 @@ def test_a_file_without_layers() -> None:
         make_plan(model_of(empty), machine(64, 24))
 
 
-def test_an_unknown_architecture_is_planned_with_doubts() -> None:
+def test_an_unknown_architecture_is_planned_with_caveats() -> None:
     known = shapes.family_header("qwen3moe")
     keys = {k.replace("qwen3moe.", "qwen9."): v for k, v in known.metadata.items()}
     plan = make_plan(model_of(replace(known, architecture="qwen9", metadata=keys)), machine(64, 24))
@@ -327,7 +327,7 @@ def test_the_bound_of_decoding() -> None:
 
 
 def report_of(model: Model, on: Machine, requirements: Requirements) -> PlanReport:
-    return make_report(model, on, requirements, lambda wished: make_plan(model, on, wished))
+    return make_report(model, on, requirements, lambda wanted: make_plan(model, on, wanted))
 
 
 def test_the_longest_context_holds_and_one_step_more_does_not() -> None:

@@ -90,5 +90,5 @@ def plan(moe_model: Path) -> Plan:
 def test_a_plan_compares_with_itself(plan: Plan) -> None:
     report = compare(planned_memory(plan), planned_memory(plan))
     assert report.exact
-    card = next(item for item in report.devices if item.device == "SIM0")
-    assert card.planned.weights_bytes == plan.gpu_usages[0].weights_bytes > 0
+    gpu = next(item for item in report.devices if item.device == "SIM0")
+    assert gpu.planned.weights_bytes == plan.gpu_usages[0].weights_bytes > 0

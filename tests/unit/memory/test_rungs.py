@@ -1,4 +1,4 @@
-"""The rungs under a real plan: whole shapes with known bytes, each freeing more of the card."""
+"""The rungs under a real plan: whole shapes with known bytes, each freeing more of the GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from assistant.memory.probes.devices import Device
 from assistant.memory.probes.rates import MachineRates
 
 GIB = 1 << 30
-WISHES = Requirements(n_ctx=8192, overhead_bytes=0)
+REQUIREMENTS = Requirements(n_ctx=8192, overhead_bytes=0)
 
 
 def device(name: str, gib: int) -> Device:
@@ -28,12 +28,12 @@ def device(name: str, gib: int) -> Device:
 @pytest.fixture(scope="module")
 def plan(moe_model: Path) -> Plan:
     model = model_of(read_header(moe_model))
-    return make_plan(model, Machine(device("CPU", 16), (device("SIM0", 8),)), WISHES)
+    return make_plan(model, Machine(device("CPU", 16), (device("SIM0", 8),)), REQUIREMENTS)
 
 
 @pytest.fixture(scope="module")
 def rungs(plan: Plan) -> tuple[Rung, ...]:
-    return build(plan, WISHES)
+    return build(plan, REQUIREMENTS)
 
 
 def test_all_steps_are_there_in_order(rungs: tuple[Rung, ...]) -> None:
@@ -53,7 +53,7 @@ def test_all_steps_are_there_in_order(rungs: tuple[Rung, ...]) -> None:
     assert len({rung.gives_up for rung in rungs}) == len(rungs)
 
 
-def test_each_rung_frees_more_of_the_card(rungs: tuple[Rung, ...]) -> None:
+def test_each_rung_frees_more_of_the_gpu(rungs: tuple[Rung, ...]) -> None:
     held = [rung.holds["SIM0"] for rung in rungs]
     assert held == sorted(held, reverse=True)
     assert held[3] < held[2] and held[6] < held[5] and held[7] < held[6]
@@ -94,10 +94,10 @@ def test_costs_are_known_and_reloads_are_the_dear_ones(rungs: tuple[Rung, ...]) 
     assert by_name["experts"].reload and not by_name["cache"].reload
 
 
-def test_a_machine_without_cards_has_a_shorter_ladder(moe_model: Path) -> None:
+def test_a_machine_without_gpus_has_a_shorter_ladder(moe_model: Path) -> None:
     model = model_of(read_header(moe_model))
-    plan = make_plan(model, Machine(device("CPU", 16)), WISHES)
-    names = [rung.name for rung in build(plan, WISHES)]
+    plan = make_plan(model, Machine(device("CPU", 16)), REQUIREMENTS)
+    names = [rung.name for rung in build(plan, REQUIREMENTS)]
     assert names == ["plan", "trim", "drop", "context", "batch", "cache", "least", "unload"]
 
 
@@ -118,7 +118,7 @@ def test_a_rung_without_the_gpu_keeps_the_drivers_context(moe_model: Path) -> No
 
 def test_the_pauses_follow_the_machines_rates(plan: Plan) -> None:
     slow = MachineRates(disk_bytes_per_s=1e8)
-    by_name = {rung.name: rung for rung in build(plan, WISHES, slow)}
-    fast = {rung.name: rung for rung in build(plan, WISHES)}
+    by_name = {rung.name: rung for rung in build(plan, REQUIREMENTS, slow)}
+    fast = {rung.name: rung for rung in build(plan, REQUIREMENTS)}
     assert by_name["experts"].pause_s > fast["experts"].pause_s
     assert by_name["context"].pause_s == fast["context"].pause_s

@@ -21,8 +21,8 @@ from assistant.memory.probes.sampler import (
 
 
 def sample(free: int = 500, *, available: int = 500, lost: tuple[str, ...] = ()) -> Sample:
-    card = GpuMemory(name="", bus_id="", driver="nvml", total_bytes=1000, free_bytes=free)
-    return Sample(at_s=0, gpus=(card,), host_memory=HostMemory(1000, available), lost=lost)
+    gpu = GpuMemory(name="", bus_id="", driver="nvml", total_bytes=1000, free_bytes=free)
+    return Sample(at_s=0, gpus=(gpu,), host_memory=HostMemory(1000, available), lost=lost)
 
 
 def interval(*, busy: bool = False, stir: float = 1e9, gpu_stir: float = 1e9, **more: Any) -> float:
@@ -134,7 +134,7 @@ def test_a_blocked_driver_is_noticed_and_not_asked_twice(monkeypatch: pytest.Mon
     run(read, act)
 
 
-def test_a_fresh_sample_was_begun_after_the_question() -> None:
+def test_a_fresh_sample_is_started_after_the_question() -> None:
     async def main() -> None:
         asked = 0
 

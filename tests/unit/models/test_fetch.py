@@ -53,7 +53,7 @@ def test_a_file_arrives_whole(server: FileServer, client: httpx.Client, tmp_path
     assert server.requests == [("/f", "")]
 
 
-def test_a_cut_connection_is_gone_on_with(
+def test_a_cut_connection_is_continued(
     server: FileServer, client: httpx.Client, tmp_path: Path
 ) -> None:
     url = server.serve("/f", CONTENT, Behaviour(cuts=[1_000_000, 500_000, 1]))
@@ -69,7 +69,7 @@ def test_a_cut_connection_is_gone_on_with(
     ]
 
 
-def test_an_earlier_try_is_gone_on_with(
+def test_an_earlier_try_is_continued(
     server: FileServer, client: httpx.Client, tmp_path: Path
 ) -> None:
     partial = tmp_path / "f"
@@ -90,7 +90,7 @@ def test_a_whole_partial_file_asks_nothing(
     assert server.requests == []
 
 
-def test_a_partial_file_that_is_too_long_begins_anew(
+def test_a_partial_file_that_is_too_long_begins_again(
     server: FileServer, client: httpx.Client, tmp_path: Path
 ) -> None:
     partial = tmp_path / "f"
@@ -99,7 +99,7 @@ def test_a_partial_file_that_is_too_long_begins_anew(
     assert partial.read_bytes() == CONTENT
 
 
-def test_a_server_without_ranges_begins_anew(
+def test_a_server_without_ranges_begins_again(
     server: FileServer, client: httpx.Client, tmp_path: Path
 ) -> None:
     url = server.serve("/f", CONTENT, Behaviour(ranges=False, cuts=[1_000_000]))
@@ -109,7 +109,7 @@ def test_a_server_without_ranges_begins_anew(
     assert done.total == len(CONTENT)
 
 
-def test_a_range_that_cannot_be_begins_anew(
+def test_a_range_that_cannot_be_begins_again(
     server: FileServer, client: httpx.Client, tmp_path: Path
 ) -> None:
     partial = tmp_path / "f"
@@ -210,7 +210,7 @@ def test_a_fetch_can_be_stopped(server: FileServer, client: httpx.Client, tmp_pa
     assert (tmp_path / "f").stat().st_size < len(CONTENT)
 
 
-def test_wrong_certificates_are_told() -> None:
+def test_wrong_certificates_are_reported() -> None:
     with pytest.raises(NetworkSettingsError, match="certificates"):
         open_client(certificates="/no/such/file.pem")
 

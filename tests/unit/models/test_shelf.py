@@ -105,11 +105,11 @@ def test_removing_takes_all_parts_and_what_was_unfinished(models: Path) -> None:
     files = split(models)
     (models / "other.gguf").write_bytes(tiny_gguf())
     part = partial_dir() / "m-00003-of-00003.gguf.0123.part"
-    part.write_bytes(b"begun")
+    part.write_bytes(b"partial")
     other = partial_dir() / "other.gguf.0123.part"
-    other.write_bytes(b"begun")
+    other.write_bytes(b"partial")
     freed = remove(find_local("m"))
-    assert freed == sum(map(len, files.values())) + len(b"begun")
+    assert freed == sum(map(len, files.values())) + len(b"partial")
     assert [path.name for path in models.glob("*.gguf")] == ["other.gguf"]
     assert not part.exists()
     assert other.exists()

@@ -66,7 +66,7 @@ def test_hashing_reports_its_bytes(models: Path) -> None:
     assert sum(seen) == len(CONTENT)
 
 
-def test_too_small_a_disk_is_told_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_small_a_disk_is_reported_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000_000))
     require_space(900_000_000, "A model")
     with pytest.raises(ModelError, match=r"A model needs 1\.0 GB on disk, 1\.0 GB are free"):

@@ -119,7 +119,7 @@ def test_the_same_recipe_gives_the_same_bytes(tmp_path: Path) -> None:
     ("architecture", "experts", "used", "says"),
     [("llama", 4, 1, "architecture"), ("qwen2", 2, 3, "3 of 2"), ("qwen2", 2, 0, "0 of 2")],
 )
-def test_what_cannot_be_upcycled_is_told(
+def test_what_cannot_be_upcycled_is_reported(
     tmp_path: Path, architecture: str, experts: int, used: int, says: str
 ) -> None:
     source = tiny(tmp_path / "tiny.gguf", architecture=architecture)
@@ -127,19 +127,19 @@ def test_what_cannot_be_upcycled_is_told(
         made(source, tmp_path / "moe.gguf", experts, used)
 
 
-def test_a_model_without_feed_forward_blocks_is_told(tmp_path: Path) -> None:
+def test_a_model_without_feed_forward_blocks_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no feed-forward"):
         made(tiny(tmp_path / "tiny.gguf", layers=0), tmp_path / "moe.gguf")
 
 
-def test_a_truncated_source_is_told(tmp_path: Path) -> None:
+def test_a_truncated_source_is_reported(tmp_path: Path) -> None:
     source = tiny(tmp_path / "tiny.gguf")
     source.write_bytes(source.read_bytes()[:-100])
     with pytest.raises(GGUFError, match="cut short"):
         made(source, tmp_path / "moe.gguf")
 
 
-def test_a_source_that_shrinks_meanwhile_is_told(tmp_path: Path) -> None:
+def test_a_source_that_shrinks_meanwhile_is_reported(tmp_path: Path) -> None:
     source = tiny(tmp_path / "tiny.gguf")
     upcycler = Upcycler(source, Upcycle(source="tiny", name="T", experts=2, used=1, seed=0))
     source.write_bytes(source.read_bytes()[:-1000])
@@ -147,7 +147,7 @@ def test_a_source_that_shrinks_meanwhile_is_told(tmp_path: Path) -> None:
         upcycler.write(tmp_path / "moe.gguf", lambda _: None)
 
 
-def test_a_full_disk_is_told(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path) -> None:
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("this system has no /dev/full")

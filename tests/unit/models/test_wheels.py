@@ -61,7 +61,7 @@ def test_other_members_are_never_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("member", ["part/data/part02.bin", "../../escape", ""])
-def test_a_missing_member_is_told(tmp_path: Path, member: str) -> None:
+def test_a_missing_member_is_reported(tmp_path: Path, member: str) -> None:
     path = archive(tmp_path, {MEMBER: PART})
     with pytest.raises(DownloadError, match="not in the archive"):
         append_part(path, wheel(member), tmp_path / "joined", lambda _: None)
@@ -93,7 +93,7 @@ def test_a_changed_member_fails_its_checksum(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04" + bytes(100)])
-def test_what_is_no_archive_is_told(tmp_path: Path, content: bytes) -> None:
+def test_what_is_no_archive_is_reported(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "part.whl"
     path.write_bytes(content)
     with pytest.raises(DownloadError, match="cannot be used"):

@@ -77,7 +77,7 @@ def test_what_is_no_byte_level_bpe_is_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b'{"model": 1}'])
-def test_no_tokenizer_at_all_is_told(tmp_path: Path, content: bytes) -> None:
+def test_no_tokenizer_at_all_is_reported(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
     with pytest.raises(VocabularyError, match=r"tokenizer\.json"):

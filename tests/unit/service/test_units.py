@@ -48,7 +48,7 @@ def test_the_service_is_notified_activated_restarted_and_hardened() -> None:
     assert service["KillMode"] == ["mixed"] and service["OOMPolicy"] == ["continue"]
     for name in ("NoNewPrivileges", "LockPersonality", "RestrictNamespaces", "RestrictSUIDSGID"):
         assert service[name] == ["yes"]
-    # These would take the graphics card away, or the models.
+    # These would take the GPU away, or the models.
     forbidden = ("MemoryDenyWriteExecute", "PrivateDevices", "DevicePolicy", "ProtectHome")
     assert not set(forbidden) & set(service)
     socket = lines(files.contents[Path("/u") / SOCKET])

@@ -35,8 +35,8 @@ from tests.unit.engine.remote.conftest import Serve, asking
 PROMPT = "def fibonacci(n):\n    return"
 
 
-def request(ids: list[int], **wishes: Any) -> GenerateRequest:
-    return GenerateRequest(**{"id": "r", "prompt": tuple(ids), "max_tokens": 32, **wishes})
+def request(ids: list[int], **requirements: Any) -> GenerateRequest:
+    return GenerateRequest(**{"id": "r", "prompt": tuple(ids), "max_tokens": 32, **requirements})
 
 
 async def answer(engine: RemoteEngine, asked: GenerateRequest) -> tuple[str, Done]:
@@ -72,7 +72,7 @@ def test_a_llama_server_is_counted_by_its_own_vocabulary(serve: Serve, dense_mod
             assert text == " fibonacci(n - 1)\n"
             assert done.reason is StopReason.EOS
             assert (done.timings.cached_tokens, done.timings.prefill_ms) == (2, 10)
-            assert server.asked[-1]["prompt"] == ids, "ids are sent, not a text to be read anew"
+            assert server.asked[-1]["prompt"] == ids, "ids are sent, not a text to be read again"
             stats = await engine.stats()
             assert (stats.requests, stats.cached_tokens) == (1, 2)
 
@@ -229,7 +229,7 @@ def test_a_warm_up_is_sent_where_it_costs_no_answer(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama-server", "vllm"])
-def test_too_long_a_prompt_is_told_as_such(serve: Serve, kind: str) -> None:
+def test_too_long_a_prompt_is_reported_as_such(serve: Serve, kind: str) -> None:
     async def run() -> None:
         server = serve(kind, n_ctx=64)
         async with asking(server.url) as engine:
@@ -255,7 +255,7 @@ def test_a_failing_server_is_tried_again_before_the_first_token(serve: Serve) ->
     asyncio.run(run())
 
 
-def test_an_answer_that_has_begun_is_never_asked_for_twice(serve: Serve) -> None:
+def test_an_answer_that_has_started_is_never_requested_twice(serve: Serve) -> None:
     async def run() -> None:
         server = serve("vllm")
         async with asking(server.url, retries=2) as engine:
@@ -268,7 +268,7 @@ def test_an_answer_that_has_begun_is_never_asked_for_twice(serve: Serve) -> None
     asyncio.run(run())
 
 
-def test_busy_without_end_is_told_and_a_broken_server_is_left_alone(serve: Serve) -> None:
+def test_busy_without_end_is_reported_and_a_broken_server_is_left_alone(serve: Serve) -> None:
     async def run() -> None:
         server = serve("vllm")
         async with asking(server.url, retries=1) as engine:

@@ -86,7 +86,7 @@ def test_the_local_model_answers_where_the_environment_prevents_requests(
             asyncio.run(run())
 
 
-def test_what_the_local_model_has_begun_it_ends_before_it_gives_way(serve: Serve) -> None:
+def test_the_local_model_ends_its_answers_before_it_gives_way(serve: Serve) -> None:
     async def run() -> None:
         server, local = serve("llama-server"), FakeEngine(token_ms=20)
         told: list[ModelInfo] = []
@@ -123,7 +123,7 @@ def test_a_server_that_is_not_there_at_the_start(serve: Serve) -> None:
     asyncio.run(run())
 
 
-def test_neither_to_be_had(serve: Serve) -> None:
+def test_neither_available(serve: Serve) -> None:
     async def run() -> None:
         engine = engine_for("http://127.0.0.1:9", FakeEngine(), [])
         with pytest.raises(RemoteError, match="cannot be reached"):

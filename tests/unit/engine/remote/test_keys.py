@@ -56,7 +56,7 @@ def test_without_a_service_it_is_ours(entries: Path) -> None:
     assert read_key(RemoteSettings(key_name="vllm")) == "sk-one"
 
 
-def test_no_such_entry_is_told_with_the_command_that_makes_it(entries: Path) -> None:
+def test_no_such_entry_is_reported_with_the_command_that_makes_it(entries: Path) -> None:
     with pytest.raises(SettingsError, match="no such entry") as caught:
         read_key(RemoteSettings(key_name="team/jane"))
     assert caught.value.advice == "Run: keyring set team jane"
@@ -69,7 +69,7 @@ def test_what_is_no_key_is_not_sent_and_not_shown(entries: Path) -> None:
     assert "two words" not in str(caught.value)
 
 
-def test_a_machine_without_a_keyring_is_told(entries: Path) -> None:
+def test_a_machine_without_a_keyring_is_reported(entries: Path) -> None:
     keyring.set_keyring(NoKeyring())  # type: ignore[no-untyped-call]
     with pytest.raises(SettingsError, match="the keyring cannot be read") as caught:
         read_key(RemoteSettings(key_name="team/jane"))
@@ -94,7 +94,7 @@ def test_a_keyring_that_waits_for_its_user_is_not_waited_for(entries: Path) -> N
     assert asked.is_set() and "key_file" in caught.value.advice
 
 
-def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "keyring", None)  # as Python marks what cannot be imported
     with pytest.raises(SettingsError, match="keyring package") as caught:
         read_key(RemoteSettings(key_name="team/jane"))
