@@ -81,7 +81,7 @@ def splits(text: str, rng: random.Random) -> list[str]:
 )
 def test_transcripts(transcript: dict[str, Any]) -> None:
     """Each comes out as documented, whole, by the character, and split anywhere."""
-    text, reasoning = transcript["written"], transcript.get("reasoning", False)
+    text, reasoning = transcript["written"], transcript.get("in_reasoning", False)
     whole = read(parser(transcript["family"], reasoning=reasoning), [text])
     assert whole["text"] == transcript.get("text", "")
     assert whole["reasoning"] == transcript.get("reasoning", "")
@@ -134,7 +134,7 @@ def test_no_partial_mark_is_passed_on(family: str) -> None:
     for transcript in TRANSCRIPTS:
         if transcript["family"] != family:
             continue
-        made = parser(family, reasoning=transcript.get("reasoning", False))
+        made = parser(family, reasoning=transcript.get("in_reasoning", False))
         said = ""
         for char in transcript["written"]:
             said += "".join(p.text for p in made.feed(char) if p.kind is Kind.TEXT)
