@@ -1,6 +1,6 @@
 """GPUs that are not there: a ggml backend library and an NVML library driven by one folder.
 
-    machine = Machine(tmp_path / "GPUs", [Gpu("SIM0", total_bytes=8 * GIB)])
+    machine = Machine(tmp_path / "gpus", [Gpu("SIM0", total_bytes=8 * GIB)])
     subprocess.run(..., env=machine.environment())
     machine.change("SIM0", others_bytes=6 * GIB)     # a game starts
     machine.usage()                                  # what our processes hold of it
@@ -31,7 +31,7 @@ MIB = 1 << 20
 GIB = 1 << 30
 
 _FLAGS = "-std=c11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -fPIC -shared -fvisibility=hidden"
-_MAX_GPUS = 8  # as in GPUs.h
+_MAX_GPUS = 8  # as in gpus.h
 _STAGES = ("weights", "kv", "compute", "driver")
 _ROW = struct.Struct(f"<q{_MAX_GPUS * len(_STAGES)}q{3 * _MAX_GPUS}q")
 
@@ -105,7 +105,7 @@ class Gpu:
             f"slice {self.name} total={part.total_bytes} others={part.others_bytes}"
             for part in self.slices
         ]
-        return [f"GPU {self.name} {text}", *slices]
+        return [f"gpu {self.name} {text}", *slices]
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def read_usage(folder: Path) -> list[Usage]:
     if not table.exists():
         return []
     lines = (folder / "gpus").read_text(encoding="utf-8").splitlines()
-    names = [line.split()[1] for line in lines if line.startswith("GPU ")]
+    names = [line.split()[1] for line in lines if line.startswith("gpu ")]
     return [
         usage
         for row in _ROW.iter_unpack(table.read_bytes())

@@ -1,9 +1,9 @@
 /* libnvidia-ml.so.1 for machines without one: the calls that pynvml makes for Underkeel.
  *
  * Values come from the same folder as the simulated ggml device's. A driver that goes away leaves
- * the session unusable until it is shut down and begun anew, as the real one does.
+ * the session unusable until it is shut down and begun again, as the real one does.
  */
-#include "cards.h"
+#include "gpus.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -25,7 +25,7 @@ enum { NO_INSTANCE = -1, CARD_STEP = 16, BUS_ID_BYTES = 32, BUS_ID_LEGACY_BYTES 
 
 #define EXPORTED __attribute__((visibility("default")))
 
-/* A handle is a small number: 1 + 16 * card, and 1 + slice more for a MIG instance. */
+/* A handle is a small number: 1 + 16 * gpu, and 1 + slice more for a MIG instance. */
 typedef uintptr_t handle;
 
 struct memory {
@@ -54,19 +54,19 @@ static int session(struct machine *machine) {
     return stale ? UNKNOWN : SUCCESS;
 }
 
-/* Find the card of a handle; `slice` becomes NO_INSTANCE for the card itself. */
-static int find(handle device, struct machine *machine, const struct card **card, int *slice) {
+/* Find the gpu of a handle; `slice` becomes NO_INSTANCE for the gpu itself. */
+static int find(handle device, struct machine *machine, const struct gpu **gpu, int *slice) {
     int status = session(machine);
     if (status != SUCCESS) return status;
     uintptr_t index = (device - 1) / CARD_STEP;
-    if (device == 0 || index >= (uintptr_t)machine->cards) return INVALID_ARGUMENT;
-    *card = &machine->card[index];
+    if (device == 0 || index >= (uintptr_t)machine->gpus) return INVALID_ARGUMENT;
+    *gpu = &machine->gpu[index];
     *slice = (int)((device - 1) % CARD_STEP) - 1;
-    if (*slice >= (*card)->slices) return INVALID_ARGUMENT;
-    return (*card)->lost ? GPU_IS_LOST : SUCCESS;
+    if (*slice >= (*gpu)->slices) return INVALID_ARGUMENT;
+    return (*gpu)->lost ? GPU_IS_LOST : SUCCESS;
 }
 
-static int card_index(handle device) { return (int)((device - 1) / CARD_STEP); }
+static int gpu_index(handle device) { return (int)((device - 1) / CARD_STEP); }
 
 EXPORTED int nvmlInitWithFlags(unsigned int flags) {
     (void)flags;
@@ -107,7 +107,7 @@ EXPORTED int nvmlSystemGetDriverVersion(char *text, unsigned int length) {
 EXPORTED int nvmlDeviceGetCount_v2(unsigned int *count) {
     struct machine machine;
     int status = session(&machine);
-    if (status == SUCCESS) *count = (unsigned int)machine.cards;
+    if (status == SUCCESS) *count = (unsigned int)machine.gpus;
     return status;
 }
 
@@ -115,42 +115,42 @@ EXPORTED int nvmlDeviceGetHandleByIndex_v2(unsigned int index, handle *device) {
     struct machine machine;
     int status = session(&machine);
     if (status != SUCCESS) return status;
-    if (index >= (unsigned int)machine.cards) return INVALID_ARGUMENT;
-    if (machine.card[index].lost) return GPU_IS_LOST;
+    if (index >= (unsigned int)machine.gpus) return INVALID_ARGUMENT;
+    if (machine.gpu[index].lost) return GPU_IS_LOST;
     *device = 1 + (handle)index * CARD_STEP;
     return SUCCESS;
 }
 
 EXPORTED int nvmlDeviceGetName(handle device, char *text, unsigned int length) {
     struct machine machine;
-    const struct card *card;
-    int slice, status = find(device, &machine, &card, &slice);
+    const struct gpu *gpu;
+    int slice, status = find(device, &machine, &gpu, &slice);
     if (status != SUCCESS) return status;
     if (slice == NO_INSTANCE) {
-        snprintf(text, length, "%s", card->name);
+        snprintf(text, length, "%s", gpu->name);
     } else {
-        snprintf(text, length, "%s MIG %d", card->name, slice);
+        snprintf(text, length, "%s MIG %d", gpu->name, slice);
     }
     return SUCCESS;
 }
 
 EXPORTED int nvmlDeviceGetUUID(handle device, char *text, unsigned int length) {
     struct machine machine;
-    const struct card *card;
-    int slice, status = find(device, &machine, &card, &slice);
+    const struct gpu *gpu;
+    int slice, status = find(device, &machine, &gpu, &slice);
     if (status != SUCCESS) return status;
     const char *kind = slice == NO_INSTANCE ? "GPU" : "MIG";
-    snprintf(text, length, "%s-%s-%d", kind, card->name, slice + 1);
+    snprintf(text, length, "%s-%s-%d", kind, gpu->name, slice + 1);
     return SUCCESS;
 }
 
 EXPORTED int nvmlDeviceGetPciInfo_v3(handle device, struct pci *pci) {
     struct machine machine;
-    const struct card *card;
-    int slice, status = find(device, &machine, &card, &slice);
+    const struct gpu *gpu;
+    int slice, status = find(device, &machine, &gpu, &slice);
     if (status != SUCCESS) return status;
     memset(pci, 0, sizeof *pci);
-    pci->bus = (unsigned int)card_index(device) + 1;
+    pci->bus = (unsigned int)gpu_index(device) + 1;
     snprintf(pci->bus_id, sizeof pci->bus_id, "00000000:%02X:00.0", pci->bus);
     snprintf(pci->legacy_bus_id, sizeof pci->legacy_bus_id, "0000:%02X:00.0", pci->bus);
     return SUCCESS;
@@ -158,15 +158,15 @@ EXPORTED int nvmlDeviceGetPciInfo_v3(handle device, struct pci *pci) {
 
 EXPORTED int nvmlDeviceGetMemoryInfo(handle device, struct memory *memory) {
     struct machine machine;
-    const struct card *card;
-    int slice, status = find(device, &machine, &card, &slice);
+    const struct gpu *gpu;
+    int slice, status = find(device, &machine, &gpu, &slice);
     if (status != SUCCESS) return status;
-    int64_t total = card->total, used = card->others + usage_bytes(card_index(device));
+    int64_t total = gpu->total, used = gpu->others + usage_bytes(gpu_index(device));
     if (slice != NO_INSTANCE) {
-        total = card->slice[slice].total;
-        used = card->slice[slice].others;
+        total = gpu->slice[slice].total;
+        used = gpu->slice[slice].others;
     }
-    int64_t left = total - used + card->overstate;
+    int64_t left = total - used + gpu->overstate;
     if (left < 0) left = 0;
     if (left > total) left = total;
     memory->total = (unsigned long long)total;
@@ -178,15 +178,15 @@ EXPORTED int nvmlDeviceGetMemoryInfo(handle device, struct memory *memory) {
 EXPORTED int nvmlDeviceGetComputeRunningProcesses_v3(handle device, unsigned int *count,
                                                      struct process *processes) {
     struct machine machine;
-    const struct card *card;
-    int slice, status = find(device, &machine, &card, &slice);
+    const struct gpu *gpu;
+    int slice, status = find(device, &machine, &gpu, &slice);
     if (status != SUCCESS) return status;
-    int index = card_index(device);
+    int index = gpu_index(device);
     struct process found[2 * MAX_PROCESSES];
     unsigned int total = 0;
     for (int row = 0; row < machine.foreign; row++) {
         const struct foreign *foreign = &machine.process[row];
-        if (foreign->card != index) continue;
+        if (foreign->gpu != index) continue;
         found[total++] = (struct process){(unsigned int)foreign->pid,
                                           (unsigned long long)foreign->bytes, 0xFFFFFFFF, 0xFFFFFFFF};
     }
@@ -211,37 +211,37 @@ EXPORTED int nvmlDeviceGetGraphicsRunningProcesses_v3(handle device, unsigned in
                                                       struct process *processes) {
     (void)processes;
     struct machine machine;
-    const struct card *card;
-    int slice, status = find(device, &machine, &card, &slice);
+    const struct gpu *gpu;
+    int slice, status = find(device, &machine, &gpu, &slice);
     if (status == SUCCESS) *count = 0;
     return status;
 }
 
 EXPORTED int nvmlDeviceGetMigMode(handle device, unsigned int *current, unsigned int *pending) {
     struct machine machine;
-    const struct card *card;
-    int slice, status = find(device, &machine, &card, &slice);
+    const struct gpu *gpu;
+    int slice, status = find(device, &machine, &gpu, &slice);
     if (status != SUCCESS) return status;
     if (slice != NO_INSTANCE) return INVALID_ARGUMENT;
-    if (card->slices == 0) return NOT_SUPPORTED;
+    if (gpu->slices == 0) return NOT_SUPPORTED;
     *current = *pending = 1;
     return SUCCESS;
 }
 
 EXPORTED int nvmlDeviceGetMaxMigDeviceCount(handle device, unsigned int *count) {
     struct machine machine;
-    const struct card *card;
-    int slice, status = find(device, &machine, &card, &slice);
-    if (status == SUCCESS) *count = card->slices > 0 ? MAX_SLICES : 0;
+    const struct gpu *gpu;
+    int slice, status = find(device, &machine, &gpu, &slice);
+    if (status == SUCCESS) *count = gpu->slices > 0 ? MAX_SLICES : 0;
     return status;
 }
 
 EXPORTED int nvmlDeviceGetMigDeviceHandleByIndex(handle device, unsigned int index, handle *mig) {
     struct machine machine;
-    const struct card *card;
-    int slice, status = find(device, &machine, &card, &slice);
+    const struct gpu *gpu;
+    int slice, status = find(device, &machine, &gpu, &slice);
     if (status != SUCCESS) return status;
-    if (index >= (unsigned int)card->slices) return NOT_FOUND;
+    if (index >= (unsigned int)gpu->slices) return NOT_FOUND;
     *mig = device + 1 + index;
     return SUCCESS;
 }

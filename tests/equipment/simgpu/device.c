@@ -3,7 +3,7 @@
  * Memory is refused and counted as the shared control file says; graphs are computed by the CPU
  * backend, so the answers are the CPU's. Loaded by ggml_backend_load like any other backend.
  */
-#include "cards.h"
+#include "gpus.h"
 #include "ggml_abi.h"
 
 #include <stdio.h>
@@ -23,7 +23,7 @@ struct sim {
     int streams;      /* live streams; a context has one */
     bool scheduling;  /* a graph was split since the last stream began, so buffers are compute */
     bool pool_taken;
-    struct card card; /* as last read */
+    struct gpu gpu; /* as last read */
 };
 
 struct block {
@@ -36,36 +36,36 @@ struct stream {
     struct backend *cpu;
 };
 
-static struct sim sims[MAX_CARDS];
+static struct sim sims[MAX_GPUS];
 static size_t sim_count;
 static struct registry registry;
 
 static struct sim *of_device(struct device *device) { return device->context; }
 
-static const struct card *card_now(struct sim *sim) {
+static const struct gpu *gpu_now(struct sim *sim) {
     struct machine machine;
     machine_read(&machine);
-    if (sim->index < machine.cards) sim->card = machine.card[sim->index];
-    return &sim->card;
+    if (sim->index < machine.gpus) sim->gpu = machine.gpu[sim->index];
+    return &sim->gpu;
 }
 
 static int64_t really_free(struct sim *sim) {
-    const struct card *card = card_now(sim);
-    if (card->lost) return 0;
-    int64_t bytes = card->total - card->others - usage_bytes(sim->index);
+    const struct gpu *gpu = gpu_now(sim);
+    if (gpu->lost) return 0;
+    int64_t bytes = gpu->total - gpu->others - usage_bytes(sim->index);
     return bytes > 0 ? bytes : 0;
 }
 
 /* ---- memory ---- */
 
 static bool take(struct sim *sim, enum stage stage, int64_t bytes) {
-    const struct card *card = card_now(sim);
+    const struct gpu *gpu = gpu_now(sim);
     struct usage *usage = usage_own();
     if (usage == NULL) return false;
     int64_t allocation = atomic_fetch_add(&usage->allocations[sim->index], 1);
-    bool told = (card->refuse & (1 << stage)) != 0 ||
-                (card->refuse_after > 0 && allocation >= card->refuse_after);
-    if (card->lost || told || bytes > really_free(sim)) {
+    bool told = (gpu->refuse & (1 << stage)) != 0 ||
+                (gpu->refuse_after > 0 && allocation >= gpu->refuse_after);
+    if (gpu->lost || told || bytes > really_free(sim)) {
         atomic_fetch_add(&usage->refused[sim->index], 1);
         fprintf(stderr, "%s: allocating %.2f MiB: out of memory (simulated)\n", sim->name,
                 (double)bytes / 1048576.0);
@@ -164,7 +164,7 @@ static size_t type_alignment(struct buffer_type *type) {
 }
 
 static size_t type_alloc_size(struct buffer_type *type, const struct tensor *tensor) {
-    int64_t padding = of_device(type->device)->card.row_padding;
+    int64_t padding = of_device(type->device)->gpu.row_padding;
     size_t size = ggml_nbytes(tensor);
     if (padding > 0 && ggml_is_quantized(tensor->type) && tensor->ne[0] % padding != 0) {
         size += ggml_row_size(tensor->type, padding - tensor->ne[0] % padding);
@@ -202,21 +202,21 @@ static int stream_compute(struct backend *backend, struct graph *graph) {
     struct stream *stream = backend->context;
     struct sim *sim = of_device(backend->device);
     struct usage *usage = usage_own();
-    const struct card *card = card_now(sim);
-    if (card->lost) die(sim, "the card is lost");
-    if (!sim->pool_taken && card->pool > 0) {
-        if (!take(sim, STAGE_DRIVER, card->pool)) die(sim, "no memory for the pool");
+    const struct gpu *gpu = gpu_now(sim);
+    if (gpu->lost) die(sim, "the gpu is lost");
+    if (!sim->pool_taken && gpu->pool > 0) {
+        if (!take(sim, STAGE_DRIVER, gpu->pool)) die(sim, "no memory for the pool");
         sim->pool_taken = true;
     }
     int64_t graphs = usage ? atomic_fetch_add(&usage->graphs[sim->index], 1) : 0;
-    if (graphs >= card->compute_after) {
-        while (card->compute == COMPUTE_HANG) {
+    if (graphs >= gpu->compute_after) {
+        while (gpu->compute == COMPUTE_HANG) {
             usleep(HANG_STEP_US);
-            card = card_now(sim);
+            gpu = gpu_now(sim);
         }
-        if (card->compute == COMPUTE_FAIL) return STATUS_FAILED;
-        if (card->compute == COMPUTE_ALLOC_FAILED) return STATUS_ALLOC_FAILED;
-        if (card->compute == COMPUTE_ABORT) die(sim, "an illegal memory access");
+        if (gpu->compute == COMPUTE_FAIL) return STATUS_FAILED;
+        if (gpu->compute == COMPUTE_ALLOC_FAILED) return STATUS_ALLOC_FAILED;
+        if (gpu->compute == COMPUTE_ABORT) die(sim, "an illegal memory access");
     }
     return ggml_backend_graph_compute(stream->cpu, graph);
 }
@@ -241,9 +241,9 @@ static struct backend *device_stream(struct device *device, const char *paramete
     static const uint8_t guid[16] = "underkeel-sim-01";
     struct sim *sim = of_device(device);
     struct usage *usage = usage_own();
-    const struct card *card = card_now(sim);
+    const struct gpu *gpu = gpu_now(sim);
     bool first = usage != NULL && usage->bytes[sim->index][STAGE_DRIVER] == 0;
-    if (first && card->context > 0 && !take(sim, STAGE_DRIVER, card->context)) return NULL;
+    if (first && gpu->context > 0 && !take(sim, STAGE_DRIVER, gpu->context)) return NULL;
     struct stream *stream = calloc(1, sizeof *stream);
     if (stream == NULL) abort();
     stream->cpu = ggml_backend_dev_init(cpu_device(), NULL);
@@ -269,9 +269,9 @@ static const char *device_name(struct device *device) { return of_device(device)
 
 static void device_memory(struct device *device, size_t *free_bytes, size_t *total) {
     struct sim *sim = of_device(device);
-    int64_t claimed = really_free(sim) + (sim->card.lost ? 0 : sim->card.overstate);
-    *total = sim->card.lost ? 0 : (size_t)sim->card.total;
-    *free_bytes = claimed > sim->card.total ? *total : (size_t)claimed;
+    int64_t claimed = really_free(sim) + (sim->gpu.lost ? 0 : sim->gpu.overstate);
+    *total = sim->gpu.lost ? 0 : (size_t)sim->gpu.total;
+    *free_bytes = claimed > sim->gpu.total ? *total : (size_t)claimed;
 }
 
 static int device_type(struct device *device) {
@@ -331,10 +331,10 @@ static void device_event_wait(struct device *device, struct event *event) {
     (void)event;
 }
 
-static void sim_make(struct sim *sim, int index, const struct card *card) {
+static void sim_make(struct sim *sim, int index, const struct gpu *gpu) {
     sim->index = index;
-    sim->card = *card;
-    memcpy(sim->name, card->name, sizeof sim->name);
+    sim->gpu = *gpu;
+    memcpy(sim->name, gpu->name, sizeof sim->name);
     snprintf(sim->bus_id, sizeof sim->bus_id, "0000:%02x:00.0", index + 1); /* as in nvml.c */
     sim->device = (struct device){
         .get_name = device_name,
@@ -387,10 +387,10 @@ static void *registry_function(struct registry *self, const char *name) {
 __attribute__((visibility("default"))) struct registry *ggml_backend_init(void) {
     struct machine machine;
     machine_read(&machine);
-    for (int index = 0; index < machine.cards; index++) {
-        sim_make(&sims[index], index, &machine.card[index]);
+    for (int index = 0; index < machine.gpus; index++) {
+        sim_make(&sims[index], index, &machine.gpu[index]);
     }
-    sim_count = (size_t)machine.cards;
+    sim_count = (size_t)machine.gpus;
     registry = (struct registry){
         .api_version = ABI_VERSION,
         .get_name = registry_name,

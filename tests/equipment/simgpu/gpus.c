@@ -1,4 +1,4 @@
-#include "cards.h"
+#include "gpus.h"
 
 #include <fcntl.h>
 #include <stddef.h>
@@ -15,18 +15,18 @@ struct key {
     size_t offset;
 };
 
-static const struct key card_keys[] = {
-    {"total", offsetof(struct card, total)},
-    {"others", offsetof(struct card, others)},
-    {"overstate", offsetof(struct card, overstate)},
-    {"context", offsetof(struct card, context)},
-    {"pool", offsetof(struct card, pool)},
-    {"row_padding", offsetof(struct card, row_padding)},
-    {"refuse", offsetof(struct card, refuse)},
-    {"refuse_after", offsetof(struct card, refuse_after)},
-    {"compute", offsetof(struct card, compute)},
-    {"compute_after", offsetof(struct card, compute_after)},
-    {"lost", offsetof(struct card, lost)},
+static const struct key gpu_keys[] = {
+    {"total", offsetof(struct gpu, total)},
+    {"others", offsetof(struct gpu, others)},
+    {"overstate", offsetof(struct gpu, overstate)},
+    {"context", offsetof(struct gpu, context)},
+    {"pool", offsetof(struct gpu, pool)},
+    {"row_padding", offsetof(struct gpu, row_padding)},
+    {"refuse", offsetof(struct gpu, refuse)},
+    {"refuse_after", offsetof(struct gpu, refuse_after)},
+    {"compute", offsetof(struct gpu, compute)},
+    {"compute_after", offsetof(struct gpu, compute_after)},
+    {"lost", offsetof(struct gpu, lost)},
     {NULL, 0},
 };
 
@@ -56,7 +56,7 @@ static bool file_path(char *path, const char *name) {
 
 static bool read_text(char *text) {
     char path[PATH_BYTES];
-    if (!file_path(path, "cards")) return false;
+    if (!file_path(path, "gpus")) return false;
     int file = open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0) return false;
     ssize_t length = read(file, text, TEXT_BYTES - 1);
@@ -81,9 +81,9 @@ static void read_pairs(void *object, const struct key *keys, char **rest) {
     }
 }
 
-static int find_card(const struct machine *machine, const char *name) {
-    for (int index = 0; index < machine->cards; index++) {
-        if (strcmp(machine->card[index].name, name) == 0) return index;
+static int find_gpu(const struct machine *machine, const char *name) {
+    for (int index = 0; index < machine->gpus; index++) {
+        if (strcmp(machine->gpu[index].name, name) == 0) return index;
     }
     return -1;
 }
@@ -98,20 +98,20 @@ static void read_line(struct machine *machine, char *line) {
     }
     const char *name = strtok_r(NULL, " \t", &rest);
     if (name == NULL) return;
-    if (strcmp(kind, "card") == 0 && machine->cards < MAX_CARDS) {
-        struct card *card = &machine->card[machine->cards++];
-        snprintf(card->name, sizeof card->name, "%s", name);
-        read_pairs(card, card_keys, &rest);
+    if (strcmp(kind, "gpu") == 0 && machine->gpus < MAX_GPUS) {
+        struct gpu *gpu = &machine->gpu[machine->gpus++];
+        snprintf(gpu->name, sizeof gpu->name, "%s", name);
+        read_pairs(gpu, gpu_keys, &rest);
         return;
     }
-    int card = find_card(machine, name);
-    if (card < 0) return;
-    if (strcmp(kind, "slice") == 0 && machine->card[card].slices < MAX_SLICES) {
-        struct card *owner = &machine->card[card];
+    int gpu = find_gpu(machine, name);
+    if (gpu < 0) return;
+    if (strcmp(kind, "slice") == 0 && machine->gpu[gpu].slices < MAX_SLICES) {
+        struct gpu *owner = &machine->gpu[gpu];
         read_pairs(&owner->slice[owner->slices++], slice_keys, &rest);
     } else if (strcmp(kind, "process") == 0 && machine->foreign < MAX_PROCESSES) {
         struct foreign *process = &machine->process[machine->foreign++];
-        process->card = card;
+        process->gpu = gpu;
         read_pairs(process, foreign_keys, &rest);
     }
 }
@@ -175,21 +175,21 @@ void usage_forget_dead(void) {
         if (pid <= 0 || alive(pid)) continue;
         /* -1 keeps others away from the row until it is clean */
         if (!atomic_compare_exchange_strong(&usage->pid, &pid, -1)) continue;
-        for (int card = 0; card < MAX_CARDS; card++) {
-            for (int stage = 0; stage < STAGES; stage++) usage->bytes[card][stage] = 0;
-            usage->allocations[card] = usage->refused[card] = usage->graphs[card] = 0;
+        for (int gpu = 0; gpu < MAX_GPUS; gpu++) {
+            for (int stage = 0; stage < STAGES; stage++) usage->bytes[gpu][stage] = 0;
+            usage->allocations[gpu] = usage->refused[gpu] = usage->graphs[gpu] = 0;
         }
         usage->pid = 0;
     }
 }
 
-int64_t usage_bytes(int card) {
+int64_t usage_bytes(int gpu) {
     usage_forget_dead();
     int64_t sum = 0;
     for (int row = 0; row < MAX_PROCESSES; row++) {
         struct usage *usage = &usage_table()[row];
         if (usage->pid <= 0) continue;
-        for (int stage = 0; stage < STAGES; stage++) sum += usage->bytes[card][stage];
+        for (int stage = 0; stage < STAGES; stage++) sum += usage->bytes[gpu][stage];
     }
     return sum;
 }

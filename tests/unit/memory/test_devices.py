@@ -31,8 +31,8 @@ now = 0.0
 probe = Nvml(clock=lambda: now)
 for line in sys.stdin:
     now = float(line)
-    GPUs = [asdict(GPU) for GPU in probe.read(processes=True)]
-    print(json.dumps({"GPUs": GPUs, "trouble": probe.trouble}), flush=True)
+    gpus = [asdict(gpu) for gpu in probe.read(processes=True)]
+    print(json.dumps({"gpus": gpus, "trouble": probe.trouble}), flush=True)
 """
 
 

@@ -1,13 +1,13 @@
-/* The simulated cards that the ggml device and the NVML stand-in share.
+/* The simulated gpus that the ggml device and the NVML stand-in share.
  *
  * UNDERKEEL_SIMCARDS names a folder with two files:
  *
- *   cards  text, replaced by the test at any moment and read anew at every question. A line each:
+ *   gpus  text, replaced by the test at any moment and read again at every question. A line each:
  *            driver loaded=1
- *            card SIM0 total=8589934592 others=1073741824 context=0 ...
- *            slice SIM0 total=2147483648 others=0            a MIG slice of that card
+ *            gpu SIM0 total=8589934592 others=1073741824 context=0 ...
+ *            slice SIM0 total=2147483648 others=0            a MIG slice of that gpu
  *            process SIM0 pid=4242 bytes=1073741824          somebody else's, shown by NVML
- *          Keys that are left out are 0. `struct card` says what each means.
+ *          Keys that are left out are 0. `struct gpu` says what each means.
  *   usage  what the simulated device's own processes have allocated, shared by mapping it. A
  *          process that has ended no longer counts, as with a real driver.
  */
@@ -18,7 +18,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { MAX_CARDS = 8, MAX_SLICES = 7, MAX_PROCESSES = 64, NAME_BYTES = 32 };
+enum { MAX_GPUS = 8, MAX_SLICES = 7, MAX_PROCESSES = 64, NAME_BYTES = 32 };
 
 enum stage { STAGE_WEIGHTS, STAGE_KV, STAGE_COMPUTE, STAGE_DRIVER, STAGES };
 
@@ -30,14 +30,14 @@ struct slice {
 };
 
 struct foreign {
-    int card;
+    int gpu;
     int64_t pid;
     int64_t bytes;
 };
 
-struct card {
+struct gpu {
     char name[NAME_BYTES];
-    int64_t total;         /* bytes of the card */
+    int64_t total;         /* bytes of the gpu */
     int64_t others;        /* bytes that other programs hold now */
     int64_t overstate;     /* bytes by which the reported free memory is too high */
     int64_t context;       /* bytes that a process's first stream takes (a CUDA context) */
@@ -47,7 +47,7 @@ struct card {
     int64_t refuse_after;  /* refuse every allocation from a process's n-th on; 0 never */
     int64_t compute;       /* enum compute: how a graph ends */
     int64_t compute_after; /* ... once the process has run this many graphs */
-    int64_t lost;          /* the card has fallen off the bus */
+    int64_t lost;          /* the gpu has fallen off the bus */
     int slices;            /* MIG is on if there are any */
     struct slice slice[MAX_SLICES];
 };
@@ -55,19 +55,19 @@ struct card {
 struct machine {
     bool readable;      /* false where the folder or the file is missing */
     int64_t driver_loaded;
-    int cards;
-    struct card card[MAX_CARDS];
+    int gpus;
+    struct gpu gpu[MAX_GPUS];
     int foreign;
     struct foreign process[MAX_PROCESSES];
 };
 
-/* One process that uses simulated cards. Layout known to simulated.py. */
+/* One process that uses simulated gpus. Layout known to simulated.py. */
 struct usage {
     _Atomic int64_t pid; /* 0: free row */
-    _Atomic int64_t bytes[MAX_CARDS][STAGES];
-    _Atomic int64_t allocations[MAX_CARDS];
-    _Atomic int64_t refused[MAX_CARDS];
-    _Atomic int64_t graphs[MAX_CARDS];
+    _Atomic int64_t bytes[MAX_GPUS][STAGES];
+    _Atomic int64_t allocations[MAX_GPUS];
+    _Atomic int64_t refused[MAX_GPUS];
+    _Atomic int64_t graphs[MAX_GPUS];
 };
 
 void machine_read(struct machine *machine);
@@ -81,7 +81,7 @@ struct usage *usage_own(void);
 /* Ends of processes seen by now free their rows. */
 void usage_forget_dead(void);
 
-/* Bytes that all simulated processes hold on a card. */
-int64_t usage_bytes(int card);
+/* Bytes that all simulated processes hold on a gpu. */
+int64_t usage_bytes(int gpu);
 
 #endif
