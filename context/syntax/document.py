@@ -96,16 +96,24 @@ class Document:
             first, old_chars = _chars(old[:start]), _chars(old[start:stop])
             self._shown.edited(self.text, first, first + old_chars, first + _chars(inserted))
 
-    def replace(self, text: str) -> None:
-        """Take a whole new text; what it has in common with the old at both ends stays parsed."""
-        new = clean(text).encode("utf-8")
-        if new == self.data:
+    def replace(self, text: str, equal: tuple[int, int] = (0, 0)) -> None:
+        """Take a whole new text; what it has in common with the old at both ends stays parsed.
+
+        Args:
+            equal: how many characters at the start and at the end are known to be the same; only
+                the rest is compared.
+        """
+        old, new = self.text, clean(text)
+        shorter = min(len(old), len(new))
+        start = min(equal[0], shorter)
+        end = min(equal[1], shorter - start)
+        more = common_ends(old[start : len(old) - end], new[start : len(new) - end])
+        start, end = start + more[0], end + more[1]
+        if start + end == len(old) == len(new):
             return
-        start, end = common_ends(self.data, new)
-        start = min(_boundary(self.data, start), _boundary(new, start))
-        while end and _inside_character(new, len(new) - end):
-            end -= 1
-        self.edit(start, len(self.data) - end, new[start : len(new) - end].decode("utf-8"))
+        start_byte = _utf8_bytes(old[:start])
+        stop_byte = len(self.data) - _utf8_bytes(old[len(old) - end :])
+        self.edit(start_byte, stop_byte, new[start : len(new) - end])
 
     def _look_again(self, start_byte: int, stop_byte: int) -> None:
         """Whether the lines that were edited say that this is another language."""
@@ -159,6 +167,10 @@ class Document:
 def shown_path(root: str, path: str) -> str:
     """A file's path as a model sees it: no absolute path, which names the user."""
     return path if root else PurePath(path).name
+
+
+def _utf8_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8"))
 
 
 def _chars(data: bytes) -> int:

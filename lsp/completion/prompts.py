@@ -11,15 +11,16 @@ import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from lsp.documents.site import Site, known_equal
 from lsp.documents.uri import file_of, normal
 
 if TYPE_CHECKING:
     from context import Document, Explanation, Workspace
     from lsp.daemon.model import Fim
-    from lsp.documents.site import Site
 
 T = TypeVar("T")
 
@@ -27,6 +28,27 @@ _REGION_BYTES = 2000
 _SEEN_BYTES = 500  # around where the cursor was, which one sees too
 _STUDIED = 4
 _STOP_LIMIT_S = 2.0
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a prompt is made of: the text around a cursor, after the earlier cells of a notebook."""
+
+    site: Site
+    earlier: str = ""
+
+    @cached_property
+    def text(self) -> str:
+        return self.earlier + self.site.text
+
+    @property
+    def cursor_byte(self) -> int:
+        return len(self.earlier.encode()) + self.site.cursor_byte
+
+    def known_equal(self, other: _Content) -> tuple[int, int]:
+        """How many characters at both ends the texts surely have in common; see `known_equal`."""
+        start, end = known_equal(other.site, self.site)
+        return (len(self.earlier) + start if self.earlier == other.earlier else 0), end
 
 
 @dataclass
@@ -76,6 +98,7 @@ class Prompts:
         self._workspace: Workspace | None = None
         self._fim: Fim | None = None
         self._documents: dict[str, Document] = {}  # by their normal URIs
+        self._contents: dict[Document, _Content] = {}  # what each holds now
         self._studied: dict[str, Document] = {}
         self._visit: _Visit | None = None
         self._keeping: asyncio.Task[None] | None = None
@@ -109,13 +132,11 @@ class Prompts:
             rest: the cursor rests, so that a better start of the prompt is worth its evaluation.
         """
         loop = asyncio.get_running_loop()
-        if earlier := self._earlier(site.uri):
-            site = replace(site, prefix=earlier + site.prefix)
+        seen = replace(site, prefix=site.prefix[: len(site.prefix) - len(start)])
+        content = _Content(seen, self._earlier(site.uri))
         made = await loop.run_in_executor(
             self._thread,
-            lambda: self._build(
-                site, fim, budget_tokens, start=start, imagined=imagined, rest=rest
-            ),
+            lambda: self._build(content, fim, budget_tokens, imagined=imagined, rest=rest),
         )
         self._keep_index()
         return made
@@ -204,29 +225,32 @@ class Prompts:
 
     def _build(
         self,
-        site: Site,
+        content: _Content,
         fim: Fim,
         budget_tokens: int,
         *,
-        start: str,
         imagined: bool,
         rest: bool,
     ) -> tuple[int, ...]:
         workspace = self._workspace_for(fim)
-        key = normal(site.uri)
-        text = site.prefix[: len(site.prefix) - len(start)] + site.suffix
+        key = normal(content.site.uri)
         document = self._documents.get(key)
         if document is None:
             path, view = file_of(key)
-            document = workspace.open(path, text, site.language_id, view)
+            document = workspace.open(path, content.text, content.site.language_id, view)
             self._documents[key] = document
+            self._contents[document] = content
+        known = self._contents[document]
         before, edited_chars = document.text, document.edited_chars
-        document.replace(text)
-        cursor_byte = site.cursor_byte - len(start.encode())
+        equal = content.known_equal(known)
+        document.replace(content.text, equal)
+        self._contents[document] = content
+        cursor_byte = content.cursor_byte
         prompt = workspace.prompt(document, cursor_byte, budget_tokens - len(fim.start), rest=rest)
         self.cut = prompt.cut
         if imagined:
-            document.replace(before)
+            document.replace(before, equal)
+            self._contents[document] = known
             document.edited_chars = edited_chars
         else:
             self._visited(workspace, document, cursor_byte)
@@ -287,6 +311,7 @@ class Prompts:
         document = self._documents.pop(key, None)
         if document is None or self._workspace is None:
             return
+        self._contents.pop(document, None)
         self._workspace.close(document)
         if self._visit is not None and self._visit.document is document:
             self._visit = None

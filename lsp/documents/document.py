@@ -16,12 +16,13 @@ from __future__ import annotations
 import io
 import re
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Sequence
 from enum import StrEnum
 from itertools import accumulate
 from typing import NamedTuple
 
-from lsp.documents.site import Site
+from lsp.documents.site import Origin, Site
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -209,6 +210,8 @@ WHOLE_TEXT_CHARS = 1 << 20
 
 _NEIGHBOUR_BLOCKS = 4
 
+_REMEMBERED_CHANGES = 256
+
 
 class Document:
     """The text of one open file, edited as the client says.
@@ -234,7 +237,12 @@ class Document:
         self.version = version
         self.edited = _START
         self._encoding = encoding
-        self._lines = Lines(clean(text))
+        text = clean(text)
+        self._lines = Lines(text)
+        self._identity = object()
+        self._revision = 0
+        self._kept: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED_CHANGES)
+        self._has_returns = "\r" in text
 
     def __len__(self) -> int:
         """How many lines there are; at least one."""
@@ -268,6 +276,7 @@ class Document:
         first, last, text = change
         if first == last and not text:
             return
+        self._note(change)
         head = self._lines[first.line][: first.column]
         tail = self._lines[last.line][last.column :]
         self._lines.replace(first.line, last.line, f"{head}{text}{tail}")
@@ -310,14 +319,37 @@ class Document:
     def site(self, place: Place) -> Site:
         """The text around `place` as it is now."""
         text, start = self._around(place.line)
-        cursor = self._lines.chars_before(place.line) + place.column - start
+        cursor = self.offset(place) - start
+        first, last = max(cursor - WHOLE_TEXT_CHARS, 0), cursor + WHOLE_TEXT_CHARS
+        prefix, suffix = one_line_end(text[first:cursor]), one_line_end(text[cursor:last])
+        after = self._lines.chars - start - min(last, len(text))
         return Site(
             uri=self.uri,
             version=self.version,
             language_id=self.language,
-            prefix=one_line_end(text[max(cursor - WHOLE_TEXT_CHARS, 0) : cursor]),
-            suffix=one_line_end(text[cursor : cursor + WHOLE_TEXT_CHARS]),
+            prefix=prefix,
+            suffix=suffix,
+            origin=Origin(
+                document=self._identity,
+                revision=self._revision,
+                kept=tuple(self._kept),
+                left_out=(start + first, after),
+                before=len(prefix),
+                after=len(suffix),
+            ),
         )
+
+    def _note(self, change: Change) -> None:
+        """Note what a change that is about to be made leaves as it is: see `Origin.kept`."""
+        first, last, text = change
+        start, end = self.offset(first), self._lines.chars - self.offset(last)
+        self._has_returns = self._has_returns or "\r" in text
+        if self._has_returns:
+            # A line end may be two characters here, and is one in a site. The first of the end may
+            # join a carriage return that is inserted before it.
+            start, end = start - first.line, end - (len(self._lines) - last.line)
+        self._kept.append((max(start, 0), max(end, 0)))
+        self._revision += 1
 
     def _narrowed(self, change: Change) -> Change:
         """The same change without what its old and its new text share at both ends."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
@@ -25,6 +25,28 @@ class Shape(StrEnum):
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The state of a document that a site was taken from.
+
+    Attributes:
+        document: identifies the document.
+        revision: number of changes made to it so far.
+        kept: for each of the last changes, how many characters at the start and at the end of the
+            document it surely left as they were; line ends count as one character.
+        left_out: characters of the document before and after the site's text.
+        before, after: how many characters of `prefix`, from its start, and of `suffix`, from its
+            end, are the document's; the rest was added.
+    """
+
+    document: object
+    revision: int
+    kept: tuple[tuple[int, int], ...]
+    left_out: tuple[int, int]
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
 class Site:
     """A cursor in a document at one moment, with the text around it.
 
@@ -36,6 +58,7 @@ class Site:
         language_id: LSP language id; may be empty.
         control: control tokens of the model, as text.
         uri, version: of the document.
+        origin: what it was taken from; None for a text that is in no document.
     """
 
     prefix: str
@@ -44,6 +67,7 @@ class Site:
     control: tuple[str, ...] = ()
     uri: str = ""
     version: int = 0
+    origin: Origin | None = field(default=None, compare=False, repr=False)
 
     @property
     def text(self) -> str:
@@ -101,6 +125,25 @@ class Site:
         if not self.line_prefix.strip() or self.language.opens_block(self.line_prefix):
             return Shape.BLOCK
         return Shape.LINE
+
+
+def known_equal(old: Site, new: Site) -> tuple[int, int]:
+    """How many characters at the start and at the end two sites' texts surely have in common.
+
+    Nothing is compared: it follows from the changes of their document between the two.
+    """
+    first, last = old.origin, new.origin
+    if first is None or last is None or first.document is not last.document:
+        return 0, 0
+    changes = last.revision - first.revision
+    if first.left_out != last.left_out or not 0 <= changes <= len(last.kept):
+        return 0, 0
+    starts = [min(origin.before, len(site.prefix)) for origin, site in ((first, old), (last, new))]
+    ends = [min(origin.after, len(site.suffix)) for origin, site in ((first, old), (last, new))]
+    for start, end in last.kept[len(last.kept) - changes :]:
+        starts.append(start - last.left_out[0])
+        ends.append(end - last.left_out[1])
+    return max(min(starts), 0), max(min(ends), 0)
 
 
 def leading_blanks(line: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_texts import Reference
 
+from context import Document as ContextDocument
 from lsp.documents import document as lines_module
 from lsp.documents.document import (
     WHOLE_TEXT_CHARS,
@@ -20,6 +22,7 @@ from lsp.documents.document import (
     to_column,
     to_units,
 )
+from lsp.documents.site import known_equal
 
 ODD = "ab\r\n\f\v\x1c\x85\u2028\u2029é中😀\ud83d\ude00"
 TEXT = st.text(st.sampled_from(ODD), max_size=40)
@@ -196,3 +199,45 @@ def test_one_huge_line_is_cut_around_the_cursor() -> None:
     document = Document("file:///a", "x" * 4_000_000)
     site = document.site(document.place(0, 2_000_000))
     assert len(site.prefix) == len(site.suffix) == WHOLE_TEXT_CHARS
+
+
+PLACES = st.tuples(st.integers(0, 12), st.integers(0, 12))
+
+
+@settings(max_examples=150)
+@given(TEXT, EDITS, PLACES, PLACES, st.integers(0, 3), st.text("xyé", max_size=3))
+def test_what_two_sites_surely_share_is_the_same_in_both(
+    text: str,
+    edits: list[tuple[tuple[int, int, int, int], str]],
+    before: tuple[int, int],
+    after: tuple[int, int],
+    left_out: int,
+    added: str,
+) -> None:
+    document = Document("file:///a", text, encoding=Encoding.UTF32)
+    old = document.site(document.clamp(Place(*before)))
+    old = replace(old, prefix=old.prefix[: max(len(old.prefix) - left_out, 0)])
+    for (a, b, c, d), new in edits:
+        document.replace((a, b), (c, d), new)
+    new_site = document.site(document.clamp(Place(*after)))
+    new_site = replace(new_site, prefix=new_site.prefix + added)
+    start, end = known_equal(old, new_site)
+    one, other = old.text, new_site.text
+    assert one[:start] == other[:start]
+    assert one[len(one) - end :] == other[len(other) - end :]
+    held = ContextDocument("", "a.py", one)
+    held.replace(other, (start, end))
+    assert held.text == other and held.data == other.encode()
+
+
+def test_what_is_known_of_two_sites_reaches_to_the_change() -> None:
+    lines = "".join(f"line {number}\n" for number in range(1000))
+    document = Document("file:///a", lines)
+    old = document.site(Place(500, 4))
+    document.replace((500, 4), (500, 4), "x")
+    start, end = known_equal(old, document.site(Place(500, 5)))
+    assert start + end == len(lines)
+    assert known_equal(old, Document("file:///a", lines).site(Place(500, 4))) == (0, 0)
+    for _ in range(300):  # more changes than are remembered
+        document.replace((0, 0), (0, 0), "y")
+    assert known_equal(old, document.site(Place(500, 5))) == (0, 0)

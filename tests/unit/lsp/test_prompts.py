@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from llama_tokeniser import vocabulary_only
 
 from assistant.engine.types import ModelInfo
+from context.syntax.text import common_ends
 from lsp.completion.prompts import Prompts
-from lsp.daemon.model import Fim, Served
+from lsp.daemon.model import Fim, Served, estimated_fim
+from lsp.documents.document import Document, Place
 from lsp.documents.site import Site
 from lsp.documents.uri import path_of
 
@@ -236,3 +239,39 @@ def test_a_vocabulary_that_cannot_be_counted_leaves_the_encoding_to_the_engine(
         assert written == text_of(known, exact)
 
     play(Prompts(index=False), test)
+
+
+def test_typing_in_a_large_file_compares_what_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = 0
+
+    def counted(old: str, new: str) -> tuple[int, int]:
+        nonlocal compared
+        compared += max(len(old), len(new))
+        return common_ends(old, new)
+
+    monkeypatch.setattr("context.syntax.document.common_ends", counted)
+    lines = "".join(f"value_{number} = {number}  # é\r\n" for number in range(4000))
+    path = tmp_path / "large.py"
+    document = Document(path.as_uri(), lines, language="python")
+    known = estimated_fim()
+    typed = "total = value_1"
+
+    async def test(prompts: Prompts) -> None:
+        nonlocal compared
+        await prompts.ids(document.site(Place(2000, 0)), known, BUDGET_TOKENS)
+        compared = 0
+        for column, char in enumerate(typed):
+            document.replace((2000, column), (2000, column), char)
+            site = document.site(Place(2000, column + 1))
+            half_typed = site.line_prefix.rpartition(" ")[2]
+            await prompts.ids(site, known, BUDGET_TOKENS, start=half_typed)
+            imagined = replace(site, prefix=site.prefix + "7")
+            await prompts.ids(imagined, known, BUDGET_TOKENS, imagined=True)
+            held = next(iter(prompts._documents.values())).text
+            cut = site.prefix[: len(site.prefix) - len(half_typed)]
+            assert held == cut + site.suffix
+        assert compared < 3 * len(typed) * (len(typed) + 4)
+
+    play(Prompts(), test)
