@@ -12,10 +12,12 @@ readable only by the user.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 import stat
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,6 +157,8 @@ def socket_path() -> Path:
 
 LOOPBACK = "127.0.0.1"
 _TOKEN_BYTES = 32
+_TOKEN = re.compile(r"[\w-]{43}")
+_LONGEST_TOKEN = 64
 
 
 @dataclass(frozen=True)
@@ -236,6 +240,38 @@ def lock_file() -> Path:
 
 def new_token() -> str:
     return secrets.token_urlsafe(_TOKEN_BYTES)
+
+
+def token_file() -> Path:
+    return state_dir() / "tcp-token"
+
+
+def kept_token() -> str:
+    """The token for requests over TCP, the same after every start, so that it can be pasted into
+    the settings of other clients. A new one where there is none that only the user can read, or
+    where it cannot be kept.
+    """
+    path = token_file()
+    try:
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        with os.fdopen(fd, "r", encoding="ascii") as file:
+            status = os.fstat(fd)
+            private = not hasattr(os, "getuid") or (
+                status.st_uid == os.getuid() and not status.st_mode & 0o077
+            )
+            token = file.read(_LONGEST_TOKEN).strip()
+        if private and _TOKEN.fullmatch(token):
+            return token
+    except (OSError, ValueError):
+        pass
+    token = new_token()
+    with suppress(OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(os.open(path, flags, 0o600), "w", encoding="ascii") as file:
+            file.write(f"{token}\n")
+    return token
 
 
 def write_tcp(port: int, token: str) -> None:

@@ -87,6 +87,31 @@ def test_another_program_on_the_port_gets_no_token(
             listener.accept()
 
 
+def test_the_token_over_tcp_stays_the_same(home: Path) -> None:
+    """It is pasted into the settings of other clients. One that others can read, that was cut off
+    or that is a link is replaced."""
+    token = paths.kept_token()
+    path = paths.token_file()
+    assert paths.kept_token() == token and path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o644)
+    second = paths.kept_token()
+    assert second not in {token, ""} and path.stat().st_mode & 0o777 == 0o600
+    for wrong in ("", second[:20], second + "x", "\u00e9" * 43):
+        path.write_text(wrong, encoding="utf-8")
+        assert paths.kept_token() not in {second, wrong}
+    elsewhere = path.with_name("elsewhere")
+    elsewhere.write_text(token)
+    elsewhere.chmod(0o600)
+    path.unlink()
+    path.symlink_to(elsewhere)
+    assert paths.kept_token() != token and elsewhere.read_text() == token
+
+
+def test_a_token_that_cannot_be_kept_is_used_once(home: Path) -> None:
+    (home / "state").write_text("a file where the folder should be")
+    assert len({paths.kept_token() for _ in range(3)}) == 3
+
+
 def test_tokens_are_long_and_never_the_same() -> None:
     tokens = {paths.new_token() for _ in range(100)}
     assert len(tokens) == 100 and min(map(len, tokens)) >= 43  # 256 bits

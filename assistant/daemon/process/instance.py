@@ -136,7 +136,7 @@ def _listen(seat: Seat, path: Path | None, activated: Sequence[int], tcp_port: i
     if tcp_port or not seat.listeners:
         listener = _listen_tcp(tcp_port)
         seat.listeners.append(listener)
-        seat.token = paths.new_token()
+        seat.token = paths.kept_token()
         paths.write_tcp(listener.getsockname()[1], seat.token)
 
 
