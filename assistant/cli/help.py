@@ -27,6 +27,7 @@ TOPICS = {
     "remote": "Remote engines, teams, a second model",
     "security": "What is trusted, what a workspace may set",
     "api": "The HTTP API",
+    "clients": "Settings for other clients",
     "settings": "All settings, with ranges and defaults",
     "troubleshooting": "When something is wrong",
 }

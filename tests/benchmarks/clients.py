@@ -245,7 +245,15 @@ def llm(bench: Bench) -> dict[str, Any]:
     bench.run(program, "keys", "set", "underkeel", "--value", bench.token)
     said = bench.run(program, "-m", "underkeel", "-u", "-o", "max_tokens", "20", "Say hello.")
     (bench.home / "weather.py").write_text(FUNCTIONS)
-    calling = [program, "-m", "underkeel", "--functions", "weather.py", "--chain-limit", "2"]
+    calling: list[str | Path] = [
+        program,
+        "-m",
+        "underkeel",
+        "--functions",
+        "weather.py",
+        "--chain-limit",
+        "2",
+    ]
     bench.run(*calling, "-o", "max_tokens", "60", "What is the weather in Paris? Use the tool.")
     cancelled = bench.cancel(program, "-m", "underkeel", LONG)
     return {"works": "Token usage" in said, "cancelled_s": cancelled}
