@@ -49,8 +49,8 @@ bench-rates: models ## Predicted prompt and decode rates compared with measured 
 bench-lsp: models ## Overhead of the language server and the daemon per request
 	@$(BIN)/python tests/benchmarks/lsp_overhead.py
 
-bench-typing: models ## Latency while typing, compared with llama.vim and llama-server
-	@$(BIN)/python tests/benchmarks/keystrokes/run.py --save
+bench-typing: models ## Latency while typing in Neovim (PLUGIN=folder of llama.vim compares)
+	@$(BIN)/python tests/benchmarks/keystrokes/run.py $(if $(PLUGIN),--plugin $(PLUGIN)) --save
 
 bench-blocks: models ## Whole statements and blocks of real packages (LLAMA_SERVER=binary compares)
 	@$(BIN)/python tests/benchmarks/blocks.py $(if $(LLAMA_SERVER),--llama-server $(LLAMA_SERVER)) --save

@@ -54,7 +54,7 @@ HOLE_LINES = range(2, 9)
 CONTEXT_TOKENS = 8192
 LIMIT_S = 300.0
 
-# As llama.vim requests; see tests/benchmarks/keystrokes/peer.py.
+# As llama.vim requests.
 INFILL = {
     "n_predict": 128,
     "top_k": 40,

@@ -66,6 +66,10 @@ class Neovim:
         )  # fmt: skip
         self._id = 0
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def request(self, method: str, *args: Any) -> Any:
         """Call an API function."""
         self._id += 1

@@ -1,7 +1,7 @@
 """What is typed, where, and in which rhythm: the same keys for every assistant under test.
 
 A place is a line of a real file whose text is taken away. The typist jumps there, types the
-first part of the line, sometimes mistypes and fixes it, then rests and looks at the ghost text.
+first part of the line, sometimes mistypes and corrects it, then rests and looks at the ghost text.
 If its first line is what stood there, it is accepted; otherwise the line is restored in one
 edit.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 MEDIAN_KEY_MS = 120.0
@@ -43,36 +43,6 @@ class Key:
 
     delay_ms: float
     character: str
-
-
-@dataclass
-class Buffer:
-    """An editor's buffer with a cursor; columns count characters, lines from 0."""
-
-    path: Path
-    lines: list[str]
-    row: int = 0
-    column: int = 0
-    version: int = field(default=0)
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.lines)
-
-    def press(self, key: Key) -> None:
-        line = self.lines[self.row]
-        if key.character:
-            self.lines[self.row] = line[: self.column] + key.character + line[self.column :]
-            self.column += 1
-        else:
-            self.lines[self.row] = line[: self.column - 1] + line[self.column :]
-            self.column -= 1
-        self.version += 1
-
-    def set_line(self, row: int, text: str) -> None:
-        self.lines[row] = text
-        self.row, self.column = row, len(text)
-        self.version += 1
 
 
 def _worth_typing(line: str) -> bool:
@@ -113,7 +83,7 @@ def places(path: Path, count: int, rng: random.Random) -> list[Place]:
 
 
 def keys(place: Place, rng: random.Random) -> Iterator[Key]:
-    """The keystrokes of one place, with human delays, pauses and now and then a fixed mistake."""
+    """The keystrokes of one place, with human delays, pauses and sometimes a corrected mistake."""
 
     def delay() -> float:
         value = MEDIAN_KEY_MS * rng.lognormvariate(0.0, RHYTHM_SIGMA)
@@ -125,21 +95,3 @@ def keys(place: Place, rng: random.Random) -> Iterator[Key]:
             yield Key(delay(), rng.choice("etaoinsr"))
             yield Key(delay() + 150.0, "")
         yield Key(delay(), character)
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A ghost text: what it shows, when it appeared, and the text it was made for."""
-
-    text: str
-    at_s: float
-    for_text: str
-    row: int
-    column: int
-
-    def stale(self, buffer: Buffer) -> bool:
-        """Whether the buffer is no longer what this was made for."""
-        return (self.for_text, self.row, self.column) != (buffer.text, buffer.row, buffer.column)
-
-    def moved(self, buffer: Buffer, text: str) -> Shown:
-        return replace(self, text=text, for_text=buffer.text, row=buffer.row, column=buffer.column)

@@ -15,6 +15,8 @@ ROWS = {
     "prompt_tokens_a_keystroke": "prompt tokens evaluated a keystroke, without warm-ups",
     "with_warm_ups": "the same, warm-ups included",
     "decoded_tokens_a_keystroke": "tokens decoded a keystroke",
+    "last_key_to_first_s_median": "last key to first ghost text, s, median",
+    "last_key_to_first_s_p90": "the same, 90th percentile",
     "last_key_to_ghost_s_median": "last key to final ghost text, s, median",
     "last_key_to_ghost_s_p90": "the same, 90th percentile",
     "shown": "places with a suggestion",
@@ -34,6 +36,7 @@ class Outcome:
     evaluated_tokens: int
     ahead_tokens: int
     decoded_tokens: int
+    last_key_to_first_s: float | None
     last_key_to_ghost_s: float | None
     shown: bool
     exact_first_line: bool
@@ -45,9 +48,8 @@ class Outcome:
 def summary(outcomes: list[Outcome]) -> dict[str, Any]:
     """Figures of one side. A place without a suggestion counts as GIVE_UP_S of waiting."""
     strokes = sum(o.keystrokes for o in outcomes)
-    waits = sorted(
-        GIVE_UP_S if o.last_key_to_ghost_s is None else o.last_key_to_ghost_s for o in outcomes
-    )
+    first = _waits([o.last_key_to_first_s for o in outcomes])
+    final = _waits([o.last_key_to_ghost_s for o in outcomes])
     return {
         "places": len(outcomes),
         "keystrokes": strokes,
@@ -56,14 +58,25 @@ def summary(outcomes: list[Outcome]) -> dict[str, Any]:
         ),
         "with_warm_ups": round(sum(o.evaluated_tokens for o in outcomes) / strokes, 2),
         "decoded_tokens_a_keystroke": round(sum(o.decoded_tokens for o in outcomes) / strokes, 2),
-        "last_key_to_ghost_s_median": round(statistics.median(waits), 3),
-        "last_key_to_ghost_s_p90": round(waits[min(len(waits) - 1, int(len(waits) * 0.9))], 3),
+        "last_key_to_first_s_median": round(statistics.median(first), 3),
+        "last_key_to_first_s_p90": _ninetieth(first),
+        "last_key_to_ghost_s_median": round(statistics.median(final), 3),
+        "last_key_to_ghost_s_p90": _ninetieth(final),
         "shown": sum(o.shown for o in outcomes),
         "exact_first_lines": sum(o.exact_first_line for o in outcomes),
         "saved_characters": sum(o.saved_characters for o in outcomes),
         "stale": sum(o.stale for o in outcomes),
         "cpu_s_a_keystroke": round(sum(o.cpu_s for o in outcomes) / strokes, 4),
     }
+
+
+def _waits(times: list[float | None]) -> list[float]:
+    """Sorted, in seconds; GIVE_UP_S for places without a suggestion."""
+    return sorted(GIVE_UP_S if time is None else time for time in times)
+
+
+def _ninetieth(waits: list[float]) -> float:
+    return round(waits[min(len(waits) - 1, int(len(waits) * 0.9))], 3)
 
 
 def keep(report: dict[str, Any]) -> None:

@@ -1,11 +1,11 @@
-"""Typing benchmark: the same keys, interleaved, through Underkeel and through llama.vim's
-requests.
+"""Typing benchmark: the same keys in two real Neovims, by turns, through Underkeel and llama.vim.
 
-Both run the same model with the same threads and context on this machine, in one run. Prints
-JSON (and writes it where --out says): for each side prompt tokens evaluated and tokens decoded
-a keystroke, the time from the last key to the final ghost text, places with a suggestion, exact
-first lines, stale suggestions, characters saved if every right suggestion is taken, and CPU
-seconds a typed character.
+Both run the same model with the same threads and context on this machine, in one run; the folder
+of the peer's plugin is an argument, and without it our side runs alone. Prints JSON (and keeps it
+with --save): for each side prompt tokens evaluated and tokens decoded a keystroke, the time from
+the last key to the first and to the final ghost text, places with a suggestion, exact first lines,
+stale suggestions, characters saved if every right suggestion is taken, and CPU seconds a typed
+character.
 """
 
 from __future__ import annotations
@@ -18,21 +18,19 @@ import json
 import os
 import platform
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
-from key_typist import Buffer, Place, keys, places
-from ours import Ours
-from peer import Peer
+from key_typist import places
+from neovim_sides import Side, at_place
 from report import GIVE_UP_S, Outcome, keep, summary
 
 from assistant import paths
@@ -40,135 +38,46 @@ from assistant.client import DaemonClient
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "equipment"))
 import llama_server
+from neovim import neovim
 
 FILES = ("starlette.routing", "rich.table", "httpx._client", "filelock._api")
 MODEL = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
 CONTEXT_TOKENS = 8192
-SETTLED_S = 1.5
-
-
-@dataclass
-class Counters:
-    """Totals of one side since its start; `ahead` are those of `evaluated` that warmed a prompt."""
-
-    evaluated: int
-    ahead: int
-    decoded: int
-    cpu_s: float
-
-
-def cpu_seconds(pids: list[int]) -> float:
-    total = 0.0
-    for pid in pids:
-        with contextlib.suppress(psutil.Error):
-            for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
-                with contextlib.suppress(psutil.Error):
-                    times = process.cpu_times()
-                    total += times.user + times.system
-    return total
-
-
-class OursSide:
-    def __init__(self, editor: Ours, daemon: DaemonClient, daemon_pid: int) -> None:
-        self.editor, self._daemon, self._pid = editor, daemon, daemon_pid
-
-    async def counters(self) -> Counters:
-        stats = (await self._daemon.status()).stats
-        assert stats is not None
-        cpu = cpu_seconds([self._pid, self.editor.pid])
-        return Counters(stats.evaluated_tokens, stats.ahead_tokens, stats.generated_tokens, cpu)
-
-
-class PeerSide:
-    def __init__(self, editor: Peer, url: str, pid: int) -> None:
-        self.editor, self._url, self._pid = editor, url, pid
-
-    async def counters(self) -> Counters:
-        async with httpx.AsyncClient() as http:
-            text = (await http.get(f"{self._url}/metrics")).text
-        values = {
-            line.split()[0]: float(line.split()[1])
-            for line in text.splitlines()
-            if line.startswith("llamacpp:")
-        }
-        return Counters(
-            int(values["llamacpp:prompt_tokens_total"]),
-            0,
-            int(values["llamacpp:tokens_predicted_total"]),
-            cpu_seconds([self._pid]),
-        )
-
-
-async def at_place(side: Any, buffer: Buffer, place: Place, seed: int) -> Outcome:
-    """Type one place and watch what is shown."""
-    editor, rng = side.editor, random.Random(seed)
-    before = await side.counters()
-    editor.begin(buffer)
-    buffer.set_line(place.line, place.indent)
-    await editor.edited(buffer)
-    pressed, stale = 0, 0
-    for key in keys(place, rng):
-        deadline = time.monotonic() + key.delay_ms / 1000
-        while time.monotonic() < deadline:
-            await asyncio.sleep(min(0.01, max(0.0, deadline - time.monotonic())))
-            stale += editor.shown is not None and editor.shown.stale(buffer)
-        buffer.press(key)
-        await editor.pressed(buffer)
-        pressed += 1
-    last = time.monotonic()
-    settled = last
-    while time.monotonic() - last < GIVE_UP_S and time.monotonic() - settled < SETTLED_S:
-        await asyncio.sleep(0.005)
-        stale += editor.shown is not None and editor.shown.stale(buffer)
-        if editor.shown is None or not editor.idle:
-            settled = time.monotonic()
-        if editor.shown is None and editor.idle and time.monotonic() - last > GIVE_UP_S / 2:
-            break
-    shown = editor.shown
-    first = shown.text.split("\n")[0] if shown else ""
-    exact = bool(shown) and first.rstrip() == place.rest.rstrip()
-    await editor.rest()
-    buffer.set_line(place.line, place.indent + place.text)
-    await editor.edited(buffer)
-    after = await side.counters()
-    return Outcome(
-        place=f"{place.path.name}:{place.line + 1}",
-        keystrokes=pressed,
-        evaluated_tokens=after.evaluated - before.evaluated,
-        ahead_tokens=after.ahead - before.ahead,
-        decoded_tokens=after.decoded - before.decoded,
-        last_key_to_ghost_s=round(max(0.0, shown.at_s - last), 4) if shown else None,
-        shown=bool(shown),
-        exact_first_line=exact,
-        saved_characters=len(place.rest) if exact else 0,
-        stale=stale,
-        cpu_s=round(after.cpu_s - before.cpu_s, 3),
-    )
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @contextlib.asynccontextmanager
-async def our_side(model: Path, root: Path, threads: int) -> AsyncIterator[OursSide]:
-    home = Path(tempfile.mkdtemp(prefix="uk-bench-"))
-    (home / "config.toml").write_text(
-        f'[model]\nname = "{model}"\nn_ctx = {CONTEXT_TOKENS}\nn_threads = {threads}\n',
-        encoding="utf-8",
-    )
+async def our_side(model: Path, home: Path, threads: int) -> AsyncIterator[Side]:
+    """Our plugin in Neovim; its language server uses a daemon with default limits."""
+    settings = f'[model]\nname = "{model}"\nn_ctx = {CONTEXT_TOKENS}\nn_threads = {threads}\n'
+    (home / "config.toml").write_text(settings, encoding="utf-8")
     os.environ["UNDERKEEL_MODELS"] = str(paths.models_dir())
     os.environ["UNDERKEEL_HOME"] = str(home)
     log = (home / "serve.log").open("wb")
     command = [sys.executable, "-m", "assistant", "serve"]
     server = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: ASYNC220
     daemon = DaemonClient(autostart=False)
+
+    async def totals() -> tuple[int, int, int]:
+        stats = (await daemon.status()).stats
+        assert stats is not None
+        return stats.evaluated_tokens, stats.ahead_tokens, stats.generated_tokens
+
     try:
         for _ in range(600):
             with contextlib.suppress(Exception):
                 await daemon.wait_ready()
                 break
             await asyncio.sleep(0.1)
-        editor = Ours()
-        await editor.start(root)
-        yield OursSide(editor, daemon, server.pid)
-        await editor.close()
+        environment = {"PYTHONPATH": str(ROOT)}
+        with neovim(home, environment=environment) as editor:
+            editor.lua(
+                "require('underkeel').setup({ cmd = { ..., '-m', 'assistant', 'lsp' } })",
+                sys.executable,
+            )
+            side = Side("underkeel", editor, totals, [server.pid, editor.pid])
+            side.watch("underkeel.ghost")
+            yield side
     finally:
         await daemon.aclose()
         server.terminate()
@@ -176,50 +85,69 @@ async def our_side(model: Path, root: Path, threads: int) -> AsyncIterator[OursS
 
 
 @contextlib.asynccontextmanager
-async def peer_side(model: Path, threads: int, seed: int) -> AsyncIterator[PeerSide]:
-    binary = llama_server.build()
-    with llama_server.serve(binary, model, CONTEXT_TOKENS, threads) as server:
-        editor = Peer(server.url, seed)
-        yield PeerSide(editor, server.url, server.pid)
-        await editor.close()
+async def peer_side(model: Path, home: Path, threads: int, plugin: Path) -> AsyncIterator[Side]:
+    """llama.vim in Neovim, on a llama-server with the flags that its documentation recommends."""
+    with llama_server.serve(llama_server.build(), model, CONTEXT_TOKENS, threads) as server:
+
+        async def totals() -> tuple[int, int, int]:
+            async with httpx.AsyncClient() as http:
+                text = (await http.get(f"{server.url}/metrics")).text
+            values = dict(
+                line.rsplit(None, 1) for line in text.splitlines() if line.startswith("llamacpp:")
+            )
+            evaluated = int(float(values["llamacpp:prompt_tokens_total"]))
+            return evaluated, 0, int(float(values["llamacpp:tokens_predicted_total"]))
+
+        # Its own figures beside the ghost text (`show_info`) would count as ghost text.
+        config = {"endpoint_fim": f"{server.url}/infill", "show_info": 0}
+        with neovim(home) as editor:
+            editor.lua(
+                "local config, plugin = ...; vim.g.llama_config = config;"
+                " vim.opt.runtimepath:prepend(plugin); vim.cmd('runtime plugin/llama.vim')",
+                config,
+                str(plugin),
+            )
+            side = Side("llama.vim", editor, totals, [server.pid, editor.pid])
+            side.watch("vt_fim")
+            yield side
 
 
-async def run(count: int, threads: int, seed: int, *, alone: bool) -> dict[str, Any]:
-    """Type at all places, by turns on both sides, or on our side alone."""
+async def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Type at all places, by turns in both editors, or in ours alone."""
     load_before = os.getloadavg()[0]
     model = paths.models_dir() / MODEL
-    rng = random.Random(seed)
-    sources = []
-    for name in FILES:
-        spec = importlib.util.find_spec(name)
-        assert spec is not None and spec.origin is not None
-        sources.append(Path(spec.origin))
-    root = sources[0].parent
+    rng = random.Random(options.seed)
     results: dict[str, list[Outcome]] = {}
     async with contextlib.AsyncExitStack() as stack:
-        editors: list[Any] = [await stack.enter_async_context(our_side(model, root, threads))]
-        if not alone:
-            peer = peer_side(model, threads, seed)
-            editors.append(await stack.enter_async_context(peer))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="uk-typing-")))
+        sources = copies(folder / "project")
+        homes = [folder / "ours", folder / "peer"]
+        for home in homes:
+            home.mkdir()
+        ours = our_side(model, homes[0], options.threads)
+        sides = [await stack.enter_async_context(ours)]
+        if options.plugin:
+            peer = peer_side(model, homes[1], options.threads, options.plugin)
+            sides.append(await stack.enter_async_context(peer))
         for path in sources:
-            lines = path.read_text(encoding="utf-8").split("\n")
-            sides = [(side, Buffer(path, list(lines))) for side in editors]
-            for side, buffer in sides:
-                await side.editor.open(buffer)
-            for number, place in enumerate(places(path, count // len(FILES), rng)):
-                for side, buffer in sides if number % 2 else reversed(sides):
-                    outcome = await at_place(side, buffer, place, seed + number)
-                    results.setdefault(side.editor.name, []).append(outcome)
-                    print(side.editor.name, json.dumps(asdict(outcome)), file=sys.stderr)
+            for side in sides:
+                side.open(path)
+            chosen = places(path, options.places // len(FILES), rng)
+            for number, place in enumerate(chosen):
+                for side in sides if number % 2 else reversed(sides):
+                    others = [other for other in sides if other is not side]
+                    outcome = await at_place(side, others, place, options.seed + number)
+                    results.setdefault(side.name, []).append(outcome)
+                    print(side.name, json.dumps(asdict(outcome)), file=sys.stderr)
     return {
         "benchmark": "typing",
         "settings": {
             "model": MODEL,
             "files": FILES,
-            "places": count,
-            "threads": threads,
+            "places": options.places,
+            "threads": options.threads,
             "n_ctx": CONTEXT_TOKENS,
-            "seed": seed,
+            "seed": options.seed,
             "peer_flags": llama_server.FLAGS,
             "give_up_s": GIVE_UP_S,
         },
@@ -231,7 +159,7 @@ async def run(count: int, threads: int, seed: int, *, alone: bool) -> dict[str, 
             name: {
                 "date": datetime.now(UTC).isoformat(timespec="minutes"),
                 "load_average_before": round(load_before, 1),
-                "in_turns": not alone,
+                "in_turns": options.plugin is not None,
             }
             for name in results
         },
@@ -240,12 +168,26 @@ async def run(count: int, threads: int, seed: int, *, alone: bool) -> dict[str, 
     }
 
 
+def copies(project: Path) -> list[Path]:
+    """The packages of FILES in a project of their own, so that both editors see the same files."""
+    found = []
+    for name in FILES:
+        spec = importlib.util.find_spec(name)
+        assert spec is not None and spec.origin is not None
+        source = Path(spec.origin)
+        target = project / source.parent.name
+        shutil.copytree(source.parent, target, ignore=shutil.ignore_patterns("__pycache__"))
+        found.append(target / source.name)
+    (project / "pyproject.toml").touch()
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--places", type=int, default=24)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--alone", action="store_true", help="our side only")
+    parser.add_argument("--plugin", type=Path, help="folder of llama.vim, to compare with")
     parser.add_argument("--out", type=Path)
     parser.add_argument(
         "--save",
@@ -253,7 +195,8 @@ def main() -> None:
         help="keep the result in results/; of a side that did not run, what is there stays",
     )
     options = parser.parse_args()
-    report = asyncio.run(run(options.places, options.threads, options.seed, alone=options.alone))
+    options.plugin = options.plugin and options.plugin.resolve()
+    report = asyncio.run(run(options))
     text = json.dumps(report, indent=1)
     if options.out:
         options.out.write_text(text + "\n", encoding="utf-8")
