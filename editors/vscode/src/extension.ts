@@ -1,6 +1,7 @@
 /** Creates the parts and connects them; each is in a file of its own. */
 
 import * as vscode from "vscode";
+import { AgentPanel } from "./common/agent";
 import { Client } from "./common/client";
 import { register } from "./common/commands";
 import { edit } from "./common/edit";
@@ -38,6 +39,7 @@ export function activate(context: vscode.ExtensionContext): void {
     },
   });
   client = started;
+  const agent = new AgentPanel(context.extensionUri, async () => (await started.find())?.path);
   context.subscriptions.push(
     log,
     status,
@@ -45,8 +47,9 @@ export function activate(context: vscode.ExtensionContext): void {
     nextEdits,
     previews,
     explanations,
+    agent,
     lenses,
-    register({ client: started, explanations, ghost, nextEdits, previews, log }),
+    register({ agent, client: started, explanations, ghost, nextEdits, previews, log }),
     registerOutputs(),
     vscode.languages.registerCodeLensProvider({ scheme: "file" }, lenses),
     vscode.workspace.onDidGrantWorkspaceTrust(() => started.restart()),

@@ -151,6 +151,20 @@ const steps = {
     await input.fill(text);
     await input.press("Enter");
   },
+  /** How many elements a webview's page has of this kind. */
+  countInWebview: async (page, { selector }) => webview(page).locator(selector).count(),
+  /** Change the user's settings while the editor runs. */
+  settings: async (page, { change }) => {
+    const path = join(plan.home, "user-data", "User", "settings.json");
+    writeFileSync(path, JSON.stringify({ ...JSON.parse(readFileSync(path, "utf8")), ...change }));
+    await page.waitForTimeout(500);
+  },
+  drag: async (page, { from, to }) => {
+    await page.mouse.move(...from);
+    await page.mouse.down();
+    await page.mouse.move(...to, { steps: 5 });
+    await page.mouse.up();
+  },
   count: async (page, { selector }) => page.locator(selector).count(),
   /** The lines of the first editor, once it has done painting. */
   lines: async (page) => {

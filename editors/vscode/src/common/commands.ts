@@ -2,6 +2,7 @@
 
 import * as vscode from "vscode";
 import type { Client } from "./client";
+import type { AgentPanel } from "./agent";
 import { editActive } from "./edit";
 import type { Explanations } from "./explain";
 import type { Ghost } from "./ghost";
@@ -14,6 +15,7 @@ import type { ExplainArgument } from "./protocol";
 import { isEnabled, read, setEnabled, setLanguage } from "./settings";
 
 export interface Parts {
+  agent: AgentPanel;
   client: Client;
   explanations: Explanations;
   ghost: Ghost;
@@ -24,7 +26,7 @@ export interface Parts {
 
 type Handler = (...args: never[]) => unknown;
 
-export function register({ client, explanations, ghost, nextEdits, previews, log }: Parts): vscode.Disposable {
+export function register({ agent, client, explanations, ghost, nextEdits, previews, log }: Parts): vscode.Disposable {
   const withProgram = async (use: (program: string) => Promise<unknown>): Promise<void> => {
     const program = await client.find();
     if (program) await use(program.path);
@@ -45,6 +47,15 @@ export function register({ client, explanations, ghost, nextEdits, previews, log
     dismiss: () => { ghost.dismiss(); },
     nextEdit: () => nextEdits.jumpOrAccept(),
     dismissNextEdit: () => nextEdits.reject(),
+    openAgent: () => agent.open(),
+    agentAttach: () => agent.attach("selection"),
+    agentAttachFile: () => agent.attach("file"),
+    agentAllow: () => { agent.approve("once"); },
+    agentReject: () => { agent.approve("reject"); },
+    agentStop: () => { agent.stop(); },
+    agentNewSession: () => { agent.newSession(); },
+    agentHistory: () => agent.history(),
+    agentUndo: () => agent.undo(),
     restart: () => client.restart(),
     showLog: () => { log.show(); },
     showPlan: () => withProgram((program) => showOutput(program, ["plan"])),

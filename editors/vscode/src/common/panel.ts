@@ -81,7 +81,7 @@ export class Panel implements vscode.Disposable {
 }
 
 /** Render with VS Code's Markdown extension, or as plain text where it is disabled. */
-async function render(markdown: string): Promise<string> {
+export async function render(markdown: string): Promise<string> {
   try {
     return await vscode.commands.executeCommand<string>("markdown.api.render", markdown);
   } catch {
