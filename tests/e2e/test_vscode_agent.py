@@ -40,7 +40,6 @@ SCRIPT = [
     ANSWER,
     call("run_command", command="sleep 600"),
 ]  # fmt: skip
-DARK = {"workbench.colorTheme": "Default Dark Modern"}
 
 
 def press(name: str, key: str, selector: str = "#text", **more: Any) -> Step:
@@ -71,9 +70,6 @@ STEPS: list[Step] = [
     see("ready", "#send", "Send"),
     ("foreign", "countInWebview", {"selector": "main img, main button#send, main script"}),
     ("lines", "lines", {}),
-    ("theme", "settings", {"change": DARK}),
-    ("wider", "drag", {"from": [348, 400], "to": [620, 400]}),
-    ("wide.png", "picture", {"file": "agent-dark.png"}),
     press("wait", "Enter", fill="Wait."),
     see("sleep", "#asked", "sleep 600"),
     ("allow it", "inWebview", {"selector": "#answers button:first-child"}),

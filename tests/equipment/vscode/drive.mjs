@@ -153,12 +153,6 @@ const steps = {
   },
   /** How many elements a webview's page has of this kind. */
   countInWebview: async (page, { selector }) => webview(page).locator(selector).count(),
-  /** Change the user's settings while the editor runs. */
-  settings: async (page, { change }) => {
-    const path = join(plan.home, "user-data", "User", "settings.json");
-    writeFileSync(path, JSON.stringify({ ...JSON.parse(readFileSync(path, "utf8")), ...change }));
-    await page.waitForTimeout(500);
-  },
   drag: async (page, { from, to }) => {
     await page.mouse.move(...from);
     await page.mouse.down();
