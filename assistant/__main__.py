@@ -6,14 +6,14 @@ import os
 import sys
 from pathlib import Path
 
-from assistant.errors import hide_library_warnings
-
 
 def main() -> None:
     _distrust_working_directory()
-    hide_library_warnings()
     if sys.argv[1:2] == ["lsp"]:
         os.execv(sys.executable, [sys.executable, "-m", "lsp", *sys.argv[2:]])  # noqa: S606
+    from assistant.errors import hide_library_warnings
+
+    hide_library_warnings()
     from assistant.cli import run
 
     run()

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from context.index.project_index import Index, Progress, Report
-from context.index.walk import Limits
-from context.prompt.explanation import Explanation, Passage, Topic
-from context.prompt.head import Shares
-from context.prompt.window import window
-from context.syntax.document import Document, TextEdit, broken_by, damage
-from context.syntax.syntax_tree import Definition, Kind
-from context.types import (
-    CursorKind,
-    FimLayout,
-    Part,
-    Prompt,
-    Section,
-    TokenCounter,
-)
-from context.workspace import Workspace
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from context.index.project_index import Index, Progress, Report
+    from context.index.walk import Limits
+    from context.prompt.explanation import Explanation, Passage, Topic
+    from context.prompt.head import Shares
+    from context.prompt.window import window
+    from context.syntax.document import Document, TextEdit, broken_by, damage
+    from context.syntax.syntax_tree import Definition, Kind
+    from context.types import (
+        CursorKind,
+        FimLayout,
+        Part,
+        Prompt,
+        Section,
+        TokenCounter,
+    )
+    from context.workspace import Workspace
 
 __all__ = [
     "CursorKind",
@@ -43,3 +47,37 @@ __all__ = [
     "damage",
     "window",
 ]
+
+
+# Imported when first used: the daemon needs two of the modules, and waits for them at its start.
+_MODULES = {
+    "Index": "index.project_index",
+    "Progress": "index.project_index",
+    "Report": "index.project_index",
+    "Limits": "index.walk",
+    "Explanation": "prompt.explanation",
+    "Passage": "prompt.explanation",
+    "Topic": "prompt.explanation",
+    "Shares": "prompt.head",
+    "window": "prompt.window",
+    "Document": "syntax.document",
+    "TextEdit": "syntax.document",
+    "broken_by": "syntax.document",
+    "damage": "syntax.document",
+    "Definition": "syntax.syntax_tree",
+    "Kind": "syntax.syntax_tree",
+    "CursorKind": "types",
+    "FimLayout": "types",
+    "Part": "types",
+    "Prompt": "types",
+    "Section": "types",
+    "TokenCounter": "types",
+    "Workspace": "workspace",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module 'context' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"context.{module}"), name)

@@ -8,15 +8,12 @@ the kind of the exception are written.
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO, cast
 
-import attrs
-
-from assistant.errors import hide_library_warnings
+from lsp import handshake
 
 _FIELDS = "__attrs_attrs__"  # what `attrs.has` and `attrs.fields` look for
 _MODULE = "lsprotocol.types"
@@ -49,6 +46,8 @@ def load() -> None:
     """
     if _MODULE in sys.modules:
         return
+    import attrs
+
     define = attrs.define
 
     def declare(cls: type | None = None, **options: Any) -> Any:
@@ -76,6 +75,7 @@ def load() -> None:
 
 
 def _complete(cls: Any) -> None:
+    import attrs
     from lsprotocol import types
 
     define, cls._define = cls._define, None
@@ -83,19 +83,25 @@ def _complete(cls: Any) -> None:
     attrs.resolve_types(cls, dict(types.ALL_TYPES_MAP), {})
 
 
-class _WithoutBodies(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        kind = record.exc_info[0] if record.exc_info else None
-        return f"{record.levelname} {record.name}: {record.msg}" + (
-            f" ({kind.__name__})" if kind else ""
-        )
+def configure(level: int | None = None) -> None:
+    """Send our log to stderr from `level` on, and warnings of pygls without what they are about.
 
+    Args:
+        level: of `logging`; None for warnings.
+    """
+    import logging
 
-def configure(level: int = logging.WARNING) -> None:
-    """Send our log to stderr from `level` on, and warnings of pygls without what they are about."""
+    class WithoutBodies(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            kind = record.exc_info[0] if record.exc_info else None
+            return f"{record.levelname} {record.name}: {record.msg}" + (
+                f" ({kind.__name__})" if kind else ""
+            )
+
+    level = logging.WARNING if level is None else level
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", force=True)
     quiet = logging.StreamHandler()
-    quiet.setFormatter(_WithoutBodies())
+    quiet.setFormatter(WithoutBodies())
     for name in ("pygls", "asyncio", "httpx", "httpcore"):
         logger = logging.getLogger(name)
         logger.handlers = [quiet]
@@ -107,19 +113,24 @@ def main() -> None:
     """Serve one editor until it leaves. The exit code is 1 if it left without a shutdown."""
     # Thousands of objects are made while modules are imported, and none of them is garbage.
     gc.disable()
-    hide_library_warnings()
-
-    load()
-    from lsp import server
-
-    gc.enable()
-    gc.freeze()
-    configure()
-    language_server = server.create()
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as channel:
         # Whatever else prints must not end up between the messages.
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        language_server.start_io(stdout=channel)
+        try:
+            source = handshake.answer(sys.stdin.buffer, channel)
+        except BrokenPipeError:
+            sys.exit(1)
+        from assistant.errors import hide_library_warnings
+
+        hide_library_warnings()
+        configure()
+        load()
+        from lsp import server
+
+        gc.enable()
+        gc.freeze()
+        language_server = server.create()
+        language_server.start_io(stdin=cast("BinaryIO", source), stdout=channel)
     sys.exit(0 if language_server.left else 1)
 
 

@@ -13,13 +13,13 @@ from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 
 from assistant.errors import SettingsError, UnderkeelError
+from lsp.handshake import NAME
 
 if TYPE_CHECKING:
     from pygls.lsp.server import LanguageServer
 
     from assistant.settings import Settings
 
-NAME = "underkeel"
 _TITLE = "Underkeel"
 _LEAST_S = 0.1
 

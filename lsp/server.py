@@ -21,13 +21,13 @@ from lsp.daemon.backend import Backend, Client
 from lsp.daemon.status import State, StatusLine
 from lsp.documents.document import Encoding
 from lsp.documents.uri import folders_of
-from lsp.editor import NAME, Configuration, LoadProgress, Severity, offers_ours
+from lsp.editor import Configuration, LoadProgress, Severity, offers_ours
+from lsp.handshake import ANSWERED, NAME, PROTOCOL_VERSION
 from lsp.next_edit import feature as next_edit
 from lsp.next_edit.suggester import NextEdits
 
 _log = logging.getLogger(__name__)
 
-PROTOCOL_VERSION = 1
 ACCEPTED = "underkeel.accepted"
 STATUS = "underkeel.status"
 
@@ -125,6 +125,16 @@ class _Protocol(LanguageServerProtocol):
         for cell in params.cell_text_documents:
             self._server.session.close(cell.uri)
         self._server.session.notebooks.closed(params.notebook_document.uri)
+
+    def _send_response(
+        self, msg_id: str | int, result: Any = None, error: types.ResponseError | None = None
+    ) -> None:
+        """As of pygls, but `initialize` may have been answered before."""
+        if msg_id != ANSWERED:
+            super()._send_response(msg_id, result, error)
+        elif error is not None:
+            text = f"Underkeel cannot read the editor's request to initialize: {error.message}"
+            self._server.message(Severity.ERROR, text)
 
 
 class Server(LanguageServer):

@@ -7,20 +7,21 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from assistant import __version__, paths, settings
 from assistant.cli.terminal import print_json, say
-from assistant.client import DaemonClient, Status
 from assistant.client.starter import DaemonStarter
 from assistant.daemon.process.instance import running_pid
-from assistant.daemon.process.settings_changes import advice
 from assistant.errors import AlreadyRunningError, DaemonError, SettingsError
-from assistant.service import manager
-from assistant.service.manager import Manager, ServiceNow
 from assistant.wire import SettingsNow
+
+if TYPE_CHECKING:
+    # A start of the daemon waits for what `serve` imports: other commands import their own.
+    from assistant.client import DaemonClient, Status
+    from assistant.service.manager import ServiceNow
 
 _STOP_LIMIT_S = 20.0  # streams end within 5 s; a worker in the middle of a kernel may take longer
 _TAKEOVER_LIMIT_S = 180.0  # the old daemon answers what it has; the new one waits for its memory
@@ -64,10 +65,6 @@ def serve(  # noqa: PLR0917 - one parameter an option
     ] = False,
 ) -> None:
     """Run the daemon in this terminal until stopped."""
-    # Here, not above: `--help` and other commands need no web server.
-    from assistant.daemon.models.engines import engine_for
-    from assistant.daemon.process import logs, server
-
     options = {
         "--model": ("model.name", model),
         "--ctx": ("model.n_ctx", ctx),
@@ -84,6 +81,12 @@ def serve(  # noqa: PLR0917 - one parameter an option
         return settings.override(found, options), problems
 
     chosen, problems = read()
+    if not take_over:
+        _start_planning(chosen)
+    # Here, not above: `--help` and other commands need no web server.
+    from assistant.daemon.models.engines import engine_for
+    from assistant.daemon.process import logs, server
+
     logs.configure(
         paths.log_file(),
         level=chosen.daemon.log_level,
@@ -97,6 +100,18 @@ def serve(  # noqa: PLR0917 - one parameter an option
         # Several clients started one at once; the one that got the lock serves them all.
         if not detached:
             raise
+
+
+def _start_planning(chosen: settings.Settings) -> None:
+    """Start the processes that the first plan needs: they import while this one does."""
+    if chosen.remote.url or running_pid() is not None:
+        return
+    from assistant.memory.planning import dry_run
+    from assistant.memory.probes import devices
+
+    devices.name_backends(chosen.engine.backend_libraries)
+    devices.ask_ahead()
+    dry_run.start_ahead()
 
 
 def stop(
@@ -130,6 +145,8 @@ def stop(
 
 
 async def _request_stop() -> None:
+    from assistant.client import DaemonClient
+
     async with DaemonClient(autostart=False) as client:
         await client.stop()
 
@@ -161,7 +178,7 @@ def restart() -> None:
 
 
 async def _restart() -> None:
-    # Here, not above: only this command needs to know who started the daemon.
+    from assistant.client import DaemonClient
     from assistant.service import manager
 
     async with DaemonClient() as client:
@@ -224,6 +241,8 @@ def reload(
 
 def report(found: SettingsNow) -> Iterator[str]:
     """The changes of the settings, line by line."""
+    from assistant.daemon.process.settings_changes import advice
+
     yield found.path or "this daemon reads no settings file"
     for problem in found.problems:
         yield f"  problem: {problem}"
@@ -239,6 +258,8 @@ def report(found: SettingsNow) -> Iterator[str]:
 
 
 async def _request_reload() -> SettingsNow:
+    from assistant.client import DaemonClient
+
     async with DaemonClient(autostart=False) as client:
         return await client.reload()
 
@@ -260,6 +281,8 @@ def _service_install(
 
     The system holds the socket; the first request starts the daemon, and a crash restarts it.
     """
+    from assistant.service import manager
+
     paths.runtime_dir()
     if running_pid() is not None and not manager.status().running:
         stop()  # it holds the socket that the system needs
@@ -278,6 +301,8 @@ def _service_install(
 @_service.command("uninstall")
 def _service_uninstall() -> None:
     """Remove the service. Models, settings and logs stay; editors still start the daemon."""
+    from assistant.service import manager
+
     removed = manager.uninstall()
     for path in removed:
         say(f"Removed {path}")
@@ -290,6 +315,8 @@ def _service_status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the state of the service. Exits with 3 if none is installed."""
+    from assistant.service import manager
+
     now = manager.status()
     if as_json:
         print_json(now)
@@ -305,6 +332,8 @@ _ENDS = "It ends when you log out. To continue: underkeel service install --ling
 
 def service_lines(now: ServiceNow) -> list[str]:
     """The state of the service in sentences."""
+    from assistant.service.manager import Manager
+
     if now.manager is Manager.NONE:
         return ["There is no supported service manager here; clients start the daemon."]
     if not now.installed:

@@ -67,9 +67,19 @@ class DaemonClient:
     daemon's own errors.
     """
 
-    def __init__(self, *, autostart: bool = True, socket: Path | None = None) -> None:
-        """`autostart` starts a daemon where none answers; `socket` overrides where it listens."""
+    def __init__(
+        self,
+        *,
+        autostart: bool = True,
+        socket: Path | None = None,
+        starter: DaemonStarter | None = None,
+    ) -> None:
+        """`autostart` starts a daemon where none answers; `socket` overrides where it listens.
+
+        `starter` has started one already, for the first `wait_ready`.
+        """
         self._autostart = autostart
+        self._starter = starter
         self._socket = socket
         self._name = secrets.token_hex(8)
         self._http: httpx.AsyncClient | None = None
@@ -94,7 +104,7 @@ class DaemonClient:
             DaemonError: the daemon cannot be reached, started or trusted.
             UnderkeelError: the model cannot be loaded; says why, and what to do.
         """
-        starter = DaemonStarter()
+        starter, self._starter = self._starter or DaemonStarter(), None
         deadline = time.monotonic() + _START_LIMIT_S
         pause = _FIRST_POLL_S
         asked_again = False

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import assistant
 from assistant import paths
 from assistant.errors import DaemonError
+
+_PROBE_S = 1.0
 
 
 class DaemonStarter:
@@ -78,6 +82,29 @@ class DaemonStarter:
         if self._process is not None:
             self._process.poll()
             self._errors.unlink(missing_ok=True)
+
+
+def start_if_none_listens() -> DaemonStarter | None:
+    """Start a daemon at once if none accepts connections, before a client of it is imported.
+
+    Returns:
+        What has started it; None where one listens, or where that cannot be known or done: the
+        client finds out and reports why.
+    """
+    if not hasattr(socket, "AF_UNIX"):
+        return None
+    starter = DaemonStarter()
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(_PROBE_S)
+            probe.connect(str(paths.socket_path()))
+    except (FileNotFoundError, ConnectionRefusedError):
+        with suppress(DaemonError):
+            starter.start()
+            return starter
+    except (OSError, DaemonError):
+        pass
+    return None
 
 
 def _apart(platform: str) -> dict[str, Any]:

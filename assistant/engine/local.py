@@ -55,6 +55,7 @@ _ENVIRONMENT = {
 """The worker's environment, unless the user's own sets these variables."""
 
 _CHECK_S = 1.0
+_UNUSED_S = 60.0
 
 
 class _Protocol(asyncio.subprocess.SubprocessStreamProtocol):
@@ -349,6 +350,20 @@ class LlamaEngine:
     async def load(self, spec: LoadSpec, progress: Progress | None = None) -> ModelInfo:
         async with self._lock:
             return await self._load(spec, progress)
+
+    async def prepare(self) -> None:
+        """Start the process that `load` will need, so that it imports while a plan is made.
+
+        Returns when it is in use; one that nothing was loaded into for a while is ended.
+        """
+        async with self._lock:
+            if self._closed:
+                return
+            prepared = await self._process()
+        await asyncio.sleep(_UNUSED_S)
+        async with self._lock:
+            if self._spec is None and self._worker is prepared:
+                await self._end()
 
     async def _load(
         self, spec: LoadSpec, progress: Progress | None = None, *, carry: bool = False

@@ -13,10 +13,9 @@ import functools
 import os
 from typing import Any
 
-from llama_cpp import llama_cpp
-
 from assistant.errors import EngineError, LoadError
 from assistant.llama import ggml, params
+from assistant.llama.ggml import llama_cpp
 from assistant.llama.spec import DeviceMemory, LoadSpec
 
 _BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"

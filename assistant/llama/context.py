@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llama_cpp import llama_cpp
 
 from assistant.errors import EngineError, LoadError
 from assistant.llama import breakdown, ggml, params
+from assistant.llama.ggml import llama_cpp
 from assistant.llama.model import Model
 from assistant.llama.spec import DeviceMemory, LoadSpec
 

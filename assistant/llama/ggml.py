@@ -10,17 +10,39 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
+import importlib.util
 import logging
 import os
+import sys
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from llama_cpp import llama_cpp
-
 from assistant.errors import EngineError, LoadError
 from assistant.llama.spec import BackendDevice, DeviceFree, DeviceKind
+
+
+def _declarations() -> Any:
+    """llama-cpp-python's declarations of llama.cpp's C interface: `llama_cpp.llama_cpp`.
+
+    They are imported while their package is not executed: it also imports a chat wrapper with
+    jinja2 and a disk cache, which takes several times as long in every process that a start of the
+    daemon waits for. A later `import llama_cpp` executes it as usual and finds the same module.
+    """
+    name = "llama_cpp.llama_cpp"
+    spec = None if "llama_cpp" in sys.modules else importlib.util.find_spec("llama_cpp")
+    if spec is None:
+        return importlib.import_module(name)  # imported already, or not installed
+    sys.modules["llama_cpp"] = importlib.util.module_from_spec(spec)
+    try:
+        return importlib.import_module(name)
+    finally:
+        del sys.modules["llama_cpp"]
+
+
+llama_cpp = _declarations()
 
 _logger = logging.getLogger("underkeel.llama")
 _logger.addHandler(logging.NullHandler())  # who wants it configures logging

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llama_cpp import llama_cpp
 
 from assistant.errors import EngineError, LoadError
 from assistant.llama import ggml, params
+from assistant.llama.ggml import llama_cpp
 from assistant.llama.spec import LoadSpec
 
 _MAGIC = b"GGUF"

@@ -7,10 +7,9 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from llama_cpp import llama_cpp
-
 from assistant.errors import LoadError
 from assistant.llama import ggml
+from assistant.llama.ggml import llama_cpp
 from assistant.llama.spec import LoadSpec, TensorOverride, choose_threads, processors
 
 _MOST_OVERRIDES = 4096  # llama_max_tensor_buft_overrides() (src/llama.cpp)

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from assistant.errors import UnderkeelError
 from assistant.llama.spec import DeviceRates, LoadSpec, TypeRate, choose_threads, processors
@@ -113,6 +112,7 @@ class Stopwatch:
 def _write(path: Path, kind: str, width: int, inner: int, layers: int) -> int:
     """A GGUF with the layers of a Llama and random weights; returns how many weights."""
     import gguf
+    import numpy as np
 
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_context_length(_N_CTX)
@@ -161,6 +161,8 @@ def _write(path: Path, kind: str, width: int, inner: int, layers: int) -> int:
 
 def _random(kind: str, rows: int, columns: int) -> Any:
     """Random blocks with small scales, so that no value overflows: [rows, bytes of a row]."""
+    import numpy as np
+
     size, values, scales = _BLOCKS[kind]
     blocks = np.random.default_rng(0).integers(
         0, 256, (rows * columns // values, size), dtype=np.uint8

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llama_cpp import llama_cpp
 
 from assistant.llama.context import Logits
+from assistant.llama.ggml import llama_cpp
 from assistant.llama.spec import Sampling
 
 _ALL_TOKENS = 2**20

@@ -12,16 +12,19 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from assistant.errors import RequestError
-from context import Definition, Document
 from context.index.open_file import UnreadableError, inside, open_text
 from context.index.read_policy import is_secret
 from context.syntax.text import line_end, line_start
 from lsp.documents.site import leading_blanks
 from lsp.output import with_line_feeds, without_unsafe_characters
+
+if TYPE_CHECKING:
+    from context import Definition, Document
 
 _MOST_LINES = 30
 _LARGEST_BYTES = 1 << 20

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from context import Definition, Document, Kind
 from context.syntax.text import line_end, line_start
 from lsp.actions import conventions
 from lsp.actions.document_range import DocumentRange
 from lsp.documents.languages import embedded_id, language
 from lsp.documents.uri import path_of
+
+if TYPE_CHECKING:
+    from context import Definition, Document
 
 _LONGEST_TITLE = 72
 
@@ -169,6 +172,8 @@ class Region:
 
 def definition_at(document: Document, document_range: DocumentRange) -> Definition | None:
     """The innermost function or class that holds the whole range, its own comments included."""
+    from context import Kind
+
     source = document.source
     if source is None:
         return None

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from assistant.errors import DaemonError, UnderkeelError
@@ -15,6 +15,7 @@ from lsp.editor import Editor, Severity, text_of
 
 if TYPE_CHECKING:
     from assistant.client import ChatMessage, CompletionChunk, CompletionRequest, Props, Status
+    from assistant.client.starter import DaemonStarter
     from assistant.engine.types import ModelInfo, Priority, Timings
     from assistant.wire import BudgetNow, PromptBody
     from lsp.daemon.model import Served
@@ -183,13 +184,19 @@ class Backend:
 
     async def _load(self) -> Served:
         try:
-            # The imports take a third of a second: they must not hold up the editor.
+            # The imports take a third of a second: they must not hold up the editor. A daemon
+            # that has to be started imports and plans at the same time.
+            if self._connect is _daemon_client:
+                starter = await asyncio.to_thread(_start_daemon)
+                self._connect = lambda: _daemon_client(starter)
             await asyncio.to_thread(_import_all)
             from lsp.daemon.model import Served
 
             client = self._connected_client()
+            reading = asyncio.create_task(asyncio.to_thread(_read_vocabulary))
             info = await client.wait_ready(self._editor.loading)
             props = await client.props()
+            await asyncio.wait({reading})
             return await asyncio.to_thread(Served.of, info, props.budget, props.explain_budget)
         finally:
             self._editor.loaded()
@@ -270,12 +277,31 @@ class Backend:
         self.tell(error)
 
 
-def _daemon_client() -> Client:
+def _start_daemon() -> DaemonStarter | None:
+    from assistant.client import starter
+
+    return starter.start_if_none_listens()
+
+
+def _daemon_client(starter: DaemonStarter | None = None) -> Client:
     from assistant.client import DaemonClient
 
-    return DaemonClient()
+    return DaemonClient(starter=starter)
 
 
 def _import_all() -> None:
-    import context  # noqa: F401
     import lsp.completion.completion_stream  # noqa: F401
+
+
+def _read_vocabulary() -> None:
+    """Read the vocabulary of the model in the settings, which is remembered, while it loads.
+
+    Where another model is served, or none can be read, the model that is served decides.
+    """
+    from assistant import settings
+    from assistant.models import catalogue, vocabulary
+
+    chosen, _ = settings.load()
+    if not chosen.remote.url:
+        with suppress(UnderkeelError):
+            vocabulary.load(catalogue.resolve(chosen.model.name))

@@ -33,7 +33,6 @@ from assistant.daemon.http.request_schemas import (
     ToolCallBody,
     ToolChoice,
 )
-from assistant.daemon.http.template_child import LENGTH
 from assistant.daemon.http.tool_calls.families import Family
 from assistant.errors import RequestError
 
@@ -171,6 +170,8 @@ class _Child:
         )
 
     def _exchange(self, body: bytes) -> dict[str, str]:
+        from assistant.daemon.http.template_child import LENGTH  # imports jinja2
+
         process = self._running()
         assert process.stdin is not None
         assert process.stdout is not None

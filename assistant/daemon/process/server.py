@@ -14,9 +14,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import uvicorn
 
@@ -33,8 +34,10 @@ from assistant.daemon.process.instance import Seat
 from assistant.daemon.process.settings_changes import Follower, Read
 from assistant.daemon.service import Service
 from assistant.daemon.supervisor.engine_supervisor import Planner
+from assistant.engine.local import LlamaEngine
 from assistant.engine.types import ElasticEngine
 from assistant.errors import DaemonError, SettingsError
+from assistant.memory.probes.devices import name_backends
 from assistant.memory.probes.sampler import Probes
 from assistant.settings import Settings
 
@@ -141,8 +144,6 @@ _TELL_S = 1.0
 # A predecessor that has its last answers written is given so long to end.
 _LEAVING_S = 30.0
 _FILES = 8192
-# As in `assistant.llama.ggml`, which the daemon never imports: it loads llama.cpp.
-BACKENDS_VARIABLE = "UNDERKEEL_GGML_BACKENDS"
 
 
 def run(
@@ -165,7 +166,7 @@ def run(
     """
     oom_score.raise_to(oom_score.DAEMON)
     _allow_many_connections()
-    _name_backends(chosen.engine.backend_libraries)
+    name_backends(chosen.engine.backend_libraries)
     notifier = Notifier()
     from_systemd, from_launchd = list(systemd_fds()), launchd_fds()
     claim = partial(
@@ -198,7 +199,10 @@ def run(
             planning.settings = new.model
 
         follower = Follower(service, read, take_model=take_model)
-        asyncio.run(serve(service, seat, notifier=notifier, follower=follower))
+        # A successor plans when the predecessor's memory is free, which may take minutes.
+        prepare = engine.prepare if isinstance(engine, LlamaEngine) and not take_over else None
+        serving = serve(service, seat, notifier=notifier, follower=follower, prepare=prepare)
+        asyncio.run(serving)
         log.info("stopped")
 
 
@@ -208,11 +212,18 @@ async def serve(
     *,
     notifier: Notifier | None = None,
     follower: Follower | None = None,
+    prepare: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> None:
-    """Serve `service` on the seat's listeners until told to stop, or until a successor serves."""
+    """Serve `service` on the seat's listeners until told to stop, or until a successor serves.
+
+    Args:
+        prepare: gets the engine ready for its first load while that is planned.
+    """
     notifier = notifier or Notifier({})
     server: WebServer | None = None
     tasks: list[asyncio.Task[None]] = []
+    if prepare is not None:
+        tasks.append(asyncio.create_task(prepare()))
 
     def stop() -> None:
         assert server is not None
@@ -335,9 +346,3 @@ def _allow_many_connections() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _name_backends(libraries: Sequence[str]) -> None:
-    """Let the worker and the planner's children load the user's own ggml backends."""
-    if libraries and BACKENDS_VARIABLE not in os.environ:
-        os.environ[BACKENDS_VARIABLE] = os.pathsep.join(libraries)

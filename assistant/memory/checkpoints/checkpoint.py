@@ -12,15 +12,15 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import msgspec
 
 from assistant.errors import GGUFError, ModelError
-from assistant.hugging_face import hub_endpoint
 from assistant.memory.gguf.reader import ByteSource, FileSource
-from assistant.memory.gguf.remote import RangeSource, http_client, list_files
+
+if TYPE_CHECKING:
+    import httpx
 
 MAX_HEADER_BYTES = 100 << 20  # the format's own limit
 MAX_FILES = 1_000
@@ -143,6 +143,10 @@ def read_remote_checkpoint(repository: str, client: httpx.Client | None = None) 
     Raises:
         ModelError: it cannot be reached, holds no checkpoint, or a file is not what it should be.
     """
+    # Here, not above: a start of the daemon needs no HTTP client.
+    from assistant.hugging_face import hub_endpoint
+    from assistant.memory.gguf.remote import RangeSource, http_client, list_files
+
     with http_client(client) as http:
         files = sorted(f for f in list_files(repository, http) if f.endswith(".safetensors"))
         files = [name for name in files if "/" not in name]

@@ -21,7 +21,7 @@ from array import array
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 import msgspec
 
@@ -115,6 +115,29 @@ _LOG_TAIL_BYTES = 1 << 16
 _QUIET = {"GGML_NO_BACKTRACE": "1"}  # it would start a debugger to print one
 _ADVICE = "Check that the file is a model that llama.cpp supports"
 
+# A child that has not been used yet, with its log.
+_spare: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
+
+
+def start_ahead() -> None:
+    """Start the child of the next `DryRun` now: it imports llama.cpp while the caller imports."""
+    log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by the DryRun that takes it)
+    try:
+        _spare.append((_start_child(log), log))
+    except OSError:  # the dry run itself reports what is wrong
+        log.close()
+
+
+def _start_child(log: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "assistant.memory.planning.dry_run"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, **_QUIET},
+    )
+
 
 class DryRunResult(msgspec.Struct, frozen=True, kw_only=True):
     """What the child found: memory, or an error as it goes over a wire."""
@@ -138,7 +161,7 @@ class DryRun:
         self._timeout_s = timeout_s
         self._child: subprocess.Popen[bytes] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
         self._files: dict[int, tuple[Header, Path]] = {}
         self._results: dict[LoadSpec, tuple[DeviceMemory, ...]] = {}
 
@@ -224,15 +247,15 @@ class DryRun:
         return f" ({words[-1]})" if words else ""
 
     def _start(self) -> subprocess.Popen[bytes]:
+        while _spare:
+            child, log = _spare.pop()
+            if child.poll() is None:
+                self._log.close()
+                self._log = log
+                return child
+            log.close()
         try:
-            return subprocess.Popen(
-                [sys.executable, "-m", "assistant.memory.planning.dry_run"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._log,
-                cwd=Path(__file__).parents[3],
-                env={**os.environ, **_QUIET},
-            )
+            return _start_child(self._log)
         except OSError as error:
             raise EngineError(
                 f"a process for the dry run cannot be started ({error.strerror})",

@@ -37,6 +37,9 @@ __all__ = [
     "not_loaded",
 ]
 
+# As in `assistant.llama.ggml`, which the daemon never imports: it loads llama.cpp.
+BACKENDS_VARIABLE = "UNDERKEEL_GGML_BACKENDS"
+
 _ASK_LIMIT_S = 60.0
 _LINE_CHARACTERS = 300
 _PACKAGE = "llama-cpp-python"
@@ -54,6 +57,8 @@ _LIBRARY_ADVICE = {
     "libroc": "Install ROCm again, or run: underkeel setup --rebuild",
 }
 """What to do about a missing library, by how its name starts; the first that fits counts."""
+
+_asked_ahead: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +122,23 @@ class HostMemory:
     limited_by: str = ""
 
 
+def name_backends(libraries: Sequence[str]) -> None:
+    """Let the worker and the planner's children load the user's own ggml backends."""
+    if libraries and BACKENDS_VARIABLE not in os.environ:
+        os.environ[BACKENDS_VARIABLE] = os.pathsep.join(libraries)
+
+
+def ask_ahead() -> None:
+    """Start the child of the next `ask_backend` now: it works while the caller does other things.
+
+    Only for a query that follows within seconds, because the answer holds the memory free by then.
+    """
+    with suppress(OSError):  # the query itself reports what is wrong
+        _asked_ahead.append(_start_query(os.environ))
+
+
 def ask_backend(environment: Mapping[str, str] | None = None) -> tuple[BackendDevice, ...]:
-    """ggml's devices, asked in a child process that ends at once and frees what it took.
+    """ggml's devices, listed in a child process that ends at once and frees what it took.
 
     Args:
         environment: the child's environment; None means this process's own.
@@ -126,25 +146,23 @@ def ask_backend(environment: Mapping[str, str] | None = None) -> tuple[BackendDe
     Raises:
         LoadError: the child died or did not answer.
     """
-    command = [sys.executable, "-m", "assistant.llama.probe", "devices"]
+    ahead = environment is None and bool(_asked_ahead)
+    child = _asked_ahead.pop() if ahead else _start_query(environment or os.environ)
     try:
-        answer = subprocess.run(
-            command,
-            capture_output=True,
-            timeout=_ASK_LIMIT_S,
-            env=dict(os.environ if environment is None else environment),
-            check=False,
-        )
-        if answer.returncode == 0:
-            return msgspec.json.decode(answer.stdout, type=tuple[BackendDevice, ...])
-        refusal = msgspec.json.decode(answer.stdout, type=dict[str, str])
+        answer, errors = child.communicate(timeout=_ASK_LIMIT_S)
+        if child.returncode == 0:
+            return msgspec.json.decode(answer, type=tuple[BackendDevice, ...])
+        if ahead:
+            return ask_backend()
+        refusal = msgspec.json.decode(answer, type=dict[str, str])
     except subprocess.TimeoutExpired as error:
+        child.kill()
+        child.communicate()
         message = f"llama.cpp cannot list its devices: no answer within {_ASK_LIMIT_S:.0f} s"
         advice = "A driver may hang; restart the machine, or run: underkeel setup --rebuild"
         raise LoadError(message, subject=_PACKAGE, advice=advice) from error
     except msgspec.DecodeError as error:
-        said = answer.stderr.decode("utf-8", "replace")
-        raise not_loaded(answer.returncode, said) from error
+        raise not_loaded(child.returncode, errors.decode("utf-8", "replace")) from error
     raise from_wire(**refusal)
 
 
@@ -173,6 +191,24 @@ def not_loaded(exit_status: int, said: str) -> LoadError:
         why, advice = last or f"it ended with exit status {exit_status}", _REBUILD
     message = f"llama.cpp cannot be loaded: {why}"
     return LoadError(message, subject=_PACKAGE, advice=advice)
+
+
+def _start_query(environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "assistant.llama.probe", "devices"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(environment),
+    )
+
+
+def _no_answer(why: str) -> LoadError:
+    return LoadError(
+        f"llama.cpp cannot list its devices: {why}",
+        subject="llama-cpp-python",
+        advice="Run 'python -m assistant.llama.probe devices' to see what it says",
+    )
 
 
 def normal_bus_id(text: str) -> str:

@@ -152,6 +152,16 @@ def test_a_missing_backend_library_is_an_error_with_advice(machine: Machine) -> 
     assert caught.value.advice
 
 
+def test_a_query_that_was_started_ahead_is_read_and_a_dead_one_is_repeated() -> None:
+    devices.ask_ahead()
+    (child,) = devices._asked_ahead
+    names = [device.name for device in ask_backend()]
+    assert child.returncode == 0 and not devices._asked_ahead
+    devices.ask_ahead()
+    devices._asked_ahead[0].kill()
+    assert [device.name for device in ask_backend()] == names
+
+
 _LOADING = "RuntimeError: Failed to load shared library '/x/lib/libllama.so': "
 _GONE = ": cannot open shared object file: No such file or directory"
 

@@ -14,7 +14,8 @@ from spec_choice import spec_usages
 from assistant.errors import EngineError, LoadError, PlanError
 from assistant.llama.spec import DeviceKind, LoadSpec
 from assistant.memory.model.profile import model_of
-from assistant.memory.planning.dry_run import DryRun
+from assistant.memory.planning import dry_run as dry_run_module
+from assistant.memory.planning.dry_run import DryRun, start_ahead
 from assistant.memory.planning.measured_planner import measure, plan_and_measure, plan_report
 from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements
 from assistant.memory.planning.planner import make_plan
@@ -122,6 +123,24 @@ def test_a_child_that_dies_is_an_error_and_the_next_question_is_answered(
         assert caught.value.subject == "dots"
         good = asked.run(LoadSpec(path="shape", n_ctx=256), shapes.family_header("olmoe"))
         assert sum(part.weights_bytes for part in good) > GIB
+
+
+def test_a_child_that_was_started_ahead_is_used_and_a_dead_one_is_not(tmp_path: Path) -> None:
+    spec = LoadSpec(path=str(tmp_path / "none.gguf"), n_ctx=256)
+    start_ahead()
+    ((child, _),) = dry_run_module._spare
+    with DryRun() as asked:
+        with pytest.raises(LoadError):
+            asked.run(spec)
+        assert asked._child is child and not dry_run_module._spare
+    start_ahead()
+    ((child, _),) = dry_run_module._spare
+    child.kill()
+    child.wait()
+    with DryRun() as asked:
+        with pytest.raises(LoadError, match=r"none\.gguf"):
+            asked.run(spec)
+        assert asked._child is not child
 
 
 def test_what_llama_cpp_refuses(tmp_path: Path) -> None:
