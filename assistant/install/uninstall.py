@@ -81,7 +81,10 @@ def remove(found: Sequence[Trace]) -> None:
                 trace.path.unlink(missing_ok=True)
         except OSError as error:
             failed.append(f"{trace.path} ({error.strerror})")
-    for folder in _parents():
+    # Without XDG_RUNTIME_DIR, the folder of the socket is in one that was made for it.
+    temporary = Path(tempfile.gettempdir())
+    above = [trace.path.parent for trace in found if trace.path.parent.parent == temporary]
+    for folder in [*_parents(), *above]:
         if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
             folder.rmdir()
     if failed:

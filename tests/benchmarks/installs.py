@@ -21,6 +21,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,8 @@ TOOLS = ("uv", "pipx", "pip")
 SOURCES = ("checkout", "wheel", "sdist")
 _MODEL = "starter-moe.gguf"
 _CATALOGUE_MODEL = "qwen3-coder-30b-a3b"
+_OF_THE_TOOL = {".local/share/pipx/venvs/.underkeel.lock"}
+"""What pipx itself leaves after `pipx uninstall`."""
 _KEPT_VARIABLES = ("PIP_", "UV_", "SSL_", "HTTP", "http", "NO_PROXY", "no_proxy", "REQUESTS_")
 _LIMIT_S = 240.0
 _TRIES = 3
@@ -240,9 +243,9 @@ def uninstall(command: Path, env: Mapping[str, str], tool: str) -> None:
         python = str(command.parent / "python")
         call([python, "-m", "pip", "uninstall", "-q", "--yes", "underkeel"], env)
     left = [
-        str(path.relative_to(home))
+        name
         for path in home.rglob("*")
-        if "underkeel" in str(path.relative_to(home)).lower()
+        if "underkeel" in (name := str(path.relative_to(home))) and name not in _OF_THE_TOOL
     ]
     if left:
         raise Failed(f"left after uninstall --all: {left[:10]}")
@@ -303,6 +306,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "installs")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the home is cleared away
     place = prepare(options.folder.absolute())
     versions = {
         "uv": call([place.uv, "--version"]).stdout.split()[1],

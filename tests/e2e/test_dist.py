@@ -66,6 +66,15 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
     assert any(name.endswith(".scm") for name in names)
 
 
+def test_the_sdist_holds_nothing_that_was_built_here(dist: Path) -> None:
+    """It is the same in a tree where the editors' packages have been built before."""
+    command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
+    known = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    with tarfile.open(dist / f"underkeel-{__version__}.tar.gz") as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert names - {"PKG-INFO"} <= known
+
+
 def test_the_sdist_gives_the_same_wheel(dist: Path, wheel: Path, tmp_path: Path) -> None:
     with tarfile.open(dist / f"underkeel-{__version__}.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")

@@ -59,6 +59,7 @@ def test_nothing_is_left_but_the_files_of_others(tmp_path: Path) -> None:
     # Without a service manager, its files are none of ours to find.
     assert found - {".config/systemd/user/underkeel.service"} == OTHERS
     assert not [path for path in tmp_path.rglob("*underkeel") if path.is_dir()]
+    assert not list((tmp_path / "tmp").glob("runtime-*"))
     assert "code --uninstall-extension" in done.stdout
 
 
