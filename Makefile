@@ -6,7 +6,7 @@ BIN := .venv/bin
 LOCK_FLAGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --quiet --custom-compile-command "make lock"
 
-.PHONY: dist help env models demo test check lint types lock fuzz bench-load bench-worker bench-rates bench-lsp bench-typing bench-blocks bench-speculation bench-threads bench-shifting bench-cancellation bench-layouts bench-scenarios bench-soak bench-context bench-edits bench-quality bench-agent bench-clients bench-remote gpu-check gpu-bundle test-transformers test-installs bench-first bench-cold bench-idle vsix pictures clean
+.PHONY: dist help env models demo test check lint types lock fuzz bench-load bench-worker bench-rates bench-lsp bench-typing bench-blocks bench-speculation bench-threads bench-shifting bench-cancellation bench-layouts bench-hole bench-scenarios bench-soak bench-context bench-edits bench-quality bench-agent bench-clients bench-remote gpu-check gpu-bundle test-transformers test-installs bench-first bench-cold bench-idle vsix pictures clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -81,6 +81,10 @@ bench-cold: models ## Time from the start of the language server to its first su
 
 bench-idle: models ## Processor time of a daemon and its worker without requests
 	@PYTHONPATH=. $(BIN)/python tests/benchmarks/idle.py --save
+
+bench-hole: models ## A marked hole in the prompt against FIM tokens (20 minutes)
+	@$(BIN)/underkeel pull gemma-3-270m
+	@PYTHONPATH=. $(BIN)/python tests/benchmarks/layouts.py hole --count 30 --save
 
 bench-load: models ## Sixteen editors with 64 documents on one daemon, alone and beside a flood
 	@$(BIN)/python tests/benchmarks/load.py --save

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -49,12 +49,14 @@ class FimLayout:
             e.g. {Part.PREFIX_TOKEN: "<|fim_prefix|>"}.
         order: parts in prompt order, for each kind of cursor.
         stop: control-token texts that end an answer.
+        ids: token ids of those *_TOKEN parts that are written out, for models without FIM tokens.
     """
 
     family: str
     tokens: dict[Part, str]
     order: dict[CursorKind, tuple[Part, ...]]
     stop: tuple[str, ...] = ()
+    ids: Mapping[Part, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import tomllib
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from importlib import resources
 from typing import Protocol
 
@@ -18,22 +18,29 @@ import msgspec
 from assistant.memory.gguf.header import Header, StringArray
 from context.types import CursorKind, FimLayout, Part
 
+HOLE = "hole"
+"""Family of models without fill-in-the-middle whose vocabulary is known."""
+
 PLAIN = "plain"
-"""Family of models without fill-in-the-middle: the text before the cursor, continued."""
+"""Family of models that only continue the text before the cursor."""
 
 
 _TURNS = ("<|im_start|>", "<|im_end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|eot_id|>")
 
 
 class Tokens(Protocol):
-    """What `layout_for` needs to know of a vocabulary."""
+    """What `layout_for` needs to know of a vocabulary. `chats`: the model has a chat template."""
 
     @property
     def name(self) -> str: ...
     @property
     def architecture(self) -> str: ...
     @property
-    def special(self) -> Container[str]: ...
+    def special(self) -> Mapping[str, int]: ...
+    @property
+    def chats(self) -> bool: ...
+
+    def encode(self, text: str) -> list[int]: ...
 
 
 class _Orders(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,8 +59,25 @@ class _Family(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     stop: tuple[str, ...]
 
 
+class _Turns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    tokens: tuple[str, ...]
+    user: str
+    assistant: str
+
+
+class _Hole(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    order: tuple[Part, ...]
+    before: str
+    after: str
+    middle: str
+    answer: str
+    stop: tuple[str, ...]
+    turns: tuple[_Turns, ...]
+
+
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     encoders: frozenset[str]
+    hole: _Hole
     plain: _Orders
     family: tuple[_Family, ...]
 
@@ -71,7 +95,8 @@ def _table() -> _Table:
 def layout_for(model: Header | Tokens) -> FimLayout | None:
     """The layout for a model, or None where it cannot complete text (encoders, no vocabulary).
 
-    A model whose vocabulary has no family's tokens gets the layout of family `PLAIN`.
+    A model whose vocabulary has no family's tokens gets the layout of family `HOLE`, or of `PLAIN`
+    where only its header is given.
     """
     if model.architecture in _table().encoders:
         return None
@@ -79,7 +104,41 @@ def layout_for(model: Header | Tokens) -> FimLayout | None:
     if known is None:
         return None
     family = _best(known, model.name, model.architecture)
-    return _layout(family, known) if family else _plain(known)
+    if family is not None:
+        return _layout(family, known)
+    return _plain(known) if isinstance(model, Header) else hole_layout(model)
+
+
+def hole_layout(model: Tokens) -> FimLayout:
+    """A prompt with a marked hole, for a model without FIM tokens."""
+    hole = _table().hole
+    fitting = (one for one in hole.turns if all(text in model.special for text in one.tokens))
+    turns = next(fitting, None) if model.chats else None
+    user, assistant = (turns.user, turns.assistant) if turns else ("", "")
+    texts = {
+        Part.PREFIX_TOKEN: user + hole.before,
+        Part.SUFFIX_TOKEN: hole.after,
+        Part.MIDDLE_TOKEN: hole.middle + assistant + hole.answer,
+    }
+    return FimLayout(
+        family=HOLE,
+        tokens={},
+        order=dict.fromkeys(CursorKind, hole.order),
+        stop=(*_plain(model.special).stop, *hole.stop),
+        ids={part: _written(text, turns, model) for part, text in texts.items()},
+    )
+
+
+def _written(text: str, turns: _Turns | None, model: Tokens) -> tuple[int, ...]:
+    """Token ids of a text with the control tokens of a turn in it."""
+    control = "|".join(map(re.escape, turns.tokens)) if turns else "(?!)"
+    ids: list[int] = []
+    for piece in re.split(f"({control})", text):
+        if turns and piece in turns.tokens:
+            ids.append(model.special[piece])
+        elif piece:
+            ids += model.encode(piece)
+    return tuple(ids)
 
 
 def layout_named(model_name: str) -> FimLayout:
@@ -98,7 +157,7 @@ def layout_named(model_name: str) -> FimLayout:
 def control_texts() -> frozenset[str]:
     """Every control token's text that some family's layout or stop list has, and the usual marks
     of a turn."""
-    found = {*_TURNS}
+    found = {*_TURNS, *(text for turns in _table().hole.turns for text in turns.tokens)}
     for family in _table().family:
         found.update(family.tokens.values(), family.stop)
     return frozenset(found)

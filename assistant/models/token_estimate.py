@@ -98,7 +98,7 @@ class EngineEncoded(Estimate):
     """A GGUF's vocabulary that only its engine can encode: counts made here are estimates.
 
     Attributes:
-        name, architecture, control, bos, eos, add_bos: as of `Vocabulary`.
+        name, architecture, control, bos, eos, add_bos, chats: as of `Vocabulary`.
         special: estimated id of every control token of a family's that the vocabulary has.
     """
 
@@ -110,6 +110,7 @@ class EngineEncoded(Estimate):
         self.name, self.architecture = header.name, header.architecture
         self.control = facts.control
         self.bos, self.eos, self.add_bos = facts.bos, facts.eos, facts.add_bos
+        self.chats = facts.chats
         self.special = {text: token for text, token in _specials().items() if text in ids}
         self._real = {token: ids[text] for text, token in self.special.items()}
 

@@ -48,6 +48,7 @@ class Facts:
         control: id of every control token by its text; user: of every user's token.
         unknown: id of the token for what has none; 0 where the file does not say.
         bos, eos: ids, or -1; `add_bos`: whether a prompt must begin with `bos`.
+        chats: whether the model has a chat template.
     """
 
     tokens: StringArray
@@ -58,6 +59,7 @@ class Facts:
     bos: int
     eos: int
     add_bos: bool
+    chats: bool
 
 
 def facts_of(header: Header) -> Facts:
@@ -87,6 +89,7 @@ def facts_of(header: Header) -> Facts:
         bos=_integer(header, "bos_token_id", bos),
         eos=_integer(header, "eos_token_id", eos),
         add_bos=bool(add_bos),
+        chats="tokenizer.chat_template" in header.metadata,
     )
 
 
@@ -99,6 +102,7 @@ class Vocabulary:
         control: id of every control token by its text, e.g. `"<|fim_prefix|>"`.
         special: the control tokens and those that the vocabulary defines for users.
         bos, eos: ids, or -1; `add_bos`: whether a prompt must begin with `bos`.
+        chats: whether the model has a chat template.
     """
 
     def __init__(self, header: Header) -> None:
@@ -115,6 +119,7 @@ class Vocabulary:
         self._user = facts.user
         self.special = {**facts.user, **facts.control}
         self.bos, self.eos, self.add_bos = facts.bos, facts.eos, facts.add_bos
+        self.chats = facts.chats
         # llama.cpp takes the longest first, wherever it is.
         self._user_texts = sorted(facts.user, key=lambda text: -len(text.encode()))
         self._any_user = re.compile("|".join(map(re.escape, self._user_texts)) or "(?!)")

@@ -61,10 +61,11 @@ def control_ids(layout: FimLayout, control: Mapping[str, int]) -> dict[Part, int
 
 
 def overhead_tokens(layout: FimLayout, kind: CursorKind) -> int:
-    """How many control tokens a prompt has besides those before each repository section."""
+    """How many tokens a prompt has besides its text and those before each repository section."""
     order = order_of(layout, kind)
     each = repo_section_overhead(layout, kind)
-    return sum(part in layout.tokens for part in order if part in TOKEN_PARTS) - each
+    written = sum(len(layout.ids.get(part, ())) for part in order)
+    return written + sum(part in layout.tokens for part in order if part in TOKEN_PARTS) - each
 
 
 def repo_section_overhead(layout: FimLayout, kind: CursorKind) -> int:
@@ -106,6 +107,7 @@ def assemble(
             separator = file_before_each and part is Part.FILE_TOKEN and following is Part.REPO
             if part in codes and not separator:
                 ids.append(codes[part])
+            ids.extend(layout.ids.get(part, ()))
             continue
         for section in by_part.get(part, ()):
             if part is Part.REPO and file_before_each:

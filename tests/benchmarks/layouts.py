@@ -3,6 +3,7 @@
     python tests/benchmarks/layouts.py quality --count 60     # greedy answers at masked places
     python tests/benchmarks/layouts.py cost                   # tokens evaluated by kind of event
     python tests/benchmarks/layouts.py report
+    python tests/benchmarks/layouts.py hole --count 12        # FIM tokens, a marked hole, neither
 
 Places are lines of this repository's own source, which no published model has seen, one a file
 where that suffices. Kinds of cursor:
@@ -29,7 +30,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from head import head
+from head import head, publish
 from layout_events import EVENTS, cost_of_events
 from layout_places import Place, places
 from layout_table import table
@@ -67,7 +68,7 @@ def answer(writer: Writer, vocab: Any, place: Place, fim: FimLayout, budget: int
     at = len(place.text[: place.cursor - len(place.healed)].encode())
     text = place.text[: place.cursor - len(place.healed)] + place.text[place.cursor :]
     prompt = context.window(text, at, fim, vocab, vocab.control, budget, 0)
-    ends = frozenset(vocab.control[text] for text in fim.stop)
+    ends = frozenset(vocab.control[text] for text in fim.stop if text in vocab.control)
     written: list[int] = []
     for token in writer.write(prompt.ids, ends, place.healed.encode()):
         written.append(token)
@@ -75,6 +76,7 @@ def answer(writer: Writer, vocab: Any, place: Place, fim: FimLayout, budget: int
             break
     whole = vocab.decode(written).removeprefix(place.healed)
     line = whole.split("\n")[0].rstrip("\r")
+    line = "" if fim.ids and line.startswith("```") else line
     cut = line.find(place.behind) if len(place.behind.strip()) >= 1 else -1
     line = line[:cut] if cut >= 0 else line
     return {"answer": line, "prompt": len(prompt.ids), "generated": len(written)}
@@ -106,6 +108,44 @@ def quality(arguments: argparse.Namespace) -> None:
                 }
                 with ANSWERS.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def hole(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The layout of the model's own tokens against a marked hole, and against no suffix at all."""
+    found = head("hole", budget_tokens=arguments.budget)
+    for model in arguments.models.split(","):
+        path = resolve(model)
+        vocab = vocabulary.load(path)
+        own = families.layout_for(vocab)
+        assert own is not None
+        layouts = {
+            "hole": families.hole_layout(vocab),
+            "prefix only": families.layout_named("plain"),
+        }
+        if own.tokens:
+            layouts = {"FIM tokens": own, **layouts}
+        writer = Writer(path, vocab, arguments.budget + 64, arguments.threads)
+        table: dict[str, Any] = {}
+        for kind in arguments.kinds.split(","):
+            for place in places(kind, arguments.count):
+                for name, fim in layouts.items():
+                    given = answer(writer, vocab, place, fim, arguments.budget)
+                    row = {"wanted": place.wanted, **given}
+                    table.setdefault(kind, {}).setdefault(name, []).append(row)
+        found[model] = {
+            kind: {name: _shares(group) for name, group in by_layout.items()}
+            for kind, by_layout in table.items()
+        }
+    return found
+
+
+def _shares(group: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "places": len(group),
+        "exact": round(sum(_exact(row) for row in group) / len(group), 3),
+        "similar": round(sum(_similar(row) for row in group) / len(group), 3),
+        "empty": round(sum(not row["answer"].strip() for row in group) / len(group), 3),
+    }
 
 
 def rows() -> list[dict[str, Any]]:
@@ -146,10 +186,7 @@ def summary() -> list[dict[str, Any]]:
             "model": model,
             "kind": kind,
             "layout": name,
-            "places": len(group),
-            "exact": round(sum(_exact(row) for row in group) / len(group), 3),
-            "similar": round(sum(_similar(row) for row in group) / len(group), 3),
-            "empty": round(sum(not row["answer"].strip() for row in group) / len(group), 3),
+            **_shares(group),
         }
         for (model, kind, name), group in groups.items()
     ]
@@ -165,7 +202,9 @@ def _similar(row: dict[str, Any]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("action", choices=["quality", "cost", "report"])
+    parser.add_argument("action", choices=["quality", "cost", "report", "hole"])
+    parser.add_argument("--models", default="qwen2.5-coder-0.5b,gemma-3-270m")
+    parser.add_argument("--save", action="store_true")
     parser.add_argument("--model", default="qwen2.5-coder-0.5b")
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--budget", type=int, default=512)
@@ -175,6 +214,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.action == "quality":
         quality(arguments)
+        return
+    if arguments.action == "hole":
+        publish(hole(arguments), RESULTS / "hole.json", save=arguments.save)
         return
     if arguments.action == "report":
         commit = subprocess.run(

@@ -11,9 +11,18 @@ import pytest
 from llama_tokeniser import gguf_bytes
 
 from assistant.memory.gguf.header import Header, read_bytes, read_header
-from assistant.models.families import PLAIN, family_names, layout_for, layout_named
+from assistant.models.families import (
+    HOLE,
+    PLAIN,
+    family_names,
+    hole_layout,
+    layout_for,
+    layout_named,
+)
 from assistant.models.gguf_file import string
+from assistant.models.token_estimate import EngineEncoded
 from assistant.models.vocabulary import load
+from context import window
 from context.types import CursorKind, FimLayout, Part
 
 QWEN = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|repo_name|>", "<|file_sep|>"]
@@ -49,7 +58,7 @@ MODELS = {
 }
 
 
-def header(name: str, architecture: str, tokens: list[str]) -> Header:
+def header(name: str, architecture: str, tokens: list[str], *, chats: bool = False) -> Header:
     texts = [text.encode() for text in ["a", "b", *tokens]]
     array = struct.pack("<IIQ", 9, 8, len(texts))
     array += b"".join(struct.pack("<Q", len(text)) + text for text in texts)
@@ -58,6 +67,8 @@ def header(name: str, architecture: str, tokens: list[str]) -> Header:
         "general.name": string(name),
         "tokenizer.ggml.tokens": array,
     }
+    if chats:
+        values["tokenizer.chat_template"] = string("{{ messages }}")
     return read_bytes(gguf_bytes(values))
 
 
@@ -140,3 +151,46 @@ def test_the_starter_models_are_of_one_family(dense_model: Path, moe_model: Path
 )
 def test_a_remote_model_is_known_by_its_name(name: str, family: str) -> None:
     assert layout_named(name).family == family
+
+
+CHATS = {
+    "chatml": ["<|im_start|>", "<|im_end|>"],
+    "gemma": ["<start_of_turn>", "<end_of_turn>"],
+    "gpt-oss": ["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"],
+    "kimi-k2": ["<|im_user|>", "<|im_assistant|>", "<|im_middle|>", "<|im_end|>"],
+    "glm": ["[gMASK]", "<sop>", "<|user|>", "<|assistant|>"],
+    "deepseek-v3": ["<｜User｜>", "<｜Assistant｜>"],
+}
+
+
+@pytest.mark.parametrize("name", CHATS)
+@pytest.mark.parametrize("chats", [True, False])
+def test_a_model_without_fim_tokens_is_shown_a_marked_hole(name: str, chats: bool) -> None:
+    """In a turn of a conversation, if the model is made for conversations."""
+    words = EngineEncoded(header(name, "llama", CHATS[name], chats=chats))
+    layout = layout_for(words)
+    assert layout is not None and layout.family == HOLE
+    opening, closing = (
+        words.parts(layout.ids[part]) for part in (Part.PREFIX_TOKEN, Part.MIDDLE_TOKEN)
+    )
+    assert any(isinstance(part, int) for part in opening) is chats
+    assert any(isinstance(part, int) for part in closing) is chats
+    assert str(closing[-1]).endswith("```\n")
+    assert {"\n```", "<hole>"} <= set(layout.stop)
+
+
+def test_the_marked_hole_stands_before_the_suffix_and_the_prefix_stays_open(
+    dense_model: Path,
+) -> None:
+    """Typing appends to the prompt; what is counted for the layout is what it takes."""
+    words = load(dense_model)
+    layout = hole_layout(words)
+    before, after = "def area(r):\n    return ", "\n\nprint(area(2))\n"
+    made = window(before + after, len(before), layout, words, words.special, 300, 0)
+    text = words.decode(made.ids)
+    assert text.startswith("<|im_start|>user\n")
+    assert f"<hole>{after}" in text
+    assert text.endswith(f"<|im_end|>\n<|im_start|>assistant\n```\n{before}")
+    for budget in range(80, 140, 7):
+        made = window(before + after, len(before), layout, words, words.special, budget, 0)
+        assert len(made.ids) <= budget
