@@ -45,6 +45,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).with_name("results")
 ANSWERS = RESULTS / "layouts.jsonl"
 REPORT = RESULTS / "layouts.json"
+HOLE = RESULTS / "hole.jsonl"
 KINDS = ("line", "rest", "span", "line unhealed")
 PRE, SUF, MID = Part.PREFIX_TOKEN, Part.SUFFIX_TOKEN, Part.MIDDLE_TOKEN
 FAR, NEAR, AFTER = Part.FAR_PREFIX, Part.PREFIX, Part.SUFFIX
@@ -111,31 +112,42 @@ def quality(arguments: argparse.Namespace) -> None:
 
 
 def hole(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The layout of the model's own tokens against a marked hole, and against no suffix at all."""
+    """The layout of the model's own tokens against a marked hole, and against no suffix at all.
+
+    Answers are appended, so a run can be ended and taken up again.
+    """
     found = head("hole", budget_tokens=arguments.budget)
+    done = [json.loads(line) for line in HOLE.read_text().splitlines()] if HOLE.exists() else []
     for model in arguments.models.split(","):
         path = resolve(model)
         vocab = vocabulary.load(path)
         own = families.layout_for(vocab)
         assert own is not None
-        layouts = {
-            "hole": families.hole_layout(vocab),
-            "prefix only": families.layout_named("plain"),
-        }
+        plain = families.layout_named(families.PLAIN)
+        layouts = {"hole": families.hole_layout(vocab), "prefix only": plain}
         if own.tokens:
             layouts = {"FIM tokens": own, **layouts}
         writer = Writer(path, vocab, arguments.budget + 64, arguments.threads)
-        table: dict[str, Any] = {}
-        for kind in arguments.kinds.split(","):
-            for place in places(kind, arguments.count):
-                for name, fim in layouts.items():
-                    given = answer(writer, vocab, place, fim, arguments.budget)
-                    row = {"wanted": place.wanted, **given}
-                    table.setdefault(kind, {}).setdefault(name, []).append(row)
-        found[model] = {
-            kind: {name: _shares(group) for name, group in by_layout.items()}
-            for kind, by_layout in table.items()
-        }
+        kinds = arguments.kinds.split(",")
+        drawn = {kind: places(kind, arguments.count) for kind in kinds}
+        for number in range(arguments.count):
+            for kind in kinds:
+                place = drawn[kind][number]
+                of_place = {"model": model, "kind": kind, "place": place.key}
+                answered = [row for row in done if of_place.items() <= row.items()]
+                for name in layouts.keys() - {row["layout"] for row in answered}:
+                    given = answer(writer, vocab, place, layouts[name], arguments.budget)
+                    row = {**of_place, "layout": name, "wanted": place.wanted, **given}
+                    done.append(row)
+                    with HOLE.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in done:
+        groups[row["model"], row["kind"], row["layout"]].append(row)
+    found["quality"] = [
+        {"model": model, "kind": kind, "layout": name, **_shares(group)}
+        for (model, kind, name), group in sorted(groups.items())
+    ]
     return found
 
 
