@@ -188,7 +188,9 @@ def _projections(report: PlanReport, plan: Plan, speed: Speed) -> Text:
     text.append(" of weights: about ")
     text.append(f"{speed.decode_tokens_per_s:.3g} tokens/s", style="bold")
     if speed.disk_bytes:
-        text.append(f", {gib(speed.disk_bytes)} of it from disk")
+        rate = report.rates.disk_bytes_per_s
+        text.append(f"\nOf these {gib(speed.disk_bytes)} come from disk at {rate / 1e9:.2g} GB/s: ")
+        text.append(f"at most {rate / speed.disk_bytes:.3g} tokens/s", style="bold")
     text.append("\nA prompt is read at about ")
     text.append(f"{speed.prefill_tokens_per_s:.3g} tokens/s", style="bold")
     text.append(f"; after a jump of the cursor a line comes in {speed.jump_s:.1f} s")
@@ -266,6 +268,12 @@ def plan_json(report: PlanReport) -> dict[str, Any]:
             "gpu_bytes": report.speed.gpu_bytes,
             "host_memory_bytes": report.speed.host_memory_bytes,
             "disk_bytes": report.speed.disk_bytes,
+            "disk_bytes_per_s": round(report.rates.disk_bytes_per_s),
+            "most_tokens_per_s_from_disk": round(
+                report.rates.disk_bytes_per_s / report.speed.disk_bytes, 3
+            )
+            if report.speed.disk_bytes
+            else None,
             "tokens_per_s": round(report.speed.decode_tokens_per_s, 2),
         },
         "prefill": {"tokens_per_s": round(report.speed.prefill_tokens_per_s, 2)},
@@ -339,6 +347,7 @@ def _device(usage: DeviceUsage) -> dict[str, Any]:
         "compute_bytes": usage.compute_bytes,
         "overhead_bytes": usage.overhead_bytes,
         "other_bytes": usage.other_bytes,
+        "disk_bytes": usage.disk_bytes,
         "margin_bytes": usage.margin_bytes,
         "spare_bytes": usage.spare_bytes,
     }

@@ -81,6 +81,9 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
     experts_on_gpu: Annotated[
         bool, typer.Option("--experts-on-gpu", help="Refuse plans with experts in RAM.")
     ] = False,
+    disk: Annotated[
+        bool, typer.Option("--disk", help="Experts without space in memory are read from disk.")
+    ] = False,
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure this machine's speed again.")
     ] = False,
@@ -99,7 +102,9 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
         "--sequences": ("model.n_seq_max", sequences),
     }
     chosen = settings.override(settings.load()[0], options).model
-    requirements = replace(requirements_of(chosen), experts_on_gpu=experts_on_gpu)
+    requirements = replace(
+        requirements_of(chosen), experts_on_gpu=experts_on_gpu, disk=disk or chosen.disk
+    )
     if margin:
         requirements = replace(requirements, margin_bytes=parse_size(margin))
     found = find_model(model or chosen.name, quantisation)

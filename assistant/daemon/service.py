@@ -362,8 +362,9 @@ class Service:
 
 
 def _keep_warm_s(settings: Settings) -> float:
-    """Pages that are locked need no touching."""
-    return 0.0 if settings.model.mlock else settings.model.keep_warm_s
+    """Pages that are locked need no touching; of a model larger than memory it would evict some."""
+    needless = settings.model.mlock or settings.model.disk
+    return 0.0 if needless else settings.model.keep_warm_s
 
 
 def _rules(settings: DaemonSettings) -> Rules:

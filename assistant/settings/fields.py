@@ -73,6 +73,13 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ""
     mlock: _Lock = False
+    disk: Annotated[
+        bool,
+        Rule(
+            meaning="Load a model of experts that is larger than memory: what has no space is read "
+            "from its file when a token needs it. `mlock` and `keep_warm_s` have no effect then.",
+        ),
+    ] = False
     keep_warm_s: Annotated[
         float,
         Rule(

@@ -153,7 +153,7 @@ class Planning:
             rung.spec,
             n_threads=self.settings.n_threads,
             n_threads_batch=self.settings.n_threads,
-            use_mlock=self.settings.mlock,
+            use_mlock=self.settings.mlock and not self.settings.disk,
         )
         return fields_replaced(rung, spec=spec)
 

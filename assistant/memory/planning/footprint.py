@@ -107,7 +107,7 @@ def usages(
     """
     cache = layer_bytes(breakdown.model.memory, choice.cache)
     devices = (breakdown.machine.host_memory, *breakdown.machine.gpus)
-    return shared(
+    host_memory, *gpus = shared(
         [
             _usage(
                 breakdown,
@@ -120,6 +120,10 @@ def usages(
             for device in devices
         ]
     )
+    # Repacked weights are no longer those of the file, so they cannot be read from it.
+    if requirements.disk and not choice.repack:
+        host_memory = host_memory.with_experts_on_disk()
+    return (host_memory, *gpus)
 
 
 def gpu_costs(breakdown: ModelBreakdown, cache: CacheParams) -> tuple[Costs, ...]:

@@ -38,6 +38,7 @@ class Requirements:
         cache_type: of K and V, a ggml type name.
         swa_full: None leaves it to the planner.
         experts_on_gpu: a plan that leaves an expert group in host memory is no plan.
+        disk: experts of host memory may exceed it; the rest is read from the mapped file.
         n_outputs_max: logits rows a batch; more cost memory in the compute buffer.
         margin_bytes: left free on each GPU; `host_memory_margin_bytes`: left free of host memory.
         overhead_bytes: what a process takes of a GPU besides (CUDA context, cuBLAS, pool);
@@ -54,6 +55,7 @@ class Requirements:
     unified: bool = True
     flash_attn: bool = True
     experts_on_gpu: bool = False
+    disk: bool = False
     margin_bytes: int = 256 << 20
     host_memory_margin_bytes: int = 512 << 20
     overhead_bytes: int = -1
@@ -95,6 +97,8 @@ class DeviceUsage:
         overhead_bytes: the process itself, and the driver's share.
         margin_bytes: to stay free.
         shared_bytes: of host memory, what integrated GPUs take of the same memory.
+        disk_bytes: of `expert_bytes`, what has no space in host memory: it is read from the file
+            when a token needs it, and the page cache keeps the rest.
     """
 
     device: Device
@@ -110,6 +114,7 @@ class DeviceUsage:
     margin_bytes: int = 0
     other_bytes: int = 0
     shared_bytes: int = 0
+    disk_bytes: int = 0
 
     @property
     def weights_bytes(self) -> int:
@@ -119,12 +124,17 @@ class DeviceUsage:
     def needed_bytes(self) -> int:
         """All that will be taken, the margin not counted."""
         parts = (self.weights_bytes, self.kv_bytes, self.compute_bytes, self.overhead_bytes)
-        return sum(parts) + self.other_bytes + self.shared_bytes
+        return sum(parts) + self.other_bytes + self.shared_bytes - self.disk_bytes
 
     @property
     def spare_bytes(self) -> int:
         """What stays free beyond the margin; negative where it does not fit."""
         return self.device.free_bytes - self.needed_bytes - self.margin_bytes
+
+    def with_experts_on_disk(self) -> DeviceUsage:
+        """The same, with as many bytes of experts on disk as have no space in memory."""
+        whole = replace(self, disk_bytes=0)
+        return replace(self, disk_bytes=min(max(-whole.spare_bytes, 0), self.expert_bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +214,10 @@ class Plan:
             fixed, compute = taken.get(usage.device.name, (0, 0))
             other = fixed - usage.weights_bytes - usage.kv_bytes
             usages.append(replace(usage, compute_bytes=compute, other_bytes=other))
-        return replace(self, usages=shared(usages), measured=True)
+        host_memory, *gpus = shared(usages)
+        if self.host_memory_usage.disk_bytes:
+            host_memory = host_memory.with_experts_on_disk()
+        return replace(self, usages=(host_memory, *gpus), measured=True)
 
 
 def shared(usages: Sequence[DeviceUsage]) -> tuple[DeviceUsage, ...]:

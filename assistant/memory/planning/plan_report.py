@@ -42,7 +42,8 @@ class Speed:
 
     Attributes:
         gpu_bytes, host_memory_bytes: weights read to decode one token.
-        disk_bytes: of them, what does not stay in the page cache and is read from disk.
+        disk_bytes: of them, what is not in the page cache and is read from disk, if experts are
+            used alike. Each read waits, so the rates are upper bounds then.
         decode_tokens_per_s: one sequence, with `_HELD_TOKENS` in the cache.
         prefill_tokens_per_s: a prompt of `_JUMP_TOKENS` tokens.
         suggestion_s: while typing: the lines around the cursor are read, one line is decoded.
@@ -142,7 +143,7 @@ def predict_speed(plan: Plan, rates: MachineRates = ASSUMED) -> Speed:
     time. In a prompt a weight is multiplied by every token, but is also read at least once: of
     many experts with few tokens each, the reading decides.
     """
-    gpu = host_memory = 0
+    gpu = host_memory = host_experts = 0
     decode_s = token_s = batch_s = 0.0
     for work in _work(plan):
         on_gpu = work.device != HOST_MEMORY
@@ -150,6 +151,7 @@ def predict_speed(plan: Plan, rates: MachineRates = ASSUMED) -> Speed:
         kind = work.tensor.type.name
         active_bytes = int(work.tensor.size_bytes * work.share)
         gpu, host_memory = gpu + on_gpu * active_bytes, host_memory + (not on_gpu) * active_bytes
+        host_experts += (work.routed and not on_gpu) * active_bytes
         decode_s += active_bytes / _decode_rate(device, kind).bytes_per_s
         touched = 1 - (1 - work.share) ** _BATCH_TOKENS if work.share < 1 else 1.0
         read_s = touched * work.tensor.size_bytes / _decode_rate(device, kind).bytes_per_s
@@ -168,12 +170,14 @@ def predict_speed(plan: Plan, rates: MachineRates = ASSUMED) -> Speed:
         device = rates.cpu if usage.device.name == HOST_MEMORY else rates.gpu
         held = usage.kv_bytes * min(_HELD_TOKENS / max(plan.n_ctx, 1), 1.0)
         decode_s += held / _decode_rate(device, "f16").bytes_per_s
-    disk_bytes = _disk_bytes(plan, host_memory)
+    usage = plan.host_memory_usage
+    disk_bytes = host_experts * usage.disk_bytes // max(usage.expert_bytes, 1)
     decode_s += disk_bytes / rates.disk_bytes_per_s
     prefill_s = token_s + batch_s / _BATCH_TOKENS
     if disk_bytes:
-        missing = _missing_bytes(plan)
-        prefill_s += missing / rates.disk_bytes_per_s / _BATCH_TOKENS
+        # A batch uses nearly every expert, and they are read in turn: by the time that one is
+        # used again it has left the cache, so all are read.
+        prefill_s += usage.expert_bytes / rates.disk_bytes_per_s / _BATCH_TOKENS
     line_s = _LINE_TOKENS * decode_s
     return Speed(
         gpu,
@@ -197,6 +201,7 @@ class _Work:
     device: str
     share: float = 1.0
     every_token: bool = True
+    routed: bool = False
 
 
 def _work(plan: Plan) -> Iterator[_Work]:
@@ -210,7 +215,7 @@ def _work(plan: Plan) -> Iterator[_Work]:
             yield _Work(tensor, device)
         share = (layer.used or layer.count) / max(layer.count, 1)
         for tensor in layer.experts:
-            yield _Work(tensor, experts or device, share)
+            yield _Work(tensor, experts or device, share, routed=True)
     for tensor in (*inventory.output, *(inventory.input if inventory.tied else ())):
         yield _Work(tensor, choice.output, every_token=False)
 
@@ -221,18 +226,6 @@ def _decode_rate(rates: DeviceRates, kind: str) -> TypeRate:
 
 def _prompt_rate(rates: DeviceRates, kind: str) -> TypeRate:
     return rates.types[kind if kind in rates.types else _REPACKED.get(kind, "q8_0")]
-
-
-def _missing_bytes(plan: Plan) -> int:
-    """Weights in host memory beyond what is free of it: they are read from the file each time."""
-    usage = plan.host_memory_usage
-    return max(usage.needed_bytes - usage.device.free_bytes, 0)
-
-
-def _disk_bytes(plan: Plan, read_bytes: int) -> int:
-    """Bytes that one token reads from disk: the share of its weights not in the page cache."""
-    weights = plan.host_memory_usage.weights_bytes
-    return int(read_bytes * min(_missing_bytes(plan) / weights, 1.0)) if weights else 0
 
 
 def _most_context(model: Model, requirements: Requirements, plan: Plan, planner: Planner) -> int:
@@ -310,6 +303,7 @@ def explain(plan: Plan, machine: Machine, requirements: Requirements) -> tuple[s
     return (
         *_about_placement(plan, machine),
         *_about_offload(plan, machine),
+        *_about_disk(plan),
         *_about_cache(plan, requirements),
     )
 
@@ -369,6 +363,18 @@ def _about_offload(plan: Plan, machine: Machine) -> list[str]:
     return [text]
 
 
+def _about_disk(plan: Plan) -> list[str]:
+    usage = plan.host_memory_usage
+    if not usage.disk_bytes:
+        return []
+    return [
+        (
+            f"{gib(usage.disk_bytes)} of {gib(usage.expert_bytes)} of experts have no space in "
+            "host memory and stay in the mapped file, so the weights are not repacked"
+        )
+    ]
+
+
 def _about_cache(plan: Plan, requirements: Requirements) -> list[str]:
     cache = plan.choice.cache
     lines = []
@@ -392,7 +398,10 @@ def _about_cache(plan: Plan, requirements: Requirements) -> list[str]:
             "sliding-window layers keep only their window, so a prompt can only be reused whole"
         )
     if plan.model.memory.recurrent:
-        lines.append("recurrent layers have no history, so a prompt can only be extended")
+        lines.append(
+            "recurrent layers have no history: a prompt that changes is read again from the last "
+            "saved state before the change"
+        )
     return lines
 
 

@@ -48,9 +48,9 @@ def best_candidate(
 ) -> PlanCandidate:
     """The best placement under one cache."""
     if not breakdown.machine.gpus:
-        return _settle(
-            breakdown, requirements, corrections, _in_host_memory(breakdown, requirements, cache)
-        )
+        choice = _in_host_memory(breakdown, requirements, cache)
+        choice = replace(choice, repack=not requirements.disk)
+        return _settle(breakdown, requirements, corrections, choice)
     whole = _on_gpus(
         breakdown, requirements, corrections, cache, op_offload=True, repack=False, rest=False
     )

@@ -17,7 +17,7 @@ from assistant.memory.model.architecture import CacheParams, unusable_types
 from assistant.memory.model.profile import Amount, LayerInventory, Model
 from assistant.memory.planning.footprint import ModelBreakdown, breakdown_of, usages
 from assistant.memory.planning.plan import Choice, Machine, Plan, Requirements
-from assistant.memory.planning.plan_report import caveats_of, explain, gib
+from assistant.memory.planning.plan_report import caveats_of, explain, gib, predict_speed
 from assistant.memory.planning.plan_search import Corrections, PlanCandidate, best_candidate
 from assistant.settings import ModelSettings
 
@@ -162,7 +162,9 @@ def make_plan(
         caveats = (*caveats, reduced)
         requirements = replace(requirements, n_ctx=model.n_ctx_train)
     breakdown = breakdown_of(model, machine)
-    found = _search(breakdown, requirements, corrections or {})
+    found = _search(breakdown, replace(requirements, disk=False), corrections or {})
+    if not found.plan.fits and requirements.disk:
+        found = _search(breakdown, requirements, corrections or {})
     if not found.plan.fits:
         raise _no_fit(breakdown, requirements, corrections or {}, found, search_alternatives)
     return replace(found.plan, reasons=explain(found.plan, machine, requirements), caveats=caveats)
@@ -289,6 +291,8 @@ def _no_fit(
     plans = nearest(breakdown.model, breakdown.machine, requirements, corrections) if search else ()
     short = found.shortfall_bytes
     lines = tuple(alternative.text for alternative in plans)
+    if search and not requirements.disk:
+        lines += _from_disk(breakdown, requirements, corrections)
     where = " and ".join(
         f"{usage.device.name} {gib(-usage.spare_bytes)}"
         for usage in found.plan.usages
@@ -309,6 +313,23 @@ def _no_fit(
     )
 
 
+def _from_disk(
+    breakdown: ModelBreakdown, requirements: Requirements, corrections: Corrections
+) -> tuple[str, ...]:
+    """What `--disk` would cost; empty where the model has no experts or does not fit even so."""
+    found = _search(breakdown, replace(requirements, disk=True), corrections)
+    if not found.plan.fits:
+        return ()
+    usage = found.plan.host_memory_usage
+    token_bytes = predict_speed(found.plan).disk_bytes
+    return (
+        (
+            f"with --disk (model.disk = true), {gib(usage.disk_bytes)} of experts left in the "
+            f"file, of which a token reads about {gib(token_bytes)}"
+        ),
+    )
+
+
 def _last_resort(breakdown: ModelBreakdown) -> str:
     total = gib(breakdown.model.inventory.total.size_bytes)
     return f"Free memory or choose a smaller model: the weights alone are {total}"
@@ -323,4 +344,5 @@ def requirements_of(settings: ModelSettings) -> Requirements:
         n_seq_max=settings.n_seq_max,
         margin_bytes=settings.vram_margin_mib << 20,
         overhead_bytes=overhead_mib << 20 if overhead_mib >= 0 else -1,
+        disk=settings.disk,
     )
