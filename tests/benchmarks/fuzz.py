@@ -3,7 +3,7 @@ frames between daemon and worker, and the remote engine with servers that answer
 
 The same tests as in `make test`, with more and other examples each time. Prints JSON; `--save`
 keeps it in tests/benchmarks/results/fuzz.json. `--only` leaves the other parts of that file as they
-are.
+are. Schemas, grammars and messages that are made up may raise only our own errors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from head import head, publish
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tests/benchmarks/results/fuzz.json"
-PARTS = ("servers", "http", "frames")
+PARTS = ("servers", "http", "frames", "requests")
 HTTP, FRAMES = "tests/unit/daemon/test_openapi.py", "tests/unit/engine/test_frames_fuzz.py"
 
 
@@ -35,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=int, default=1000, help="of each operation")
     parser.add_argument("--streams", type=int, default=10_000, help="of mutated servers")
+    parser.add_argument("--requests", type=int, default=10_000, help="schemas, grammars, messages")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--only", choices=PARTS, nargs="*", default=PARTS)
     parser.add_argument("--save", action="store_true")
@@ -49,6 +50,13 @@ def main() -> None:
         sys.path[:0] = [str(ROOT), str(ROOT / FRAMES.rpartition("/")[0])]
         frames: Any = importlib.import_module("test_frames_fuzz")
         result["frames"] = _run(FRAMES, {}) | {"mutated_frames": frames.CASES}
+    if "requests" in options.only:
+        sys.path[:0] = [str(ROOT), str(ROOT / "tests/equipment")]
+        requests: Any = importlib.import_module("made_requests")
+        started = time.monotonic()
+        found = requests.fuzz(options.seed, options.requests)
+        seconds = round(time.monotonic() - started)
+        result["requests"] = found | {"passed": not found["wrong"], "seconds": seconds}
     publish(result, RESULT, save=options.save)
     sys.exit(0 if all(result[part]["passed"] for part in options.only) else 1)
 

@@ -124,6 +124,10 @@ class Guide:
                 self._matcher = template.deep_copy()
         return True
 
+    def drop(self) -> None:
+        """The answer has ended: a grammar that is not compiled yet is not needed any more."""
+        self._compiled.cancel()
+
     def pick(
         self, sampler: Sampler, logits: Logits, piece: Callable[[int], bytes], ends: Container[int]
     ) -> int:

@@ -406,6 +406,8 @@ class Runner:
         for other in self._jobs.values():
             other.parked = False
         job.sampler.free()
+        if job.guide is not None:
+            job.guide.drop()
         if job.slot >= 0:
             slot = self.slots[job.slot]
             slot.busy = False

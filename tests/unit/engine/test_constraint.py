@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from typing import Any
 
+import made_requests
 import numpy as np
 import pytest
 
@@ -197,6 +199,9 @@ def _deep(levels: int) -> dict[str, Any]:
         {"properties": 3},
         {"allOf": [{"anyOf": [{"minimum": 10 * a + b} for b in range(10)]} for a in range(12)]},
         {"type": "string", "pattern": "(" * 2000},
+        {"type": "integer", "const": -(2**63)},
+        {"type": "integer", "enum": [-1e19]},
+        {"properties": {"a": {"type": "integer", "enum": [-(10**30), True]}}},
         {"type": "string", "pattern": "[a" + "\\" * 3},
         {"properties": {f"p{n}": {"type": "string", "maxLength": 9999} for n in range(20_000)}},
     ],
@@ -207,6 +212,48 @@ def test_hostile_schemas_are_refused(schema: dict[str, Any], compiler: Compiler)
         guide(Constraint(grammar=grammar.of_schema(schema), at_once=True, ends=True), compiler)
     good = Constraint(grammar=grammar.of_schema({"type": "null"}), at_once=True, ends=True)
     assert said(guide(good, compiler), "x") == "null"
+
+
+def _optional(count: int, **more: Any) -> dict[str, Any]:
+    properties = {f"p{n}": {"type": "integer"} for n in range(count)}
+    return {"type": "object", "properties": properties, **more}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        _optional(2000),
+        _optional(2000, required=[f"x{n}" for n in range(2000)]),
+        _optional(2000, required=[[]] * 2000),
+        {"anyOf": [_optional(800), _optional(800)]},
+        {"properties": {"a": {"items": _optional(1500)}}},
+        {"$defs": {"a": _optional(1001)}, "$ref": "#/$defs/a"},
+    ],
+)
+def test_what_takes_long_to_compile_is_refused_before(schema: dict[str, Any]) -> None:
+    """Time grows with the square of optional properties; in tools all schemas count together."""
+    with pytest.raises(RequestError, match="optional properties"):
+        grammar.of_schema(schema)
+    family = families.named("hermes")
+    with pytest.raises(RequestError, match="optional properties"):
+        grammar.of_tools(family, {"f": schema}, required=False, parallel=True)
+    grammar.of_schema(_optional(900))
+    grammar.of_schema(_optional(3000, required=[f"p{n}" for n in range(3000)]))
+    two = {name: _optional(800) for name in ("f", "g")}
+    with pytest.raises(RequestError, match="optional properties"):
+        grammar.of_tools(family, two, required=False, parallel=True)
+
+
+def test_an_answer_that_has_ended_needs_no_grammar(compiler: Compiler) -> None:
+    """A request that was cancelled while its grammar waits does not delay the next ones."""
+    release = threading.Event()
+    compiler._thread.submit(release.wait)
+    constraint = Constraint(grammar=grammar.of_schema({"type": "null"}), at_once=True)
+    waiting = compiler.compile(constraint)
+    Guide(constraint, waiting, compiler).drop()
+    release.set()
+    assert waiting.cancelled()
+    assert guide(constraint, compiler).ready()
 
 
 @pytest.mark.parametrize("text", ["", "root", 'root ::= "a', "root ::= (((", "x" * 70_000, "\x00"])
@@ -226,3 +273,10 @@ def test_nothing_is_printed(compiler: Compiler, capfd: pytest.CaptureFixture[str
     with pytest.raises(RequestError):
         grammar.of_gbnf("root ::= (")
     assert capfd.readouterr() == ("", "")
+
+
+def test_made_up_schemas_grammars_and_messages_raise_only_our_own_errors() -> None:
+    """`make fuzz` uses 10,000 of them."""
+    found = made_requests.fuzz(seed=3, count=300)
+    assert not found["wrong"], found["wrong"]
+    assert all(found["outcomes"].get(f"{what} used") for what in ("schema", "messages"))

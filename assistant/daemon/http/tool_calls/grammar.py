@@ -21,6 +21,13 @@ MOST_SCHEMA_BYTES = 256 * 1024
 MOST_GRAMMAR_CHARS = 64 * 1024
 MOST_DEPTH = 48
 """Of a schema; llguidance's reader refuses what is nested deeper than 128."""
+MOST_OPTIONAL = 1000
+"""Optional properties of one object. The time to compile them grows with their square: 2,000 took
+some 3 s. Of several objects together, the sum of the squares counts."""
+
+
+_NUMBER_LIMIT = 2**63
+"""llguidance 1.9.1 overflows its stack over an integer of -2**63 or less, which ends the worker."""
 
 
 def of_schema(schema: Any) -> str:
@@ -29,7 +36,9 @@ def of_schema(schema: Any) -> str:
     Raises:
         RequestError: it is no schema, or too large or too deep.
     """
-    return f"start: %json {_checked(schema)}"
+    written = _checked(schema)
+    _check_optional([schema])
+    return f"start: %json {written}"
 
 
 def of_gbnf(text: str) -> str:
@@ -73,6 +82,7 @@ def of_tools(
     grammar = "\n".join([f"start: {opening}{whole}", *rules])
     if len(grammar.encode()) > 4 * MOST_SCHEMA_BYTES:
         raise RequestError("the tools' schemas are too large together")
+    _check_optional(list(tools.values()))
     marks = family.open if family.style != "tagged" else family.open[:1]
     after = (family.reasoning[1],) if required and reasoning and family.reasoning else ()
     bare = not family.write.startswith(family.open)
@@ -123,11 +133,13 @@ def _tagged(
     if not family.name_close[0].endswith("\n"):
         opening += "\n"
     parts = [_literal(opening)]
-    properties = _object(schema).get("properties")
+    properties = _object(schema).get("properties") or {}
+    if not isinstance(properties, dict):
+        raise RequestError("the properties of a JSON schema are an object", subject=name)
     needed = schema.get("required")
     needed = needed if isinstance(needed, list) else []
     shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-    for number, (key, given) in enumerate((properties or {}).items()):
+    for number, (key, given) in enumerate(properties.items()):
         own = given if isinstance(given, dict) else {}
         value = f"{rule}_{number}"
         between = "\n" if family.value_open else ""
@@ -163,6 +175,31 @@ def _object(schema: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _check_optional(schemas: Sequence[Any]) -> None:
+    """Raises RequestError where compiling the schemas would take too long (`MOST_OPTIONAL`)."""
+    squares = 0
+    level: Sequence[Any] = [one for one in schemas if isinstance(one, dict)]
+    while level:
+        for one in level:
+            properties = one.get("properties") if isinstance(one, dict) else None
+            if isinstance(properties, dict):
+                required = one.get("required")
+                named = required if isinstance(required, list) else ()
+                needed = {name for name in named if isinstance(name, str)}
+                squares += len(properties.keys() - needed) ** 2
+        level = [
+            child
+            for one in level
+            for child in (one.values() if isinstance(one, dict) else one)
+            if isinstance(child, dict | list)
+        ]
+    if squares > MOST_OPTIONAL**2:
+        raise RequestError(
+            f"JSON schemas with more than {MOST_OPTIONAL} optional properties are not served",
+            advice="Make properties required, or split the schema",
+        )
+
+
 def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False) if text else ""
 
@@ -176,18 +213,18 @@ def _checked(schema: Any, *, lenient: bool = False) -> str:
     if not isinstance(schema, dict | bool):
         raise RequestError("a JSON schema is an object")
     too_deep = RequestError(f"a JSON schema is nested deeper than {MOST_DEPTH}")
-    level: Sequence[Any] = [schema]
+    level: Sequence[Any] = [schema] if isinstance(schema, dict) else []
     depth = 0
     while level:
         depth += 1
         if depth > MOST_DEPTH:
             raise too_deep
-        level = [
-            child
-            for one in level
-            for child in (one.values() if isinstance(one, dict) else one)
-            if isinstance(child, dict | list)
+        inner = [
+            child for one in level for child in (one.values() if isinstance(one, dict) else one)
         ]
+        if any(isinstance(one, int | float) and abs(one) >= _NUMBER_LIMIT for one in inner):
+            raise RequestError("a JSON schema has a number beyond 64 bits")
+        level = [child for child in inner if isinstance(child, dict | list)]
     if isinstance(schema, dict):
         if lenient:
             schema = {"x-guidance": {"lenient": True}} | schema
