@@ -6,6 +6,7 @@ __all__ = [
     "conversation",
     "editing",
     "loop",
+    "mcp_servers",
     "model",
     "packing",
     "permissions",

@@ -28,6 +28,7 @@ from assistant import __version__, paths
 from assistant.agent.commands import can_confine, plain
 from assistant.agent.conversation import ToolCall
 from assistant.agent.loop import Reason
+from assistant.agent.mcp_servers import Server, configured
 from assistant.agent.model import DaemonModel, Model
 from assistant.agent.permissions import MODES, Mode, always_allows
 from assistant.agent.project_rules import slash_commands
@@ -131,6 +132,7 @@ class AcpAgent:
             protocol_version=acp.PROTOCOL_VERSION,
             agent_capabilities=schema.AgentCapabilities(
                 load_session=True,
+                mcp_capabilities=schema.McpCapabilities(http=True),
                 prompt_capabilities=schema.PromptCapabilities(embedded_context=True),
                 session_capabilities=schema.SessionCapabilities(
                     list=schema.SessionListCapabilities(),
@@ -148,11 +150,15 @@ class AcpAgent:
 
     @_mapped
     async def new_session(
-        self, cwd: str, additional_directories: list[str] | None = None, **_: Any
+        self,
+        cwd: str,
+        additional_directories: list[str] | None = None,
+        mcp_servers: list[Any] | None = None,
+        **_: Any,
     ) -> schema.NewSessionResponse:
         roots = _roots(cwd, additional_directories)
         stored = self._store.create(roots, self._settings.agent.mode)
-        self._open(stored)
+        self._open(stored, mcp_servers)
         return schema.NewSessionResponse(
             session_id=stored.record.id,
             modes=_modes(stored.record),
@@ -165,9 +171,10 @@ class AcpAgent:
         cwd: str,
         session_id: str,
         additional_directories: list[str] | None = None,
+        mcp_servers: list[Any] | None = None,
         **_: Any,
     ) -> schema.LoadSessionResponse:
-        session = self._reopened(session_id, cwd, additional_directories)
+        session = self._reopened(session_id, cwd, additional_directories, mcp_servers)
         await self._replay(session)
         record = session.stored.record
         return schema.LoadSessionResponse(modes=_modes(record), config_options=_options(record))
@@ -178,9 +185,11 @@ class AcpAgent:
         session_id: str,
         cwd: str,
         additional_directories: list[str] | None = None,
+        mcp_servers: list[Any] | None = None,
         **_: Any,
     ) -> schema.ResumeSessionResponse:
-        record = self._reopened(session_id, cwd, additional_directories).stored.record
+        session = self._reopened(session_id, cwd, additional_directories, mcp_servers)
+        record = session.stored.record
         return schema.ResumeSessionResponse(modes=_modes(record), config_options=_options(record))
 
     @_mapped
@@ -206,7 +215,9 @@ class AcpAgent:
         await self.cancel(session_id)
         if (task := self._running.get(session_id)) is not None:
             await asyncio.gather(task, return_exceptions=True)
-        self._sessions.pop(session_id, None)
+        session = self._sessions.pop(session_id, None)
+        if session is not None:
+            await session.aclose()
         return schema.CloseSessionResponse()
 
     @_mapped
@@ -284,7 +295,7 @@ class AcpAgent:
 
     async def aclose(self) -> None:
         """Stop what runs; sessions stay on disk."""
-        for session_id in list(self._running):
+        for session_id in list(self._sessions):
             await self.close_session(session_id)
         await self._client.aclose()
 
@@ -292,7 +303,7 @@ class AcpAgent:
         tokens = self._settings.agent.answer_tokens
         return DaemonModel(self._client, answer_tokens=tokens, document=f"agent {session_id}")
 
-    def _open(self, stored: StoredSession) -> AgentSession:
+    def _open(self, stored: StoredSession, servers: list[Any] | None) -> AgentSession:
         from assistant.agent.loop import Limits
 
         chosen = self._settings.agent
@@ -304,6 +315,7 @@ class AcpAgent:
             excludes=self._settings.completion.excludes,
             diagnose=self._diagnose(stored.record.id) if self._has_diagnostics else None,
             editor=self._files(stored.record.id) if self._has_files else None,
+            servers=[*configured(chosen.mcp_servers)[0], *_servers(servers or [])],
         )
         self._sessions[stored.record.id] = session
         # After the response: a client may not know the session before.
@@ -325,13 +337,15 @@ class AcpAgent:
             ),
         )
 
-    def _reopened(self, session_id: str, cwd: str, more: list[str] | None) -> AgentSession:
+    def _reopened(
+        self, session_id: str, cwd: str, more: list[str] | None, servers: list[Any] | None
+    ) -> AgentSession:
         known = self._sessions.get(session_id)
         if known is not None:
             return known
         stored = self._store.load(session_id)
         stored.record.roots = tuple(map(str, _roots(cwd, more)))
-        return self._open(stored)
+        return self._open(stored, servers)
 
     def _session(self, session_id: str) -> AgentSession:
         session = self._sessions.get(session_id)
@@ -552,7 +566,8 @@ def _always(planned: Planned, mode: Mode) -> str:
         allows = always_allows(planned.command)
         return f"Always allow: {allows}" if allows else ""
     if planned.access is Access.FOREIGN:
-        return "Always allow this tool"
+        server = planned.tool.startswith("server:")
+        return "Always allow this server" if server else "Always allow this tool"
     return "Allow all edits" if planned.access is Access.EDIT and mode is Mode.ASK else ""
 
 
@@ -627,6 +642,19 @@ def _info(record: Record) -> schema.SessionInfo:
         title=record.title or None,
         updated_at=_time(record),
     )
+
+
+def _servers(given: list[Any]) -> list[Server]:
+    """The client's MCP servers; of transports that we do not offer there are none."""
+    found = []
+    for one in given:
+        if isinstance(one, schema.McpServerStdio):
+            variables = tuple((each.name, each.value) for each in one.env or ())
+            found.append(Server(one.name, (one.command, *one.args), variables=variables))
+        elif isinstance(one, schema.HttpMcpServer):
+            variables = tuple((each.name, each.value) for each in one.headers or ())
+            found.append(Server(one.name, url=one.url, variables=variables))
+    return found
 
 
 def _time(record: Record) -> str:

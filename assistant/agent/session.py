@@ -15,6 +15,7 @@ from assistant.agent import loop
 from assistant.agent.commands import plain
 from assistant.agent.conversation import Answer, ToolCall, ToolResult, Turn
 from assistant.agent.editing import Editor
+from assistant.agent.mcp_servers import MAX_SERVERS, Approvals, Connection, Server, tools_of
 from assistant.agent.model import Model
 from assistant.agent.packing import SMALL_BUDGET, DoesNotFitError, Packed, pack, result_tokens
 from assistant.agent.permissions import Mode, Rules, Verdict, verdict
@@ -78,6 +79,7 @@ class AgentSession:
         allowed: prefixes of commands that the user's settings allow.
         excludes: patterns of files that no model sees.
         editor: the files as the client has them; None where only the disk counts.
+        servers: MCP servers, of which those are started that the user approves.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class AgentSession:
         excludes: Sequence[str] = (),
         diagnose: Diagnose | None = None,
         editor: EditorFiles | None = None,
+        servers: Sequence[Server] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.stored = stored
@@ -104,6 +107,8 @@ class AgentSession:
         self._allowed = Rules.of(allowed)
         self._clock = clock
         self._cancelled = asyncio.Event()
+        self._approvals = Approvals(stored.folder.parent / "mcp_approved")
+        self._servers = {one.digest: Connection(one) for one in servers[:MAX_SERVERS]}
         self._system = ""
         self._small: bool | None = None
 
@@ -150,6 +155,9 @@ class AgentSession:
             await frontend.text(await asyncio.to_thread(self.undo))
             return Finished(loop.Stop(loop.Reason.DONE, ""))
         self.stored.add_prompt(expanded(prompt))
+        if not await self._connected(frontend):
+            stopped = loop.Stop(loop.Reason.CANCELLED, "The turn was stopped.")
+            return Finished(stopped)
         started = self._clock()
         state, action = loop.advance(loop.State(limits=self._limits), loop.Started())
         done = Finished(loop.Stop(loop.Reason.DONE, ""))
@@ -180,6 +188,57 @@ class AgentSession:
         if action.message and action.reason is not loop.Reason.CANCELLED:
             await frontend.text(f"\n\n{action.message}")
         return replace(done, stop=action, steps=state.answers)
+
+    async def aclose(self) -> None:
+        """End the MCP servers; the session stays on disk."""
+        await asyncio.gather(*(one.close() for one in self._servers.values()))
+
+    async def _connected(self, frontend: Frontend) -> bool:
+        """Start the MCP servers. False where the user stopped the turn meanwhile."""
+        if all(one.is_open for one in self._servers.values()):
+            return True
+        work = asyncio.create_task(self._connect(frontend))
+        stop = asyncio.create_task(self._cancelled.wait())
+        await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        work.cancel()
+        done = await asyncio.gather(work, return_exceptions=True)
+        if isinstance(done[0], Exception):
+            raise done[0]
+        return done[0] is True
+
+    async def _connect(self, frontend: Frontend) -> bool:
+        """Start each server that the user has approved or approves now; one that cannot be used is
+        reported and left out. False where the user stopped the turn instead."""
+        for digest, connection in list(self._servers.items()):
+            if connection.is_open:
+                continue
+            key = f"server:{digest}"
+            call = ToolCall(id=f"mcp{digest[:6]}", name="mcp", arguments="{}")
+            planned = Planned(
+                key, "execute", Access.FOREIGN, connection.server.title, connection.started
+            )
+            await frontend.call_started(call, planned)
+            approval = Approval.ONCE
+            if key not in self.rules.tools and not self._approvals.has(connection.server):
+                approval = await frontend.approve(call, planned)
+            if approval in (Approval.CANCEL, Approval.REJECT):
+                outcome = Outcome("Not started: you refused it.", failed=True)
+                del self._servers[digest]
+            else:
+                if approval is Approval.ALWAYS:
+                    self._approvals.add(connection.server)
+                self._remember(planned)
+                outcome = await planned.run()
+            await frontend.call_ended(call, planned, outcome)
+            if approval is Approval.CANCEL:
+                return False
+            made = tools_of(connection, self.workspace.shown, self._clip)
+            self.toolbox.foreign.update(made if not outcome.failed else {})
+        return True
+
+    def _clip(self, text: str) -> str:
+        return self.toolbox.reader.clip(text)  # of the budget at that moment
 
     async def _act(
         self, action: loop.Action, state: loop.State, frontend: Frontend, started: float
@@ -232,7 +291,7 @@ class AgentSession:
             self._small = small
             self._system = instructions(self.workspace, encoder, budget, small=small)
         self.toolbox.reader = Reader(self.workspace, encoder, result_tokens(budget))
-        tools = [tool.wire for tool in offered(self.toolbox.known, small=small)]
+        tools = self._offered(budget, small=small)
         written = sum(encoder.text_count(str(tool)) for tool in tools)
         turns: list[Turn] = self.stored.turns
         packed = pack(
@@ -247,6 +306,17 @@ class AgentSession:
             self.stored.record.levels = tuple(map(int, packed.levels))
             self.stored.save()
         return packed, tools
+
+    def _offered(self, budget: int, *, small: bool) -> list[dict[str, object]]:
+        """The tools to offer; those of MCP servers as far as they take an eighth of the budget."""
+        tools, space = [], budget // 8
+        for tool in offered(self.toolbox.known, small=small):
+            if tool.name in self.toolbox.foreign:
+                space -= self.model.encoder.text_count(str(tool.wire))
+                if space < 0:
+                    continue
+            tools.append(tool.wire)
+        return tools
 
     async def _call(self, call: ToolCall, frontend: Frontend) -> ToolResult | None:
         """The result of one call; None where the user stopped the turn instead."""
@@ -298,7 +368,7 @@ class AgentSession:
             made = Rules(record.commands, frozenset(record.exact)).with_command(planned.command)
             record.commands, record.exact = made.commands, tuple(sorted(made.exact))
         elif planned.access is Access.FOREIGN:
-            record.tools = (*record.tools, planned.tool)
+            record.tools = tuple(dict.fromkeys((*record.tools, planned.tool)))
         elif self.mode is Mode.ASK and planned.access is Access.EDIT:
             record.mode = Mode.EDIT.value
         self.stored.save()

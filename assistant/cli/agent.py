@@ -14,6 +14,7 @@ from assistant import settings
 from assistant.agent.commands import plain
 from assistant.agent.conversation import ToolCall
 from assistant.agent.loop import Limits, Reason
+from assistant.agent.mcp_servers import configured
 from assistant.agent.model import DaemonModel
 from assistant.agent.permissions import Mode, always_allows
 from assistant.agent.session import AgentSession, Approval, Finished
@@ -80,6 +81,9 @@ async def _work(
         if not records:
             raise RequestError("there is no session in this folder", subject=str(folder))
         session_id = records[0].id
+    servers, wrong = configured(chosen.agent.mcp_servers)
+    for problem in wrong:
+        say(f"underkeel: {problem}", err=True)
     stored = store.load(session_id) if session_id else store.create((folder,), chosen.agent.mode)
     async with DaemonClient() as client:
         session = AgentSession(
@@ -92,12 +96,16 @@ async def _work(
             limits=Limits(steps=chosen.agent.steps, time_s=chosen.agent.time_limit_s),
             allowed=chosen.agent.allow,
             excludes=chosen.completion.excludes,
+            servers=servers,
         )
         if mode is not None:
             session.set_mode(mode)
         frontend = JsonLines() if as_json else Terminal(session)
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, session.cancel)
-        finished = await session.run(task, frontend)
+        try:
+            finished = await session.run(task, frontend)
+        finally:
+            await session.aclose()
     frontend.end(finished, stored.record.id)
     return finished
 

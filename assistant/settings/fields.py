@@ -503,6 +503,14 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
             form="starts of command lines",
         ),
     ] = ()
+    mcp_servers: Annotated[
+        tuple[str, ...],
+        Rule(
+            meaning="MCP servers whose tools the agent may call. Each is started once you approve "
+            "it, and each tool asks.",
+            form='"name: command line" or "name: URL"',
+        ),
+    ] = ()
     steps: Annotated[
         int, Rule(meaning="Most answers of the model per prompt.", unit="steps", least=1, most=1000)
     ] = 40
