@@ -12,9 +12,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from acp import schema
 from scripted_model import Line, Recorder, ScriptedModel, say, use
 
-from assistant.agent import mcp_servers
+from assistant.agent import acp_server, mcp_servers
 from assistant.agent.mcp_servers import Connection, Server, configured, tools_of
 from assistant.agent.permissions import Mode
 from assistant.agent.session import AgentSession, Approval
@@ -180,6 +181,23 @@ def test_the_settings_name_servers() -> None:
         Server("docs", url="https://localhost:8000/mcp"),
     ]
     assert len(wrong) == 4 and all("agent.mcp_servers" in one for one in wrong)
+
+
+def test_the_client_names_servers() -> None:
+    given = [
+        schema.McpServerStdio(
+            name="git", command="uvx", args=["git"], env=[schema.EnvVariable(name="A", value="1")]
+        ),
+        schema.HttpMcpServer(
+            type="http", name="docs", url="http://localhost/mcp",
+            headers=[schema.HttpHeader(name="X-Key", value="2")],
+        ),
+        schema.SseMcpServer(type="sse", name="old", url="http://localhost/sse", headers=[]),
+    ]  # fmt: skip
+    assert acp_server._servers(given) == [
+        Server("git", ("uvx", "git"), variables=(("A", "1"),)),
+        Server("docs", url="http://localhost/mcp", variables=(("X-Key", "2"),)),
+    ]
 
 
 def test_mcp_is_imported_only_when_a_server_starts() -> None:
