@@ -156,8 +156,7 @@ class AgentSession:
             return Finished(loop.Stop(loop.Reason.DONE, ""))
         self.stored.add_prompt(expanded(prompt))
         if not await self._connected(frontend):
-            stopped = loop.Stop(loop.Reason.CANCELLED, "The turn was stopped.")
-            return Finished(stopped)
+            return Finished(loop.Stop(loop.Reason.CANCELLED, "The turn was stopped."))
         started = self._clock()
         state, action = loop.advance(loop.State(limits=self._limits), loop.Started())
         done = Finished(loop.Stop(loop.Reason.DONE, ""))

@@ -82,8 +82,8 @@ async def _work(
             raise RequestError("there is no session in this folder", subject=str(folder))
         session_id = records[0].id
     servers, wrong = configured(chosen.agent.mcp_servers)
-    for problem in wrong:
-        say(f"underkeel: {problem}", err=True)
+    for line in wrong:
+        say(f"underkeel: {line}", err=True)
     stored = store.load(session_id) if session_id else store.create((folder,), chosen.agent.mode)
     async with DaemonClient() as client:
         session = AgentSession(
