@@ -19,7 +19,7 @@ from assistant.memory.gguf.header import Header, StringArray
 from context.types import CursorKind, FimLayout, Part
 
 HOLE = "hole"
-"""Family of models without fill-in-the-middle whose vocabulary is known."""
+"""Family of models for conversations without fill-in-the-middle."""
 
 PLAIN = "plain"
 """Family of models that only continue the text before the cursor."""
@@ -95,8 +95,8 @@ def _table() -> _Table:
 def layout_for(model: Header | Tokens) -> FimLayout | None:
     """The layout for a model, or None where it cannot complete text (encoders, no vocabulary).
 
-    A model whose vocabulary has no family's tokens gets the layout of family `HOLE`, or of `PLAIN`
-    where only its header is given.
+    A model whose vocabulary has no family's tokens gets the layout of family `HOLE` if it is made
+    for conversations in a known format, else of `PLAIN`; also where only its header is given.
     """
     if model.architecture in _table().encoders:
         return None
@@ -106,14 +106,15 @@ def layout_for(model: Header | Tokens) -> FimLayout | None:
     family = _best(known, model.name, model.architecture)
     if family is not None:
         return _layout(family, known)
-    return _plain(known) if isinstance(model, Header) else hole_layout(model)
+    if isinstance(model, Header) or not (model.chats and _turns_of(model)):
+        return _plain(known)
+    return hole_layout(model)
 
 
 def hole_layout(model: Tokens) -> FimLayout:
     """A prompt with a marked hole, for a model without FIM tokens."""
     hole = _table().hole
-    fitting = (one for one in hole.turns if all(text in model.special for text in one.tokens))
-    turns = next(fitting, None) if model.chats else None
+    turns = _turns_of(model) if model.chats else None
     user, assistant = (turns.user, turns.assistant) if turns else ("", "")
     texts = {
         Part.PREFIX_TOKEN: user + hole.before,
@@ -127,6 +128,12 @@ def hole_layout(model: Tokens) -> FimLayout:
         stop=(*_plain(model.special).stop, *hole.stop),
         ids={part: _written(text, turns, model) for part, text in texts.items()},
     )
+
+
+def _turns_of(model: Tokens) -> _Turns | None:
+    """How the model's conversations are written; None where that is not known."""
+    turns = _table().hole.turns
+    return next((one for one in turns if all(text in model.special for text in one.tokens)), None)
 
 
 def _written(text: str, turns: _Turns | None, model: Tokens) -> tuple[int, ...]:

@@ -114,11 +114,12 @@ def quality(arguments: argparse.Namespace) -> None:
 def hole(arguments: argparse.Namespace) -> dict[str, Any]:
     """The layout of the model's own tokens against a marked hole, and against no suffix at all.
 
-    Answers are appended, so a run can be ended and taken up again.
+    Answers are appended, so a run can be ended and taken up again; with no models, the answers that
+    exist are summed up.
     """
-    found = head("hole", budget_tokens=arguments.budget)
+    found = head("hole")
     done = [json.loads(line) for line in HOLE.read_text().splitlines()] if HOLE.exists() else []
-    for model in arguments.models.split(","):
+    for model in filter(None, arguments.models.split(",")):
         path = resolve(model)
         vocab = vocabulary.load(path)
         own = families.layout_for(vocab)
@@ -134,6 +135,7 @@ def hole(arguments: argparse.Namespace) -> dict[str, Any]:
             for kind in kinds:
                 place = drawn[kind][number]
                 of_place = {"model": model, "kind": kind, "place": place.key}
+                of_place |= {"budget": arguments.budget}
                 answered = [row for row in done if of_place.items() <= row.items()]
                 for name in layouts.keys() - {row["layout"] for row in answered}:
                     given = answer(writer, vocab, place, layouts[name], arguments.budget)
@@ -141,12 +143,12 @@ def hole(arguments: argparse.Namespace) -> dict[str, Any]:
                     done.append(row)
                     with HOLE.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[str, str, int, str], list[dict[str, Any]]] = defaultdict(list)
     for row in done:
-        groups[row["model"], row["kind"], row["layout"]].append(row)
+        groups[row["model"], row["kind"], row["budget"], row["layout"]].append(row)
     found["quality"] = [
-        {"model": model, "kind": kind, "layout": name, **_shares(group)}
-        for (model, kind, name), group in sorted(groups.items())
+        {"model": model, "kind": kind, "budget_tokens": budget, "layout": name, **_shares(group)}
+        for (model, kind, budget, name), group in sorted(groups.items())
     ]
     return found
 

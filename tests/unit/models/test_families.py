@@ -166,10 +166,12 @@ CHATS = {
 @pytest.mark.parametrize("name", CHATS)
 @pytest.mark.parametrize("chats", [True, False])
 def test_a_model_without_fim_tokens_is_shown_a_marked_hole(name: str, chats: bool) -> None:
-    """In a turn of a conversation, if the model is made for conversations."""
+    """In a turn of a conversation; a model that is not made for them continues the prefix."""
     words = EngineEncoded(header(name, "llama", CHATS[name], chats=chats))
-    layout = layout_for(words)
-    assert layout is not None and layout.family == HOLE
+    chosen, layout = layout_for(words), hole_layout(words)
+    assert chosen is not None
+    assert chosen == layout if chats else chosen.family == PLAIN
+    assert layout.family == HOLE
     opening, closing = (
         words.parts(layout.ids[part]) for part in (Part.PREFIX_TOKEN, Part.MIDDLE_TOKEN)
     )
