@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from real_daemon import configure, ended_afterwards
@@ -50,11 +51,14 @@ def test_ghost_text_without_fim_tokens(home: Path) -> None:
     async def main() -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         async with language_server(env=environment) as client, asyncio.timeout(500):
-            await client.initialise(encodings=("utf-8",))
+            options = {"underkeel": {"completion": {"time_limit_ms": 10_000}}}
+            await client.initialise(encodings=("utf-8",), options=options)
             client.open(URI, TEXT, "python")
             line = TEXT.split("\n").index("    return colour")
-            (item, *_) = await client.complete(URI, line, len("    return colour"))
-            text = item["insertText"]
+            items: list[dict[str, Any]] = []
+            while not items:  # a busy machine may not answer within the limit
+                items = await client.complete(URI, line, len("    return colour"))
+            text = items[0]["insertText"]
             assert text.startswith(" == BLUE")
             assert "```" not in text and "hole" not in text and "print(" not in text
 
