@@ -142,7 +142,7 @@ _STANDS_FOR = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _ENCODED = re.compile(r"^[A-Za-z0-9+/]{60,}={0,2}[ \t\r]*$", re.MULTILINE)
-_LEAST_DIFFERENT = 10  # characters of a line of base64
+_LEAST_DIFFERENT = 8  # characters of a line of base64
 
 _RUN_OF_KEY = re.compile(r"[A-Za-z0-9]{28,512}", re.ASCII)
 _PREFIX = re.compile(r"(?<![\w$./+-])[A-Za-z][A-Za-z0-9]{1,9}(?:[_-][A-Za-z][a-z]{1,8}){0,2}[_-]\Z")
