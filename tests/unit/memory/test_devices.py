@@ -195,7 +195,8 @@ def test_a_library_that_the_build_needs_is_missing(tmp_path: Path) -> None:
     package = tmp_path / "llama_cpp"
     package.mkdir()
     text = f'raise RuntimeError("{_LOADING}libcuda.so.1{_GONE}")'
-    (package / "__init__.py").write_text(text)
+    (package / "__init__.py").touch()
+    (package / "llama_cpp.py").write_text(text)
     path = f"{tmp_path}{os.pathsep}{ROOT}"
     with pytest.raises(LoadError, match=r"libcuda\.so\.1 was not found") as caught:
         ask_backend({**os.environ, "PYTHONPATH": path})
