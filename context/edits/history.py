@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
+from context.syntax.text import common_ends
+
 MAX_HUNKS = 16
 MAX_LINES = 120
 """An edit of more lines is a reformat, a paste or a checkout: the history starts again after it."""
@@ -144,13 +146,7 @@ def between(old: Sequence[str], new: Sequence[str]) -> tuple[int, Lines, Lines] 
 
 def _trimmed(first: int, old: Lines, new: Lines) -> Hunk | None:
     """The change without the lines at both ends that stay; None where nothing changes."""
-    limit = min(len(old), len(new))
-    head = 0
-    while head < limit and old[head] == new[head]:
-        head += 1
-    tail = 0
-    while tail < limit - head and old[-1 - tail] == new[-1 - tail]:
-        tail += 1
+    head, tail = common_ends(old, new)
     if head == len(old) == len(new):
         return None
     return Hunk(first + head, old[head : len(old) - tail], new[head : len(new) - tail])
@@ -230,13 +226,7 @@ def replacements(old: str, new: str) -> list[Replacement]:
 
 def opcodes(before: Sequence[str], after: Sequence[str]) -> list[tuple[str, int, int, int, int]]:
     """`SequenceMatcher`'s, after the common start and end are taken off."""
-    limit = min(len(before), len(after))
-    head = 0
-    while head < limit and before[head] == after[head]:
-        head += 1
-    tail = 0
-    while tail < limit - head and before[-1 - tail] == after[-1 - tail]:
-        tail += 1
+    head, tail = common_ends(tuple(before), tuple(after))
     matcher = SequenceMatcher(
         None, before[head : len(before) - tail], after[head : len(after) - tail], autojunk=False
     )

@@ -15,7 +15,7 @@ from context.edits.history import Hunk, reverted
 from context.edits.scopes import Scopes, scopes_of
 from context.edits.types import EditKind, NextEdit, Scene
 from context.syntax.document import Source, read
-from context.syntax.text import byte_offset
+from context.syntax.text import byte_offset, common_ends
 
 _MOST_CALLS = 200
 _UNPACKED = frozenset(
@@ -209,13 +209,7 @@ def _updated(
 def minimal(text: str, edit: NextEdit) -> NextEdit:
     """An edit without what stays at both ends."""
     old, new = text[edit.start : edit.stop], edit.text
-    limit = min(len(old), len(new))
-    head = 0
-    while head < limit and old[head] == new[head]:
-        head += 1
-    tail = 0
-    while tail < limit - head and old[-1 - tail] == new[-1 - tail]:
-        tail += 1
+    head, tail = common_ends(old, new)
     return NextEdit(
         edit.start + head, edit.stop - tail, new[head : len(new) - tail], edit.kind,
         edit.root, edit.path,

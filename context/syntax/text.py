@@ -24,11 +24,11 @@ def clean(text: str) -> str:
     return text
 
 
-Text = TypeVar("Text", str, bytes)
+Text = TypeVar("Text", str, bytes, tuple[str, ...])
 
 
 def common_ends(old: Text, new: Text) -> tuple[int, int]:
-    """How long a start, and how long an end besides, two texts have in common.
+    """How long a start, and how long an end besides, two texts (or their lines) have in common.
 
     So the change between them is `old[start : len(old) - end]` to `new[start : len(new) - end]`.
     """

@@ -23,8 +23,8 @@ _LIMIT_MS = 20_000
 
 
 @dataclass(frozen=True)
-class Asking:
-    """A model that can be asked now.
+class EditModel:
+    """A model that may be requested to edit now.
 
     Attributes:
         form: the prompt's format.
@@ -48,7 +48,7 @@ class EditAnswer:
     tokens: tuple[AnswerToken, ...]
 
 
-def asking(served: Served | None, settings: NextEditSettings) -> Asking | None:
+def edit_model(served: Served | None, settings: NextEditSettings) -> EditModel | None:
     """Whether the served model is to be asked, and how.
 
     None while no model is loaded (a next edit loads none), while memory is short, so that what is
@@ -68,11 +68,11 @@ def asking(served: Served | None, settings: NextEditSettings) -> Asking | None:
     budget_tokens = served.prompt_tokens(settings.context_tokens, _MOST_ANSWER_TOKENS)
     if budget_tokens < min(_LEAST_TOKENS, settings.context_tokens):
         return None
-    return Asking(served, form, budget_tokens)
+    return EditModel(served, form, budget_tokens)
 
 
 async def answer(
-    backend: Backend, how: Asking, prompt: EditPrompt, document: str
+    backend: Backend, how: EditModel, prompt: EditPrompt, document: str
 ) -> EditAnswer | None:
     """The model's answer; None where it is cut or the request fails, which is logged only.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lsp.actions.document_range import DocumentRange
 from lsp.documents.document import Place, to_units
 from lsp.documents.languages import is_listed
-from lsp.next_edit.model import Asking, EditAnswer, answer, asking
+from lsp.next_edit.model import EditAnswer, EditModel, answer, edit_model
 
 if TYPE_CHECKING:
     from assistant.settings import NextEditSettings
@@ -123,7 +123,7 @@ class NextEdits:
             return []
         others = dict(self._open_texts(uri))
         tracked = self._tracked.setdefault(uri, _Tracked())
-        how = asking(self._session.backend.ready, self.settings) if self.settings else None
+        how = edit_model(self._session.backend.ready, self.settings) if self.settings else None
         found = await self._session.prompts.study_workspace(
             uri,
             where.text,
@@ -182,7 +182,7 @@ class NextEdits:
                 yield path, document.text
 
     async def _by_model(
-        self, tracked: _Tracked, how: Asking, prompt: EditPrompt, where: DocumentRange
+        self, tracked: _Tracked, how: EditModel, prompt: EditPrompt, where: DocumentRange
     ) -> _Judged | None:
         """The model's edit, if it passes the gate. A prompt is answered once."""
         known = tracked.answered
@@ -239,7 +239,7 @@ class NextEdits:
         where: DocumentRange,
         *,
         others: dict[Path, str],
-        how: Asking | None,
+        how: EditModel | None,
     ) -> _Look:
         from context.edits import gate, model_edits
         from context.edits.history import History
