@@ -154,10 +154,13 @@ class TypeRate(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         bytes_per_s: read and multiplied by one token, while decoding.
         weights_per_s: multiplied by one token each, in a prompt of many tokens.
+        expert_weights_per_s: the same for experts chosen by a router, of which each gets only some
+            of the tokens.
     """
 
     bytes_per_s: float
     weights_per_s: float
+    expert_weights_per_s: float
 
 
 class DeviceRates(msgspec.Struct, frozen=True, kw_only=True):

@@ -158,7 +158,9 @@ def predict_speed(plan: Plan, rates: MachineRates = ASSUMED) -> Speed:
         if not on_gpu and plan.gpu_usages and plan.choice.op_offload:
             device = rates.gpu
             read_s = touched * work.tensor.size_bytes / _PCIE_BYTES_PER_S
-        multiply_s = work.tensor.n_elements * work.share / _prompt_rate(device, kind).weights_per_s
+        rate = _prompt_rate(device, kind)
+        per_s = rate.expert_weights_per_s if work.routed else rate.weights_per_s
+        multiply_s = work.tensor.n_elements * work.share / per_s
         if work.every_token:
             token_s += multiply_s
             batch_s += max(read_s - multiply_s * _BATCH_TOKENS, 0.0)
@@ -194,7 +196,8 @@ def predict_speed(plan: Plan, rates: MachineRates = ASSUMED) -> Speed:
 class _Work:
     """A tensor on a device: the share of it that a token passes, and whether all tokens do.
 
-    The output matrix is only multiplied where logits are wanted: once in a prompt.
+    The output matrix, and in the last layer all that follows the attention, is only multiplied
+    where logits are wanted: once in a prompt.
     """
 
     tensor: Tensor
@@ -206,16 +209,15 @@ class _Work:
 
 def _work(plan: Plan) -> Iterator[_Work]:
     inventory, choice = plan.model.inventory, plan.choice
-    for layer, device, experts in zip(
-        inventory.layers, choice.layers, choice.experts, strict=False
-    ):
-        if layer.skipped:
-            continue
+    placed = zip(inventory.layers, choice.layers, choice.experts, strict=False)
+    run = [placement for placement in placed if not placement[0].skipped]
+    for number, (layer, device, experts) in enumerate(run, 1):
+        last = number == len(run)
         for tensor in layer.dense:
-            yield _Work(tensor, device)
+            yield _Work(tensor, device, every_token=not (last and ".ffn_" in tensor.name))
         share = (layer.used or layer.count) / max(layer.count, 1)
         for tensor in layer.experts:
-            yield _Work(tensor, experts or device, share, routed=True)
+            yield _Work(tensor, experts or device, share, every_token=not last, routed=True)
     for tensor in (*inventory.output, *(inventory.input if inventory.tied else ())):
         yield _Work(tensor, choice.output, every_token=False)
 

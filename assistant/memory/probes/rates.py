@@ -30,11 +30,15 @@ _LIMIT_S = 60.0
 _FILE_BYTES = 256 << 20  # of free disk that the measurement needs
 _DISK_LIMIT_S = 0.5
 _PIECE_BYTES = 4 << 20
-_VERSION = 1
+_VERSION = 2
 
 
 def _same(bytes_per_s: float, weights_per_s: float, layer_s: float) -> DeviceRates:
-    rate = TypeRate(bytes_per_s=bytes_per_s, weights_per_s=weights_per_s)
+    rate = TypeRate(
+        bytes_per_s=bytes_per_s,
+        weights_per_s=weights_per_s,
+        expert_weights_per_s=weights_per_s / 2,
+    )
     return DeviceRates(layer_s=layer_s, types=dict.fromkeys(("q4_K", "q6_K", "q8_0"), rate))
 
 
@@ -89,7 +93,7 @@ def stored_rates(gpus: Sequence[Device] = ()) -> MachineRates | None:
 
 
 def machine_rates(gpus: Sequence[Device] = (), *, again: bool = False) -> MachineRates:
-    """The stored rates, or new ones: about three seconds of all cores, once.
+    """The stored rates, or new ones: about five seconds of all cores, once.
 
     Args:
         again: measure although there is a record.

@@ -10,7 +10,7 @@ import pytest
 from assistant import paths
 from assistant.cli.recommend import CodingModel, judge
 from assistant.llama.spec import DeviceRates, TypeRate
-from assistant.memory.model.known_models import known_header, known_models
+from assistant.memory.model.known_models import header_of, known_header, known_models
 from assistant.memory.model.profile import model_of
 from assistant.memory.planning.plan import HOST_MEMORY, Machine, Requirements
 from assistant.memory.planning.plan_report import Speed, predict_speed
@@ -30,9 +30,16 @@ GIB = 1 << 30
 def two_cores() -> MachineRates:
     """A machine like the slowest that was measured: two cores, no GPU."""
     kinds = {
-        "q4_K": TypeRate(bytes_per_s=4e9, weights_per_s=30e9),
-        "q6_K": TypeRate(bytes_per_s=5e9, weights_per_s=30e9),
-        "q8_0": TypeRate(bytes_per_s=6e9, weights_per_s=16e9),
+        kind: TypeRate(
+            bytes_per_s=bytes_per_s,
+            weights_per_s=weights_per_s,
+            expert_weights_per_s=weights_per_s / 2,
+        )
+        for kind, bytes_per_s, weights_per_s in (
+            ("q4_K", 4e9, 30e9),
+            ("q6_K", 5e9, 30e9),
+            ("q8_0", 6e9, 16e9),
+        )
     }
     return MachineRates(cpu=DeviceRates(layer_s=1e-4, types=kinds), measured="2026-11-28T00:00:00")
 
@@ -82,6 +89,33 @@ def test_of_a_mixture_only_the_chosen_experts_are_read() -> None:
     total = model_of(known_header("qwen3-coder-30b-a3b")).inventory.total.size_bytes
     found = speed("qwen3-coder-30b-a3b", two_cores())
     assert 1e9 < found.host_memory_bytes < total / 6
+
+
+def test_experts_have_a_prompt_rate_of_their_own() -> None:
+    """Issue 20, item 10: llama.cpp's kernels for chosen experts are slower than the others."""
+    even = two_cores()
+    kinds = {
+        kind: msgspec.structs.replace(rate, expert_weights_per_s=rate.weights_per_s)
+        for kind, rate in even.cpu.types.items()
+    }
+    faster = msgspec.structs.replace(even, cpu=msgspec.structs.replace(even.cpu, types=kinds))
+    mixture, dense = "qwen3-coder-30b-a3b", "qwen2.5-coder-7b"
+    slow, fast = speed(mixture, even), speed(mixture, faster)
+    assert 1.1 < fast.prefill_tokens_per_s / slow.prefill_tokens_per_s < 2
+    assert fast.decode_tokens_per_s == slow.decode_tokens_per_s
+    assert speed(dense, even) == speed(dense, faster)
+
+
+def test_in_the_last_layer_one_token_of_a_prompt_passes_the_feed_forward_part() -> None:
+    """llama.cpp keeps only the rows whose logits are wanted after the last attention."""
+    shape = msgspec.structs.replace(known_models()["qwen2.5-coder-7b"].shape, vocabulary=4096)
+    rates = []
+    for layers in (1, 2):
+        cut = header_of(msgspec.structs.replace(shape, layers=layers), "Q8_0", "cut")
+        plan = make_plan(model_of(cut), machine(64 * GIB), Requirements(n_ctx=4096))
+        rates.append(predict_speed(plan, two_cores()).prefill_tokens_per_s)
+    attention, feed_forward = 3584 * (2 * 3584 + 2 * 512), 3 * 3584 * 18944
+    assert rates[0] / rates[1] == pytest.approx(2 + feed_forward / attention, rel=0.02)
 
 
 def test_the_record_is_kept_for_this_hardware_only(home: Path) -> None:
