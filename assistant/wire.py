@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from assistant.engine.types import EngineStats, ModelInfo, Priority, Sampling, StopReason, Timings
 from assistant.errors import UnderkeelError, from_wire
-from assistant.memory.degrade.budget import BudgetNow
+from assistant.memory.budget import BudgetNow
 
 __all__ = [
     "BUDGET_HEADER",

@@ -18,7 +18,7 @@ from lsp.actions import feature
 from lsp.completion.session import Edit, Session
 from lsp.completion.suggestion import Item, Selected, Update
 from lsp.daemon.backend import Backend, Client
-from lsp.daemon.status import State, StatusLine
+from lsp.daemon.model import State, StatusLine
 from lsp.documents.document import Encoding
 from lsp.documents.uri import folders_of
 from lsp.editor import Configuration, LoadProgress, Severity, offers_ours

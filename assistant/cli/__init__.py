@@ -34,7 +34,7 @@ COMMANDS: dict[str, str] = {
     "acp": "assistant.cli.agent",
     "plan": "assistant.cli.recommend",
     "recommend": "assistant.cli.recommend",
-    "pull": "assistant.cli.pull",
+    "pull": "assistant.cli.models",
     "models": "assistant.cli.models",
     "doctor": "assistant.cli.support",
     "setup": "assistant.cli.setup",

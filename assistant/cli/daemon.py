@@ -21,7 +21,7 @@ from assistant.wire import SettingsNow
 if TYPE_CHECKING:
     # A start of the daemon waits for what `serve` imports: other commands import their own.
     from assistant.client import DaemonClient, Status
-    from assistant.service.manager import ServiceNow
+    from assistant.service import ServiceNow
 
 _STOP_LIMIT_S = 20.0  # streams end within 5 s; a worker in the middle of a kernel may take longer
 _TAKEOVER_LIMIT_S = 180.0  # the old daemon answers what it has; the new one waits for its memory
@@ -84,7 +84,7 @@ def serve(  # noqa: PLR0917 - one parameter an option
     if not take_over:
         _start_planning(chosen)
     # Here, not above: `--help` and other commands need no web server.
-    from assistant.daemon.models.engines import engine_for
+    from assistant.daemon.loading import engine_for
     from assistant.daemon.process import logs, server
 
     logs.configure(
@@ -178,8 +178,8 @@ def restart() -> None:
 
 
 async def _restart() -> None:
+    from assistant import service
     from assistant.client import DaemonClient
-    from assistant.service import manager
 
     async with DaemonClient() as client:
         before = await _status(client)
@@ -189,7 +189,7 @@ async def _restart() -> None:
             return
         starter = DaemonStarter()
         if before.supervisor:
-            await asyncio.to_thread(manager.restart)
+            await asyncio.to_thread(service.restart)
         else:
             starter.start(take_over=True)
         after = await _successor(client, starter, before.pid)
@@ -281,16 +281,16 @@ def _service_install(
 
     The system holds the socket; the first request starts the daemon, and a crash restarts it.
     """
-    from assistant.service import manager
+    from assistant import service
 
     paths.runtime_dir()
-    if running_pid() is not None and not manager.status().running:
+    if running_pid() is not None and not service.status().running:
         stop()  # it holds the socket that the system needs
-    for path in manager.install(at_login=at_login):
+    for path in service.install(at_login=at_login):
         say(f"Wrote {path}")
     if linger:
-        manager.linger(on=True)
-    now = manager.status()
+        service.linger(on=True)
+    now = service.status()
     say("The daemon starts with your session." if at_login else _ON_DEMAND)
     if now.lingers is False:
         say(_ENDS)
@@ -301,9 +301,9 @@ def _service_install(
 @_service.command("uninstall")
 def _service_uninstall() -> None:
     """Remove the service. Models, settings and logs stay; editors still start the daemon."""
-    from assistant.service import manager
+    from assistant import service
 
-    removed = manager.uninstall()
+    removed = service.uninstall()
     for path in removed:
         say(f"Removed {path}")
     if not removed:
@@ -315,9 +315,9 @@ def _service_status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the state of the service. Exits with 3 if none is installed."""
-    from assistant.service import manager
+    from assistant import service
 
-    now = manager.status()
+    now = service.status()
     if as_json:
         print_json(now)
     else:
@@ -332,7 +332,7 @@ _ENDS = "It ends when you log out. To continue: underkeel service install --ling
 
 def service_lines(now: ServiceNow) -> list[str]:
     """The state of the service in sentences."""
-    from assistant.service.manager import Manager
+    from assistant.service import Manager
 
     if now.manager is Manager.NONE:
         return ["There is no supported service manager here; clients start the daemon."]

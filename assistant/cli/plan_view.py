@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from assistant.cli.terminal import printable
-from assistant.memory.checkpoints.checkpoint import Checkpoint
-from assistant.memory.checkpoints.checkpoint_plan import (
+from assistant.memory.model.profile import Amount, Model
+from assistant.memory.planning.checkpoint import Checkpoint
+from assistant.memory.planning.checkpoint_plan import (
     active_parameters,
     checkpoint_bytes,
     map_devices,
@@ -20,7 +21,6 @@ from assistant.memory.checkpoints.checkpoint_plan import (
     token_bytes,
     vllm_command,
 )
-from assistant.memory.model.profile import Amount, Model
 from assistant.memory.planning.plan import DeviceUsage, Machine, Plan
 from assistant.memory.planning.plan_report import (
     PlanReport,

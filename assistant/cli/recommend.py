@@ -17,13 +17,7 @@ from assistant import settings
 from assistant.cli.plan_view import checkpoint_json, checkpoint_text, plan_json, plan_text
 from assistant.cli.terminal import console, print_json, printable
 from assistant.errors import ModelError, PlanError, UnknownModelError
-from assistant.hugging_face import hub_endpoint
-from assistant.memory.checkpoints.checkpoint import (
-    Checkpoint,
-    is_checkpoint,
-    read_checkpoint,
-    read_remote_checkpoint,
-)
+from assistant.http_client import hub_endpoint
 from assistant.memory.gguf.header import Header, read_header
 from assistant.memory.gguf.remote import (
     http_client,
@@ -34,6 +28,12 @@ from assistant.memory.gguf.remote import (
 )
 from assistant.memory.model.known_models import known_header, known_models
 from assistant.memory.model.profile import model_of
+from assistant.memory.planning.checkpoint import (
+    Checkpoint,
+    is_checkpoint,
+    read_checkpoint,
+    read_remote_checkpoint,
+)
 from assistant.memory.planning.measured_planner import plan_report
 from assistant.memory.planning.plan import (
     HOST_MEMORY,

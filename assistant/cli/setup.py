@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from assistant import paths, settings
+from assistant import paths, service, settings
 from assistant.cli.daemon import stop
 from assistant.cli.terminal import printable, say
 from assistant.daemon.process.instance import running_pid
@@ -22,7 +22,6 @@ from assistant.install.detect import detect
 from assistant.install.machine import Backend, Gpu, Machine
 from assistant.install.progress import ProgressLine
 from assistant.install.uninstall import Trace, program, remove, traces
-from assistant.service import manager
 
 
 def register(app: typer.Typer) -> None:
@@ -190,7 +189,7 @@ def uninstall(
     first.
     """
     key_name = settings.load()[0].remote.key_name
-    found = traces(manager.installed_files())
+    found = traces(service.installed_files())
     removed = [trace for trace in found if everything or not trace.personal]
     ours = program()
     _list("This is removed:", removed)
@@ -201,8 +200,8 @@ def uninstall(
         say("Nothing is there to remove.")
         return
     _confirm_removal(yes=yes)
-    if manager.installed_files():
-        manager.uninstall()
+    if service.installed_files():
+        service.uninstall()
     if running_pid() is not None:
         stop(force=True)
     remove(removed)

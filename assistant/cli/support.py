@@ -119,13 +119,13 @@ def bundle(
     ] = None,
 ) -> None:
     """Collect files for a bug report. They contain no code, and nothing is sent anywhere."""
+    from assistant import service
     from assistant.doctor import bundle as bundles
-    from assistant.service import manager
 
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     target = output or Path(f"underkeel-bundle-{stamp}.zip")
     status, metrics = asyncio.run(_request_status())
-    files = bundles.gather(examine(), status, metrics, manager.status())
+    files = bundles.gather(examine(), status, metrics, service.status())
     bundles.write(files, target)
     for name, text in files.items():
         say(f"{len(text.encode()):>9,}  {name}")

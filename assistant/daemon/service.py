@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from assistant import __version__, paths
-from assistant.daemon.headroom.budgets import Budgets
-from assistant.daemon.headroom.governor import Governor
+from assistant.daemon.budgets import Budgets
+from assistant.daemon.governor import Governor
 from assistant.daemon.http import ollama_api
 from assistant.daemon.http.bodies import Intake
 from assistant.daemon.http.completion_handler import Admission, CompletionHandler, Encode, Turns
@@ -39,11 +39,11 @@ from assistant.daemon.http.response_formats import (
     TextFormat,
 )
 from assistant.daemon.http.responses_api import ResponsesBody, ResponsesFormat
-from assistant.daemon.models.served_models import Desk, Explainer, Models
+from assistant.daemon.served_models import Desk, Explainer, Models
 from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor, Planner
 from assistant.engine.types import ElasticEngine, ModelInfo, Priority
 from assistant.errors import ModelError, UnderkeelError
-from assistant.memory.degrade.ladder import Rules
+from assistant.memory.ladder import Rules
 from assistant.memory.probes.sampler import Reader
 from assistant.settings import DaemonSettings, Settings
 from assistant.wire import (

@@ -24,7 +24,7 @@ from assistant import __version__, paths
 from assistant.client import Status
 from assistant.doctor.checks import Finding
 from assistant.errors import DaemonError
-from assistant.service.manager import ServiceNow
+from assistant.service import ServiceNow
 
 _LOG_BYTES = 512 * 1024
 _SECRET = re.compile(r"(?im)^(\s*[\w.-]*(?:key|token|password|secret)[\w.-]*\s*=\s*)(?!\s*$).*$")

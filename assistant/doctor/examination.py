@@ -17,9 +17,10 @@ from pathlib import Path
 import psutil
 
 from assistant import __version__, paths
+from assistant import service as service_manager
 from assistant import settings as all_settings
 from assistant.client import DaemonClient, ServiceState, Status
-from assistant.daemon.models.engines import LocalPlanning, is_checkpoint_folder
+from assistant.daemon.loading import LocalPlanning, is_checkpoint_folder
 from assistant.daemon.process.instance import running_pid
 from assistant.daemon.process.settings_changes import advice as settings_advice
 from assistant.doctor import checks
@@ -34,8 +35,7 @@ from assistant.memory.probes.sampler import Probes, Reader
 from assistant.models import catalogue, local_store
 from assistant.models.local_store import State
 from assistant.models.storage import Silent
-from assistant.service import manager
-from assistant.service.manager import Manager, ServiceNow
+from assistant.service import Manager, ServiceNow
 from assistant.settings import RemoteSettings, Settings
 
 _GIB = 1 << 30
@@ -147,7 +147,7 @@ async def _status() -> Status | None:
 
 def service(now: ServiceNow | None = None) -> list[Finding]:
     """How the daemon is started."""
-    now = now or manager.status()
+    now = now or service_manager.status()
     if now.manager is Manager.NONE:
         return [ok("service", "no service manager; clients start the daemon")]
     if not now.installed:

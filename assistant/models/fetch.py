@@ -19,7 +19,7 @@ import httpx
 
 from assistant import http_client
 from assistant.errors import DownloadError
-from assistant.hugging_face import at_hub, authorise_hub
+from assistant.http_client import at_hub, authorise_hub
 from assistant.models.storage import Advance, disk_errors
 
 _CONNECT_SECONDS = 6.0

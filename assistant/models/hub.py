@@ -19,7 +19,7 @@ import msgspec
 
 from assistant import paths
 from assistant.errors import DownloadError, ModelError
-from assistant.hugging_face import hub_endpoint
+from assistant.http_client import hub_endpoint
 from assistant.memory.gguf.header import read_header
 from assistant.memory.gguf.remote import HubName, choose_file, listing_url, parse_hub_name
 from assistant.memory.model.known_models import known_models

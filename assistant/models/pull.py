@@ -27,7 +27,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from assistant.errors import DownloadError, ModelError, NetworkSettingsError
-from assistant.hugging_face import hub_endpoint
+from assistant.http_client import hub_endpoint
 from assistant.models.catalogue import (
     CatalogueModel,
     HuggingFaceSource,

@@ -10,7 +10,7 @@ from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from assistant.errors import DaemonError, UnderkeelError
-from lsp.daemon.status import Health, facts_of, told
+from lsp.daemon.model import Health, facts_of, told
 from lsp.editor import Editor, Severity, text_of
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from assistant.memory.degrade.budget import BudgetNow, BudgetState, Gauges, Memory, Policy, decide
+from assistant.memory.budget import BudgetNow, BudgetState, Gauges, Memory, Policy, decide
 
 SECONDS = 90
 STEP_S = 0.25

@@ -35,7 +35,7 @@ from head import head, publish  # noqa: E402
 
 from assistant import paths  # noqa: E402
 from assistant.cli.language_client import language_server  # noqa: E402
-from assistant.daemon.models.engines import ServerPlanning  # noqa: E402
+from assistant.daemon.loading import ServerPlanning  # noqa: E402
 from assistant.engine.local import LlamaEngine  # noqa: E402
 from assistant.engine.remote import RemoteEngine  # noqa: E402
 from assistant.engine.remote.dialect import read_gauges  # noqa: E402
@@ -252,7 +252,7 @@ async def _crowd(engine: RemoteEngine, ids: list[int]) -> tuple[int, float]:
 
 async def _budget_under(settings: RemoteSettings, used: float) -> dict[str, int]:
     """What a prompt may hold by the gauge, as the daemon decides it."""
-    from assistant.daemon.headroom.budgets import Budgets
+    from assistant.daemon.budgets import Budgets
     from assistant.engine.types import EngineStats, Priority
 
     found: dict[str, int] = {}

@@ -19,7 +19,7 @@ from lsprotocol import types
 from lsprotocol.converters import get_converter
 
 from assistant.cli.language_client import LanguageClient, language_server
-from assistant.daemon.models.loading import Loadable
+from assistant.daemon.loading import Loadable
 from assistant.engine.fake import FakeEngine
 from assistant.engine.types import GenerateRequest, Priority
 from assistant.errors import UnknownModelError

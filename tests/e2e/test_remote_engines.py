@@ -17,7 +17,7 @@ from recorded_server import RecordedServer
 
 from assistant.cli.language_client import language_server
 from assistant.client import CompletionRequest
-from assistant.daemon.models.engines import ServerPlanning, engine_for, tell_changes
+from assistant.daemon.loading import ServerPlanning, engine_for, tell_changes
 from assistant.engine.fake import FakeEngine
 from assistant.engine.remote import FallbackEngine, RemoteEngine
 from assistant.errors import ModelChangedError

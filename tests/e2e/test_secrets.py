@@ -25,7 +25,7 @@ from assistant.doctor.checks import ok
 from assistant.engine.fake import FakeEngine
 from assistant.errors import EngineError
 from assistant.models import vocabulary
-from assistant.service.manager import Manager, ServiceNow
+from assistant.service import Manager, ServiceNow
 
 ROOT = Path(__file__).resolve().parents[2]
 

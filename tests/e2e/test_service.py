@@ -14,10 +14,9 @@ import pytest
 import user_systemd
 from real_daemon import answer, configure, underkeel
 
-from assistant import paths
+from assistant import paths, service
 from assistant.client import CompletionRequest, DaemonClient
 from assistant.daemon.process.instance import running_pid
-from assistant.service import manager
 
 pytestmark = pytest.mark.model
 
@@ -125,7 +124,7 @@ def test_the_units_are_as_systemd_wants_them(home: Path, tmp_path: Path) -> None
     """What `systemd-analyze verify` has to say of them: nothing."""
     if not Path("/usr/bin/systemd-analyze").exists():
         pytest.skip("systemd is not installed")
-    files = manager.systemd_files(manager.wanted(at_login=True), tmp_path)
+    files = service.systemd_files(service.wanted(at_login=True), tmp_path)
     for path, text in files.contents.items():
         path.write_text(text)
     checked = subprocess.run(

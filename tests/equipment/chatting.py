@@ -14,7 +14,7 @@ import msgspec
 from checked_client import CheckedClient, checked_server
 from daemons import Daemon, fake_model, serving
 
-from assistant.daemon.models.loading import Loadable
+from assistant.daemon.loading import Loadable
 from assistant.engine.fake import FakeEngine
 from assistant.engine.types import GenerateRequest, ModelInfo, Priority
 from assistant.models import vocabulary

@@ -13,14 +13,14 @@ from msgspec.structs import replace
 
 from assistant import paths
 from assistant.client import DaemonClient
-from assistant.daemon.models.loading import Loadable
+from assistant.daemon.loading import Loadable
 from assistant.daemon.process import instance, server
 from assistant.daemon.service import Service
 from assistant.daemon.supervisor.engine_supervisor import Planner
 from assistant.engine.fake import FakeEngine
 from assistant.engine.types import ElasticEngine, LoadSpec
 from assistant.errors import DaemonError
-from assistant.memory.degrade.ladder import DROP, Rung
+from assistant.memory.ladder import DROP, Rung
 from assistant.memory.probes.devices import HostMemory
 from assistant.memory.probes.sampler import Reader, Sample
 from assistant.settings import Settings

@@ -17,7 +17,7 @@ from plays import Scenario
 from stage import ROOT, Look, Stage, serves_all, staged, until
 from typist import Reader, Tally, at_work, editors
 
-from assistant.memory.degrade.ladder import DROP, TRIM
+from assistant.memory.ladder import DROP, TRIM
 
 MOST_OVER_S = 2.0
 """Memory that others take must be given back within so long, in the time of the probes."""

@@ -11,8 +11,14 @@ import pytest
 from file_server import FileServer
 
 from assistant.errors import NetworkSettingsError
-from assistant.http_client import ProxyRules, open_async_client, open_client
-from assistant.hugging_face import authorise_hub, hub_endpoint, hub_token
+from assistant.http_client import (
+    ProxyRules,
+    authorise_hub,
+    hub_endpoint,
+    hub_token,
+    open_async_client,
+    open_client,
+)
 
 VARIABLES = (
     "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY SSL_CERT_FILE SSL_CERT_DIR SSLKEYLOGFILE HF_TOKEN "

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from assistant import paths
 from assistant.cli import build_app
 from assistant.errors import SettingsError
-from assistant.memory.degrade import ladder
+from assistant.memory import ladder
 from assistant.memory.gguf.header import CACHE_TYPES
 from assistant.memory.planning import measured_planner
 from assistant.models.local_store import use_model

@@ -12,15 +12,15 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 
 from msgspec.structs import replace
 
-from assistant.daemon.headroom.budgets import Budgets
+from assistant.daemon.budgets import Budgets
 from assistant.daemon.http.metrics import Metrics
 from assistant.daemon.http.prompts import Encoded
 from assistant.daemon.http.request_schemas import further_choice, generate_request
 from assistant.daemon.http.response_formats import Answer, Json, ResponseFormat
-from assistant.daemon.models.served_models import Desk
+from assistant.daemon.served_models import Desk
 from assistant.engine.types import Done, GenerateRequest, ModelInfo
 from assistant.errors import ModelChangedError, OverloadedError, UnderkeelError
-from assistant.memory.degrade.budget import BudgetNow
+from assistant.memory.budget import BudgetNow
 from assistant.wire import GenerateBody
 
 log = logging.getLogger(__name__)

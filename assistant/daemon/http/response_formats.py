@@ -24,7 +24,7 @@ from assistant.engine.types import (
     TokenLogprob,
 )
 from assistant.errors import ContextFullError, UnderkeelError
-from assistant.memory.degrade.budget import BudgetNow
+from assistant.memory.budget import BudgetNow
 from assistant.wire import ErrorNow
 
 Json = dict[str, Any]

@@ -20,25 +20,32 @@ from functools import partial
 from typing import Any
 
 import uvicorn
+from msgspec.structs import replace
 
 from assistant import __version__, oom_score, settings
 from assistant.daemon.http.app import build_app
 from assistant.daemon.http.bodies import TokenGate
 from assistant.daemon.http.web_server import Connection, WebServer
-from assistant.daemon.models import engines
-from assistant.daemon.models.loading import Loadable
-from assistant.daemon.models.served_models import Ledger
+from assistant.daemon.loading import (
+    Loadable,
+    LocalPlanning,
+    Planning,
+    local_engine,
+    planner_for,
+    tell_changes,
+)
 from assistant.daemon.process import handover, instance, settings_changes
 from assistant.daemon.process.handover import Legacy, Predecessor
 from assistant.daemon.process.instance import Seat
 from assistant.daemon.process.settings_changes import Follower, Read
+from assistant.daemon.served_models import Explainer, Ledger, Models
 from assistant.daemon.service import Service
 from assistant.daemon.supervisor.engine_supervisor import Planner
 from assistant.engine.local import LlamaEngine
 from assistant.engine.types import ElasticEngine
 from assistant.errors import DaemonError, SettingsError
 from assistant.memory.probes.devices import name_backends
-from assistant.memory.probes.sampler import Probes
+from assistant.memory.probes.sampler import Probes, Reader
 from assistant.settings import Settings
 
 
@@ -181,15 +188,15 @@ def run(
         for problem in problems:
             log.warning("settings: %s", problem)
         probes = Probes()
-        planning = engines.LocalPlanning(chosen.model, probes)
+        planning = LocalPlanning(chosen.model, probes)
         limit_s = chosen.daemon.request_limit_s
         ledger = Ledger()
         planning.credit = lambda: ledger.others("complete")
-        planner = engines.planner_for(chosen, ledger.planner("complete", planning))
+        planner = planner_for(chosen, ledger.planner("complete", planning))
         planner = after(seat.predecessor, planner, limit_s) if seat.predecessor else planner
         service = Service(engine, planner, chosen, probes, identity=planning.identity)
-        engines.tell_changes(engine, service.host.exchanged)
-        service.models = engines.seat_models(service, planning, ledger, probes)
+        tell_changes(engine, service.host.exchanged)
+        service.models = seat_models(service, planning, ledger, probes)
         if from_launchd:
             service.supervisor = "launchd"
         elif from_systemd or notifier.listened:
@@ -346,3 +353,36 @@ def _allow_many_connections() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def seat_models(service: Service, planning: Planning, ledger: Ledger, look: Reader) -> Models:
+    """Give the service its second model, if the settings name one, and the way to change both.
+
+    Args:
+        planning: of the model for completions.
+    """
+    settings = service.settings
+    ledger.hosts["complete"] = service.host
+    plannings = {"complete": planning}
+    explain = settings.explain
+    if explain.name:
+        model = replace(
+            settings.model,
+            name=explain.name,
+            n_ctx=explain.n_ctx,
+            n_seq_max=explain.n_seq_max,
+            n_threads=explain.n_threads,
+            cache_type=explain.cache_type,
+            mlock=explain.mlock,
+        )
+        second = LocalPlanning(model, look, lambda: ledger.others("explain"))
+        service.explainer = Explainer(
+            local_engine(settings, explain.name),
+            ledger.planner("explain", second),
+            settings,
+            look,
+            busy=lambda: service.admission.inside > 0,
+        )
+        ledger.hosts["explain"] = service.explainer.desk.host
+        plannings["explain"] = second
+    return Models(plannings, ledger)

@@ -11,16 +11,19 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Protocol, cast
 
-from assistant.daemon.models.loading import Loadable
+from assistant.daemon.loading import Loadable
 from assistant.daemon.supervisor import retry
 from assistant.daemon.supervisor.crash_history import (
+    USUAL,
+    Cause,
     CrashHistory,
     OutOfMemoryKills,
+    Restart,
+    Rules,
     cause_of,
     cause_of_load,
     smaller_may_do,
 )
-from assistant.daemon.supervisor.restart_policy import USUAL, Cause, Restart, Rules
 from assistant.daemon.supervisor.retry import Gate
 from assistant.engine.types import (
     Delta,

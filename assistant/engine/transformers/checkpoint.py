@@ -10,7 +10,7 @@ from typing import Any
 
 from assistant.engine.types import Counting, DeviceMemory, LoadSpec, ModelInfo
 from assistant.errors import LoadError, ModelError
-from assistant.memory.checkpoints.checkpoint import read_checkpoint
+from assistant.memory.planning.checkpoint import read_checkpoint
 from assistant.models import vocabulary, vocabulary_import
 from assistant.models.vocabulary import Vocabulary
 

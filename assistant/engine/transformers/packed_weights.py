@@ -22,7 +22,7 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from assistant.errors import LoadError
-from assistant.memory.checkpoints.checkpoint import CheckpointTensor, read_checkpoint
+from assistant.memory.planning.checkpoint import CheckpointTensor, read_checkpoint
 
 METHOD = "underkeel_packed"
 _NEEDED = {"qweight", "qzeros", "scales"}

@@ -16,8 +16,7 @@ import httpx
 import msgspec
 
 from assistant.errors import GGUFError, ModelError
-from assistant.http_client import open_client
-from assistant.hugging_face import authorise_hub, hub_endpoint
+from assistant.http_client import authorise_hub, hub_endpoint, open_client
 from assistant.memory.gguf.header import Header, read_parts
 from assistant.memory.gguf.reader import ByteSource
 

@@ -1,6 +1,8 @@
-"""Plans how a model is loaded: placement, footprint, dry run, alternatives, projections."""
+"""Plans how a GGUF or a safetensors checkpoint is loaded: placement, footprint, projections."""
 
 __all__ = [
+    "checkpoint",
+    "checkpoint_plan",
     "dry_run",
     "footprint",
     "load_report",

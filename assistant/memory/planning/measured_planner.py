@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from assistant.errors import EngineError, PlanError
 from assistant.llama.spec import LoadSpec
-from assistant.memory.degrade.ladder import DROP, TRIM, Rung
 from assistant.memory.gguf.header import Header
+from assistant.memory.ladder import DROP, TRIM, Rung
 from assistant.memory.model.architecture import unusable_types
 from assistant.memory.model.profile import Model, model_of
 from assistant.memory.planning.dry_run import DryRun

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from assistant.memory.model.architecture import CacheParams
-from assistant.memory.planning.compute_buffers import Work, estimate
 from assistant.memory.planning.footprint import (
     ModelBreakdown,
+    Work,
+    estimate,
     gpu_budget,
     gpu_costs,
     usages,

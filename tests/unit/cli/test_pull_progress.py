@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from assistant.cli.pull import Bars, Percentages
+from assistant.cli.models import Bars, Percentages
 
 
 def test_shares_are_reported_in_lines_where_there_is_no_terminal() -> None:

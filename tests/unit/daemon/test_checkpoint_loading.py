@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 from checkpoint_files import CONFIG, EXPERTS, EXPERTS_BYTES, LAYERS, write_checkpoint
 
-from assistant.daemon.models.engines import LocalPlanning, local_engine
-from assistant.daemon.models.loading import choose, load_spec
+from assistant.daemon.loading import LocalPlanning, choose, load_spec, local_engine
 from assistant.engine.local import LlamaEngine
 from assistant.engine.transformers import TransformersEngine
 from assistant.errors import LoadError, ModelError, PlanError
-from assistant.memory.checkpoints.checkpoint import read_checkpoint
-from assistant.memory.checkpoints.checkpoint_plan import Scheme, checkpoint_bytes
+from assistant.memory.planning.checkpoint import read_checkpoint
+from assistant.memory.planning.checkpoint_plan import Scheme, checkpoint_bytes
 from assistant.memory.planning.plan import Machine
 from assistant.memory.probes.devices import Device, DeviceKind
 from assistant.settings import ModelSettings, Settings

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from assistant.daemon.supervisor.crash_history import OutOfMemoryKills, cause_of, from_outside
-from assistant.daemon.supervisor.restart_policy import Cause
+from assistant.daemon.supervisor.crash_history import (
+    Cause,
+    OutOfMemoryKills,
+    cause_of,
+    from_outside,
+)
 from assistant.errors import WorkerDiedError
 
 

@@ -9,8 +9,8 @@ from functools import partial
 import pytest
 from daemons import fake_model, until
 
+from assistant.daemon.supervisor.crash_history import USUAL, Rules
 from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor
-from assistant.daemon.supervisor.restart_policy import USUAL, Rules
 from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.engine.types import Delta, Done, GenerateRequest, LoadSpec, ModelInfo, Progress
 from assistant.errors import DaemonError, LoadError, PlanError, UnderkeelError, WorkerDiedError

@@ -12,10 +12,10 @@ from daemons import Daemon, Memory, fake_model, serving, until
 from msgspec.structs import replace
 
 from assistant.client import CompletionRequest, ServiceState
-from assistant.daemon.headroom.budgets import Budgets
-from assistant.daemon.headroom.governor import stats_due
-from assistant.daemon.models.loading import Loadable
-from assistant.daemon.supervisor.restart_policy import Rules as DeathRules
+from assistant.daemon.budgets import Budgets
+from assistant.daemon.governor import stats_due
+from assistant.daemon.loading import Loadable
+from assistant.daemon.supervisor.crash_history import Rules as DeathRules
 from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.engine.types import EngineStats, Priority, SlotState
 from assistant.errors import (
@@ -25,8 +25,8 @@ from assistant.errors import (
     RefusedError,
     WorkerDiedError,
 )
-from assistant.memory.degrade.budget import Memory as BudgetMemory
-from assistant.memory.degrade.ladder import Rules
+from assistant.memory.budget import Memory as BudgetMemory
+from assistant.memory.ladder import Rules
 from assistant.settings import CompletionSettings, DaemonSettings, Settings
 
 GIB = 1 << 30
@@ -293,7 +293,7 @@ def test_a_plan_that_does_not_fit_is_tried_again_when_there_is_memory(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = Memory(others_bytes=16 * GIB)
-    monkeypatch.setattr("assistant.daemon.headroom.governor._RETRY_S", 0.2)
+    monkeypatch.setattr("assistant.daemon.governor._RETRY_S", 0.2)
 
     def planner() -> Loadable:
         if memory.others_bytes > 15 * GIB:

@@ -17,7 +17,7 @@ from daemons import Daemon, fake_model, serving, until
 
 from assistant import paths
 from assistant.client import ChatMessage, CompletionRequest
-from assistant.daemon.models.loading import Loadable
+from assistant.daemon.loading import Loadable
 from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.engine.types import Priority, StopReason
 from assistant.errors import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from daemons import fake_model
 
-from assistant.daemon.models.loading import Loadable
+from assistant.daemon.loading import Loadable
 from assistant.llama.spec import BackendDevice, DeviceFree, DeviceKind
 from assistant.memory.probes.devices import GpuMemory, HostMemory
 from assistant.memory.probes.sampler import Sample

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from daemons import Memory, serving, until
 
-from assistant.daemon.headroom.governor import Warmth
+from assistant.daemon.governor import Warmth
 from assistant.engine.fake import FakeEngine
 from assistant.settings import ModelSettings, Settings
 

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from assistant import settings
 from assistant.cli.daemon import report
-from assistant.daemon.models.loading import Loadable
+from assistant.daemon.loading import Loadable
 from assistant.daemon.process import settings_changes
 from assistant.daemon.process.settings_changes import (
     Effect,
@@ -30,7 +30,7 @@ from assistant.daemon.process.settings_changes import (
 )
 from assistant.engine.types import LoadSpec, Priority
 from assistant.errors import SettingsError
-from assistant.memory.degrade.ladder import Rung
+from assistant.memory.ladder import Rung
 from assistant.settings import CompletionSettings, DaemonSettings, ModelSettings, Settings
 
 KEYS = [

@@ -16,7 +16,7 @@ from assistant.doctor import bundle
 from assistant.doctor.checks import ok
 from assistant.engine.types import EngineStats, SlotState
 from assistant.errors import DaemonError
-from assistant.service.manager import Manager, ServiceNow
+from assistant.service import Manager, ServiceNow
 from assistant.wire import ServiceState, Status
 
 SERVICE = ServiceNow(Manager.NONE, installed=False)

@@ -22,7 +22,7 @@ from assistant.install.machine import Backend, Gpu, Machine, Vendor
 from assistant.llama.spec import BackendDevice, DeviceKind, Processors
 from assistant.memory.probes.devices import GpuMemory, HostMemory
 from assistant.memory.probes.sampler import Probes
-from assistant.service.manager import Manager, ServiceNow
+from assistant.service import Manager, ServiceNow
 from assistant.settings import ModelSettings, Settings
 
 GIB = 1 << 30

@@ -16,12 +16,12 @@ import pytest
 import tiny_checkpoint
 
 from assistant import paths
-from assistant.daemon.models.loading import load_spec
+from assistant.daemon.loading import load_spec
 from assistant.engine.transformers import TransformersEngine
 from assistant.engine.types import Delta, GenerateRequest, LoadSpec
 from assistant.errors import LoadError
-from assistant.memory.checkpoints.checkpoint import read_checkpoint
-from assistant.memory.checkpoints.checkpoint_plan import Scheme, checkpoint_bytes, map_devices
+from assistant.memory.planning.checkpoint import read_checkpoint
+from assistant.memory.planning.checkpoint_plan import Scheme, checkpoint_bytes, map_devices
 from assistant.memory.planning.plan import Machine
 from assistant.memory.probes.devices import Device, DeviceKind
 from assistant.settings import ModelSettings

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from assistant.engine.types import EngineStats, ModelInfo
 from assistant.errors import DaemonError
 from assistant.wire import BudgetNow, DeviceNow, RungNow, ServiceState, Status
-from lsp.daemon import status
-from lsp.daemon.status import Health, facts_of
+from lsp.daemon import model
+from lsp.daemon.model import Health, facts_of
 
 MIB = 1 << 20
 SCARCE = BudgetNow(tokens=512, level=2, reason="SIM0 has 90 MiB free of a 256 MiB margin")
@@ -78,8 +78,8 @@ def test_what_is_not_there_is_left_out() -> None:
 
 
 def test_it_asks_while_somebody_works_and_not_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "_LEAST_S", 0.001)
-    monkeypatch.setattr(status, "_EVERY_S", 0.002)
+    monkeypatch.setattr(model, "_LEAST_S", 0.001)
+    monkeypatch.setattr(model, "_EVERY_S", 0.002)
     asked: list[float] = []
     told: list[Any] = []
     now_s = 0.0

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assistant.memory.degrade.budget import BudgetNow, BudgetState, Gauges, Memory, Policy, decide
+from assistant.memory.budget import BudgetNow, BudgetState, Gauges, Memory, Policy, decide
 
 POLICY = Policy(full_tokens=1024)
 MARGIN = 1_000_000

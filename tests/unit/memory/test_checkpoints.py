@@ -11,14 +11,15 @@ import pytest
 
 from assistant.errors import ModelError
 from assistant.llama.spec import DeviceKind
-from assistant.memory.checkpoints.checkpoint import (
+from assistant.memory.gguf.reader import BytesSource
+from assistant.memory.planning.checkpoint import (
     Checkpoint,
     CheckpointTensor,
     is_checkpoint,
     parse_safetensors,
     read_checkpoint,
 )
-from assistant.memory.checkpoints.checkpoint_plan import (
+from assistant.memory.planning.checkpoint_plan import (
     Scheme,
     active_parameters,
     checkpoint_bytes,
@@ -28,7 +29,6 @@ from assistant.memory.checkpoints.checkpoint_plan import (
     token_bytes,
     vllm_command,
 )
-from assistant.memory.gguf.reader import BytesSource
 from assistant.memory.planning.plan import HOST_MEMORY, Machine
 from assistant.memory.probes.devices import Device
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assistant.llama.spec import LoadSpec
-from assistant.memory.degrade.ladder import (
+from assistant.memory.ladder import (
     LadderPosition,
     Move,
     Rules,

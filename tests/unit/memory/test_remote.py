@@ -14,7 +14,6 @@ import pytest
 import shapes
 
 from assistant.errors import GGUFError, ModelError
-from assistant.memory.checkpoints.checkpoint import read_remote_checkpoint
 from assistant.memory.gguf.header import read_header
 from assistant.memory.gguf.remote import (
     HubName,
@@ -24,6 +23,7 @@ from assistant.memory.gguf.remote import (
     read_remote_header,
     resolve_url,
 )
+from assistant.memory.planning.checkpoint import read_remote_checkpoint
 
 
 class Server:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from assistant.llama.spec import DeviceKind
-from assistant.memory.degrade.ladder import Rung
 from assistant.memory.gguf.header import read_header
+from assistant.memory.ladder import Rung
 from assistant.memory.model.profile import model_of
 from assistant.memory.planning.measured_planner import build
 from assistant.memory.planning.plan import Machine, Plan, Requirements

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from assistant import service as service_manager
 from assistant.errors import ServiceError
-from assistant.service import manager
-from assistant.service.manager import LABEL, SERVICE, SOCKET, Manager, ServiceNow, Wanted
+from assistant.service import LABEL, SERVICE, SOCKET, Manager, ServiceNow, Wanted
 
 NASTY = "/opt/my models/100%/a$b/c\"d\\e&<f>'g"
 WANTED = Wanted(
@@ -40,7 +40,7 @@ def undone(text: str) -> str:
 
 
 def test_the_service_is_notified_activated_restarted_and_hardened() -> None:
-    files = manager.systemd_files(WANTED, Path("/u"))
+    files = service_manager.systemd_files(WANTED, Path("/u"))
     assert set(files.contents) == {Path("/u") / SERVICE, Path("/u") / SOCKET}
     service = lines(files.contents[Path("/u") / SERVICE])
     assert service["Type"] == ["notify"] and service["Restart"] == ["on-failure"]
@@ -58,7 +58,9 @@ def test_the_service_is_notified_activated_restarted_and_hardened() -> None:
 
 
 def test_whatever_is_in_a_path_survives_systemds_quoting() -> None:
-    service = lines(manager.systemd_files(WANTED, Path("/u")).contents[Path("/u") / SERVICE])
+    service = lines(
+        service_manager.systemd_files(WANTED, Path("/u")).contents[Path("/u") / SERVICE]
+    )
     (command,) = service["ExecStart"]
     program = command[: command.index(" -m assistant")]
     assert undone(program) == f"{NASTY}/python"
@@ -67,19 +69,23 @@ def test_whatever_is_in_a_path_survives_systemds_quoting() -> None:
 
 
 def test_at_login_or_on_demand() -> None:
-    on_demand = [" ".join(command) for command in manager.systemd_files(WANTED, Path("/u")).after]
+    on_demand = [
+        " ".join(command) for command in service_manager.systemd_files(WANTED, Path("/u")).after
+    ]
     assert on_demand == [
         "systemctl --user daemon-reload",
         "systemctl --user enable --now underkeel.socket",
         "systemctl --user disable underkeel.service",
     ]
     at_login = Wanted(WANTED.command, WANTED.socket, at_login=True)
-    commands = [" ".join(command) for command in manager.systemd_files(at_login, Path("/u")).after]
+    commands = [
+        " ".join(command) for command in service_manager.systemd_files(at_login, Path("/u")).after
+    ]
     assert "systemctl --user enable underkeel.service" in commands
 
 
 def test_the_agent_of_launchd_is_a_property_list() -> None:
-    files = manager.launchd_files(WANTED, Path("/a"), 501)
+    files = service_manager.launchd_files(WANTED, Path("/a"), 501)
     (text,) = files.contents.values()
     agent = plistlib.loads(text.encode())
     assert agent["Label"] == LABEL
@@ -90,7 +96,7 @@ def test_the_agent_of_launchd_is_a_property_list() -> None:
     assert agent["KeepAlive"] == {"SuccessfulExit": False} and agent["RunAtLoad"] is False
     assert agent["Umask"] == 0o077
     assert files.after == [("launchctl", "bootstrap", "gui/501", f"/a/{LABEL}.plist")]
-    at_login = manager.launchd_files(Wanted((), Path(), at_login=True), Path("/a"), 501)
+    at_login = service_manager.launchd_files(Wanted((), Path(), at_login=True), Path("/a"), 501)
     assert plistlib.loads(next(iter(at_login.contents.values())).encode())["RunAtLoad"] is True
 
 
@@ -104,11 +110,11 @@ def test_the_agent_of_launchd_is_a_property_list() -> None:
     ],
 )
 def test_who_is_in_charge(platform: str, has_systemctl: bool, found: Manager) -> None:
-    assert manager.manager_of(platform, has_systemctl=has_systemctl) is found
+    assert service_manager.manager_of(platform, has_systemctl=has_systemctl) is found
 
 
 def test_the_service_runs_this_very_program(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = manager.wanted(at_login=False)
+    wanted = service_manager.wanted(at_login=False)
     assert wanted.command[0] == sys.executable
     assert wanted.environment["UNDERKEEL_HOME"] == str(home)
     assert wanted.environment["PYTHONSAFEPATH"] == "1"
@@ -145,33 +151,33 @@ def test_macos_as_far_as_it_can_be_tried_here(
 ) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     commands.add("launchctl", says='[ "$1" = print ] && echo "state = running" || true')
-    (path,) = manager.install(at_login=True)
+    (path,) = service_manager.install(at_login=True)
     assert path == commands.folder / "Library" / "LaunchAgents" / f"{LABEL}.plist"
     assert [line.split()[1] for line in commands.called()] == ["bootout", "bootstrap"]
-    now = manager.status()
+    now = service_manager.status()
     assert now.manager is Manager.LAUNCHD and now.installed and now.running
-    manager.restart()
+    service_manager.restart()
     assert commands.called()[-1].startswith("launchctl kill SIGTERM gui/")
-    assert manager.uninstall() == [path] and not path.exists()
+    assert service_manager.uninstall() == [path] and not path.exists()
 
 
 def test_a_manager_that_refuses_is_quoted(home: Path, commands: Commands) -> None:
     commands.add("systemctl", code=1, says='echo "no  bus\nhere" >&2')
     with pytest.raises(ServiceError, match="refuses: no bus here"):
-        manager.install(at_login=False)
+        service_manager.install(at_login=False)
     with pytest.raises(ServiceError):
-        manager.restart()
-    manager.uninstall()  # what is not there any more is no reason to fail
-    now = manager.status()
+        service_manager.restart()
+    service_manager.uninstall()  # what is not there any more is no reason to fail
+    now = service_manager.status()
     assert not now.installed and now.manager is Manager.SYSTEMD
 
 
 def test_nobody_in_charge(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert manager.status() == ServiceNow(Manager.NONE, installed=False)
+    assert service_manager.status() == ServiceNow(Manager.NONE, installed=False)
     uses: list[Callable[[], object]] = [
-        lambda: manager.install(at_login=False),
-        manager.uninstall,
+        lambda: service_manager.install(at_login=False),
+        service_manager.uninstall,
     ]
     for use in uses:
         with pytest.raises(ServiceError, match="None is needed"):

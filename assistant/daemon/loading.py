@@ -1,7 +1,12 @@
-"""From settings to ways of loading a model: plans a GGUF or a safetensors checkpoint."""
+"""From settings to an engine, and to the ways of loading its model.
+
+The engine is this machine's, a server's, or a server's with this machine's as the fallback. What it
+loads is planned: a GGUF or a safetensors checkpoint.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as fields_replaced
@@ -9,19 +14,19 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from assistant.engine.local import Identity, file_identity
-from assistant.engine.types import ModelInfo, TensorOverride
-from assistant.errors import PlanError, UnderkeelError
+from assistant.engine.local import Identity, LlamaEngine, file_identity
+from assistant.engine.types import ElasticEngine, ModelInfo, TensorOverride
+from assistant.errors import ModelError, PlanError, UnderkeelError
 from assistant.llama.spec import BackendDevice, DeviceFree, LoadSpec
-from assistant.memory.checkpoints.checkpoint import Checkpoint, read_checkpoint
-from assistant.memory.checkpoints.checkpoint_plan import (
+from assistant.memory.gguf.header import read_header
+from assistant.memory.ladder import Rung
+from assistant.memory.planning.checkpoint import Checkpoint, read_checkpoint
+from assistant.memory.planning.checkpoint_plan import (
     Mapped,
     Scheme,
     checkpoint_bytes,
     map_devices,
 )
-from assistant.memory.degrade.ladder import Rung
-from assistant.memory.gguf.header import read_header
 from assistant.memory.planning.load_report import LoadReport, compare, planned_memory
 from assistant.memory.planning.measured_planner import plan_with_ladder
 from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, machine_of
@@ -30,10 +35,14 @@ from assistant.memory.probes.devices import Device, ask_backend, merge
 from assistant.memory.probes.rates import ASSUMED, stored_rates
 from assistant.memory.probes.sampler import Sample
 from assistant.models import catalogue
-from assistant.settings import ModelSettings
+from assistant.settings import ModelSettings, Settings
 
 Credit = Mapping[str, int]
 """Bytes by device, to be added to those that are free."""
+
+log = logging.getLogger(__name__)
+
+_NOTHING = LoadSpec(path="", n_ctx=0)
 
 
 @dataclass(frozen=True)
@@ -166,7 +175,7 @@ class CheckpointPlanning:
     """Makes plans for one checkpoint on this machine. Blocks: call it in a thread.
 
     Attributes:
-        look, credit: as of `assistant.daemon.models.loading.Planning`.
+        look, credit: as of `assistant.daemon.loading.Planning`.
     """
 
     settings: ModelSettings
@@ -256,3 +265,89 @@ def _schemes(checkpoint: Checkpoint, settings: ModelSettings) -> list[Scheme]:
 
 def _ggml_name(name: str) -> str:
     return HOST_MEMORY if name == "cpu" else f"CUDA{name}"
+
+
+def engine_for(settings: Settings) -> ElasticEngine:
+    """The engine that the settings ask for; nothing is loaded or connected yet."""
+    if not settings.remote.url:
+        return local_engine(settings, settings.model.name)
+    from assistant.engine.remote import FallbackEngine, RemoteEngine
+
+    remote = RemoteEngine(settings.remote)
+    if not settings.remote.fallback:
+        return remote
+    return FallbackEngine(remote, local_engine(settings, settings.model.name))
+
+
+def local_engine(settings: Settings, name: str) -> ElasticEngine:
+    """The engine for a model of this machine, by what the model is."""
+    if is_checkpoint_folder(name):
+        from assistant.engine.transformers import TransformersEngine
+
+        return TransformersEngine(settings.engine.hang_s)
+    return LlamaEngine(settings.engine.hang_s)
+
+
+@dataclass
+class LocalPlanning(Planning):
+    """Plans whatever the settings name: a GGUF, or a folder of safetensors."""
+
+    def __call__(self) -> Loadable:
+        if is_checkpoint_folder(self.settings.name):
+            return CheckpointPlanning(self.settings, self.look, self.credit)()
+        return super().__call__()
+
+    def like(self, settings: ModelSettings, credit: Callable[[], Credit]) -> LocalPlanning:
+        if is_checkpoint_folder(settings.name) != is_checkpoint_folder(self.settings.name):
+            raise ModelError(
+                "a checkpoint and a GGUF need different engines",
+                subject=settings.name,
+                advice="Write it into the settings, and restart the daemon: underkeel restart",
+            )
+        return LocalPlanning(settings, self.look, credit)
+
+
+def tell_changes(engine: ElasticEngine, to: Callable[[ModelInfo], None]) -> None:
+    """Have `to` called each time that the engine goes over to another model by itself."""
+    from assistant.engine.remote import FallbackEngine
+
+    if isinstance(engine, FallbackEngine):
+        engine.on_change = to
+
+
+@dataclass
+class ServerPlanning:
+    """A planner where a server answers: there is nothing to plan, but for the fallback.
+
+    Attributes:
+        local: plans the model of this machine; None where it never answers.
+    """
+
+    local: Callable[[], Loadable] | None
+
+    def __call__(self) -> Loadable:
+        if self.local is not None:
+            try:
+                return self.local()
+            except UnderkeelError as error:
+                log.warning("no model of this machine is ready as the fallback: %s", error)
+        rung = Rung(
+            "server",
+            "a server answers: nothing of it is in this machine",
+            _NOTHING,
+            {HOST_MEMORY: 0},
+        )
+        return Loadable((rung,))
+
+
+def planner_for(settings: Settings, local: Callable[[], Loadable]) -> Callable[[], Loadable]:
+    """`local` itself, or what stands before it where a server answers."""
+    if not settings.remote.url:
+        return local
+    return ServerPlanning(local if settings.remote.fallback else None)
+
+
+def is_checkpoint_folder(name: str) -> bool:
+    """Whether a model's name is a folder of safetensors."""
+    folder = Path(name).expanduser()
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))

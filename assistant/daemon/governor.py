@@ -1,7 +1,7 @@
 """The headroom governor: measures memory, moves on the ladder, sets the budget.
 
-It decides nothing itself: `assistant.memory.degrade.ladder` decides when to move and where,
-and `assistant.memory.degrade.budget` how much a prompt may hold. This module measures and acts.
+It decides nothing itself: `assistant.memory.ladder` decides when to move and where,
+and `assistant.memory.budget` how much a prompt may hold. This module measures and acts.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Protocol
 
-from assistant.daemon.headroom.budgets import Budgets
-from assistant.daemon.models.loading import Loadable
+from assistant.daemon.budgets import Budgets
+from assistant.daemon.loading import Loadable
 from assistant.engine.types import EngineStats, ModelInfo, Priority
-from assistant.memory.degrade import ladder
-from assistant.memory.degrade.budget import Memory
-from assistant.memory.degrade.ladder import DROP, TRIM, LadderPosition, Move, Rules, Situation
+from assistant.memory import ladder
+from assistant.memory.budget import Memory
+from assistant.memory.ladder import DROP, TRIM, LadderPosition, Move, Rules, Situation
 from assistant.memory.planning.plan import HOST_MEMORY
 from assistant.memory.probes.devices import Device
 from assistant.memory.probes.sampler import QUIET_AFTER_S, Reader, Sample, Sampler

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from assistant.memory.checkpoints.checkpoint import Checkpoint, CheckpointTensor
+from assistant.memory.planning.checkpoint import Checkpoint, CheckpointTensor
 from assistant.memory.planning.placement import Costs, place
 from assistant.memory.planning.plan import Machine
 

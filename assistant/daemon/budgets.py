@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from assistant.engine.types import EngineStats, Priority
-from assistant.memory.degrade.budget import BudgetNow, BudgetState, Gauges, Memory, Policy, decide
+from assistant.memory.budget import BudgetNow, BudgetState, Gauges, Memory, Policy, decide
 
 _EXPLAIN_FLOOR_TOKENS = 512
 """Less than a function and the question about it is no use to anybody."""

@@ -144,7 +144,7 @@ def read_remote_checkpoint(repository: str, client: httpx.Client | None = None) 
         ModelError: it cannot be reached, holds no checkpoint, or a file is not what it should be.
     """
     # Here, not above: a start of the daemon needs no HTTP client.
-    from assistant.hugging_face import hub_endpoint
+    from assistant.http_client import hub_endpoint
     from assistant.memory.gguf.remote import RangeSource, http_client, list_files
 
     with http_client(client) as http:

@@ -1,3 +1,0 @@
-"""Watches free memory while running, sets the budget and moves on the ladder."""
-
-__all__ = ["budgets", "governor"]

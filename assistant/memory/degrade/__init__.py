@@ -1,3 +1,0 @@
-"""Gives memory back while running: the context budget, the ladder and its rungs."""
-
-__all__ = ["budget", "ladder"]
