@@ -162,15 +162,11 @@ class FakeEngine:
             self._running.pop(request.id, None)
 
     async def stats(self) -> EngineStats:
-        return EngineStats(
+        return replace(
+            self._totals,
             cells_used=sum(map(len, self._kept)),
             cells_total=self._spec.n_ctx if self._spec else 0,
             running=len(self._running),
-            requests=self._totals.requests,
-            cancelled=self._totals.cancelled,
-            evaluated_tokens=self._totals.evaluated_tokens,
-            cached_tokens=self._totals.cached_tokens,
-            generated_tokens=self._totals.generated_tokens,
             slots=tuple(
                 SlotState(id=number, tokens=len(kept), busy=False)
                 for number, kept in enumerate(self._kept)
@@ -256,8 +252,9 @@ class FakeEngine:
             generated_tokens=len("".join(sent).encode()) + (reason is StopReason.EOS),
             decode_ms=(perf_counter() - started) * 1000,
         )
-        self._count(timings, reason)
-        yield Done(id=request.id, reason=reason, timings=timings, stop_text=stop_text)
+        done = Done(id=request.id, reason=reason, timings=timings, stop_text=stop_text)
+        self._totals = self._totals.after(done)
+        yield done
 
     async def _tick(self, running: _Running, tokens: int) -> None:
         await asyncio.sleep(tokens * self.token_ms / 1000)
@@ -276,16 +273,6 @@ class FakeEngine:
         self._kept.append(request.prompt)
         del self._kept[: -self.n_slots]
         return min(shared[best], len(request.prompt) - 1) if best >= 0 else 0
-
-    def _count(self, timings: Timings, reason: StopReason) -> None:
-        old = self._totals
-        self._totals = EngineStats(
-            requests=old.requests + 1,
-            cancelled=old.cancelled + (reason is StopReason.CANCELLED),
-            evaluated_tokens=old.evaluated_tokens + timings.evaluated_tokens,
-            cached_tokens=old.cached_tokens + timings.cached_tokens,
-            generated_tokens=old.generated_tokens + timings.generated_tokens,
-        )
 
 
 def _logprobs(request: GenerateRequest, tokens: tuple[int, ...]) -> tuple[TokenLogprob, ...]:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from assistant.llama.spec import (
     GREEDY,
@@ -47,6 +48,7 @@ __all__ = [
 ]
 
 
+_NEWEST_WEIGHT = 0.2  # of the newest answer in the moving averages of rates
 _STRIDE = 256
 
 
@@ -311,6 +313,31 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int = 0
     slots: tuple[SlotState, ...] = ()
     devices: tuple[DeviceFree, ...] = ()
+
+    def after(self, done: Done) -> EngineStats:
+        """The counters with one more answer; the rates are moving averages."""
+        new = done.timings
+        return replace(
+            self,
+            requests=self.requests + 1,
+            cancelled=self.cancelled + (done.reason is StopReason.CANCELLED),
+            evaluated_tokens=self.evaluated_tokens + new.evaluated_tokens,
+            cached_tokens=self.cached_tokens + new.cached_tokens,
+            generated_tokens=self.generated_tokens + new.generated_tokens,
+            prefill_tokens_per_s=_average(
+                self.prefill_tokens_per_s, new.evaluated_tokens, new.prefill_ms
+            ),
+            decode_tokens_per_s=_average(
+                self.decode_tokens_per_s, new.generated_tokens, new.decode_ms
+            ),
+        )
+
+
+def _average(old: float, tokens: int, ms: float) -> float:
+    if ms <= 0 or not tokens:
+        return old
+    new = 1000.0 * tokens / ms
+    return new if not old else old + _NEWEST_WEIGHT * (new - old)
 
 
 Progress = Callable[[float], None]

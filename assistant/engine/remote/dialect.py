@@ -21,7 +21,6 @@ from assistant.engine.remote.transport import Transport
 from assistant.engine.types import (
     Delta,
     Done,
-    EngineStats,
     GenerateRequest,
     ModelInfo,
     StopReason,
@@ -213,9 +212,6 @@ def count_of(value: object) -> int:
     return max(int(value), 0)
 
 
-_WEIGHT = 0.2  # of the newest answer in the moving averages
-
-
 class Answered:
     """One answer as it comes."""
 
@@ -272,40 +268,6 @@ class Answered:
             timings=timings,
             stop_text=self._stop_text if reason is StopReason.STOP_TEXT else "",
         )
-
-
-class Tally:
-    """Totals of all answers since the start."""
-
-    def __init__(self) -> None:
-        self._stats = EngineStats()
-
-    def add(self, done: Done) -> None:
-        old, new = self._stats, done.timings
-        self._stats = replace(
-            old,
-            requests=old.requests + 1,
-            cancelled=old.cancelled + (done.reason is StopReason.CANCELLED),
-            evaluated_tokens=old.evaluated_tokens + new.evaluated_tokens,
-            cached_tokens=old.cached_tokens + new.cached_tokens,
-            generated_tokens=old.generated_tokens + new.generated_tokens,
-            prefill_tokens_per_s=_average(
-                old.prefill_tokens_per_s, new.evaluated_tokens, new.prefill_ms
-            ),
-            decode_tokens_per_s=_average(
-                old.decode_tokens_per_s, new.generated_tokens, new.decode_ms
-            ),
-        )
-
-    def stats(self) -> EngineStats:
-        return self._stats
-
-
-def _average(old: float, tokens: int, ms: float) -> float:
-    if ms <= 0 or not tokens:
-        return old
-    new = 1000.0 * tokens / ms
-    return new if not old else old + _WEIGHT * (new - old)
 
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,6 @@ from assistant.engine.remote.dialect import (
     Gauge,
     Piece,
     Prompt,
-    Tally,
     find_vocabulary,
     unsupported,
 )
@@ -145,7 +144,7 @@ class RemoteEngine:
         self._estimate = token_estimate.Estimate()
         self._lanes = Lanes(remote.parallel)
         self._refused: set[str] = set()
-        self._tally = Tally()
+        self._totals = EngineStats()
         self._gauge, self._gauge_at_s = Gauge(), float("-inf")
         self._gauging: asyncio.Task[None] | None = None
 
@@ -244,7 +243,7 @@ class RemoteEngine:
             finally:
                 # Also where the caller has hung up, or the server has failed.
                 done = answer.done(reason if ended else StopReason.CANCELLED)
-                self._tally.add(done)
+                self._totals = self._totals.after(done)
             yield done
 
     async def stats(self) -> EngineStats:
@@ -259,7 +258,7 @@ class RemoteEngine:
         old = self._clock() - self._gauge_at_s > _GAUGE_OLD_S
         gauge = Gauge() if old else self._gauge
         return replace(
-            self._tally.stats(),
+            self._totals,
             cells_total=info.n_ctx,
             running=len(self._lanes),
             waiting=gauge.waiting,

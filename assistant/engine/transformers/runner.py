@@ -313,27 +313,8 @@ class Runner:
         if job.request.cache and job.kept.tokens:
             self._kept.append(job.kept)
             del self._kept[: -self.model.spec.n_seq_max]
-        self._count(done)
+        self._totals = self._totals.after(done)
         self._event(done)
-
-    def _count(self, done: Done) -> None:
-        from msgspec.structs import replace
-
-        old, new = self._totals, done.timings
-        self._totals = replace(
-            old,
-            requests=old.requests + 1,
-            cancelled=old.cancelled + (done.reason is StopReason.CANCELLED),
-            evaluated_tokens=old.evaluated_tokens + new.evaluated_tokens,
-            cached_tokens=old.cached_tokens + new.cached_tokens,
-            generated_tokens=old.generated_tokens + new.generated_tokens,
-            prefill_tokens_per_s=_rate(new.evaluated_tokens, new.prefill_ms),
-            decode_tokens_per_s=_rate(new.generated_tokens, new.decode_ms),
-        )
-
-
-def _rate(tokens: int, ms: float) -> float:
-    return 1000.0 * tokens / ms if ms > 0 else 0.0
 
 
 class Worker(WorkerLoop[Runner]):

@@ -88,7 +88,7 @@ class Meter:
         self.prefill_rate = self.decode_rate = 0.0
 
     def batch(self, parts: Sequence[tuple[Job, int]], took_s: float, pace: Pace) -> None:
-        """A batch has taken `took_s`: for each job in it so many tokens, drafts among them."""
+        """Count a batch that took `took_s`: each job with its tokens in it, drafts included."""
         prompt = sum(count for job, count in parts if not job.generated)
         # What an interrupted job evaluates again is neither prompt nor answer.
         decoding = [(job, count) for job, count in parts if job.generated]
@@ -106,7 +106,7 @@ class Meter:
             pace.took(sum(count for _, count in decoding), took_s)
 
     def stats(self) -> EngineStats:
-        """The counters; what there is now is for others to tell."""
+        """The counters; the gauges are at their defaults."""
         return EngineStats(
             requests=self.totals["requests"],
             cancelled=self.totals["cancelled"],
