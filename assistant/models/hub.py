@@ -21,7 +21,13 @@ from assistant import paths
 from assistant.errors import DownloadError, ModelError
 from assistant.http_client import hub_endpoint
 from assistant.memory.gguf.header import read_header
-from assistant.memory.gguf.remote import HubName, choose_file, listing_url, parse_hub_name
+from assistant.memory.gguf.remote import (
+    HubName,
+    choose_file,
+    listing_url,
+    parse_hub_name,
+    read_listing,
+)
 from assistant.memory.model.known_models import known_models
 from assistant.models.catalogue import SPLIT_NAME, model_name
 from assistant.models.fetch import RemoteFile, fetch, shown, side_by_side
@@ -38,7 +44,6 @@ from assistant.models.storage import (
     sha256_of,
 )
 
-_MAX_LISTING_BYTES = 16 << 20
 _MAX_FILES = 999
 _MAX_NAME_BYTES = 200
 _UNUSABLE = re.compile(r'[<>:"|?*\\/]')  # in names of files on Windows
@@ -149,24 +154,12 @@ def _in_repository(name: HubName, client: httpx.Client) -> Wanted:
 
 def _listing(client: httpx.Client, url: str, repository: str) -> _Repository:
     try:
-        with client.stream("GET", url) as response:
-            if not response.is_success:
-                raise DownloadError(
-                    f"the repository cannot be listed (status {response.status_code})",
-                    subject=repository,
-                    advice="Check its name; for a private one set HF_TOKEN or run: hf auth login",
-                )
-            body = bytearray()
-            for piece in response.iter_bytes():
-                body += piece
-                if len(body) > _MAX_LISTING_BYTES:
-                    raise DownloadError("the repository's listing is too long", subject=repository)
-        return msgspec.json.decode(bytes(body), type=_Repository)
-    except (httpx.HTTPError, httpx.InvalidURL, msgspec.DecodeError) as error:
+        return msgspec.json.decode(read_listing(url, repository, client), type=_Repository)
+    except msgspec.DecodeError as error:
         raise DownloadError(
-            f"the repository cannot be listed ({str(error) or type(error).__name__})",
+            f"the repository cannot be listed ({error})",
             subject=repository,
-            advice="Check the connection, or name a file on this machine",
+            advice="Check HF_ENDPOINT; a proxy may have answered",
         ) from error
 
 

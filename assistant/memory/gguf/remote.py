@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 import httpx
 import msgspec
 
-from assistant.errors import GGUFError, ModelError
+from assistant.errors import DownloadError, GGUFError, ModelError
 from assistant.http_client import authorise_hub, hub_endpoint, open_client
 from assistant.memory.gguf.header import Header, read_parts
 from assistant.memory.gguf.reader import ByteSource
@@ -334,11 +334,23 @@ def list_files(repository: str, client: httpx.Client, revision: str = "main") ->
     """
     if not _REPOSITORY.match(repository):
         raise ModelError("this is not a repository's name", subject=repository)
-    url = listing_url(repository, revision)
+    body = read_listing(listing_url(repository, revision), repository, client)
+    try:
+        return [file.rfilename for file in msgspec.json.decode(body, type=_Listing).siblings]
+    except msgspec.DecodeError as error:
+        raise ModelError("the repository's listing is not what was expected") from error
+
+
+def read_listing(url: str, repository: str, client: httpx.Client) -> bytes:
+    """What the server answers to a request for a repository's files: JSON, of bounded length.
+
+    Raises:
+        DownloadError: it is not available, or is too long.
+    """
     try:
         with client.stream("GET", url) as response:
             if response.status_code != httpx.codes.OK:
-                raise ModelError(
+                raise DownloadError(
                     f"the repository cannot be listed (status {response.status_code})",
                     subject=repository,
                     advice="Check its name; for a private one set HF_TOKEN or run: hf auth login",
@@ -347,14 +359,14 @@ def list_files(repository: str, client: httpx.Client, revision: str = "main") ->
             for piece in response.iter_bytes():
                 body += piece
                 if len(body) > _LISTING_LIMIT_BYTES:
-                    raise ModelError("the repository's listing is too long", subject=repository)
-        return _names(bytes(body))
+                    raise DownloadError("the repository's listing is too long", subject=repository)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ModelError(
+        raise DownloadError(
             f"the repository cannot be listed ({str(error) or type(error).__name__})",
             subject=repository,
             advice=_OFFLINE,
         ) from error
+    return bytes(body)
 
 
 @contextmanager
@@ -367,10 +379,3 @@ def http_client(given: httpx.Client | None = None) -> Iterator[httpx.Client]:
         follow_redirects=True, timeout=_TIMEOUT_S, auth=authorise_hub, headers=_HEADERS
     ) as client:
         yield client
-
-
-def _names(body: bytes) -> list[str]:
-    try:
-        return [file.rfilename for file in msgspec.json.decode(body, type=_Listing).siblings]
-    except msgspec.DecodeError as error:
-        raise ModelError("the repository's listing is not what was expected") from error
