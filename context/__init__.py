@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from context.index.project_index import Index, Progress, Report
     from context.index.walk import Limits
-    from context.prompt.explanation import Explanation, Passage, Topic
+    from context.prompt.builder import Explanation, Passage, Topic
     from context.prompt.head import Shares
     from context.prompt.window import window
     from context.syntax.document import Document, TextEdit, broken_by, damage

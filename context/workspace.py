@@ -28,8 +28,7 @@ from context.index.open_file import names_of
 from context.index.project_index import Index
 from context.index.read_policy import is_secret
 from context.index.walk import Limits
-from context.prompt.builder import Builder
-from context.prompt.explanation import Explanation, explain, overview
+from context.prompt.builder import Builder, Explanation, explain, overview
 from context.prompt.head import Head, Reason, Shares, compose, room_for, verdict
 from context.prompt.window import control_ids, order_of, window
 from context.retrieval.query import MAX_REGION_CHARS, Recent, Region
@@ -220,7 +219,7 @@ class Workspace:
         *,
         diagnostic: str = "",
     ) -> Explanation:
-        """What a model should see to explain a selection: see `context.prompt.explanation`."""
+        """What a model should see to explain a selection: see `context.prompt.builder`."""
         if hidden := self.hidden(document):
             return Explanation((), budget_tokens, cut=(hidden,))
         return explain(
@@ -233,7 +232,7 @@ class Workspace:
         )
 
     def overview(self, document: Document, budget_tokens: int) -> Explanation:
-        """What a model should see to explain a file: `context.prompt.explanation.overview`."""
+        """What a model should see to explain a file: `context.prompt.builder.overview`."""
         if hidden := self.hidden(document):
             return Explanation((), budget_tokens, cut=(hidden,))
         return overview(document, self._encoder, budget_tokens)

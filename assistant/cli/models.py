@@ -41,11 +41,10 @@ from assistant.memory.planning.plan_report import billions
 from assistant.memory.planning.planner import requirements_of
 from assistant.models import local_store
 from assistant.models.catalogue import catalogue, find, local_path, resolve
-from assistant.models.fetch import open_client
+from assistant.models.fetch import Advance, open_client
 from assistant.models.hub import Wanted, acquire, address_of, find_wanted
 from assistant.models.local_store import LocalModel, State, use_model
 from assistant.models.pull import DownloadSource, pull
-from assistant.models.storage import Advance
 
 _STATES = {
     State.WHOLE: "whole",

@@ -33,8 +33,8 @@ from assistant.memory.planning.plan import machine_of
 from assistant.memory.probes.devices import ask_backend, merge
 from assistant.memory.probes.sampler import Probes, Reader
 from assistant.models import catalogue, local_store
+from assistant.models.fetch import Silent
 from assistant.models.local_store import State
-from assistant.models.storage import Silent
 from assistant.service import Manager, ServiceNow
 from assistant.settings import RemoteSettings, Settings
 

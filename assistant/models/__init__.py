@@ -7,7 +7,6 @@ __all__ = [
     "hub",
     "local_store",
     "pull",
-    "storage",
     "token_estimate",
     "vocabulary",
     "vocabulary_import",

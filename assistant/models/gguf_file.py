@@ -32,7 +32,7 @@ from assistant.errors import ModelError
 from assistant.memory.gguf.header import BY_NUMBER, GgmlType, Header, Tensor, read_header
 from assistant.memory.gguf.reader import FileSource, Reader, read_value
 from assistant.models.catalogue import Upcycle
-from assistant.models.storage import Advance, disk_errors
+from assistant.models.fetch import Advance, disk_errors
 
 _UINT32, _STRING = 4, 8  # gguf.h, enum gguf_type
 

@@ -30,19 +30,22 @@ from assistant.memory.gguf.remote import (
 )
 from assistant.memory.model.known_models import known_models
 from assistant.models.catalogue import SPLIT_NAME, model_name
-from assistant.models.fetch import RemoteFile, fetch, shown, side_by_side
-from assistant.models.local_store import Origin, read_origin, write_origin
-from assistant.models.storage import (
+from assistant.models.fetch import (
+    RemoteFile,
     Report,
     accept,
     disk_errors,
     exclusive,
+    fetch,
     is_whole,
     once_it_moves,
     partial_dir,
     require_space,
     sha256_of,
+    shown,
+    side_by_side,
 )
+from assistant.models.local_store import Origin, read_origin, write_origin
 
 _MAX_FILES = 999
 _MAX_NAME_BYTES = 200

@@ -21,7 +21,7 @@ from assistant import paths
 from assistant.errors import GGUFError, SettingsError, UnknownModelError
 from assistant.memory.gguf.header import read_header
 from assistant.models.catalogue import catalogue, known_names, model_name
-from assistant.models.storage import Report, disk_errors, partial_dir, sha256_of
+from assistant.models.fetch import Report, disk_errors, partial_dir, sha256_of
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):

@@ -36,20 +36,23 @@ from assistant.models.catalogue import (
     find,
     local_path,
 )
-from assistant.models.fetch import RemoteFile, fetch, open_client, side_by_side
-from assistant.models.gguf_file import Upcycler
-from assistant.models.storage import (
+from assistant.models.fetch import (
     Advance,
+    RemoteFile,
     Report,
     Silent,
     accept,
     disk_errors,
     exclusive,
+    fetch,
     is_whole,
     once_it_moves,
+    open_client,
     partial_dir,
     require_space,
+    side_by_side,
 )
+from assistant.models.gguf_file import Upcycler
 
 _DEFAULT_INDEX = "https://pypi.org/simple"
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"

@@ -12,14 +12,17 @@ from assistant.settings.fields import (
     RemoteSettings,
     Settings,
     StatisticsSettings,
+    tables,
 )
 from assistant.settings.reading import UnreadableSettingsError, load, overlay, override
+from assistant.settings.rules import Editor, rule_of
 
 __all__ = [
     "ActionSettings",
     "AgentSettings",
     "CompletionSettings",
     "DaemonSettings",
+    "Editor",
     "EngineSettings",
     "ExplainSettings",
     "ModelSettings",
@@ -31,4 +34,6 @@ __all__ = [
     "load",
     "overlay",
     "override",
+    "rule_of",
+    "tables",
 ]

@@ -1,3 +1,3 @@
 """Builds prompts: what goes into them, how much of it, and in which order."""
 
-__all__ = ["builder", "explanation", "head", "window"]
+__all__ = ["builder", "head", "window"]

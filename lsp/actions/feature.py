@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from assistant.settings import ActionSettings
     from lsp.actions.document_range import EditCapabilities, Proposal
     from lsp.actions.edits import Edits
-    from lsp.actions.explain_command import ExplainCommand
+    from lsp.actions.explanations import ExplainCommand
     from lsp.completion.session import Session
 
 EXPLAIN = "underkeel.explain"
@@ -57,8 +57,7 @@ class Actions:
 
     @cached_property
     def _explain_command(self) -> ExplainCommand:
-        from lsp.actions.explain_command import ExplainCommand
-        from lsp.actions.explanations import Explanations
+        from lsp.actions.explanations import ExplainCommand, Explanations
 
         session = self._session
         explanations = Explanations(session.backend, lambda: session.prompts)

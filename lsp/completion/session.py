@@ -28,8 +28,7 @@ from lsp.completion.suggestion import (
 )
 from lsp.daemon.backend import Backend
 from lsp.documents.document import Change, Document, Encoding, Place, body
-from lsp.documents.languages import is_listed
-from lsp.documents.site import Site
+from lsp.documents.site import Site, is_listed
 from lsp.documents.uri import Notebooks, earlier_text, normal, path_of
 
 if TYPE_CHECKING:

@@ -1,3 +1,3 @@
 """Open documents: text, versions, positions, and the place where a suggestion goes."""
 
-__all__ = ["document", "languages", "site", "uri"]
+__all__ = ["document", "site", "uri"]

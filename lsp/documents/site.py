@@ -1,15 +1,253 @@
-"""Where a suggestion goes, and how far it should reach there. Pure."""
+"""Where a suggestion goes, how far it reaches there, and what its language needs for that. Pure.
+
+What is known of each language is in `languages.toml`; a document may hold several languages.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
-
-from lsp.documents.languages import Language, embedded_id, language
+from functools import cache, cached_property
+from typing import Any
 
 _LOOK_CHARS = 1 << 14
+_LONGEST_LINE_CHARS = 1 << 12
+"""What opens a block is not looked for in a longer line, which no person has written."""
 _CLOSERS = ")]}>\"'`;:, \t"
+
+
+@dataclass(frozen=True)
+class Language:
+    """See `languages.toml`."""
+
+    comment: tuple[str, ...] = ()
+    opens: tuple[str, ...] = ()
+    opening: re.Pattern[str] | None = None
+    blocks: tuple[tuple[str, str], ...] = ()
+    quotes: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+    recipes: bool = False
+    spaces: bool = False
+
+    def is_comment(self, line: str) -> bool:
+        """Whether a line, outside a comment of several lines, starts with a comment."""
+        start = line.lstrip()
+        if not start or start.startswith(self.code):
+            return False
+        if any(start.startswith(opener.strip()) for opener, _ in self.blocks):
+            return True
+        for mark in self.comment:
+            if start.startswith(mark):
+                return not (mark[-1].isalpha() and start[len(mark) :][:1].isalnum())
+        return False
+
+    def in_comment(self, text: str) -> bool:
+        """Whether a comment of several lines is open at the end of `text`; its last part counts."""
+        return bool(self._open_comment(text))
+
+    def only_comments(self, text: str, before: str = "") -> bool:
+        """Whether `text`, which follows `before`, has no line with anything but comments.
+
+        `text` starts at the start of a line. A very long one is more than comments.
+        """
+        if len(text) > _LOOK_CHARS:
+            return False
+        closer = self._open_comment(before)
+        for line in text.split("\n"):
+            rest = line
+            while rest.strip():
+                if closer:
+                    _, ended, rest = rest.partition(closer)
+                    closer = "" if ended else closer
+                    continue
+                rest = rest.lstrip()
+                if not self.is_comment(rest):
+                    return False
+                pair = next((one for one in self.blocks if rest.startswith(one[0].strip())), None)
+                if pair is None:
+                    break
+                closer, rest = pair[1].strip(), rest[len(pair[0].strip()) :]
+        return True
+
+    def opens_block(self, line: str) -> bool:
+        """Whether a deeper block follows after this line."""
+        words = line[-_LOOK_CHARS:].rstrip()
+        if words.endswith(("{", "(", "[", "=>")):
+            return True
+        searched = self.opening if len(line) <= _LONGEST_LINE_CHARS else None
+        if searched is not None and searched.search(words):
+            return True
+        for mark in self.opens:
+            if words.endswith(mark):
+                before = words[: -len(mark)]
+                return not (mark[0].isalpha() and before[-1:].isalnum())
+        return False
+
+    def _open_comment(self, text: str) -> str:
+        """What ends the comment of several lines that is open at the end of `text`; empty if none
+        is. Strings and comments of one line are passed over."""
+        if not self.blocks:
+            return ""
+        text = text[-_LOOK_CHARS:]
+        closers = dict(self.blocks)
+        at = 0
+        while found := self._comment_parts.search(text, at):
+            closer = closers.get(found[0], "")
+            at = found.end()
+            if closer:
+                end = text.find(closer, at)
+                if end < 0:
+                    return closer.strip()
+                at = end + len(closer)
+        return ""
+
+    @cached_property
+    def _comment_parts(self) -> re.Pattern[str]:
+        """A string (one that does not close ends with its line), a comment of one line, or the
+        start of a comment of several lines."""
+        openers = "|".join(re.escape(opener) for opener, _ in self.blocks)
+        strings = "|".join(rf"{quote}(?:[^{quote}\\\n]|\\.)*+{quote}?" for quote in self.quotes)
+        marks = "|".join(re.escape(mark) for mark in self.comment if not mark[-1].isalpha())
+        lines = f"(?:{marks})[^\n]*" if marks and self.quotes else ""
+        return re.compile("|".join(filter(None, (openers, lines, strings))))
+
+
+@cache
+def language(name: str) -> Language:
+    """The table's row for an editor's language id; a default for those that it does not have."""
+    from context.syntax.language import canonical_id
+
+    rows = _rows()
+    return rows.get(canonical_id(name), rows["default"])
+
+
+def is_listed(language_id: str, ids: Iterable[str]) -> bool:
+    """Whether one of the ids that editors have for a language is among `ids`."""
+    from context.syntax.language import canonical_id
+
+    name = canonical_id(language_id)
+    return any(canonical_id(one) == name for one in ids)
+
+
+@cache
+def _table() -> dict[str, Any]:
+    import tomllib
+    from importlib import resources
+
+    return tomllib.loads((resources.files("lsp.documents") / "languages.toml").read_text("utf-8"))
+
+
+@cache
+def _rows() -> dict[str, Language]:
+    table = {name: row for name, row in _table().items() if name != "alias"}
+    aliases: dict[str, list[str]] = _table()["alias"]
+    rows = {
+        name: Language(
+            comment=tuple(row["comment"]),
+            opens=tuple(row["opens"]),
+            opening=re.compile(row["opening"]) if "opening" in row else None,
+            blocks=tuple((opener, closer) for opener, closer in row.get("block", ())),
+            quotes=tuple(row.get("quotes", ())),
+            code=tuple(row.get("code", ())),
+            recipes=row.get("recipes", False),
+            spaces=row.get("spaces", False),
+        )
+        for name, row in table.items()
+    }
+    return rows | {alias: rows[name] for name, names in aliases.items() for alias in names}
+
+
+_EMBEDDED_LOOK_CHARS = 1 << 18
+
+_MARKDOWN = frozenset({"markdown", "mdx"})
+_FENCE = re.compile(r"^[ \t>]*(`{3,}|~{3,})[ \t]*\{?\.?([\w+#.-]*)[^`\n]*$", re.MULTILINE)
+
+# Templates by what stands between their marks, and the language of that.
+_TEMPLATES = {
+    "php": ("<?", "?>", "php"),
+    "erb": ("<%", "%>", "ruby"),
+}
+_HTML = frozenset(
+    {"html", "vue", "svelte", "astro", "jinja", "twig", "django-html", "liquid", "handlebars"}
+    | {"blade", "razor", "erb", "php", "gotmpl"}
+)
+_SECTION_ENDS = re.compile(r"<(/?)(script|style)\b", re.IGNORECASE)
+_ATTRIBUTES = re.compile(r"[^<>]{0,2000}>")
+_SECTION_LANGUAGE = re.compile(r"""\b(?:lang|type)\s*=\s*["']?(?:text/|application/)?([\w+.-]+)""")
+_SECTION_DEFAULT = {"script": "javascript", "style": "css"}
+_SECTION_TYPES = {
+    **dict.fromkeys(("x-template", "html", "ng-template"), "html"),
+    **dict.fromkeys(("importmap", "ld+json", "speculationrules", "json"), "json"),
+    **dict.fromkeys(("babel", "jsx"), "javascriptreact"),
+    **dict.fromkeys(("x-handlebars", "x-handlebars-template"), "handlebars"),
+    "postcss": "scss",
+}
+_MAGIC = re.compile(r"%%(?:script\s+)?(\w+)")
+
+
+def embedded_id(language_id: str, before: str) -> str:
+    """VS Code's id of the language behind `before`, the text of a document up to a cursor.
+
+    The document's own, by its language id, where no other is known to stand there.
+    """
+    from context.syntax.language import canonical_id
+
+    name = canonical_id(language_id)
+    if name in _MARKDOWN:
+        return _in_markdown(before[-_EMBEDDED_LOOK_CHARS:]) or name
+    if name == "python" and before.startswith("%%"):
+        magic = _MAGIC.match(before)
+        found = _known(magic[1]) if magic is not None and "\n" in before else ""
+        return found or name
+    if name not in _HTML:
+        return name
+    before = before[-_EMBEDDED_LOOK_CHARS:]
+    if name in _TEMPLATES:
+        opener, closer, inner = _TEMPLATES[name]
+        start, end = before.rfind(opener), before.rfind(closer)
+        if start > end or (name == "php" and start < 0 and end < 0):
+            return inner
+        name = "html" if name == "php" else name
+    if name == "astro" and before.startswith("---\n") and "\n---" not in before[3:]:
+        return "typescript"
+    return _in_section(before) or name
+
+
+def _in_markdown(before: str) -> str:
+    """The language of the fenced block that is open at the end of `before`."""
+    marks = language = ""
+    if "```" not in before and "~~~" not in before:
+        return ""
+    for fence in _FENCE.finditer(before):
+        if fence.end() == len(before):
+            break  # the cursor's own line
+        if not marks:
+            marks, language = fence[1], fence[2] or "plaintext"
+        elif fence[1].startswith(marks) and not fence[2]:
+            marks = language = ""
+    return _known(language)
+
+
+def _in_section(before: str) -> str:
+    """The language of the script or the style that is open at the end of `before`."""
+    last = next(reversed(list(_SECTION_ENDS.finditer(before))), None)
+    if last is None or last[1]:
+        return ""
+    attributes = _ATTRIBUTES.match(before, last.end())
+    if attributes is None or attributes[0].endswith("/>"):
+        return ""
+    given = _SECTION_LANGUAGE.search(attributes[0])
+    name = given[1].lower() if given is not None else ""
+    return _SECTION_TYPES.get(name) or _known(name) or _SECTION_DEFAULT[last[2].lower()]
+
+
+def _known(name: str) -> str:
+    """VS Code's id of a language, if the table of ids has it."""
+    from context.syntax.language import canonical_id, is_known_id
+
+    return canonical_id(name) if name and is_known_id(name) else ""
 
 
 class Shape(StrEnum):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lsp.actions.document_range import DocumentRange
 from lsp.documents.document import Place, to_units
-from lsp.documents.languages import is_listed
+from lsp.documents.site import is_listed
 from lsp.next_edit.model import EditAnswer, EditModel, answer, edit_model
 
 if TYPE_CHECKING:

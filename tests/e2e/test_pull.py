@@ -16,7 +16,7 @@ import pytest
 from file_server import Behaviour, FileServer
 
 from assistant.models.catalogue import find
-from assistant.models.storage import sha256_of
+from assistant.models.fetch import sha256_of
 
 DENSE = find("qwen2.5-coder-0.5b")
 MIXTURE = find("starter-moe")

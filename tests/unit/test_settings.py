@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 
 from assistant import paths
 from assistant.cli import build_app
+from assistant.cli import help as help_pages
 from assistant.errors import SettingsError
 from assistant.memory import ladder
 from assistant.memory.gguf.header import CACHE_TYPES
 from assistant.memory.planning import measured_planner
 from assistant.models.local_store import use_model
-from assistant.settings import CompletionSettings, Settings, load, overlay, reference
+from assistant.settings import CompletionSettings, Settings, load, overlay
 from assistant.settings import fields as setting_fields
 from assistant.settings.fields import tables
 from assistant.settings.rules import Editor, Rule, checked, rule_of
@@ -393,9 +394,9 @@ def test_a_rule_describes_itself() -> None:
 
 
 def test_the_reference_page_is_written_from_the_fields() -> None:
-    """Run `python -m assistant.settings.reference > assistant/docs/settings.md` after a change."""
-    page = Path(reference.__file__).parents[1] / "docs" / "settings.md"
-    assert page.read_text(encoding="utf-8") == reference.page()
+    """Run `python -m assistant.cli.help > assistant/docs/settings.md` after a change."""
+    page = Path(help_pages.__file__).parents[1] / "docs" / "settings.md"
+    assert page.read_text(encoding="utf-8") == help_pages.settings_page()
 
 
 @pytest.mark.parametrize(

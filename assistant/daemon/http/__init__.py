@@ -10,5 +10,4 @@ __all__ = [
     "request_schemas",
     "response_formats",
     "responses_api",
-    "web_server",
 ]

@@ -23,9 +23,8 @@ import uvicorn
 from msgspec.structs import replace
 
 from assistant import __version__, oom_score, settings
-from assistant.daemon.http.app import build_app
+from assistant.daemon.http.app import Connection, WebServer, build_app
 from assistant.daemon.http.bodies import TokenGate
-from assistant.daemon.http.web_server import Connection, WebServer
 from assistant.daemon.loading import (
     Loadable,
     LocalPlanning,

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from lsp import output
-from lsp.documents.languages import Language, language
-from lsp.documents.site import Site, leading_blanks, width
+from lsp.documents.site import Language, Site, language, leading_blanks, width
 
 
 def cut_control_tokens(text: str, site: Site) -> str:

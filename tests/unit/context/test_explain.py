@@ -9,7 +9,7 @@ import pytest
 
 import context
 from context import FimLayout, TokenCounter, Workspace
-from context.prompt.explanation import Topic
+from context.prompt.builder import Topic
 
 TEXT = '''from tides import height_at
 

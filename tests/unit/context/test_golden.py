@@ -10,7 +10,7 @@ import pytest
 
 import context
 from context import FimLayout, TokenCounter
-from context.syntax.chunk import chunks
+from context.index.file_record import chunks
 from context.syntax.document import Source, read
 from context.syntax.language import languages
 from context.syntax.text import Encoder

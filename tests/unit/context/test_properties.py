@@ -13,7 +13,7 @@ import pytest
 
 import context
 from context import FimLayout, Prompt, TokenCounter
-from context.syntax.chunk import chunks
+from context.index.file_record import chunks
 from context.syntax.document import Source, read_file
 from context.syntax.language import language_for, languages
 from context.syntax.text import Encoder, byte_offset

@@ -15,7 +15,7 @@ from daemons import Daemon, serving, until
 
 from assistant import paths
 from assistant.client import CompletionRequest, DaemonClient
-from assistant.daemon.http import web_server
+from assistant.daemon.http import app
 from assistant.daemon.process import instance
 from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.errors import DaemonError
@@ -142,7 +142,7 @@ def serving_on(seat: instance.Seat) -> Any:
 def test_a_head_that_does_not_come_ends_the_connection(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("assistant.daemon.http.web_server.HEAD_LIMIT_S", 0.2)
+    monkeypatch.setattr("assistant.daemon.http.app.HEAD_LIMIT_S", 0.2)
 
     async def body(daemon: Daemon) -> None:
         way = paths.find_tcp_address()
@@ -168,7 +168,7 @@ def test_a_head_that_does_not_come_ends_the_connection(
 
 def test_so_many_connections_and_no_more(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Past the limit the one that has been silent longest goes; one that is answered stays."""
-    monkeypatch.setattr("assistant.daemon.http.web_server.MOST_CONNECTIONS", 20)
+    monkeypatch.setattr("assistant.daemon.http.app.MOST_CONNECTIONS", 20)
 
     async def body(daemon: Daemon) -> None:
         way = paths.find_tcp_address()
@@ -195,7 +195,7 @@ def test_a_client_that_stops_reading_loses_its_connection(
     home: Path, monkeypatch: pytest.MonkeyPatch, streamed: bool
 ) -> None:
     """T15: whether it reads a stream or one long answer, and however many it requests."""
-    monkeypatch.setattr(web_server, "WRITE_LIMIT_S", 0.5)
+    monkeypatch.setattr(app, "WRITE_LIMIT_S", 0.5)
     engine = FakeEngine(reply=lambda _: "x" * 4000)
 
     async def body(daemon: Daemon) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsp.completion import filters
-from lsp.completion.stopping import end_of
+from lsp.completion.completion_stream import end_of
 from lsp.documents.site import Shape, Site
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -8,8 +8,7 @@ import pytest
 
 from lsp.completion import filters
 from lsp.completion.filters.brackets import unclosed
-from lsp.documents.languages import is_listed, language
-from lsp.documents.site import Site
+from lsp.documents.site import Site, is_listed, language
 
 CURSOR = "\u2038"
 

@@ -14,10 +14,9 @@ from tiny_gguf import split_gguf, tiny_gguf
 
 from assistant.errors import DownloadError, GGUFError, ModelError
 from assistant.models.catalogue import known_names, resolve
-from assistant.models.fetch import open_client
+from assistant.models.fetch import Silent, open_client, partial_dir
 from assistant.models.hub import Wanted, acquire, find_wanted, local_name
 from assistant.models.local_store import read_origin
-from assistant.models.storage import Silent, partial_dir
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "Some/Model-GGUF"

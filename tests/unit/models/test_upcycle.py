@@ -14,8 +14,8 @@ from assistant.errors import GGUFError, ModelError
 from assistant.memory.gguf.header import read_header
 from assistant.memory.model.profile import take_inventory
 from assistant.models.catalogue import Upcycle, find
+from assistant.models.fetch import sha256_of
 from assistant.models.gguf_file import NewTensor, Upcycler, raw_values, string, uint32, write
-from assistant.models.storage import sha256_of
 
 # Fixed: the share of equal tokens depends on the text.
 SAMPLE = Path(__file__).with_name("upcycle_sample.txt")
