@@ -145,7 +145,8 @@ class Manner:
         urgent: a person waits; see `Backend.served`.
         ahead: nobody waits: yield to all others, and report no errors.
         short: the place is not in the cache, and somebody waits: send a short prompt.
-        limit_s: end with what there is after this time, if that is before the settings' limit.
+        limit_s: end with what there is after this time, if that is before the settings' limit. It
+            holds for all of it, but for the load of a model: the prompt's making and retries too.
         line_s: a whole line is enough after this time, if that is before the settings' time.
     """
 
@@ -274,12 +275,16 @@ class Completer:
         from lsp.completion.completion_stream import prompt_tokens
 
         for left in reversed(range(_TRIES)):
+            started = _now()
             try:
                 return await self._request_once(served, site, settings, manner)
             except (DaemonError, WorkerDiedError, ContextFullError) as error:
                 full = isinstance(error, ContextFullError)
+                manner = replace(manner, limit_s=manner.limit_s - (_now() - started))
                 if manner.ahead or not left or (not full and left < _TRIES - 1):
                     raise
+                if manner.limit_s <= 0:
+                    return site, []
                 _log.info("requesting once more after an error of kind %s", error.code)
                 if full:
                     half = prompt_tokens(served, settings) // 2
@@ -302,17 +307,24 @@ class Completer:
         site = replace(site, control=served.fim.control)
         name = _document(site, "ahead" if manner.ahead else "")
         limit_s = max(min(settings.time_limit_ms / 1000, manner.limit_s), _LEAST_LIMIT_S)
+        until = _now() + limit_s
         first = request(site, served, settings, name, ahead=manner.ahead)
         start = first.must_start_with
         allowed = prompt_tokens(served, settings)
         depth = self._depth
         budget_tokens = depth.first_tokens(allowed) if manner.short else depth.tokens(allowed)
-        prompt = await self.prompts.ids(
-            site, served.fim, budget_tokens, start=start, imagined=manner.ahead
-        )
+        try:
+            async with asyncio.timeout(None if manner.ahead else limit_s):
+                prompt = await self.prompts.ids(
+                    site, served.fim, budget_tokens, start=start, imagined=manner.ahead
+                )
+        except TimeoutError:
+            return site, []  # the thread is busy with another document
         self._backend.built(len(prompt), budget_tokens, self.prompts.cut)
         if not prompt:
             return site, []
+        if not manner.ahead:
+            limit_s = max(until - _now(), _LEAST_LIMIT_S)
         body = served.fim.body(prompt)
         first = with_fields(first, prompt=body, time_limit_ms=int(limit_s * 1000))
         others = [
@@ -356,6 +368,10 @@ class Completer:
             if isinstance(answer, BaseException) and not good:
                 raise answer
         return site, good
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _usable(site: Site, text: str) -> bool:

@@ -116,6 +116,7 @@ class Session:
         self._watch = watch or Watch()
         self._open: dict[str, _Open] = {}  # by their normal URIs
         self._cursors: dict[str, Place] = {}
+        self._worked_on: _Open | None = None
 
     def configure(self, settings: CompletionSettings | None, roots: Iterable[Path]) -> None:
         """Complete by these settings, in this workspace, from now on."""
@@ -168,9 +169,12 @@ class Session:
         document = Document(uri, text, encoding=self.encoding, version=version, language=language)
         suggestions = Suggestions()
         ahead = Ahead(document, suggestions, self._completer, lambda: self.settings, self._watch)
-        self._open[normal(uri)] = _Open(document, suggestions, ahead)
+        found = self._open[normal(uri)] = _Open(document, suggestions, ahead)
         self.notebooks.opened_cell(uri)
-        if self.wanted(language):
+        # An editor may open many documents at once, or one beside the one that the user types in.
+        busy = self._worked_on is not None and self._worked_on.ahead.warm_up is not None
+        if self.wanted(language) and not busy:
+            self._work_on(found)
             ahead.opened(self._cursors.get(normal(uri), _START))
 
     def change(self, uri: str, version: int, edits: Iterable[Edit]) -> None:
@@ -190,6 +194,7 @@ class Session:
                 return  # what follows is being decoded
             self._stop_growing(found)
         if self.wanted(found.document.language):
+            self._work_on(found)
             found.ahead.edited()
 
     def close(self, uri: str) -> None:
@@ -206,6 +211,8 @@ class Session:
         self._cursors[normal(uri)] = found.cursor
         self._stop_growing(found)
         found.ahead.stop()
+        if self._worked_on is found:
+            self._worked_on = None
         if found.running is not None:
             found.running.cancel()
         self._do(self._completer.prompts.close(uri))
@@ -235,6 +242,7 @@ class Session:
         document = found.document
         if not invoked and found.edit_version == document.version:
             return []  # a next edit is shown there
+        self._work_on(found)
         asked_at = self._clock()
         place = found.cursor = document.place(*position)
         taken = Taken(place) if selected is None else taken_with(selected, document, place)
@@ -331,6 +339,13 @@ class Session:
         if self.on_edit is not None:
             self.on_edit(document.uri, first, old, new)
 
+    def _work_on(self, found: _Open) -> None:
+        """The user has turned to a document: what nobody waits for in another one ends."""
+        last, self._worked_on = self._worked_on, found
+        if last is not None and last is not found:
+            last.ahead.stop()
+            self._stop_growing(last)
+
     def _do(self, chore: Coroutine[Any, Any, None]) -> None:
         """Have something done that nobody waits for."""
         task = asyncio.get_running_loop().create_task(chore)
@@ -340,20 +355,22 @@ class Session:
     async def _suggestions(
         self, found: _Open, site: Site, settings: CompletionSettings, *, invoked: bool
     ) -> list[Suggestion]:
-        kept = None if invoked else await self._kept(found, site, settings)
+        limit_s = settings.time_limit_ms / 1000
+        started = self._clock()
+        kept = None if invoked else await self._kept(found, site, limit_s)
         found.ahead.asked(site, known=kept is not None)
         if kept is not None:
             if found.growing is None:
                 found.ahead.suggested(site, kept)
             return [kept]
         self._stop_growing(found)
+        asked_at = self._clock()
         short = await self._completer.shortened(settings, urgent=invoked)
         if short is None:
             return []
-        started = self._clock()  # the time limit holds from here on: for all but a model's load
-        limit_s = settings.time_limit_ms / 1000
+        started += self._clock() - asked_at  # the time limit holds for all but a model's load
         if not invoked:
-            await asyncio.sleep(found.rhythm.wait_s(started, settings.debounce_ms / 1000))
+            await asyncio.sleep(found.rhythm.wait_s(self._clock(), settings.debounce_ms / 1000))
         warm_up = found.ahead.warm_up
         if warm_up is not None:
             wait_s = min(_WARM_WAIT_S, limit_s) if short else limit_s / 2
@@ -381,14 +398,12 @@ class Session:
             found.ahead.suggested(site, made.suggestions[0])
         return made.suggestions
 
-    async def _kept(
-        self, found: _Open, site: Site, settings: CompletionSettings
-    ) -> Suggestion | None:
+    async def _kept(self, found: _Open, site: Site, limit_s: float) -> Suggestion | None:
         """What is known to follow the cursor. Where that is being decoded, waits for it."""
         growing = found.growing
         if growing is not None and growing.continues(site):
             with suppress(TimeoutError):
-                await asyncio.wait_for(growing.beyond(site), settings.time_limit_ms / 1000)
+                await asyncio.wait_for(growing.beyond(site), limit_s)
         return found.suggestions.find(site)
 
     def _grow(self, found: _Open, growing: Growing) -> None:

@@ -55,7 +55,7 @@ class PlayedClient:
     Attributes:
         model: whose vocabulary prompts are written in.
         requests, warmed: what was asked for; `warmed_as`: how urgent that was.
-        closed: how many answers were given up before their end.
+        closed: how many answers were given up before their end, `unwarmed` how many warm-ups.
         failures: raised by the next calls of `complete`, `refusals` by those of `wait_ready`.
         heals: answers begin with what they have to begin with.
         health: what it says of itself; None for nothing.
@@ -72,6 +72,7 @@ class PlayedClient:
     warmed_as: list[Priority] = field(default_factory=list)
     connections: int = 0
     closed: int = 0
+    unwarmed: int = 0
     failures: list[UnderkeelError] = field(default_factory=list)
     refusals: list[UnderkeelError] = field(default_factory=list)
     budget: BudgetNow | None = None
@@ -146,7 +147,11 @@ class PlayedClient:
         assert 0 < len(prompt) <= budget_tokens and prompt_model
         self.warmed.append(prompt)
         self.warmed_as.append(priority)
-        await self.gate.wait()
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.unwarmed += 1
+            raise
         return Timings()
 
     async def aclose(self) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from editing import URI, Editing, PlayedClient, ids_of
 
+from assistant.client import CompletionChunk, CompletionRequest
 from assistant.engine.types import Priority
+from assistant.errors import ContextFullError, DaemonError, UnderkeelError
 from assistant.models import vocabulary
 from assistant.settings import CompletionSettings
 from lsp.completion import prefetch
@@ -309,3 +311,160 @@ def test_the_time_limit_holds_for_the_wait_too(dense_model: Path) -> None:
         client.gate.set()
 
     play(dense_model, test, LONG)
+
+
+LIMIT_S = 0.4
+
+
+@pytest.mark.parametrize("error", [ContextFullError("full"), DaemonError("gone")])
+def test_the_time_limit_holds_for_all_tries(dense_model: Path, error: UnderkeelError) -> None:
+    """C24: what a failed try took is not given to the next one again."""
+
+    async def test(editing: Editing) -> None:
+        client = editing.client
+        limits: list[int] = []
+
+        async def complete(request: CompletionRequest) -> AsyncGenerator[CompletionChunk, None]:
+            limits.append(request.time_limit_ms)
+            await asyncio.sleep(LIMIT_S / 3)
+            raise error
+            yield
+
+        await editing.texts()  # the index and the vocabulary are read
+        editing.type("x")
+        client.complete = complete  # type: ignore[method-assign]
+        limit_ms = int(LIMIT_S * 1000)
+        editing.session.settings = CompletionSettings(
+            debounce_ms=0, time_limit_ms=limit_ms, blocks=False, ahead=False
+        )
+        assert await editing.texts() == []
+        assert len(limits) >= 2
+        used_ms = LIMIT_S * 1000 / 3
+        assert all(later <= max(limits[0] - used_ms, 100) for later in limits[1:])
+
+    play(dense_model, test)
+
+
+def test_the_time_limit_holds_for_the_prompt_too(dense_model: Path) -> None:
+    """C24, C21: the thread that makes prompts is at work on another document."""
+
+    async def test(editing: Editing) -> None:
+        editing.session.settings = CompletionSettings(debounce_ms=0, time_limit_ms=100)
+        held = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def hold() -> None:
+            asyncio.run_coroutine_threadsafe(held.wait(), loop).result(20)
+
+        busy = loop.run_in_executor(editing.session.prompts._thread, hold)  # noqa: SLF001
+        assert await editing.texts() == []  # although the thread is never free
+        assert editing.client.requests == []
+        held.set()
+        await busy
+
+    play(dense_model, test)
+
+
+def test_the_time_limit_holds_for_what_is_being_decoded_too(dense_model: Path) -> None:
+    """C24: waiting for the next line of a suggestion that grows counts."""
+
+    async def test(editing: Editing) -> None:
+        client = editing.client
+        editing.session.on_update = lambda _: None
+        client.reply = lambda _: "if a:\n        return b\n    return c\n"
+        client.pauses_after = "\n"
+        assert await editing.texts() == ["if a:"]
+        editing.type("if a:")
+        editing.session.settings = CompletionSettings(
+            debounce_ms=0, time_limit_ms=300, blocks=False
+        )
+        assert await editing.texts() == []
+        assert client.requests[-1].time_limit_ms == 100  # the least: nothing of it is left
+        client.gate.set()
+
+    play(dense_model, test)
+
+
+OTHER = "file:///other.py"
+
+
+@pytest.mark.parametrize("how", ["ask", "edit"])
+def test_a_warm_up_yields_to_another_document(dense_model: Path, how: str) -> None:
+    """C28: the user has typed in one file and turned to another one: only that one counts."""
+
+    async def test(editing: Editing) -> None:
+        client, session = editing.client, editing.session
+        client.gate.clear()
+        editing.type("r")
+        await rest(lambda: bool(client.warmed))
+        session.open(OTHER, "x = 1\ny = \n", 1, "python")
+        assert client.unwarmed == 0  # opened only: perhaps behind the one that is shown
+        if how == "edit":
+            session.change(OTHER, 2, [Edit("z", (1, 4), (1, 4))])
+        asked = asyncio.create_task(session.suggest(OTHER, (1, 4), invoked=False))
+        await rest(lambda: bool(client.requests))
+        assert client.unwarmed >= 1
+        client.gate.set()
+        await asked
+
+    play(dense_model, test, LONG)
+
+
+def test_of_many_opened_documents_the_last_one_is_warmed(dense_model: Path) -> None:
+    """C28: a restored session opens all of its documents at once."""
+
+    async def test(editing: Editing) -> None:
+        client = editing.client
+        client.gate.clear()
+        for number in range(20):
+            editing.session.open(f"file:///{number}.py", f"x{number} = 1\n" * 9, 1, "python")
+        await rest(lambda: bool(client.warmed))
+        await rest()
+        (warmed,) = client.warmed
+        assert "x19 = 1" in vocabulary.load(dense_model).decode(warmed)
+        client.gate.set()
+
+    play(dense_model, test)
+
+
+def test_of_many_edited_documents_the_last_one_is_warmed(dense_model: Path) -> None:
+    """C28: a rename changes many open documents, and the user types in one."""
+
+    async def test(editing: Editing) -> None:
+        client, session = editing.client, editing.session
+        uris = [f"file:///{number}.py" for number in range(20)]
+        for uri in uris:
+            session.open(uri, "x = 1\n" * 9, 1, "python")
+        client.gate.clear()
+        before = len(client.warmed)
+        for uri in uris:
+            session.change(uri, 2, [Edit("renamed", (4, 0), (4, 1))])
+        asked = asyncio.create_task(editing.texts())
+        await rest(lambda: bool(client.requests))
+        assert len(client.warmed) - client.unwarmed <= before + 1
+        client.gate.set()
+        await asked
+
+    play(dense_model, test)
+
+
+def test_a_growing_suggestion_ends_when_the_user_turns_to_another_document(
+    dense_model: Path,
+) -> None:
+    """C28: what is decoded for nobody is in the way of the next request."""
+
+    async def test(editing: Editing) -> None:
+        client, session = editing.client, editing.session
+        session.on_update = lambda _: None
+        client.reply = lambda _: "if a:\n        return b\n    return c\n"
+        client.pauses_after = "\n"
+        assert await editing.texts() == ["if a:"]
+        session.open(OTHER, "x = 1\ny = \n", 1, "python")
+        client.pauses_after = ""
+        closed = client.closed
+        asked = asyncio.create_task(session.suggest(OTHER, (1, 4), invoked=False))
+        await rest(lambda: client.closed > closed)
+        client.gate.set()
+        await asked
+
+    play(dense_model, test)
