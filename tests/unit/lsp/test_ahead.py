@@ -356,7 +356,7 @@ def test_the_time_limit_holds_for_the_prompt_too(dense_model: Path) -> None:
         def hold() -> None:
             asyncio.run_coroutine_threadsafe(held.wait(), loop).result(20)
 
-        busy = loop.run_in_executor(editing.session.prompts._thread, hold)  # noqa: SLF001
+        busy = loop.run_in_executor(editing.session.prompts._thread, hold)
         assert await editing.texts() == []  # although the thread is never free
         assert editing.client.requests == []
         held.set()
