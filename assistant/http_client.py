@@ -89,7 +89,7 @@ def open_client(
     transport = _Transport(rules, trusted_certificates(certificates) if certificates else None)
     if encrypted_only:
         transport.allow = allow
-    return httpx.Client(transport=transport, trust_env=False, **options)
+    return _Client(transport=transport, trust_env=False, **options)
 
 
 def open_async_client(
@@ -119,7 +119,7 @@ def trusted_certificates(bundle: str = "", *, added: str = "") -> ssl.SSLContext
     """
     file = bundle or os.environ.get("SSL_CERT_FILE", "").strip()
     folder = "" if file else os.environ.get("SSL_CERT_DIR", "").strip()
-    named = "" if bundle else "SSL_CERT_FILE" if file else "SSL_CERT_DIR"
+    named = "" if bundle else "SSL_CERT_FILE" if file else "SSL_CERT_DIR" if folder else ""
     if file or folder:
         _check_certificates(file, folder, named)
     try:
@@ -148,6 +148,22 @@ def is_loopback(url: httpx.URL) -> bool:
     return address is not None and address.is_loopback
 
 
+class _Client(httpx.Client):
+    """Fails with httpx's own errors for an address that no server can have."""
+
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        try:
+            return super().send(request, **options)
+        except UnicodeError as error:
+            message = f"a redirect to an invalid host name: {error}"
+            raise httpx.RemoteProtocolError(message, request=request) from error
+
+    def build_request(self, method: str, url: httpx.URL | str, **options: Any) -> httpx.Request:
+        if problem := address_problem(self._merge_url(url)):
+            raise httpx.InvalidURL(problem)
+        return super().build_request(method, url, **options)
+
+
 class _Transport(httpx.BaseTransport):
     """Sends each request by its own route; a route's connections are made when it is needed.
 
@@ -163,6 +179,7 @@ class _Transport(httpx.BaseTransport):
         self._lock = threading.Lock()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
+        _check_address(request)
         if self.allow is not None:
             _check_encrypted(request.url, self.allow)
         key = request.url.scheme, self._rules.proxy_for(request.url)
@@ -189,6 +206,7 @@ class _AsyncTransport(httpx.AsyncBaseTransport):
         self._routes: dict[tuple[str, str], httpx.AsyncHTTPTransport] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        _check_address(request)
         key = request.url.scheme, self._rules.proxy_for(request.url)
         if key not in self._routes:
             with _mapped(key[1]):
@@ -200,6 +218,22 @@ class _AsyncTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         for route in self._routes.values():
             await route.aclose()
+
+
+def address_problem(url: httpx.URL) -> str:
+    """Why no server can have an address that httpx accepts; empty where one can."""
+    try:
+        # What httpx shows of it, and what the system's resolver is asked for.
+        _ = url.host, url.raw_host.decode("ascii").encode("idna")
+    except ValueError as error:
+        return f"invalid host name: {error}"
+    return "" if url.port is None or 0 < url.port < 1 << 16 else f"invalid port: {url.port}"
+
+
+def _check_address(request: httpx.Request) -> None:
+    """Also where a redirect leads: httpx fails with errors that are not its own."""
+    if problem := address_problem(request.url):
+        raise httpx.ConnectError(problem, request=request)
 
 
 def _verification(
@@ -234,6 +268,8 @@ def _checked_proxy(proxy: str) -> None:
         url = httpx.URL(proxy if "://" in proxy else f"http://{proxy}")
     except (httpx.InvalidURL, ValueError) as error:
         raise _bad_proxy(proxy, str(error)) from error
+    if problem := address_problem(url):
+        raise _bad_proxy(proxy, problem)
     if url.scheme not in _PROXY_SCHEMES or not url.host:
         raise _bad_proxy(proxy, f"its scheme must be one of {', '.join(sorted(_PROXY_SCHEMES))}")
 
@@ -352,7 +388,7 @@ def hub_endpoint() -> str:
     try:
         urlsplit(address)  # stricter about brackets
         url = httpx.URL(address)
-        usable = url.scheme in {"http", "https"} and bool(url.host)
+        usable = url.scheme in {"http", "https"} and bool(url.host) and not address_problem(url)
     except (httpx.InvalidURL, ValueError):
         usable = False
     if not usable:
@@ -388,17 +424,24 @@ def hub_token() -> str:
         NetworkSettingsError: it cannot be a token.
     """
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        if token := os.environ.get(name, "").strip():
+        if token := _bare(os.environ.get(name, "")):
             return _checked_token(token, name)
     if os.environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").strip().upper() in {"1", "TRUE", "YES"}:
         return ""
     path = _token_path()
     try:
         with path.open("rb") as file:
-            token = file.read(_MAX_TOKEN_BYTES).decode("utf-8", "replace").strip()
+            token = _bare(file.read(_MAX_TOKEN_BYTES).decode("utf-8", "replace"))
     except OSError:
         return ""
     return _checked_token(token, str(path)) if token else ""
+
+
+def _bare(token: str) -> str:
+    """A token without a byte order mark, blanks, and the quotes of a file of variables."""
+    token = token.removeprefix("\ufeff").strip()
+    quoted = len(token) > 1 and token[0] == token[-1] and token[0] in "\"'"
+    return token[1:-1] if quoted else token
 
 
 def _token_path() -> Path:

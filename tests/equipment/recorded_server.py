@@ -230,6 +230,8 @@ class RecordedServer:
         self.asked.append(body | {"path": request.url.path})
         if self.behaviour.refuses in body:
             said = f"Unrecognized request argument: {self.behaviour.refuses}"
+            if self.behaviour.refuses == "max_tokens":
+                said += ". Use 'max_completion_tokens' instead."
             return body, JSONResponse({"error": {"message": said}}, 400)
         if self.behaviour.raw:
             kind = "application/json" if self.behaviour.raw[:1] == b"{" else "text/event-stream"
@@ -305,7 +307,8 @@ class RecordedServer:
         return refused or self._openai(body, lambda text: {"delta": {"content": text}})
 
     def _openai(self, body: Json, choice: Callable[[str], Json]) -> Response:
-        ids = self.words.encode(self._text(body))[: body["max_tokens"]]
+        most = body.get("max_tokens") or body["max_completion_tokens"]
+        ids = self.words.encode(self._text(body))[:most]
         prompt = body.get("prompt", "")
         n_prompt = len(prompt) if isinstance(prompt, list) else len(self.words.encode(prompt))
 

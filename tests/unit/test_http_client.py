@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from file_server import FileServer
+from file_server import Behaviour, FileServer
 
 from assistant.errors import NetworkSettingsError
 from assistant.http_client import (
@@ -93,6 +93,14 @@ def test_a_variable_that_does_not_concern_a_request(
         ("ALL_PROXY", "socks4://127.0.0.1:9", "ALL_PROXY"),
         ("HTTPS_PROXY", "http://[broken", "HTTPS_PROXY"),
         ("HTTPS_PROXY", "ftp://127.0.0.1:9", "HTTPS_PROXY"),
+        ("HTTPS_PROXY", "http://127.0.0.1:99999", "HTTPS_PROXY"),
+        ("HTTPS_PROXY", "http://xn--a:9", "HTTPS_PROXY"),
+        ("HTTPS_PROXY", f"http://{'a' * 64}:9", "HTTPS_PROXY"),
+        ("HTTPS_PROXY", "http://u:p#x@127.0.0.1:9", "HTTPS_PROXY"),
+        ("HTTPS_PROXY", "direct://", "HTTPS_PROXY"),
+        ("HTTPS_PROXY", "http://127.0.0.1:9 http://b:9", "HTTPS_PROXY"),
+        ("SSL_CERT_FILE", "/dev/null", "SSL_CERT_FILE"),
+        ("SSLKEYLOGFILE", "/no/such/folder/keys", "SSLKEYLOGFILE"),
     ],
 )
 def test_a_variable_that_cannot_be_used(
@@ -113,6 +121,20 @@ def test_a_variable_that_cannot_be_used(
     assert advice in caught.value.advice
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:99999/", "http://xn--a/", "http://a..b/", f"http://{'a' * 64}/"],
+)
+def test_addresses_that_no_server_can_have(server: FileServer, url: str) -> None:
+    """Case S7: httpx's own errors, also where a redirect leads there."""
+    away = server.serve("/away", b"", Behaviour(redirect=url))
+    with open_client(follow_redirects=True) as client:
+        with pytest.raises(httpx.InvalidURL, match="invalid"):
+            client.get(url)
+        with pytest.raises(httpx.TransportError, match="invalid"):
+            client.get(away)
+
+
 def test_a_password_of_a_proxy_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks4://me:secret@127.0.0.1:9")
     with open_client() as client, pytest.raises(NetworkSettingsError) as caught:
@@ -127,7 +149,9 @@ def test_an_empty_endpoint_is_none(monkeypatch: pytest.MonkeyPatch, value: str) 
     assert hub_endpoint() == "https://huggingface.co"
 
 
-@pytest.mark.parametrize("value", ["mirror", "ftp://mirror", "http://", "http://[x"])
+@pytest.mark.parametrize(
+    "value", ["mirror", "ftp://mirror", "http://", "http://[x", "https://x:99999", "https://xn--a"]
+)
 def test_an_endpoint_that_is_no_address(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("HF_ENDPOINT", value)
     with pytest.raises(NetworkSettingsError, match="HF_ENDPOINT"):
@@ -154,6 +178,18 @@ def test_the_token_of_a_login_is_used_for_the_hub_only(
     assert sent.headers["Authorization"] == "Bearer hf_own"
     for address in ("https://huggingface.co.evil.example/", "http://huggingface.co/api"):
         assert "Authorization" not in authorise_hub(httpx.Request("GET", address)).headers
+
+
+@pytest.mark.parametrize("token", ["\ufeffhf_a", '"hf_a"', "'hf_a' ", "hf_a\r\n"])
+def test_a_token_as_files_of_variables_have_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, token: str
+) -> None:
+    """Case S18: with a byte order mark, quotes or a line end."""
+    (tmp_path / "token").write_text(token, "utf-8")
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "token"))
+    assert hub_token() == "hf_a"
+    monkeypatch.setenv("HF_TOKEN", token)
+    assert hub_token() == "hf_a"
 
 
 @pytest.mark.parametrize("token", ["hf_a\nb", "hf_ä", "hf_a b"])

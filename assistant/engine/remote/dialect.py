@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import json
 import logging
 import math
 import re
@@ -17,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from assistant.engine.remote.failures import UnreadableError
 from assistant.engine.remote.transport import Transport
 from assistant.engine.types import (
     Delta,
@@ -26,7 +28,7 @@ from assistant.engine.types import (
     StopReason,
     Timings,
 )
-from assistant.errors import EngineError, ModelError, RemoteError, RequestError, SettingsError
+from assistant.errors import EngineError, ModelError, RequestError, SettingsError
 from assistant.models import catalogue, vocabulary, vocabulary_import
 from assistant.models.vocabulary import Vocabulary
 from assistant.models.vocabulary_import import Words
@@ -160,7 +162,7 @@ def decode(data: bytes, kind: type[T], server: str = "") -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RemoteError(
+        raise UnreadableError(
             f"the server's answer cannot be read ({error})",
             subject=server,
             advice="Check url and kind under [remote]",
@@ -168,8 +170,22 @@ def decode(data: bytes, kind: type[T], server: str = "") -> T:
 
 
 def decode_object(data: bytes, server: str = "") -> dict[str, Any]:
-    """A JSON object, its fields not yet checked. Raises RemoteError where it is something else."""
-    return decode(data.removeprefix(codecs.BOM_UTF8), dict[str, Any], server)
+    """A JSON object, its fields not yet checked. Raises RemoteError where it is something else.
+
+    What some servers write beside JSON is accepted: NaN and infinity, half a surrogate pair, and
+    bytes that are not UTF-8.
+    """
+    data = data.removeprefix(codecs.BOM_UTF8)
+    try:
+        return decode(data, dict[str, Any], server)
+    except UnreadableError:
+        try:
+            found = json.loads(data.decode("utf-8", "replace"))
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise
+        return found
 
 
 def objects(value: object) -> list[dict[str, Any]]:
@@ -183,10 +199,14 @@ def fields(value: object) -> dict[str, Any]:
 
 
 def text_of(value: object) -> str:
-    """A text, or the texts of a list of parts; empty where it is something else."""
-    if isinstance(value, str):
-        return value
-    return "".join(text_of(part.get("text")) for part in objects(value))
+    """A text, or the texts of a part or of a list of parts; empty where it is something else.
+    Half a surrogate pair becomes U+FFFD."""
+    parts = value if isinstance(value, list) else [value]
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    text = "".join(one for one in texts if isinstance(one, str))
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def ids_of(value: object) -> list[int]:

@@ -13,7 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,9 +37,15 @@ from assistant.engine.remote.dialect import (
     find_vocabulary,
     unsupported,
 )
-from assistant.engine.remote.failures import MissingRouteError
 from assistant.engine.remote.llama_server import LlamaServer
-from assistant.engine.remote.openai import VLLM, OpenAI, listed_models, stop_ids
+from assistant.engine.remote.openai import (
+    NO_LIST,
+    VLLM,
+    OpenAI,
+    listed_models,
+    named_entry,
+    stop_ids,
+)
 from assistant.engine.remote.transport import Transport, wait_for_key
 from assistant.engine.types import (
     Counting,
@@ -46,7 +59,14 @@ from assistant.engine.types import (
     Progress,
     StopReason,
 )
-from assistant.errors import EngineError, LoadError, RemoteError, RequestError
+from assistant.errors import (
+    ContextFullError,
+    EngineError,
+    LoadError,
+    RemoteError,
+    RequestError,
+    UnderkeelError,
+)
 from assistant.models import token_estimate, vocabulary
 from assistant.settings import RemoteSettings
 
@@ -111,9 +131,12 @@ async def dialect_for(remote: RemoteSettings, http: Transport) -> Dialect:
     if kind == "auto":
         try:
             listed = listed_models(await http.get("/v1/models"), http.server)
-        except MissingRouteError:
+        except NO_LIST:
             listed = []
-        kind = _BY_OWNER.get(listed[0].owned_by if listed else "", "openai")  # type: ignore[assignment]
+        entry = named_entry(listed, remote.model)
+        owners = [one.owned_by.lower() for one in (entry, *listed) if one is not None]
+        owner = next(filter(None, owners), "")
+        kind = _BY_OWNER.get(owner, "openai")  # type: ignore[assignment]
     if kind == "llama-server":
         return LlamaServer(remote.model)
     if kind == "vllm":
@@ -125,6 +148,8 @@ log = logging.getLogger(__name__)
 
 # Fields that improve an answer, and that a server may refuse: it is asked again without them.
 _OPTIONAL = ("stream_options", "seed", "return_token_ids", "add_special_tokens", "min_p", "top_k")
+_NEW_LIMIT = "max_completion_tokens"
+"""OpenAI's newer name of `max_tokens`, which some models insist on."""
 _GAUGE_S = 1.0
 _GAUGE_OLD_S = 10.0
 
@@ -240,6 +265,11 @@ class RemoteEngine:
                                 advice="See its log",
                             )
                 ended = True
+            except UnderkeelError as error:
+                if reason is StopReason.CANCELLED:
+                    raise
+                ended = True  # the answer was whole before
+                log.info("an error of kind %s after the end of an answer", error.code)
             finally:
                 # Also where the caller has hung up, or the server has failed.
                 done = answer.done(reason if ended else StopReason.CANCELLED)
@@ -352,14 +382,20 @@ class RemoteEngine:
         limit_s = lane.request.time_limit_ms / 1000
 
         async def first() -> tuple[AsyncGenerator[bytes, None], bytes | None]:
+            if "max_tokens" in self._refused:
+                ask.body[_NEW_LIMIT] = ask.body["max_tokens"]
             body = {name: value for name, value in ask.body.items() if name not in self._refused}
             stream = http.stream(ask.path, body)
             try:
                 return stream, await anext(stream, None)
-            except RequestError as error:
+            except (RequestError, RemoteError) as error:
                 await stream.aclose()
                 named = {name for name in _OPTIONAL if name in body and name in error.message}
-                if not named:
+                if _NEW_LIMIT in error.message and "max_tokens" in body:
+                    named = {"max_tokens"}
+                if not named and isinstance(error, RequestError) and not _names_field(error, body):
+                    named = {name for name in _OPTIONAL if name in body}
+                if not named or isinstance(error, ContextFullError):
                     raise
                 log.info("the server is asked again without %s", ", ".join(named))
                 self._refused |= named
@@ -406,6 +442,10 @@ class RemoteEngine:
         except EngineError as error:
             log.info("no gauge: %s", error.code)
             self._gauge_at_s = max(self._gauge_at_s, self._clock() - _GAUGE_OLD_S)
+
+
+def _names_field(error: UnderkeelError, body: Mapping[str, Any]) -> bool:
+    return any(name in error.message for name in body)
 
 
 def _with_special(counter: vocabulary.Vocabulary | token_estimate.Estimate, text: str) -> list[int]:

@@ -10,11 +10,11 @@ closed ── failures in a row ──> open ── its pause is over ──> ha
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 import httpx
-import msgspec
 
 from assistant.errors import (
     ContextFullError,
@@ -42,11 +42,15 @@ class MissingRouteError(RemoteError):
     """The server has no such route. Over the wire a `RemoteError`."""
 
 
+class UnreadableError(RemoteError):
+    """The server's answer is not what was expected. Over the wire a `RemoteError`."""
+
+
 def failure_in_stream(error: object) -> UnderkeelError:
     """The error that a stream carries instead of a piece: an object of any server's, or a text."""
     code = error.get("code") if isinstance(error, dict) else None
     status = code if isinstance(code, int) and 400 <= code < 600 else 500
-    body = msgspec.json.encode({"error": error})
+    body = json.dumps({"error": error}).encode()  # there may be half a surrogate pair in it
     if any(mark.encode() in body for mark in _TOO_LONG):
         status = 400
     return refusal(status, body, "")
@@ -67,7 +71,7 @@ def refusal(
         return RemoteError(
             f"the server wants another key: {said}", subject=server, advice=_KEY_ADVICE
         )
-    if status in {404, 405}:
+    if status in {404, 405, 501}:
         return MissingRouteError(
             f"the server does not know this: {said}",
             subject=server,
@@ -93,13 +97,13 @@ def refusal(
 def _message(body: bytes) -> str:
     """What an error object says: llama-server's, OpenAI's, vLLM's and FastAPI's shapes."""
     try:
-        read = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        read = json.loads(body.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
         return " ".join(body[:200].decode("utf-8", "replace").split())
     found = read.get("error", read) if isinstance(read, dict) else read
     if isinstance(found, dict):
-        found = found.get("message") or found.get("detail") or ""
-    return str(found)[:300]
+        found = found.get("message") or found.get("detail") or found.get("error_message") or ""
+    return str(found)[:300].encode("utf-8", "replace").decode()
 
 
 def _seconds(text: str) -> float:

@@ -232,6 +232,8 @@ class LlamaServer:
         raise unsupported(self.name, "tool_choice")
 
     def read(self, data: bytes) -> Piece:
+        if data.strip() in {b"", b"null"}:
+            return Piece()  # sent to keep the connection
         event = decode_object(data)
         if event.get("error"):
             raise failure_in_stream(event["error"])

@@ -22,10 +22,14 @@ from assistant.engine.remote.dialect import (
     text_of,
     unsupported,
 )
-from assistant.engine.remote.failures import MissingRouteError, failure_in_stream
+from assistant.engine.remote.failures import (
+    MissingRouteError,
+    UnreadableError,
+    failure_in_stream,
+)
 from assistant.engine.remote.transport import Transport
 from assistant.engine.types import Constraint, GenerateRequest, ModelInfo, StopReason, Timings
-from assistant.errors import RemoteError
+from assistant.errors import RemoteError, RequestError
 from assistant.models.vocabulary import Vocabulary
 from assistant.models.vocabulary_import import Words
 
@@ -42,20 +46,55 @@ class _Entry(msgspec.Struct, frozen=True):
 
 
 def listed_models(data: bytes, server: str) -> list[_Entry]:
-    """The models of `GET /v1/models`, as tolerantly as OpenAI's own clients read them."""
+    """The models of `GET /v1/models`, as tolerantly as OpenAI's own clients read them: a list, or
+    an object by name, of objects or of names."""
     try:
-        found: object = decode_object(data, server).get("data")
+        listed = decode_object(data, server)
+        found: object = listed.get("data") or listed.get("models")
     except RemoteError:
         found = decode(data, list[Any], server)
+    if isinstance(found, dict):
+        named = [{"id": name} | fields(entry) for name, entry in found.items()]
+        found = [found] if isinstance(found.get("id"), str) else named
+    entries = found if isinstance(found, list) else []
     return [
         _Entry(
-            id=text_of(entry.get("id") or entry.get("name")),
-            n_ctx=count_of(entry.get("max_model_len")) or count_of(entry.get("context_length")),
+            id=name,
+            n_ctx=_context_of(entry),
             root=text_of(entry.get("root")),
             owned_by=text_of(entry.get("owned_by")),
         )
-        for entry in objects(found)
+        for entry in ({"id": one} if isinstance(one, str) else fields(one) for one in entries)
+        if (name := next(filter(None, map(text_of, map(entry.get, _NAMES))), ""))
     ]
+
+
+_NAMES = ("id", "name", "model")
+_CONTEXTS = ("max_model_len", "context_length", "context_window", "max_context_length", "n_ctx")
+"""What servers call a model, and the length of its context."""
+
+
+def _context_of(entry: Mapping[str, Any]) -> int:
+    told = [entry.get(name) for name in _CONTEXTS] + [fields(entry.get("meta")).get("n_ctx")]
+    return next(filter(None, map(count_of, told)), 0)
+
+
+NO_LIST = (MissingRouteError, UnreadableError, RequestError)
+"""How a server that lists no models answers: it has no such route, or sends some page."""
+
+
+def named_entry(entries: Sequence[_Entry], name: str) -> _Entry | None:
+    """The entry that a name means, the first one for no name: its own, or the only one that differs
+    by case, or by Ollama's tag `latest`; None where there is none."""
+    exact = next((entry for entry in entries if name in {"", entry.id}), None)
+    if exact is not None:
+        return exact
+    wanted = name.casefold().removesuffix(":latest")
+    near = [one for one in entries if one.id.casefold().removesuffix(":latest") == wanted]
+    if len(near) == 1:
+        return near[0]
+    patterns = (one.id for one in entries if one.id.endswith("*"))
+    return _Entry(name) if any(name.startswith(one[:-1]) for one in patterns) else None
 
 
 class OpenAI:
@@ -132,17 +171,23 @@ class OpenAI:
     def read(self, data: bytes) -> Piece:
         """One event of a completion or a chat, or the whole answer of a server that does not
         stream. llama-server's own events are understood too (case S6)."""
+        if data.strip() in {b"", b"null"}:
+            return Piece()  # sent to keep the connection
         event = decode_object(data)
         if event.get("error"):
             raise failure_in_stream(event["error"])
         if "choices" not in event and "content" in event:
             return read_native(event)
-        choice = next(iter(objects(event.get("choices"))), {})
-        message = fields(choice.get("delta") or choice.get("message"))
+        if "choices" not in event and _is_error(event):
+            raise failure_in_stream(event)
+        choices = event.get("choices")
+        choice = next(iter(objects([choices] if isinstance(choices, dict) else choices)), {})
+        message = choice.get("delta") or choice.get("message")
+        said = fields(message).get("content") if isinstance(message, dict) else message
         stop = choice.get("stop_reason")
         ids = choice.get("token_ids")
         return Piece(
-            text_of(choice.get("text")) or text_of(message.get("content")),
+            text_of(choice.get("text")) or text_of(said) or text_of(choice.get("content")),
             tuple(ids_of(ids)),
             reason=_reason(choice),
             stop_text=text_of(stop),
@@ -155,7 +200,7 @@ class OpenAI:
     async def _entry(self, http: Transport) -> _Entry:
         try:
             found = listed_models(await http.get("/v1/models"), http.server)
-        except MissingRouteError:
+        except NO_LIST:
             if self.model:
                 return _Entry(self.model)
             raise RemoteError(
@@ -163,9 +208,9 @@ class OpenAI:
                 subject=http.server,
                 advice="Name one: model = ... under [remote]",
             ) from None
-        for entry in found:
-            if self.model in {"", entry.id}:
-                return entry
+        entry = named_entry(found, self.model)
+        if entry is not None:
+            return entry
         names = ", ".join(entry.id for entry in found[:20])
         raise RemoteError(
             f"the server has no model {self.model!r}" if found else "the server has no model",
@@ -239,11 +284,25 @@ def stop_ids(request: GenerateRequest, words: Vocabulary | None) -> set[int]:
     return found
 
 
+def _is_error(event: Mapping[str, Any]) -> bool:
+    """Whether an event without choices is an error of vLLM's or FastAPI's form."""
+    return "error" in (event.get("object"), event.get("type")) or bool(event.get("detail"))
+
+
+_NO_REASON = {"", "null", "none"}
+_ENDED = {
+    *("stop", "eos", "eos_token", "end", "end_turn", "stop_sequence", "stop_token", "endoftext"),
+    *("complete", "completed", "done", "tool_calls", "function_call"),
+}
+"""What servers write where OpenAI has `null`, and `stop`."""
+
+
 def _reason(choice: Mapping[str, Any]) -> StopReason | None:
-    said = choice.get("finish_reason")
-    if not isinstance(said, str) or not said:
+    given = choice.get("finish_reason")
+    said = given.casefold() if isinstance(given, str) else ""
+    if said in _NO_REASON:
         return None
-    if said == "stop":
+    if said in _ENDED:
         by_text = isinstance(choice.get("stop_reason"), str)
         return StopReason.STOP_TEXT if by_text else StopReason.EOS
     return StopReason.CANCELLED if said == "abort" else StopReason.LENGTH

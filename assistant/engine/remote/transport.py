@@ -35,11 +35,18 @@ from assistant.engine.remote.failures import (
     retry_pause_s,
 )
 from assistant.errors import OverloadedError, RemoteError, SettingsError, UnderkeelError
-from assistant.http_client import is_loopback, open_async_client, trusted_certificates
+from assistant.http_client import (
+    address_problem,
+    is_loopback,
+    open_async_client,
+    trusted_certificates,
+)
 from assistant.settings import RemoteSettings
 
 _LINE_END = re.compile(rb"\r\n|\n|\r(?!$)")
 _LONGEST_BYTES = 16 << 20
+_ENDPOINT = re.compile(r"(/v1)?(/chat/completions|/completions?|/models)?/*$", re.IGNORECASE)
+"""The end of an address as OpenAI's clients, or a server's own page, write it."""
 
 
 class Splitter:
@@ -88,12 +95,32 @@ class Splitter:
                 found.append(b"\n".join(self._data))
                 self._data, self._data_bytes = [], 0
         elif line.startswith(b"data:"):
+            if len(self._data) == 1 and _is_object(self._data[0]):
+                self._take(b"", found)  # some servers leave out the empty line between two events
             self._data.append(line[5:].removeprefix(b" "))
             self._data_bytes += len(line)
 
     def end(self) -> list[bytes]:
         """The data of a last event that no empty line follows."""
         return self.feed(b"\n\n") if any(self._rest) or self._data else []
+
+
+def _is_object(data: bytes) -> bool:
+    """Whether `data` is a whole JSON object."""
+    if not (data.startswith(b"{") and data.rstrip().endswith(b"}")):
+        return False
+    try:
+        return isinstance(msgspec.json.decode(data), dict)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def _whole_answer(data: bytes) -> list[bytes]:
+    """The events of an answer that is no event stream: one JSON object, or one on each line."""
+    if _is_object(data.removeprefix(codecs.BOM_UTF8).strip()):
+        return [data]
+    lines = [line.strip() for line in data.splitlines() if line.strip()]
+    return lines if all(line.startswith(b"{") and line.endswith(b"}") for line in lines) else [data]
 
 
 log = logging.getLogger(__name__)
@@ -199,7 +226,7 @@ class Transport:
                     if data.strip() == b"[DONE]":
                         return
                     yield data
-            for data in [bytes(whole)] if whole else splitter.end():
+            for data in _whole_answer(bytes(whole)) if whole else splitter.end():
                 if data.strip() != b"[DONE]":
                     yield data
 
@@ -281,9 +308,11 @@ async def _bounded(answer: httpx.Response, most_bytes: int) -> bytes:
 
 def _checked_url(text: str, key: str) -> httpx.URL:
     try:
-        url = httpx.URL(text)
+        url = httpx.URL(text.strip())
     except httpx.InvalidURL as error:
         raise _bad_url(text, str(error)) from error
+    if problem := address_problem(url):
+        raise _bad_url(text, problem)
     if url.scheme not in {"http", "https"} or not url.host:
         raise _bad_url(text, "it must begin with http:// or https://")
     if key and url.scheme == "http" and not is_loopback(url):
@@ -292,7 +321,7 @@ def _checked_url(text: str, key: str) -> httpx.URL:
             subject=str(url.copy_with(userinfo=b"")),
             advice="Use an https:// address, or a tunnel to a loopback one",
         )
-    path = url.path.rstrip("/").removesuffix("/v1")  # as OpenAI's clients want it written
+    path = _ENDPOINT.sub("", re.sub("/{2,}", "/", url.path))
     return url.copy_with(path=path + "/", query=None, fragment=None)
 
 

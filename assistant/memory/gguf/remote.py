@@ -31,11 +31,13 @@ _QUANTISATION = re.compile(
     re.IGNORECASE,
 )
 _NEVER = re.compile(
-    r"(?<![0-9a-z])(?:mmproj|lora|adapter|vocab|tokenizer|projector|control[-_.]vector)(?![0-9a-z])",
+    r"(?<![0-9a-z])(?:mm[-_.]?proj|lora|adapter|vocab|tokenizer|projector|control[-_.]vector|clip|vae"
+    r"|(?:audio|image|vision)[-_.]encoder)(?![0-9a-z])",
     re.IGNORECASE,
 )
 _HELPER = re.compile(
-    r"(?<![0-9a-z])(?:mtp|draft|speculator|eagle3?|imatrix)(?![0-9a-z])", re.IGNORECASE
+    r"(?<![0-9a-z])(?:mtp|draft|speculator|eagle3?|dflash|medusa|imatrix)(?![0-9a-z])",
+    re.IGNORECASE,
 )
 # Which file of a repository is meant where none is named, best first.
 _PREFERRED = ("Q4_K_M", "MXFP4", "Q4_K_S", "Q4_0", "IQ4_XS", "Q5_K_M", "Q6_K", "Q8_0")
@@ -72,17 +74,20 @@ def parse_hub_name(name: str, endpoint: str = "") -> HubName:
         ModelError: it is an address of the site that names no model.
     """
     text = name.strip()
+    text = re.sub(r"^(?:hf|huggingface)://(?:models/)?", "hf.co/", text, flags=re.IGNORECASE)
     bare = re.sub(r"^https?://", "", text, flags=re.IGNORECASE)
+    bare = re.sub(r"^([^/:]+):443(?=/)", r"\1", bare)
     mirror = re.sub(r"^https?://", "", endpoint).rstrip("/") + "/"
     sites = (*_SITES, mirror) if endpoint else _SITES
     site = next((site for site in sites if bare.lower().startswith(site.lower())), "")
     if not site and bare != text:
         return HubName()
     query = ""
+    steps = [step for step in text.split("/") if step]
     if site:
         parts = urlsplit("//x/" + bare[len(site) :])
-        text, query = unquote(parts.path), parts.query
-    steps = [step for step in text.strip("/").split("/") if step]
+        # A branch such as refs/pr/3 is one step of an address.
+        steps, query = [unquote(step) for step in parts.path.split("/") if step], parts.query
     if site == mirror and not _is_page(steps):
         return HubName()  # a server of files, whatever else it is
     if site and (not steps or steps[0] in _LISTS or len(steps) < 2):
@@ -113,6 +118,7 @@ def choose_file(files: Sequence[str], wanted: str, repository: str, folder: str 
         file for file in models if quantisation_of(file)
     ]
     matches = [file for file in models if not wanted or _is_wanted(file, wanted)]
+    matches = [file for file in matches if wanted and _ud(file) == _ud(wanted)] or matches
     if not matches:
         raise ModelError(
             f"no GGUF with {wanted!r} in its name" if wanted else "there is no GGUF in it",
@@ -200,7 +206,7 @@ _OFFLINE = "Check the connection, or name a file on this machine"
 def is_remote(name: str) -> bool:
     """Whether a model's name is a URL or a Hugging Face repository, by its form alone."""
     name = name.strip()
-    if name.lower().startswith(("http://", "https://", "hf.co/", "huggingface.co/")):
+    if name.lower().startswith(("http://", "https://", "hf://", "hf.co/", "huggingface.co/")):
         return True
     repository, _, _ = name.partition(":")
     parts = repository.split("/")
@@ -316,7 +322,7 @@ def resolve_url(name: str, client: httpx.Client) -> str:
     if not file or parsed.folder:
         files = list_files(parsed.repository, client, parsed.revision)
         file = choose_file(files, parsed.quantisation, parsed.repository, file)
-    base = f"{hub_endpoint()}/{parsed.repository}/resolve/{quote(parsed.revision)}"
+    base = f"{hub_endpoint()}/{parsed.repository}/resolve/{quote(parsed.revision, safe='')}"
     return f"{base}/{quote(file)}"
 
 

@@ -33,6 +33,11 @@ SITE = "https://huggingface.co/o/r"
         ("o/r/tree/main", HubName("o/r")),
         ("https://mirror.example/o/r/tree/main", HubName("o/r")),
         ("https://other.example/m.gguf", HubName()),
+        (SITE + "/tree/refs%2Fpr%2F3", HubName("o/r", revision="refs/pr/3")),
+        (SITE + "/blob/refs%2Fpr%2F3/m.gguf", HubName("o/r", "m.gguf", revision="refs/pr/3")),
+        ("https://huggingface.co:443/o/r", HubName("o/r")),
+        ("hf://o/r", HubName("o/r")),
+        ("HF://models/o/r/m.gguf", HubName("o/r", "m.gguf")),
     ],
 )
 def test_addresses_as_a_browser_shows_them(name: str, parsed: HubName) -> None:
@@ -55,6 +60,11 @@ def test_addresses_that_name_no_model(name: str) -> None:
         ("F16", ["m.fp16.gguf", "m-bf16.gguf"], "m.fp16.gguf"),
         ("Q4_0", ["m-IQ4_NL.gguf", "m-Q4_0_4_4.gguf", "m-Q4_0.gguf"], "m-Q4_0.gguf"),
         ("Q4_K_XL", ["m-UD-Q4_K_XL.gguf", "m-Q4_K_M.gguf"], "m-UD-Q4_K_XL.gguf"),
+        ("Q4_K_XL", ["m-UD-Q4_K_XL.gguf", "m-Q4_K_XL.gguf"], "m-Q4_K_XL.gguf"),
+        ("Q8_0", ["m-Q8_0-mm-proj.gguf", "mm_proj-Q8_0.gguf", "m-Q8_0.gguf"], "m-Q8_0.gguf"),
+        ("Q8_0", ["clip-m-Q8_0.gguf", "m-vae-Q8_0.gguf", "m-Q8_0.gguf"], "m-Q8_0.gguf"),
+        ("Q8_0", ["m-audio-encoder-Q8_0.gguf", "m-dflash-Q8_0.gguf", "m-Q8_0.gguf"],
+         "m-Q8_0.gguf"),
         ("", ["imatrix.gguf", "MTP-m-Q4_K_M.gguf", "mmproj-F16.gguf", "m-Q4_K_M.gguf"],
          "m-Q4_K_M.gguf"),
         ("", ["a.imatrix.gguf", "lora-m-Q4_K_M.gguf", "m-draft-Q4_K_M.gguf", "z-Q8_0.gguf"],

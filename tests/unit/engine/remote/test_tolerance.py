@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-from mutated_servers import fuzz
+from mutated_servers import Script, engine_for, fuzz, mutated_server
 
 from assistant.engine.remote import RemoteEngine
 from assistant.engine.remote.dialect import _beside, ids_of
 from assistant.engine.remote.failures import refusal
 from assistant.engine.remote.llama_server import LlamaServer
-from assistant.engine.remote.openai import OpenAI, listed_models
+from assistant.engine.remote.openai import OpenAI, listed_models, named_entry
 from assistant.engine.remote.transport import Splitter
 from assistant.engine.types import Delta, Done, GenerateRequest, ModelInfo, StopReason
 from assistant.errors import ContextFullError, RemoteError, UnderkeelError
@@ -52,6 +53,37 @@ ANSWERED = {
     ),
     "llama-server's own events": event(content="a", stop=False)
     + event(content="b", stop=True, stop_type="eos", timings={"predicted_n": 2}),
+    "no reason as a text": choice("a", "null", usage=None) + choice("b", "stop") + DONE,
+    "usage with each event, no reason as a text": b"".join(
+        choice(text, reason) for text, reason in (("a", "null"), ("b", "stop"))
+    ).replace(b'{"choices"', b'{"usage": {"prompt_tokens": 1}, "choices"'),
+    "an empty reason": choice("a", "") + choice("b", "STOP") + DONE,
+    "the reason of other makers": choice("a", "None") + choice("b", "eos_token") + DONE,
+    "null and empty events to keep the connection": b"data: null\n\ndata:\n\n"
+    + choice("a")
+    + b"data: \n\n: ping\n\n"
+    + choice("b", "stop"),
+    "no empty lines between events": (choice("a") + choice("b", "stop") + DONE).replace(
+        b"\n\n", b"\n"
+    ),
+    "an object on each line": b"".join(
+        json.dumps({"choices": [{"text": text, "finish_reason": reason}]}).encode() + b"\n"
+        for text, reason in (("a", None), ("b", "stop"))
+    ),
+    "an infinite log probability": (choice("a", logprobs=[1.5]) + choice("b", "stop")).replace(
+        b"1.5", b"-Infinity"
+    ),
+    "something else after the end": choice("ab", "stop") + b"data: bye\n\n",
+    "an error after the end": choice("ab", "stop") + event(error="cannot count"),
+    "a text as the delta": event(choices=[{"delta": "ab", "finish_reason": "stop"}]),
+    "content as one part": event(
+        choices=[{"delta": {"content": {"text": "ab"}}, "finish_reason": "stop"}]
+    ),
+    "content as texts": event(
+        choices=[{"message": {"content": ["a", "b"]}, "finish_reason": "stop"}]
+    ),
+    "one choice, not in a list": event(choices={"text": "ab", "finish_reason": "stop"}) + DONE,
+    "content beside the message": event(choices=[{"content": "ab", "finish_reason": "stop"}]),
     "token ids of null": choice("ab", "stop", token_ids=None, logprobs=None, index=None) + DONE,
 }
 
@@ -91,6 +123,10 @@ FAILED = {
     "an object without a reason": (b'{"choices": [{"text": "ab"}]}', "ab", "without a reason"),
     "an error that is a text": (choice("ab") + event(error="out of memory"), "ab", "out of memory"),
     "an error object": (event(error={"message": "gone", "code": "x"}), "", "gone"),
+    "an error of vLLM's form": (event(object="error", message="gone", code=400), "", "gone"),
+    "an error by its type": (choice("a") + event(type="error", message="gone"), "a", "gone"),
+    "an error of FastAPI's form": (event(detail="gone"), "", "gone"),
+    "half a surrogate pair in an error": (b'data: {"error": "gone \\ud83d"}\n\n', "", "gone ?"),
     "a number": (b"data: 5\n\n", "", "cannot be read"),
     "half an event": (choice("ab") + b'data: {"choices": [', "ab", "cannot be read"),
 }
@@ -127,12 +163,61 @@ def test_a_long_prompt_is_known_in_a_stream_too() -> None:
         ({"data": [None, {"id": "m", "context_length": 2048, "max_model_len": None}]}, 2048),
         ([{"id": "m", "root": None}], 0),
         ({"object": "list", "data": [{"name": "m", "max_model_len": -1}]}, 0),
+        ({"models": [{"name": "m", "context_window": 8192}]}, 8192),
+        ({"data": ["m"]}, 0),
+        (["m"], 0),
+        ({"data": {"m": {"max_context_length": 512}}}, 512),
+        ({"data": {"id": "m", "n_ctx": 512}}, 512),
+        ({"data": [{"id": 5}, {"model": "m", "meta": {"n_ctx": 4096}}]}, 4096),
     ],
 )
 def test_models_are_listed_in_many_ways(body: object, n_ctx: int) -> None:
     """S8."""
     (entry,) = listed_models(json.dumps(body).encode(), "")
     assert (entry.id, entry.n_ctx) == ("m", n_ctx)
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("", "Coder:latest"),
+        ("Coder:latest", "Coder:latest"),
+        ("coder", "Coder:latest"),
+        ("CODER:LATEST", "Coder:latest"),
+        ("chat", "chat"),
+        ("chat:latest", "chat"),
+        ("openai/gpt", "openai/gpt"),
+        ("cod", None),
+        ("twin", None),
+        ("twiN", "twiN"),
+    ],
+)
+def test_a_model_is_named_in_more_than_one_way(name: str, entry: str | None) -> None:
+    """S6: by its tag or without, in any case, or by a wildcard; never by a guess among several."""
+    ids = ["Coder:latest", "chat", "openai/*", "Twin", "twiN"]
+    entries = listed_models(json.dumps({"data": ids}).encode(), "")
+    found = named_entry(entries, name)
+    assert (found and found.id) == entry
+
+
+@pytest.mark.parametrize(
+    "body", [b"<!doctype html><title>x</title>", b"5", b'"m"', b"null", b'{"data": "m"}', b"[]"]
+)
+def test_a_page_in_place_of_a_list_of_models(serve: Serve, body: bytes) -> None:
+    """S8: as good as no list, where the settings name the model."""
+
+    async def run() -> None:
+        server = serve("openai")
+        server.behaviour.models = body
+        if body == b"[]" or b"data" in body:
+            with pytest.raises(RemoteError, match="has no model"):
+                async with asking(server.url, model="m"):
+                    pass
+            return
+        async with asking(server.url, model="m") as engine:
+            assert (await engine.describe()).name == "m"
+
+    asyncio.run(run())
 
 
 def test_a_server_without_a_list_of_models(serve: Serve) -> None:
@@ -163,11 +248,47 @@ def test_a_refused_optional_field_is_left_out(serve: Serve) -> None:
             assert (await read(engine))[0]
             assert (await read(engine))[0]
             assert ["stream_options" in one for one in server.asked] == [True, False, False]
+            server.behaviour.refuses = "max_tokens"
+            assert (await read(engine))[0]
+            assert (await read(engine))[0]
+            limits = [
+                (one.get("max_tokens"), one.get("max_completion_tokens")) for one in server.asked
+            ]
+            assert limits[-2:] == [(None, 32)] * 2
             server.behaviour.refuses = "temperature"
             _, _, error = await read(engine)
             assert error is not None and "temperature" in str(error)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("error", ["Bad Request", "", '{"error": "unsupported parameter"}'])
+def test_optional_fields_are_left_out_where_the_refusal_names_none(error: str) -> None:
+    """S8: a refusal without the name of a field."""
+    bodies: list[Any] = []
+
+    async def run() -> None:
+        async with mutated_server() as server:
+            engine = await engine_for(server, "openai")
+            assert engine._http is not None
+            stream = engine._http.stream
+
+            async def refusing(path: str, body: Any) -> AsyncGenerator[bytes, None]:
+                bodies.append(body)
+                if "stream_options" in body:
+                    raise refusal(400, error.encode(), "")
+                async for data in stream(path, body):
+                    yield data
+
+            engine._http.stream = refusing  # type: ignore[method-assign]
+            whole = b"HTTP/1.1 200 OK\r\n\r\n" + choice("ab", "stop") + DONE
+            server.answers = {"*": Script((whole,), reset=False)}
+            text, done, failure = await read(engine)
+            assert (text, failure) == ("ab", None) and done is not None
+            await engine.close()
+
+    asyncio.run(run())
+    assert ["stream_options" in body for body in bodies] == [True, False]
 
 
 def test_a_router_is_asked_for_its_model_on_every_route(serve: Serve) -> None:
@@ -182,6 +303,7 @@ def test_a_router_is_asked_for_its_model_on_every_route(serve: Serve) -> None:
             assert (await engine.describe()).name == "coder"
             assert (await read(engine))[2] is None
             await engine.tokenise("<|x|>", special=True)
+            await engine._look()
         assert set(server.named) == {"coder"}
         assert {one.get("model") for one in (*server.asked, *server.tokenised)} == {"coder"}
 
