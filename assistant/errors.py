@@ -186,6 +186,11 @@ class RequestError(EngineError):
     http_status = 400
 
 
+class UnknownPathError(RequestError):
+    code = "unknown_path"
+    http_status = 404
+
+
 class TooLargeError(RequestError):
     code = "too_large"
     http_status = 413

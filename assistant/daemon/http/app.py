@@ -15,6 +15,7 @@ import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from http import HTTPStatus
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -56,7 +57,7 @@ from assistant.daemon.http.request_schemas import (
 )
 from assistant.daemon.http.responses_api import ResponsesBody
 from assistant.daemon.service import Service
-from assistant.errors import RequestError, UnderkeelError
+from assistant.errors import RequestError, UnderkeelError, UnknownPathError
 from assistant.wire import (
     CompletionRequest,
     GenerateBody,
@@ -235,25 +236,27 @@ def _health(service: Service) -> Json:
 
 async def _own_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, UnderkeelError)
-    ollama = request.url.path.startswith("/api/")
-    return error_response(error, write=(OLLAMA if ollama else NATIVE).error)
+    return error_response(error, write=_framing(request).error)
+
+
+def _framing(request: Request) -> Framing:
+    return OLLAMA if request.url.path.startswith("/api/") else NATIVE
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.url.path
     what = {404: f"there is no {path[:100]} here", 405: f"{request.method} is not for {path}"}
-    mapped = RequestError(
-        what.get(error.status_code, error.detail), advice="See: underkeel help api"
-    )
-    answer = error_response(mapped)
+    kind = UnknownPathError if error.status_code == HTTPStatus.NOT_FOUND else RequestError
+    mapped = kind(what.get(error.status_code, error.detail), advice="See: underkeel help api")
+    answer = error_response(mapped, write=_framing(request).error)
     answer.status_code = error.status_code
     answer.headers.update(error.headers or {})
     return answer
 
 
-async def _unexpected_error(_: Request, error: Exception) -> Response:
-    return error_response(unexpected(error))
+async def _unexpected_error(request: Request, error: Exception) -> Response:
+    return error_response(unexpected(error), write=_framing(request).error)
 
 
 class Connection(H11Protocol):

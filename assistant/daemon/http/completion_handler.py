@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 # A text is encoded again when the model changes while it waits; more changes than this in one wait
 # are an error.
 _MOST_ENCODINGS = 3
+_ENGINE_SHARE = 0.95  # of the time limit of a request; the rest is for sending the answer
 
 Encode = Callable[[ModelInfo], Awaitable[Encoded]]
 """Encodes a request's prompt for the model that is served."""
@@ -149,15 +150,14 @@ class CompletionHandler:
             for encoding in range(1, _MOST_ENCODINGS + 1):
                 model = await desk.host.usable(limit_s)
                 ready = prompt if isinstance(prompt, Encoded) else await prompt(model)
-                answers = _prepared(body, ready, model, desk.budgets, limit_s)
+                answers = _prepared(body, ready, model, desk.budgets, _left_ms(started, limit_s))
                 request, opened = answers[0].request, False
                 try:
                     async with self._turns.turn((client, request.priority)):
                         # One after another: the further ones find the prompt in the KV cache.
                         for answer in answers:
-                            request = answer.request
-                            if answer.index:
-                                request = _in_time(request, started, limit_s)
+                            left_ms = _left_ms(started, limit_s) // (len(answers) - answer.index)
+                            request = _in_time(answer.request, left_ms)
                             async with aclosing(desk.host.generate(request)) as stream:
                                 async for item in stream:
                                     if body.stream and not opened:
@@ -222,16 +222,21 @@ class CompletionHandler:
         )
 
 
-def _in_time(request: GenerateRequest, started: float, limit_s: float) -> GenerateRequest:
-    """The request, limited to what is left of the time for all answers."""
+def _left_ms(started: float, limit_s: float) -> int:
+    """The engine's time for an answer. It ends before the connection does, so that an answer that
+    takes too long arrives as far as it came, with a length stop, and not as an error."""
+    return max(int(_ENGINE_SHARE * (limit_s - (time.monotonic() - started)) * 1000), 1)
+
+
+def _in_time(request: GenerateRequest, left_ms: int) -> GenerateRequest:
+    """The request, limited to its share of the time that is left for all answers."""
     if not request.time_limit_ms:
         return request
-    left_ms = int((limit_s - (time.monotonic() - started)) * 1000)
     return replace(request, time_limit_ms=max(min(request.time_limit_ms, left_ms), 1))
 
 
 def _prepared(
-    body: GenerateBody, prompt: Encoded, model: ModelInfo, budgets: Budgets, limit_s: float
+    body: GenerateBody, prompt: Encoded, model: ModelInfo, budgets: Budgets, left_ms: int
 ) -> list[Answer]:
     """The answers that are requested, still empty."""
     limit = _limit(body, budgets)
@@ -240,7 +245,7 @@ def _prepared(
         prompt.ids,
         model,
         limit,
-        request_limit_ms=int(limit_s * 1000),
+        request_limit_ms=left_ms,
         stop_tokens=prompt.stop_tokens,
         turns=prompt.turns,
         visible_tokens=prompt.visible_tokens,

@@ -598,6 +598,34 @@ def test_an_answer_that_takes_too_long_is_ended(home: Path) -> None:
     run(body, engine, settings=settings)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("n", [1, 2])
+def test_an_answer_without_an_end_arrives_as_far_as_it_came(
+    home: Path, stream: bool, n: int
+) -> None:
+    """A client that names no most tokens, and a model that does not stop: no error at the limit."""
+    engine = FakeEngine(reply=lambda _: "x" * 5000, token_ms=5)
+    settings = Settings(daemon=DaemonSettings(request_limit_s=1))
+    ask = {"prompt": "a", "max_tokens": 4000, "n": n, "stream": stream}
+
+    async def body(daemon: Daemon) -> None:
+        answer = await daemon.http.post("/v1/completions", json=ask)
+        assert answer.status_code == 200, answer.text
+        if stream:
+            events = [event for event in await events_of(answer) if event != "[DONE]"]
+            choices = [choice for event in events for choice in event["choices"]]
+            texts = [choice["text"] for choice in choices]
+            reasons = [choice["finish_reason"] for choice in choices if choice["finish_reason"]]
+        else:
+            choices = answer.json()["choices"]
+            texts = [choice["text"] for choice in choices]
+            reasons = [choice["finish_reason"] for choice in choices]
+        assert reasons == ["length"] * n
+        assert len("".join(texts)) > 20
+
+    run(body, engine, settings=settings)
+
+
 def test_first_load_reports_progress_and_refuses_meanwhile(home: Path) -> None:
     engine = FakeEngine(load_ms=600)
     seen: list[tuple[str, float]] = []

@@ -135,6 +135,9 @@ def test_an_error_is_ollamas(home: Path) -> None:
         long = {"messages": [{"role": "user", "content": "word " * 9000}]}
         answer = await daemon.http.post("/api/chat", json=ASKED | long)
         assert answer.status_code == 400 and "4096" in answer.json()["error"]
+        for path, status in (("/api/embed", 404), ("/api/chat", 405)):
+            answer = await daemon.http.request("DELETE" if status == 405 else "POST", path, json={})
+            assert answer.status_code == status and path in answer.json()["error"]
 
     run(body)
 
