@@ -31,6 +31,9 @@ _COMMANDS = (
     "underkeel.status",
     "underkeel.explain",
     "underkeel.edit",
+    "underkeel.models",
+    "underkeel.chat",
+    "underkeel.countTokens",
     "underkeel.acceptNextEdit",
     "underkeel.rejectNextEdit",
 )

@@ -14,7 +14,7 @@ from pygls.lsp.server import LanguageServer
 from pygls.protocol import LanguageServerProtocol, default_converter, lsp_method
 
 from assistant import __version__
-from lsp.actions import feature
+from lsp.actions import chat_models, feature
 from lsp.completion.session import Edit, Session
 from lsp.completion.suggestion import Item, Selected, Update
 from lsp.daemon.backend import Backend, Client
@@ -212,6 +212,7 @@ def create(connect: Callable[[], Client] | None = None) -> Server:
     _completion(server)
     _commands(server)
     server.actions = feature.register(server, server, server.session)
+    chat_models.register(server, server.session.backend)
     server.next_edits = next_edit.register(server, server.session)
     return server
 

@@ -163,7 +163,7 @@ class Actions:
         data = action.data
         if action.edit is not None or not isinstance(data, Mapping) or "task" not in data:
             return action
-        with _ProtocolErrors():
+        with ProtocolErrors():
             place = range_argument(data)
             document_range = self._session.document_range(place.uri, *place.span)
             if document_range is None or document_range.version != data.get("version"):
@@ -176,12 +176,12 @@ class Actions:
 
     async def explain(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """`underkeel.explain`."""
-        with _ProtocolErrors():
+        with ProtocolErrors():
             return await self._explain_command.run(raw, self._settings(), streams=self._streams())
 
     async def edit(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """`underkeel.edit`: proposes the edit and reports whether it was applied."""
-        with _ProtocolErrors():
+        with ProtocolErrors():
             place = range_argument(raw)
             document_range = self._session.document_range(place.uri, *place.span)
             if document_range is None:
@@ -278,20 +278,20 @@ def register(server: LanguageServer, editor: Editor, session: Session) -> Action
 
     @server.command(EXPLAIN)
     async def explain(*given: Any) -> dict[str, Any]:
-        with _ProtocolErrors():
+        with ProtocolErrors():
             raw = command_argument(given)
         return await actions.explain(raw)
 
     @server.command(EDIT)
     async def edit(*given: Any) -> dict[str, Any]:
-        with _ProtocolErrors():
+        with ProtocolErrors():
             raw = command_argument(given)
         return await actions.edit(raw)
 
     return actions
 
 
-class _ProtocolErrors:
+class ProtocolErrors:
     """A context that raises our errors as errors of the protocol."""
 
     def __enter__(self) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from assistant.errors import DaemonError, UnderkeelError
@@ -46,6 +46,10 @@ class Client(Protocol):
         document: str = ...,
         budget_tokens: int = ...,
     ) -> AsyncGenerator[CompletionChunk, None]: ...
+
+    def chat_events(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]: ...
+
+    async def tokenise(self, text: str) -> list[int]: ...
 
     async def warm(
         self,
@@ -149,6 +153,19 @@ class Backend:
         )
         return self._followed(answer, lambda served, budget: served.with_explain_budget(budget))
 
+    async def chat_events(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """Stream the events of a chat with tools, as `DaemonClient.chat_events`."""
+        with self._busy():
+            async with aclosing(self._connected_client().chat_events(body)) as stream:
+                async for event in stream:
+                    self._told = ""
+                    yield event
+
+    async def tokenise(self, text: str) -> list[int]:
+        """Token ids of plain text, as `DaemonClient.tokenise`."""
+        await self.needed()
+        return await self._connected_client().tokenise(text)
+
     async def warm(
         self,
         prompt: PromptBody,
@@ -206,17 +223,22 @@ class Backend:
         answer: AsyncGenerator[CompletionChunk, None],
         updated: Callable[[Served, BudgetNow | None], Served],
     ) -> AsyncGenerator[CompletionChunk, None]:
-        """An answer during which the editor shows that the model is busy; its last chunk brings
-        the next budget."""
-        self._running += 1
-        self._editor.serving(busy=True)
-        try:
+        """An answer; its last chunk brings the next budget."""
+        with self._busy():
             async with aclosing(answer) as stream:
                 async for chunk in stream:
                     self._told = ""
                     if chunk.stop and self._served is not None:
                         self._served = updated(self._served, chunk.budget)
                     yield chunk
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        """The editor shows that the model is busy."""
+        self._running += 1
+        self._editor.serving(busy=True)
+        try:
+            yield
         finally:
             self._running -= 1
             if not self._running:

@@ -46,6 +46,47 @@ class Explained(_Strict):
     stop_reason: Literal["end", "limit", "cancelled"]
 
 
+class ChatText(_Strict, tag_field="kind", tag="text"):
+    id: str
+    text: str
+
+
+class ChatThought(_Strict, tag_field="kind", tag="thought"):
+    id: str
+    text: str
+
+
+class _Call(_Strict):
+    id: str
+    name: str
+    arguments: dict[str, Any]
+
+
+class ChatCall(_Strict, tag_field="kind", tag="call"):
+    id: str
+    call: _Call
+
+
+class Chatted(_Strict):
+    """The result of `underkeel.chat`."""
+
+    id: str
+    stop_reason: Literal["stop", "length", "tool_calls"]
+    usage: dict[str, int]
+
+
+class ChatModel(_Strict):
+    """One of the results of `underkeel.models`."""
+
+    id: str
+    name: str
+    family: str
+    version: str
+    max_input_tokens: int
+    max_output_tokens: int
+    tools: bool
+
+
 class Edited(_Strict):
     """The result of `underkeel.edit`."""
 
@@ -107,12 +148,16 @@ _NEXT_EDIT = "textDocument/copilotInlineEdit"
 _OWN: dict[str, Any] = {
     "underkeel/explanation": Delta | Done | Failed,
     "underkeel/status": Status,
+    "underkeel/chat": ChatText | ChatThought | ChatCall,
     _NEXT_EDIT: NextEditParams,
     "textDocument/didShowInlineEdit": NextEditShown,
     "textDocument/didFocus": Focused,
 }
-_RESULTS = {
+_RESULTS: dict[str, Any] = {
     "underkeel.explain": Explained,
+    "underkeel.models": list[ChatModel],
+    "underkeel.chat": Chatted,
+    "underkeel.countTokens": int,
     "underkeel.edit": Edited,
     "underkeel.status": Status,
 }

@@ -2,6 +2,7 @@
 
 import * as vscode from "vscode";
 import { AgentPanel } from "./common/agent";
+import { ChatModels } from "./common/chatModels";
 import { Client } from "./common/client";
 import { register } from "./common/commands";
 import { edit } from "./common/edit";
@@ -27,11 +28,14 @@ export function activate(context: vscode.ExtensionContext): void {
   const nextEdits = new NextEdits(() => client?.running, (document) => ghost.has(document));
   const explanations = new Explanations(context.extensionUri, () => client?.running);
   const previews = new Previews();
+  const chatModels = new ChatModels(() => client?.running);
   const started = new Client(context, log, ghost, previews, {
     onStatus: (now) => {
       if (status.set(now)) ghost.onReady();
+      chatModels.onStatus(now);
     },
     onExplanation: (event) => { explanations.onEvent(event); },
+    onChat: (event) => { chatModels.onEvent(event); },
     onCommand: (command, argument) => {
       if (command === Command.explain) return explanations.explain(argument as ExplainArgument);
       if (command === Command.edit) return edit(client?.running, argument as EditArgument);
@@ -47,6 +51,7 @@ export function activate(context: vscode.ExtensionContext): void {
     nextEdits,
     previews,
     explanations,
+    chatModels,
     agent,
     lenses,
     register({ agent, client: started, explanations, ghost, nextEdits, previews, log }),

@@ -15,12 +15,13 @@ import { coalesced } from "./coalesce";
 import type { Ghost } from "./ghost";
 import type { Previews } from "./preview";
 import { find, type Found } from "./program";
-import { type CompletionUpdate, type ExplanationEvent, Notification, OFFERED, SCHEMES, type Status } from "./protocol";
+import { type ChatEvent, type CompletionUpdate, type ExplanationEvent, Notification, OFFERED, SCHEMES, type Status } from "./protocol";
 import { forServer, read } from "./settings";
 
 export interface Listeners {
   onStatus: (status: Status) => void;
   onExplanation: (event: ExplanationEvent) => void;
+  onChat: (event: ChatEvent) => void;
   /** A server command that needs this extension; undefined where it does not. */
   onCommand: (command: string, argument: unknown) => Promise<unknown> | undefined;
 }
@@ -123,6 +124,7 @@ export class Client implements vscode.Disposable {
     client.registerFeature(new Offer());
     client.onNotification(Notification.status, this.listeners.onStatus);
     client.onNotification(Notification.explanation, this.listeners.onExplanation);
+    client.onNotification(Notification.chat, this.listeners.onChat);
     client.onNotification(Notification.completionUpdate, (update: CompletionUpdate) => { this.ghost.onUpdate(update); });
     client.onDidChangeState(({ newState }) => {
       if (newState === State.Stopped && this.client === client) {

@@ -57,6 +57,22 @@ export interface ExplanationEvent {
   stopReason?: StopReason;
 }
 
+/** A part of an answer to `underkeel.chat`. */
+export type ChatEvent =
+  | { id: string; kind: "text" | "thought"; text: string }
+  | { id: string; kind: "call"; call: { id: string; name: string; arguments: object } };
+
+/** A model that answers `underkeel.chat`. */
+export interface ChatModel {
+  id: string;
+  name: string;
+  family: string;
+  version: string;
+  maxInputTokens: number;
+  maxOutputTokens: number;
+  tools: boolean;
+}
+
 export interface EditArgument {
   textDocument: { uri: string };
   range: Range;
@@ -79,6 +95,9 @@ export interface NextEditResponse {
 export const Command = {
   explain: "underkeel.explain",
   edit: "underkeel.edit",
+  models: "underkeel.models",
+  chat: "underkeel.chat",
+  countTokens: "underkeel.countTokens",
   acceptNextEdit: "underkeel.acceptNextEdit",
   rejectNextEdit: "underkeel.rejectNextEdit",
 } as const;
@@ -90,6 +109,7 @@ export const Request = {
 export const Notification = {
   status: "underkeel/status",
   explanation: "underkeel/explanation",
+  chat: "underkeel/chat",
   completionUpdate: "underkeel/completionUpdate",
   shown: "textDocument/didShowCompletion",
   partlyAccepted: "textDocument/didPartiallyAcceptCompletion",
