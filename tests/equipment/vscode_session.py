@@ -29,11 +29,15 @@ def missing(*programs: str) -> str:
     return ""
 
 
-def install() -> Path:
-    """VS Code's server and playwright-core, from the npm registry; at once where they are there."""
+def install(kind: str = "") -> Path:
+    """VS Code's server and playwright-core, from the npm registry; at once where they are there.
+
+    Args:
+        kind: a folder with other versions: "models" for a VS Code that shows language models.
+    """
     folder = os.environ.get("UNDERKEEL_TEST_VSCODE", "~/.cache/underkeel-test/vscode")
-    path = Path(folder).expanduser()
-    subprocess.run([_HERE / "install.sh", path], check=True, timeout=1200)
+    path = Path(f"{folder}-{kind}" if kind else folder).expanduser()
+    subprocess.run([_HERE / "install.sh", path, _HERE / kind], check=True, timeout=1200)
     return path
 
 
@@ -71,6 +75,7 @@ class VSCode:
         home: folder of the session's own files.
         workspace: the project that is opened.
         environment: of VS Code's server, and so of the language server.
+        others: more extensions to install.
     """
 
     installation: Path
@@ -79,6 +84,7 @@ class VSCode:
     workspace: Path
     environment: dict[str, str]
     trusted: bool = True
+    others: tuple[Path, ...] = ()
 
     def settings(self, **settings: Any) -> None:
         """Write the user's settings, dots in names as double underscores."""
@@ -117,7 +123,7 @@ class VSCode:
             json.dumps(
                 {
                     "installation": str(self.installation),
-                    "vsix": str(self.vsix),
+                    "extensions": [str(path) for path in (self.vsix, *self.others)],
                     "home": str(self.home),
                     "workspace": str(self.workspace),
                     "environment": self.environment,
@@ -148,10 +154,13 @@ def prepared(
     rules: dict[str, Any] | None = None,
     environment: dict[str, str] | None = None,
     trusted: bool = True,
+    kind: str = "",
+    others: tuple[Path, ...] = (),
 ) -> VSCode:
     """An editor with a project of these files.
 
     Args:
+        kind: of the editor, as `install` takes it; others: more extensions.
         server: shell command of the language server; without it, the scripted one with `rules`.
             The rest of the command line is the real one.
         before: shell lines that take other parts of the command line's work.
@@ -174,7 +183,7 @@ def prepared(
     (home / ".profile").write_text(f'export PATH="{search_path}"\n')
     (home / "rules.json").write_text(json.dumps(rules or {}), encoding="utf-8")
     return VSCode(
-        installation=install(),
+        installation=install(kind),
         vsix=build(),
         home=home,
         workspace=workspace,
@@ -189,6 +198,7 @@ def prepared(
             **(environment or {}),
         },
         trusted=trusted,
+        others=others,
     )
 
 

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { toMessages, toTools } from "../src/common/chatMessages";
+import { languageModelApi } from "../src/common/languageModels";
 
 const call = { callId: "c1", name: "weather", input: { city: "Paris" } };
 const result = { callId: "c1", content: [{ value: "18 degrees" }, { value: { rain: true } }] };
@@ -42,4 +43,14 @@ test("a tool without a schema takes no arguments", () => {
   assert.deepEqual(toTools([{ name: "now", description: "The time" }]), [
     { type: "function", function: { name: "now", description: "The time", parameters: { type: "object", properties: {} } } },
   ]);
+});
+
+test("a version of VS Code without the API, or with a part of it, shows no models", () => {
+  const lm = { registerLanguageModelChatProvider: () => ({ dispose: () => undefined }) };
+  class Part {
+    constructor(readonly value: unknown) {}
+  }
+  for (const api of [{}, { lm: {} }, { lm }, { lm, LanguageModelTextPart: Part }]) assert.equal(languageModelApi(api), undefined);
+  const found = languageModelApi({ lm, LanguageModelTextPart: Part, LanguageModelToolCallPart: Part });
+  assert.deepEqual(found?.text("a"), new Part("a"));
 });

@@ -113,6 +113,12 @@ const steps = {
       return now === text;
     }, () => `it is ${JSON.stringify(now)}`);
   },
+  /** Wait until the workspace has a file, and return what it holds as JSON. */
+  file: async (page, { file }) => {
+    const path = join(plan.workspace, file);
+    await until(`the file ${file}`, () => existsSync(path));
+    return JSON.parse(readFileSync(path, "utf8"));
+  },
   /** Make an empty file, which something waits for. */
   touch: async (page, { file }) => writeFileSync(join(plan.home, file), ""),
   /** Wait until the user's settings say so. */
@@ -247,7 +253,7 @@ async function command(page, text, key = "F1") {
 
 async function session() {
   mkdirSync(join(plan.home, "pictures"), { recursive: true });
-  const seen = { installed: await serverJob("--install-extension", plan.vsix) };
+  const seen = { installed: await serverJob(...plan.extensions.flatMap((path) => ["--install-extension", path])) };
   const { child, url } = await startServer();
   const browser = await chromium.launch({
     executablePath: plan.chromium,

@@ -14,7 +14,7 @@ const NOT_RUNNING = "The language server of Underkeel is not running. Use “Und
 export class ChatModels implements Provider, vscode.Disposable {
   private readonly changed = new vscode.EventEmitter<void>();
   private readonly answers = new Map<string, vscode.Progress<object>>();
-  private readonly api = languageModelApi();
+  private readonly api = languageModelApi(vscode);
   private readonly registration: vscode.Disposable | undefined;
   private known = "";
 
@@ -29,8 +29,8 @@ export class ChatModels implements Provider, vscode.Disposable {
     token: vscode.CancellationToken,
   ): Promise<ModelInformation[]> {
     if (options.silent && !this.running()) return [];
-    const models = (await this.execute(Command.models, { urgent: !options.silent }, token)) as ChatModel[];
-    return models.map(({ tools, ...model }) => ({
+    const models = (await this.execute(Command.models, { urgent: !options.silent }, token)) as ChatModel[] | null;
+    return (models ?? []).map(({ tools, ...model }) => ({
       ...model,
       tooltip: "Runs on this machine",
       capabilities: { toolCalling: tools, imageInput: false },

@@ -5,7 +5,7 @@
  * up at run time, and older versions show no models.
  */
 
-import * as vscode from "vscode";
+import type * as vscode from "vscode";
 import type { EditorMessage, EditorTool } from "./chatMessages";
 
 export interface ModelInformation {
@@ -54,8 +54,8 @@ interface LanguageModelApi {
   call: (id: string, name: string, input: object) => object;
 }
 
-/** The API, or undefined in versions of VS Code without it. */
-export function languageModelApi(api: unknown = vscode): LanguageModelApi | undefined {
+/** The API of a version of VS Code, or undefined where it has none. */
+export function languageModelApi(api: unknown): LanguageModelApi | undefined {
   const { lm, LanguageModelTextPart: Text, LanguageModelToolCallPart: Call } = api as {
     lm?: { registerLanguageModelChatProvider?: LanguageModelApi["register"] };
     LanguageModelTextPart?: new (value: string) => object;
