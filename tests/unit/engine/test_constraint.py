@@ -135,6 +135,40 @@ def test_free_text_stays_free_until_a_call_begins(compiler: Compiler) -> None:
     assert said(guide(made, compiler), twice) == twice
 
 
+SPACES = [(": ", ", "), (":", ","), (": ", ",\n"), (": ", ",\n    ")]
+
+
+@pytest.mark.parametrize(
+    ("family", "spaces", "key"),
+    [
+        (one.name, SPACES[number % 4], ("arguments", "parameters")[number // 2 % 2])
+        for number, one in enumerate(families.table())
+    ],
+)
+def test_a_call_in_plain_json_is_valid_too(
+    family: str, spaces: tuple[str, str], key: str, compiler: Compiler
+) -> None:
+    """Small models often write a call without the marks of their family."""
+    made = grammar.of_tools(
+        families.named(family), {"weather": SCHEMA}, required=False, parallel=True
+    )
+    colon, comma = spaces
+    head = f'{{"name"{colon}"weather"{comma}"{key}"{colon}'
+    good = head + '{"city": "P", "unit": "C", "days": 3}}'
+    assert said(guide(made, compiler), good) == good
+    for wrong in ('{"town": "P"}}', '"P"}', '{"city": "P", "unit": "K", "days": 3}}', "null}"):
+        found = said(guide(made, compiler), head + wrong)
+        assert found.startswith(head)
+        arguments = json.loads(found)[key]
+        assert set(arguments) == {"city", "unit", "days"} and arguments["unit"] in {"C", "F"}
+    for free in (
+        '{"name": "weather", "age": 3}',
+        '{"name": "other", "arguments": {"x": 1}}',
+        '{"name": "weather"}',
+    ):
+        assert said(guide(made, compiler), free) == free
+
+
 def test_one_call_only_where_parallel_calls_are_off(compiler: Compiler) -> None:
     made = grammar.of_tools(
         families.named("hermes"), {"weather": SCHEMA}, required=False, parallel=False

@@ -7,6 +7,7 @@ the worker's thread for grammars.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,9 @@ MOST_OPTIONAL = 1000
 some 3 s. Of several objects together, the sum of the squares counts."""
 
 
+_ARGUMENT_KEYS = ("arguments", "parameters")
+_SPACINGS = ((": ", ", "), (":", ","), (": ", ",\n"), (": ", ",\n  "), (": ", ",\n    "))
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _NUMBER_LIMIT = 2**63
 """llguidance 1.9.1 overflows its stack over an integer of -2**63 or less, which ends the worker."""
 
@@ -79,17 +83,24 @@ def of_tools(
     rules.append("call: " + " | ".join(calls))
     opening = f"({_literal(family.begin)})? " if family.begin else ""
     whole = _call_list(family, parallel=parallel) if "{calls}" in family.write else "call"
-    grammar = "\n".join([f"start: {opening}{whole}", *rules])
+    starts = [f"{opening}{whole}"]
+    bare_triggers: list[str] = []
+    if not required:
+        for number, name in enumerate(tools):
+            if rule := _bare_call(family, name, tools[name], number, rules):
+                starts.append(rule)
+                bare_triggers += _bare_openings(name)
+    grammar = "\n".join(["start: " + " | ".join(starts), *rules])
     if len(grammar.encode()) > 4 * MOST_SCHEMA_BYTES:
         raise RequestError("the tools' schemas are too large together")
     _check_optional(list(tools.values()))
     marks = family.open if family.style != "tagged" else family.open[:1]
     after = (family.reasoning[1],) if required and reasoning and family.reasoning else ()
-    bare = not family.write.startswith(family.open)
+    unmarked = not family.write.startswith(family.open)
     return Constraint(
         grammar=grammar,
         at_once=required and not after,
-        triggers=() if bare and family.style != "tagged" else marks,
+        triggers=(*(() if unmarked and family.style != "tagged" else marks), *bare_triggers),
         after=after,
         ends=not parallel,
     )
@@ -121,6 +132,36 @@ def _call(
         head = [_literal(part) for part in before.split("{index}")]
         written = [" /[0-9]+/ ".join(head), f"{rule}_arguments", _literal(after)]
     rules.append(f"{rule}: {' '.join(part for part in written if part)}")
+    return rule
+
+
+def _bare_openings(name: str) -> list[str]:
+    """How a call begins that is written as plain JSON, without the family's mark."""
+    return [
+        f'"name"{colon}{json.dumps(name)}{comma}"{key}"'
+        for colon, comma in _SPACINGS
+        for key in _ARGUMENT_KEYS
+    ]
+
+
+def _bare_call(
+    family: Family, name: str, schema: Mapping[str, Any], number: int, rules: list[str]
+) -> str:
+    """The rule of a call in plain JSON from its name on; empty where the name cannot be a rule's.
+
+    Small models often leave the family's mark out, and `ToolCallParser` reads such calls too.
+    """
+    if not _PLAIN_NAME.fullmatch(name):
+        return ""
+    rule = f"bare_{number}"
+    arguments = f"call_{number}_arguments"
+    if family.style == "tagged":
+        arguments = f"{rule}_arguments"
+        rules.append(f"{arguments}: %json {_checked(_object(schema), lenient=True)}")
+    written = re.sub(r"[.:-]", r"\\\g<0>", name)
+    keys = "|".join(_ARGUMENT_KEYS)
+    opening = f'/"name": ?"{written}",[ \\n]*"({keys})": ?/'
+    rules.append(f'{rule}: {opening} {arguments} /[ \\n]*/ "}}"')
     return rule
 
 
