@@ -270,8 +270,14 @@ class DaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 64
     request_limit_s: Annotated[
-        float, Rule(meaning="Time limit of any request.", unit="seconds", least=1, most=_DAY_S)
-    ] = 120.0
+        float,
+        Rule(
+            meaning="Time limit of any request; an answer ends there with what it has.",
+            unit="seconds",
+            least=1,
+            most=_DAY_S,
+        ),
+    ] = 600.0
     max_body_bytes: Annotated[
         int, Rule(meaning="Largest request body.", unit="bytes", least=1024, most=1 << 30)
     ] = 8 * 1024 * 1024
