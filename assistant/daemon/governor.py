@@ -1,7 +1,7 @@
 """The headroom governor: measures memory, moves on the ladder, sets the budget.
 
-It decides nothing itself: `assistant.memory.ladder` decides when to move and where,
-and `assistant.memory.budget` how much a prompt may hold. This module measures and acts.
+It decides nothing itself: `assistant.memory.ladder` decides when to move and to which rung,
+`assistant.memory.budget` how many tokens a prompt may have.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from assistant.wire import DeviceNow, ErrorNow, RungNow, ServiceState
 log = logging.getLogger(__name__)
 
 _REST = 200.0
-"""A touch is followed by a rest so many times as long: it costs half a percent of a core."""
+"""The pause after touching all pages, as a multiple of its duration: half a percent of a core."""
 
 _COLD_S = 1.0
 
 _QUIET_STATS_S = 10.0
-"""How often the worker's statistics are read after a minute without requests: it wakes for each."""
+"""How often the worker's statistics are read after a minute without requests; each wakes it."""
 
 
-class Warmth:
-    """Touches pages while nobody asks, and never where memory is short: others need it more then.
+class PageWarmer:
+    """Touches the model's pages while it idles, and never while memory is short.
 
     Attributes:
         every_s: how often; 0 for never.
@@ -48,17 +48,17 @@ class Warmth:
         every_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`touch`: touches every page and says how many there are."""
+        """`touch`: touches every page and returns how many there are."""
         self.every_s = every_s
         self._touch = touch
         self._clock = clock
         self._next_s = float("-inf")
         self._task: asyncio.Task[None] | None = None
 
-    def look(self, *, idle_s: float, well: bool) -> None:
-        """Begin, if it is time. `well`: memory is not short."""
+    def look(self, *, idle_s: float, enough: bool) -> None:
+        """Start, if it is time. `enough`: memory is not short."""
         due = 0 < self.every_s <= idle_s and self._clock() >= self._next_s
-        if due and well and (self._task is None or self._task.done()):
+        if due and enough and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._keep())
 
     async def _keep(self) -> None:
@@ -70,7 +70,7 @@ class Warmth:
             log.info("kept %d pages warm in %.1f s: some had to be read again", pages, took_s)
 
     async def aclose(self) -> None:
-        """Touch nothing any more."""
+        """Stop."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -84,8 +84,8 @@ _PASSING = frozenset({"plan", "remote"})
 def stats_due(idle_s: float, since_s: float, *, on_gpu: bool) -> bool:
     """Whether to read the worker's statistics with this sample.
 
-    An idle worker's counters do not change; but those of GPUs that only llama.cpp sees are among
-    them, and reading them is how a worker that died unnoticed is noticed.
+    An idle worker's counters do not change. But they hold the free memory of GPUs that only
+    llama.cpp sees, and reading them shows whether the worker is still alive.
 
     Args:
         idle_s: since the last request; `since_s`: since they were read.
@@ -94,8 +94,8 @@ def stats_due(idle_s: float, since_s: float, *, on_gpu: bool) -> bool:
     return on_gpu or idle_s < QUIET_AFTER_S or since_s >= _QUIET_STATS_S
 
 
-class Supervised(Protocol):
-    """What the governor may see of and do to the engine that it governs; nothing else.
+class GovernedEngine(Protocol):
+    """All that the governor may read of, and do to, the engine that it governs.
 
     Attributes: as of `assistant.daemon.supervisor.engine_supervisor.EngineSupervisor`.
     """
@@ -128,13 +128,13 @@ class Governor:
 
     Attributes:
         sample: the last measurement; None before the first. `stats`: the engine's last counters.
-        on_look: called after each look.
+        on_sample: called after each measurement.
         reason: why the last move was made; `moves`: how many loaded the engine differently.
     """
 
     def __init__(
         self,
-        host: Supervised,
+        supervisor: GovernedEngine,
         look: Reader,
         *,
         budgets: Budgets,
@@ -146,7 +146,7 @@ class Governor:
     ) -> None:
         """`release_after_s`: idle time after which the model is unloaded; `keep_warm_s`: how often
         its pages are touched while it idles. 0 for never."""
-        self._host = host
+        self._supervisor = supervisor
         self._budgets = budgets
         self._rules = rules
         self._release_after_s = release_after_s
@@ -169,8 +169,8 @@ class Governor:
         self.sample: Sample | None = None
         self.reason = ""
         self.moves = 0
-        self.warmth = Warmth(host.touch, keep_warm_s, clock)
-        self.on_look: Callable[[Sample], None] = lambda _: None
+        self.page_warmer = PageWarmer(supervisor.touch, keep_warm_s, clock)
+        self.on_sample: Callable[[Sample], None] = lambda _: None
 
     async def run(self) -> None:
         """Govern until cancelled."""
@@ -181,15 +181,15 @@ class Governor:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self.warmth.aclose()
+            await self.page_warmer.aclose()
 
     def follow(self, rules: Rules, release_after_s: float) -> None:
-        """Other settings hold from the next look on, which comes now."""
+        """Use other settings from the next measurement on, which is taken now."""
         self._rules, self._release_after_s = rules, release_after_s
         self._sampler.look()
 
     def active(self) -> None:
-        """A request has come or gone: look closely while any is served."""
+        """A request has started or ended: measure more often while any is served."""
         self._active_s = self._clock()
         busy = self._busy()
         self._sampler.busy(busy)
@@ -198,24 +198,24 @@ class Governor:
 
     @property
     def idle_s(self) -> float:
-        """Since the last request; 0 while one is served."""
+        """Seconds since the last request; 0 while one is served."""
         return 0.0 if self._busy() else self._clock() - self._active_s
 
     @property
     def _on_gpu(self) -> bool:
         """Whether the model is loaded, and on a GPU too."""
-        loadable = self._host.loadable
-        if loadable is None or self._host.state is not ServiceState.READY:
+        loadable = self._supervisor.loadable
+        if loadable is None or self._supervisor.state is not ServiceState.READY:
             return False
-        held = loadable.ladder[self._host.step].holds
+        held = loadable.ladder[self._supervisor.step].holds
         return any(count > 0 for name, count in held.items() if name != HOST_MEMORY)
 
     def devices(self) -> tuple[DeviceNow, ...]:
-        """The devices of the plan, with what is free and what is ours."""
-        loadable, sample = self._host.loadable, self.sample
+        """The devices of the plan, with the bytes that are free and those that are ours."""
+        loadable, sample = self._supervisor.loadable, self.sample
         if loadable is None or sample is None:
             return ()
-        ours = _ours(self._host.info) if self._host.state is ServiceState.READY else {}
+        ours = _ours(self._supervisor.info) if self._supervisor.state is ServiceState.READY else {}
         addresses = {device.name: device.bus_id for device in loadable.backend}
         return tuple(
             DeviceNow(
@@ -230,7 +230,7 @@ class Governor:
         )
 
     async def first_fit(self, loadable: Loadable) -> int:
-        """The rung that the memory of now has room for, while nothing is loaded."""
+        """The first rung that fits the memory that is free now, while nothing is loaded."""
         sample = await self._sampler.fresh()
         if sample is None:
             return 0
@@ -238,13 +238,13 @@ class Governor:
         return ladder.first_fit(loadable.ladder, free, loadable.margins, self._rules_now())
 
     async def relieve(self, shape: int) -> None:
-        """Go to the next safer rung, since `shape` was refused the memory to compute."""
-        loadable = self._host.loadable
-        if loadable is None or self._host.shape != shape:
+        """Go to the next safer rung, because memory to compute with `shape` was refused."""
+        loadable = self._supervisor.loadable
+        if loadable is None or self._supervisor.shape != shape:
             return
         if self._moving is None or self._moving.done():
             self._note_refusal()
-            lower = ladder.safer(loadable.ladder, self._host.step, self._rules_now())
+            lower = ladder.safer(loadable.ladder, self._supervisor.step, self._rules_now())
             if lower is None:
                 return
             move = Move(lower, "memory for a computation was refused")
@@ -252,13 +252,13 @@ class Governor:
         await asyncio.wait({self._moving})
 
     def rung(self) -> RungNow | None:
-        """Where the service stands; None before the first plan."""
-        loadable = self._host.loadable
+        """The current rung; None before the first plan."""
+        loadable = self._supervisor.loadable
         if loadable is None:
             return None
-        rung = loadable.ladder[self._host.step]
+        rung = loadable.ladder[self._supervisor.step]
         return RungNow(
-            index=self._host.step,
+            index=self._supervisor.step,
             of=len(loadable.ladder),
             name=rung.name,
             says=rung.gives_up,
@@ -267,7 +267,7 @@ class Governor:
         )
 
     def on_serving(self) -> None:
-        """Nobody is to be answered without a budget, or released before anybody could ask."""
+        """The engine serves now: set the budgets, and count idle time from here."""
         self._active_s = self._clock()
         if self.sample is not None:
             self._set_budgets(self.sample)
@@ -277,20 +277,20 @@ class Governor:
         self.sample = sample
         self._sampler.busy(self._busy())
         self._look(sample)
-        self.on_look(sample)
+        self.on_sample(sample)
 
     def _look(self, sample: Sample) -> None:
         counting = self._counting is not None and not self._counting.done()
         since_s = self._clock() - self._counted_s
         if not counting and stats_due(self.idle_s, since_s, on_gpu=self._on_gpu):
             self._counted_s = self._clock()
-            self._counting = asyncio.create_task(self._host.stats())
+            self._counting = asyncio.create_task(self._supervisor.stats())
             self._counting.add_done_callback(self._counted)
-        state = self._host.state
+        state = self._supervisor.state
         moving = self._moving is not None and not self._moving.done()
         self._remember(sample, settled=state is ServiceState.READY and not moving)
         if moving or state is ServiceState.LOADING:
-            return  # what is free now is what we have let go
+            return  # the memory that is free now is our own
         if state is ServiceState.READY:
             self._set_budgets(sample)
             self._keep_warm()
@@ -300,8 +300,8 @@ class Governor:
             self._try_again()
 
     def _consider(self, sample: Sample) -> None:
-        """Release what idles, or move on the ladder, or stay."""
-        loadable = self._host.loadable
+        """Release an idle model, or move on the ladder, or stay."""
+        loadable = self._supervisor.loadable
         if loadable is None:
             return
         if 0 < self._release_after_s <= self.idle_s and not self._unloaded():
@@ -315,8 +315,8 @@ class Governor:
             self._moving = asyncio.create_task(self._make(move))
 
     def _update_position(self, loadable: Loadable) -> None:
-        """See where a death, a refusal or a new plan has moved the service meanwhile."""
-        step, now_s = self._host.step, self._clock()
+        """Follow moves that a crash, a refusal or a new plan has made meanwhile."""
+        step, now_s = self._supervisor.step, self._clock()
         same = self._loadable is loadable
         self._loadable = loadable
         if self._fell or (same and step > self._position.rung):
@@ -326,18 +326,18 @@ class Governor:
         self._fell = False
 
     def _remember(self, sample: Sample, *, settled: bool) -> None:
-        """Know the least that there was of each device since the service last stood still."""
-        loadable = self._host.loadable
+        """Keep the least memory seen on each device since the service was last settled."""
+        loadable = self._supervisor.loadable
         if loadable is None:
             return
-        held = loadable.ladder[self._host.step].holds if settled else {}
+        held = loadable.ladder[self._supervisor.step].holds if settled else {}
         for device in self._devices(loadable, sample):
             has = device.free_bytes + held.get(device.name, 0)
             self._had[device.name] = has if settled else min(has, self._had.get(device.name, has))
 
     def _rules_now(self) -> Rules:
-        """The operator's rules, and no plan that has struck too often."""
-        barred = self._host.barred()
+        """The user's rules, without the plans that crashed too often."""
+        barred = self._supervisor.barred()
         return replace(self._rules, forbidden=self._rules.forbidden | barred)
 
     def _devices(self, loadable: Loadable, sample: Sample) -> tuple[Device, ...]:
@@ -345,17 +345,17 @@ class Governor:
 
     def _keep_warm(self) -> None:
         budget = self._budgets.of(Priority.EXPLAIN)
-        self.warmth.look(idle_s=self.idle_s, well=budget is not None and not budget.level)
+        self.page_warmer.look(idle_s=self.idle_s, enough=budget is not None and not budget.level)
 
     def _unloaded(self) -> bool:
-        """Whether the ladder's last rung, and not idleness, has given the memory back."""
-        host = self._host
-        if host.state is not ServiceState.RELEASED or host.loadable is None:
+        """Whether the last rung unloaded the model, and not because it was idle."""
+        supervisor = self._supervisor
+        if supervisor.state is not ServiceState.RELEASED or supervisor.loadable is None:
             return False
-        return host.loadable.ladder[host.step].spec is None
+        return supervisor.loadable.ladder[supervisor.step].spec is None
 
     def _counted(self, counting: asyncio.Task[EngineStats | None]) -> None:
-        """The engine reported its cells, or was found dead."""
+        """The engine reported its counters, or has died."""
         if counting.cancelled():
             return
         self.stats = counting.result()
@@ -369,20 +369,20 @@ class Governor:
         self._dropped_seen = dropped
 
     def _note_refusal(self) -> None:
-        """Memory was refused, whatever the probes say: ask for less from now on."""
+        """Memory was refused, whatever the probes report: use smaller budgets from now on."""
         if self.sample is not None:
             self._set_budgets(self.sample, refused=True)
 
     def _set_budgets(self, sample: Sample, *, refused: bool = False) -> None:
-        loadable, info = self._host.loadable, self._host.info
+        loadable, info = self._supervisor.loadable, self._supervisor.info
         if loadable is None or info is None:
             return
-        holds = loadable.ladder[self._host.step].holds
+        holds = loadable.ladder[self._supervisor.step].holds
         memories = tuple(
             Memory(device.name, device.free_bytes, loadable.margins[device.name])
             for device in self._devices(loadable, sample)
             if device.name in loadable.margins
-            and holds.get(device.name, 0)  # what others lack is no concern of ours
+            and holds.get(device.name, 0)  # memory that we do not use does not limit us
             and not info.server
         )
         self._budgets.look(
@@ -395,9 +395,9 @@ class Governor:
         )
 
     def _shorter_prompts_required(self, loadable: Loadable) -> bool:
-        """Whether an operator's rules let the plan be served with shorter prompts only."""
+        """Whether the user's rules allow the full plan only with shorter prompts."""
         pinned, top = self._rules.pinned, loadable.ladder[0]
-        if loadable.ladder[self._host.step].spec != top.spec:
+        if loadable.ladder[self._supervisor.step].spec != top.spec:
             return False
         return top.name in self._rules.forbidden or pinned in {TRIM, DROP}
 
@@ -416,9 +416,9 @@ class Governor:
 
     async def _make(self, move: Move) -> None:
         log.info("moving rung=%d reason=%s", move.rung, move.reason)
-        made = await self._host.move_to(move.rung)
+        made = await self._supervisor.move_to(move.rung)
         if self._rules.pinned == DROP:
-            await self._host.drop_idle()
+            await self._supervisor.drop_idle()
         if made:
             self._position = ladder.moved(self._position, move, self._clock(), self._rules)
         self._fell = self._fell or not made
@@ -426,18 +426,17 @@ class Governor:
         self._sampler.look()
 
     async def _release(self) -> None:
-        if await self._host.release():
+        if await self._supervisor.release():
             log.info("idle for %.0f s", self.idle_s)
 
     def _try_again(self) -> None:
-        """Bring the service back by itself once the memory is there again, or a plan is free that
-        had died too often."""
-        error = self._host.error
+        """Load again once memory has returned, or once a plan that crashed too often is allowed."""
+        error = self._supervisor.error
         passing = error is not None and error.code in _PASSING
-        if not self._host.due and not (passing and self._clock() - self._tried_s >= _RETRY_S):
+        if not self._supervisor.due and not (passing and self._clock() - self._tried_s >= _RETRY_S):
             return
         self._tried_s = self._clock()
-        self._host.start_load()
+        self._supervisor.start_load()
 
 
 def _ours(info: ModelInfo | None) -> dict[str, int]:

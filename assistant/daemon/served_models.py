@@ -32,10 +32,10 @@ class Ledger:
     """What each model was promised by its last plan.
 
     Attributes:
-        hosts: who serves each, by what it is for.
+        supervisors: who serves each, by what it is for.
     """
 
-    hosts: dict[str, EngineSupervisor] = field(default_factory=dict)
+    supervisors: dict[str, EngineSupervisor] = field(default_factory=dict)
     _promised: dict[str, Credit] = field(default_factory=dict)
 
     def planner(self, purpose: str, plan: Callable[[], Loadable]) -> Callable[[], Loadable]:
@@ -52,19 +52,21 @@ class Ledger:
         """What is not for `purpose`, though it is free: promised to models that are not loaded."""
         found: dict[str, int] = {}
         for other, promised in self._promised.items():
-            host = self.hosts.get(other)
-            if other == purpose or (host is not None and host.state is ServiceState.READY):
+            supervisor = self.supervisors.get(other)
+            if other == purpose or (
+                supervisor is not None and supervisor.state is ServiceState.READY
+            ):
                 continue
             for name, size in promised.items():
                 found[name] = found.get(name, 0) - size
         return found
 
 
-def held(host: EngineSupervisor) -> Credit:
+def held(supervisor: EngineSupervisor) -> Credit:
     """What a host's model holds now, and gives back when another takes its place."""
-    if host.state is not ServiceState.READY or host.loadable is None:
+    if supervisor.state is not ServiceState.READY or supervisor.loadable is None:
         return {}
-    return host.loadable.ladder[host.step].holds
+    return supervisor.loadable.ladder[supervisor.step].holds
 
 
 log = logging.getLogger(__name__)
@@ -91,37 +93,37 @@ class Models:
             PlanError: it does not fit; nothing has changed.
             LoadError: it could not be loaded; the old model serves again.
         """
-        planning, host = self.plannings.get(purpose), self.ledger.hosts.get(purpose)
-        if planning is None or host is None:
+        planning, supervisor = self.plannings.get(purpose), self.ledger.supervisors.get(purpose)
+        if planning is None or supervisor is None:
             raise ModelError(
                 f"this daemon has no model to {purpose} with",
                 advice="Set it in the settings, and restart the daemon: underkeel restart",
             )
-        if host.info is not None and host.info.server:
+        if supervisor.info is not None and supervisor.info.server:
             raise ModelError(
                 "a server answers: its model is not changed from here",
-                subject=host.info.server,
+                subject=supervisor.info.server,
                 advice="Change [remote] in the settings",
             )
         async with self._changing:
-            return await self._use(name, planning, host)
+            return await self._use(name, planning, supervisor)
 
-    async def _use(self, name: str, planning: Planning, host: EngineSupervisor) -> ModelInfo:
+    async def _use(self, name: str, planning: Planning, supervisor: EngineSupervisor) -> ModelInfo:
         old: ModelSettings = planning.settings
         requested = replace(old, name=name)
-        if host.state is ServiceState.READY:
-            probe = planning.like(requested, lambda: _sum(planning.credit(), held(host)))
+        if supervisor.state is ServiceState.READY:
+            probe = planning.like(requested, lambda: _sum(planning.credit(), held(supervisor)))
             loadable = await asyncio.to_thread(probe)
-            info = await host.exchange(loadable)
+            info = await supervisor.exchange(loadable)
             planning.settings = requested
             log.info("changed to name=%s", info.name)
             return info
         planning.settings = requested
         try:
-            return await host.reload_model()
+            return await supervisor.reload_model()
         except UnderkeelError:
             planning.settings = old
-            host.start_load()
+            supervisor.start_load()
             raise
 
 
@@ -134,10 +136,10 @@ _ACT_SHARE = 0.75
 
 
 @dataclass(frozen=True)
-class Desk:
+class ServedModel:
     """Who answers a request, under which budgets."""
 
-    host: EngineSupervisor
+    supervisor: EngineSupervisor
     budgets: Budgets
     encoder: Encoder
 
@@ -149,7 +151,7 @@ class Explainer:
     Until it is ready, and where it cannot be loaded, the model for completions answers instead.
 
     Attributes:
-        desk: where its requests are answered.
+        served: where its requests are answered.
         governor: moves it on its own ladder.
     """
 
@@ -163,32 +165,32 @@ class Explainer:
         busy: Callable[[], bool],
     ) -> None:
         """`busy`: whether anybody is being answered by either model."""
-        host = EngineSupervisor(engine, planner, released=True)
+        supervisor = EngineSupervisor(engine, planner, released=True)
         budgets = Budgets(settings.completion.budget_tokens, settings.completion.max_tokens)
-        self.desk = Desk(host, budgets, Encoder(host))
+        self.served = ServedModel(supervisor, budgets, Encoder(supervisor))
         self.governor = Governor(
-            host,
+            supervisor,
             look,
             budgets=budgets,
             rules=Rules(act_share=_ACT_SHARE),
             release_after_s=settings.explain.release_after_s,
             busy=busy,
         )
-        host.follow(self.governor)
+        supervisor.follow(self.governor)
 
     @property
     def state(self) -> ServiceState:
-        return self.desk.host.state
+        return self.served.supervisor.state
 
-    def take(self) -> Desk | None:
+    def take(self) -> ServedModel | None:
         """Its desk if it is ready. Otherwise it is called for, and somebody else has to answer."""
         self.governor.active()
         if self.state is ServiceState.READY:
-            return self.desk
+            return self.served
         if self.state in {ServiceState.RELEASED, ServiceState.FAILED}:
             log.info("the model for explanations is loaded")
-            self.desk.host.start_load()
+            self.served.supervisor.start_load()
         return None
 
     async def close(self) -> None:
-        await self.desk.host.close()
+        await self.served.supervisor.close()

@@ -39,7 +39,7 @@ from assistant.daemon.http.response_formats import (
     TextFormat,
 )
 from assistant.daemon.http.responses_api import ResponsesBody, ResponsesFormat
-from assistant.daemon.served_models import Desk, Explainer, Models
+from assistant.daemon.served_models import Explainer, Models, ServedModel
 from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor, Planner
 from assistant.engine.types import ElasticEngine, ModelInfo, Priority
 from assistant.errors import ModelError, UnderkeelError
@@ -87,14 +87,14 @@ class Service:
         `identity`: of `EngineSupervisor`. `clock`: the clock of the crash history and the governor.
         """
         self.settings = settings
-        self.host = EngineSupervisor(engine, planner, clock, identity=identity)
+        self.supervisor = EngineSupervisor(engine, planner, clock, identity=identity)
         self.admission = Admission(settings.daemon.max_waiting)
         self.turns = Turns(_AT_ONCE)
         self.intake = Intake(_BODIES * settings.daemon.max_body_bytes)
         self.metrics = Metrics()
         self.budgets = Budgets(settings.completion.budget_tokens, settings.completion.max_tokens)
         self.governor = Governor(
-            self.host,
+            self.supervisor,
             look,
             budgets=self.budgets,
             rules=_rules(settings.daemon),
@@ -103,13 +103,13 @@ class Service:
             keep_warm_s=_keep_warm_s(settings),
             clock=clock,
         )
-        self.host.follow(self.governor)
+        self.supervisor.follow(self.governor)
         self.settings_now: Callable[[], SettingsNow | None] = lambda: None
-        self.supervisor = ""
+        self.service_manager = ""
         self.explainer: Explainer | None = None
         self.models: Models | None = None
-        self._encoder = Encoder(self.host)
-        self._desk = Desk(self.host, self.budgets, self._encoder)
+        self._encoder = Encoder(self.supervisor)
+        self._served = ServedModel(self.supervisor, self.budgets, self._encoder)
         self._handler = CompletionHandler(
             self.admission, self.turns, self.metrics, self.governor.active
         )
@@ -122,7 +122,7 @@ class Service:
         self.intake.most_bytes = _BODIES * settings.daemon.max_body_bytes
         self.budgets.follow(settings.completion.budget_tokens, settings.completion.max_tokens)
         self.governor.follow(_rules(settings.daemon), settings.daemon.release_after_s)
-        self.governor.warmth.every_s = _keep_warm_s(settings)
+        self.governor.page_warmer.every_s = _keep_warm_s(settings)
 
     def complete(self, body: CompletionRequest, client: str = "") -> AsyncGenerator[Json, None]:
         """POST /completion."""
@@ -158,22 +158,22 @@ class Service:
 
     def chat(self, body: ChatBody, client: str = "") -> AsyncGenerator[Json, None]:
         """POST /v1/chat/completions: answered by the model for explanations, if it is ready."""
-        desk = self._chat_desk()
+        served = self._chat_model()
         return self._answer(
-            body, ChatFormat(), lambda model: desk.encoder.chat(body, model), client, desk
+            body, ChatFormat(), lambda model: served.encoder.chat(body, model), client, served
         )
 
-    def _chat_desk(self) -> Desk:
+    def _chat_model(self) -> ServedModel:
         """The model that answers the next chat."""
-        return (self.explainer.take() if self.explainer else None) or self._desk
+        return (self.explainer.take() if self.explainer else None) or self._served
 
     async def respond(self, body: ResponsesBody, client: str = "") -> AsyncGenerator[Json, None]:
         """POST /v1/responses: a chat, written as items."""
         chat, written = body.chat(), ResponsesFormat(body)
-        desk = self._chat_desk()
-        encode = lambda model: desk.encoder.chat(chat, model)  # noqa: E731
+        served = self._chat_model()
+        encode = lambda model: served.encoder.chat(chat, model)  # noqa: E731
         try:
-            async with aclosing(self._answer(chat, written, encode, client, desk)) as items:
+            async with aclosing(self._answer(chat, written, encode, client, served)) as items:
                 async for item in items:
                     yield item
         except UnderkeelError as error:
@@ -201,48 +201,48 @@ class Service:
     ) -> AsyncGenerator[Json, None]:
         """The answer to one of Ollama's requests; None only loads the model."""
         if body is None:
-            await self.host.usable(self.settings.daemon.request_limit_s)
+            await self.supervisor.usable(self.settings.daemon.request_limit_s)
             yield written.loaded()
             return
-        desk = None
+        served = None
         if isinstance(body, ChatBody):
-            desk, chat = self._chat_desk(), body
-            encoder = desk.encoder
+            served, chat = self._chat_model(), body
+            encoder = served.encoder
             encode: Encode | Encoded = lambda model: encoder.chat(chat, model)  # noqa: E731
         else:
             encode = self._infill(body) if isinstance(body, InfillBody) else self._text(body)
-        async with aclosing(self._answer(body, written, encode, client, desk)) as items:
+        async with aclosing(self._answer(body, written, encode, client, served)) as items:
             async for item in items:
                 yield item
 
     async def ollama_tags(self) -> Json:
         """GET /api/tags: the served model."""
-        entry, model = await self.listed(), await self.host.usable()
+        entry, model = await self.listed(), await self.supervisor.usable()
         return {"models": [ollama_api.tag(entry["id"], model)]}
 
     async def ollama_ps(self) -> Json:
         """GET /api/ps: the served model, as it is loaded."""
-        if self.host.state is not ServiceState.READY:
+        if self.supervisor.state is not ServiceState.READY:
             return {"models": []}
-        entry, model = await self.listed(), await self.host.usable()
+        entry, model = await self.listed(), await self.supervisor.usable()
         return {"models": [ollama_api.running(entry["id"], model)]}
 
     async def ollama_show(self, body: ShowBody, client: str = "") -> Json:  # noqa: ARG002
         """POST /api/show."""
-        model = await self.host.usable()
+        model = await self.supervisor.usable()
         fills = await asyncio.to_thread(can_fill, model)
         return ollama_api.shown(model, fills=fills)
 
     async def close(self) -> None:
         """Stop the engines; requests in flight get an error. Safe to call twice."""
-        await self.host.close()
+        await self.supervisor.close()
         if self.explainer is not None:
             await self.explainer.close()
 
-    def _explaining(self) -> Desk:
+    def _explaining(self) -> ServedModel:
         """The model that answers explanations now."""
         second = self.explainer
-        return second.desk if second and second.state is ServiceState.READY else self._desk
+        return second.served if second and second.state is ServiceState.READY else self._served
 
     async def use_model(self, body: UseBody, client: str = "") -> ModelInfo:  # noqa: ARG002
         """POST /underkeel/model: serve another model."""
@@ -253,22 +253,24 @@ class Service:
     async def tokenise(self, body: TokenizeBody, client: str = "") -> Json:
         """POST /tokenize."""
         with self._handler.admitted(client):
-            model = await self.host.usable()
+            model = await self.supervisor.usable()
             ids = await self._encoder.tokens(body, model)
             check_vocabulary(ids, model)
             if not body.with_pieces:
                 return {"tokens": ids}
-            pieces = [{"id": token, "piece": await self.host.detokenise([token])} for token in ids]
+            pieces = [
+                {"id": token, "piece": await self.supervisor.detokenise([token])} for token in ids
+            ]
             return {"tokens": pieces}
 
     async def detokenise(self, body: DetokenizeBody, client: str = "") -> Json:
         """POST /detokenize."""
         with self._handler.admitted(client):
-            check_vocabulary(body.tokens, await self.host.usable())
-            return {"content": await self.host.detokenise(body.tokens)}
+            check_vocabulary(body.tokens, await self.supervisor.usable())
+            return {"content": await self.supervisor.detokenise(body.tokens)}
 
     async def props(self) -> Props:
-        model = await self.host.usable()
+        model = await self.supervisor.usable()
         return Props(
             model=model,
             n_slots=model.n_seq_max,
@@ -283,9 +285,9 @@ class Service:
 
     async def listed(self) -> Json:
         """The entry of GET /v1/models: named as in the settings."""
-        model = await self.host.usable()
+        model = await self.supervisor.usable()
         budget = self._explaining().budgets.of(Priority.EXPLAIN)
-        planned = self.host.loadable.model if self.host.loadable else None
+        planned = self.supervisor.loadable.model if self.supervisor.loadable else None
         name = planned.name if planned and not model.server else ""
         return {
             "id": name or model.name,
@@ -306,34 +308,36 @@ class Service:
         }
 
     async def status(self) -> Status:
-        host = self.host
+        supervisor = self.supervisor
         return Status(
             version=__version__,
             pid=os.getpid(),
             uptime_s=time.monotonic() - self._started,
-            state=host.state,
-            stage=host.stage,
-            progress=host.progress,
-            error=host.error,
-            model=host.info,
+            state=supervisor.state,
+            stage=supervisor.stage,
+            progress=supervisor.progress,
+            error=supervisor.error,
+            model=supervisor.info,
             # A worker that hangs must not make its own status hang.
-            stats=await host.stats(_STATS_S) or self.governor.stats,
+            stats=await supervisor.stats(_STATS_S) or self.governor.stats,
             budget=self.budgets.of(Priority.INTERACTIVE),
             in_flight=self.admission.inside,
             max_waiting=self.admission.most,
-            deaths=host.deaths,
-            refusals=host.refusals,
+            deaths=supervisor.deaths,
+            refusals=supervisor.refusals,
             devices=self.governor.devices(),
             rung=self.governor.rung(),
-            explain_model=self.explainer.desk.host.info if self.explainer else None,
+            explain_model=self.explainer.served.supervisor.info if self.explainer else None,
             explain_state=self.explainer.state if self.explainer else None,
-            load=tuple(host.report.lines()) if host.report else (),
-            caveats=host.loadable.plan.caveats if host.loadable and host.loadable.plan else (),
-            load_error_percent=host.report.error_percent if host.report else None,
+            load=tuple(supervisor.report.lines()) if supervisor.report else (),
+            caveats=supervisor.loadable.plan.caveats
+            if supervisor.loadable and supervisor.loadable.plan
+            else (),
+            load_error_percent=supervisor.report.error_percent if supervisor.report else None,
             socket=str(paths.socket_path()),
             log=str(paths.log_file()),
             settings=self.settings_now(),
-            supervisor=self.supervisor,
+            supervisor=self.service_manager,
         )
 
     async def exposition(self) -> bytes:
@@ -346,11 +350,16 @@ class Service:
         response_format: ResponseFormat,
         prompt: Encoded | Encode,
         client: str,
-        desk: Desk | None = None,
+        served: ServedModel | None = None,
     ) -> AsyncGenerator[Json, None]:
         limit_s = self.settings.daemon.request_limit_s
         return self._handler.answer(
-            body, response_format, prompt, desk=desk or self._desk, client=client, limit_s=limit_s
+            body,
+            response_format,
+            prompt,
+            served=served or self._served,
+            client=client,
+            limit_s=limit_s,
         )
 
     def _text(self, body: CompletionRequest | TextCompletionBody) -> Encoded | Encode:

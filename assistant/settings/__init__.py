@@ -1,5 +1,21 @@
-"""The user's settings: one typed TOML file, checked against the range of every field."""
+"""The user's settings: one typed TOML file, checked against the range of every field.
 
+Reads the file, and merges what an editor sends over it. A wrong file never stops anything: each
+wrong value is reported, and its default is used, or the value that was read before.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from assistant import paths
+from assistant.errors import SettingsError
 from assistant.settings.fields import (
     ActionSettings,
     AgentSettings,
@@ -14,8 +30,7 @@ from assistant.settings.fields import (
     StatisticsSettings,
     tables,
 )
-from assistant.settings.reading import UnreadableSettingsError, load, overlay, override
-from assistant.settings.rules import Editor, rule_of
+from assistant.settings.rules import Editor, checked, quoted, rule_of, stricter
 
 __all__ = [
     "ActionSettings",
@@ -37,3 +52,231 @@ __all__ = [
     "rule_of",
     "tables",
 ]
+
+_LARGEST_FILE_BYTES = 1 << 20
+_MOST_PROBLEMS = 50
+
+
+class UnreadableSettingsError(SettingsError):
+    """The file exists and cannot be read at all. Over the wire a `SettingsError`."""
+
+    def kept(self) -> SettingsError:
+        """The same for a program that keeps the settings it read before."""
+        message = self.message.replace("the defaults are used", "the settings read before are kept")
+        return SettingsError(message, subject=self.subject, advice=self.advice)
+
+
+def load(
+    path: Path | None = None, *, last: Settings | None = None
+) -> tuple[Settings, list[SettingsError]]:
+    """Read the settings file; a missing file gives the defaults.
+
+    Args:
+        last: the settings in use, where the file is read again.
+
+    Returns:
+        The settings, and what was wrong: a wrong value leaves its setting at the value of `last`,
+        or at its default.
+    """
+    path = path or paths.config_file()
+    try:
+        raw = tomllib.loads(_text(path))
+    except FileNotFoundError:
+        return Settings(), []
+    except (OSError, ValueError, RecursionError) as error:
+        problem = UnreadableSettingsError(
+            f"the settings cannot be read ({_reason(error)}); the defaults are used",
+            subject=str(path),
+            advice="Fix or remove the file",
+        )
+        return Settings(), [problem]
+    problems: list[SettingsError] = []
+    found: dict[str, msgspec.Struct] = {}
+    for name, value in raw.items():
+        default = tables().get(name)
+        if default is None:
+            problems.append(_unknown_table(str(path), name))
+        elif not isinstance(value, dict):
+            problems.append(_no_table(str(path), name, value))
+            if last is not None:
+                found[name] = getattr(last, name)
+        else:
+            kept = getattr(last, name) if last is not None else None
+            found[name] = _table(default, name, value, str(path), problems, last=kept)
+    return msgspec.structs.replace(Settings(), **found), problems[:_MOST_PROBLEMS]
+
+
+def overlay(base: Settings, raw: object, source: str) -> tuple[Settings, list[SettingsError]]:
+    """The settings `base` after an editor's options are applied to them.
+
+    An editor takes options from the workspace, which is not trusted. What it may set, and that it
+    can only make the user's settings stricter, is in each field's rule (`Editor`).
+
+    Args:
+        raw: tables as in the file; None for no options.
+        source: where the options are from, for the messages.
+
+    Returns:
+        The settings, and what was wrong: each refused value keeps the value of `base`.
+    """
+    if raw is None:
+        return base, []
+    if not isinstance(raw, Mapping):
+        known = ", ".join(f"[{name}]" for name in _editor_tables())
+        return base, [SettingsError("these are not tables", subject=source, advice=f"Use {known}")]
+    problems: list[SettingsError] = []
+    changed: dict[str, msgspec.Struct] = {}
+    for name, value in raw.items():
+        if name not in tables():
+            problems.append(_unknown_table(source, str(name)))
+        elif name not in _editor_tables():
+            problems.append(
+                SettingsError(
+                    f"an editor cannot set [{name}]",
+                    subject=source,
+                    advice=f"Set it in {paths.config_file()}",
+                )
+            )
+        elif not isinstance(value, Mapping):
+            problems.append(_no_table(source, str(name), value))
+        else:
+            own = getattr(base, name)
+            changed[name] = _table(own, name, value, source, problems, editor=True)
+    return msgspec.structs.replace(base, **changed), problems[:_MOST_PROBLEMS]
+
+
+def override(base: Settings, options: Mapping[str, tuple[str, object]]) -> Settings:
+    """The settings `base` under options of the command line.
+
+    Args:
+        options: for each option the setting that it changes ("table.name") and its value, None if
+            it was left out.
+
+    Raises:
+        SettingsError: a value is out of the range of its setting.
+    """
+    for option, (setting, value) in options.items():
+        if value is None:
+            continue
+        table, name = setting.split(".")
+        own = getattr(base, table)
+        kind, rule = rule_of(next(f for f in msgspec.structs.fields(own) if f.name == name))
+        try:
+            changed = msgspec.structs.replace(own, **{name: checked(kind, rule, value)})
+        except ValueError as error:
+            what = str(error).partition(". ")[0]
+            raise SettingsError(what, subject=option, advice=f"Use {rule.accepted}") from error
+        base = msgspec.structs.replace(base, **{table: changed})
+    return base
+
+
+def _table(
+    own: msgspec.Struct,
+    table: str,
+    raw: Mapping[str, Any],
+    source: str,
+    problems: list[SettingsError],
+    *,
+    editor: bool = False,
+    last: msgspec.Struct | None = None,
+) -> msgspec.Struct:
+    """`own` with the accepted values of `raw`; `problems` gets the others.
+
+    A refused value leaves its setting as it is in `last`, or else in `own`.
+    """
+    fields = {field.name: field for field in msgspec.structs.fields(own)}
+    good: dict[str, Any] = {}
+    for key, item in raw.items():
+        field = fields.get(key)
+        if field is None:
+            problems.append(_unknown_key(source, table, str(key)))
+            continue
+        kind, rule = rule_of(field)
+        kept = getattr(own if last is None else last, key)
+        try:
+            value = checked(kind, rule, item)
+            good[key] = stricter(rule, kept, field.default, value) if editor else value
+        except ValueError as error:
+            good[key] = kept
+            used = msgspec.json.encode(kept).decode()
+            used = f"{used} is used" if last is None else f"{used}, the last valid value, is used"
+            problems.append(SettingsError(f"{error}. {used}", subject=f"{source}: {table}.{key}"))
+    return msgspec.structs.replace(own, **good)
+
+
+def _text(path: Path) -> str:
+    """The file's text, with or without a byte order mark.
+
+    Raises:
+        OSError, ValueError: it cannot be read, is too large, or is not text in UTF-8.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is not a file")
+    with path.open("rb") as file:
+        content = file.read(_LARGEST_FILE_BYTES + 1)
+    if len(content) > _LARGEST_FILE_BYTES:
+        raise ValueError(f"it is larger than {_LARGEST_FILE_BYTES >> 20} MiB")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError("it is UTF-16; save it as UTF-8")
+    return content.decode("utf-8-sig")
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case OSError():
+            return error.strerror or str(error)
+        case UnicodeDecodeError():
+            return f"byte {error.start} is not UTF-8"
+        case RecursionError():
+            return "it is nested too deeply"
+    return str(error)
+
+
+def _editor_tables() -> list[str]:
+    return [
+        name
+        for name, table in tables().items()
+        if any(rule_of(one)[1].editor is not Editor.NEVER for one in msgspec.structs.fields(table))
+    ]
+
+
+def _unknown_table(source: str, name: str) -> SettingsError:
+    if owners := _owners(name):
+        return SettingsError(
+            f"{name} is outside of a table and is ignored",
+            subject=source,
+            advice=f"Put it under [{owners[0]}]",
+        )
+    return SettingsError(
+        f"there is no table [{quoted(name)[1:-1]}]; it is ignored",
+        subject=source,
+        advice=_nearest(name, list(tables())),
+    )
+
+
+def _no_table(source: str, name: str, value: object) -> SettingsError:
+    return SettingsError(
+        f"{name} is not a table but {quoted(value)}; it is ignored",
+        subject=source,
+        advice=f"Write [{name}], and its settings below",
+    )
+
+
+def _unknown_key(source: str, table: str, key: str) -> SettingsError:
+    owners = _owners(key)
+    known = list(tables()[table].__struct_fields__)
+    return SettingsError(
+        "there is no such setting; it is ignored",
+        subject=f"{source}: {table}.{quoted(key)[1:-1]}",
+        advice=f"Put it under [{owners[0]}]" if owners else _nearest(key, known),
+    )
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name[:100].lower().replace("-", "_"), known, 1, 0.6)
+    return f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}"
+
+
+def _owners(name: str) -> list[str]:
+    """The tables that have a setting of this name."""
+    return [table for table, default in tables().items() if name in default.__struct_fields__]

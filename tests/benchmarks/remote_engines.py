@@ -279,7 +279,7 @@ async def _ghost_text(settings: RemoteSettings) -> str | None:
         client.open(URI, TEXT, "python")
         _, response = client.send_completion(URI, 1, 7)
         items = (await response)["result"]["items"]
-        stats = await daemon.service.host.stats()
+        stats = await daemon.service.supervisor.stats()
         assert stats is not None and stats.requests > 0
     return str(items[0]["insertText"]) if items else ""
 

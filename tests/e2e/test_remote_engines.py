@@ -110,7 +110,7 @@ def test_ghost_text_goes_on_with_the_local_model_when_the_server_goes(
                 serving(engine, planner=planner) as daemon,
                 language_server(env=environment()) as client,
             ):
-                tell_changes(engine, daemon.service.host.exchanged)
+                tell_changes(engine, daemon.service.supervisor.exchanged)
                 await client.initialise()
                 client.open(URI, TEXT, "python")
                 _, response = client.send_completion(URI, 1, 7)

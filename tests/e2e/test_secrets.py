@@ -168,7 +168,7 @@ async def _work(
 
 
 def _prompts(engine: FakeEngine, daemon: Daemon) -> list[str]:
-    info = daemon.service.host.info
+    info = daemon.service.supervisor.info
     assert info is not None
     words = vocabulary.load(Path(info.path))
     return [words.decode(request.prompt) for request in engine.requests]

@@ -38,10 +38,10 @@ class Daemon:
     async def idle(self) -> None:
         """Wait until nothing is in flight, in the daemon and in its engine."""
         await until(lambda: not self.service.admission.inside)
-        stats = await self.service.host.stats()
+        stats = await self.service.supervisor.stats()
         while stats is not None and stats.running + stats.waiting:
             await asyncio.sleep(0.01)
-            stats = await self.service.host.stats()
+            stats = await self.service.supervisor.stats()
 
 
 async def until(condition: Callable[[], bool], limit_s: float = 30) -> None:
@@ -77,8 +77,8 @@ class Memory:
 
     def __call__(self) -> Sample:
         free = self.total_bytes - self.others_bytes - self.ours()
-        host = HostMemory(self.total_bytes, free)
-        return Sample(at_s=time.monotonic(), gpus=(), host_memory=host)
+        supervisor = HostMemory(self.total_bytes, free)
+        return Sample(at_s=time.monotonic(), gpus=(), host_memory=supervisor)
 
     def leave(self, free_bytes: int) -> None:
         """Other programs take or give so much that this is free now."""
@@ -87,10 +87,10 @@ class Memory:
 
 def held(service: Service) -> int:
     """Bytes that the rung in use holds."""
-    host = service.host
-    if host.state is not ServiceState.READY or host.loadable is None:
+    supervisor = service.supervisor
+    if supervisor.state is not ServiceState.READY or supervisor.loadable is None:
         return 0
-    return host.loadable.ladder[host.step].holds["CPU"]
+    return supervisor.loadable.ladder[supervisor.step].holds["CPU"]
 
 
 @asynccontextmanager
@@ -104,12 +104,12 @@ async def serving(
     tcp_port: int = 0,
 ) -> AsyncIterator[Daemon]:
     """Serve `engine` on the socket of the present UNDERKEEL_HOME until the block ends."""
-    with instance.claim(tcp_port=tcp_port) as seat:
+    with instance.claim(tcp_port=tcp_port) as claimed:
         look = look or Memory()
         service = Service(engine or FakeEngine(), planner, settings or Settings(), look)
         if isinstance(look, Memory):
             look.ours = lambda: held(service)
-        task = asyncio.create_task(server.serve(service, seat))
+        task = asyncio.create_task(server.serve(service, claimed))
         transport = httpx.AsyncHTTPTransport(uds=str(paths.socket_path()))
         async with (
             httpx.AsyncClient(transport=transport, base_url="http://daemon", timeout=60) as http,

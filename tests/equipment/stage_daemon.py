@@ -55,7 +55,7 @@ class Recorder:
     def __init__(self, service: Service, target: Path) -> None:
         self._service = service
         self._file = target.open("a", encoding="utf-8", buffering=1)
-        service.governor.on_look = self.look
+        service.governor.on_sample = self.look
 
     def look(self, sample: Sample) -> None:
         service = self._service
@@ -63,13 +63,13 @@ class Recorder:
         budget = service.budgets.of(Priority.INTERACTIVE)
         line = {
             "at_s": round(time.monotonic(), 3),
-            "state": service.host.state.value,
+            "state": service.supervisor.state.value,
             "rung": rung.name if rung else "",
             "index": rung.index if rung else 0,
             "reason": rung.reason if rung else "",
             "moves": service.governor.moves,
-            "deaths": service.host.deaths,
-            "refusals": service.host.refusals,
+            "deaths": service.supervisor.deaths,
+            "refusals": service.supervisor.refusals,
             "tokens": budget.tokens if budget else 0,
             "level": budget.level if budget else 0,
             "why": budget.reason if budget else "",

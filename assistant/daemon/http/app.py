@@ -145,8 +145,8 @@ def build_app(
         return Response(await service.exposition(), media_type=metrics.CONTENT_TYPE)
 
     async def load(_: Request) -> Response:
-        service.host.start_load()
-        return Json({"state": service.host.state})
+        service.supervisor.start_load()
+        return Json({"state": service.supervisor.state})
 
     async def use_model(request: Request) -> Response:
         return await posts.whole(request, UseBody, service.use_model)
@@ -163,7 +163,7 @@ def build_app(
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        service.host.start_load()
+        service.supervisor.start_load()
         governors = [service.governor, *([service.explainer.governor] if service.explainer else [])]
         governing = [asyncio.create_task(governor.run()) for governor in governors]
         try:
@@ -215,15 +215,15 @@ def build_app(
 
 
 def _health(service: Service) -> Json:
-    host = service.host
-    if host.state is ServiceState.READY:
+    supervisor = service.supervisor
+    if supervisor.state is ServiceState.READY:
         return Json({"status": "ok"})
-    error = host.error.rebuild() if host.error else None
+    error = supervisor.error.rebuild() if supervisor.error else None
     said = {
-        "status": host.state,
-        "stage": host.stage,
-        "progress": host.progress,
-        "failure": host.error,
+        "status": supervisor.state,
+        "stage": supervisor.stage,
+        "progress": supervisor.progress,
+        "failure": supervisor.error,
         # For clients of llama-server, which look here.
         "error": {
             "code": 503,

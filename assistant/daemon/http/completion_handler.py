@@ -17,7 +17,7 @@ from assistant.daemon.http.metrics import Metrics
 from assistant.daemon.http.prompts import Encoded
 from assistant.daemon.http.request_schemas import further_choice, generate_request
 from assistant.daemon.http.response_formats import Answer, Json, ResponseFormat
-from assistant.daemon.served_models import Desk
+from assistant.daemon.served_models import ServedModel
 from assistant.engine.types import Done, GenerateRequest, ModelInfo
 from assistant.errors import ModelChangedError, OverloadedError, UnderkeelError
 from assistant.memory.budget import BudgetNow
@@ -129,7 +129,7 @@ class CompletionHandler:
         response_format: ResponseFormat,
         prompt: Encoded | Encode,
         *,
-        desk: Desk,
+        served: ServedModel,
         client: str,
         limit_s: float,
     ) -> AsyncGenerator[Json, None]:
@@ -148,9 +148,9 @@ class CompletionHandler:
         started = time.monotonic()
         with self.admitted(client):
             for encoding in range(1, _MOST_ENCODINGS + 1):
-                model = await desk.host.usable(limit_s)
+                model = await served.supervisor.usable(limit_s)
                 ready = prompt if isinstance(prompt, Encoded) else await prompt(model)
-                answers = _prepared(body, ready, model, desk.budgets, _left_ms(started, limit_s))
+                answers = _prepared(body, ready, model, served.budgets, _left_ms(started, limit_s))
                 request, opened = answers[0].request, False
                 try:
                     async with self._turns.turn((client, request.priority)):
@@ -158,14 +158,14 @@ class CompletionHandler:
                         for answer in answers:
                             left_ms = _left_ms(started, limit_s) // (len(answers) - answer.index)
                             request = _in_time(answer.request, left_ms)
-                            async with aclosing(desk.host.generate(request)) as stream:
+                            async with aclosing(served.supervisor.generate(request)) as stream:
                                 async for item in stream:
                                     if body.stream and not opened:
                                         opened = True
                                         for event in response_format.opening(answers):
                                             yield event
                                     if isinstance(item, Done):
-                                        self._finished(answer, item, desk.budgets, started)
+                                        self._finished(answer, item, served.budgets, started)
                                         events = response_format.closing(answer)
                                     else:
                                         answer.add(item)

@@ -65,10 +65,10 @@ def encoded(prompt: PromptBody) -> Encoded | None:
 
 
 class Encoder:
-    """Encodes prompts for the model that `host` serves."""
+    """Encodes prompts for the model that `supervisor` serves."""
 
-    def __init__(self, host: EngineSupervisor) -> None:
-        self._host = host
+    def __init__(self, supervisor: EngineSupervisor) -> None:
+        self._supervisor = supervisor
         self._visible: dict[tuple[str, str], tuple[int, ...]] = {}
 
     async def text(self, prompt: PromptBody, model: ModelInfo, *, plain: bool = False) -> Encoded:
@@ -93,16 +93,16 @@ class Encoder:
                 )
             turns = tuple((message.role, message.text()) for message in body.messages)
             text = "\n".join(text for _, text in turns)
-            return Encoded(await self._host.tokenise(text), turns=turns)
+            return Encoded(await self._supervisor.tokenise(text), turns=turns)
         family = families_of_calls.of_template(model.chat_template)
         takes_tools = families_of_calls.takes_tools(model.chat_template)
         said = conversation(body, choice, family, takes_tools=takes_tools)
-        bos = await self._host.detokenise([model.bos]) if model.bos >= 0 else ""
+        bos = await self._supervisor.detokenise([model.bos]) if model.bos >= 0 else ""
         loop = asyncio.get_running_loop()
         pieces = await loop.run_in_executor(chat_template.EXECUTOR, _render, said, model, bos)
         ids: list[int] = []
         for piece in pieces:
-            ids += await self._host.tokenise(piece, special=True)
+            ids += await self._supervisor.tokenise(piece, special=True)
         if model.add_bos and ids[:1] != [model.bos]:
             ids.insert(0, model.bos)
         answer = family.answer(model.chat_template, pieces[-1] if pieces else "")
@@ -125,7 +125,7 @@ class Encoder:
         if key not in self._visible:
             found = []
             for text in (*family.control, *family.reasoning):
-                ids = await self._host.tokenise(text, special=True)
+                ids = await self._supervisor.tokenise(text, special=True)
                 found += ids if len(ids) == 1 else []
             self._visible = {key: tuple(found)}
         return self._visible[key]
@@ -147,7 +147,9 @@ class Encoder:
         ids: list[int] = []
         for part in parts:
             ids += (
-                await self._host.tokenise(part, special=special) if isinstance(part, str) else part
+                await self._supervisor.tokenise(part, special=special)
+                if isinstance(part, str)
+                else part
             )
         return ids
 

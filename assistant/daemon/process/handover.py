@@ -1,4 +1,4 @@
-"""The lock of the one daemon, and how it is handed to a new daemon without losing a request.
+"""The daemon's lock, and how it is handed to a new daemon without losing a request.
 
 On a private socket beside the lock, one exchange:
 
@@ -9,11 +9,11 @@ On a private socket beside the lock, one exchange:
     predecessor  accepts no more, answers what it has, unloads its model, ends: end of file
 
 Until the successor sends that, the predecessor continues to serve: a successor that dies before
-costs nothing. From then on new requests reach the successor, which lets them wait until the memory
-is free and its own model loaded.
+costs nothing. From then on new requests reach the successor, which holds them until the memory is
+free and its own model is loaded.
 
-Where a service manager holds the sockets, it hands them on. The daemon that leaves only records
-what it served, so that the next one lets requests wait too.
+Where a service manager holds the sockets, it passes them to the next daemon. The old one only
+records which model it served, so that the next one lets requests wait too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _POLL_S = 0.02
 
 
 class Lock:
-    """A lock that is held. `fd` is what a successor is given."""
+    """A lock that is held. `fd` is passed to a successor."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -49,7 +49,7 @@ class Lock:
         """The lock on `path`; None where another holds it for all of `patience_s`.
 
         Raises:
-            OSError: the file cannot be made or locked.
+            OSError: the file cannot be created or locked.
         """
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         deadline = time.monotonic() + patience_s
@@ -64,8 +64,8 @@ class Lock:
             raise
         return cls(fd)
 
-    def let_go(self) -> None:
-        """Free the lock, unless a successor was given it too. Safe to call twice."""
+    def release(self) -> None:
+        """Free the lock, unless a successor has it too. Safe to call twice."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -80,12 +80,12 @@ _SERVING_S = 60.0
 _FRESH_S = 300.0
 
 
-class Legacy(msgspec.Struct, frozen=True, kw_only=True):
-    """What goes with the descriptors.
+class HandoverOffer(msgspec.Struct, frozen=True, kw_only=True):
+    """What the old daemon sends with the descriptors.
 
     Attributes:
-        model: what is served; None where nothing was yet.
-        token: of the TCP listener; empty where there is none.
+        model: the served model; None if none was loaded yet.
+        token: of the TCP listener; empty if there is none.
     """
 
     version: str
@@ -98,62 +98,66 @@ class Predecessor:
     """The daemon that we take over from.
 
     Attributes:
-        lock, listeners: its, now ours too.
-        legacy: what it told.
+        lock, listeners: shared with it until it ends.
+        offer: what it reported.
     """
 
     def __init__(
-        self, channel: socket.socket, lock: Lock, listeners: list[socket.socket], legacy: Legacy
+        self,
+        channel: socket.socket,
+        lock: Lock,
+        listeners: list[socket.socket],
+        offer: HandoverOffer,
     ) -> None:
         self._channel = channel
         self.lock = lock
         self.listeners = listeners
-        self.legacy = legacy
+        self.offer = offer
 
     def serving(self) -> None:
-        """We accept connections: it may leave."""
+        """We accept connections: it may end."""
         try:
             self._channel.sendall(_SERVING)
         except OSError:
-            return  # it is gone already
+            return  # it has ended already
 
-    def wait_gone(self, limit_s: float) -> bool:
-        """Block until it has given its memory back; False where it takes longer."""
+    def wait_ended(self, limit_s: float) -> bool:
+        """Block until it has released its memory; False if that takes longer than `limit_s`."""
         readable, _, _ = select.select([self._channel], [], [], limit_s)
         return bool(readable)
 
     def close(self) -> None:
-        """End the exchange; a `wait_gone` in another thread returns."""
+        """End the exchange; a `wait_ended` in another thread returns."""
         hang_up(self._channel)
         self._channel.close()
 
 
 def hang_up(channel: socket.socket) -> None:
-    """Wake what waits on `channel`, on either side."""
+    """Wake every thread that waits on `channel`, on either side."""
     with suppress(OSError):
         channel.shutdown(socket.SHUT_RDWR)
 
 
-def leave_word(model: ModelInfo | None) -> None:
-    """For the next daemon that a service manager starts: what clients were served until now."""
+def record_served_model(model: ModelInfo | None) -> None:
+    """Record the served model for the next daemon that a service manager starts."""
     if model is not None:
         with suppress(OSError):
-            _word().write_bytes(msgspec.json.encode(model))
+            _served_record().write_bytes(msgspec.json.encode(model))
 
 
-def find_word() -> ModelInfo | None:
-    """What the daemon before us left, if that was a moment ago; nobody finds it again."""
+def take_served_record() -> ModelInfo | None:
+    """Read and delete the record of the daemon before us; None if it is minutes old."""
     try:
-        age_s = time.time() - _word().stat().st_mtime
-        data = _word().read_bytes()
-        _word().unlink()
+        age_s = time.time() - _served_record().stat().st_mtime
+        data = _served_record().read_bytes()
+        _served_record().unlink()
         model = msgspec.json.decode(data, type=ModelInfo)
     except (OSError, msgspec.DecodeError):
         return None
     return model if age_s < _FRESH_S else None
 
 
-def _word() -> Path:
+def _served_record() -> Path:
     return paths.runtime_dir() / "served.json"
 
 
@@ -167,10 +171,10 @@ def path() -> Path:
 
 
 def take_over() -> Predecessor | None:
-    """Ask the running daemon for its place; None where none gives it.
+    """Take over from the running daemon; None if there is none.
 
     Raises:
-        DaemonError: it answers, but not as it should.
+        DaemonError: its answer cannot be used.
     """
     if not possible():
         return None
@@ -188,17 +192,17 @@ def take_over() -> Predecessor | None:
         (length,) = _HEAD.unpack(head)
         if length > _MOST_BYTES or len(fds) < 2:
             raise ValueError(f"{length} bytes, {len(fds)} descriptors")
-        legacy = msgspec.json.decode(_read(channel, length), type=Legacy)
+        offer = msgspec.json.decode(_read(channel, length), type=HandoverOffer)
         listeners = [socket.socket(fileno=fd) for fd in fds[1:]]
     except (OSError, ValueError, struct.error, msgspec.DecodeError) as error:
         channel.close()
         raise DaemonError(
-            f"the running daemon does not give its place ({error})",
-            advice="Run: underkeel stop, and start again",
+            f"the running daemon cannot be replaced ({error})",
+            advice="Run: underkeel stop; then start it again",
         ) from error
     for listener in listeners:
         listener.setblocking(False)
-    return Predecessor(channel, Lock(fds[0]), listeners, legacy)
+    return Predecessor(channel, Lock(fds[0]), listeners, offer)
 
 
 def _read(channel: socket.socket, length: int) -> bytes:
@@ -206,18 +210,18 @@ def _read(channel: socket.socket, length: int) -> bytes:
     while len(data) < length:
         part = channel.recv(min(length - len(data), 1 << 16))
         if not part:
-            raise ValueError("it broke off")
+            raise ValueError("the connection ended")
         data += part
     return bytes(data)
 
 
-def give(channel: socket.socket, legacy: Legacy, lock: Lock, fds: Sequence[int]) -> bool:
-    """Offer our place on `channel`, and wait. Blocks: call it in a thread.
+def give(channel: socket.socket, offer: HandoverOffer, lock: Lock, fds: Sequence[int]) -> bool:
+    """Hand over to the daemon on `channel`, and wait until it serves. Blocks: call it in a thread.
 
     Returns:
-        Whether the successor serves; where not, nothing has changed.
+        Whether the successor serves; if not, nothing has changed.
     """
-    body = msgspec.json.encode(legacy)
+    body = msgspec.json.encode(offer)
     channel.setblocking(True)
     channel.settimeout(_ANSWER_S)
     try:

@@ -1,4 +1,4 @@
-"""One daemon a user: the lock that is held for its life, and the private sockets."""
+"""One daemon for each user: the lock that it holds until it ends, and its private sockets."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from assistant.errors import AlreadyRunningError, DaemonError
 _BACKLOG = 128
 # `running_pid` takes the lock for a moment to see whether it is free.
 _LOCK_PATIENCE_S = 0.5
-# A service manager starts us while the one it told to stop may still be leaving.
+# A service manager may start us while the daemon that it stopped is still ending.
 _LEAVING_PATIENCE_S = 30.0
 
 
 @dataclass
-class Seat:
-    """The place of the one daemon.
+class Claim:
+    """The lock and the sockets of the one daemon.
 
     Attributes:
-        lock: held as long as we are the one.
+        lock: held until we end.
         listeners: the sockets to accept on.
-        token: what a request over TCP must show; empty where no listener is TCP.
-        predecessor: whom we took over from, if anybody.
-        served: what clients were served until a moment ago; None where that was nothing.
+        token: what a request over TCP must send; empty if no listener is TCP.
+        predecessor: the daemon that we took over from; None if there was none.
+        served: the model that clients were served until a moment ago; None if there was none.
         activated: the service manager owns the sockets: they outlive us.
-        ours: what lies in the folder is ours to remove; not before we serve in a predecessor's
-            place, and not once a successor serves in ours.
+        ours: whether we remove the files in the folder; not before we replace a predecessor, and
+            not after a successor has replaced us.
     """
 
     lock: Lock
@@ -47,7 +47,7 @@ class Seat:
     ours: bool = False
 
     def serving(self) -> None:
-        """We accept connections: the place is ours, and a predecessor may leave."""
+        """We accept connections: the files are ours, and a predecessor may end."""
         if not self.ours:
             _write_pid()
             self.ours = True
@@ -55,56 +55,56 @@ class Seat:
             self.predecessor.serving()
 
     def give(self) -> None:
-        """A successor serves in our place."""
+        """A successor has replaced us."""
         self.ours = False
 
 
 @contextmanager
 def claim(
     *, activated: Sequence[int] = (), tcp_port: int = 0, take_over: bool = False
-) -> Iterator[Seat]:
-    """Be the one daemon: hold the lock, and listen, until the block ends.
+) -> Iterator[Claim]:
+    """Become the one daemon: hold the lock and listen until the block ends.
 
     Args:
         activated: listening sockets that a service manager has opened for us.
         tcp_port: listen on this loopback port too; 0 for Unix sockets only, where there are any.
-        take_over: if a daemon is running, take its place and its sockets, and it ends.
+        take_over: replace a running daemon and take its sockets; it ends.
 
     Raises:
         AlreadyRunningError: another daemon is.
-        DaemonError: the socket's folder cannot be trusted, or a socket cannot be made.
+        DaemonError: the socket's folder cannot be trusted, or a socket cannot be created.
     """
     folder = paths.runtime_dir()
     path = paths.socket_path() if paths.has_unix_sockets() else None
     predecessor = handover.take_over() if take_over else None
     lock = predecessor.lock if predecessor else _lock(folder, patient=bool(activated))
-    seat = Seat(lock, [], predecessor=predecessor, activated=bool(activated))
+    claimed = Claim(lock, [], predecessor=predecessor, activated=bool(activated))
     try:
         if predecessor:
-            seat.listeners = predecessor.listeners
-            seat.token, seat.served = predecessor.legacy.token, predecessor.legacy.model
+            claimed.listeners = predecessor.listeners
+            claimed.token, claimed.served = predecessor.offer.token, predecessor.offer.model
         else:
             _write_pid()
-            seat.ours = True
-            _listen(seat, path, activated, tcp_port)
-        yield seat
+            claimed.ours = True
+            _listen(claimed, path, activated, tcp_port)
+        yield claimed
     finally:
-        for listener in seat.listeners:
+        for listener in claimed.listeners:
             listener.close()
         if predecessor:
             predecessor.close()
-        if seat.ours:
-            _clean(seat, path)
-        lock.let_go()
+        if claimed.ours:
+            _clean(claimed, path)
+        lock.release()
 
 
 def running_pid() -> int | None:
-    """The process that says it is the daemon; None where no lock is held."""
+    """The process id of the daemon; None if none is running."""
     folder = paths.runtime_dir()
     lock = Lock.take(paths.lock_file())
     if lock is None:
         return _pid(folder / "daemon.pid")
-    lock.let_go()
+    lock.release()
     return None
 
 
@@ -121,34 +121,34 @@ def _lock(folder: Path, *, patient: bool) -> Lock:
     if lock is None:
         raise AlreadyRunningError(
             f"a daemon is running already{_whose(folder / 'daemon.pid')}",
-            advice="Look at it with: underkeel status; end it with: underkeel stop; "
-            "put a new one in its place with: underkeel restart",
+            advice="Show it: underkeel status. Stop it: underkeel stop. "
+            "Replace it with a new one: underkeel restart",
         )
     return lock
 
 
-def _listen(seat: Seat, path: Path | None, activated: Sequence[int], tcp_port: int) -> None:
+def _listen(claimed: Claim, path: Path | None, activated: Sequence[int], tcp_port: int) -> None:
     if activated:
-        seat.listeners = [_adopt(fd) for fd in activated]
-        seat.served = handover.find_word()
+        claimed.listeners = [_adopt(fd) for fd in activated]
+        claimed.served = handover.take_served_record()
     elif path is not None:
-        seat.listeners = [_listen_unix(path)]
-    if tcp_port or not seat.listeners:
+        claimed.listeners = [_listen_unix(path)]
+    if tcp_port or not claimed.listeners:
         listener = _listen_tcp(tcp_port)
-        seat.listeners.append(listener)
-        seat.token = paths.kept_token()
-        paths.write_tcp(listener.getsockname()[1], seat.token)
+        claimed.listeners.append(listener)
+        claimed.token = paths.kept_token()
+        paths.write_tcp(listener.getsockname()[1], claimed.token)
 
 
 def _write_pid() -> None:
     (paths.runtime_dir() / "daemon.pid").write_text(f"{os.getpid()}\n", encoding="utf-8")
 
 
-def _clean(seat: Seat, path: Path | None) -> None:
+def _clean(claimed: Claim, path: Path | None) -> None:
     leftovers = [paths.runtime_dir() / "daemon.pid", handover.path()]
-    if path is not None and seat.listeners and not seat.activated:
+    if path is not None and claimed.listeners and not claimed.activated:
         leftovers.append(path)
-    if seat.token:
+    if claimed.token:
         leftovers.append(paths.tcp_file())
     for leftover in leftovers:
         with suppress(OSError):
@@ -165,9 +165,9 @@ def _adopt(fd: int) -> socket.socket:
         )
     if listener.family != socket.AF_UNIX:
         raise DaemonError(
-            "the service manager passed a socket that anybody may reach",
+            "the service manager passed a socket that other users can reach",
             subject=str(listener.getsockname()),
-            advice="Run: underkeel service install, which makes a private one",
+            advice="Run: underkeel service install, which creates a private one",
         )
     listener.setblocking(False)
     return listener
@@ -176,17 +176,17 @@ def _adopt(fd: int) -> socket.socket:
 def listen_private(path: Path) -> socket.socket:
     """Listen on `path`, mode 0600. Only the holder of the lock may call this.
 
-    So a socket that is already there is stale: its daemon is dead, or has given it to us.
+    So a socket that exists already is stale: its daemon has died, or was replaced by us.
 
     Raises:
-        OSError: it cannot be made. DaemonError: something else lies there.
+        OSError: it cannot be created. DaemonError: another file is in its place.
     """
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise DaemonError(
-                "something that is not a socket lies where the socket belongs",
+                "there is a file where the socket belongs",
                 subject=str(path),
-                advice="Move it away",
+                advice="Move the file away",
             )
         path.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -211,13 +211,13 @@ def _listen_unix(path: Path) -> socket.socket:
             "the service manager holds the socket",
             subject=str(path),
             advice="Let it start the daemon: underkeel restart; "
-            "or take the service away: underkeel service uninstall",
+            "or remove the service: underkeel service uninstall",
         )
     try:
         return listen_private(path)
     except OSError as error:
         raise DaemonError(
-            f"the socket cannot be made ({error.strerror})",
+            f"the socket cannot be created ({error.strerror})",
             subject=str(path),
             advice="Set UNDERKEEL_HOME to a folder on a local disk that you own",
         ) from error
@@ -247,7 +247,7 @@ def _listen_tcp(port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise DaemonError(
-            f"the port cannot be listened on ({error.strerror})",
+            f"cannot listen on this port ({error.strerror})",
             subject=f"{paths.LOOPBACK}:{port}",
             advice="Set daemon.tcp_port to another one",
         ) from error

@@ -34,8 +34,8 @@ from assistant.daemon.loading import (
     tell_changes,
 )
 from assistant.daemon.process import handover, instance, settings_changes
-from assistant.daemon.process.handover import Legacy, Predecessor
-from assistant.daemon.process.instance import Seat
+from assistant.daemon.process.handover import HandoverOffer, Predecessor
+from assistant.daemon.process.instance import Claim
 from assistant.daemon.process.settings_changes import Follower, Read
 from assistant.daemon.served_models import Explainer, Ledger, Models
 from assistant.daemon.service import Service
@@ -168,7 +168,7 @@ def run(
         take_over: if a daemon is running, take its place without losing a request.
 
     Raises:
-        DaemonError: another daemon is running, or the socket cannot be made.
+        DaemonError: another daemon is running, or the socket cannot be created.
     """
     oom_score.raise_to(oom_score.DAEMON)
     _allow_many_connections()
@@ -181,8 +181,8 @@ def run(
         tcp_port=chosen.daemon.tcp_port,
         take_over=take_over,
     )
-    with claim() as seat:
-        where = ", ".join(str(listener.getsockname()) for listener in seat.listeners)
+    with claim() as claimed:
+        where = ", ".join(str(listener.getsockname()) for listener in claimed.listeners)
         log.info("daemon version=%s listening=%s", __version__, where)
         for problem in problems:
             log.warning("settings: %s", problem)
@@ -192,14 +192,14 @@ def run(
         ledger = Ledger()
         planning.credit = lambda: ledger.others("complete")
         planner = planner_for(chosen, ledger.planner("complete", planning))
-        planner = after(seat.predecessor, planner, limit_s) if seat.predecessor else planner
+        planner = after(claimed.predecessor, planner, limit_s) if claimed.predecessor else planner
         service = Service(engine, planner, chosen, probes, identity=planning.identity)
-        tell_changes(engine, service.host.exchanged)
+        tell_changes(engine, service.supervisor.exchanged)
         service.models = seat_models(service, planning, ledger, probes)
         if from_launchd:
-            service.supervisor = "launchd"
+            service.service_manager = "launchd"
         elif from_systemd or notifier.listened:
-            service.supervisor = "systemd"
+            service.service_manager = "systemd"
 
         def take_model(new: Settings) -> None:
             planning.settings = new.model
@@ -207,14 +207,14 @@ def run(
         follower = Follower(service, read, take_model=take_model)
         # A successor plans when the predecessor's memory is free, which may take minutes.
         prepare = engine.prepare if isinstance(engine, LlamaEngine) and not take_over else None
-        serving = serve(service, seat, notifier=notifier, follower=follower, prepare=prepare)
+        serving = serve(service, claimed, notifier=notifier, follower=follower, prepare=prepare)
         asyncio.run(serving)
         log.info("stopped")
 
 
 async def serve(
     service: Service,
-    seat: Seat,
+    claimed: Claim,
     *,
     notifier: Notifier | None = None,
     follower: Follower | None = None,
@@ -238,9 +238,9 @@ async def serve(
     def begin() -> None:
         """Connections are accepted."""
         assert server is not None
-        seat.serving()
+        claimed.serving()
         notifier.ready()
-        tasks.append(asyncio.create_task(_offer(service, seat, server.leave)))
+        tasks.append(asyncio.create_task(_offer(service, claimed, server.leave)))
         if notifier.listened:
             tasks.append(asyncio.create_task(_tell(service, notifier)))
         if follower is not None:
@@ -249,10 +249,10 @@ async def serve(
             if hasattr(signal, "SIGHUP"):
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again)
 
-    service.host.expect(seat.served)
+    service.supervisor.expect(claimed.served)
     app = build_app(service, stop, **({"reload": follower.reload} if follower else {}))
     config = uvicorn.Config(
-        TokenGate(app, seat.token),
+        TokenGate(app, claimed.token),
         http=Connection,
         log_config=None,
         access_log=False,
@@ -261,12 +261,12 @@ async def serve(
         timeout_keep_alive=75,
         timeout_graceful_shutdown=_LAST_WORDS_S,
     )
-    server = WebServer(config, service, begin, leave_on_signal=seat.activated)
+    server = WebServer(config, service, begin, leave_on_signal=claimed.activated)
     try:
-        await server.run_on(seat.listeners)
+        await server.run_on(claimed.listeners)
     finally:
-        if seat.activated:
-            handover.leave_word(service.host.info)
+        if claimed.activated:
+            handover.record_served_model(service.supervisor.info)
         notifier.stopping()
         for task in tasks:
             task.cancel()
@@ -277,16 +277,16 @@ def after(predecessor: Predecessor, planner: Planner, limit_s: float) -> Planner
     """A planner that first waits until the predecessor has given its memory back."""
 
     def plan() -> Loadable:
-        if not predecessor.wait_gone(limit_s + _LEAVING_S):
+        if not predecessor.wait_ended(limit_s + _LEAVING_S):
             log.warning("the daemon before us has not ended; planning with what is free")
         return planner()
 
     return plan
 
 
-async def _offer(service: Service, seat: Seat, leave: Callable[[], Awaitable[None]]) -> None:
+async def _offer(service: Service, claimed: Claim, leave: Callable[[], Awaitable[None]]) -> None:
     """Let a successor take our place, whenever one asks."""
-    if seat.activated or not handover.possible():
+    if claimed.activated or not handover.possible():
         return  # the service manager hands the sockets on
     try:
         door = instance.listen_private(handover.path())
@@ -297,12 +297,15 @@ async def _offer(service: Service, seat: Seat, leave: Callable[[], Awaitable[Non
     with door:
         while True:
             channel, _ = await loop.sock_accept(door)
-            legacy = Legacy(
-                version=__version__, pid=os.getpid(), model=service.host.info, token=seat.token
+            offer = HandoverOffer(
+                version=__version__,
+                pid=os.getpid(),
+                model=service.supervisor.info,
+                token=claimed.token,
             )
-            fds = [listener.fileno() for listener in seat.listeners]
+            fds = [listener.fileno() for listener in claimed.listeners]
             with channel:
-                giving = asyncio.to_thread(handover.give, channel, legacy, seat.lock, fds)
+                giving = asyncio.to_thread(handover.give, channel, offer, claimed.lock, fds)
                 try:
                     given = await giving
                 except asyncio.CancelledError:
@@ -310,7 +313,7 @@ async def _offer(service: Service, seat: Seat, leave: Callable[[], Awaitable[Non
                     raise
                 if given:
                     log.info("a successor serves")
-                    seat.give()
+                    claimed.give()
                     await leave()
                     # The channel ends with our memory: the successor waits for that.
                     await service.close()
@@ -323,9 +326,9 @@ async def _tell(service: Service, notifier: Notifier) -> None:
     pause_s = min(_TELL_S, notifier.watchdog_s / 2) if notifier.watchdog_s else _TELL_S
     told = ""
     while True:
-        host = service.host
-        name = host.info.name if host.info else "no model yet"
-        text = f"{host.state.value}: {host.stage or name}"
+        supervisor = service.supervisor
+        name = supervisor.info.name if supervisor.info else "no model yet"
+        text = f"{supervisor.state.value}: {supervisor.stage or name}"
         if text != told:
             notifier.status(text)
             told = text
@@ -361,7 +364,7 @@ def seat_models(service: Service, planning: Planning, ledger: Ledger, look: Read
         planning: of the model for completions.
     """
     settings = service.settings
-    ledger.hosts["complete"] = service.host
+    ledger.supervisors["complete"] = service.supervisor
     plannings = {"complete": planning}
     explain = settings.explain
     if explain.name:
@@ -382,6 +385,6 @@ def seat_models(service: Service, planning: Planning, ledger: Ledger, look: Read
             look,
             busy=lambda: service.admission.inside > 0,
         )
-        ledger.hosts["explain"] = service.explainer.desk.host
+        ledger.supervisors["explain"] = service.explainer.served.supervisor
         plannings["explain"] = second
     return Models(plannings, ledger)

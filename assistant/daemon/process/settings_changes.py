@@ -211,7 +211,7 @@ class Follower:
     def _in_effect(self) -> Settings:
         """The settings at the start, with the models that were loaded since."""
         found, service = self._start, self._service
-        loadable = service.host.loadable
+        loadable = service.supervisor.loadable
         if loadable is not None and loadable.model is not None:
             found = replace(found, model=loadable.model)
         second = service.models.plannings.get("explain") if service.models else None

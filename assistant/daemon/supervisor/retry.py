@@ -114,7 +114,9 @@ class Answering(Protocol):
         ...
 
 
-async def generate(host: Answering, request: GenerateRequest) -> AsyncGenerator[Delta | Done, None]:
+async def generate(
+    supervisor: Answering, request: GenerateRequest
+) -> AsyncGenerator[Delta | Done, None]:
     """Stream the answer; the last item is a Done. Closing the generator cancels the request.
 
     A request whose engine died, or was refused memory, is retried when the engine is available
@@ -128,14 +130,14 @@ async def generate(host: Answering, request: GenerateRequest) -> AsyncGenerator[
     failures = deaths = 0
     while True:
         replay.begin()
-        shape = host.shape
+        shape = supervisor.shape
         try:
-            fitting = _fitting(request, host.info, ends_s if failure else None)
-            async with host.attempt(fitting) as stream:
+            fitting = _fitting(request, supervisor.info, ends_s if failure else None)
+            async with supervisor.attempt(fitting) as stream:
                 async for item in stream:
                     if isinstance(item, Done):
                         replay.end()
-                        host.answered()
+                        supervisor.answered()
                         yield item
                     elif (new := replay.new_part(item)) is not None:
                         yield new
@@ -159,7 +161,7 @@ async def generate(host: Answering, request: GenerateRequest) -> AsyncGenerator[
             spent = outside and time.monotonic() > ends_s
             if failures == _MOST_FAILURES or deaths > _MOST_DEATHS or spent:
                 raise
-            if not await host.recovered(error, shape):
+            if not await supervisor.recovered(error, shape):
                 raise
             log.info("request %s is retried", request.id)
 

@@ -76,7 +76,7 @@ def test_several_choices_evaluate_their_prompt_once(home: Path) -> None:
                 texts[choice["index"]] += choice["text"]
         assert set(texts.values()) == {DEFAULT_REPLY} and len({one["id"] for one in events}) == 1
         assert last["choices"] == [] and last["usage"]["completion_tokens"] == 2 * answered
-        counted = await daemon.service.host.stats()
+        counted = await daemon.service.supervisor.stats()
         assert counted is not None and counted.evaluated_tokens == prompt + 2 + 3 + 1
 
     run(body, engine)

@@ -27,26 +27,26 @@ def run(
 ) -> None:
     async def main() -> None:
         engine = FakeEngine(load_ms=load_ms)
-        host = EngineSupervisor(engine, fake_model, rules=rules)
+        supervisor = EngineSupervisor(engine, fake_model, rules=rules)
         async with asyncio.timeout(30):
-            host.start_load()
-            await until(lambda: host.state is not ServiceState.LOADING)
-            await body(host, engine)
-            await host.close()
+            supervisor.start_load()
+            await until(lambda: supervisor.state is not ServiceState.LOADING)
+            await body(supervisor, engine)
+            await supervisor.close()
 
     asyncio.run(main())
 
 
-async def answer(host: EngineSupervisor, number: int = 0) -> str:
-    await host.usable()
+async def answer(supervisor: EngineSupervisor, number: int = 0) -> str:
+    await supervisor.usable()
     request = GenerateRequest(id=f"r{number}", prompt=(1, 2), max_tokens=50)
-    items = [item async for item in host.generate(request)]
+    items = [item async for item in supervisor.generate(request)]
     return "".join(item.text for item in items if isinstance(item, Delta))
 
 
-async def kill_in_the_middle(host: EngineSupervisor, engine: FakeEngine) -> None:
-    await host.usable()
-    items = host.generate(GenerateRequest(id="doomed", prompt=(1,), max_tokens=50))
+async def kill_in_the_middle(supervisor: EngineSupervisor, engine: FakeEngine) -> None:
+    await supervisor.usable()
+    items = supervisor.generate(GenerateRequest(id="doomed", prompt=(1,), max_tokens=50))
     first = await anext(items)
     engine.kill()
     start = first.text if isinstance(first, Delta) else ""
@@ -61,102 +61,102 @@ def test_a_failed_load_is_tried_again_when_the_file_is_another_one() -> None:
 
     async def main() -> None:
         engine = FakeEngine()
-        host = EngineSupervisor(engine, fake_model, identity=lambda: files[-1])
+        supervisor = EngineSupervisor(engine, fake_model, identity=lambda: files[-1])
         engine.fail_next(LoadError("the file is truncated"))
-        host.start_load()
-        await until(lambda: host.state is ServiceState.FAILED)
-        due = [host.due]
+        supervisor.start_load()
+        await until(lambda: supervisor.state is ServiceState.FAILED)
+        due = [supervisor.due]
         files.append("whole")
-        due.append(host.due)
+        due.append(supervisor.due)
         assert due == [False, True]
-        host.start_load()
-        await until(lambda: host.state is ServiceState.READY)
-        assert [host.due] == [False]
-        await host.close()
+        supervisor.start_load()
+        await until(lambda: supervisor.state is ServiceState.READY)
+        assert [supervisor.due] == [False]
+        await supervisor.close()
 
     asyncio.run(main())
 
 
 def test_three_deaths_on_a_plan_lead_to_the_next() -> None:
-    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
+    async def body(supervisor: EngineSupervisor, engine: FakeEngine) -> None:
         for _ in range(4):
-            await kill_in_the_middle(host, engine)
-            assert await answer(host) == DEFAULT_REPLY
+            await kill_in_the_middle(supervisor, engine)
+            assert await answer(supervisor) == DEFAULT_REPLY
         contexts = [spec.n_ctx for spec in engine.loads]
         assert contexts == [4096, 4096, 4096, 2048, 2048]
-        assert host.info is not None and host.info.n_ctx == 2048
-        assert (host.deaths, host.step) == (4, 3)
+        assert supervisor.info is not None and supervisor.info.n_ctx == 2048
+        assert (supervisor.deaths, supervisor.step) == (4, 3)
 
     run(body)
 
 
 def test_a_death_while_loading_goes_down_at_once() -> None:
-    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
-        await host.release()
+    async def body(supervisor: EngineSupervisor, engine: FakeEngine) -> None:
+        await supervisor.release()
         engine.fail_next(DIED)
         engine.fail_next(DIED)
-        assert await answer(host) == DEFAULT_REPLY
-        assert host.step == 4
+        assert await answer(supervisor) == DEFAULT_REPLY
+        assert supervisor.step == 4
 
     run(body)
 
 
 def test_an_engine_that_dies_on_every_plan_is_given_up_with_advice() -> None:
-    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
-        await host.release()
+    async def body(supervisor: EngineSupervisor, engine: FakeEngine) -> None:
+        await supervisor.release()
         for _ in range(40):
             engine.fail_next(DIED)
         with pytest.raises(LoadError, match=r"died on every plan.*smaller model"):
-            await answer(host)
-        assert host.state is ServiceState.FAILED
-        tried = host.deaths
+            await answer(supervisor)
+        assert supervisor.state is ServiceState.FAILED
+        tried = supervisor.deaths
         assert tried == len({repr(spec) for spec in fake_model().specs}) + 2
         # Asking again does not start what has died too often.
-        host.start_load()
-        await until(lambda: host.state is ServiceState.FAILED)
-        assert host.deaths == tried and not host.due
+        supervisor.start_load()
+        await until(lambda: supervisor.state is ServiceState.FAILED)
+        assert supervisor.deaths == tried and not supervisor.due
 
     run(body, rules=Rules(most_delay_s=0))
 
 
 def test_the_safest_plan_is_tried_again_after_a_rest() -> None:
-    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
-        await host.release()
+    async def body(supervisor: EngineSupervisor, engine: FakeEngine) -> None:
+        await supervisor.release()
         for _ in range(6):  # of four plans: once on each, thrice on the safest
             engine.fail_next(DIED)
         with pytest.raises(LoadError, match="tried again in 0 s"):
-            await answer(host)
-        await until(lambda: host.due)
-        host.start_load()
-        assert await answer(host) == DEFAULT_REPLY
-        assert host.step == 5
+            await answer(supervisor)
+        await until(lambda: supervisor.due)
+        supervisor.start_load()
+        assert await answer(supervisor) == DEFAULT_REPLY
+        assert supervisor.step == 5
 
     run(body, rules=Rules(most_delay_s=0, rest_s=0.05, most_rest_s=0.05))
 
 
 def test_good_service_forgives_what_a_plan_has_done() -> None:
-    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
+    async def body(supervisor: EngineSupervisor, engine: FakeEngine) -> None:
         for number in range(8):
-            await kill_in_the_middle(host, engine)
+            await kill_in_the_middle(supervisor, engine)
             for _ in range(2):
-                await answer(host, number)
+                await answer(supervisor, number)
         assert {spec.n_ctx for spec in engine.loads} == {4096}
-        assert (host.deaths, host.barred()) == (8, frozenset())
+        assert (supervisor.deaths, supervisor.barred()) == (8, frozenset())
 
     run(body, rules=Rules(most_delay_s=0, forgive_s=0, forgive_answers=2))
 
 
 def test_kills_from_outside_do_not_take_from_good_service() -> None:
-    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
+    async def body(supervisor: EngineSupervisor, engine: FakeEngine) -> None:
         for _ in range(2):
-            await kill_in_the_middle(host, engine)
+            await kill_in_the_middle(supervisor, engine)
         for number in range(4):
-            await answer(host, number)
+            await answer(supervisor, number)
             engine.kill(exit_code=-9)
-        await answer(host)
-        await kill_in_the_middle(host, engine)
-        await answer(host)
-        assert host.step == 0
+        await answer(supervisor)
+        await kill_in_the_middle(supervisor, engine)
+        await answer(supervisor)
+        assert supervisor.step == 0
 
     run(body, rules=Rules(most_delay_s=0, forgive_s=0, forgive_answers=4))
 
@@ -166,51 +166,51 @@ def refused(stage: str = "the cache") -> LoadError:
 
 
 def test_a_load_that_is_refused_memory_goes_down_and_costs_no_plan() -> None:
-    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
+    async def body(supervisor: EngineSupervisor, engine: FakeEngine) -> None:
         for _ in range(4):
-            await host.release()
+            await supervisor.release()
             engine.fail_next(refused())
             engine.fail_next(refused())
-            assert await answer(host) == DEFAULT_REPLY
-            assert host.step == 4
+            assert await answer(supervisor) == DEFAULT_REPLY
+            assert supervisor.step == 4
         # Nobody died, and however often it was refused, the plan may be tried another day.
-        assert (host.deaths, host.refusals) == (0, 8)
-        assert host.barred() == frozenset()
+        assert (supervisor.deaths, supervisor.refusals) == (0, 8)
+        assert supervisor.barred() == frozenset()
 
     run(body)
 
 
 def test_memory_refused_for_every_plan_is_a_plan_that_does_not_fit() -> None:
-    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
-        await host.release()
+    async def body(supervisor: EngineSupervisor, engine: FakeEngine) -> None:
+        await supervisor.release()
         for _ in range(10):
             engine.fail_next(refused())
         with pytest.raises(PlanError, match="refused for every plan"):
-            await answer(host)
+            await answer(supervisor)
         assert len(engine.loads) == 1
 
     run(body)
 
 
 def test_a_plan_that_struck_thrice_is_barred_to_the_ladder_too() -> None:
-    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
+    async def body(supervisor: EngineSupervisor, engine: FakeEngine) -> None:
         for _ in range(3):
-            await kill_in_the_middle(host, engine)
-        await answer(host)
-        assert host.step == 3
-        assert host.barred() == {"plan", "trim", "drop"}
+            await kill_in_the_middle(supervisor, engine)
+        await answer(supervisor)
+        assert supervisor.step == 3
+        assert supervisor.barred() == {"plan", "trim", "drop"}
 
     run(body)
 
 
 def test_kills_from_outside_are_not_held_against_a_request() -> None:
-    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
+    async def body(supervisor: EngineSupervisor, engine: FakeEngine) -> None:
         engine.pause()
         request = GenerateRequest(id="r", prompt=(1, 2), max_tokens=50)
         items: list[Delta | Done] = []
 
         async def read() -> None:
-            items.extend([item async for item in host.generate(request)])
+            items.extend([item async for item in supervisor.generate(request)])
 
         reading = asyncio.create_task(read())
         for number in range(1, 16):
@@ -229,7 +229,7 @@ def test_kills_from_outside_are_not_held_against_a_request() -> None:
 def test_counting_tokens_outlives_kills_from_outside_and_one_other(
     exit_code: int | None, answered: bool
 ) -> None:
-    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
+    async def body(supervisor: EngineSupervisor, engine: FakeEngine) -> None:
         tokenise, tries = engine.tokenise, 0
 
         async def dies(text: str, *, special: bool = False) -> list[int]:
@@ -243,19 +243,19 @@ def test_counting_tokens_outlives_kills_from_outside_and_one_other(
 
         engine.tokenise = dies  # type: ignore[method-assign]
         if answered:
-            assert await host.tokenise("ab") == [97, 98]
+            assert await supervisor.tokenise("ab") == [97, 98]
         else:
             with pytest.raises(WorkerDiedError):
-                await host.tokenise("ab")
+                await supervisor.tokenise("ab")
             assert tries == 2
 
     run(body, rules=Rules(most_delay_s=0))
 
 
 def test_a_request_that_kills_twice_is_not_tried_a_third_time() -> None:
-    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
+    async def body(supervisor: EngineSupervisor, engine: FakeEngine) -> None:
         engine.pause()
-        reading = asyncio.create_task(answer(host))
+        reading = asyncio.create_task(answer(supervisor))
         for number in (1, 2):
             await until(lambda: (engine.in_flight, len(engine.loads)) == (1, number))  # noqa: B023
             engine.kill()
@@ -263,41 +263,41 @@ def test_a_request_that_kills_twice_is_not_tried_a_third_time() -> None:
         with pytest.raises(WorkerDiedError):
             await reading
         engine.resume()
-        assert await answer(host) == DEFAULT_REPLY
+        assert await answer(supervisor) == DEFAULT_REPLY
 
     run(body)
 
 
 def test_statistics_do_not_wait_for_an_engine_that_hangs() -> None:
-    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
+    async def body(supervisor: EngineSupervisor, engine: FakeEngine) -> None:
         async def hang() -> None:
             await asyncio.sleep(3600)
 
         engine.stats = hang  # type: ignore[method-assign, assignment]
-        assert await host.stats(0.01) is None
+        assert await supervisor.stats(0.01) is None
 
     run(body)
 
 
 def test_load_errors_end_the_load() -> None:
-    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
-        await host.release()
+    async def body(supervisor: EngineSupervisor, engine: FakeEngine) -> None:
+        await supervisor.release()
         engine.fail_next(LoadError("no such tensor", advice="Pull it again"))
         with pytest.raises(LoadError, match="Pull it again"):
-            await answer(host)
-        host.start_load()
-        await until(lambda: host.state is ServiceState.READY)
-        assert await answer(host) == DEFAULT_REPLY
+            await answer(supervisor)
+        supervisor.start_load()
+        await until(lambda: supervisor.state is ServiceState.READY)
+        assert await answer(supervisor) == DEFAULT_REPLY
 
     run(body)
 
 
 def test_released_memory_comes_back_with_the_next_request() -> None:
-    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
-        assert await host.release()
-        assert host.state is ServiceState.RELEASED
-        assert not await host.release()
-        answers = await asyncio.gather(*(answer(host, number) for number in range(5)))
+    async def body(supervisor: EngineSupervisor, engine: FakeEngine) -> None:
+        assert await supervisor.release()
+        assert supervisor.state is ServiceState.RELEASED
+        assert not await supervisor.release()
+        answers = await asyncio.gather(*(answer(supervisor, number) for number in range(5)))
         assert answers == [DEFAULT_REPLY] * 5
         assert len(engine.loads) == 2
 
@@ -305,38 +305,38 @@ def test_released_memory_comes_back_with_the_next_request() -> None:
 
 
 def test_a_request_during_the_release_is_served() -> None:
-    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
+    async def body(supervisor: EngineSupervisor, engine: FakeEngine) -> None:
         for _ in range(20):
-            text, _ = await asyncio.gather(answer(host), host.release())
+            text, _ = await asyncio.gather(answer(supervisor), supervisor.release())
             assert text == DEFAULT_REPLY
 
     run(body)
 
 
 def test_closing_ends_what_waits_and_what_runs() -> None:
-    async def body(host: EngineSupervisor, engine: FakeEngine) -> None:
+    async def body(supervisor: EngineSupervisor, engine: FakeEngine) -> None:
         engine.pause()
-        running = asyncio.create_task(answer(host))
+        running = asyncio.create_task(answer(supervisor))
         await until(lambda: engine.in_flight == 1)
-        await host.close()
+        await supervisor.close()
         with pytest.raises(DaemonError, match="stopping"):
             await running
         with pytest.raises(DaemonError, match="stopping"):
-            await answer(host)
-        await host.close()
+            await answer(supervisor)
+        await supervisor.close()
 
     run(body)
 
 
 def test_closing_ends_a_load() -> None:
     async def main() -> None:
-        host = EngineSupervisor(FakeEngine(load_ms=60_000), fake_model)
-        host.start_load()
+        supervisor = EngineSupervisor(FakeEngine(load_ms=60_000), fake_model)
+        supervisor.start_load()
         await asyncio.sleep(0.05)
         async with asyncio.timeout(5):
-            await host.close()
+            await supervisor.close()
         with pytest.raises(UnderkeelError):
-            await host.usable()
+            await supervisor.usable()
 
     asyncio.run(main())
 
@@ -359,32 +359,32 @@ def test_closing_during_a_change_ends_it_for_good() -> None:
     async def main() -> None:
         for change in ("move", "fail", "exchange", "release", "reload"):
             engine = _Reshaping()
-            host = EngineSupervisor(engine, fake_model)
-            host.start_load()
-            await until(lambda: host.state is ServiceState.READY)  # noqa: B023
+            supervisor = EngineSupervisor(engine, fake_model)
+            supervisor.start_load()
+            await until(lambda: supervisor.state is ServiceState.READY)  # noqa: B023
             engine.load_ms = 200
             if change == "fail":
                 engine.fail_next(DIED)
             changes: dict[str, Callable[[], Awaitable[object]]] = {
-                "move": partial(host.move_to, 3),
-                "fail": partial(host.move_to, 3),
-                "exchange": partial(host.exchange, fake_model("/other.gguf")),
-                "release": host.release,
-                "reload": host.reload_model,
+                "move": partial(supervisor.move_to, 3),
+                "fail": partial(supervisor.move_to, 3),
+                "exchange": partial(supervisor.exchange, fake_model("/other.gguf")),
+                "release": supervisor.release,
+                "reload": supervisor.reload_model,
             }
             under_way = asyncio.ensure_future(changes[change]())
             if change in {"move", "fail", "exchange"}:
                 await engine.reshaping.wait()
             else:
                 await asyncio.sleep(0)
-            await host.close()
+            await supervisor.close()
             await asyncio.gather(under_way, return_exceptions=True)
-            host.start_load()
+            supervisor.start_load()
             await asyncio.sleep(0.3)
-            assert host.state is ServiceState.STOPPING, change
+            assert supervisor.state is ServiceState.STOPPING, change
             assert len(engine.loads) == 1, change
             with pytest.raises(DaemonError, match="stopping"):
-                await host.usable()
+                await supervisor.usable()
 
     asyncio.run(main())
 
@@ -400,18 +400,18 @@ def test_a_hundred_unloads_while_requests_are_encoded() -> None:
 
     async def main() -> None:
         engine = Slow()
-        host = EngineSupervisor(engine, fake_model)
+        supervisor = EngineSupervisor(engine, fake_model)
         last = len(fake_model().ladder) - 1
-        host.start_load()
+        supervisor.start_load()
         for turn in range(100):
-            await until(lambda: host.state is ServiceState.READY)
-            encoding = [asyncio.create_task(host.tokenise("ab")) for _ in range(3)]
+            await until(lambda: supervisor.state is ServiceState.READY)
+            encoding = [asyncio.create_task(supervisor.tokenise("ab")) for _ in range(3)]
             await asyncio.sleep(0.0005 * (turn % 4))
-            await (host.move_to(last) if turn % 2 else host.release())
-            if host.state is ServiceState.RELEASED:
+            await (supervisor.move_to(last) if turn % 2 else supervisor.release())
+            if supervisor.state is ServiceState.RELEASED:
                 assert not engine._loaded
             assert await asyncio.gather(*encoding) == [[97, 98]] * 3
-            await host.usable(5)
-        await host.close()
+            await supervisor.usable(5)
+        await supervisor.close()
 
     asyncio.run(main())

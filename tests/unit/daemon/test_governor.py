@@ -175,7 +175,7 @@ def test_without_any_memory_it_is_unloaded_and_comes_back_by_itself(home: Path) 
         await rung_is(daemon, "unload")
         assert (await daemon.client.status()).state is ServiceState.RELEASED
         memory.leave(8 * GIB)
-        await until(lambda: daemon.service.host.state is ServiceState.READY)
+        await until(lambda: daemon.service.supervisor.state is ServiceState.READY)
         assert (await ask(daemon))[0] == DEFAULT_REPLY
 
     run(body)
@@ -187,7 +187,7 @@ def test_a_refused_shape_is_left_for_a_smaller_one(home: Path, error: Any) -> No
         engine.fail_next(error)
         memory.leave(int(0.4 * GIB))
         await until(lambda: engine.loads[-1].n_ctx == 1024)
-        await until(lambda: daemon.service.host.state is ServiceState.READY)
+        await until(lambda: daemon.service.supervisor.state is ServiceState.READY)
         assert (await ask(daemon))[0] == DEFAULT_REPLY
 
     run(body)
@@ -223,8 +223,8 @@ def test_a_refused_climb_is_not_repeated_at_once(home: Path) -> None:
         for _ in range(2):
             engine.fail_next(LoadError("failed to allocate the cache"))
         memory.others_bytes = 0
-        await until(lambda: daemon.service.host.refusals == 2)
-        await until(lambda: daemon.service.host.state is ServiceState.READY)
+        await until(lambda: daemon.service.supervisor.refusals == 2)
+        await until(lambda: daemon.service.supervisor.state is ServiceState.READY)
         await until(lambda: daemon.service.governor.moves >= 2)
         moves = daemon.service.governor.moves
         looks = 0
@@ -233,10 +233,10 @@ def test_a_refused_climb_is_not_repeated_at_once(home: Path) -> None:
             nonlocal looks
             looks += 1
 
-        daemon.service.governor.on_look = count
+        daemon.service.governor.on_sample = count
         await until(lambda: looks > 8)
         assert daemon.service.governor.moves == moves
-        assert daemon.service.host.step > 0
+        assert daemon.service.supervisor.step > 0
 
     run(body)
 
@@ -245,7 +245,7 @@ def test_idle_release_and_return(home: Path) -> None:
     settings = Settings(daemon=DaemonSettings(release_after_s=1.5))
 
     async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
-        await until(lambda: daemon.service.host.state is ServiceState.RELEASED)
+        await until(lambda: daemon.service.supervisor.state is ServiceState.RELEASED)
         assert (await ask(daemon))[0] == DEFAULT_REPLY
         assert len(engine.loads) >= 2
         assert (await daemon.client.wait_ready()).name == "fake"
@@ -305,7 +305,7 @@ def test_a_plan_that_does_not_fit_is_tried_again_when_there_is_memory(
             with pytest.raises(PlanError, match=r"1\.0 GiB is missing"):
                 await daemon.client.wait_ready()
             memory.others_bytes = 0
-            await until(lambda: daemon.service.host.state is ServiceState.READY)
+            await until(lambda: daemon.service.supervisor.state is ServiceState.READY)
             assert (await ask(daemon))[0] == DEFAULT_REPLY
 
     asyncio.run(main())
@@ -313,14 +313,14 @@ def test_a_plan_that_does_not_fit_is_tried_again_when_there_is_memory(
 
 def test_plans_that_all_died_are_tried_again_by_itself(home: Path) -> None:
     async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
-        host = daemon.service.host
-        host._history._rules = DeathRules(most_delay_s=0, rest_s=0.5)
-        await host.release()
+        supervisor = daemon.service.supervisor
+        supervisor._history._rules = DeathRules(most_delay_s=0, rest_s=0.5)
+        await supervisor.release()
         for _ in range(6):
             engine.fail_next(WorkerDiedError("the engine's process ended"))
         with pytest.raises(LoadError, match="died on every plan"):
             await ask(daemon)
-        await until(lambda: host.state is ServiceState.READY)
+        await until(lambda: supervisor.state is ServiceState.READY)
         assert (await ask(daemon))[0] == DEFAULT_REPLY
 
     run(body)
@@ -391,8 +391,8 @@ def test_a_client_without_a_budget_repeats_a_long_prompt(home: Path) -> None:
     """S1: a prompt that fits the context is answered, however often."""
 
     async def body(daemon: Daemon, engine: FakeEngine, memory: Memory) -> None:
-        assert daemon.service.host.info is not None
-        n_ctx = daemon.service.host.info.n_ctx
+        assert daemon.service.supervisor.info is not None
+        n_ctx = daemon.service.supervisor.info.n_ctx
         for _ in range(12):
             long = [1] * int(n_ctx * 0.75)
             answer = await daemon.http.post("/completion", json={"prompt": long, "n_predict": 4})

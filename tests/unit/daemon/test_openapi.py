@@ -133,9 +133,9 @@ class _Running:
 
     async def _main(self) -> None:
         self.loop, self._end = asyncio.get_running_loop(), asyncio.Event()
-        with instance.claim(tcp_port=_free_port()) as seat:
+        with instance.claim(tcp_port=_free_port()) as claimed:
             self.service = Service(self.engine, fake_model, Settings(), Memory())
-            task = asyncio.create_task(server.serve(self.service, seat))
+            task = asyncio.create_task(server.serve(self.service, claimed))
             self.address = paths.find_tcp_address()
             assert self.address is not None
             async with httpx.AsyncClient(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from daemons import Memory, serving, until
 
-from assistant.daemon.governor import Warmth
+from assistant.daemon.governor import PageWarmer
 from assistant.engine.fake import FakeEngine
 from assistant.settings import ModelSettings, Settings
 
@@ -22,26 +22,26 @@ def test_only_when_idle_and_only_so_often() -> None:
         touched.append(now_s)
         return 1
 
-    async def look(idle_s: float, *, well: bool = True) -> int:
-        warmth.look(idle_s=idle_s, well=well)
+    async def look(idle_s: float, *, enough: bool = True) -> int:
+        page_warmer.look(idle_s=idle_s, enough=enough)
         await asyncio.sleep(0.01)
         return len(touched)
 
     async def main() -> None:
         nonlocal now_s
         assert await look(50) == 0
-        assert await look(100, well=False) == 0
+        assert await look(100, enough=False) == 0
         assert await look(100) == 1
         now_s = 99.0
         assert await look(199) == 1
         now_s = 101.0
         assert await look(201) == 2
-        warmth.every_s = 0
+        page_warmer.every_s = 0
         now_s = 1e6
         assert await look(1e6) == 2
-        await warmth.aclose()
+        await page_warmer.aclose()
 
-    warmth = Warmth(touch, 100.0, lambda: now_s)
+    page_warmer = PageWarmer(touch, 100.0, lambda: now_s)
     asyncio.run(main())
 
 
@@ -56,14 +56,14 @@ def test_a_slow_touch_is_followed_by_a_long_rest() -> None:
 
     async def main() -> None:
         nonlocal now_s
-        warmth = Warmth(touch, 1.0, lambda: now_s)
-        warmth.look(idle_s=5, well=True)
-        await until(lambda: warmth._task is not None and warmth._task.done())
+        page_warmer = PageWarmer(touch, 1.0, lambda: now_s)
+        page_warmer.look(idle_s=5, enough=True)
+        await until(lambda: page_warmer._task is not None and page_warmer._task.done())
         now_s = 5.0  # past `every_s`, not past two hundred times what it took
-        warmth.look(idle_s=5, well=True)
+        page_warmer.look(idle_s=5, enough=True)
         await asyncio.sleep(0.01)
         assert count == 1
-        await warmth.aclose()
+        await page_warmer.aclose()
 
     asyncio.run(main())
 
@@ -80,7 +80,7 @@ def test_the_daemon_does_it_unless_memory_is_short_or_locked(home: Path) -> None
                 nonlocal looks
                 looks += 1
 
-            daemon.service.governor.on_look = count
+            daemon.service.governor.on_sample = count
             await until(lambda: engine.touched > 0 or looks > 12)
             return engine.touched
 

@@ -29,12 +29,12 @@ def test_a_text_has_one_bos(prompt: PromptBody, add_bos: bool, ids: list[int]) -
     """S21: one that begins with it gets no second one; ids are taken as they are."""
 
     async def main() -> list[int]:
-        host = EngineSupervisor(FakeEngine(), fake_model)
-        host.start_load()
-        await until(lambda: host.info is not None)
+        supervisor = EngineSupervisor(FakeEngine(), fake_model)
+        supervisor.start_load()
+        await until(lambda: supervisor.info is not None)
         model = ModelInfo(name="fake", add_bos=add_bos, bos=1)
-        found = await Encoder(host).text(prompt, model)
-        await host.close()
+        found = await Encoder(supervisor).text(prompt, model)
+        await supervisor.close()
         return found.ids
 
     assert asyncio.run(main()) == ids
@@ -45,12 +45,12 @@ def test_a_plain_text_alone_holds_no_control_token(add_bos: bool) -> None:
     """A client that leaves the encoding to the engine sends its BOS itself, if any."""
 
     async def main() -> list[int]:
-        host = EngineSupervisor(FakeEngine(), fake_model)
-        host.start_load()
-        await until(lambda: host.info is not None)
+        supervisor = EngineSupervisor(FakeEngine(), fake_model)
+        supervisor.start_load()
+        await until(lambda: supervisor.info is not None)
         model = ModelInfo(name="fake", add_bos=add_bos, bos=1)
-        found = await Encoder(host).text(("ab",), model, plain=True)
-        await host.close()
+        found = await Encoder(supervisor).text(("ab",), model, plain=True)
+        await supervisor.close()
         return found.ids
 
     assert asyncio.run(main()) == [97, 98]

@@ -30,8 +30,8 @@ class Played(Planning):
     """Plans models of known sizes without a file."""
 
     def __call__(self) -> Loadable:
-        size, host = SIZES[self.settings.name], self.look().host_memory
-        free = host.available_bytes + self.credit().get("CPU", 0)
+        size, supervisor = SIZES[self.settings.name], self.look().host_memory
+        free = supervisor.available_bytes + self.credit().get("CPU", 0)
         if size > free:
             raise PlanError("it does not fit", shortfall_bytes=size - free)
         spec = LoadSpec(path=f"/{self.settings.name}.gguf", n_ctx=1024)
@@ -64,14 +64,14 @@ async def changing(
     async with serving(engine, planner=planner, look=look, settings=settings) as daemon:
         service = daemon.service
         plannings: dict[str, Planning] = {"complete": planning}
-        ledger.hosts["complete"] = service.host
+        ledger.supervisors["complete"] = service.supervisor
         if explain is not None:
             second = planning.like(ModelSettings(name="large"), lambda: ledger.others("explain"))
             plannings["explain"] = second
             service.explainer = Explainer(
                 explain, ledger.planner("explain", second), settings, look, busy=bool
             )
-            ledger.hosts["explain"] = service.explainer.desk.host
+            ledger.supervisors["explain"] = service.explainer.served.supervisor
         service.models = Models(plannings, ledger)
         yield daemon
 
@@ -107,7 +107,7 @@ def test_a_text_that_waits_is_encoded_again_for_the_new_model(home: Path) -> Non
             old = asyncio.create_task(said(daemon))
             await until(lambda: bool(engine.in_flight))
             change = asyncio.create_task(daemon.client.use_model("large"))
-            await until(lambda: not daemon.service.host._gate._open.is_set())
+            await until(lambda: not daemon.service.supervisor._gate._open.is_set())
             text = asyncio.create_task(said(daemon, prompt="def f"))
             tokens = asyncio.create_task(said(daemon))
             await until(lambda: daemon.service.admission.inside == 3)
@@ -128,12 +128,12 @@ def test_memory_is_given_back_while_answers_are_waited_for(home: Path) -> None:
     async def main() -> None:
         engine = Named(reply=lambda request: request.prompt_model, token_ms=5)
         async with changing(engine) as daemon:
-            host = daemon.service.host
+            supervisor = daemon.service.supervisor
             old = asyncio.create_task(said(daemon))
             await until(lambda: bool(engine.in_flight))
             change = asyncio.create_task(daemon.client.use_model("large"))
-            await until(lambda: not host._gate._open.is_set())
-            assert await asyncio.wait_for(host.move_to(0), 5)
+            await until(lambda: not supervisor._gate._open.is_set())
+            assert await asyncio.wait_for(supervisor.move_to(0), 5)
             assert not change.done()
             assert (await old, (await change).name) == ("small", "large")
 
@@ -180,12 +180,12 @@ def test_a_model_that_was_given_back_is_changed_too(home: Path) -> None:
     async def main() -> None:
         engine = Named(reply=lambda request: request.prompt_model)
         async with changing(engine) as daemon:
-            await daemon.service.host.release()
+            await daemon.service.supervisor.release()
             assert (await daemon.client.use_model("large")).name == "large"
-            await daemon.service.host.release()
+            await daemon.service.supervisor.release()
             with pytest.raises(PlanError):
                 await daemon.client.use_model("huge")
-            await until(lambda: daemon.service.host.state is ServiceState.READY)
+            await until(lambda: daemon.service.supervisor.state is ServiceState.READY)
             assert await said(daemon) == "large"
 
     asyncio.run(main())
@@ -263,7 +263,7 @@ def test_what_one_model_is_promised_no_other_is() -> None:
 
     ledger = Ledger()
     first, second = Host(), Host()
-    ledger.hosts |= {"complete": first, "explain": second}  # type: ignore[dict-item]
+    ledger.supervisors |= {"complete": first, "explain": second}  # type: ignore[dict-item]
     ledger.planner("complete", lambda: plan(3))()
     assert ledger.others("complete") == {}
     assert ledger.others("explain") == {"CPU": -3, "CUDA0": -6}

@@ -157,10 +157,10 @@ def test_a_model_that_is_served_already_does_not_wait(home: Path) -> None:
             follower = Follower(daemon.service, settings.load)
             write(home, '[model]\nname = "b"\n')
             assert [change.key for change in follower.reload().pending] == ["model.name"]
-            await daemon.service.host.exchange(plan("b"))
+            await daemon.service.supervisor.exchange(plan("b"))
             told_now = (await daemon.client.status()).settings
             assert told_now is not None and not told_now.pending
-            await daemon.service.host.exchange(plan("c"))
+            await daemon.service.supervisor.exchange(plan("c"))
             write(home, '[model]\nname = "c"\n')
             found = follower.reload()
             assert advice(found.changes) == ['model.name: "b" -> "c", took effect']
@@ -188,12 +188,12 @@ def test_over_the_socket_and_by_a_signal(home: Path) -> None:
     taken: list[str] = []
 
     async def main() -> None:
-        with instance.claim() as seat:
+        with instance.claim() as claimed:
             service = Service(FakeEngine(), fake_model, Settings(), Memory())
             follower = Follower(
                 service, settings.load, take_model=lambda new: taken.append(new.model.name)
             )
-            task = asyncio.create_task(server.serve(service, seat, follower=follower))
+            task = asyncio.create_task(server.serve(service, claimed, follower=follower))
             async with asyncio.timeout(60), DaemonClient(autostart=False) as client:
                 await client.wait_ready()
                 write(home, '[model]\nname = "other"\n')

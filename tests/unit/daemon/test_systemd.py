@@ -84,11 +84,11 @@ from assistant.daemon.process import instance
 from assistant.daemon.process.server import systemd_fds
 fds = systemd_fds()
 assert fds == {3: "underkeel"} and not os.get_inheritable(3)
-with instance.claim(activated=list(fds)) as seat:
-    assert seat.activated and [l.fileno() for l in seat.listeners] == [3]
+with instance.claim(activated=list(fds)) as claimed:
+    assert claimed.activated and [l.fileno() for l in claimed.listeners] == [3]
     print("listening", flush=True)
-    seat.listeners[0].setblocking(True)
-    with seat.listeners[0].accept()[0] as client:
+    claimed.listeners[0].setblocking(True)
+    with claimed.listeners[0].accept()[0] as client:
         client.sendall(b"here")
 """
 

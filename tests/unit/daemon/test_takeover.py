@@ -29,12 +29,12 @@ CLIENTS = 8
 async def succeeding(engine: FakeEngine) -> AsyncIterator[tuple[Service, asyncio.Task[None]]]:
     """A second daemon that takes over from the one that runs."""
     claim = instance.claim(take_over=True)
-    seat = await asyncio.to_thread(claim.__enter__)
+    claimed = await asyncio.to_thread(claim.__enter__)
     try:
-        assert seat.predecessor is not None
-        planner = server.after(seat.predecessor, fake_model, 60)
+        assert claimed.predecessor is not None
+        planner = server.after(claimed.predecessor, fake_model, 60)
         service = Service(engine, planner, Settings(), Memory())
-        task = asyncio.create_task(server.serve(service, seat))
+        task = asyncio.create_task(server.serve(service, claimed))
         yield service, task
         await task
     finally:
@@ -118,11 +118,11 @@ def test_a_successor_that_dies_on_the_way_costs_nothing(home: Path) -> None:
         async with asyncio.timeout(60), serving() as first:
             predecessor = await asyncio.to_thread(handover.take_over)
             assert predecessor is not None
-            assert predecessor.legacy.model is not None and predecessor.legacy.pid == os.getpid()
+            assert predecessor.offer.model is not None and predecessor.offer.pid == os.getpid()
             predecessor.close()
             for listener in predecessor.listeners:
                 listener.close()
-            predecessor.lock.let_go()
+            predecessor.lock.release()
             await asyncio.sleep(0)
             assert await ask(first.client) == DEFAULT_REPLY
             with pytest.raises(AlreadyRunningError), instance.claim():
@@ -144,8 +144,8 @@ def test_a_claim_that_fails_after_the_offer_leaves_everything_as_it_was(home: Pa
         before = (paths.runtime_dir() / "daemon.pid").read_text()
 
         def fail() -> None:
-            with instance.claim(take_over=True) as seat:
-                assert seat.predecessor is not None
+            with instance.claim(take_over=True) as claimed:
+                assert claimed.predecessor is not None
                 raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
@@ -162,8 +162,8 @@ def test_a_claim_that_fails_after_the_offer_leaves_everything_as_it_was(home: Pa
 
 
 def test_without_a_daemon_it_is_a_start_like_any_other(home: Path) -> None:
-    with instance.claim(take_over=True) as seat:
-        assert seat.predecessor is None and seat.ours
+    with instance.claim(take_over=True) as claimed:
+        assert claimed.predecessor is None and claimed.ours
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_what_is_no_offer_is_refused(home: Path, said: bytes) -> None:
                 channel.sendall(said)
 
         talking = asyncio.create_task(answer())
-        with pytest.raises(DaemonError, match="does not give its place"):
+        with pytest.raises(DaemonError, match="cannot be replaced"):
             await asyncio.to_thread(handover.take_over)
         await talking
 

@@ -68,10 +68,10 @@ def test_every_route_wants_the_token(home: Path) -> None:
 
 
 def test_it_listens_on_the_loopback_only(home: Path) -> None:
-    with instance.claim(tcp_port=free_port()) as seat:
-        tcp = [one for one in seat.listeners if one.family == socket.AF_INET]
+    with instance.claim(tcp_port=free_port()) as claimed:
+        tcp = [one for one in claimed.listeners if one.family == socket.AF_INET]
         assert [one.getsockname()[0] for one in tcp] == ["127.0.0.1"]
-        assert paths.tcp_file().exists() and seat.token
+        assert paths.tcp_file().exists() and claimed.token
     assert not paths.tcp_file().exists()
 
 
@@ -101,10 +101,10 @@ def test_a_client_without_unix_sockets(home: Path, monkeypatch: pytest.MonkeyPat
                 await client.wait_ready()
             ports = set()
             for _ in range(2):
-                with instance.claim() as seat:
-                    assert [one.family for one in seat.listeners] == [socket.AF_INET]
-                    ports.add(seat.listeners[0].getsockname()[1])
-                    async with serving_on(seat):
+                with instance.claim() as claimed:
+                    assert [one.family for one in claimed.listeners] == [socket.AF_INET]
+                    ports.add(claimed.listeners[0].getsockname()[1])
+                    async with serving_on(claimed):
                         await client.wait_ready()
                         assert await ask(client) == DEFAULT_REPLY
                 with pytest.raises(DaemonError):
@@ -114,7 +114,7 @@ def test_a_client_without_unix_sockets(home: Path, monkeypatch: pytest.MonkeyPat
     asyncio.run(main())
 
 
-def serving_on(seat: instance.Seat) -> Any:
+def serving_on(claimed: instance.Claim) -> Any:
     """A daemon on a place that is claimed already."""
     from contextlib import asynccontextmanager
 
@@ -128,7 +128,7 @@ def serving_on(seat: instance.Seat) -> Any:
     @asynccontextmanager
     async def block() -> Any:
         service = Service(FakeEngine(), fake_model, Settings(), Memory())
-        task = asyncio.create_task(server.serve(service, seat))
+        task = asyncio.create_task(server.serve(service, claimed))
         try:
             yield
         finally:

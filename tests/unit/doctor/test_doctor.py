@@ -13,10 +13,10 @@ from msgspec.structs import replace
 from tiny_gguf import tiny_gguf
 from typer.testing import CliRunner
 
-from assistant import __version__, paths
+from assistant import __version__, doctor, paths
 from assistant.cli import build_app
 from assistant.client import ServiceState, Status
-from assistant.doctor import Level, checks, examination, examine
+from assistant.doctor import Level, checks, examine
 from assistant.doctor.checks import Finding
 from assistant.install.machine import Backend, Gpu, Machine, Vendor
 from assistant.llama.spec import BackendDevice, DeviceKind, Processors
@@ -119,14 +119,14 @@ def test_a_model_that_is_not_here_wrong_or_whole(
     monkeypatch.setenv("UNDERKEEL_MODELS", str(tmp_path / "models"))
     (tmp_path / "models").mkdir()
     missing = Settings(model=ModelSettings(name="starter-moe"))
-    (found,) = examination.model(missing, deep=False)
+    (found,) = doctor.model(missing, deep=False)
     assert found.level is Level.FAIL and "underkeel pull starter-moe" in found.advice
     path = tmp_path / "models" / "mine.gguf"
     path.write_bytes(tiny_gguf(2))
     mine = Settings(model=ModelSettings(name="mine"))
-    assert levels(examination.model(mine, deep=True)) == [Level.OK]
+    assert levels(doctor.model(mine, deep=True)) == [Level.OK]
     path.write_bytes(b"GGUF nonsense")
-    assert levels(examination.model(mine, deep=True)) == [Level.FAIL]
+    assert levels(doctor.model(mine, deep=True)) == [Level.FAIL]
 
 
 def test_the_caveats_of_a_plan_are_warnings(
@@ -137,9 +137,9 @@ def test_the_caveats_of_a_plan_are_warnings(
     chosen = Settings(model=ModelSettings(name=str(path)))
     probes = Probes()
     try:
-        fits, caveat = examination.plan(chosen, probes, None)
+        fits, caveat = doctor.plan(chosen, probes, None)
         smaller = replace(chosen, model=replace(chosen.model, n_ctx=512))
-        assert levels(examination.plan(smaller, probes, None)) == [Level.OK]
+        assert levels(doctor.plan(smaller, probes, None)) == [Level.OK]
     finally:
         probes.close()
     assert (fits.level, caveat.level, caveat.check) == (Level.OK, Level.WARN, "plan")
@@ -151,37 +151,37 @@ def test_the_caveats_of_a_plan_are_warnings(
             version=__version__, pid=1, uptime_s=1.0, state=ServiceState.READY, caveats=caveats
         )
 
-    monkeypatch.setattr(examination, "running_pid", lambda: 1)
-    monkeypatch.setattr(examination, "_status", status)
-    found, now = examination.daemon()
+    monkeypatch.setattr(doctor, "running_pid", lambda: 1)
+    monkeypatch.setattr(doctor, "_status", status)
+    found, now = doctor.daemon()
     assert [one.message for one in found if one.level is Level.WARN] == ["the context was reduced"]
-    assert levels(examination.plan(chosen, Probes(), now)) == [Level.OK], "reported once"
+    assert levels(doctor.plan(chosen, Probes(), now)) == [Level.OK], "reported once"
 
 
 def test_the_socket_and_what_lies_in_its_place(home: Path) -> None:
-    assert levels(examination.socket()) == [Level.OK]
+    assert levels(doctor.socket()) == [Level.OK]
     paths.socket_path().write_text("x")
-    assert levels(examination.socket()) == [Level.FAIL]
+    assert levels(doctor.socket()) == [Level.FAIL]
     paths.runtime_dir().chmod(0o755)
-    (found,) = examination.socket()
+    (found,) = doctor.socket()
     assert found.level is Level.FAIL and "chmod 700" in found.advice
 
 
 def test_a_service_whose_socket_nobody_holds() -> None:
     well = ServiceNow(Manager.SYSTEMD, installed=True, listening=True)
-    assert levels(examination.service(well)) == [Level.OK]
+    assert levels(doctor.service(well)) == [Level.OK]
     dead = ServiceNow(Manager.SYSTEMD, installed=True, detail="failed")
-    assert levels(examination.service(dead)) == [Level.FAIL]
+    assert levels(doctor.service(dead)) == [Level.FAIL]
 
 
 def test_errors_in_the_log(home: Path) -> None:
-    assert levels(examination.log()) == [Level.OK]
+    assert levels(doctor.log()) == [Level.OK]
     paths.state_dir().mkdir()
     paths.log_file().write_text("2026 INFO a serving\n")
-    assert levels(examination.log()) == [Level.OK]
+    assert levels(doctor.log()) == [Level.OK]
     with paths.log_file().open("a") as file:
         file.write("2026 ERROR a the engine died\n" + '{"level":"error"}\n')
-    (found,) = examination.log()
+    (found,) = doctor.log()
     assert found.level is Level.WARN and "2 recent errors" in found.message
 
 
@@ -190,16 +190,16 @@ def test_editors_with_and_without_our_plugins(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
-    assert levels(examination.editors(tmp_path)) == [Level.WARN]
+    assert levels(doctor.editors(tmp_path)) == [Level.WARN]
     for name in ("nvim", "code"):
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
-    assert levels(examination.editors(tmp_path)) == [Level.WARN, Level.WARN]
+    assert levels(doctor.editors(tmp_path)) == [Level.WARN, Level.WARN]
     plugin = tmp_path / ".local/share/nvim/lazy/underkeel/lua/underkeel/init.lua"
     plugin.parent.mkdir(parents=True)
     plugin.touch()
     (tmp_path / ".vscode/extensions/underkeel.underkeel-0.1.0").mkdir(parents=True)
-    assert levels(examination.editors(tmp_path)) == [Level.OK, Level.OK]
+    assert levels(doctor.editors(tmp_path)) == [Level.OK, Level.OK]
 
 
 def test_a_check_that_fails_is_a_finding_and_the_others_go_on(

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from recorded_server import RecordedServer
 
-from assistant.doctor import Level, examine
-from assistant.doctor.examination import local_answers, server
+from assistant.doctor import Level, examine, local_answers, server
 from assistant.settings import RemoteSettings
 
 
