@@ -70,7 +70,7 @@ class GenerateBody(Sampling, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         max_tokens: the most to generate; 0 only evaluates the prompt, None and -1 are as many as
             fit.
-        stop, document, priority, must_start_with, unlike, cache: see
+        stop, document, priority, must_start_with, unlike, cache, exact_drafts: see
             `assistant.engine.types.GenerateRequest`.
         time_limit_ms: ends the generation with what there is; 0 and -1 are no limit.
         budget_tokens: the budget the prompt was built under; 0 where it is unknown.
@@ -88,6 +88,7 @@ class GenerateBody(Sampling, frozen=True, kw_only=True, omit_defaults=True):
     priority: Priority = Priority.INTERACTIVE
     must_start_with: _Short = ""
     unlike: _Short = ""
+    exact_drafts: bool = True
     budget_tokens: _Count = 0
     prompt_model: _Short = ""
     return_tokens: bool = False

@@ -124,7 +124,9 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
             cannot go back in a sequence leaves the answer as it is.
         time_limit_ms: ends the generation with what there is; 0 means no limit.
         cache: whether the sequence may be kept for reuse by later requests.
-        speculate: whether tokens may be drafted and verified; the text is the same either way.
+        speculate: whether tokens may be drafted and verified.
+        exact_drafts: whether the text has to be the one without drafts. If not, tokens that lead by
+            less than rounding can move them are believed, and nothing is evaluated twice.
         prompt_model: name of the model whose token ids the prompt holds; empty where unknown.
         constraint: what the answer has to match; None for a free one.
         visible_tokens: control tokens whose text is part of the answer's text; that of others is
@@ -148,6 +150,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
     time_limit_ms: int = 0
     cache: bool = True
     speculate: bool = True
+    exact_drafts: bool = True
     prompt_model: str = ""
     turns: tuple[tuple[str, str], ...] = ()
     visible_tokens: tuple[int, ...] = ()

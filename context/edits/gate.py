@@ -1,28 +1,31 @@
 """All rules together, the surest kind first, and whether an edit is worth interrupting
 the user. Pure.
 
-    worth = confidence * 0.5 ** (distance / 60) / (1 + max(0, size - 6) / 12)
+    worth = confidence * relation * 0.5 ** (distance / 60) / (1 + max(0, size - 6) / 12)
 
 - confidence: 1 for the rules; for a model the geometric mean of the probabilities of the tokens
   that it changed, or a fixed value of its family where it reports none. 0 to 1.
+- relation: 1 if the edit adds or removes a word that a recent edit added or removed, else 0.5.
 - distance: lines between the cursor and the edit. size: lines removed and added.
 
 Worth is 0, whatever the rest, if the edit changes nothing but blanks at line ends; takes back or
-repeats what the user undid; is the reverse of a recent edit; deletes what was just typed; inserts
-what is already there; changes more than half of a file; breaks its syntax; or was rejected before.
-It is shown if its worth reaches the threshold of the level: quiet 0.8, normal 0.5, eager 0.25.
+repeats what the user undid; is the reverse of a recent edit; deletes what was just typed; breaks
+the syntax; or was rejected before. An edit of a model has no worth either if it inserts what is
+already there, only deletes lines although the last edit added some, or changes more than half of a
+file. An edit is shown if its worth reaches the threshold of the level: quiet 0.8, normal 0.5, eager
+0.25 for the rules; a model's family has its own in `formats.toml`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
 from context.edits import imports, renames, siblings, signatures
-from context.edits.history import Hunk, Lines, between
+from context.edits.history import Hunk, Lines, between, tokens
 from context.edits.types import EditKind, NextEdit, Scene
 from context.syntax.document import broken_by
 
@@ -52,6 +55,8 @@ _FREE_LINES = 6
 _SIZE_LINES = 12
 _SMALL_FILE_LINES = 12
 _RECENT = 6
+_UNRELATED = 0.5
+_NEARBY_LINES = 40
 
 
 class Level(StrEnum):
@@ -63,9 +68,13 @@ class Level(StrEnum):
     EAGER = "eager"
 
 
-THRESHOLDS = MappingProxyType(
+THRESHOLDS: Mapping[str, float] = MappingProxyType(
     {Level.OFF: 2.0, Level.QUIET: 0.8, Level.NORMAL: 0.5, Level.EAGER: 0.25}
 )
+
+
+Key = tuple[str, str, str]
+"""A file, and the lines of it that an edit changes, before and after."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +84,9 @@ class Verdict:
     worth: float
     reason: str = ""
 
-    def passes(self, level: Level) -> bool:
+    def passes(self, level: Level, thresholds: Mapping[str, float] = THRESHOLDS) -> bool:
         """Whether the edit is shown at a level."""
-        return self.worth >= THRESHOLDS[level]
+        return self.worth >= thresholds[level]
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,7 @@ class Moment:
         cursor_line: in that file; None where the cursor is in another one.
         hunks: of that file, the newest last.
         undone: old and new lines of what the user took back.
-        rejected: `key` of the edits that the user rejected.
+        rejected: `key` of the edits that the user rejected, of this file and others.
         confidence: of the model in the changed tokens; 1 for a rule.
     """
 
@@ -98,17 +107,17 @@ class Moment:
     cursor_line: int | None
     hunks: Sequence[Hunk] = ()
     undone: Sequence[tuple[Lines, Lines]] = ()
-    rejected: AbstractSet[tuple[str, str]] = frozenset()
+    rejected: AbstractSet[Key] = frozenset()
     confidence: float = 1.0
 
 
-def key(text: str, edit: NextEdit) -> tuple[str, str]:
-    """What identifies an edit wherever it moves: the lines that it changes, before and after."""
+def key(path: str, text: str, edit: NextEdit) -> Key:
+    """What identifies an edit wherever it moves in its file."""
     start = text.rfind("\n", 0, edit.start) + 1
     stop = text.find("\n", edit.stop)
     stop = len(text) if stop < 0 else stop
     old = text[start:stop]
-    return old, text[start : edit.start] + edit.text + text[edit.stop : stop]
+    return path, old, text[start : edit.start] + edit.text + text[edit.stop : stop]
 
 
 def judge(edit: NextEdit, moment: Moment) -> Verdict:
@@ -130,6 +139,8 @@ def judge(edit: NextEdit, moment: Moment) -> Verdict:
         return Verdict(moment.confidence)  # a rule's edit is as sure far away
     size = len(old) + len(new)
     worth = moment.confidence * 0.5 ** (distance / _HALF_DISTANCE_LINES)
+    if not _is_related(old, new, moment.hunks):
+        worth *= _UNRELATED
     return Verdict(worth / (1 + max(0, size - _FREE_LINES) / _SIZE_LINES))
 
 
@@ -137,7 +148,7 @@ def _veto(edit: NextEdit, moment: Moment, found: tuple[int, Lines, Lines], line_
     first, old, new = found
     if [line.rstrip() for line in old] == [line.rstrip() for line in new]:
         return "it changes blanks only"
-    if key(moment.text, edit) in moment.rejected:
+    if key(moment.path, moment.text, edit) in moment.rejected:
         return "it was rejected"
     if (old, new) in moment.undone or (new, old) in moment.undone:
         return "it was undone"
@@ -150,9 +161,24 @@ def _veto(edit: NextEdit, moment: Moment, found: tuple[int, Lines, Lines], line_
             return "it reverses the last edit"
         if _deletes_typed(first, old, new, hunk):
             return "it deletes what was just typed"
-    if edit.kind is EditKind.MODEL and _is_there(moment.text, first, old, new):
+    if edit.kind is not EditKind.MODEL:
+        return ""
+    if _is_there(moment.text, first, old, new):
         return "it is already there"
+    if not new and recent and len(recent[-1].new) >= len(recent[-1].old):
+        return "it only deletes"
     return ""
+
+
+def _is_related(old: Lines, new: Lines, hunks: Sequence[Hunk]) -> bool:
+    """Whether a change adds or removes a word that one of the recent ones added or removed."""
+    mine = _words(old) ^ _words(new)
+    return any(mine & (_words(hunk.old) ^ _words(hunk.new)) for hunk in hunks[-_RECENT:])
+
+
+def _words(lines: Iterable[str]) -> set[str]:
+    """Names, numbers and literals."""
+    return {one for line in lines for one in tokens(line) if one[0].isalnum() or one[0] in "_\"'"}
 
 
 def _deletes_typed(first: int, old: Lines, new: Lines, hunk: Hunk) -> bool:
@@ -176,11 +202,10 @@ def _shrinks(line: str, new: Lines) -> bool:
 
 
 def _is_there(text: str, first: int, old: Lines, new: Lines) -> bool:
-    """Whether lines that would be added stand right before or after the place already."""
-    if old or not any(line.strip() for line in new):
+    """Whether lines that would be added are near the place already, one after the other."""
+    added = [line.strip() for line in new if line.strip()]
+    if old or not added:
         return False
-    lines = text.split("\n")
-    count = len(new)
-    before, after = tuple(lines[max(0, first - count) : first]), tuple(lines[first : first + count])
-    stripped = [line.strip() for line in new]
-    return stripped in ([one.strip() for one in before], [one.strip() for one in after])
+    around = text.split("\n")[max(0, first - _NEARBY_LINES) : first + _NEARBY_LINES]
+    known = [line.strip() for line in around if line.strip()]
+    return any(known[at : at + len(added)] == added for at in range(len(known) - len(added) + 1))

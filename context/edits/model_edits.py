@@ -31,6 +31,9 @@ _DIFF_CONTEXT = 2
 _LONGEST_CHANGE = 24
 _LONGEST_REGION = 40
 _LONGEST_LINE = 400
+_SETTLED_LINES = 2
+_SETTLED_CHARS = 12
+"""In these lines together, so that blank lines and closing brackets alone settle nothing."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Format:
     prompt: str
     ends: tuple[str, ...]
     confidence: float
+    thresholds: Mapping[str, float]
     begins: tuple[str, ...] = ()
     unchanged: str = ""
     syntax: bool = False
@@ -95,6 +99,18 @@ class EditPrompt:
             start = match.end()
         return [*found, self.text[start:]] if start < len(self.text) else found
 
+    def ids(
+        self,
+        start: Sequence[int],
+        special: Mapping[str, int],
+        encode: Callable[[str], Sequence[int]],
+    ) -> list[int]:
+        """The prompt as token ids, after those that every prompt of the model starts with."""
+        ids = list(start)
+        for part in self.parts(special):
+            ids += [part] if isinstance(part, int) else encode(part)
+        return ids
+
 
 @dataclass(frozen=True)
 class AnswerToken:
@@ -102,6 +118,32 @@ class AnswerToken:
 
     data: bytes
     logprob: float
+
+
+@dataclass
+class Answer:
+    """An answer while it is generated.
+
+    Attributes:
+        tokens: those that were generated, where the engine reports them.
+        settled: the first change is over: some lines after it are as they were. The rest of the
+            region is taken as it is, and nothing more has to be generated.
+    """
+
+    prompt: EditPrompt
+    text: str = ""
+    tokens: list[AnswerToken] = field(default_factory=list)
+    settled: bool = False
+
+    def add(self, text: str, tokens: Sequence[AnswerToken] = ()) -> bool:
+        """Add what was generated; whether the answer is settled now."""
+        self.text += text
+        self.tokens += tokens
+        if "\n" in text and not self.settled:
+            whole = _settled(self.prompt, self.text)
+            if whole is not None:
+                self.text, self.settled = whole, True
+        return self.settled
 
 
 @dataclass
@@ -201,17 +243,18 @@ def edit_in(prompt: EditPrompt, answer: str, scene: Scene) -> NextEdit | None:
     return NextEdit(start, start, "".join("\n" + line for line in new), EditKind.MODEL)
 
 
-def confidence(prompt: EditPrompt, tokens: Sequence[AnswerToken]) -> float:
+def confidence(found: Answer) -> float:
     """The geometric mean of the probabilities of the tokens that differ from the region, 0 to 1.
 
     Where a part of the region was deleted, the token after it counts. The format's own value where
     the engine reports no tokens.
     """
+    prompt, tokens = found.prompt, found.tokens
     if not tokens:
         return prompt.format.confidence
-    answer = b"".join(one.data for one in tokens)
-    offset = len(_begin(prompt.format, answer.decode("utf-8", "replace")).encode())
-    new = answer[offset:]
+    generated = b"".join(one.data for one in tokens)
+    offset = len(_begin(prompt.format, generated.decode("utf-8", "replace")).encode())
+    new = (found.text.encode() if found.settled else generated)[offset:]
     for mark in prompt.stop:
         new = new.split(mark.encode(), 1)[0]
     new = new.rstrip(b"\n")
@@ -337,6 +380,23 @@ def _new_lines(prompt: EditPrompt, answer: str) -> list[str] | None:
     lines = text.removesuffix("\n").split("\n")
     empty = len(lines) == 1 and not lines[0].strip()
     return None if empty and len(prompt.lines) > 1 else lines
+
+
+def _settled(prompt: EditPrompt, answer: str) -> str | None:
+    """The whole answer, once `_SETTLED_LINES` lines after its first change are as they were; None
+    before that."""
+    begin = _begin(prompt.format, answer)
+    made = tuple(answer[len(begin) :].split("\n")[:-1])
+    old = prompt.lines
+    first, _ = common_ends(old, made)
+    tail = made[-_SETTLED_LINES:]
+    if len(made) - first <= _SETTLED_LINES or sum(map(len, map(str.strip, tail))) < _SETTLED_CHARS:
+        return None
+    for at in range(first, len(old) - _SETTLED_LINES + 1):
+        if old[at : at + _SETTLED_LINES] == tail:
+            rest = old[at + _SETTLED_LINES :]
+            return begin + "".join(line + "\n" for line in (*made, *rest))
+    return None
 
 
 def _begin(form: Format, answer: str) -> str:

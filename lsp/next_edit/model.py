@@ -11,7 +11,7 @@ from assistant.errors import UnderkeelError
 
 if TYPE_CHECKING:
     from assistant.settings import NextEditSettings
-    from context.edits.model_edits import AnswerToken, EditPrompt, Format
+    from context.edits.model_edits import Answer, EditPrompt, Format
     from lsp.daemon.backend import Backend
     from lsp.daemon.model import Fim, Served
 
@@ -40,14 +40,6 @@ class EditModel:
         return self.served.fim
 
 
-@dataclass(frozen=True)
-class EditAnswer:
-    """What a model answered, whole, with its tokens where the engine reports them."""
-
-    text: str
-    tokens: tuple[AnswerToken, ...]
-
-
 def edit_model(served: Served | None, settings: NextEditSettings) -> EditModel | None:
     """Whether the served model is to be asked, and how.
 
@@ -73,7 +65,7 @@ def edit_model(served: Served | None, settings: NextEditSettings) -> EditModel |
 
 async def answer(
     backend: Backend, how: EditModel, prompt: EditPrompt, document: str
-) -> EditAnswer | None:
+) -> Answer | None:
     """The model's answer; None where it is cut or the request fails, which is logged only.
 
     Every other request goes first. Cancelling the call ends the generation.
@@ -83,9 +75,7 @@ async def answer(
     from context.edits import model_edits
 
     fim = how.fim
-    ids = list(fim.start)
-    for part in prompt.parts(fim.special):
-        ids += [part] if isinstance(part, int) else fim.counter.encode(part)
+    ids = prompt.ids(fim.start, fim.special, fim.counter.encode)
     most = min(model_edits.answer_tokens(prompt, fim.counter.count), _MOST_ANSWER_TOKENS)
     request = CompletionRequest(
         prompt=fim.body(ids),
@@ -98,19 +88,21 @@ async def answer(
         budget_tokens=how.budget_tokens,
         prompt_model=how.served.info.name,
         n_probs=1,
+        exact_drafts=False,
     )
-    text, tokens = "", []
+    made = model_edits.Answer(prompt)
     try:
         async with aclosing(backend.complete(request)) as stream:
             async for chunk in stream:
-                text += chunk.content
-                tokens += [
+                tokens = [
                     model_edits.AnswerToken(bytes(one.bytes), one.logprob)
                     for one in chunk.completion_probabilities
                 ]
+                if made.add(chunk.content, tokens):
+                    return made
                 if chunk.stop and chunk.stop_reason not in {StopReason.EOS, StopReason.STOP_TEXT}:
                     return None
     except UnderkeelError as error:
         _log.info("no next edit from the model, for an error of kind %s", error.code)
         return None
-    return EditAnswer(text, tuple(tokens))
+    return made

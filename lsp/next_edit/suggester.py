@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 from lsp.actions.document_range import DocumentRange
 from lsp.documents.document import Place, to_units
 from lsp.documents.site import is_listed
-from lsp.next_edit.model import EditAnswer, EditModel, answer, edit_model
+from lsp.next_edit.model import EditModel, answer, edit_model
 
 if TYPE_CHECKING:
     from assistant.settings import NextEditSettings
     from context import Document, Workspace
+    from context.edits.gate import Key
     from context.edits.history import History
-    from context.edits.model_edits import EditPrompt
+    from context.edits.model_edits import Answer, EditPrompt
     from context.edits.types import NextEdit
     from lsp.completion.session import Session
     from lsp.completion.suggestion import Position
@@ -55,10 +56,10 @@ class _Known:
     uri: str
     version: int
     language: str
-    key: tuple[str, str]
+    key: Key
 
 
-_Judged = tuple["NextEdit", tuple[str, str]]
+_Judged = tuple["NextEdit", "Key"]
 """An edit that passes the gate, and what identifies it."""
 
 
@@ -81,7 +82,7 @@ class _Tracked:
         default_factory=lambda: deque(maxlen=_MOST_PENDING)
     )
     history: History | None = None
-    answered: tuple[str, EditAnswer] | None = None
+    answered: tuple[str, Answer] | None = None
 
 
 class NextEdits:
@@ -100,7 +101,7 @@ class NextEdits:
         self._numbers = itertools.count(1)
         self._ids = itertools.count(1)
         self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._rejected: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._rejected: OrderedDict[Key, None] = OrderedDict()
         session.on_edit = self._edited
         session.on_close = self._closed
 
@@ -207,7 +208,7 @@ class NextEdits:
         document: Document,
         where: DocumentRange,
         prompt: EditPrompt,
-        made: EditAnswer,
+        made: Answer,
     ) -> _Judged | None:
         from context.edits import gate, model_edits
         from context.edits.types import Scene
@@ -226,10 +227,11 @@ class NextEdits:
             history.hunks,
             history.undone,
             self._rejected.keys(),
-            model_edits.confidence(prompt, made.tokens),
+            model_edits.confidence(made),
         )
-        passes = gate.judge(edit, moment).passes(gate.Level(self.settings.level))
-        return (edit, gate.key(where.text, edit)) if passes else None
+        level = gate.Level(self.settings.level)
+        passes = gate.judge(edit, moment).passes(level, prompt.format.thresholds)
+        return (edit, gate.key(document.path, where.text, edit)) if passes else None
 
     def _look(
         self,
@@ -275,13 +277,13 @@ class NextEdits:
                 self._rejected.keys(),
             )
             if gate.judge(edit, moment).passes(level):
-                return _Look((edit, gate.key(text, edit)))
+                return _Look((edit, gate.key(moment.path, text, edit)))
         if how is None or (workspace is not None and workspace.hidden(document)):
             return _Look()
         count = how.fim.counter.count
         return _Look(prompt=model_edits.prompt_for(scene, how.form, how.budget_tokens, count))
 
-    def _offer(self, where: DocumentRange, edit: NextEdit, key: tuple[str, str]) -> Offer | None:
+    def _offer(self, where: DocumentRange, edit: NextEdit, key: Key) -> Offer | None:
         target: DocumentRange | None = where
         uri, version = where.uri, where.version
         if edit.path:

@@ -1,6 +1,6 @@
 """Next edits on real edit chains: successive releases of packages, the last change predicted.
 
-Usage: python tests/benchmarks/edits.py [--save] [--folder WHEELS] [--model NAME]
+Usage: python tests/benchmarks/edits.py [--save] [--folder WHEELS] [--model NAME [--limit N]]
 
 The packages of `edits_packages.txt` (name, version, hash) are downloaded by pip from the configured
 index. A chain is a file that two releases share: its changed places from top to bottom, all but the
@@ -173,9 +173,8 @@ def _words(chain: Chain, change: Opcode) -> set[str]:
     return {word.strip(".,:[]{}\"'") for word in set(old) ^ set(new)} - {""}
 
 
-def measure(folder: Path) -> dict[str, Any]:
+def measure(found: Sequence[Chain]) -> dict[str, Any]:
     """The figures of the rules."""
-    found = list(chains(folder))
     kinds: dict[str, Counter[str]] = {}
     exact = position = 0
     scores: list[float] = []
@@ -250,6 +249,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="wheels that are there already")
     parser.add_argument("--model", help="measure this model too, by catalogue name or file")
     parser.add_argument("--limit", type=int, default=60, help="chains that the model is asked")
+    parser.add_argument("--seed", type=int, default=1, help="of the sample for the model")
+    parser.add_argument("--minutes", type=float, default=60, help="the longest time for the model")
+    parser.add_argument("--notes", type=Path, help="keep the model's answers here, to go on later")
+    parser.add_argument("--no-rules", action="store_true", help="measure the model only")
     chosen = parser.parse_args()
     made = head("edits", variant="rules with the gate, level normal, no index")
     with tempfile.TemporaryDirectory() as temporary:
@@ -257,15 +260,24 @@ def main() -> None:
         if folder is None:
             folder = Path(temporary)
             download(folder)
-        publish({**made, **measure(folder)}, _RESULT, save=chosen.save)
+        found = list(chains(folder))
+        if not chosen.no_rules:
+            publish({**made, **measure(found)}, _RESULT, save=chosen.save)
         if chosen.model:
             import edits_model
 
             from assistant.models.catalogue import resolve
 
             made = head("edits by a model", variant="no index")
-            found = edits_model.measure(list(chains(folder)), chosen.limit, resolve(chosen.model))
-            publish({**made, **found}, _MODEL_RESULT, save=chosen.save)
+            measured = edits_model.measure(
+                found,
+                chosen.limit,
+                resolve(chosen.model),
+                seed=chosen.seed,
+                minutes=chosen.minutes,
+                notes=chosen.notes,
+            )
+            publish({**made, **measured}, _MODEL_RESULT, save=chosen.save)
 
 
 if __name__ == "__main__":

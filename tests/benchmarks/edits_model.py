@@ -1,37 +1,49 @@
-"""The model's part of the next-edit benchmark: its edits on the same chains and quiet moments.
+"""The model's part of the next-edit benchmark: its edits on chains and quiet moments.
 
-Every moment is asked in two formats. Reported for each, with and without the gate, and for rules
-and gate together: exact last changes, deltaChrF and position, the share of quiet moments without an
-edit, tokens evaluated and decoded, and the time. Some answers are decoded again without drafts: the
-texts have to be equal, and the ratio of the times is the gain.
+A random sample of both, by a stated seed; every moment is requested in two formats, once each.
+Reported for each format, without the gate, with it, and for rules and gate together:
+
+- exact, position: of all chains, those whose last change was predicted, or its place;
+- show_rate: of all chains, the share with an edit; precision: of these edits, the share that
+  brought the file nearer to the newer release;
+- deltaChrF (n up to 6, beta 2): `delta_chr_f` is the mean over the edits that are shown, as
+  cursortab reports it, `delta_chr_f_of_all` over all chains, 0 for those without an edit;
+- quiet_rate: of the quiet moments, the share without an edit;
+- tokens evaluated and decoded, batches that decode, and time.
+
+Some answers are generated again, whole: without drafts, and with them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import random
 import statistics
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from edits import Chain, applied, delta_chr_f, is_quiet, shown, state
+from edits import Chain, applied, delta_chr_f, is_quiet, is_right, shown, state
 
 from assistant.engine.local import LlamaEngine
-from assistant.engine.types import Delta, GenerateRequest, LoadSpec, Timings
+from assistant.engine.types import Delta, Done, GenerateRequest, LoadSpec
 from assistant.models import vocabulary
 from context.edits import gate, model_edits
-from context.edits.model_edits import AnswerToken, EditPrompt, Format
+from context.edits.model_edits import Answer, AnswerToken, EditPrompt, Format
 from context.edits.types import NextEdit, Scene
 from context.syntax.document import Document
 from context.syntax.text import Encoder
 
 FORMATS = ("generic", "sweep")
-PROMPT_TOKENS = 1024
+PROMPT_TOKENS = 768
 _IDS = itertools.count(1)
-_WITHOUT_DRAFTS_EVERY = 5
+_DECODED_AGAIN_EVERY = 8
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,7 @@ class Moment:
     scene: Scene
     last: int
 
-    def judged(self, edit: NextEdit, confidence: float) -> bool:
+    def judged(self, edit: NextEdit, form: Format, confidence: float) -> bool:
         moment = gate.Moment(
             self.chain.path,
             self.scene.text,
@@ -51,18 +63,39 @@ class Moment:
             self.scene.hunks,
             confidence=confidence,
         )
-        return gate.judge(edit, moment).passes(gate.Level.NORMAL)
+        return gate.judge(edit, moment).passes(gate.Level.NORMAL, form.thresholds)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an answer took.
+
+    Attributes:
+        evaluated, generated, steps: tokens of the prompt and of the answer, and batches for these.
+        settled: it was ended after its first change.
+    """
+
+    evaluated: int = 0
+    generated: int = 0
+    steps: int = 0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    settled: bool = False
 
 
 @dataclass(frozen=True)
 class Made:
-    """What the model made of a moment."""
+    """What the model made of a moment.
 
-    prompt: EditPrompt
+    Attributes:
+        again: the cost of the whole answer with drafts and without, and whether both texts are the
+            same; None where that was not compared.
+    """
+
     edit: NextEdit | None
     passes: bool
-    timings: Timings
-    text: str
+    cost: Cost
+    again: tuple[Cost, Cost, bool] | None
 
 
 def moment(chain: Chain, count: int) -> Moment | None:
@@ -75,49 +108,113 @@ def moment(chain: Chain, count: int) -> Moment | None:
     return Moment(chain, lines, Scene(document, source, cursor, history.hunks), last)
 
 
+class _Notes:
+    """What was measured so far, a line for each answer: a run that was cut is taken up again."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._known: dict[tuple[str, ...], dict[str, Any]] = {}
+        if path is not None and path.exists():
+            for line in path.read_text("utf-8").splitlines():
+                row = json.loads(line)
+                self._known[tuple(row["key"])] = row
+
+    def find(self, *key: str) -> dict[str, Any] | None:
+        return self._known.get(key)
+
+    def add(self, *key: str, **values: Any) -> dict[str, Any]:
+        row = {"key": key, **values}
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        return row
+
+
 class Model:
     """A model in a worker of its own."""
 
     def __init__(self, path: Path) -> None:
         words = vocabulary.load(path)
-        self._words, self._count = words, Encoder(words).count
+        self._words, self.count = words, Encoder(words).count
         self._start = [words.bos] if words.add_bos else []
         self.engine = LlamaEngine()
 
     async def answer(
-        self, prompt: EditPrompt, *, speculate: bool = True, max_tokens: int | None = None
-    ) -> tuple[str, list[AnswerToken], Timings]:
-        """Its answer, the tokens of it, and the cost."""
-        ids = list(self._start)
-        for part in prompt.parts(self._words.special):
-            ids += [part] if isinstance(part, int) else self._words.encode(part)
-        most = model_edits.answer_tokens(prompt, self._count)
+        self, prompt: EditPrompt, *, speculate: bool = True, whole: bool = False
+    ) -> tuple[Answer, Cost]:
+        """Its answer and the cost; `whole`: not ended after the first change."""
         request = GenerateRequest(
             id=str(next(_IDS)),
-            prompt=tuple(ids),
-            max_tokens=most if max_tokens is None else max_tokens,
+            prompt=tuple(prompt.ids(self._start, self._words.special, self._words.encode)),
+            max_tokens=model_edits.answer_tokens(prompt, self.count),
             stop=prompt.stop,
             speculate=speculate,
+            exact_drafts=False,
             logprobs=0,
         )
-        text, tokens = "", list[AnswerToken]()
-        async for event in self.engine.generate(request):
-            if isinstance(event, Delta):
-                text += event.text
-                tokens += [AnswerToken(one.text, one.logprob) for one in event.logprobs]
-            else:
-                return text, tokens, event.timings
-        raise AssertionError("no end")
+        made = Answer(prompt)
+        before = await self.engine.stats()
+        started = first = time.perf_counter()
+        stream = cast("AsyncGenerator[Delta | Done, None]", self.engine.generate(request))
+        async with aclosing(stream) as events:
+            async for event in events:
+                if first == started:
+                    first = time.perf_counter()
+                if isinstance(event, Delta):
+                    tokens = [AnswerToken(one.text, one.logprob) for one in event.logprobs]
+                    if made.add(event.text, tokens) and not whole:
+                        break
+        ended = time.perf_counter()
+        after = await self.engine.stats()
+        generated = after.generated_tokens - before.generated_tokens
+        accepted = after.accepted_tokens - before.accepted_tokens
+        cost = Cost(
+            after.evaluated_tokens - before.evaluated_tokens,
+            generated,
+            generated - accepted,
+            first - started,
+            ended - first,
+            made.settled,
+        )
+        return made, cost
 
-    async def made(self, seen: Moment, form: Format) -> Made | None:
-        """None where the prompt does not fit."""
-        prompt = model_edits.prompt_for(seen.scene, form, PROMPT_TOKENS, self._count)
+    async def made(
+        self, seen: Moment, form: Format, notes: _Notes, *, again: bool, ends: float
+    ) -> Made | None:
+        """None where the prompt does not fit, or the time is over (`ends`, monotonic).
+
+        Args:
+            again: generate the whole answer twice more, with and without drafts.
+        """
+        prompt = model_edits.prompt_for(seen.scene, form, PROMPT_TOKENS, self.count)
         if prompt is None:
             return None
-        text, tokens, timings = await self.answer(prompt)
-        edit = model_edits.edit_in(prompt, text, seen.scene)
-        passes = edit is not None and seen.judged(edit, model_edits.confidence(prompt, tokens))
-        return Made(prompt, edit, passes, timings, text)
+        key = (form.name, f"{seen.chain.name} {seen.chain.path}", str(len(seen.scene.hunks)))
+        row = notes.find(*key)
+        if row is None:
+            if time.monotonic() > ends:
+                return None
+            found, cost = await self.answer(prompt)
+            compared = None
+            if again:
+                plain, without = await self.answer(prompt, speculate=False, whole=True)
+                full, drafted = await self.answer(prompt, whole=True)
+                compared = [asdict(drafted), asdict(without), plain.text == full.text]
+            row = notes.add(
+                *key,
+                text=found.text,
+                confidence=model_edits.confidence(found),
+                cost=asdict(cost),
+                again=compared,
+            )
+            print(form.name, *key, row["cost"], file=sys.stderr)
+        edit = model_edits.edit_in(prompt, row["text"], seen.scene)
+        passes = edit is not None and seen.judged(edit, form, row["confidence"])
+        comparison = None
+        if row["again"] is not None:
+            drafted_cost, plain_cost, same = row["again"]
+            comparison = Cost(**drafted_cost), Cost(**plain_cost), bool(same)
+        return Made(edit, passes, Cost(**row["cost"]), comparison)
 
 
 def report(
@@ -133,103 +230,148 @@ def report(
         by_model = made.edit if made is not None and (made.passes or kind == "model") else None
         return rule or by_model if kind == "rules and gated model" else by_model
 
-    exact = position = count = 0
+    exact = position = right = 0
     scores: list[float] = []
     for seen, rule, made in last:
         edit = chosen(rule, made)
-        before, goal = "\n".join(seen.lines), "\n".join(seen.chain.new)
         if edit is None:
-            scores.append(0.0)
             continue
-        count += 1
-        after = "\n".join(applied(edit, seen.lines))
+        before, goal = "\n".join(seen.lines), "\n".join(seen.chain.new)
+        after_lines = applied(edit, seen.lines)
+        after = "\n".join(after_lines)
         exact += after == goal
+        right += is_right(seen.chain, seen.lines, after_lines)
         line = before.count("\n", 0, edit.start)
         shift = len(seen.lines) - len(seen.chain.old)
         target = seen.chain.changes[-1]
         position += target[0] + shift - 1 <= line <= target[1] + shift
         scores.append(delta_chr_f(before, goal, after))
     silent = sum(chosen(rule, made) is None for rule, made in quiet)
+    count = len(scores)
     return {
         "edits": count,
+        "show_rate": round(count / len(last), 3) if last else None,
+        "precision": round(right / count, 3) if count else None,
         "exact": exact,
         "position": position,
-        "delta_chr_f_of_all": round(statistics.mean(scores), 1) if scores else None,
+        "delta_chr_f": round(statistics.mean(scores), 1) if scores else None,
+        "delta_chr_f_of_all": round(sum(scores) / len(last), 1) if last else None,
         "quiet_rate": round(silent / len(quiet), 3) if quiet else None,
     }
 
 
-def spread(found: Sequence[Chain], limit: int) -> list[Chain]:
-    """At most `limit` of them, evenly taken."""
-    return list(found[:: max(1, len(found) // limit)][:limit])
+@dataclass
+class _Seen:
+    """What is known of one format."""
+
+    last: list[tuple[Moment, NextEdit | None, Made | None]]
+    quiet: list[tuple[NextEdit | None, Made | None]]
+
+    @property
+    def made(self) -> list[Made]:
+        last, quiet = [one[2] for one in self.last], [one[1] for one in self.quiet]
+        return [one for one in (*last, *quiet) if one is not None]
 
 
-async def _measure(found: Sequence[Chain], limit: int, path: Path) -> dict[str, Any]:
-    chains = spread([one for one in found if moment(one, len(one.changes) - 1)], limit)
-    silent = spread([one for one in found if is_quiet(one) and moment(one, 1)], limit)
-    result: dict[str, Any] = {
-        "settings": {"model": path.name, "prompt_tokens": PROMPT_TOKENS, "level": "normal"},
-        "chains": len(chains),
-        "quiet_moments": len(silent),
-    }
+async def _measure(
+    found: Sequence[Chain], limit: int, path: Path, *, seed: int, minutes: float, notes: _Notes
+) -> dict[str, Any]:
+    rng = random.Random(seed)
+    mixed = rng.sample(found, len(found))
+    chains = itertools.islice((c for c in mixed if moment(c, len(c.changes) - 1)), limit)
+    silent = itertools.islice((c for c in mixed if is_quiet(c) and moment(c, 1)), limit)
     model = Model(path)
+    results = {name: _Seen([], []) for name in FORMATS}
+    ends = time.monotonic() + 60 * minutes
+    counts = [0, 0]
     try:
-        spec = LoadSpec(path=str(path), n_ctx=4096, n_outputs_max=32)
-        await model.engine.load(spec)
-        for name in FORMATS:
-            form = model_edits.formats()[name]
-            result[name] = await _with_format(model, form, chains, silent)
+        await model.engine.load(LoadSpec(path=str(path), n_ctx=4096, n_outputs_max=32))
+        # In turn, so that a run that is out of time has some of each.
+        for number, chain in enumerate(itertools.chain(*itertools.zip_longest(chains, silent))):
+            if chain is None or time.monotonic() > ends + 60:
+                continue
+            is_last = number % 2 == 0
+            step = len(chain.changes) - 1 if is_last else 1
+            seen, rule = moment(chain, step), shown(chain, step)[0]
+            assert seen is not None
+            again = number // 2 % _DECODED_AGAIN_EVERY == number % 2
+            made = {
+                name: await model.made(
+                    seen, model_edits.formats()[name], notes, again=again, ends=ends
+                )
+                for name in FORMATS
+            }
+            if None in made.values():
+                continue
+            counts[number % 2] += 1
+            for name, result in results.items():
+                if is_last:
+                    result.last.append((seen, rule, made[name]))
+                else:
+                    result.quiet.append((rule, made[name]))
     finally:
         await model.engine.close()
-    return result
-
-
-async def _with_format(
-    model: Model, form: Format, chains: Sequence[Chain], silent: Sequence[Chain]
-) -> dict[str, Any]:
-    last, quiet, answers = [], [], list[Made]()
-    compared = same = 0
-    plain_ms = drafted_ms = 0.0
-    for number, chain in enumerate([*chains, *silent]):
-        count = len(chain.changes) - 1 if number < len(chains) else 1
-        seen = moment(chain, count)
-        assert seen is not None
-        made = await model.made(seen, form)
-        rule = shown(chain, count)[0]
-        if number < len(chains):
-            last.append((seen, rule, made))
-        else:
-            quiet.append((rule, made))
-        if made is None:
-            continue
-        answers.append(made)
-        print(form.name, number, made.timings, made.passes, file=sys.stderr)
-        if number % _WITHOUT_DRAFTS_EVERY == 0:
-            text, _, timings = await model.answer(made.prompt, speculate=False)
-            compared, same = compared + 1, same + (text == made.text)
-            plain_ms += timings.decode_ms
-            drafted_ms += made.timings.decode_ms
-    costs = [one.timings for one in answers]
-    kinds = ("rules", "model", "gated model", "rules and gated model")
-    return {kind: report(kind, last, quiet) for kind in kinds} | {
-        "asked": len(answers),
-        "tokens_evaluated": round(statistics.mean(one.evaluated_tokens for one in costs)),
-        "tokens_decoded": round(statistics.mean(one.generated_tokens for one in costs)),
-        "accepted_share": round(
-            sum(one.accepted_tokens for one in costs)
-            / max(1, sum(one.generated_tokens for one in costs)),
-            3,
-        ),
-        "prefill_s_median": round(statistics.median(one.prefill_ms for one in costs) / 1000, 2),
-        "decode_s_median": round(statistics.median(one.decode_ms for one in costs) / 1000, 2),
-        "without_drafts": {
-            "compared": compared,
-            "same_text": same,
-            "decoding_takes_times": round(plain_ms / max(drafted_ms, 1e-9), 2),
+    return {
+        "settings": {
+            "model": path.name,
+            "prompt_tokens": PROMPT_TOKENS,
+            "level": "normal",
+            "sample": "random",
+            "seed": seed,
         },
+        "chains": counts[0],
+        "quiet_moments": counts[1],
+        **{name: _figures(one) for name, one in results.items()},
     }
 
 
-def measure(found: Sequence[Chain], limit: int, path: Path) -> dict[str, Any]:
+def _figures(seen: _Seen) -> dict[str, Any]:
+    kinds = ("rules", "model", "gated model", "rules and gated model")
+    costs = [one.cost for one in seen.made]
+    again = [(one.cost, *one.again) for one in seen.made if one.again is not None]
+    found: dict[str, Any] = {kind: report(kind, seen.last, seen.quiet) for kind in kinds}
+    found["requests"] = len(costs)
+    if costs:
+        found |= {
+            "tokens_evaluated": round(statistics.mean(one.evaluated for one in costs)),
+            "tokens_decoded": round(statistics.mean(one.generated for one in costs)),
+            "decode_steps": round(statistics.mean(one.steps for one in costs), 1),
+            "ended_after_first_change": sum(one.settled for one in costs),
+            "prefill_s_median": round(statistics.median(one.prefill_s for one in costs), 2),
+            "decode_s_median": round(statistics.median(one.decode_s for one in costs), 2),
+        }
+    if again:
+        ended, drafted, plain, same = zip(*again, strict=True)
+
+        def times(value: str, of: Sequence[Cost]) -> float:
+            total = float(sum(getattr(one, value) for one in of))
+            whole = float(sum(getattr(one, value) for one in plain))
+            return round(whole / max(total, 1e-9), 2)
+
+        found["without_drafts"] = {
+            "compared": len(plain),
+            "same_text": sum(same),
+            "decode_s": round(sum(one.decode_s for one in plain), 1),
+            "drafted_decode_s": round(sum(one.decode_s for one in drafted), 1),
+            "ended_decode_s": round(sum(one.decode_s for one in ended), 1),
+            "steps_ratio_with_drafts": times("steps", drafted),
+            "time_ratio_with_drafts": times("decode_s", drafted),
+            "steps_ratio_with_drafts_ended_after_first_change": times("steps", ended),
+            "time_ratio_with_drafts_ended_after_first_change": times("decode_s", ended),
+        }
+    return found
+
+
+def measure(
+    found: Sequence[Chain],
+    limit: int,
+    path: Path,
+    *,
+    seed: int = 1,
+    minutes: float = 60,
+    notes: Path | None = None,
+) -> dict[str, Any]:
     """The figures of a model on at most `limit` chains and as many quiet moments."""
-    return asyncio.run(_measure(found, limit, path))
+    return asyncio.run(
+        _measure(found, limit, path, seed=seed, minutes=minutes, notes=_Notes(notes))
+    )

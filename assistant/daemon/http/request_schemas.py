@@ -336,6 +336,7 @@ def generate_request(
         unlike=body.unlike,
         time_limit_ms=min(limits, default=0),
         cache=body.cache,
+        exact_drafts=body.exact_drafts,
         prompt_model=model.name,
         turns=turns,
         visible_tokens=tuple(visible_tokens),

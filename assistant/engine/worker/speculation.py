@@ -16,6 +16,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 MOST_DRAFTED = 12
+MOST_DRAFTED_INEXACT = 31
+"""For a request whose drafts need not be exact: rounding was measured with shorter batches only."""
+
 SURE_MARGIN = 1.0
 """By how much the best logit must lead to be believed where drafts have been evaluated.
 
@@ -27,6 +30,8 @@ margin is more than twice the most by which rounding was seen to move a lead
 
 _GRAMS = (4, 2)
 _LONGEST_MATCH = 16
+_WINDOW = 96
+"""Tokens after the place that was copied last, in which the copy is looked for again."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,21 @@ NO_DRAFT = Draft()
 
 
 class Lookup:
-    """The tokens of one request, prompt and answer, indexed by what follows what."""
+    """The tokens of one request, prompt and answer, indexed by what follows what.
+
+    While the end repeats an earlier place, what follows that place is drafted. Where the end leaves
+    it, the place is looked for again a little further on, so that a text that is written again with
+    changes is drafted from the text and not from what looks like it elsewhere.
+    """
 
     def __init__(self, tokens: Iterable[int]) -> None:
         self._tokens: list[int] = []
         self._after: dict[tuple[int, ...], int] = {}
+        self._at = -1
+        """The token that follows the repeated place; -1 while nothing is repeated."""
+        self._left = -1
+        """Where `_at` was when the end left it; -1 where it was found again."""
+        self._left_at = 0
         self.extend(tokens)
 
     def __len__(self) -> int:
@@ -65,15 +80,47 @@ class Lookup:
                 if at >= size:
                     after[tuple(known[at - size : at])] = at
             known.append(token)
+            if self._at >= 0 and known[self._at] == token:
+                self._at += 1
+            else:
+                if self._at >= 0:
+                    self._left, self._left_at = self._at, at
+                self._at = self._again()
 
     def draft(self, most: int = MOST_DRAFTED) -> Draft:
-        """What followed the longest end of the tokens that stood before, at its last place."""
+        """What followed the place that the end repeats."""
+        if self._at < 0 or most < 1:
+            return NO_DRAFT
+        return Draft(tuple(self._tokens[self._at : self._at + most]), self._matched(self._at))
+
+    def _again(self) -> int:
+        """What follows the end's last tokens: near the place that it left, else at the last place
+        where the longest end of them stood; -1 for nothing."""
         known = self._tokens
+        if self._left >= 0 and len(known) - self._left_at <= _WINDOW:
+            found = self._near(self._left)
+            if found >= 0:
+                self._left = -1
+                return found
         for size in _GRAMS:
             at = self._after.get(tuple(known[-size:])) if len(known) >= size else None
             if at is not None:
-                return Draft(tuple(known[at : at + most]), self._matched(at))
-        return NO_DRAFT
+                return at
+        return -1
+
+    def _near(self, left: int) -> int:
+        """The first place after `left` where the last two tokens stood; -1 for none."""
+        known = self._tokens
+        stop = min(left + _WINDOW, len(known) - 1)
+        at = left
+        while len(known) >= 2:
+            try:
+                at = known.index(known[-1], at + 1, stop)
+            except ValueError:
+                break
+            if known[at - 1] == known[-2]:
+                return at + 1
+        return -1
 
     def _matched(self, at: int) -> int:
         """How many tokens before `at` are those at the end."""
@@ -132,7 +179,12 @@ _FIRST_ROW_COST, _LEAST_ROW_COST = 0.35, 0.01
 
 def _chances() -> dict[int, _Chance]:
     """By the least number of tokens that agreed, longest first."""
-    return {8: _Chance(0.9, 0.1), 4: _Chance(0.75, 0.3), 0: _Chance(0.45, 0.5)}
+    return {
+        16: _Chance(0.95, 0.1),
+        8: _Chance(0.9, 0.1),
+        4: _Chance(0.75, 0.3),
+        0: _Chance(0.45, 0.5),
+    }
 
 
 @dataclass
@@ -147,12 +199,17 @@ class Pace:
     _one_s: float = 0.0
     _chances: dict[int, _Chance] = field(default_factory=_chances)
 
-    def length(self, draft: Draft) -> int:
-        """How much of a draft to evaluate: as much as brings most tokens a second; may be 0."""
+    def length(self, draft: Draft, *, exact: bool = True) -> int:
+        """How much of a draft to evaluate: as much as brings most tokens a second; may be 0.
+
+        Args:
+            exact: rows without a sure lead have to be evaluated again.
+        """
         chance = self._chance(draft.matched)
+        redone = chance.redone_a_draft if exact else 0.0
         best, best_gain = 0, _LEAST_GAIN
         for length in range(1, len(draft.tokens) + 1):
-            cost = 1.0 + self.row_cost * length + chance.redone_a_draft
+            cost = 1.0 + self.row_cost * length + redone
             gain = expected(chance.value, length) / cost
             if gain > best_gain:
                 best, best_gain = length, gain
@@ -205,16 +262,20 @@ class Verified:
     again: bool = False
 
 
-def verify(draft: Sequence[int], rows: Iterable[tuple[int, float]]) -> Verified:
+def verify(
+    draft: Sequence[int], rows: Iterable[tuple[int, float]], margin: float | None = None
+) -> Verified:
     """Compare a draft with what the model says.
 
     Args:
+        margin: a row whose best token leads by less is not believed; `SURE_MARGIN` by default.
         rows: row by row its best token and by how much that leads, one row more than drafted
             tokens; only asked for as far as they count.
     """
     said: list[int] = []
+    least = SURE_MARGIN if margin is None else margin
     for at, (token, lead) in enumerate(rows):
-        if lead < SURE_MARGIN:
+        if lead < least:
             return Verified(tuple(said), again=True)
         said.append(token)
         if at == len(draft) or token != draft[at]:

@@ -208,6 +208,17 @@ const steps = {
     }, () => JSON.stringify(now));
     return now;
   },
+  /** Save, and wait until the file in the workspace holds exactly this text. */
+  saved: async (page, { file, text }) => {
+    let now;
+    await page.keyboard.press("Control+s");
+    await until(`${file} to be ${JSON.stringify(text)}`, () => {
+      now = readFileSync(join(plan.workspace, file), "utf8");
+      return now === text;
+    }, () => `it is ${JSON.stringify(now)}`);
+  },
+  /** Let time pass, longer than what must not come would take. */
+  pass: async (page, { ms }) => page.waitForTimeout(ms),
   picture: async (page, { file, hovering }) => {
     if (!hovering) await page.mouse.move(700, 1);
     await page.waitForTimeout(300);

@@ -294,11 +294,25 @@ def test_an_edit_is_written_in_fewer_steps(bench: Bench) -> None:
     assert steps - prompt_steps < timings.generated_tokens - timings.accepted_tokens // 2
 
 
+def test_unchanged_lines_cost_one_step_where_drafts_need_not_be_exact(bench: Bench) -> None:
+    """A region that is written again: its lines are drafted from the prompt, many a batch."""
+    again = f"File: stock.py\n```\n{CODE}```\n\nThe same file again:\n```\n"
+    bench.runner.drafter.pace.row_cost = 0.1
+    asked = bench.ask(again, 48, exact_drafts=False, logprobs=0)
+    bench.until(lambda: bool(bench.heard[asked].tokens))
+    steps = bench.until(lambda: bench.heard[asked].done is not None)
+    heard = bench.heard[asked]
+    assert CODE.startswith(heard.text) and heard.text.count("\n") >= 5
+    assert steps <= heard.text.count("\n") + 1 and 4 * steps < len(heard.tokens)
+    assert bench.runner.drafter.rewritten == 0
+    assert len(heard.logprobs) == len(heard.tokens), "the gate needs the probability of each"
+
+
 def test_a_wrong_draft_leaves_no_trace(bench: Bench) -> None:
     """Whatever is drafted, the cache holds what was said and the text stays the same."""
     plain = bench.answer(CODE, 24, speculate=False, cache=False)
     pace = bench.runner.drafter.pace
-    pace.length = lambda draft: min(len(draft.tokens), 4)  # type: ignore[method-assign]
+    pace.length = lambda draft, **_: min(len(draft.tokens), 4)  # type: ignore[method-assign]
     prompt = bench.model.tokenise(CODE)
     name = bench.ask(CODE, 24)
     job = bench.runner._jobs[name]
@@ -338,7 +352,7 @@ def test_what_is_not_believed_is_decided_by_the_bits_that_come_without_drafts(
     without, decided[:] = [*decided], []
     monkeypatch.setattr(speculation, "SURE_MARGIN", math.inf)
     monkeypatch.setattr(token_generation, "SURE_MARGIN", math.inf)
-    monkeypatch.setattr(bench.runner.drafter.pace, "length", lambda draft: len(draft.tokens))
+    monkeypatch.setattr(bench.runner.drafter.pace, "length", lambda draft, **_: len(draft.tokens))
     drafted = bench.answer(EDIT, 16)
     assert drafted.timings.drafted_tokens > 0 < bench.runner.drafter.rewritten
     assert drafted.tokens == plain.tokens
@@ -348,7 +362,7 @@ def test_what_is_not_believed_is_decided_by_the_bits_that_come_without_drafts(
 def test_another_request_is_never_in_a_batch_with_a_draft(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench.runner.drafter.pace, "length", lambda draft: len(draft.tokens))
+    monkeypatch.setattr(bench.runner.drafter.pace, "length", lambda draft, **_: len(draft.tokens))
     decode, batches = bench.context.decode, list[list[Span]]()
 
     def seen(spans: list[Span]) -> DecodeStatus:

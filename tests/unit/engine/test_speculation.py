@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from assistant.engine.worker.speculation import (
     MOST_DRAFTED,
+    MOST_DRAFTED_INEXACT,
     NO_DRAFT,
     SURE_MARGIN,
     Draft,
@@ -33,6 +35,57 @@ def test_the_longest_match_and_the_last_place_win() -> None:
 def test_nothing_is_drafted_where_nothing_was_said_before() -> None:
     assert Lookup([1, 2, 3, 4]).draft() == NO_DRAFT
     assert Lookup([]).draft() == Lookup([1]).draft() == NO_DRAFT
+
+
+REGION = list(range(100, 160))
+START = [1, 2, *REGION, 7, 1, 2]
+"""A prompt with a region that the answer writes again."""
+
+
+def drafted_steps(answer: list[int]) -> int:
+    """Batches for an answer, where drafts are evaluated as they come."""
+    lookup, steps, at = Lookup(START), 0, 0
+    while at < len(answer):
+        draft = lookup.draft(MOST_DRAFTED_INEXACT).tokens
+        right = 0
+        while right < min(len(draft), len(answer) - at) and draft[right] == answer[at + right]:
+            right += 1
+        taken = answer[at : at + right + 1]
+        lookup.extend(taken)
+        at, steps = at + len(taken), steps + 1
+    return steps
+
+
+def test_a_region_that_stays_takes_a_batch_for_each_full_draft() -> None:
+    assert drafted_steps(REGION) == 2  # 60 tokens, 32 a batch
+
+
+@pytest.mark.parametrize(
+    ("answer", "steps"),
+    [
+        ([*REGION[:20], 5, *REGION[21:]], 5),  # a token is replaced
+        ([*REGION[:20], 5, 6, 5, *REGION[20:]], 7),  # tokens are added
+        ([*REGION[:20], *REGION[30:]], 4),  # tokens are left out
+    ],
+)
+def test_a_region_is_found_again_after_a_change(answer: list[int], steps: int) -> None:
+    assert drafted_steps(answer) <= steps
+
+
+def test_the_place_that_is_copied_wins_over_what_was_just_said() -> None:
+    lines = [9, 9, 101, 9, 9, 102, 9, 9, 103, 9, 9, 104]  # every line starts alike
+    lookup = Lookup([1, 2, *lines, 7, 1, 2])
+    for at in range(1, len(lines) + 1):
+        assert lookup.draft(1).tokens == (lines[at - 1],)
+        lookup.extend(lines[at - 1 : at])
+    lookup = Lookup([1, 2, *lines, 7, 1, 2])
+    lookup.extend([9, 9, 55, 9, 9])
+    assert lookup.draft(1).tokens == (102,), "a changed line, then those after it"
+
+
+def test_an_unsure_row_is_believed_where_drafts_need_not_be_exact() -> None:
+    found = verify((5, 6, 7), [(5, SURE), (6, UNSURE), (8, UNSURE), (8, SURE)], 0.0)
+    assert found.tokens == (5, 6, 8) and not found.again
 
 
 @given(TOKENS, TOKENS)

@@ -26,7 +26,7 @@ def play(words: Path, test: Test, client: PlayedClient | None = None, **settings
         edits.settings = NextEditSettings(**({"model": "on"} | settings))  # type: ignore[arg-type]
         await editing.session.backend.served()
         editing.type(" or stop")
-        editing.client.reply = changing("run(b)", "run(b, 1)")
+        editing.client.reply = changing("run(b)", "run(b, stop)")
         await test(editing, edits)
         await editing.session.aclose()
 
@@ -51,7 +51,7 @@ async def found(editing: Editing, edits: NextEdits) -> list[str]:
 def test_the_model_is_asked_where_the_rules_find_nothing(dense_model: Path) -> None:
     async def test(editing: Editing, edits: NextEdits) -> None:
         (offer,) = await edits.find(URI, editing.version, HERE)
-        assert (offer.text, offer.start, offer.end) == ("    run(b, 1)", (6, 0), (6, 10))
+        assert (offer.text, offer.start, offer.end) == ("    run(b, stop)", (6, 0), (6, 10))
         (request,) = editing.client.requests
         assert request.priority is Priority.BACKGROUND and request.stop == ("```",)
         assert len(request.prompt) <= request.budget_tokens

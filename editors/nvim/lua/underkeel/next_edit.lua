@@ -82,6 +82,9 @@ function M.accept()
     H.jump(shown)
     return true
   end
+  if not vim.bo[shown.buf].modifiable then
+    return false
+  end
   M.clear()
   if vim.fn.mode():sub(1, 1) == 'i' then
     vim.cmd('let &g:undolevels = &g:undolevels') -- what was typed before is an undo step of its own
@@ -120,6 +123,7 @@ function H.may_show(buf)
   local mode = vim.api.nvim_get_mode().mode
   return (mode == 'n' or mode == 'i')
     and vim.bo[buf].buftype == ''
+    and vim.bo[buf].modifiable
     and require('underkeel').is_enabled(buf)
     and vim.fn.pumvisible() == 0
     and not require('underkeel').is_visible()
@@ -249,14 +253,37 @@ function H.draw(shown)
     return
   end
   local below = {}
-  if new[#new] == '' then
-    table.remove(new)
-  end
-  for _, line in ipairs(new) do
+  for _, line in ipairs(H.result_lines(shown, new, from, to)) do
     below[#below + 1] = { { line, 'UnderkeelEditNew' } }
   end
   local whole = from == 0 and to == 0 and first == last
-  vim.api.nvim_buf_set_extmark(shown.buf, H.namespace, first, 0, { virt_lines = below, virt_lines_above = whole and first > 0 })
+  local row = math.min(last, vim.api.nvim_buf_line_count(shown.buf) - 1)
+  if to == 0 and last > first then
+    row = last - 1 -- the range ends where the line after it begins
+  end
+  vim.api.nvim_buf_set_extmark(shown.buf, H.namespace, row, 0, { virt_lines = below, virt_lines_above = whole and first > 0 })
+end
+
+--- The lines that the edit touches as they will be, without those that it leaves alone.
+function H.result_lines(shown, new, from, to)
+  local range = shown.edit.range
+  local function line_at(row)
+    return vim.api.nvim_buf_get_lines(shown.buf, row, row + 1, false)[1] or ''
+  end
+  local old = line_at(range.start.line)
+  local result = vim.deepcopy(new)
+  result[1] = old:sub(1, from) .. result[1]
+  if to == 0 and result[#result] == '' then
+    table.remove(result)
+  else
+    result[#result] = result[#result] .. line_at(range['end'].line):sub(to + 1)
+  end
+  if #result > 1 and result[1] == old then
+    table.remove(result, 1)
+  end
+  return vim.tbl_map(function(line)
+    return (line:gsub('\t', (' '):rep(vim.bo[shown.buf].tabstop)))
+  end, result)
 end
 
 return M

@@ -8,10 +8,12 @@ import pytest
 
 from context.edits.gate import Level, Moment, judge, key
 from context.edits.history import Hunk
+from context.edits.model_edits import formats
 from context.edits.types import EditKind, NextEdit
 
 _TEXT = "".join(f"x{number} = {number}\n" for number in range(40))
-_MOMENT = Moment("a.py", _TEXT, 3, confidence=0.9)
+_RELATED = (Hunk(0, ("x0 = 3 + 33",), ("x0 = 0",)),)
+_MOMENT = Moment("a.py", _TEXT, 3, _RELATED, confidence=0.9)
 
 
 def _edit(old: str, new: str, kind: EditKind = EditKind.MODEL) -> NextEdit:
@@ -26,6 +28,17 @@ def test_worth_follows_the_formula() -> None:
     assert judge(_edit("x3 = 3", "\n".join(["x3 = 4"] * 17)), _MOMENT).worth == pytest.approx(0.45)
     rule = replace(far, kind=EditKind.RENAME)
     assert judge(rule, replace(_MOMENT, confidence=1.0)).passes(Level.QUIET)
+
+
+def test_an_edit_that_shares_no_word_with_the_recent_ones_is_worth_half() -> None:
+    edit, alone = _edit("x3 = 3", "x3 = 4"), replace(_MOMENT, hunks=())
+    assert judge(edit, alone).worth == pytest.approx(judge(edit, _MOMENT).worth / 2)
+
+
+def test_a_family_has_thresholds_of_its_own() -> None:
+    verdict = judge(_edit("x3 = 3", "x3 = 4"), _MOMENT)
+    assert not verdict.passes(Level.NORMAL, {"normal": 0.95})
+    assert all(set(one.thresholds) == {"quiet", "normal", "eager"} for one in formats().values())
 
 
 def test_levels() -> None:
@@ -44,6 +57,12 @@ def test_levels() -> None:
         (_edit("x3 = 3", "x3 = ("), {}, "it breaks the syntax"),
         (_edit(_TEXT, "x = 1\n"), {}, "it changes most of the file"),
         (_edit("x3 = 3\n", "x3 = 3\nx3 = 3\n"), {}, "it is already there"),
+        (_edit("x3 = 3\n", "x3 = 3\nx9 = 9\nx10 = 10\n"), {}, "it is already there"),
+        (
+            _edit("x3 = 3\n", ""),
+            {"hunks": (Hunk(0, ("y = 3",), ("x0 = 0",)),)},
+            "it only deletes",
+        ),
         (
             _edit("x3 = 3", "x3 = 2"),
             {"hunks": (Hunk(3, ("x3 = 2",), ("x3 = 3",)),)},
@@ -64,7 +83,11 @@ def test_levels() -> None:
             {"undone": ((("x3 = 3",), ("x3 = 4",)),)},
             "it was undone",
         ),
-        (_edit("x3 = 3", "x3 = 4"), {"rejected": {("x3 = 3", "x3 = 4")}}, "it was rejected"),
+        (
+            _edit("x3 = 3", "x3 = 4"),
+            {"rejected": {("a.py", "x3 = 3", "x3 = 4")}},
+            "it was rejected",
+        ),
     ],
 )
 def test_vetoes(edit: NextEdit, moment: dict[str, object], reason: str) -> None:
@@ -75,4 +98,5 @@ def test_vetoes(edit: NextEdit, moment: dict[str, object], reason: str) -> None:
 def test_a_rejected_edit_stays_rejected_when_it_moves() -> None:
     edit = _edit("= 3\n", "= 4\n")
     moved = replace(edit, start=edit.start + 5, stop=edit.stop + 5)
-    assert key(_TEXT, edit) == key("# x\n\n" + _TEXT, moved)
+    assert key("a.py", _TEXT, edit) == key("a.py", "# x\n\n" + _TEXT, moved)
+    assert key("a.py", _TEXT, edit) != key("b.py", _TEXT, edit), "another file is another case"

@@ -11,7 +11,7 @@ import pytest
 
 from context.edits import gate, model_edits
 from context.edits.history import History, between
-from context.edits.model_edits import AnswerToken, EditPrompt
+from context.edits.model_edits import Answer, AnswerToken, EditPrompt
 from context.edits.types import NextEdit, Scene
 from context.syntax.document import Document
 
@@ -88,6 +88,11 @@ def test_control_tokens_count_in_the_format_only() -> None:
     assert "".join(texts) == prompt("sweep", seen).text
 
 
+def confidence(made: EditPrompt, tokens: list[AnswerToken]) -> float:
+    text = b"".join(one.data for one in tokens).decode("utf-8", "replace")
+    return model_edits.confidence(Answer(made, text, tokens))
+
+
 def applied(seen: Scene, edit: NextEdit) -> str:
     return seen.text[: edit.start] + edit.text + seen.text[edit.stop :]
 
@@ -145,15 +150,15 @@ def test_confidence_is_that_of_the_changed_tokens() -> None:
     tokens = [AnswerToken(one.encode(), -9.0) for one in ("<|marker_1|>", "\n", start)]
     tokens += [AnswerToken(b"**", math.log(0.5)), AnswerToken(b"2", math.log(0.5))]
     tokens += [AnswerToken(one.encode(), -9.0) for one in (end, "<|marker_2|>")]
-    assert model_edits.confidence(made, tokens) == pytest.approx(0.5)
-    assert model_edits.confidence(made, []) == made.format.confidence
+    assert confidence(made, tokens) == pytest.approx(0.5)
+    assert confidence(made, []) == made.format.confidence
 
 
 def test_confidence_in_a_deletion_is_that_of_the_token_after_it() -> None:
     made = prompt("sweep")
     before, _, after = made.region.partition("    return math.pi * radius ** 2\n")
     tokens = [AnswerToken(before.encode(), -9.0), AnswerToken(after.encode(), math.log(0.25))]
-    assert model_edits.confidence(made, tokens) == pytest.approx(0.25)
+    assert confidence(made, tokens) == pytest.approx(0.25)
 
 
 def test_a_prompt_keeps_to_its_budget_by_showing_less() -> None:
@@ -213,4 +218,45 @@ def test_any_answer_is_read_without_an_error() -> None:
                 assert 0 <= edit.start <= edit.stop <= len(seen.text)
                 gate.judge(edit, gate.Moment("shapes.py", seen.text, 3))
             tokens = [AnswerToken(one.encode(), -rng.random()) for one in answer]
-            assert 0 <= model_edits.confidence(made, tokens) <= 1
+            assert 0 <= confidence(made, tokens) <= 1
+
+
+def long_prompt(family: str) -> tuple[Scene, EditPrompt]:
+    text = "".join(f"name_{number} = {number}\n" for number in range(60))
+    seen = scene(text, text.replace("name_30 ", "title_30 "), text.index("name_30 "))
+    return seen, prompt(family, seen)
+
+
+@pytest.mark.parametrize("family", model_edits.formats())
+def test_an_answer_is_settled_where_the_lines_after_its_change_are_as_before(family: str) -> None:
+    seen, made = long_prompt(family)
+    whole = made.region.replace("name_31 = 31\n", "title_31 = 31\ntitle_x = 0\n")
+    begin = next(iter(made.format.begins), "")
+    found = Answer(made)
+    heard = 0
+    for line in (begin + whole).splitlines(keepends=True):
+        heard += 1
+        if found.add(line, [AnswerToken(line.encode(), -0.5)]):
+            break
+    assert found.settled and heard < len((begin + whole).splitlines())
+    assert found.text == begin + whole
+    edit = model_edits.edit_in(made, found.text, seen)
+    assert edit is not None and edit.text == "title_31 = 31\ntitle_x = 0"
+    assert model_edits.confidence(found) == pytest.approx(math.exp(-0.5))
+
+
+def test_an_answer_without_a_change_or_with_little_after_it_is_not_settled() -> None:
+    _, made = long_prompt("sweep")
+    found = Answer(made)
+    assert not any(found.add(line) for line in made.region.splitlines(keepends=True))
+    found = Answer(made)
+    for line in ("x = 1\n", "\n", "\n", "\n", "name_20 = 20\n", "name_25 = 25\n"):
+        assert not found.add(line)
+
+
+def test_the_ids_of_a_prompt_begin_with_the_models_own() -> None:
+    made = prompt("sweep")
+    special = {"<|file_sep|>": 7}
+    ids = made.ids((1,), special, lambda text: [len(text)])
+    assert ids[0] == 1 and ids.count(7) == 5
+    assert sum(one for one in ids[1:] if one != 7) == len(made.text) - 5 * len("<|file_sep|>")
