@@ -7,7 +7,7 @@ so a client sends the whole conversation each time.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -29,6 +29,8 @@ from assistant.wire import MOST_LOGPROBS, GenerateBody, Limit
 
 _Short = Annotated[str, Meta(max_length=4096)]
 _LOGPROBS = "message.output_text.logprobs"
+# Tools that a server runs by itself. Clients offer them always, and a model may leave them unused.
+_SEARCHES = {"web_search", "web_search_preview", "web_search_2025_08_26"}
 # What clients may ask to include; the reasoning of a local model needs no encryption.
 _INCLUDED = {_LOGPROBS, "reasoning.encrypted_content"}
 
@@ -56,6 +58,7 @@ class ItemBody(msgspec.Struct, kw_only=True):
     status: _Short = ""
     call_id: _Short = ""
     name: _Short = ""
+    namespace: _Short = ""
     arguments: str = ""
     output: str | list[PartBody] = ""
     summary: list[PartBody] = []
@@ -64,13 +67,18 @@ class ItemBody(msgspec.Struct, kw_only=True):
 
 
 class FunctionToolBody(msgspec.Struct, kw_only=True):
-    """A tool; only functions are served."""
+    """A function, or a namespace with functions. Web searches are accepted and never made."""
 
     type: _Short
     name: _Short = ""
     description: str = ""
     parameters: dict[str, Any] = msgspec.field(default_factory=dict)
     strict: bool = False
+    tools: Annotated[list[FunctionToolBody], Meta(max_length=1024)] = []
+    search_context_size: _Short = ""
+    user_location: dict[str, Any] | None = None
+    filters: dict[str, Any] | None = None
+    external_web_access: bool = False
 
 
 class TextBody(msgspec.Struct, kw_only=True):
@@ -104,6 +112,7 @@ class ResponsesBody(GenerateBody, frozen=True, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=MOST_LOGPROBS)] = 0
     truncation: _Short = "disabled"
     metadata: dict[str, Any] = msgspec.field(default_factory=dict)
+    client_metadata: dict[str, Any] = msgspec.field(default_factory=dict)
     store: bool = False
     previous_response_id: _Short = ""
     stream_options: dict[str, Any] | None = None
@@ -141,7 +150,11 @@ class ResponsesBody(GenerateBody, frozen=True, kw_only=True):
             **shared,
             model=self.model,
             messages=_messages(self),
-            tools=[_tool(tool) for tool in self.tools],
+            tools=[
+                _tool(tool, namespace)
+                for namespace, tool in _functions(self.tools)
+                if tool.type not in _SEARCHES
+            ],
             tool_choice=self.tool_choice,
             parallel_tool_calls=self.parallel_tool_calls,
             response_format=self.text.format,
@@ -152,7 +165,21 @@ class ResponsesBody(GenerateBody, frozen=True, kw_only=True):
         )
 
 
-def _tool(tool: FunctionToolBody) -> ToolBody:
+def _functions(tools: Sequence[FunctionToolBody]) -> Iterator[tuple[str, FunctionToolBody]]:
+    """The tools with their namespaces; without one it is empty."""
+    for tool in tools:
+        if tool.type == "namespace":
+            yield from ((tool.name, one) for one in tool.tools)
+        else:
+            yield "", tool
+
+
+def _offered_name(namespace: str, name: str) -> str:
+    """What a function is called towards the model, which knows no namespaces."""
+    return f"{namespace}__{name}" if namespace else name
+
+
+def _tool(tool: FunctionToolBody, namespace: str) -> ToolBody:
     if tool.type != "function":
         raise RequestError(
             f"not supported: tools of type {tool.type[:80]!r}",
@@ -160,7 +187,7 @@ def _tool(tool: FunctionToolBody) -> ToolBody:
         )
     return ToolBody(
         function=FunctionBody(
-            name=tool.name,
+            name=_offered_name(namespace, tool.name),
             description=tool.description,
             parameters=tool.parameters,
             strict=tool.strict,
@@ -180,7 +207,8 @@ def _messages(body: ResponsesBody) -> list[MessageBody]:
         where = f"input[{number}]"
         text = _text(item, where)
         if item.type == "function_call":
-            call = FunctionCallBody(name=item.name, arguments=item.arguments)
+            name = _offered_name(item.namespace, item.name)
+            call = FunctionCallBody(name=name, arguments=item.arguments)
             if turn is None:
                 turn = MessageBody(role="assistant")
                 found.append(turn)
@@ -238,6 +266,11 @@ class ResponsesFormat:
         self._events = 0
         self._reasoning_tokens = 0
         self._answer: Answer | None = None
+        self._namespaces = {
+            _offered_name(namespace, tool.name): (namespace, tool.name)
+            for namespace, tool in _functions(body.tools)
+            if namespace
+        }
 
     def opening(self, answers: Sequence[Answer]) -> list[Json]:
         self._answer = answers[0]
@@ -298,7 +331,10 @@ class ResponsesFormat:
         number = f"{answer.id}{len(self._items):02}"
         self._open = piece.kind
         if piece.kind is Kind.CALL:
-            own = {"call_id": piece.id, "name": piece.name, "arguments": ""}
+            namespace, name = self._namespaces.get(piece.name, ("", piece.name))
+            own = {"call_id": piece.id, "name": name, "arguments": ""}
+            if namespace:
+                own["namespace"] = namespace
             call = {"type": "function_call", "id": f"fc_{number}", "status": "in_progress"}
             self._items.append(call | own)
             return [self._added()]
@@ -375,7 +411,7 @@ class ResponsesFormat:
             "temperature": body.temperature,
             "text": {"format": _copy(body.text.format or {"type": "text"})},
             "tool_choice": body.tool_choice,
-            "tools": msgspec.to_builtins(body.tools),
+            "tools": [_as_offered(tool) for tool in body.tools if tool.type not in _SEARCHES],
             "top_logprobs": body.top_logprobs,
             "top_p": body.top_p,
             "truncation": "disabled",
@@ -398,6 +434,14 @@ class ResponsesFormat:
 
 _NAMES = {Kind.TEXT: "output_text", Kind.REASONING: "reasoning_text"}
 _COMPLETE = {StopReason.EOS, StopReason.STOP_TEXT}
+
+
+def _as_offered(tool: FunctionToolBody) -> Json:
+    """A tool as OpenAI's types have it."""
+    own: Json = {"type": tool.type, "name": tool.name, "description": tool.description}
+    if tool.type == "namespace":
+        return own | {"tools": [_as_offered(one) for one in tool.tools]}
+    return own | {"parameters": tool.parameters, "strict": tool.strict}
 
 
 def _copy(value: Json) -> Json:

@@ -48,6 +48,9 @@ class Thinking(FakeEngine):
         return replace(await super().describe(), chat_template=TEMPLATE)
 
 
+SEARCH: dict[str, Any] = {"type": "web_search", "external_web_access": False}
+
+
 @asynccontextmanager
 async def sdk() -> AsyncIterator[AsyncOpenAI]:
     """OpenAI's client on the daemon's socket; it checks each answer against its types."""
@@ -151,6 +154,31 @@ def test_reasoning_text_and_calls_are_items_in_their_order(home: Path) -> None:
     run(engine, body)
 
 
+def test_functions_in_a_namespace_are_called_by_their_own_names(home: Path) -> None:
+    """As Codex offers them; the model knows only one list of functions."""
+    written = CALL.replace('"weather"', '"maps__weather"')
+    engine = Thinking(reply=lambda _: written)
+    inner = {key: value for key, value in WEATHER.items() if key != "namespace"}
+    space = {"type": "namespace", "name": "maps", "description": "Maps", "tools": [inner]}
+    asked: dict[str, Any] = {"model": "m", "input": "weather?", "tools": [space, SEARCH]}
+
+    async def body(client: AsyncOpenAI, daemon: Daemon) -> None:
+        del daemon
+        (call,) = [one.to_dict() for one in (await client.responses.create(**asked)).output]
+        assert (call["namespace"], call["name"]) == ("maps", "weather")
+        async with client.responses.stream(**asked) as stream:
+            folded = await stream.get_final_response()
+        assert folded.tools[0].type == "namespace" and len(folded.tools) == 1
+        history = [
+            call,
+            {"type": "function_call_output", "call_id": call["call_id"], "output": "1"},
+        ]
+        await client.responses.create(**asked | {"input": history, "tool_choice": "none"})
+        assert "<tool_call>maps__weather" in bytes(engine.requests[-1].prompt).decode()
+
+    run(engine, body)
+
+
 def test_a_schema_and_log_probabilities_reach_the_engine(home: Path) -> None:
     engine = Thinking(reply=lambda _: "{}")
 
@@ -208,7 +236,11 @@ def body_of(**fields: Any) -> ResponsesBody:
         ({"max_tool_calls": 3}, "max_tool_calls"),
         ({"include": ["file_search_call.results"]}, "include 'file_search_call.results'"),
         ({"text": {"verbosity": "low"}}, "text.verbosity"),
-        ({"tools": [{"type": "web_search"}]}, "tools of type 'web_search'"),
+        ({"tools": [{"type": "file_search"}]}, "tools of type 'file_search'"),
+        (
+            {"tools": [{"type": "namespace", "name": "n", "tools": [{"type": "custom"}]}]},
+            "'custom'",
+        ),
         ({"tools": [{"type": "custom", "name": "x"}]}, "tools of type 'custom'"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, r"input\[0\].*'item_reference'"),
         ({"input": [{"type": "web_search_call", "id": "x"}]}, r"input\[0\].*'web_search_call'"),
@@ -245,6 +277,9 @@ def test_what_is_not_served_is_refused_by_name(fields: dict[str, Any], named: st
     [
         {"store": False, "previous_response_id": None, "background": False},
         {"metadata": {"a": "b"}, "user": "u", "service_tier": "auto", "truncation": "disabled"},
+        {"client_metadata": {"turn_id": "t"}, "prompt_cache_key": "k"},
+        {"tools": [{"type": "web_search", "external_web_access": True}]},
+        {"tools": [{"type": "web_search_preview", "search_context_size": "low"}]},
         {"include": ["reasoning.encrypted_content"], "text": {"format": {"type": "text"}}},
         {"reasoning": {"effort": "low", "summary": "auto"}, "text": {"verbosity": "medium"}},
     ],
