@@ -7,6 +7,7 @@ compares the two answers.
 
 from __future__ import annotations
 
+import codecs
 import json
 from typing import Any, BinaryIO
 
@@ -43,6 +44,16 @@ _MOST_LINE_BYTES = 1024
 _MOST_BODY_BYTES = 16 << 20
 
 
+def _one_each(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "?" * (error.end - error.start), error.end
+
+
+_ONE_EACH = "underkeel.one-each"
+"""Bytes that are not UTF-8 become one character of one byte each, as editors count them."""
+codecs.register_error(_ONE_EACH, _one_each)
+
+
 class Source:
     """A stream whose first bytes are known already; what pygls reads of its stdin."""
 
@@ -58,9 +69,18 @@ class Source:
         return line + end if end else line + self._rest.readline()
 
     def read(self, count: int) -> bytes:
-        """`count` bytes, fewer only at the end."""
+        """`count` bytes, fewer only at the end; what is not UTF-8 in them is `?`.
+
+        An editor may have bytes in a document that are not text (a file in another encoding).
+        Without the message, all that is edited later would be at wrong positions.
+        """
         known, self._first = self._first[:count], self._first[count:]
-        return known if len(known) == count else known + self._rest.read(count - len(known))
+        found = known if len(known) == count else known + self._rest.read(count - len(known))
+        try:
+            found.decode()
+        except UnicodeDecodeError:
+            return found.decode(errors=_ONE_EACH).encode()
+        return found
 
 
 def answer(source: BinaryIO, sink: BinaryIO) -> Source:

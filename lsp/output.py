@@ -82,7 +82,7 @@ def without_unsafe_characters(text: str, before: str = "", after: str = "") -> s
 def _needed(char: str, left: str, right: str, kept: list[str]) -> bool:
     """Whether a script or an emoji needs the invisible `char` between its neighbours."""
     if char in {_ZWJ, _ZWNJ}:
-        if _joins(left) and _joins(right):
+        if _joins(left) and (_joins(right) or _shapes_alone(char, left)):
             return True
         return char == _ZWJ and _pictorial(left) and _pictorial(right)
     if char in {_EMOJI_STYLE, _TEXT_STYLE}:
@@ -103,6 +103,13 @@ def _needed(char: str, left: str, right: str, kept: list[str]) -> bool:
 def _joins(char: str) -> bool:
     """Whether `char` is a letter or a mark of a script that is written with joiners."""
     return char > "\u05ff" and unicodedata.category(char) in {"Lo", "Mn", "Mc", "Lm"}
+
+
+def _shapes_alone(char: str, left: str) -> bool:
+    """Whether a joiner changes the letter before it at the end of a word: after a virama (a half
+    form or a chillu), and a ZWJ after an Arabic letter (its joined form, as in abbreviations)."""
+    virama = unicodedata.combining(left) == 9
+    return virama or (char == _ZWJ and "\u0620" <= left <= "\u08ff")
 
 
 def _breaks_words(char: str) -> bool:
@@ -132,7 +139,7 @@ def _in_document(char: str, before: str, after: str) -> bool:
 # How families write control tokens; what else a model has is given to the functions below.
 _BAR = "[|\uff5c]"
 _LOOKS_LIKE_ONE = re.compile(
-    rf"<{_BAR}[\w\u2581 ]{{2,40}}{_BAR}>|<fim_\w{{1,40}}>"
+    rf"<{_BAR}\w[\w\u2581 ]{{0,38}}\w{_BAR}>|<fim_\w{{1,40}}>"
     r"|</s>|<EOT>|<[be]os>|<(?:start|end)_of_turn>|<(?:repo_name|file_sep)>|\[/INST\]"
 )
 _STYLES = (
@@ -145,6 +152,22 @@ _MARKUP = {
     *("html", "xml", "vue", "svelte", "markdown", "mdx", "php", "handlebars", "astro", "erb"),
     *("javascriptreact", "typescriptreact", "django-html", "razor", "jsp"),
 }
+_TEXT = {
+    *(
+        "jinja",
+        "yaml",
+        "plaintext",
+        "restructuredtext",
+        "asciidoc",
+        "org",
+        "latex",
+        "json",
+        "jsonc",
+    ),
+    *("toml", "ini", "properties", "dotenv", "mdx"),
+}
+_LONG_QUOTES = ('"""', "'''")
+_HEREDOC = re.compile(r"<<-?\s*[\"']?(\w+)[\"']?[^\n]*\n")
 _ENDS_TOKEN = re.compile(r"[]>\n]")
 _QUOTES = re.compile(r"\\.|[\"'`]")
 
@@ -159,7 +182,8 @@ def first_control_token(
     """Where the first leaked control token of `text` begins, or None.
 
     A control token is text where the document spells it; where the document spells another one of
-    the same style and this one is inside quotes; and where it is a tag of a markup language.
+    the same style and this one is inside quotes, in a comment, or in a language of plain text; and
+    where it is a tag of a markup language.
 
     Args:
         before, after: the document around the place where `text` goes.
@@ -199,14 +223,37 @@ def _is_text(token: str, before: str, after: str, language_id: str) -> bool:
         return before.count(f"<{tag[2]}>") > before.count(token)
     if tag is not None and _is_markup(language_id):
         return True
-    line = before[-4096:].rpartition("\n")[2]
-    return _in_quotes(line) and spelled_in(token, before, after)
+    return spelled_in(token, before, after) and _in_text(before, language_id)
 
 
 def _is_markup(language_id: str) -> bool:
     from context.syntax.language import canonical_id
 
     return canonical_id(language_id) in _MARKUP
+
+
+def _in_text(before: str, language_id: str) -> bool:
+    """Whether what follows `before` is text and not code: in a string, a comment or a template."""
+    from context.syntax.language import canonical_id
+    from lsp.documents.site import language
+
+    name = canonical_id(language_id)
+    line = before[-4096:].rpartition("\n")[2]
+    if name in _TEXT or name in _MARKUP or _in_quotes(line):
+        return True
+    near, row = before[-_LOOK_CHARS:], language(name)
+    if any(near.count(quote) % 2 for quote in _LONG_QUOTES):
+        return True
+    if any(mark in line for mark in row.comment) or row.in_comment(near):
+        return True
+    return name == "shellscript" and _in_heredoc(near)
+
+
+def _in_heredoc(text: str) -> bool:
+    last = next(reversed(list(_HEREDOC.finditer(text))), None)
+    return last is not None and not re.search(
+        rf"^\t*{re.escape(last[1])}$", text[last.end() :], re.MULTILINE
+    )
 
 
 def _in_quotes(line: str) -> bool:

@@ -17,13 +17,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 from lsp.documents.document import Document, one_line_end
 
 _NOTEBOOK = ".ipynb"
 _CELL_SCHEME = "vscode-notebook-cell"
-_DRIVE = re.compile(r"^/([A-Za-z]):(?=/|$)")
+_DRIVE = re.compile(r"^/([A-Za-z])[:|](?=[/\\]|$)")
 _SAFE = "/:@!$&'()*+,;=-._~"  # what a path may hold as it is (RFC 3986, section 3.3)
 
 
@@ -36,12 +36,21 @@ def normal(uri: str) -> str:
         return uri
     if not parts.scheme:
         return uri
-    path = quote(_with_drive(unquote(parts.path)), safe=_SAFE)
-    host = quote(unquote(parts.netloc).lower(), safe=_SAFE + "[]")
-    authority = "//" + host if host or parts.scheme == "file" else ""
-    query = f"?{quote(unquote(parts.query), safe=_SAFE + '?')}" if parts.query else ""
-    fragment = f"#{quote(unquote(parts.fragment), safe=_SAFE + '?')}" if parts.fragment else ""
-    return f"{parts.scheme.lower()}:{authority}{path}{query}{fragment}"
+    scheme, place, name = parts.scheme.lower(), parts.netloc, parts.path
+    if scheme == "file":
+        place, name = _with_drive(place, name)
+    path = _requoted(name, _SAFE)
+    host = _requoted(place, _SAFE + "[]", bytes.lower)
+    authority = "//" + host if host or scheme == "file" else ""
+    query = f"?{_requoted(parts.query, _SAFE + '?')}" if parts.query else ""
+    fragment = f"#{_requoted(parts.fragment, _SAFE + '?')}" if parts.fragment else ""
+    return f"{scheme}:{authority}{path}{query}{fragment}"
+
+
+def _requoted(part: str, safe: str, change: Callable[[bytes], bytes] = bytes) -> str:
+    """A part with only those characters escaped that must be. Bytes that are no UTF-8, in the name
+    of a file, stay what they are: two such names are two documents."""
+    return quote(change(unquote_to_bytes(part.encode("utf-8", "surrogatepass"))), safe=safe)
 
 
 def path_of(uri: str) -> Path | None:
@@ -56,16 +65,17 @@ def path_of(uri: str) -> Path | None:
         return None
     if parts.scheme.lower() != "file" or parts.path in ("", "/"):
         return None
-    path = unquote(parts.path)
+    place, name = _with_drive(parts.netloc, parts.path)
+    path = unquote(name).encode("utf-8", "replace").decode()
     if not is_notebook(path):
         path += f"?{unquote(parts.query)}" if parts.query else ""
         path += f"#{unquote(parts.fragment)}" if parts.fragment else ""
-    if "\0" in path:
+    if "\0" in path or not path.startswith("/"):
         return None
-    path = _with_drive(posixpath.normpath(path))
+    path = posixpath.normpath(path)
     if _DRIVE.match(path):
         return Path(path[1:])
-    host = parts.netloc if parts.netloc.lower() not in ("", "localhost") else ""
+    host = place if place.lower() not in ("", "localhost") else ""
     return Path(f"//{host}{path}") if host else Path(path)
 
 
@@ -85,7 +95,8 @@ def file_of(uri: str) -> tuple[Path, str]:
         parts = urlsplit(uri)
         if path is not None:
             view = normal(uri) if parts.fragment and is_notebook(unquote(parts.path)) else ""
-            return path.absolute(), view  # links are followed later, where every name counts
+            # Links are followed later, where every name counts.
+            return path if path.is_absolute() else Path("/", path), view
         # Relative to no folder: the language server may run in one of the workspace.
         return Path("/", unquote(parts.path).replace("\0", "") or "untitled"), normal(uri)
     except (OSError, ValueError):  # no file has such a name
@@ -107,10 +118,18 @@ def folders_of(uris: Iterable[str]) -> list[Path]:
     return list(dict.fromkeys(path for uri in uris if (path := path_of(uri)) is not None))
 
 
-def _with_drive(path: str) -> str:
-    """A path with its drive letter in lower case: `/c:/x` for `/C:/x`."""
-    found = _DRIVE.match(path)
-    return f"/{found[1].lower()}:{path[3:]}" if found else path
+def _with_drive(host: str, path: str) -> tuple[str, str]:
+    """Host and path of a `file` URI, with a drive letter in lower case at the start of the path:
+    `/c:/x` for `/C:/x`, and for what some editors send: `/C%3A%5Cx`, `/C|/x`, and `C:` as a host.
+    Dot segments and repeated slashes are left out (RFC 3986, section 6.2.2.3)."""
+    if _DRIVE.match(f"/{host}"):
+        host, path = "", f"/{host}{path}"
+    found = _DRIVE.match(unquote(path))
+    if found is not None:
+        path = unquote(path).replace("\\", "/")
+        path = quote(f"/{found[1].lower()}:{path[3:]}", safe=_SAFE)
+    clean = posixpath.normpath(path) if "/." in path or "//" in path[2:] else path
+    return host, clean
 
 
 _MOST_CELLS = 5000

@@ -138,7 +138,9 @@ def test_words_and_lines_can_be_accepted_one_by_one(vim: Session) -> None:
     assert vim.lines()[1] == "    return größe🚢"
     vim.keys("<M-Right>")
     vim.wait_ghost(" b()\n    # done\n    x")
-    vim.keys("<M-Down>")
+    vim.keys("<M-Right>")
+    vim.wait_ghost("()\n    # done\n    x")
+    vim.keys("<M-Right>")  # a line end is no sign of punctuation
     vim.wait_ghost("\n    # done\n    x")
     vim.keys("<M-Down>")
     vim.wait_ghost("\n    x")
@@ -148,7 +150,7 @@ def test_words_and_lines_can_be_accepted_one_by_one(vim: Session) -> None:
     assert vim.lines()[3] == "    x"
     vim.settle()
     parts = vim.log("textDocument/didPartiallyAcceptCompletion")
-    assert [part["params"]["acceptedLength"] for part in parts] == [7, 9, 13, 24]
+    assert [part["params"]["acceptedLength"] for part in parts] == [7, 9, 11, 13, 24]
     assert len(vim.log("textDocument/didShowCompletion")) == 1
 
 

@@ -37,6 +37,8 @@ def balance_brackets(text: str, site: Site) -> str:
             stack.append(char)
         elif char in _PAIRS:
             opener = _PAIRS[char]
+            if (text[at - 1] if at else site.line_prefix[-1:]) == "\\":
+                continue  # of a pattern, or a character as such
             if stack and stack[-1] == opener:
                 stack.pop()
             elif room.get(opener, 0) > 0:

@@ -142,3 +142,22 @@ def test_the_answer_waits_for_few_modules() -> None:
     count, *names = found.stdout.split()
     assert not {"asyncio", "pygls", "lsprotocol", "attrs", "msgspec", "logging"} & {*names}
     assert int(count) < 120, count
+
+
+@pytest.mark.parametrize(
+    ("raw", "read"),
+    [
+        (b"s = '\xe9'", "s = '?'"),
+        (b"\xff\xfea\x00", "??a\x00"),
+        (b"a\xf0\x9f\x92 b", "a??? b"),
+        (b"\xed\xa0\x80", "???"),
+        ("\u00e9\U0001f6a2".encode(), "\u00e9\U0001f6a2"),
+    ],
+)
+def test_bytes_that_are_no_text_do_not_cost_the_message(raw: bytes, read: str) -> None:
+    """C13, C26: a Latin-1 file that is edited as UTF-8; each byte is one character, so positions
+    stay right in every encoding."""
+    body = b'{"text": "' + raw + b'"}'
+    for known in (0, 12, len(body)):
+        source = handshake.Source(io.BytesIO(body[known:]), body[:known])
+        assert source.read(len(body)).decode() == f'{{"text": "{read}"}}'

@@ -183,3 +183,53 @@ def test_a_zero_width_space_stays_between_letters_of_scripts_without_blanks() ->
         assert without_unsafe_characters(word) == word
     assert without_unsafe_characters("us\u200ber") == "user"
     assert without_unsafe_characters("ไ\u200bx") == "ไx"
+
+
+@pytest.mark.parametrize(
+    ("before", "answer", "language_id"),
+    [
+        ('P = """\n<|im_start|>system\nYou', "<|im_end|>", "python"),
+        ("# tokens: <|fim_prefix|> ", "<|fim_middle|>", "python"),
+        ("/* <|im_start|>\n   ", "<|im_end|>", "c"),
+        ("bos: <|im_start|>\neos: ", "<|im_end|>", "yaml"),
+        ("<|im_start|>{{ role }}\n{{ content }}", "<|im_end|>", "jinja"),
+        ("A prompt begins with <|im_start|> and ends with ", "<|im_end|>", "markdown"),
+        ("<|im_start|>user\nHello", "<|im_end|>", "plaintext"),
+        ("cat <<EOT\n<|im_start|>x", "<|im_end|>", "shellscript"),
+        ("let y = ", "x <| f |> g", "fsharp"),
+        ("y = ", "f <| x |> g", "elm"),
+    ],
+)
+def test_control_tokens_that_are_text(before: str, answer: str, language_id: str) -> None:
+    """C2: in strings of several lines, comments, data, templates and prose that spell others."""
+    control = ("<|im_end|>", "<|im_start|>", "<|fim_middle|>", "<eos>", "<bos>")
+    assert first_control_token(answer, before, "", control, language_id) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "language_id"),
+    [
+        ('P = """\n<|im_start|>\n"""\nx = ', "python"),
+        ("# <|im_start|>\nx = ", "python"),
+        ("cat <<EOT\n<|im_start|>\nEOT\nx=", "shellscript"),
+        ("a: 1\nb: ", "yaml"),
+    ],
+)
+def test_control_tokens_that_have_leaked(before: str, language_id: str) -> None:
+    """C2: behind what spells others, or where nothing does."""
+    control = ("<|im_end|>",)
+    assert first_control_token("1<|im_end|>", before, "", control, language_id) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["\u0d28\u0d4d\u200d'", "\u0915\u094d\u200d'", "\u0647\u200d)", "\u0915\u094d\u200c "]
+)
+def test_joiners_at_the_end_of_a_word(text: str) -> None:
+    """C9: chillus, half forms and abbreviations."""
+    assert without_unsafe_characters(text) == text
+
+
+@pytest.mark.parametrize("text", ["a\u200d ", "\u200db", "1\u200d'", "\u05d0\u200d'"])
+def test_joiners_that_join_nothing(text: str) -> None:
+    """C9, T5."""
+    assert "\u200d" not in without_unsafe_characters(text)

@@ -79,7 +79,7 @@ end
 
 --- The leading white space and the first word (by 'iskeyword') or run of punctuation.
 function M.word(text)
-  return vim.fn.matchstr(text, [[^\_s*\%(\k\+\|\%(\k\@!\S\)\+\)\?]])
+  return vim.fn.matchstr(text, [[^\_s*\%(\k\+\|\%(\k\@!\_s\@!\S\)\+\)\?]])
 end
 
 --- Leading empty lines and the first line with text on it, without its line end.
