@@ -295,8 +295,9 @@ def _commands(server: Server) -> None:
     @server.feature("textDocument/didPartiallyAcceptCompletion")
     def partly_accepted(params: Any) -> None:
         units = getattr(params, "acceptedLength", None)
-        whole = isinstance(units, int) or (isinstance(units, float) and units.is_integer())
-        server.session.accepted(_id_of(params), int(units) if whole else 0)
+        if isinstance(units, float) and units.is_integer():
+            units = int(units)
+        server.session.accepted(_id_of(params), units if isinstance(units, int) else 0)
 
 
 def _edit(change: types.TextDocumentContentChangeEvent) -> Edit:
