@@ -63,7 +63,7 @@ class Language:
             a pattern for the lines that only it has, and these extensions (C++ in a `.h` file).
         self_names: what an object calls itself.
         implicit_self: methods reach the object's members without it.
-        queries: the language whose query files it uses; by default its own.
+        queries: the folders whose query files it uses, one after another; by default its own.
         family: languages of one family see each other's definitions; by default its own name.
     """
 
@@ -79,7 +79,7 @@ class Language:
     other: str = ""
     other_if: str = ""
     other_extensions: tuple[str, ...] = ()
-    queries: str = ""
+    queries: tuple[str, ...] = ()
     family: str = ""
     self_names: tuple[str, ...] = ()
     implicit_self: bool = False
@@ -106,17 +106,19 @@ class Language:
 
     def has_query(self, name: str) -> bool:
         """Whether there is a file for a query; one of OPTIONAL_QUERIES may be missing."""
-        return self._query_file(name).is_file()
+        return bool(self._query_files(name))
 
     def query(self, name: str) -> tree_sitter.Query:
         """The compiled query `name`, one of QUERIES, or of OPTIONAL_QUERIES if `has_query`."""
         if name not in self._queries:
-            source = self._query_file(name).read_text(encoding="utf-8")
+            files = self._query_files(name)
+            source = "\n".join(file.read_text(encoding="utf-8") for file in files)
             self._queries[name] = tree_sitter.Query(self.parser_language, source)
         return self._queries[name]
 
-    def _query_file(self, name: str) -> Path:
-        return FOLDER / (self.queries or self.name) / f"{name}.scm"
+    def _query_files(self, name: str) -> list[Path]:
+        files = (FOLDER / folder / f"{name}.scm" for folder in self.queries or (self.name,))
+        return [file for file in files if file.is_file()]
 
 
 @cache

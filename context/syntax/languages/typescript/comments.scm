@@ -1,2 +1,0 @@
-((comment) @doc (#match? @doc "^/\\*\\*"))
-((comment) @comment (#not-match? @comment "^/\\*\\*"))
