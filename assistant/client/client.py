@@ -1,4 +1,4 @@
-"""Talks to the daemon over its private socket."""
+"""The client of the daemon, over its private socket."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from assistant.wire import (
 T = TypeVar("T")
 
 OnProgress = Callable[[str, float], None]
-"""Called with what is going on and the share that is done, 0 to 1."""
+"""Called with the current stage and the share that is done, 0 to 1."""
 
 # A cold Python on a slow disk; a model's load is not counted.
 _START_LIMIT_S = 30.0
@@ -47,7 +47,7 @@ _SLOWEST_POLL_S = 0.25
 # A request whose connection ended before any answer is sent again.
 _ATTEMPTS = 3
 _ENDED = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
-# Past this, nothing has come from the daemon, not even the error it sends at its own time limit.
+# The daemon reports its own time limit earlier: after this it no longer answers at all.
 _SILENCE_LIMIT_S = 300.0
 
 
@@ -74,7 +74,7 @@ class DaemonClient:
         socket: Path | None = None,
         starter: DaemonStarter | None = None,
     ) -> None:
-        """`autostart` starts a daemon where none answers; `socket` overrides where it listens.
+        """`autostart`: start a daemon if none answers; `socket`: another path of its socket.
 
         `starter` has started one already, for the first `wait_ready`.
         """
@@ -96,7 +96,7 @@ class DaemonClient:
         await self.aclose()
 
     async def wait_ready(self, on_progress: OnProgress | None = None) -> ModelInfo:
-        """Start the daemon if none answers, wait for its model, and say what is served.
+        """Start the daemon if none answers, wait for its model, and return the served model.
 
         A load that failed before this call is tried once more: its cause may have been fixed.
 
@@ -139,11 +139,11 @@ class DaemonClient:
             pause = min(pause * 1.5, _SLOWEST_POLL_S)
 
     async def props(self) -> Props:
-        """What is served and under which limits."""
+        """The served model and its limits."""
         return events.props_of((await self._get("/props")).content)
 
     async def status(self) -> Status:
-        """Everything the daemon tells about itself; never starts one."""
+        """The daemon's status; never starts one."""
         return events.decode((await self._get("/underkeel/status")).content, Status)
 
     async def metrics(self) -> str:
@@ -155,7 +155,7 @@ class DaemonClient:
         await self._post("/underkeel/stop", {})
 
     async def use_model(self, name: str, purpose: str = "complete") -> ModelInfo:
-        """Have the daemon serve another model; see `assistant.wire.UseBody`. Takes its loading.
+        """Have the daemon serve another model; see `assistant.wire.UseBody`. Waits for its load.
 
         Raises:
             UnderkeelError: why not; the model before serves on.
@@ -186,7 +186,7 @@ class DaemonClient:
         budget_tokens: int = 0,
         prompt_model: str = "",
     ) -> Timings:
-        """Evaluate `prompt` into the KV cache and generate nothing. Every other request goes first
+        """Evaluate `prompt` into the KV cache and generate nothing. Every other request comes first
         unless `priority` says otherwise.
 
         Args:
@@ -240,7 +240,7 @@ class DaemonClient:
         return self._stream("/v1/chat/completions", body, events.chat_chunk)
 
     def chat_events(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """Stream the events of POST /v1/chat/completions as they are, for a body with tools.
+        """Stream the events of POST /v1/chat/completions unchanged, for a body with tools.
 
         Closing the generator cancels the request.
         """
@@ -252,7 +252,7 @@ class DaemonClient:
         return events.decode(answer.content, dict[str, list[int]])["tokens"]
 
     async def aclose(self) -> None:
-        """Close all connections; what they were streaming is cancelled. Safe to call twice."""
+        """Close all connections; their streams are cancelled. Safe to call twice."""
         if self._http is not None:
             await self._http.aclose()
             self._http = None
@@ -282,12 +282,12 @@ class DaemonClient:
         return self._http
 
     async def _forget(self) -> None:
-        """Look the daemon up again, unless it is always at one place."""
+        """Look up the daemon's address again, unless it is fixed."""
         if self._socket is None and not paths.has_unix_sockets():
             await self.aclose()
 
     async def _health(self) -> _Health | None:
-        """What /health says; None where nothing answers."""
+        """The answer of /health; None if nothing answers."""
         try:
             answer = await (await self._connection()).get("/health", timeout=5.0)
         except httpx.TimeoutException:
@@ -333,7 +333,7 @@ class DaemonClient:
     async def _stream(
         self, path: str, body: Any, read: Callable[[bytes], T]
     ) -> AsyncGenerator[T, None]:
-        """What `read` makes of each server-sent event, until the server's last."""
+        """The result of `read` for each server-sent event, up to the last."""
         content = msgspec.json.encode(body)
         with _transport_errors():
             async with self._opened(path, content) as answer:
@@ -348,7 +348,7 @@ class DaemonClient:
 
     @asynccontextmanager
     async def _opened(self, path: str, content: bytes) -> AsyncIterator[httpx.Response]:
-        """The answer, once its head is there."""
+        """The response, once its headers have arrived."""
         for attempt in range(_ATTEMPTS):
             connection = await self._connection()
             request = connection.build_request("POST", path, content=content)
@@ -364,8 +364,8 @@ class DaemonClient:
             return
 
     async def _retry(self, error: httpx.TransportError, attempt: int) -> None:
-        """Raises `error`, unless the request may be sent again: nothing of an answer has come, and
-        the connection ended under it, as it may when another daemon takes over."""
+        """Raises `error`, unless the request may be sent again: the connection ended before the
+        answer started, as it may when another daemon takes over."""
         await self._forget()
         if attempt + 1 == _ATTEMPTS or not isinstance(error, _ENDED):
             raise error

@@ -1,7 +1,7 @@
-"""Counts what becomes of suggestions, and hands the counts on now and then.
+"""Counts how many suggestions are shown, accepted and kept, and saves the counts at intervals.
 
-Nothing but numbers leaves this module; the texts of suggestions are held for a minute after they
-are accepted, to see how much of them is kept.
+Only numbers leave this module. The text of an accepted suggestion is held for a minute, to measure
+how much of it is kept.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Add = Callable[[Mapping["Key", "Counts"], Mapping["Key", Mapping[int, int]]], No
 
 @dataclass
 class _Offered:
-    """A suggestion that the editor has got."""
+    """A suggestion that was sent to the editor."""
 
     uri: str
     language: str
@@ -45,7 +45,7 @@ class _Offered:
 
 @dataclass(eq=False)
 class _Watched:
-    """Text that was accepted, and where it stands now, in characters of the document."""
+    """Accepted text, and where it is in the document now, in characters."""
 
     uri: str
     language: str
@@ -63,7 +63,7 @@ class Tally:
     Args:
         text_of: the text of an open document; None for one that is not open.
         add: where the counts go, called in a thread; by default the user's statistics.
-        kept_after_s: when accepted text is looked at again.
+        kept_after_s: seconds after which accepted text is compared with the document.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Tally:
             self._offered.popitem(last=False)
 
     def grew(self, id_: str, text: str) -> None:
-        """The editor gets a longer form of it."""
+        """A longer form of it was sent to the editor."""
         found = self._offered.get(id_)
         if found is not None and text.startswith(found.text[: found.taken]):
             found.text = text
@@ -115,21 +115,21 @@ class Tally:
             self._count(f"{language} (next edits)", **numbers)
 
     def shown(self, id_: str) -> None:
-        """The editor says that it became visible."""
+        """The editor reports that it became visible."""
         found = self._offered.get(id_)
         if self.enabled and found is not None and not found.shown:
             found.shown = True
             self._count(found.language, shown=1)
 
     def accepted(self, id_: str, units: int | None = None) -> None:
-        """It was taken: whole, or up to so many UTF-16 code units from its start."""
+        """It was accepted: all of it, or the first `units` UTF-16 code units."""
         found = self._offered.get(id_)
         if not self.enabled or found is None:
             return
         text = found.text if units is None else _first(found.text, units)
         more = text[found.taken :]
         if units is None:
-            # It is no more one of those that were taken in part.
+            # It no longer counts as accepted in part.
             self._count(found.language, accepted=1, partly=-int(found.partly))
             del self._offered[id_]
         elif more and not found.partly:
@@ -141,22 +141,22 @@ class Tally:
             found.taken = len(text)
 
     def watches(self, uri: str) -> bool:
-        """Whether it matters what is edited in a document."""
+        """Whether accepted text of a document is still to be checked."""
         return any(one.uri == uri for one in self._watched)
 
     def edited(self, uri: str, start: int, old: int, new: int) -> None:
-        """`old` characters from `start` on became `new` ones: what stands after them moves."""
+        """`old` characters at `start` became `new` ones: text after them moves."""
         for one in self._watched:
             if one.uri == uri and start < one.start and start + old <= one.start:
                 one.start += new - old
 
     def closed(self, uri: str) -> None:
-        """A document closes: what was accepted in it is judged by what stands there now."""
+        """A document closes: check the text that was accepted in it now."""
         for one in [one for one in self._watched if one.uri == uri]:
             self._check(one)
 
     async def aclose(self) -> None:
-        """Judge and hand on all that is left."""
+        """Check the remaining text, and save all counts."""
         for one in list(self._watched):
             self._check(one)
         if self._flushing is not None:
@@ -205,7 +205,7 @@ class Tally:
 
 
 def kept_chars(text: str, document: str, near: int) -> int:
-    """How many characters of `text` still stand in `document` around `near`, in order."""
+    """How many characters of `text` are still in `document` around `near`, in order."""
     start = max(near - _AROUND_CHARS, 0)
     around = document[start : near + len(text) + _AROUND_CHARS]
     if text in around:

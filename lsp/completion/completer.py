@@ -1,9 +1,7 @@
-"""From a cursor to the model's answers: decides when to request and how long the prompt is, sends
-requests, and retries where that helps.
+"""From a cursor to suggestions: when to send a request and how long its prompt is; retries.
 
-The wait before a request follows the rhythm of typing. At another position in a file most of a
-prompt has to be evaluated while the user waits: on a slow machine half of the context soon is worth
-more than all of it late.
+The wait before a request (the debounce) follows the speed of typing. At another position in a file
+most of a prompt has to be evaluated while the user waits, so a slow machine gets a shorter prompt.
 """
 
 from __future__ import annotations
@@ -37,11 +35,11 @@ _MOST_S = 0.25
 
 
 class Rhythm:
-    """Typing in one document.
+    """The speed of typing in one document, and the wait before a request that follows from it.
 
-    A question asked between two keys of a burst is wasted, and its prefill is in the way of the
-    next one; a wait after the last key is felt. So it waits a little longer than from one key to
-    the next, and not at all where the model answers between two keys anyway.
+    A request between two keys of a burst is wasted, and its prefill delays the next one; a wait
+    after the last key is noticed. So the wait is a little longer than the usual time between two
+    keys, and zero where the model answers between two keys.
     """
 
     def __init__(self) -> None:
@@ -57,14 +55,14 @@ class Rhythm:
             self._gaps.append(gap)
 
     def answered(self, took_s: float) -> None:
-        """The model has taken so long for an answer."""
+        """An answer took `took_s` seconds."""
         self._took.append(took_s)
 
     def wait_s(self, now: float, least_s: float) -> float:
-        """How long from now to wait before asking.
+        """How long from now to wait before a request.
 
         Args:
-            least_s: the wait where nothing is known yet, and the least of one.
+            least_s: the shortest wait, and the one used before anything is measured.
         """
         if len(self._gaps) < 3:
             return least_s
@@ -91,8 +89,7 @@ _KEPT = 5
 class Depth:
     """The share of the allowed prompt that is used.
 
-    It changes only when told to (`settle`): a prompt of another length is another prompt, of which
-    little is in the cache.
+    It changes only in `settle`: little of a prompt of another length is in the KV cache.
     """
 
     def __init__(self) -> None:
@@ -100,12 +97,12 @@ class Depth:
         self._share = _SHARES[0]
 
     def evaluated(self, tokens: int, took_ms: float) -> None:
-        """So many tokens of a prompt were evaluated in so long; few tell nothing."""
+        """`tokens` of a prompt were evaluated in `took_ms`; a few tokens are no measurement."""
         if tokens >= _FEWEST_TOKENS and took_ms > 0:
             self._rates.append(tokens * 1000 / took_ms)
 
     def settle(self, allowed_tokens: int) -> None:
-        """The cache has nothing to lose: choose the longest prompt that is evaluated in time."""
+        """Nothing useful is in the cache: choose the longest prompt that is evaluated in time."""
         if not self._rates:
             return
         in_time = median(self._rates) * PATIENCE_S
@@ -113,15 +110,15 @@ class Depth:
         self._share = next(fitting, _SHARES[-1])
 
     def first_tokens(self, allowed_tokens: int) -> int:
-        """The most that the first prompt at a place should take, while somebody waits for its
-        evaluation: a short one where the machine is slow, or its speed not known yet."""
+        """The length of the first prompt at a place, while the user waits for its evaluation:
+        short if the machine is slow, or if its speed is not known yet."""
         full = self.tokens(allowed_tokens)
         if self._rates and median(self._rates) * PATIENCE_S >= full:
             return full
         return min(full, SHORT_TOKENS)
 
     def tokens(self, allowed_tokens: int) -> int:
-        """The most that a prompt should take of what it may take."""
+        """The length of a prompt of which `allowed_tokens` are allowed."""
         return max(int(allowed_tokens * self._share), min(allowed_tokens, _LEAST_SHORT_TOKENS))
 
 
@@ -132,7 +129,7 @@ _LEAST_LIMIT_S = 0.1
 _GROW_S = 30.0
 """How long a block is decoded after its first line is shown; the token limit is reached before."""
 _TRIES = 4
-# Any budget allows so many, unless the whole context is smaller.
+# Every budget allows this many, unless the whole context is smaller.
 _LEAST_TOKENS = 128
 
 
@@ -142,10 +139,10 @@ class Manner:
 
     Attributes:
         candidates: number of answers; the first is the likeliest one.
-        urgent: a person waits; see `Backend.served`.
-        ahead: nobody waits: yield to all others, and report no errors.
-        short: the place is not in the cache, and somebody waits: send a short prompt.
-        limit_s: end with what there is after this time, if that is before the settings' limit. It
+        urgent: the user waits; see `Backend.served`.
+        ahead: a prefetch: yield to all other requests, and report no errors.
+        short: the place is not in the cache, and the user waits: send a short prompt.
+        limit_s: end with the text so far after this time, if it is before the settings' limit. It
             holds for all of it, but for the load of a model: the prompt's making and retries too.
         line_s: a whole line is enough after this time, if that is before the settings' time.
     """
@@ -167,10 +164,10 @@ class Made:
 
 
 class Completer:
-    """Sends requests to the model that the backend knows.
+    """Sends requests to the served model.
 
     Attributes:
-        prompts: builds the prompts; another one takes over when the workspace changes.
+        prompts: builds the prompts; replaced when the workspace changes.
     """
 
     def __init__(self, backend: Backend, prompts: Prompts) -> None:
@@ -223,13 +220,13 @@ class Completer:
     async def warm(
         self, site: Site, settings: CompletionSettings, *, rest: bool = False, wanted: bool = False
     ) -> None:
-        """Have the prompt for the cursor evaluated, so that a request there is answered sooner.
+        """Evaluate the prompt for the cursor in advance: a request there is answered sooner.
 
-        Starts the daemon where that is needed; only that failing is reported to the editor.
+        Starts the daemon if needed; only a failure of that is reported to the editor.
 
         Args:
             rest: the cursor rests; see `Prompts.ids`.
-            wanted: the user is typing there: as urgent as a request.
+            wanted: the user types there: the same priority as a request.
         """
         served = await self._backend.served()
         if served is None:
@@ -265,10 +262,10 @@ class Completer:
     async def _request(
         self, served: Served, site: Site, settings: CompletionSettings, manner: Manner
     ) -> tuple[Site, list[Reading]]:
-        """Send the requests, and again where the daemon or its budget has changed since.
+        """Send the requests, and again if the daemon or its budget has changed meanwhile.
 
-        A budget that other requests share may fall again between two tries, so each prompt that was
-        over it is followed by one of at most half its size.
+        Other requests share the budget, so it may fall again between two tries: after a prompt that
+        was over the budget, the next one has at most half its size.
         """
         from msgspec.structs import replace as with_fields
 
@@ -299,7 +296,7 @@ class Completer:
     async def _request_once(
         self, served: Served, site: Site, settings: CompletionSettings, manner: Manner
     ) -> tuple[Site, list[Reading]]:
-        """The answers, each as far as it is shown first, and the site as it was requested."""
+        """The answers, each up to the part that is shown first, and the site of the request."""
         from msgspec.structs import replace as with_fields
 
         from lsp.completion.completion_stream import Patience, Reading, prompt_tokens, request

@@ -1,13 +1,10 @@
-"""Work ahead of the user in one document: warm the prompt, and ask what follows a suggestion.
+"""Prefetch in one document: warm the prompt, and request what follows a suggestion.
 
-Each piece of it comes after something that the user did, once, and gives way to what is asked for:
-there is no work while the user is away.
+Each action of the user starts at most one piece of work, and a request of the user cancels it:
+nothing runs while the user is away, or while the machine is busy or on battery.
 
-Typing at a place that the cache does not hold is no guess: the next question needs that prompt, and
-all of it but what is typed meanwhile stays as it is. So it is warmed at once, and goes on while the
-user types.
-
-Whether the machine has anything to spare for work that nobody has asked for yet.
+Typing at a place that is not in the KV cache is different: the next request needs that prompt, and
+all of it but the newly typed text stays the same. So it is warmed at once, while the user types.
 """
 
 from __future__ import annotations
@@ -38,16 +35,16 @@ class Machine:
 
     Attributes:
         load: processes that run or wait for a core, for each core; a minute's average.
-        on_battery: False where there is none, or nobody knows.
+        on_battery: False if there is none, or if it is not known.
     """
 
     load: float
     on_battery: bool
 
     def may_work_ahead(self, *, on_battery: bool, wanted: bool = False) -> bool:
-        """Whether to compute what may be wanted; `on_battery` is the user's word for that case.
+        """Whether to prefetch. `on_battery`: the user's setting for a machine on battery.
 
-        What is `wanted` would be computed a moment later anyway: load is no reason to wait.
+        `wanted`: the next request needs it in any case, so load is no reason to wait.
         """
         return (wanted or self.load < _BUSY_SHARE) and (on_battery or not self.on_battery)
 
@@ -62,7 +59,7 @@ def look() -> Machine:
 
 
 class Watch:
-    """The machine as it was at most a few seconds ago."""
+    """The machine, measured at most a few seconds ago."""
 
     def __init__(
         self, look: Callable[[], Machine] = look, clock: Callable[[], float] = time.monotonic
@@ -73,7 +70,7 @@ class Watch:
         self._seen_at = 0.0
 
     def machine(self) -> Machine:
-        """What was seen last, or is seen now if that is too long ago."""
+        """The last measurement, or a new one if that is too old."""
         if self._seen is None or self._clock() - self._seen_at > _FRESH_S:
             self._seen, self._seen_at = self._look(), self._clock()
         return self._seen
@@ -90,14 +87,14 @@ def _on_battery() -> bool:
 
 
 REST_S = 0.3
-"""A user who has done nothing for so long is reading or thinking."""
+"""After so long without an action, the user is reading or thinking."""
 
 _SUFFIX_CHARS = 256
-"""As much of the text after the cursor tells one place from another."""
+"""The length of text after the cursor by which one place is distinguished from another."""
 
 
 class Ahead:
-    """At most one piece of work for one document, waiting or going on."""
+    """At most one piece of work for one document, waiting or running."""
 
     def __init__(
         self,
@@ -126,7 +123,7 @@ class Ahead:
 
     def edited(self) -> None:
         """The document was changed. Warm the prompt where that was: at once where the cache does
-        not hold the place, elsewhere once the user rests and nobody has asked."""
+        not hold the place, elsewhere once the user pauses without a request."""
         self._wait_no_more()
         site = self._document.site(self._document.clamp(self._document.edited))
         if self._suffix != site.suffix[:_SUFFIX_CHARS]:
@@ -136,8 +133,8 @@ class Ahead:
             self._after(REST_S, lambda settings: self._warm(self._document.edited, settings))
 
     def asked(self, site: Site, *, known: bool) -> None:
-        """Somebody asks. Work goes on only if the answer was `known`, so that it may follow it, and
-        if the question needs what is being warmed."""
+        """A request starts. Work continues only if its answer was `known` already, or if the
+        request needs the prompt that is being warmed."""
         self._wait_no_more()
         there = self._suffix == site.suffix[:_SUFFIX_CHARS]
         if not known and not (self._warming and there):
@@ -150,16 +147,18 @@ class Ahead:
         return self._wanted if self._warming else None
 
     def warmed(self, site: Site) -> bool:
-        """Whether the prompt for `site` is in the cache, or is brought there by its second request
-        because nothing may be warmed."""
+        """Whether the prompt for `site` is in the cache; or, where nothing may be warmed, whether
+        its first request was answered."""
         settings = self._settings()
         place = site.suffix[:_SUFFIX_CHARS]
         if settings is None or not self._may_work(settings, wanted=True):
-            return self._answered == place  # nothing is warmed: the second request brings it all
+            return (
+                self._answered == place
+            )  # nothing is warmed: the second request sends the full prompt
         return self._held == place
 
     def yield_to_request(self) -> None:
-        """A request cannot wait for the warm-up: it goes first. What was evaluated stays cached."""
+        """A request does not wait for the warm-up: end it. Evaluated tokens stay in the cache."""
         self._end()
 
     def answered(self, site: Site, *, short: bool) -> None:
@@ -176,7 +175,7 @@ class Ahead:
         return self._wanted is not None and not self._wanted.done()
 
     def suggested(self, site: Site, suggestion: Suggestion) -> None:
-        """A suggestion is shown for the cursor of `site`: find out what could follow it."""
+        """A suggestion is shown for the cursor of `site`: request what could follow it."""
         after = replace(site, prefix=site.prefix + suggestion.text)
         under_way = self._task is not None and not self._task.done()
         if under_way and self._following == after.prefix:
@@ -186,7 +185,7 @@ class Ahead:
             self._after(REST_S, lambda settings: self._follow(after, settings))
 
     def stop(self) -> None:
-        """Give up all work."""
+        """Cancel all work."""
         self._wait_no_more()
         self._end()
 

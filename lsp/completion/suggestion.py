@@ -1,5 +1,7 @@
-"""Suggestions: as the editor gets them, kept for a user who types along or comes back, and growing
-in place: a first line is shown while the rest of a block is decoded."""
+"""Suggestions: as the editor gets them; kept while the user types along or comes back; growing.
+
+A suggestion grows in place: its first line is shown while the rest of the block is decoded.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +42,9 @@ class Suggestion:
     """A text to put at the cursor.
 
     Attributes:
-        id: names it in what the editor says about it later.
-        text: what would stand after the cursor; line ends are `\\n`.
-        whole: the model had no more to say here; if not, more can follow it.
+        id: by which the editor reports later what became of it.
+        text: to be inserted at the cursor; line ends are `\\n`.
+        whole: the model ended the answer itself; if not, more can follow.
     """
 
     id: str
@@ -65,7 +67,7 @@ class Item:
     """A suggestion as the editor gets it.
 
     Attributes:
-        start, end: on one line; `text` takes the place of what stands between them.
+        start, end: on one line; `text` replaces the text between them.
     """
 
     id: str
@@ -76,11 +78,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Update:
-    """A longer form of an item that the editor has got.
+    """A longer form of an item that was sent to the editor.
 
     Attributes:
         version, position: of the request that the item answered last.
-        complete: it does not grow any more.
+        complete: whether it has stopped growing.
     """
 
     uri: str
@@ -112,7 +114,7 @@ def taken_with(selected: Selected, document: Document, place: Place) -> Taken | 
 
 @dataclass(frozen=True)
 class _Kept:
-    """A suggestion with as much of the text around it as has to be the same for it to be true."""
+    """A suggestion with the text around it, which must be the same where it is shown again."""
 
     length: int
     before: str
@@ -123,8 +125,8 @@ class _Kept:
 class Suggestions:
     """The latest suggestions of one document.
 
-    One is found again while the user types along it, by letter or by word, goes back a few letters,
-    or returns to where it was shown. All that stands around the cursor must be what it was.
+    One is found again while the user types along it, deletes a few letters, or returns to where it
+    was shown. The text around the cursor must be the same.
     """
 
     def __init__(self, capacity: int = 48) -> None:
@@ -144,7 +146,7 @@ class Suggestions:
             self._kept.popitem(last=False)
 
     def find(self, site: Site) -> Suggestion | None:
-        """What is left to suggest of the newest suggestion that is true at the cursor."""
+        """The rest of the newest suggestion that still fits at the cursor."""
         for kept in reversed(self._kept.values()):
             text = _rest(kept, site)
             if text:
@@ -177,7 +179,7 @@ def _kept_at(site: Site, suggestion: Suggestion) -> _Kept:
 
 
 def _rest(kept: _Kept, site: Site) -> str:
-    """What of a kept suggestion is still to come at the cursor; empty if it is not true there."""
+    """The rest of a kept suggestion at the cursor; empty if it does not fit there."""
     typed = len(site.prefix) - kept.length
     text = kept.suggestion.text
     if typed >= len(text) or typed < -min(_BACKSPACES, len(kept.before)):
@@ -213,8 +215,8 @@ def _closed_by_editor(kept: _Kept, site: Site) -> str | None:
 
 
 _EVERY_S = 0.08
-"""Shortest time from one form of a suggestion to the next, so that an editor draws few of them, and
-the response with the first one goes out before the second."""
+"""The shortest time between two forms of a suggestion, so that the editor redraws rarely, and the
+response with the first form is sent before the second."""
 
 
 class Growing:
@@ -222,7 +224,7 @@ class Growing:
 
     Attributes:
         site: the cursor that it was made for.
-        suggestion: as far as it has come.
+        suggestion: the text so far.
     """
 
     def __init__(
@@ -238,7 +240,7 @@ class Growing:
 
     @property
     def ended(self) -> bool:
-        """Whether it does not grow any more."""
+        """Whether it has stopped growing."""
         return self._task is None or self._task.done()
 
     def start(self, on_change: Callable[[], None]) -> None:
@@ -252,7 +254,7 @@ class Growing:
         return not self.ended and follows(self.site, self.suggestion.text, site)
 
     async def beyond(self, site: Site) -> None:
-        """Wait until the suggestion goes on after the cursor, or has ended."""
+        """Wait until the suggestion reaches beyond the cursor, or has ended."""
         while not self.ended and self._length_at(site) >= len(self.suggestion.text):
             self._changed.clear()
             await self._changed.wait()
@@ -266,7 +268,7 @@ class Growing:
             self._task.cancel()
 
     async def aclose(self) -> None:
-        """Stop, and wait until nothing runs any more."""
+        """Stop, and wait until the task has ended."""
         self.cancel()
         if self._task is not None:
             await asyncio.wait({self._task})

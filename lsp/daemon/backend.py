@@ -1,5 +1,7 @@
-"""The way to a model: connects to the daemon when first needed, again when it is lost, and knows
-what is served and how to write prompts for it."""
+"""The connection to the daemon: made when first needed and again when it is lost.
+
+It knows which model is served and how prompts for it are written.
+"""
 
 from __future__ import annotations
 
@@ -67,8 +69,8 @@ class Client(Protocol):
 class Backend:
     """One connection for all documents.
 
-    What goes wrong is reported to the editor once; the same words again are not, until it worked in
-    between or a person asks. After a failure the next try waits: 5 s, then twice as long each time.
+    An error is reported to the editor once, and again only after a success or an action of the
+    user. After a failure the next try waits 5 s, then twice as long each time.
     """
 
     def __init__(
@@ -94,16 +96,16 @@ class Backend:
 
     @property
     def ready(self) -> Served | None:
-        """What is served, if that is known already."""
+        """The served model, if it is known already."""
         return self._served
 
     async def served(self, *, urgent: bool = False) -> Served | None:
-        """What is served; starts the daemon and waits for its model where that is needed.
+        """The served model; starts the daemon and waits for its model if needed.
 
-        All callers wait for one connection; cancelling one of them leaves it to the others.
+        All callers share one connection; cancelling one of them does not end it.
 
         Args:
-            urgent: a person waits, so try at once even if the last try has just failed.
+            urgent: the user waits, so try at once even if the last try has just failed.
 
         Returns:
             None if no model is available; the editor was notified.
@@ -124,7 +126,7 @@ class Backend:
             return None
 
     async def needed(self) -> Served:
-        """What is served, for a person who waits.
+        """The served model, for a user who waits.
 
         Raises:
             UnderkeelError: why no model is available; the editor was notified too.
@@ -181,18 +183,18 @@ class Backend:
         )
 
     def forget(self) -> None:
-        """A request failed so that nothing known about the daemon holds: connect again."""
+        """Connect again before the next request, because the daemon or its model has changed."""
         self._served = None
 
     def tell(self, error: UnderkeelError) -> None:
-        """Tell the editor what went wrong, unless that was the last report."""
+        """Show an error in the editor, unless it was the last one shown."""
         text = text_of(error)
         if text != self._told:
             self._told = text
             self._editor.message(Severity.ERROR, text)
 
     async def aclose(self) -> None:
-        """End the connection; a load that is going on goes on in the daemon."""
+        """End the connection; a load in progress continues in the daemon."""
         await self._health.aclose()
         if self._connecting is not None:
             self._connecting.cancel()
@@ -201,8 +203,8 @@ class Backend:
 
     async def _load(self) -> Served:
         try:
-            # The imports take a third of a second: they must not hold up the editor. A daemon
-            # that has to be started imports and plans at the same time.
+            # The imports take a third of a second and must not delay the editor. A daemon that has
+            # to be started imports and plans at the same time.
             if self._connect is _daemon_client:
                 starter = await asyncio.to_thread(_start_daemon)
                 self._connect = lambda: _daemon_client(starter)
@@ -257,7 +259,7 @@ class Backend:
         return facts | {"budget": told(self._served.budget), "prompt": self._prompt}
 
     def built(self, prompt_tokens: int, budget_tokens: int, cut: Sequence[str]) -> None:
-        """A prompt was built: under which budget, and what was left out of it."""
+        """A prompt was built: its budget, and what was left out of it."""
         self._prompt = {
             "tokens": prompt_tokens,
             "budgetTokens": budget_tokens,
@@ -265,7 +267,7 @@ class Backend:
         }
 
     def _healthy(self, status: Status) -> None:
-        """The daemon has said how it is."""
+        """The daemon has reported its status."""
         if self._served is None or status.state.value not in _SERVING:
             return
         from msgspec.structs import replace
@@ -316,9 +318,9 @@ def _import_all() -> None:
 
 
 def _read_vocabulary() -> None:
-    """Read the vocabulary of the model in the settings, which is remembered, while it loads.
+    """Read and cache the vocabulary of the model in the settings while the model loads.
 
-    Where another model is served, or none can be read, the model that is served decides.
+    If another model is served, or the vocabulary cannot be read, the served model decides.
     """
     from assistant import settings
     from assistant.models import catalogue, vocabulary

@@ -64,7 +64,7 @@ class Served:
 
     Attributes:
         fim: how to write prompts for it.
-        budget: the prompt tokens allowed, as last heard; None where the daemon does not say.
+        budget: the prompt tokens allowed, as reported last; None if the daemon reports none.
         explain_budget: the same for explanations and edits.
     """
 
@@ -88,7 +88,7 @@ class Served:
         return cls(info=info, fim=_fim(info), budget=budget, explain_budget=explain_budget)
 
     def with_info(self, info: ModelInfo) -> Served:
-        """The same model in another shape."""
+        """The same model with another context."""
         return replace(self, info=info)
 
     def with_budget(self, budget: BudgetNow | None) -> Served:
@@ -98,7 +98,7 @@ class Served:
         return replace(self, explain_budget=budget) if budget is not None else self
 
     def prompt_tokens(self, wanted: int, answer_tokens: int) -> int:
-        """The most that a prompt may take now, if it would like to take `wanted`."""
+        """The most tokens that a prompt may have now, of the `wanted` ones."""
         return self._within(self.budget, wanted, answer_tokens)
 
     def explain_tokens(self, wanted: int, answer_tokens: int) -> int:
@@ -198,7 +198,7 @@ def _in_words(status: Status) -> str:
 
 
 class Health:
-    """Asks for the status as long as somebody works, and hands it on."""
+    """Requests the status at intervals while the user works, and passes it on."""
 
     def __init__(
         self,
@@ -214,14 +214,14 @@ class Health:
         self._task: asyncio.Task[None] | None = None
 
     def worked(self) -> None:
-        """Something was asked or answered: the status is of interest now."""
+        """A request started or ended: the status is of interest now."""
         self._worked_s = self._clock()
         self._poke.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._watch())
 
     async def aclose(self) -> None:
-        """Ask no more."""
+        """Stop."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -232,7 +232,7 @@ class Health:
             try:
                 self._tell(await self._ask())
             except UnderkeelError:
-                return  # the next answer asks again
+                return  # the next answer starts it again
             await asyncio.sleep(_LEAST_S)
             try:
                 await asyncio.wait_for(self._poke.wait(), _EVERY_S - _LEAST_S)
@@ -241,7 +241,7 @@ class Health:
 
 
 class State(StrEnum):
-    """Where the assistant stands, in the protocol's words."""
+    """The state of the assistant, in the protocol's words."""
 
     STARTING = "starting"
     LOADING = "loading"

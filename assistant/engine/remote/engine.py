@@ -1,11 +1,8 @@
-"""Who is being answered: one answer a document, and ghost text before everything else.
+"""The engine that sends requests to a server; the same contract as the one that holds a model.
 
-A remote server has a queue of its own, but not our order. So what nobody waits for gives way here,
-before it takes a place there.
-
-Which kind of server it is, asked of the server itself.
-
-The engine that asks a server, and keeps the same contract as the one that holds a model.
+A remote server has its own queue, but not our priorities. So requests yield here, before they enter
+that queue: one answer for each document, and ghost text before everything else. The kind of server
+is found out from the server itself.
 """
 
 from __future__ import annotations
@@ -95,7 +92,7 @@ class Lanes:
 
     @contextmanager
     def enter(self, request: GenerateRequest) -> Iterator[Lane]:
-        """Take a lane; what must give way to the request is cancelled."""
+        """Take a lane; requests that must yield to this one are cancelled."""
         lane = Lane(request)
         for other in self._giving_way(request):
             other.left.set()
@@ -146,7 +143,7 @@ async def dialect_for(remote: RemoteSettings, http: Transport) -> Dialect:
 
 log = logging.getLogger(__name__)
 
-# Fields that improve an answer, and that a server may refuse: it is asked again without them.
+# Fields that improve an answer. A server may refuse them: then the request is sent without.
 _OPTIONAL = ("stream_options", "seed", "return_token_ids", "add_special_tokens", "min_p", "top_k")
 _NEW_LIMIT = "max_completion_tokens"
 """OpenAI's newer name of `max_tokens`, which some models insist on."""
@@ -155,11 +152,13 @@ _GAUGE_OLD_S = 10.0
 
 
 class RemoteEngine:
-    """One model of one server. Keeps `assistant.engine.types.ElasticEngine`: what it holds of
-    this machine's memory is nothing, so there is nothing to give back."""
+    """One model of one server, as an `assistant.engine.types.ElasticEngine`.
+
+    It uses no memory of this machine for a model, so there is none to give back.
+    """
 
     def __init__(self, remote: RemoteSettings, clock: Callable[[], float] = time.monotonic) -> None:
-        """Nothing is read or asked before `load`."""
+        """Nothing is read or requested before `load`."""
         self._remote = remote
         self._clock = clock
         self._http: Transport | None = None
@@ -176,7 +175,7 @@ class RemoteEngine:
     # The Engine contract.
 
     async def load(self, spec: LoadSpec, progress: Progress | None = None) -> ModelInfo:  # noqa: ARG002
-        """Ask the server what it is and serves. The spec is of this machine: it says nothing here.
+        """Find out the server's kind and model. `spec` is about this machine and is not used.
 
         Raises:
             SettingsError: the address, the key, the certificates or the tokenizer cannot be used.
@@ -204,7 +203,7 @@ class RemoteEngine:
 
     async def describe(self) -> ModelInfo:
         if self._info is None:
-            raise LoadError("no server was asked yet", advice="Load first")
+            raise LoadError("the server is not connected yet", advice="Load first")
         return self._info
 
     async def tokenise(self, text: str, *, special: bool = False) -> list[int]:
@@ -271,7 +270,7 @@ class RemoteEngine:
                 ended = True  # the answer was whole before
                 log.info("an error of kind %s after the end of an answer", error.code)
             finally:
-                # Also where the caller has hung up, or the server has failed.
+                # Also after the caller has cancelled, or the server has failed.
                 done = answer.done(reason if ended else StopReason.CANCELLED)
                 self._totals = self._totals.after(done)
             yield done
@@ -313,12 +312,10 @@ class RemoteEngine:
         return await self.describe()
 
     async def unload(self) -> None:
-        """Nothing of it is on this machine."""
-
-    # How it does it.
+        """Does nothing: no model is in this machine's memory."""
 
     async def alive(self) -> bool:
-        """Whether the server answers now, as far as the circuit breaker lets it be asked."""
+        """Whether the server answers now; False while the circuit breaker blocks requests."""
         try:
             http = await self._connected()
             await dialect_for(replace(self._remote, kind="auto"), http)
@@ -334,7 +331,7 @@ class RemoteEngine:
 
     def _ready(self) -> tuple[Dialect, Transport]:
         if self._info is None or self._dialect is None or self._http is None:
-            raise LoadError("no server was asked yet", advice="Load first")
+            raise LoadError("the server is not connected yet", advice="Load first")
         return self._dialect, self._http
 
     def _described(self, info: ModelInfo, http: Transport, found: str, started: float) -> ModelInfo:
@@ -357,7 +354,7 @@ class RemoteEngine:
         return _with_special(self._estimate, text) if special else self._estimate.encode(text)
 
     def _asked(self, request: GenerateRequest, dialect: Dialect) -> GenerateRequest:
-        """The request as the server can keep it: one that cannot heal gets the text as prompt."""
+        """The request for this server: without token healing, typed text goes into the prompt."""
         if request.must_start_with and not dialect.heals:
             return replace(request, must_start_with="")
         return request
@@ -378,7 +375,7 @@ class RemoteEngine:
         lane: Lane,
         started: float,
     ) -> AsyncGenerator[Piece | StopReason, None]:
-        """The answer's pieces; a reason comes where it ends for one of ours."""
+        """The pieces of the answer, and a stop reason if it is ended from our side."""
         limit_s = lane.request.time_limit_ms / 1000
 
         async def first() -> tuple[AsyncGenerator[bytes, None], bytes | None]:
@@ -397,7 +394,10 @@ class RemoteEngine:
                     named = {name for name in _OPTIONAL if name in body}
                 if not named or isinstance(error, ContextFullError):
                     raise
-                log.info("the server is asked again without %s", ", ".join(named))
+                log.info(
+                    "the server refused fields; the request is sent again without %s",
+                    ", ".join(named),
+                )
                 self._refused |= named
                 return await first()
             except BaseException:
@@ -449,7 +449,7 @@ def _names_field(error: UnderkeelError, body: Mapping[str, Any]) -> bool:
 
 
 def _with_special(counter: vocabulary.Vocabulary | token_estimate.Estimate, text: str) -> list[int]:
-    """Token ids of a text whose control tokens are such; for servers that cannot be asked."""
+    """Token ids of a text with its control tokens; for servers that do not tokenise."""
     ids: list[int] = []
     plain = 0
     texts = sorted(counter.special, key=len, reverse=True)
