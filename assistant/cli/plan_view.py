@@ -176,6 +176,11 @@ def _contents(plan: Plan, usage: DeviceUsage) -> str:
     return ", ".join(lines) or "nothing of the model"
 
 
+def _rate(tokens_per_s: float) -> str:
+    precise = tokens_per_s < 100
+    return f"{tokens_per_s:.3g} tokens/s" if precise else f"{tokens_per_s:,.0f} tokens/s"
+
+
 def _projections(report: PlanReport, plan: Plan, speed: Speed) -> Text:
     text = Text()
     text.append(f"{plan.n_ctx:,} tokens", style="bold")
@@ -186,13 +191,13 @@ def _projections(report: PlanReport, plan: Plan, speed: Speed) -> Text:
     text.append("\nA token reads ")
     text.append(gib(speed.gpu_bytes + speed.host_memory_bytes), style="bold")
     text.append(" of weights: about ")
-    text.append(f"{speed.decode_tokens_per_s:.3g} tokens/s", style="bold")
+    text.append(_rate(speed.decode_tokens_per_s), style="bold")
     if speed.disk_bytes:
         rate = report.rates.disk_bytes_per_s
         text.append(f"\nOf these {gib(speed.disk_bytes)} come from disk at {rate / 1e9:.2g} GB/s: ")
-        text.append(f"at most {rate / speed.disk_bytes:.3g} tokens/s", style="bold")
+        text.append(f"at most {_rate(rate / speed.disk_bytes)}", style="bold")
     text.append("\nA prompt is read at about ")
-    text.append(f"{speed.prefill_tokens_per_s:.3g} tokens/s", style="bold")
+    text.append(_rate(speed.prefill_tokens_per_s), style="bold")
     text.append(f"; after a jump of the cursor a line comes in {speed.jump_s:.1f} s")
     if not speed.usable:
         text.append("\nToo slow for typing: ", style="yellow")
