@@ -1,6 +1,7 @@
 """The agent: works on a task with tools, within the current budget and the permissions given."""
 
 __all__ = [
+    "acp_client",
     "acp_server",
     "commands",
     "conversation",
@@ -12,5 +13,6 @@ __all__ = [
     "permissions",
     "session",
     "sessions",
+    "summary",
     "tools",
 ]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 Struct = msgspec.Struct
+Message = dict[str, Any]
+"""As OpenAI's chat completions have it."""
 
 
 class ToolCall(Struct, frozen=True, kw_only=True):
@@ -59,6 +63,21 @@ class Turn(Struct, frozen=True, kw_only=True):
 
     prompt: str
     steps: tuple[Step, ...] = ()
+
+
+class Summary(Struct, frozen=True, kw_only=True):
+    """What stands for the first turns and steps of a session, once they no longer fit.
+
+    Attributes:
+        turns: so many turns are left out with their prompts.
+        steps: so many steps are left out, also of the turn that follows those.
+        by_model: false where it was only cut.
+    """
+
+    text: str
+    turns: int
+    steps: int
+    by_model: bool = True
 
 
 class Answer(Struct, frozen=True, kw_only=True):

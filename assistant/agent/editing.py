@@ -69,6 +69,8 @@ class Editor:
         if count != 1:
             raise ToolError(_not_unique(name, file.text, old, count))
         start = file.text.index(old)
+        if old in new and _contains(file.text, new, start, start + len(old)):
+            raise ToolError(f"{name} has this new text already: nothing is to be changed.")
         text = file.text[:start] + new + file.text[start + len(old) :]
         return self._change("replace_text", f"Edit {name}", [(file, text)])
 
@@ -391,6 +393,12 @@ def _not_unique(name: str, text: str, old: str, count: int) -> str:
     rows = [str(at + 1) for at, line in enumerate(stripped) if line == anchor][:3]
     near = f" Its first line is at line {', '.join(rows)}." if anchor and rows else ""
     return f"old is not in {name}.{near} Read that part again, and copy the text exactly."
+
+
+def _contains(text: str, part: str, start: int, stop: int) -> bool:
+    """Whether `part` is in `text` around these offsets: the same edit made twice, often."""
+    first = text.find(part, max(stop - len(part), 0), start + len(part))
+    return 0 <= first <= start and first + len(part) >= stop
 
 
 def _as_written(text: str, old: str, new: str) -> tuple[str, str]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -21,6 +20,7 @@ from assistant.agent.conversation import Answer, Step, ToolCall, ToolResult
 QUESTION_TOOL = "ask_user"
 """A call of it ends the turn: the user's next prompt is the answer."""
 
+_REPEATS_WITHIN = 16
 _REPEATED = (
     "You made this call before, and its result was the same. "
     "Do something else, or say what prevents you."
@@ -56,9 +56,10 @@ class Limits:
         steps: answers of the model.
         tokens: evaluated and generated, in all; 0 for no limit.
         time_s: seconds from its start.
-        repeats: identical calls with identical results; one less brings a reminder.
+        repeats: identical calls with identical results among the last 16; one less brings a
+            reminder. What was read long before may be read again: it has been shortened since.
         unusable: answers in a row that cannot be used.
-        retries: failures of the daemon in a row; also repacks in a row.
+        retries: failures of the daemon in a row; also refusals as too long, and summaries.
     """
 
     steps: int = 40
@@ -107,6 +108,14 @@ class BudgetFell:
 
 
 @dataclass(frozen=True)
+class Summarised:
+    """The first part of the conversation gave way to a summary, which took so many tokens."""
+
+    tokens: int
+    at_s: float
+
+
+@dataclass(frozen=True)
 class NoSpace:
     """The least that has to be sent does not fit the budget."""
 
@@ -118,7 +127,7 @@ class Cancelled:
     """The user has stopped the turn."""
 
 
-Event = Started | Answered | ToolDone | ModelFailed | BudgetFell | NoSpace | Cancelled
+Event = Started | Answered | ToolDone | ModelFailed | BudgetFell | Summarised | NoSpace | Cancelled
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,7 @@ class State:
         steps: those that are finished.
         answer: the one whose calls are being run; `results` of those that have ended.
         answers, tokens: so far.
-        seen: how often a call had the same result since a file last changed.
+        seen: marks of the last calls with their results since a file last changed.
         unusable, failures, repacks: in a row.
         stop: set at the end, and never changed again.
     """
@@ -165,7 +174,7 @@ class State:
     results: tuple[ToolResult, ...] = ()
     answers: int = 0
     tokens: int = 0
-    seen: Mapping[str, int] = field(default_factory=dict)
+    seen: tuple[str, ...] = ()
     unusable: int = 0
     failures: int = 0
     repacks: int = 0
@@ -186,7 +195,9 @@ def advance(state: State, event: Event) -> tuple[State, Action]:
         case ModelFailed():
             return _model_failed(state, event)
         case BudgetFell():
-            return _budget_fell(state, event)
+            return _repacked(state, event.at_s)
+        case Summarised():
+            return _repacked(replace(state, tokens=state.tokens + event.tokens), event.at_s)
         case NoSpace():
             return _stop(state, Reason.SPACE, event.message)
         case Cancelled():
@@ -263,24 +274,25 @@ def _tool_done(state: State, event: ToolDone) -> tuple[State, Action]:
     mark = fingerprint(call, event.result)
     # A change makes it worthwhile to look or test again; the same change again is no progress.
     changes = event.result.changed
-    known = state.seen if not changes else {m: n for m, n in state.seen.items() if m[0] == "!"}
+    known = tuple(one for one in state.seen if one[0] == "!") if changes else state.seen
     mark = f"!{fingerprint(call)}" if changes else mark
-    seen = {**known, mark: known.get(mark, 0) + 1}
+    seen = (*known, mark)[-_REPEATS_WITHIN:]
+    times = seen.count(mark)
     state = replace(state, results=(*state.results, event.result), seen=seen)
     if call.name == QUESTION_TOOL and not event.result.failed:
         return _stop(state, Reason.QUESTION, event.result.text)
-    if seen[mark] >= state.limits.repeats:
+    if times >= state.limits.repeats:
         return _stop(
             state,
             Reason.REPETITION,
-            f"The same call of {call.name} gave the same result {seen[mark]} times.",
+            f"The same call of {call.name} gave the same result {times} times.",
         )
     exceeded = _exceeded(state, event.at_s, steps=False)
     if exceeded:
         return _stop(state, *exceeded)
     if len(state.results) < len(answer.calls):
         return state, RunTool(answer.calls[len(state.results)])
-    again = seen[mark] > 1 and seen[mark] == state.limits.repeats - 1
+    again = 1 < times == state.limits.repeats - 1
     return _ask(_finish(state, _REPEATED if again else ""), event.at_s)
 
 
@@ -292,15 +304,15 @@ def _model_failed(state: State, event: ModelFailed) -> tuple[State, Action]:
     return _stop(state, *exceeded) if exceeded else (state, AskModel(again=True))
 
 
-def _budget_fell(state: State, event: BudgetFell) -> tuple[State, Action]:
+def _repacked(state: State, at_s: float) -> tuple[State, Action]:
     state = replace(state, repacks=state.repacks + 1)
     if state.repacks > state.limits.retries:
         return _stop(
             state,
             Reason.SPACE,
-            f"The conversation was refused as too long {state.repacks} times in a row.",
+            f"The conversation was too long {state.repacks} times in a row.",
         )
-    return _ask(state, event.at_s)
+    return _ask(state, at_s)
 
 
 def _ask(state: State, at_s: float) -> tuple[State, Action]:

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from assistant.agent.conversation import Answer, ToolCall
-from assistant.agent.packing import Message
+from assistant.agent.conversation import Answer, Message, ToolCall
 from assistant.client import DaemonClient, Props
 from assistant.engine.types import Counting, Priority
 from assistant.errors import ContextFullError, RequestError, UnderkeelError
@@ -58,8 +57,10 @@ class Model(Protocol):
         counted_tokens: int,
         on_text: OnText,
         on_thought: OnText,
+        *,
+        limit: int | None = None,
     ) -> Answer:
-        """The next answer.
+        """The next answer, of at most `limit` tokens.
 
         Raises:
             ContextFullError: the prompt is over the budget, which is lower from now on.
@@ -120,14 +121,20 @@ class DaemonModel:
         counted_tokens: int,
         on_text: OnText,
         on_thought: OnText,
+        *,
+        limit: int | None = None,
     ) -> Answer:
         try:
-            return await self._answer(messages, tools, counted_tokens, on_text, on_thought)
+            return await self._answer(
+                messages, tools, counted_tokens, on_text, on_thought, limit=limit
+            )
         except RequestError as error:
             if not (self._native and tools and "tool" in error.message):
                 raise
             self._native = False
-            return await self._answer(messages, tools, counted_tokens, on_text, on_thought)
+            return await self._answer(
+                messages, tools, counted_tokens, on_text, on_thought, limit=limit
+            )
 
     async def _answer(
         self,
@@ -136,10 +143,12 @@ class DaemonModel:
         counted_tokens: int,
         on_text: OnText,
         on_thought: OnText,
+        *,
+        limit: int | None,
     ) -> Answer:
         body: dict[str, Any] = {
             "messages": list(messages) if self._native else without_tools(messages, tools),
-            "max_tokens": self.answer_tokens,
+            "max_tokens": min(limit or self.answer_tokens, self.answer_tokens),
             "temperature": 0.0,
             "document": self._document,
             "priority": Priority.EXPLAIN.value,

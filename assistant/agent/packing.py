@@ -1,9 +1,10 @@
 """Packs a conversation into the current budget. Pure, deterministic, and stable.
 
 Steps shrink from the oldest on: their results to outlines, then to one line, then whole steps to a
-line each in front of the user's prompt. A step never grows again, and a repack frees more than it
+line each after the user's prompt. A step never grows again, and a repack frees more than it
 must, so that many requests in a row extend the one before: their prompt is in the KV cache.
-Whatever is shortened says so in the text that the model sees.
+Where that is not enough, a summary takes the place of the older part; see `summary`. Whatever is
+shortened says so in the text that the model sees.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
-from assistant.agent.conversation import Step, ToolCall, Turn
+from assistant.agent.conversation import Message, Step, Summary, ToolCall, Turn
+from assistant.agent.summary import MOST_LINES, RECENT_STEPS, one_line, summary_messages
 
-Message = dict[str, Any]
 Count = Callable[[str], int]
 
 MESSAGE_TOKENS = 8
@@ -28,12 +28,10 @@ LOW_WATER = 0.6
 SMALL_BUDGET = 6000
 """Below this only the core tools are offered, and the instructions are brief."""
 
-_RECENT_STEPS = 2
 _LONG_ARGUMENT = 160
 _LONG_TEXT = 240
 _LONG_PROMPT = 400
-_MOST_DIGEST_LINES = 12
-_LONG_DIGEST_LINE = 120
+_FULL_SHARE = 0.85
 
 
 class Level(IntEnum):
@@ -54,6 +52,7 @@ class Packed:
         levels: of all steps in order, for the next pack.
         repacked: some step became smaller this time.
         shortened: how many steps are not shown in full.
+        exhausted: shrinking steps further would lose what they say, or frees too little.
     """
 
     messages: tuple[Message, ...]
@@ -61,6 +60,7 @@ class Packed:
     levels: tuple[Level, ...]
     repacked: bool
     shortened: int
+    exhausted: bool = False
 
 
 class DoesNotFitError(Exception):
@@ -87,6 +87,7 @@ def pack(
     budget: int,
     count: Count,
     *,
+    summary: Summary | None = None,
     extra_tokens: int = 0,
 ) -> Packed:
     """The messages of a conversation within `budget` tokens.
@@ -96,6 +97,7 @@ def pack(
         turns: the last one is the current task; its prompt is always in full.
         levels: of the steps, as returned before; missing ones are FULL.
         count: tokens of a text.
+        summary: in place of the first turns and steps.
         extra_tokens: what the tools take, and what was observed beyond our counts.
 
     Raises:
@@ -104,8 +106,10 @@ def pack(
     n_steps = sum(len(turn.steps) for turn in turns)
     before = tuple(Level(level) for level in levels[:n_steps])
     before += (Level.FULL,) * (n_steps - len(before))
-    sizes = _Sizes(system, turns, count)
+    sizes = _Sizes(system, turns, summary, count)
     now = list(before)
+    covered = min(summary.steps, n_steps) if summary else 0
+    now[:covered] = [Level.DIGEST] * covered
     total = extra_tokens + sizes.total(now)
     if total > budget:
         target = int(budget * LOW_WATER)
@@ -116,22 +120,26 @@ def pack(
             if level is Level.DIGEST or sizes.step(index, level) < sizes.step(index, level - 1):
                 total = extra_tokens + sizes.total(now)
             # Past the older steps, only what must be.
-            if total <= (target if index < n_steps - _RECENT_STEPS else budget):
+            if total <= (target if index < n_steps - RECENT_STEPS else budget):
                 break
         if total > budget:
             raise DoesNotFitError(total, budget)
+    repacked = tuple(now) != before
+    older = now[: max(n_steps - RECENT_STEPS, 0)]
+    used_up = total > budget * _FULL_SHARE and all(level is Level.DIGEST for level in older)
     return Packed(
-        tuple(render(system, turns, now)),
+        tuple(render(system, turns, now, summary)),
         total,
         tuple(now),
-        tuple(now) != before,
+        repacked,
         sum(level is not Level.FULL for level in now),
+        repacked and (used_up or _loses_lines(turns, now, summary)),
     )
 
 
 def _shrinking(n_steps: int) -> Iterator[tuple[int, Level]]:
     """Which step becomes how small, in this order."""
-    older = range(max(n_steps - _RECENT_STEPS, 0))
+    older = range(max(n_steps - RECENT_STEPS, 0))
     for level in (Level.OUTLINE, Level.LINE, Level.DIGEST):
         for index in older:
             yield index, level
@@ -141,12 +149,24 @@ def _shrinking(n_steps: int) -> Iterator[tuple[int, Level]]:
             yield index, level
 
 
+def message_tokens(message: Message, count: Count) -> int:
+    """An upper bound of a message's tokens in a prompt."""
+    texts = [message.get("content") or ""]
+    for call in message.get("tool_calls", ()):
+        texts += [call["function"]["name"], call["function"]["arguments"], call["id"]]
+        texts.append('{"name": "", "arguments": }')
+    return MESSAGE_TOKENS + sum(count(text) for text in texts)
+
+
 class _Sizes:
     """Token counts of parts, each counted once."""
 
-    def __init__(self, system: str, turns: Sequence[Turn], count: Count) -> None:
+    def __init__(
+        self, system: str, turns: Sequence[Turn], summary: Summary | None, count: Count
+    ) -> None:
         self._system = system
         self._turns = turns
+        self._summary = summary
         self._count = count
         self._steps = [step for turn in turns for step in turn.steps]
         self._known: dict[tuple[int, int], int] = {}
@@ -163,11 +183,7 @@ class _Sizes:
         return known
 
     def message(self, message: Message) -> int:
-        texts = [message.get("content") or ""]
-        for call in message.get("tool_calls", ()):
-            texts += [call["function"]["name"], call["function"]["arguments"], call["id"]]
-            texts.append('{"name": "", "arguments": }')
-        return MESSAGE_TOKENS + sum(self._text(text) for text in texts)
+        return message_tokens(message, self._text)
 
     def _text(self, text: str) -> int:
         known = self._texts.get(text)
@@ -176,34 +192,64 @@ class _Sizes:
         return known
 
     def total(self, levels: Sequence[Level]) -> int:
-        heads = [
-            message
-            for message in render(self._system, self._turns, levels, steps=False)
-            if message["role"] != "assistant"
-        ]
+        heads = render(self._system, self._turns, levels, self._summary, steps=False)
         steps = sum(self.step(index, level) for index, level in enumerate(levels))
         return sum(self.message(message) for message in heads) + steps
 
 
 def render(
-    system: str, turns: Sequence[Turn], levels: Sequence[Level], *, steps: bool = True
+    system: str,
+    turns: Sequence[Turn],
+    levels: Sequence[Level],
+    summary: Summary | None = None,
+    *,
+    steps: bool = True,
 ) -> list[Message]:
-    """The messages, as OpenAI's chat completions have them."""
+    """The messages, as OpenAI's chat completions have them; prompts in a row are one message, since
+    many chat templates demand that roles alternate. Without `steps` each prompt is on its own."""
     messages: list[Message] = [{"role": "system", "content": system}]
-    at = 0
-    for number, turn in enumerate(turns):
-        own = [Level(level) for level in levels[at : at + len(turn.steps)]]
-        at += len(turn.steps)
+    if summary is not None:
+        messages += summary_messages(summary)
+    for number, (turn, own, gone) in enumerate(_shown_turns(turns, levels, summary)):
+        if own is None:
+            continue
         last = number == len(turns) - 1
-        gone = [step for step, level in zip(turn.steps, own, strict=True) if level is Level.DIGEST]
         prompt = turn.prompt
         if not last and gone and len(gone) == len(turn.steps):
             prompt = _short(prompt, _LONG_PROMPT)
-        messages.append({"role": "user", "content": prompt + _digest(gone)})
+        text = prompt + _digest(gone)
+        if steps and messages[-1]["role"] == "user":
+            text = f"{messages.pop()['content']}\n\n{text}"
+        messages.append({"role": "user", "content": text})
         for step, level in zip(turn.steps, own, strict=True):
             if steps and level is not Level.DIGEST:
                 messages += step_messages(step, level)
     return messages
+
+
+def _shown_turns(
+    turns: Sequence[Turn], levels: Sequence[Level], summary: Summary | None
+) -> Iterator[tuple[Turn, list[Level] | None, list[Step]]]:
+    """Each turn with the levels of its steps, None where the summary holds all of it, and its steps
+    that are shown as one line each."""
+    at = 0
+    for number, turn in enumerate(turns):
+        own = [Level(level) for level in levels[at : at + len(turn.steps)]]
+        covered = max(summary.steps - at, 0) if summary else 0
+        at += len(turn.steps)
+        if summary is not None and number < summary.turns:
+            yield turn, None, []
+            continue
+        pairs = list(zip(turn.steps, own, strict=True))
+        yield turn, own, [step for step, level in pairs[covered:] if level is Level.DIGEST]
+
+
+def _loses_lines(turns: Sequence[Turn], levels: Sequence[Level], summary: Summary | None) -> bool:
+    """Whether more results are shown as one line than a turn has lines."""
+    return any(
+        sum(len(step.results) for step in gone) > MOST_LINES
+        for _, _, gone in _shown_turns(turns, levels, summary)
+    )
 
 
 def step_messages(step: Step, level: Level) -> list[Message]:
@@ -266,12 +312,8 @@ def _digest(steps: Sequence[Step]) -> str:
     """One line for each result of steps that are not shown any more, the newest last."""
     if not steps:
         return ""
-    lines = [
-        " ".join((result.line or result.text).split())[:_LONG_DIGEST_LINE]
-        for step in steps
-        for result in step.results
-    ]
-    shown = lines[-_MOST_DIGEST_LINES:]
+    lines = [one_line(result.line or result.text) for step in steps for result in step.results]
+    shown = lines[-MOST_LINES:]
     head = f"[{len(steps)} earlier steps are shortened to these lines"
     if len(lines) > len(shown):
         head += f", the first {len(lines) - len(shown)} of which are left out"

@@ -190,25 +190,17 @@ class Reader:
                 yield f"{name}:{number}: {line.strip()[:_MOST_LINE_CHARS]}"
 
     def symbol(self, name: str) -> Outcome:
-        """Where a name is defined, by the index, and the lines that use it."""
+        """Where a name is defined, also in text that is not saved, and the lines that use it."""
         wanted = name.strip().rpartition(".")[2].removesuffix("()")
         if not wanted:
             raise ToolError("The name is empty.")
         self.workspace.refresh()
-        defined, places = [], set()
-        for row in self.workspace.index.store.named([wanted], limit_each=40):
-            path = Path(row.file.root, row.file.path)
-            try:
-                # As indexed: unsaved text would move the definitions.
-                text = self.workspace.load(path, in_editor=False).text
-            except ToolError:
-                continue
-            number = _row(text, row.start)
-            places.add((path, number))
-            first = row.text.split("\n", 1)[0].strip()[:_MOST_LINE_CHARS]
-            defined.append(f"{self.workspace.name(path)}:{number}: {first}")
-        uses: list[str] = []
         unsaved = self.workspace.unsaved()
+        defined, places = [], set()
+        for path, number, first in (*self._indexed(wanted, unsaved), *self._typed(wanted, unsaved)):
+            places.add((path, number))
+            defined.append(f"{self.workspace.name(path)}:{number}: {first[:_MOST_LINE_CHARS]}")
+        uses: list[str] = []
         pattern = regex.compile(rf"(?<![\w$]){regex.escape(wanted)}(?![\w$])")
         deadline = time.monotonic() + _SEARCH_S
         for file, shown in self.workspace.files():
@@ -226,6 +218,33 @@ class Reader:
             parts += ["Used:", *uses]
         text = self.clip("\n".join(parts), "search with a glob")
         return Outcome(text, self.clip("\n".join(parts), share=0.25), line)
+
+    def _indexed(self, wanted: str, unsaved: frozenset[Path]) -> Iterator[tuple[Path, int, str]]:
+        """Definitions in saved files: path, line and its text."""
+        for row in self.workspace.index.store.named([wanted], limit_each=_MOST_HITS):
+            path = Path(row.file.root, row.file.path)
+            if path.resolve() in unsaved:
+                continue
+            try:
+                text = self.workspace.load(path, in_editor=False).text
+            except ToolError:
+                continue
+            yield path, _row(text, row.start), row.text.split("\n", 1)[0].strip()
+
+    def _typed(self, wanted: str, unsaved: frozenset[Path]) -> Iterator[tuple[Path, int, str]]:
+        """Definitions in files that the client has not saved, as `_indexed`."""
+        for file, name in self.workspace.files() if unsaved else ():
+            if file.resolve() not in unsaved:
+                continue
+            try:
+                text = self.workspace.shown(self.workspace.load(file).text)
+            except ToolError:
+                continue
+            source = read_file(name, text)
+            for one in source.outline.definitions if source is not None else ():
+                if one.name == wanted:
+                    line = text[one.start : one.stop].split("\n", 1)[0].strip()
+                    yield file, _row(text, one.start), line
 
     def syntax_errors(self, paths: list[Path]) -> Outcome:
         """The lines that the grammars cannot read."""

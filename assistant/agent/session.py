@@ -11,16 +11,25 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from assistant.agent import loop
+import msgspec
+
+from assistant.agent import loop, summary
 from assistant.agent.commands import plain
-from assistant.agent.conversation import Answer, ToolCall, ToolResult, Turn
+from assistant.agent.conversation import Answer, Message, Summary, ToolCall, ToolResult, Turn
 from assistant.agent.editing import Editor
 from assistant.agent.mcp_servers import MAX_SERVERS, Approvals, Connection, Server, tools_of
 from assistant.agent.model import Model
-from assistant.agent.packing import SMALL_BUDGET, DoesNotFitError, Packed, pack, result_tokens
+from assistant.agent.packing import (
+    SMALL_BUDGET,
+    DoesNotFitError,
+    Packed,
+    message_tokens,
+    pack,
+    result_tokens,
+)
 from assistant.agent.permissions import Mode, Rules, Verdict, verdict
 from assistant.agent.project_rules import expanded, instructions
-from assistant.agent.reading import Reader
+from assistant.agent.reading import Reader, clip
 from assistant.agent.sessions import StoredSession
 from assistant.agent.toolbox import Diagnose, Toolbox
 from assistant.agent.tools import Access, Outcome, Planned, offered
@@ -111,6 +120,10 @@ class AgentSession:
         self._servers = {one.digest: Connection(one) for one in servers[:MAX_SERVERS]}
         self._system = ""
         self._small: bool | None = None
+        self._rules_for = 0
+        """The budget at which the instructions were written."""
+        self._sent: tuple[tuple[Message, ...], int] = ((), 0)
+        """The last prompt, and how many steps there were."""
 
     @property
     def mode(self) -> Mode:
@@ -148,9 +161,15 @@ class AgentSession:
         Raises:
             RequestError: the prompt is empty, or the session is full.
         """
+        try:
+            return await self._run(prompt, frontend)
+        finally:
+            # Not at the start: a cancel may come before the turn has begun to run.
+            self._cancelled.clear()
+
+    async def _run(self, prompt: str, frontend: Frontend) -> Finished:
         if not prompt.strip():
             raise RequestError("the prompt is empty", advice="Write what is to be done")
-        self._cancelled.clear()
         if prompt.strip() == "/undo":
             await frontend.text(await asyncio.to_thread(self.undo))
             return Finished(loop.Stop(loop.Reason.DONE, ""))
@@ -161,20 +180,7 @@ class AgentSession:
         state, action = loop.advance(loop.State(limits=self._limits), loop.Started())
         done = Finished(loop.Stop(loop.Reason.DONE, ""))
         while not isinstance(action, loop.Stop):
-            event: loop.Event
-            work = asyncio.create_task(self._act(action, state, frontend, started))
-            cancelled = asyncio.create_task(self._cancelled.wait())
-            limit_s = max(self._limits.time_s - (self._clock() - started), 0.0)
-            finished, _ = await asyncio.wait(
-                {work, cancelled}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            cancelled.cancel()
-            if work not in finished:
-                await _end(work)
-                stopped = self._cancelled.is_set()
-                event = loop.Cancelled() if stopped else loop.ModelFailed("", self._limits.time_s)
-            else:
-                event = work.result()
+            event = await self._event(action, state, frontend, started)
             if isinstance(event, loop.Answered):
                 done = _added(done, event.answer)
             if isinstance(event, loop.BudgetFell):
@@ -187,6 +193,26 @@ class AgentSession:
         if action.message and action.reason is not loop.Reason.CANCELLED:
             await frontend.text(f"\n\n{action.message}")
         return replace(done, stop=action, steps=state.answers)
+
+    async def _event(
+        self, action: loop.Action, state: loop.State, frontend: Frontend, started: float
+    ) -> loop.Event:
+        """What an action leads to, within the turn's time and until the user stops it."""
+        if self._cancelled.is_set():
+            return loop.Cancelled()
+        work = asyncio.create_task(self._act(action, state, frontend, started))
+        cancelled = asyncio.create_task(self._cancelled.wait())
+        limit_s = max(self._limits.time_s - (self._clock() - started), 0.0)
+        finished, _ = await asyncio.wait(
+            {work, cancelled}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        cancelled.cancel()
+        if work in finished:
+            return work.result()
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        is_stopped = self._cancelled.is_set()
+        return loop.Cancelled() if is_stopped else loop.ModelFailed("", self._limits.time_s)
 
     async def aclose(self) -> None:
         """End the MCP servers; the session stays on disk."""
@@ -253,14 +279,24 @@ class AgentSession:
         return loop.ToolDone(result, self._clock() - started)
 
     async def _ask(self, frontend: Frontend, started: float) -> loop.Event:
+        packed: Packed | None = None
+        tools: list[dict[str, object]] = []
+        shortfall = ""
         try:
             await self.model.ready()
             packed, tools = self.packed()
         except DoesNotFitError as error:
-            return loop.NoSpace(str(error))
+            shortfall = str(error)
         except UnderkeelError as error:
             return loop.ModelFailed(str(error), self._clock() - started)
+        if packed is None or packed.exhausted:
+            tokens = await self._summarise(frontend, must=packed is None)
+            if tokens is not None:
+                return loop.Summarised(tokens, self._clock() - started)
+        if packed is None:
+            return loop.NoSpace(shortfall)
         await frontend.usage(packed.tokens, self.model.budget_tokens)
+        self._sent = packed.messages, len(packed.levels)
 
         async def on_text(text: str) -> None:
             await frontend.text(plain(text) if "\x1b" in text or "\r" in text else text)
@@ -277,6 +313,71 @@ class AgentSession:
             return loop.ModelFailed(str(error), self._clock() - started)
         return loop.Answered(answer, self._clock() - started)
 
+    async def _summarise(self, frontend: Frontend, *, must: bool) -> int | None:
+        """Put a summary in place of the first part of the conversation.
+
+        Args:
+            must: the conversation does not fit without it.
+
+        Returns:
+            The tokens that the model took for it; None where there is nothing to sum up yet.
+        """
+        record, turns = self.stored.record, self.stored.turns
+        before = record.summary
+        span = summary.coverable(turns, before)
+        if span is None and must and before is not None and before.by_model:
+            span = msgspec.structs.replace(before, text="")  # what the model wrote is too long
+        elif span is not None and summary.may_ask(span, before):
+            made, tokens = await self._summary_by_model(span)
+            if made is not None:
+                record.summary = made
+                self.stored.save()
+                await frontend.text(
+                    f"\n\n*The conversation no longer fits: the model summed up its first "
+                    f"{made.steps} steps.*\n\n"
+                )
+                return tokens
+        elif not must:
+            return None
+        if span is None:
+            return None
+        record.summary = summary.cut(turns, span, before)
+        self.stored.save()
+        await frontend.text(
+            f"\n\n*The conversation no longer fits: of its first {span.steps} steps and "
+            f"{span.turns} requests only the last lines are left, since there is no summary.*\n\n"
+        )
+        return 0
+
+    async def _summary_by_model(self, span: Summary) -> tuple[Summary | None, int]:
+        """A summary by the model, and the tokens that it took; None where it wrote none."""
+        encoder, budget = self.model.encoder, self.model.budget_tokens
+        tools = self._offered(budget, small=bool(self._small))
+        fixed = self.model.extra_tokens + _tool_tokens(tools, encoder.text_count)
+        sent, n_steps = self._sent
+
+        def tokens_of(message: Message) -> int:
+            return message_tokens(message, encoder.text_count)
+
+        messages, lacking = summary.prompt_of(sent, budget - fixed, tokens_of)
+        if not messages:
+            return None, 0
+        limit = summary.summary_tokens(budget)
+        counted = fixed + sum(map(tokens_of, messages))
+        try:
+            answer = await self.model.answer(
+                messages, tools, counted, _ignored, _ignored, limit=limit
+            )
+        except UnderkeelError:
+            return None, 0
+        tokens = max(answer.prompt_tokens - answer.cached_tokens, 0) + answer.generated_tokens
+        text = plain(answer.text).strip()
+        if not text or answer.problem:
+            return None, tokens
+        later = summary.lines_of(self.stored.turns, n_steps - lacking, span.steps)
+        text = clip(text, limit, encoder) + ("\n[cut off here]" if answer.truncated else "")
+        return msgspec.structs.replace(span, text=f"{text}\n{later}".strip()), tokens
+
     def packed(self) -> tuple[Packed, list[dict[str, object]]]:
         """The conversation within the current budget, and the tools to offer.
 
@@ -286,12 +387,12 @@ class AgentSession:
         budget = self.model.budget_tokens
         encoder = self.model.encoder
         small = budget < SMALL_BUDGET
-        if small is not self._small or not self._system:
-            self._small = small
+        if small is not self._small or budget < self._rules_for // 2:
+            self._small, self._rules_for = small, budget
             self._system = instructions(self.workspace, encoder, budget, small=small)
         self.toolbox.reader = Reader(self.workspace, encoder, result_tokens(budget))
         tools = self._offered(budget, small=small)
-        written = sum(encoder.text_count(str(tool)) for tool in tools)
+        written = _tool_tokens(tools, encoder.text_count)
         turns: list[Turn] = self.stored.turns
         packed = pack(
             self._system,
@@ -299,6 +400,7 @@ class AgentSession:
             self.stored.record.levels,
             budget,
             encoder.text_count,
+            summary=self.stored.record.summary,
             extra_tokens=written + self.model.extra_tokens,
         )
         if packed.repacked:
@@ -373,6 +475,14 @@ class AgentSession:
         self.stored.save()
 
 
+def _tool_tokens(tools: Sequence[dict[str, object]], count: Callable[[str], int]) -> int:
+    return sum(count(str(tool)) for tool in tools)
+
+
+async def _ignored(_: str) -> None:
+    """Takes the text of a summary: a message reports it to the user."""
+
+
 def _added(done: Finished, answer: Answer) -> Finished:
     return replace(
         done,
@@ -380,8 +490,3 @@ def _added(done: Finished, answer: Answer) -> Finished:
         cached_tokens=done.cached_tokens + answer.cached_tokens,
         generated_tokens=done.generated_tokens + answer.generated_tokens,
     )
-
-
-async def _end(task: asyncio.Task[loop.Event]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

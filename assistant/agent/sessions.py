@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from assistant import paths
-from assistant.agent.conversation import Step, Turn
+from assistant.agent.conversation import Step, Summary, Turn
 from assistant.errors import RequestError
 
 MAX_SESSIONS = 50
@@ -34,6 +34,7 @@ class Record(msgspec.Struct, kw_only=True):
         roots: absolute folders; the first is where commands run.
         commands, exact, tools: what the user allowed for good; see `permissions.Rules`.
         levels: of the steps; see `packing`.
+        summary: of the first turns and steps; they stay on disk.
         updated_at: seconds since 1970.
     """
 
@@ -45,6 +46,7 @@ class Record(msgspec.Struct, kw_only=True):
     exact: tuple[tuple[str, ...], ...] = ()
     tools: tuple[str, ...] = ()
     levels: tuple[int, ...] = ()
+    summary: Summary | None = None
     updated_at: float = 0.0
 
 

@@ -4,7 +4,7 @@
     python tests/benchmarks/agent.py [--save]
 
 A script plays each task correctly at windows of 4k, 8k and 16k tokens, and with each of 10 flaws at
-one of them in turn. Required: no prompt over its budget, no step cut without a word, no loop of
+one of them in turn: in every fifth of the first calls, and in each that changes something. Required: no prompt over its budget, no step cut without a word, no loop of
 compactions, and every task solved. Reported besides: tokens evaluated for each request, and the
 share of the prompt that was in the KV cache of one sequence, as a share of what could have been.
 """
@@ -31,10 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "equipment"))
 from scripted_model import Line, Recorder, ScriptedModel, say, use
 
 from assistant.agent import session as agent_session
-from assistant.agent.conversation import Answer, ToolCall
+from assistant.agent.conversation import Answer, Message, ToolCall
 from assistant.agent.loop import Limits
 from assistant.agent.model import calls_in_text
-from assistant.agent.packing import Message
 from assistant.agent.session import AgentSession
 from assistant.agent.sessions import SessionStore
 from assistant.agent.tools import tools
@@ -43,7 +42,7 @@ from assistant.errors import WorkerDiedError
 RESULT = Path(__file__).with_name("results") / "agent.json"
 WINDOWS = (4096, 8192, 16_384)
 ANSWER_TOKENS = 512
-_DIGEST = re.compile(r"\[(\d+) earlier steps are shortened")
+_DIGEST = re.compile(r"\[(\d+) earlier steps are shortened|The first (\d+) steps and")
 
 
 @dataclass(frozen=True)
@@ -236,6 +235,7 @@ class Run:
     overflows: int
     silent_cuts: int
     compactions: int
+    summaries: int
     compaction_loops: int
     evaluated_tokens: list[int]
     cached_share: float
@@ -249,8 +249,10 @@ def play(task: Task, window: int, flaw: str) -> Run:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text)
         script: list[Line] = []
-        for step in [*background(), *task.steps]:
-            script += FLAWS[flaw](step) if flaw else [step]
+        looks = background()
+        for number, step in enumerate([*looks, *task.steps]):
+            is_flawed = flaw and (number % 5 == 0 or number >= len(looks))
+            script += FLAWS[flaw](step) if is_flawed else [step]
         model = ScriptedModel([*script, say("Done.")], budget=window - ANSWER_TOKENS)
         stored = SessionStore(Path(name, "sessions")).create((folder,), "auto")
         session = AgentSession(stored, model, limits=Limits(steps=200))
@@ -277,6 +279,7 @@ def play(task: Task, window: int, flaw: str) -> Run:
             overflows=model.overflows,
             silent_cuts=sum(map(_silent, model.prompts, ended)),
             compactions=sum(changes),
+            summaries=model.summaries,
             compaction_loops=sum(a and b for a, b in itertools.pairwise(changes)),
             evaluated_tokens=model.evaluated,
             cached_share=_cached_share(model),
@@ -285,9 +288,13 @@ def play(task: Task, window: int, flaw: str) -> Run:
 
 def _silent(prompt: Sequence[Message], finished: int) -> bool:
     """Whether one of the finished steps is in a prompt neither by itself nor counted as shortened
-    to a line."""
+    to a line or summed up."""
     shown = sum(message["role"] == "assistant" for message in prompt)
-    gone: int = sum(int(n) for message in prompt for n in _DIGEST.findall(str(message["content"])))
+    gone = 0
+    for message in prompt:
+        for shortened, summed_up in _DIGEST.findall(str(message["content"])):
+            gone += int(shortened or summed_up)
+            shown -= bool(summed_up)  # the summary itself
     return bool(shown + gone != finished)
 
 
@@ -320,6 +327,7 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
         "silent_cuts": sum(run.silent_cuts for run in runs),
         "compaction_loops": sum(run.compaction_loops for run in runs),
         "compactions": sum(run.compactions for run in runs),
+        "summaries": sum(run.summaries for run in runs),
         "requests": sum(run.requests for run in runs),
         "evaluated_tokens_a_request": {"mean": round(mean(evaluated)), "median": median(evaluated)},
         "cached_share": {

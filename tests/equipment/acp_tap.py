@@ -83,7 +83,7 @@ def wrong_messages(log: Path) -> list[str]:
             if method not in names:
                 wrong.append(f"{sender} sent {method}")
                 continue
-            model, answer = models[names[method]]
+            model, answer = models.get(names[method], ("", ""))
             data = message.get("params")
             if "id" in message:
                 asked[sender, message["id"]] = answer

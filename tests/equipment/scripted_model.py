@@ -7,8 +7,9 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from assistant.agent.conversation import Answer, ToolCall
-from assistant.agent.packing import MESSAGE_TOKENS, Message
+from assistant.agent import summary
+from assistant.agent.conversation import Answer, Message, ToolCall
+from assistant.agent.packing import MESSAGE_TOKENS
 from assistant.agent.session import AgentSession, Approval
 from assistant.agent.tools import Outcome, Planned
 from assistant.engine.types import shared_length
@@ -38,7 +39,9 @@ class ScriptedModel:
 
     Attributes:
         budget: may be changed at any time, also by `budgets` before each request.
-        prompts: the messages of each request; `overflows` counts those over the budget.
+        prompts: the messages of each request but those for a summary.
+        overflows: how many were over the budget.
+        summary: the answer where a summary is requested; `summaries` counts them.
     """
 
     def __init__(
@@ -51,8 +54,11 @@ class ScriptedModel:
         self.extra_tokens = 0
         self.prompts: list[Sequence[Message]] = []
         self.overflows = 0
+        self.summaries = 0
+        self.summary: Line = say("Read some files; the task is still to be done.")
         self.evaluated: list[int] = []
         self.cached: list[int] = []
+        self.cached_by_summaries: list[int] = []
         self._cache: list[int] = []
 
     @property
@@ -70,9 +76,13 @@ class ScriptedModel:
         counted_tokens: int,
         on_text: OnText,
         on_thought: OnText,
+        *,
+        limit: int | None = None,
     ) -> Answer:
         ids = self._ids(messages, tools)
-        self.prompts.append(messages)
+        is_summary = messages[-1]["content"] == summary.REQUEST
+        if not is_summary:
+            self.prompts.append(messages)
         if len(ids) > self.budget:
             self.overflows += 1
             self.extra_tokens += len(ids) - counted_tokens
@@ -82,7 +92,12 @@ class ScriptedModel:
         self._cache = ids
         self.cached.append(cached)
         self.evaluated.append(len(ids) - cached)
-        line: Line = self.script.pop(0) if self.script else say("Done.")
+        if is_summary:
+            self.summaries += 1
+            self.cached_by_summaries.append(cached)
+        line: Line = self.summary if is_summary else say("Done.")
+        if self.script and not is_summary:
+            line = self.script.pop(0)
         if isinstance(line, UnderkeelError):
             raise line
         answer = line if isinstance(line, Answer) else line(messages)

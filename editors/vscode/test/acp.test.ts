@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { AcpError, lines, start } from "../src/common/acp";
+import { AcpError, lines, mcpServers, start } from "../src/common/acp";
 
 const AGENT = `
   const lines = require("node:readline").createInterface({ input: process.stdin });
@@ -48,4 +48,18 @@ test("lines come whole, whatever the pieces, and none is longer than the limit",
   const take = lines((line) => got.push(line), 6);
   for (const piece of ["ab", "c\nd", "e\n\n", "too lo", "ng\nf\n"]) take(piece);
   assert.deepEqual(got, ["abc", "de", "", "f"]);
+});
+
+test("the setting's MCP servers as the protocol has them", () => {
+  const setting = {
+    files: { command: "files-server", args: ["--root", 7], env: { LEVEL: "1" } },
+    docs: { url: "https://example.com/mcp", headers: { Authorization: "Bearer x" } },
+    plain: { command: "plain" }, wrong: { args: ["x"] }, none: null, text: "x",
+  };
+  assert.deepEqual(mcpServers(setting), [
+    { name: "files", command: "files-server", args: ["--root", "7"], env: [{ name: "LEVEL", value: "1" }] },
+    { type: "http", name: "docs", url: "https://example.com/mcp", headers: [{ name: "Authorization", value: "Bearer x" }] },
+    { name: "plain", command: "plain", args: [], env: [] },
+  ]);
+  assert.deepEqual([mcpServers(null), mcpServers("x"), mcpServers({})], [[], [], []]);
 });

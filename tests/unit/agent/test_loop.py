@@ -25,6 +25,7 @@ from assistant.agent.loop import (
     Started,
     State,
     Stop,
+    Summarised,
     ToolDone,
     advance,
     fingerprint,
@@ -88,6 +89,7 @@ def test_every_turn_ends_and_its_conversation_is_well_formed(
                     st.builds(Answered, _ANSWERS, st.just(now_s)),
                     st.just(ModelFailed("died", now_s)),
                     st.just(BudgetFell(now_s)),
+                    st.just(Summarised(100, now_s)),
                 )
             )
         state, action = advance(state, event)

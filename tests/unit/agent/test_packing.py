@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
-from assistant.agent.conversation import Step, ToolCall, ToolResult, Turn
+from assistant.agent import summary
+from assistant.agent.conversation import Message, Step, ToolCall, ToolResult, Turn
 from assistant.agent.packing import (
     LOW_WATER,
     DoesNotFitError,
     Level,
-    Message,
     pack,
     shared_tokens,
 )
@@ -64,7 +67,9 @@ def test_it_fits_or_says_that_it_cannot(turns: list[Turn], budget: int, extra: i
     assert packed == pack("rules", turns, (), budget, count, extra_tokens=extra)
     # The task is whole, and each call shown is followed by its result.
     texts = [message["content"] for message in packed.messages]
-    assert any(text.startswith(turns[-1].prompt) for text in texts)
+    assert any(turns[-1].prompt in text for text in texts)
+    roles = [message["role"] for message in packed.messages]
+    assert ("user", "user") not in itertools.pairwise(roles)
     waiting: list[str] = []
     for message in packed.messages:
         if message["role"] == "tool":
@@ -74,12 +79,8 @@ def test_it_fits_or_says_that_it_cannot(turns: list[Turn], budget: int, extra: i
             waiting = [call["id"] for call in message.get("tool_calls", ())]
     # Nothing is cut without a word.
     gone = packed.levels.count(Level.DIGEST)
-    counted = sum(
-        int(text.partition("[")[2].split(" earlier steps")[0])
-        for text in (text[text.rfind("\n\n[") :] for text in texts)
-        if " earlier steps are shortened" in text
-    )
-    assert counted == gone
+    counts = re.findall(r"\[(\d+) earlier steps are shortened", "\n".join(texts))
+    assert sum(map(int, counts)) == gone
 
 
 @given(_TURNS, st.integers(600, 6000), st.integers(200, 600))
@@ -157,3 +158,78 @@ def test_unreadable_arguments_are_sent_as_valid_json() -> None:
     packed = pack("rules", [Turn(prompt="Task", steps=(made,))], (), 3000, count)
     arguments = packed.messages[2]["tool_calls"][0]["function"]["arguments"]
     assert isinstance(json.loads(arguments), dict)
+
+
+# Summaries
+
+
+def messages_of(n: int) -> list[Message]:
+    turn = Turn(prompt="Task", steps=tuple(step(i) for i in range(n)))
+    return list(pack("rules", [turn], (), 10**6, count).messages)
+
+
+@given(_TURNS, st.integers(200, 6000), st.booleans())
+def test_a_summary_takes_the_place_of_whole_steps(
+    turns: list[Turn], budget: int, is_cut: bool
+) -> None:
+    """The task and the last steps stay, all that it covers is counted, and no step is in both."""
+    span = summary.coverable(turns, None)
+    if span is None:
+        return
+    made = summary.cut(turns, span, None) if is_cut else structs.replace(span, text="SUM")
+    assert summary.coverable(turns, made) is None, "the same steps are summed up once"
+    try:
+        packed = pack("rules", turns, (), budget, count, summary=made)
+    except DoesNotFitError:
+        return
+    assert size(packed.messages) <= packed.tokens <= budget
+    assert packed.levels[: span.steps] == (Level.DIGEST,) * span.steps
+    texts = [message["content"] for message in packed.messages]
+    assert f"The first {span.steps} steps and {span.turns} requests" in texts[1]
+    assert texts[2] == made.text and texts[3].startswith(turns[-1].prompt)
+    shown = sum(message["role"] == "assistant" for message in packed.messages) - 1
+    counts = re.findall(r"\[(\d+) earlier steps are shortened", texts[3])
+    assert shown + sum(map(int, counts)) + span.steps == len(packed.levels)
+
+
+@given(st.integers(1, 20), st.integers(50, 6000))
+def test_a_prompt_for_a_summary_extends_the_one_before(n_steps: int, limit: int) -> None:
+    """So it is in the KV cache; it ends with a finished step, and the steps that it lacks are
+    counted."""
+    sent = messages_of(n_steps)
+
+    def tokens_of(message: Message) -> int:
+        return size([message])
+
+    made, lacking = summary.prompt_of(sent, limit, tokens_of)
+    if not made:
+        assert lacking == n_steps
+        return
+    assert size(made) <= limit
+    assert tuple(made[:-1]) == tuple(sent[: len(made) - 1])
+    assert made[-1] == {"role": "user", "content": summary.REQUEST}
+    assert made[-2]["role"] == "tool"
+    assert sum(message["role"] == "assistant" for message in made) + lacking == n_steps
+
+
+def test_shrinking_reports_when_it_is_exhausted() -> None:
+    """Only then, so that a summary is the last resort."""
+    steps = tuple(step(i) for i in range(12))
+    roomy = pack("rules", [Turn(prompt="Task", steps=steps)], (), 2400, count)
+    assert roomy.repacked and not roomy.exhausted
+    many = tuple(step(i) for i in range(60))
+    lost = pack("rules", [Turn(prompt="Task", steps=many)], (), 1500, count)
+    assert lost.exhausted
+    again = pack("rules", [Turn(prompt="Task", steps=many)], lost.levels, 1500, count)
+    assert not again.repacked and not again.exhausted
+
+
+def test_a_cut_keeps_the_last_requests_and_results() -> None:
+    turns = [Turn(prompt=f"Request {i} " + "x" * 500, steps=(step(i),)) for i in range(30)]
+    span = summary.coverable([*turns, Turn(prompt="Now")], None)
+    assert span is not None
+    made = summary.cut([*turns, Turn(prompt="Now")], span, None)
+    assert "Request 29" in made.text and "Request 25" not in made.text
+    assert "[26 earlier requests are left out]" in made.text
+    assert "[18 earlier lines are left out]" in made.text and "- Read f29.py." in made.text
+    assert not made.by_model and len(made.text) < 3000

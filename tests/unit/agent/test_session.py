@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from agent_pressure import under_pressure
 from scripted_model import Line, Recorder, ScriptedModel, say, use
 
 from assistant.agent.conversation import Answer, ToolCall
@@ -17,8 +17,9 @@ from assistant.agent.loop import Limits, Reason
 from assistant.agent.permissions import Mode
 from assistant.agent.session import AgentSession, Approval, Finished
 from assistant.agent.sessions import SessionStore, StoredSession
+from assistant.agent.summary import SUMMARY_EVERY
 from assistant.agent.tools import Access, Planned
-from assistant.errors import RequestError, WorkerDiedError
+from assistant.errors import ContextFullError, RequestError, WorkerDiedError
 
 CODE = "def area(w, h):\n    return w + h\n"
 
@@ -198,32 +199,85 @@ def test_a_budget_below_the_least_ends_with_numbers(store: SessionStore, folder:
 
 
 def test_fifty_sessions_under_memory_pressure(
-    store: SessionStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """None is lost, none is over its budget."""
     monkeypatch.setattr("assistant.agent.session._RETRY_S", (0.0,))
-    (folder / "long.py").write_text("\n".join(f"VALUE_{i} = {i}" for i in range(400)))
-    pressure = random.Random(7)
+    seen = under_pressure(tmp_path, sessions=50, turns=2, reads=2)
+    assert (seen.sessions, seen.lost, seen.over_budget) == (50, 0, 0)
+    assert seen.restarts == 100 and seen.worker_deaths > 15 and seen.refusals > 8
+    assert seen.changes_of_budget > 500
 
-    async def all_of_them() -> None:
-        for number in range(50):
-            reads: list[Line] = []
-            for _ in range(8):
-                first = pressure.randrange(1, 380)
-                reads.append(use("read_file", path="long.py", first=first, last=first + 20))
-                if pressure.random() < 0.2:
-                    reads.append(WorkerDiedError("the worker died"))
-            budgets = [pressure.choice([2400, 3000, 4000, 8000, 16_000]) for _ in range(40)]
-            model = ScriptedModel(reads, budgets=budgets)
-            one = session(store, folder, model)
-            one._limits = Limits(retries=5)
-            monkey = Recorder()
-            finished = await one.run(f"Task {number}", monkey)
-            assert finished.stop.reason is Reason.DONE, finished.stop
-            assert model.overflows == 0
-            assert all(used <= size for used, size in monkey.used)
 
-    asyncio.run(all_of_them())
+def looking(n: int) -> list[Line]:
+    return [use("search_text", pattern=f"w{i}") for i in range(n)]
+
+
+def test_the_model_sums_up_what_no_longer_fits(store: SessionStore, folder: Path) -> None:
+    """Once in many steps, with a prompt that is cached, and the user is shown that it happened."""
+    model = ScriptedModel([*looking(40), FIX], budget=2400)
+    model.summary = say("Looked for w0 to w20. Next: fix area.")
+    user = Recorder()
+    one = session(store, folder, model, limits=Limits(steps=99))
+    finished = asyncio.run(one.run("Fix area.", user))
+    assert finished.stop.reason is Reason.DONE and model.overflows == 0
+    assert 1 <= model.summaries <= 40 // SUMMARY_EVERY
+    assert user.said.count("the model summed up its first") == model.summaries
+    texts = [message["content"] for message in model.prompts[-1]]
+    assert texts[2].startswith("Looked for w0 to w20.") and texts[3].startswith("Fix area.")
+    assert model.prompts[-1][2]["role"] == "assistant"
+    assert all(cached > 1000 for cached in model.cached_by_summaries)
+    again = store.load(one.stored.record.id)
+    assert again.record.summary == one.stored.record.summary
+    assert sum(len(turn.steps) for turn in again.turns) == 42, "nothing is lost on disk"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [say(""), use("read_file", path="shape.py"), WorkerDiedError("the worker died"),
+     Answer(problem="not JSON"), ContextFullError("the prompt has 9 tokens, the budget is 8")],
+)  # fmt: skip
+def test_without_a_summary_the_older_part_is_cut(
+    store: SessionStore, folder: Path, answer: Line
+) -> None:
+    """The last results stay as lines, the user is shown it, and the model is not asked forever."""
+    model = ScriptedModel([*looking(40), FIX], budget=2400)
+    model.summary = answer
+    user = Recorder()
+    one = session(store, folder, model, limits=Limits(steps=99))
+    finished = asyncio.run(one.run("Fix area.", user))
+    assert finished.stop.reason is Reason.DONE and model.overflows == 0
+    assert 1 <= model.summaries <= 40 // SUMMARY_EVERY
+    assert user.said.count("since there is no summary") == model.summaries
+    assert "earlier lines are left out]" in model.prompts[-1][2]["content"]
+
+
+def test_a_long_summary_is_bounded(store: SessionStore, folder: Path) -> None:
+    model = ScriptedModel([*looking(40), FIX], budget=2400)
+    model.summary = Answer(text="I looked. " * 3000, truncated=True, generated_tokens=300)
+    finished = asyncio.run(
+        session(store, folder, model, limits=Limits(steps=99)).run("Fix area.", Recorder())
+    )
+    assert finished.stop.reason is Reason.DONE and model.overflows == 0
+    summed_up = model.prompts[-1][2]["content"]
+    assert model.encoder.text_count(summed_up) < 2400 // 4 and "[cut off here]" in summed_up
+
+
+def test_a_session_goes_on_after_a_prompt_that_did_not_fit(
+    store: SessionStore, folder: Path
+) -> None:
+    """And after more turns than the window has space for."""
+    model = ScriptedModel([], budget=2400)
+    one = session(store, folder, model)
+    finished = asyncio.run(one.run("word " * 4000, Recorder()))
+    assert finished.stop.reason is Reason.SPACE
+    user = Recorder()
+    assert asyncio.run(one.run("Fix area.", user)).stop.reason is Reason.DONE
+    assert "no longer fits" in user.said
+    for number in range(25):
+        finished = asyncio.run(one.run(f"Task {number}. " + "Mind the depth. " * 12, Recorder()))
+        assert finished.stop.reason is Reason.DONE, (number, finished.stop)
+    assert model.overflows == 0 and model.summaries <= 25 // SUMMARY_EVERY + 1
 
 
 # Storage

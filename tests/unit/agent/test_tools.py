@@ -223,6 +223,33 @@ def test_a_replacement_is_unique_or_says_how_many(box: Toolbox) -> None:
     assert "    for berth in berths:\n        if best" in blanks
 
 
+@pytest.mark.parametrize(
+    ("text", "old", "new", "again"),
+    [
+        ("a\nb\n", "b\n", "b\nc\n", True),
+        ("a\nb\n", "b\n", "x\nb\n", True),
+        ("a\nb\n", "b", "(b)", True),
+        ("a\nb\n", "b", "c", False),
+        ("ab b\n", "a", "cab", False),
+        ("b1 = 1\nc = b1\n", "c", "c + b", False),
+    ],
+)
+def test_the_same_edit_twice_adds_nothing_twice(
+    box: Toolbox, text: str, old: str, new: str, again: bool
+) -> None:
+    """A model that repeats its last call."""
+    path = box.workspace.root / "form.txt"
+    path.write_text(text)
+    use(box, "replace_text", path="form.txt", old=old, new=new)
+    once = path.read_text()
+    assert once == text.replace(old, new, 1)
+    if again:
+        assert "has this new text already" in error(
+            box, "replace_text", path="form.txt", old=old, new=new
+        )
+        assert path.read_text() == once
+
+
 def test_a_file_that_changed_under_the_edit_is_not_written(box: Toolbox) -> None:
     """Stale search blocks (avante#1975)."""
     path = box.workspace.root / "berth.py"
@@ -409,6 +436,21 @@ def test_unsaved_text_is_read_searched_and_edited_in_the_editor(box: Toolbox) ->
     restored, kept = box.editor.journal.undo(box.workspace)
     assert (restored, kept) == (["berth.py"], [])
     assert path.read_text() == draft, "the user's unsaved change is not lost"
+
+
+def test_a_symbol_is_found_in_unsaved_text(box: Toolbox) -> None:
+    """Its lines are those of the editor: the index has what is saved."""
+    box.workspace.editor = editor = Buffers()
+    path = box.workspace.root / "berth.py"
+    editor.texts[path] = "import sys\n\n" + CODE + "\n\ndef shallowest(berths):\n    pass\n"
+    found = use(box, "find_symbol", name="deepest").text
+    assert "berth.py:16: def deepest(berths):" in found and "use.py:3" in found
+    assert found.startswith("deepest: 1 definitions, 2 uses.")
+    assert "berth.py:24: def shallowest(berths):" in use(box, "find_symbol", name="shallowest").text
+    editor.texts[path] = CODE.replace("deepest", "lowest")
+    assert use(box, "find_symbol", name="deepest").text.startswith(
+        "deepest: 0 definitions, 2 uses."
+    )
 
 
 def test_typing_between_the_diff_and_the_approval_stops_the_edit(box: Toolbox) -> None:

@@ -234,7 +234,7 @@ function H.open_session(method, params)
   if params.sessionId then
     H.session = params.sessionId
   end
-  local sent = vim.tbl_extend('force', params, { cwd = H.folder, mcpServers = {} })
+  local sent = vim.tbl_extend('force', params, { cwd = H.folder, mcpServers = H.mcp_servers() })
   H.client.request(method, sent, function(err, result)
     if err then
       H.is_working, H.session = false, nil
@@ -248,6 +248,24 @@ function H.open_session(method, params)
     H.waiting = {}
     vim.iter(waiting):each(function(run) run() end)
   end)
+end
+
+--- The configured MCP servers as the protocol has them.
+function H.mcp_servers()
+  local function pairs_of(values)
+    local made = {}
+    for name, value in vim.spairs(values or {}) do
+      made[#made + 1] = { name = name, value = tostring(value) }
+    end
+    return made
+  end
+  local made = {}
+  for name, one in vim.spairs(require('underkeel').config.agent.mcp_servers) do
+    made[#made + 1] = one.url
+        and { type = 'http', name = name, url = one.url, headers = pairs_of(one.headers) }
+      or { name = name, command = one.command, args = one.args or {}, env = pairs_of(one.env) }
+  end
+  return made
 end
 
 function H.when_ready(run)

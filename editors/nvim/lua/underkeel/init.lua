@@ -47,6 +47,12 @@ Underkeel.config = {
   -- Settings for the server, as in its config.toml: { completion = { max_tokens = 32 } }.
   settings = {},
 
+  agent = {
+    -- MCP servers whose tools the agent may use, by name: { command = 'program', args = { ... },
+    -- env = { NAME = 'value' } } or { url = 'https://...', headers = { ... } }. Each is approved once.
+    mcp_servers = {},
+  },
+
   ghost = {
     -- Request suggestions as you type; otherwise only with the `trigger` key.
     auto = true,
@@ -216,6 +222,7 @@ H.SHAPE = {
   filetypes = 'table',
   root_markers = 'table',
   settings = 'table',
+  agent = { mcp_servers = 'table' },
   ghost = { auto = 'boolean', beside_menu = 'boolean', native = 'boolean' },
   mappings = {
     accept = 'string',
@@ -239,6 +246,11 @@ function H.checked(config)
   end
   if merged.explain.window ~= 'split' and merged.explain.window ~= 'float' then
     H.fail('config.explain.window', "'split' or 'float'")
+  end
+  for name, one in pairs(merged.agent.mcp_servers) do
+    if type(one) ~= 'table' or type(one.command or one.url) ~= 'string' then
+      H.fail('config.agent.mcp_servers.' .. name, 'a table with command or url')
+    end
   end
   return merged
 end

@@ -99,6 +99,32 @@ export function start(program: string, args: readonly string[], listener: Listen
   };
 }
 
+interface McpServer {
+  command?: unknown;
+  args?: unknown;
+  env?: unknown;
+  url?: unknown;
+  headers?: unknown;
+}
+
+/** The setting's MCP servers as the protocol has them; what is neither a program nor a URL is left out. */
+export function mcpServers(setting: unknown): object[] {
+  return entries<McpServer | null>(setting).flatMap(([name, server]) => {
+    if (typeof server?.url === "string") return [{ type: "http", name, url: server.url, headers: pairs(server.headers) }];
+    if (typeof server?.command !== "string") return [];
+    const args = Array.isArray(server.args) ? server.args.map(String) : [];
+    return [{ name, command: server.command, args, env: pairs(server.env) }];
+  });
+}
+
+function pairs(table: unknown): object[] {
+  return entries(table).map(([name, value]) => ({ name, value: String(value) }));
+}
+
+function entries<Value>(table: unknown): [string, Value][] {
+  return typeof table === "object" && table !== null ? Object.entries(table) : [];
+}
+
 function parsed(line: string): Message | undefined {
   try {
     const message: unknown = JSON.parse(line);

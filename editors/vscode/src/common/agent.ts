@@ -2,9 +2,10 @@
 
 import { basename } from "node:path";
 import * as vscode from "vscode";
-import { type Agent, AcpError, start } from "./acp";
+import { type Agent, AcpError, mcpServers, start } from "./acp";
 import { answer, type Diff, Diffs } from "./agentFiles";
 import { type Call, type FromView, View } from "./agentView";
+import { read } from "./settings";
 
 interface Mode {
   id: string;
@@ -228,7 +229,7 @@ export class AgentPanel implements vscode.Disposable {
     const [cwd, ...additionalDirectories] = folders();
     if (cwd === undefined) throw new Error("Open a folder first: the agent works in it.");
     const known = method === "session/new" ? {} : { sessionId: this.session };
-    const params = { ...known, cwd, mcpServers: [], ...(additionalDirectories.length > 0 ? { additionalDirectories } : {}) };
+    const params = { ...known, cwd, mcpServers: mcpServers(read().mcpServers), ...(additionalDirectories.length > 0 ? { additionalDirectories } : {}) };
     const agent = await this.started();
     try {
       const made = await agent.request<Session>(method, params);

@@ -1,7 +1,7 @@
 /** The agent's view in the side bar: keeps what is shown, and draws it in a webview; see media/agent.js. */
 
 import * as vscode from "vscode";
-import { render } from "./panel";
+import { page, render } from "./panel";
 
 /** A tool call, as in the protocol; an update has only what changes. */
 export interface Call {
@@ -67,7 +67,7 @@ export class View implements vscode.WebviewViewProvider, vscode.Disposable {
     const media = vscode.Uri.joinPath(this.extension, "media");
     this.webview = view.webview;
     view.webview.options = { enableScripts: true, localResourceRoots: [media] };
-    view.webview.html = page(view.webview, media);
+    view.webview.html = page(view.webview, media, "Agent", ["panel.css", "agent.css", "agent.js"], BODY);
     view.webview.onDidReceiveMessage((message: FromView) => {
       if (message.kind === "ready") {
         for (const block of this.blocks) this.draw(block);
@@ -170,21 +170,7 @@ async function shown({ id, kind, text, entries, call }: Block): Promise<object> 
   };
 }
 
-/** The page. The text comes from a model, so its policy allows only our own script and style sheet. */
-function page(webview: vscode.Webview, media: vscode.Uri): string {
-  const file = (name: string): string => webview.asWebviewUri(vscode.Uri.joinPath(media, name)).toString();
-  const own = `style-src ${webview.cspSource}; script-src ${webview.cspSource}`;
-  return `<!DOCTYPE html>
-<html lang="en">
-<head>
-  <meta charset="utf-8">
-  <meta http-equiv="Content-Security-Policy"
-    content="default-src 'none'; form-action 'none'; base-uri 'none'; ${own}">
-  <link rel="stylesheet" href="${file("panel.css")}">
-  <link rel="stylesheet" href="${file("agent.css")}">
-  <title>Agent</title>
-</head>
-<body>
+const BODY = `
   <main id="talk" tabindex="0" role="log" aria-label="Conversation"></main>
   <section id="asked" role="alertdialog" aria-label="Permission" hidden>
     <p id="question"></p>
@@ -202,7 +188,4 @@ function page(webview: vscode.Webview, media: vscode.Uri): string {
     </div>
     <div id="budget" hidden><meter id="used" min="0" max="1" high="0.85"></meter><span id="tokens"></span></div>
   </form>
-  <script src="${file("agent.js")}"></script>
-</body>
-</html>`;
-}
+`;

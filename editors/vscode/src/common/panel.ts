@@ -33,7 +33,7 @@ export class Panel implements vscode.Disposable {
       { viewColumn: vscode.ViewColumn.Beside, preserveFocus: true },
       { enableScripts: true, localResourceRoots: [media], retainContextWhenHidden: true, enableFindWidget: true },
     );
-    this.panel.webview.html = shell(this.panel.webview, media);
+    this.panel.webview.html = page(this.panel.webview, media, "Explanation", ["panel.css", "panel.js"], BODY);
     this.panel.webview.onDidReceiveMessage((message: FromPanel) => {
       if (message.kind === "ask") listener.ask(message.question ?? "");
       else listener[message.kind]();
@@ -89,20 +89,25 @@ export async function render(markdown: string): Promise<string> {
   }
 }
 
-/** The page. The text comes from a model, so its policy allows only our own script and style sheet. */
-function shell(webview: vscode.Webview, media: vscode.Uri): string {
+/** A page of our own scripts and styles. Its text comes from a model, so its policy allows nothing else. */
+export function page(webview: vscode.Webview, media: vscode.Uri, title: string, names: readonly string[], body: string): string {
   const file = (name: string): string => webview.asWebviewUri(vscode.Uri.joinPath(media, name)).toString();
-  const own = `style-src ${webview.cspSource}; script-src ${webview.cspSource}`;
+  const tags = names.map((name) =>
+    name.endsWith(".css") ? `<link rel="stylesheet" href="${file(name)}">` : `<script src="${file(name)}" defer></script>`);
   return `<!DOCTYPE html>
 <html lang="en">
 <head>
   <meta charset="utf-8">
   <meta http-equiv="Content-Security-Policy"
-    content="default-src 'none'; form-action 'none'; base-uri 'none'; ${own}">
-  <link rel="stylesheet" href="${file("panel.css")}">
-  <title>Explanation</title>
+    content="default-src 'none'; form-action 'none'; base-uri 'none'; style-src ${webview.cspSource}; script-src ${webview.cspSource}">
+  ${tags.join("\n  ")}
+  <title>${title}</title>
 </head>
-<body>
+<body>${body}</body>
+</html>`;
+}
+
+const BODY = `
   <main id="text" aria-live="polite"></main>
   <footer>
     <span id="note"></span>
@@ -110,7 +115,4 @@ function shell(webview: vscode.Webview, media: vscode.Uri): string {
     <button id="continue" hidden>Continue</button>
     <form id="ask" hidden><input id="question" placeholder="Ask a question" aria-label="Ask a question"></form>
   </footer>
-  <script src="${file("panel.js")}"></script>
-</body>
-</html>`;
-}
+`;

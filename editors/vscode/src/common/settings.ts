@@ -12,6 +12,8 @@ export interface Settings {
   program: string;
   installFrom: string;
   explainLenses: boolean;
+  /** As the user wrote them; see acp.ts. */
+  mcpServers: unknown;
   /** For the server: the table [completion] of its config.toml, only with what was set here. */
   completion: Readonly<Record<string, number>>;
 }
@@ -32,6 +34,7 @@ export function read(): Settings {
     program: section.get("program", ""),
     installFrom: section.get("installFrom", ""),
     explainLenses: section.get("explainLenses", false),
+    mcpServers: section.get("agent.mcpServers", {}),
     completion,
   };
 }
