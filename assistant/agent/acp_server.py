@@ -1,4 +1,4 @@
-"""`underkeel acp`: an agent of the Agent Client Protocol, version 1, on stdin and stdout.
+"""`underkeel acp`: an agent of the Agent Client Protocol, version 1.
 
 Thin: it maps the protocol's requests to `AgentSession` and what happens there to its updates. It
 serves one client with any number of sessions, and loads no model.
@@ -7,11 +7,7 @@ serves one client with any number of sessions, and loads no model.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-import os
-import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
@@ -20,20 +16,17 @@ from typing import Any, TypeVar
 import acp
 from acp import schema
 from acp.agent.router import build_agent_router
-from acp.connection import Connection
 from acp.meta import AGENT_METHODS
 from acp.utils import normalize_result
 
-from assistant import __version__, paths
+from assistant import __version__
 from assistant.agent.acp_client import (
     Client,
     ClientFrontend,
-    Messages,
     modes_of,
     options_of,
     prompt_text,
 )
-from assistant.agent.commands import can_confine
 from assistant.agent.loop import Reason
 from assistant.agent.mcp_servers import Server, configured
 from assistant.agent.model import DaemonModel, Model
@@ -48,7 +41,6 @@ from assistant.settings import Settings
 T = TypeVar("T")
 
 _PAGE = 50
-_LIMIT_BYTES = 50 << 20
 _ERROR_CODE = -32000  # the first of those that JSON-RPC leaves to servers
 
 _STOP_REASONS: dict[Reason, schema.StopReason] = {
@@ -406,38 +398,3 @@ def _servers(given: list[Any] | None) -> list[Server]:
 
 def _time(record: Record) -> str:
     return datetime.fromtimestamp(record.updated_at, UTC).isoformat()
-
-
-@contextlib.contextmanager
-def _own_stdout() -> Iterator[None]:
-    """Whatever else prints must not end up between the messages."""
-    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    before, sys.stdout = sys.stdout, channel
-    try:
-        yield
-    finally:
-        sys.stdout = before
-
-
-async def serve(settings: Settings) -> None:
-    """Serve the client on stdin and stdout until it leaves."""
-    # The SDK logs message bodies on errors; they may hold the user's code.
-    logging.getLogger().addHandler(logging.NullHandler())
-    paths.state_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
-    await asyncio.to_thread(can_confine)
-    agent = AcpAgent(settings)
-    with _own_stdout():
-        try:
-            reader, writer = await acp.stdio_streams(limit=_LIMIT_BYTES)
-        except ValueError as error:
-            raise RequestError(
-                "stdin and stdout must be pipes", advice="Start it from an ACP client"
-            ) from error
-        connection = Connection(agent.router(), Messages(reader, writer), listening=False)
-        agent.client.connection = connection
-        try:
-            await connection.main_loop()
-        finally:
-            await agent.aclose()
-            await asyncio.shield(connection.close())

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from assistant import settings
-from assistant.agent.commands import plain
+from assistant import paths, settings
+from assistant.agent.commands import can_confine, plain
 from assistant.agent.conversation import ToolCall
 from assistant.agent.loop import Limits, Reason
 from assistant.agent.mcp_servers import configured
@@ -25,6 +29,7 @@ from assistant.client import DaemonClient
 from assistant.errors import RequestError
 
 _MOST_DIFF_LINES = 200
+_MESSAGE_BYTES = 50 << 20  # the longest message of a client
 
 
 def register(app: typer.Typer) -> None:
@@ -63,10 +68,48 @@ def work(  # noqa: PLR0917 - typer's parameters
 
 def serve() -> None:
     """Serve an editor by the Agent Client Protocol, on stdin and stdout."""
-    from assistant.agent import acp_server
-
     chosen, _ = settings.load()
-    asyncio.run(acp_server.serve(chosen))
+    asyncio.run(_serve(chosen))
+
+
+async def _serve(chosen: settings.Settings) -> None:
+    import acp
+    from acp.connection import Connection
+
+    from assistant.agent.acp_client import Messages
+    from assistant.agent.acp_server import AcpAgent
+
+    # The SDK logs message bodies on errors; they may hold the user's code.
+    logging.getLogger().addHandler(logging.NullHandler())
+    paths.state_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
+    await asyncio.to_thread(can_confine)
+    agent = AcpAgent(chosen)
+    with _own_stdout():
+        try:
+            reader, writer = await acp.stdio_streams(limit=_MESSAGE_BYTES)
+        except ValueError as error:
+            raise RequestError(
+                "stdin and stdout must be pipes", advice="Start it from an ACP client"
+            ) from error
+        connection = Connection(agent.router(), Messages(reader, writer), listening=False)
+        agent.client.connection = connection
+        try:
+            await connection.main_loop()
+        finally:
+            await agent.aclose()
+            await asyncio.shield(connection.close())
+
+
+@contextlib.contextmanager
+def _own_stdout() -> Iterator[None]:
+    """Whatever else prints must not end up between the messages."""
+    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    before, sys.stdout = sys.stdout, channel
+    try:
+        yield
+    finally:
+        sys.stdout = before
 
 
 async def _work(

@@ -109,7 +109,7 @@ interface McpServer {
 
 /** The setting's MCP servers as the protocol has them; what is neither a program nor a URL is left out. */
 export function mcpServers(setting: unknown): object[] {
-  return entries<McpServer | null>(setting).flatMap(([name, server]) => {
+  return entries<McpServer | null>(setting).flatMap(([name, server]): object[] => {
     if (typeof server?.url === "string") return [{ type: "http", name, url: server.url, headers: pairs(server.headers) }];
     if (typeof server?.command !== "string") return [];
     const args = Array.isArray(server.args) ? server.args.map(String) : [];
@@ -122,7 +122,7 @@ function pairs(table: unknown): object[] {
 }
 
 function entries<Value>(table: unknown): [string, Value][] {
-  return typeof table === "object" && table !== null ? Object.entries(table) : [];
+  return typeof table === "object" && table !== null ? (Object.entries(table) as [string, Value][]) : [];
 }
 
 function parsed(line: string): Message | undefined {
