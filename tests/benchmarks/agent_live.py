@@ -122,7 +122,7 @@ def by_agent(task: Task, folder: Path, limit_s: float) -> dict[str, Any]:
     for line in said.splitlines():
         with suppress(ValueError):
             events.append(json.loads(line))
-    end = next((one for one in events if one["event"] == "end"), {})
+    end: dict[str, Any] = next((one for one in events if one["event"] == "end"), {})
     prompt, cached = end.get("prompt_tokens", 0), end.get("cached_tokens", 0)
     return {
         "ended": end.get("reason", "time limit" if not ended else "error"),
@@ -240,7 +240,10 @@ def use_acpx(folder: Path, work: Path, limit_s: float) -> dict[str, Any]:
 
     shape = work / "shape.py"
     seen = {"once": use("--approve-all", "exec", "Fix area.")}
-    found = {"prompt": "It multiplies now." in seen["once"], "edit": "w * h" in shape.read_text()}
+    found: dict[str, Any] = {
+        "prompt": "It multiplies now." in seen["once"],
+        "edit": "w * h" in shape.read_text(),
+    }
     shape.write_text("def area(w, h):\n    return w + h\n")
     seen["refused"] = use("--deny-all", "exec", "Fix area.")
     found["refusal"] = "w + h" in shape.read_text() and "Refused." in seen["refused"]

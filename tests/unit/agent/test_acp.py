@@ -217,7 +217,7 @@ def test_a_session_is_loaded_from_another_folder(tmp_path: Path) -> None:
 
 
 def test_what_a_prompt_may_hold(tmp_path: Path) -> None:
-    link = {"type": "resource_link", "name": "s", "uri": "file:///w/my%20shape.py"}
+    link: dict[str, Any] = {"type": "resource_link", "name": "s", "uri": "file:///w/my%20shape.py"}
     quoted = {"uri": "file:///w/a%C3%A4.py#L1-L2", "text": "x = 1"}
     refused: list[dict[str, Any]] = [
         {"type": "image", "data": "aGk=", "mimeType": "image/png"},
@@ -233,8 +233,12 @@ def test_what_a_prompt_may_hold(tmp_path: Path) -> None:
             assert (await wire.response(wire.prompt(id_, block)))["error"]["code"] == -32602
         empty = await wire.request("session/prompt", sessionId=id_, prompt=[])
         assert empty["error"]["code"] == -32602
-        web = {"type": "resource_link", "name": "p", "uri": "https://example.com/%20"}
-        parts = [link, {"type": "resource", "resource": quoted}, web]
+        web: dict[str, Any] = {
+            "type": "resource_link",
+            "name": "p",
+            "uri": "https://example.com/%20",
+        }
+        parts: list[dict[str, Any]] = [link, {"type": "resource", "resource": quoted}, web]
         await wire.response(wire.prompt(id_, *parts))
         text = model.prompts[0][-1]["content"]
         assert "(Attached: /w/my shape.py)" in text and "https://example.com/%20" in text
