@@ -20,10 +20,11 @@ models: env ## Download and build the starter models
 demo: models ## See ghost text from a real mixture-of-experts model
 	@$(BIN)/underkeel demo
 
-# End-to-end tests run one after another: each has a daemon and a model that use all cores.
+# Tests marked `alone` run last, one after another: what they measure depends on what else runs.
 test: models check ## Lint, type-check and run every test
 	@$(BIN)/python -m pytest tests/unit -n $(TEST_PROCESSES) --dist worksteal; unit=$$?; \
-	  $(BIN)/python -m pytest tests/e2e && exit $$unit
+	  $(BIN)/python -m pytest tests/e2e -m "not alone" -n $(TEST_PROCESSES) --dist loadgroup; e2e=$$?; \
+	  $(BIN)/python -m pytest tests/e2e -m alone && exit $$((unit + e2e))
 
 check: lint types
 
@@ -90,7 +91,7 @@ bench-load: models ## Sixteen editors with 64 documents on one daemon, alone and
 	@$(BIN)/python tests/benchmarks/load.py --save
 	@$(BIN)/python tests/benchmarks/load.py --flood 100 --save
 
-fuzz: env ## Fuzz the HTTP API, the worker protocol, documents and the masking of secrets at length
+fuzz: env ## Fuzz the HTTP API, the worker protocol, documents, properties and the masking of secrets at length
 	@$(BIN)/python tests/benchmarks/fuzz.py --save
 	@$(BIN)/python tests/benchmarks/text_fuzz.py --save
 

@@ -54,3 +54,20 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(mode=0o700)
     monkeypatch.setenv("UNDERKEEL_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_vocabulary(tmp_path_factory: pytest.TempPathFactory, dense_model: Path) -> Path:
+    """A GGUF with the starter model's most frequent tokens and no weights."""
+    from small_vocabulary import write_small_vocabulary
+
+    folder = tmp_path_factory.mktemp("vocabulary")
+    return write_small_vocabulary(folder / "small.gguf", dense_model)
+
+
+@pytest.fixture
+def played_model(home: Path, small_vocabulary: Path) -> Path:
+    """The model of an engine that the test plays. The settings name it, so that a language server
+    reads its vocabulary and no other."""
+    (home / "config.toml").write_text(f'[model]\nname = "{small_vocabulary}"\n')
+    return small_vocabulary

@@ -1,5 +1,6 @@
 """Fuzzes the daemon at length: every operation of its OpenAPI description over the real wire, the
-frames between daemon and worker, and the remote engine with servers that answer wrongly.
+frames between daemon and worker, the remote engine with servers that answer wrongly, and the tests
+of properties.
 
 The same tests as in `make test`, with more and other examples each time. Prints JSON; `--save`
 keeps it in tests/benchmarks/results/fuzz.json. `--only` leaves the other parts of that file as they
@@ -27,8 +28,10 @@ from head import head, publish
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tests/benchmarks/results/fuzz.json"
-PARTS = ("servers", "http", "frames", "requests")
+PARTS = ("servers", "http", "frames", "requests", "properties")
 HTTP, FRAMES = "tests/unit/daemon/test_openapi.py", "tests/unit/engine/test_frames_fuzz.py"
+TIMES = 10
+"""How many times as many examples as in `make test` the tests of properties try."""
 
 
 def main() -> None:
@@ -49,7 +52,7 @@ def main() -> None:
     if "frames" in options.only:
         sys.path[:0] = [str(ROOT), str(ROOT / FRAMES.rpartition("/")[0])]
         frames: Any = importlib.import_module("test_frames_fuzz")
-        result["frames"] = _run(FRAMES, {}) | {"mutated_frames": frames.CASES}
+        result["frames"] = _run([FRAMES], {}) | {"mutated_frames": frames.CASES}
     if "requests" in options.only:
         sys.path[:0] = [str(ROOT), str(ROOT / "tests/equipment")]
         requests: Any = importlib.import_module("made_requests")
@@ -57,6 +60,8 @@ def main() -> None:
         found = requests.fuzz(options.seed, options.requests)
         seconds = round(time.monotonic() - started)
         result["requests"] = found | {"passed": not found["wrong"], "seconds": seconds}
+    if "properties" in options.only:
+        result["properties"] = _properties() | {"times_the_examples": TIMES}
     publish(result, RESULT, save=options.save)
     sys.exit(0 if all(result[part]["passed"] for part in options.only) else 1)
 
@@ -84,15 +89,26 @@ def _http(examples: int) -> dict[str, Any]:
             "UNDERKEEL_FUZZ_EXAMPLES": str(examples),
             "UNDERKEEL_FUZZ_REPORT": str(report),
         }
-        http = _run(HTTP, environment)
+        http = _run([HTTP], environment)
         lines = report.read_text("utf-8").splitlines() if report.exists() else []
     modes = [_mode(json.loads(line)) for line in lines]
     return http | {"modes": modes, "requests": sum(mode["requests"] for mode in modes)}
 
 
-def _run(tests: str, environment: dict[str, str]) -> dict[str, Any]:
+def _properties() -> dict[str, Any]:
+    """Every test file that imports `examples`."""
+    tests = ROOT / "tests/unit"
+    found = [str(path) for path in sorted(tests.rglob("test_*.py")) if _has_examples(path)]
+    return _run(found, {"UNDERKEEL_EXAMPLES": str(TIMES)}) | {"files": len(found)}
+
+
+def _has_examples(path: Path) -> bool:
+    return "from examples import" in path.read_text("utf-8")
+
+
+def _run(tests: list[str], environment: dict[str, str]) -> dict[str, Any]:
     started_s = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-q", tests, "--timeout", "3600"]
+    command = [sys.executable, "-m", "pytest", "-q", *tests, "--timeout", "3600"]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | environment, stdout=sys.stderr, check=False
     )

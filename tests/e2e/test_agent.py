@@ -110,14 +110,16 @@ FIX = call("replace_text", path="shape.py", old="w + h", new="w * h")
 PLAN = call("update_plan", items=[{"text": "Fix area", "status": "in_progress"}])
 
 
-def test_a_session_in_an_editor(home: Path, dense_model: Path, folder: Path) -> None:
+def test_a_session_in_an_editor(home: Path, played_model: Path, folder: Path) -> None:
     """New, prompt with approvals, list, load in a second process, undo, delete."""
 
     async def main() -> None:
         client = Client()
         script = [PLAN, call("diagnostics", path="shape.py"), call("read_file", path="shape.py"),
                   FIX, call("run_command", command="python3 -c 'print(6)'"), "It multiplies now."]  # fmt: skip
-        async with serving(played(dense_model, script), planner=lambda: large_context(dense_model)):
+        async with serving(
+            played(played_model, script), planner=lambda: large_context(played_model)
+        ):
             async with connected(client, field_meta={"underkeel": {"diagnostics": True}}) as (
                 agent,
                 _,
@@ -156,12 +158,12 @@ def test_a_session_in_an_editor(home: Path, dense_model: Path, folder: Path) -> 
     asyncio.run(main())
 
 
-def test_modes_refusals_and_a_cancel(home: Path, dense_model: Path, folder: Path) -> None:
+def test_modes_refusals_and_a_cancel(home: Path, played_model: Path, folder: Path) -> None:
     async def main() -> None:
         client = Client(lambda _: "reject")
         script = [FIX, "Refused.", FIX, call("run_command", command="sleep 600"), "Never said."]
         async with (
-            serving(played(dense_model, script), planner=lambda: large_context(dense_model)),
+            serving(played(played_model, script), planner=lambda: large_context(played_model)),
             connected(client) as (agent, process),
         ):
             id_ = (await agent.new_session(cwd=str(folder), mcp_servers=[])).session_id
@@ -191,12 +193,12 @@ def test_modes_refusals_and_a_cancel(home: Path, dense_model: Path, folder: Path
     asyncio.run(main())
 
 
-def test_a_session_survives_a_killed_agent(home: Path, dense_model: Path, folder: Path) -> None:
+def test_a_session_survives_a_killed_agent(home: Path, played_model: Path, folder: Path) -> None:
     async def main() -> None:
         script = [call("read_file", path="shape.py"), call("run_command", command="sleep 600"), FIX,
                   "Finished."]  # fmt: skip
-        engine = played(dense_model, script)
-        async with serving(engine, planner=lambda: large_context(dense_model)):
+        engine = played(played_model, script)
+        async with serving(engine, planner=lambda: large_context(played_model)):
             client = Client()
             async with connected(client) as (agent, process):
                 id_ = (await agent.new_session(cwd=str(folder), mcp_servers=[])).session_id
@@ -222,7 +224,7 @@ def test_a_session_survives_a_killed_agent(home: Path, dense_model: Path, folder
     asyncio.run(main())
 
 
-def test_the_terminal_command(home: Path, dense_model: Path, folder: Path) -> None:
+def test_the_terminal_command(home: Path, played_model: Path, folder: Path) -> None:
     """Without a terminal, what needs approval is refused; edits run in mode edit; undo."""
 
     async def run(*arguments: str) -> tuple[int, str, str]:
@@ -237,7 +239,9 @@ def test_the_terminal_command(home: Path, dense_model: Path, folder: Path) -> No
 
     async def main() -> None:
         script = [FIX, call("run_command", command="touch ran"), "It multiplies now.\x1b[2J"]
-        async with serving(played(dense_model, script), planner=lambda: large_context(dense_model)):
+        async with serving(
+            played(played_model, script), planner=lambda: large_context(played_model)
+        ):
             code, out, _ = await run("Fix area.", "--mode", "edit", "--json")
             events = [json.loads(line) for line in out.splitlines()]
             assert code == 0, events
@@ -255,7 +259,7 @@ def test_the_terminal_command(home: Path, dense_model: Path, folder: Path) -> No
 
 
 def test_a_daemon_that_restarts_under_a_session(
-    home: Path, dense_model: Path, folder: Path
+    home: Path, played_model: Path, folder: Path
 ) -> None:
     """The turn waits for the next daemon, and continues."""
 
@@ -263,12 +267,12 @@ def test_a_daemon_that_restarts_under_a_session(
         client = Client()
         async with connected(client) as (agent, _):
             async with serving(
-                played(dense_model, [FIX, "First."]), planner=lambda: large_context(dense_model)
+                played(played_model, [FIX, "First."]), planner=lambda: large_context(played_model)
             ):
                 id_ = (await agent.new_session(cwd=str(folder), mcp_servers=[])).session_id
                 await agent.prompt(session_id=id_, prompt=[acp.text_block("Fix area.")])
             async with serving(
-                played(dense_model, ["Second."]), planner=lambda: large_context(dense_model)
+                played(played_model, ["Second."]), planner=lambda: large_context(played_model)
             ):
                 done = await agent.prompt(session_id=id_, prompt=[acp.text_block("And now?")])
                 assert done.stop_reason == "end_turn"

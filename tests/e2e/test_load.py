@@ -19,6 +19,8 @@ from assistant.engine.types import Delta, Done, GenerateRequest
 from assistant.errors import OverloadedError
 from assistant.models import vocabulary
 
+pytestmark = pytest.mark.alone
+
 EDITORS, DOCUMENTS, ROUNDS = 16, 4, 2
 MOST_GROWTH_BYTES = 96 << 20
 _TURNS = 8
@@ -38,13 +40,13 @@ class OneAtATime(FakeEngine):
 
 
 @pytest.mark.model
-def test_sixteen_editors_share_one_daemon(home: Path, dense_model: Path) -> None:
+def test_sixteen_editors_share_one_daemon(home: Path, played_model: Path) -> None:
     """Everybody is answered, about as often and as fast as everybody else; memory is bounded."""
-    words = vocabulary.load(dense_model)
+    words = vocabulary.load(played_model)
     engine = OneAtATime(reply=lambda _: "_of_the_tide(x):\n", token_ms=0.2, n_vocab=words.size)
 
     async def main() -> None:
-        planner = lambda: fake_model(str(dense_model))  # noqa: E731
+        planner = lambda: fake_model(str(played_model))  # noqa: E731
         async with (
             asyncio.timeout(200),
             serving(engine, planner=planner) as daemon,

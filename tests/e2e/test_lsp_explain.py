@@ -56,7 +56,7 @@ def read(uri: str) -> tuple[str, int]:
     return file.read_text(), file.stat().st_mode
 
 
-def test_an_explanation_streams_and_is_about_the_symbol(home: Path, dense_model: Path) -> None:
+def test_an_explanation_streams_and_is_about_the_symbol(home: Path, played_model: Path) -> None:
     async def test(client: CheckedClient, engine: ChattingEngine) -> None:
         client.open(URI, TEXT, "python")
         result = await client.execute("underkeel.explain", argument())
@@ -71,7 +71,7 @@ def test_an_explanation_streams_and_is_about_the_symbol(home: Path, dense_model:
         assert "os.getcwd" not in chat, "the bodies of others are not"
         assert engine.asked[-1].priority == "explain"
 
-    play(dense_model, test, "It **subtracts**.")
+    play(played_model, test, "It **subtracts**.")
 
 
 @pytest.mark.parametrize(
@@ -94,17 +94,17 @@ def test_an_explanation_streams_and_is_about_the_symbol(home: Path, dense_model:
     ],
 )
 def test_what_is_explained(
-    home: Path, dense_model: Path, kind: str, more: dict[str, Any], shown: str
+    home: Path, played_model: Path, kind: str, more: dict[str, Any], shown: str
 ) -> None:
     async def test(client: CheckedClient, engine: ChattingEngine) -> None:
         client.open(URI, TEXT, "python")
         await client.execute("underkeel.explain", argument(kind=kind, **more))
         assert shown in engine.chats[-1]
 
-    play(dense_model, test, "So it is.")
+    play(played_model, test, "So it is.")
 
 
-def test_cancelling_keeps_what_came_and_frees_the_engine(home: Path, dense_model: Path) -> None:
+def test_cancelling_keeps_what_came_and_frees_the_engine(home: Path, played_model: Path) -> None:
     async def test(client: CheckedClient, engine: ChattingEngine) -> None:
         engine.token_ms = 5.0
         client.open(URI, TEXT, "python")
@@ -123,10 +123,10 @@ def test_cancelling_keeps_what_came_and_frees_the_engine(home: Path, dense_model
         further = {"id": "e2", "followUp": {"of": "e1", "question": "Really?"}}
         assert (await client.execute("underkeel.explain", further))["text"] == "Yes."
 
-    play(dense_model, test, "a word " * 200)
+    play(played_model, test, "a word " * 200)
 
 
-def test_a_follow_up_goes_on_with_the_same_words(home: Path, dense_model: Path) -> None:
+def test_a_follow_up_goes_on_with_the_same_words(home: Path, played_model: Path) -> None:
     async def test(client: CheckedClient, engine: ChattingEngine) -> None:
         client.open(URI, TEXT, "python")
         await client.execute("underkeel.explain", argument())
@@ -139,10 +139,10 @@ def test_a_follow_up_goes_on_with_the_same_words(home: Path, dense_model: Path) 
             await client.execute("underkeel.explain", {"id": "e3", "continue": "nobody"})
         assert client.events("e3")[-1]["kind"] == "error"
 
-    play(dense_model, test, "Said.")
+    play(played_model, test, "Said.")
 
 
-def test_what_the_limit_cut_is_continued(home: Path, dense_model: Path) -> None:
+def test_what_the_limit_cut_is_continued(home: Path, played_model: Path) -> None:
     whole = "".join(f"{number}, " for number in range(30))
 
     async def test(client: CheckedClient, engine: ChattingEngine) -> None:
@@ -164,10 +164,10 @@ def test_what_the_limit_cut_is_continued(home: Path, dense_model: Path) -> None:
         assert said == whole
 
     options = {"underkeel": {"actions": {"explain_tokens": 40}}}
-    play(dense_model, test, "", initializationOptions=options)
+    play(played_model, test, "", initializationOptions=options)
 
 
-def test_a_completion_goes_first(home: Path, dense_model: Path) -> None:
+def test_a_completion_goes_first(home: Path, played_model: Path) -> None:
     """The explanation holds the engine; ghost text is answered all the same, and both end."""
 
     async def test(client: CheckedClient, engine: ChattingEngine) -> None:
@@ -183,10 +183,10 @@ def test_a_completion_goes_first(home: Path, dense_model: Path) -> None:
         engine.token_ms = 0.0
         assert (await response)["result"]["stopReason"] == "end"
 
-    play(dense_model, test, lambda asked: "x" if asked.priority == "interactive" else "word " * 90)
+    play(played_model, test, lambda asked: "x" if asked.priority == "interactive" else "word " * 90)
 
 
-def test_a_budget_that_fell_makes_the_question_smaller(home: Path, dense_model: Path) -> None:
+def test_a_budget_that_fell_makes_the_question_smaller(home: Path, played_model: Path) -> None:
     """The fake engine counts bytes, some four for a token: what the client made does not fit."""
     text = TEXT + "".join(f"\n\ndef name_{n}(a, b):\n    return a + b + {n}\n" for n in range(90))
 
@@ -198,10 +198,10 @@ def test_a_budget_that_fell_makes_the_question_smaller(home: Path, dense_model: 
         assert len(chat.encode()) < 4096
         assert "def clearance(self, draught)" in chat
 
-    play(dense_model, test, "Many functions.")
+    play(played_model, test, "Many functions.")
 
 
-def test_a_plain_client_is_shown_a_document(home: Path, dense_model: Path) -> None:
+def test_a_plain_client_is_shown_a_document(home: Path, played_model: Path) -> None:
     async def test(client: CheckedClient, engine: ChattingEngine) -> None:
         client.answers["window/showDocument"] = lambda _: {"success": True}
         client.open(URI, TEXT, "python")
@@ -220,10 +220,10 @@ def test_a_plain_client_is_shown_a_document(home: Path, dense_model: Path) -> No
         assert kinds.count("begin") == kinds.count("end") == 1
         assert client.events(result["id"]) == []
 
-    play(dense_model, test, "Plainly.", without("experimental"))
+    play(played_model, test, "Plainly.", without("experimental"))
 
 
-def test_without_documents_it_is_a_message(home: Path, dense_model: Path) -> None:
+def test_without_documents_it_is_a_message(home: Path, played_model: Path) -> None:
     async def test(client: CheckedClient, engine: ChattingEngine) -> None:
         client.open(URI, TEXT, "python")
         await client.execute("underkeel.explain", argument())
@@ -232,10 +232,10 @@ def test_without_documents_it_is_a_message(home: Path, dense_model: Path) -> Non
 
     capabilities = without("experimental")
     del capabilities["window"]
-    play(dense_model, test, "Plainly.", capabilities)
+    play(played_model, test, "Plainly.", capabilities)
 
 
-def test_the_bar_of_a_plain_client_cancels(home: Path, dense_model: Path) -> None:
+def test_the_bar_of_a_plain_client_cancels(home: Path, played_model: Path) -> None:
     async def test(client: CheckedClient, engine: ChattingEngine) -> None:
         engine.token_ms = 5.0
         client.open(URI, TEXT, "python")
@@ -252,7 +252,7 @@ def test_the_bar_of_a_plain_client_cancels(home: Path, dense_model: Path) -> Non
         await until(lambda: progress()[-1]["value"]["kind"] == "end")
         assert [one for one in client.asked if one[0] == "window/showDocument"] == []
 
-    play(dense_model, test, "word " * 200, without("experimental"))
+    play(played_model, test, "word " * 200, without("experimental"))
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_the_bar_of_a_plain_client_cancels(home: Path, dense_model: Path) -> Non
     ],
 )
 def test_bad_arguments_are_explained(
-    home: Path, dense_model: Path, wrong: dict[str, Any], said: str
+    home: Path, played_model: Path, wrong: dict[str, Any], said: str
 ) -> None:
     async def test(client: CheckedClient, engine: ChattingEngine) -> None:
         client.open(URI, TEXT, "python")
@@ -275,10 +275,10 @@ def test_bad_arguments_are_explained(
         assert said in client.events("e1")[0]["text"]
         assert (await client.execute("underkeel.explain", argument("e2")))["text"] == "Fine."
 
-    play(dense_model, test, "Fine.")
+    play(played_model, test, "Fine.")
 
 
-def test_a_file_of_secrets_is_never_shown(home: Path, dense_model: Path) -> None:
+def test_a_file_of_secrets_is_never_shown(home: Path, played_model: Path) -> None:
     async def test(client: CheckedClient, engine: ChattingEngine) -> None:
         uri = "file:///harbour/.env"
         client.open(uri, "PASSWORD=deep-water-9\n", "plaintext")
@@ -287,10 +287,10 @@ def test_a_file_of_secrets_is_never_shown(home: Path, dense_model: Path) -> None
             await client.execute("underkeel.explain", asked)
         assert engine.asked == []
 
-    play(dense_model, test, "Never.")
+    play(played_model, test, "Never.")
 
 
-def test_nothing_is_left_of_an_editor_that_goes(home: Path, dense_model: Path) -> None:
+def test_nothing_is_left_of_an_editor_that_goes(home: Path, played_model: Path) -> None:
     """The client leaves in the middle of an explanation."""
     before = threading.active_count()
 
@@ -304,5 +304,5 @@ def test_nothing_is_left_of_an_editor_that_goes(home: Path, dense_model: Path) -
         await until(lambda: engine.in_flight == 0)
         await asyncio.sleep(0)
 
-    play(dense_model, test, "word " * 400)
+    play(played_model, test, "word " * 400)
     assert threading.active_count() <= before + 1

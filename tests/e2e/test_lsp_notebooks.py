@@ -100,7 +100,7 @@ def in_order(text: str, *parts: str) -> bool:
     return -1 not in places and places == sorted(places)
 
 
-def test_earlier_cells_are_context_as_the_notebook_changes(home: Path, dense_model: Path) -> None:
+def test_earlier_cells_are_context_as_the_notebook_changes(home: Path, played_model: Path) -> None:
     """C8: didOpen, didChange (text, new, moved and removed cells), didSave and didClose."""
 
     async def test(engine: FakeEngine) -> None:
@@ -113,7 +113,7 @@ def test_earlier_cells_are_context_as_the_notebook_changes(home: Path, dense_mod
                 types.NotebookDocument(BOOK, "jupyter-notebook", 1, cells), texts
             )
         )
-        shown = await prompt(client, engine, dense_model, 2)
+        shown = await prompt(client, engine, played_model, 2)
         assert in_order(shown, "harbour = 1", "# Tides", "depth =")
         assert "prose" not in shown and "later" not in shown
         whole = types.TextDocumentContentChangeWholeDocument("quay = 2\n")
@@ -130,7 +130,7 @@ def test_earlier_cells_are_context_as_the_notebook_changes(home: Path, dense_mod
                 ]
             )
         )
-        shown = await prompt(client, engine, dense_model, 2)
+        shown = await prompt(client, engine, played_model, 2)
         assert in_order(shown, "quay = 2", "level =") and "harbour" not in shown
         # The first two cells give way to a new one; the last moves before cell 2.
         array = types.NotebookCellArrayChange(0, 4, [kind(4), kind(3), kind(2)])
@@ -143,7 +143,7 @@ def test_earlier_cells_are_context_as_the_notebook_changes(home: Path, dense_mod
                 )
             )
         )
-        shown = await prompt(client, engine, dense_model, 2)
+        shown = await prompt(client, engine, played_model, 2)
         assert in_order(shown, "import tides", "later = 3", "level =") and "quay" not in shown
         client.notebook_document_did_save(
             types.DidSaveNotebookDocumentParams(types.NotebookDocumentIdentifier(BOOK))
@@ -165,17 +165,17 @@ def test_earlier_cells_are_context_as_the_notebook_changes(home: Path, dense_mod
         client.exit(None)
         await client.stop()  # type: ignore[no-untyped-call]
 
-    play(dense_model, test)
+    play(played_model, test)
 
 
-def test_cells_of_a_client_that_does_not_synchronise(home: Path, dense_model: Path) -> None:
+def test_cells_of_a_client_that_does_not_synchronise(home: Path, played_model: Path) -> None:
     """C8: the order of opening counts, until one is edited; then a new cell stands alone."""
 
     async def test(engine: FakeEngine) -> None:
         client = await started(synchronises=False)
         for number, text in ((0, "harbour = 1\n"), (1, "depth = \n")):
             client.text_document_did_open(types.DidOpenTextDocumentParams(item(number, text)))
-        assert in_order(await prompt(client, engine, dense_model, 1), "harbour = 1", "depth =")
+        assert in_order(await prompt(client, engine, played_model, 1), "harbour = 1", "depth =")
         edit = types.TextDocumentContentChangeWholeDocument("harbour = 2\n")
         client.text_document_did_change(
             types.DidChangeTextDocumentParams(
@@ -183,9 +183,9 @@ def test_cells_of_a_client_that_does_not_synchronise(home: Path, dense_model: Pa
             )
         )
         client.text_document_did_open(types.DidOpenTextDocumentParams(item(2, "quay = \n")))
-        assert "harbour" not in await prompt(client, engine, dense_model, 2)
+        assert "harbour" not in await prompt(client, engine, played_model, 2)
         await client.shutdown_async(None)
         client.exit(None)
         await client.stop()  # type: ignore[no-untyped-call]
 
-    play(dense_model, test)
+    play(played_model, test)

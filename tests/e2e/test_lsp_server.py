@@ -107,11 +107,11 @@ def test_initialise_says_what_the_server_can_do_and_imports_no_more() -> None:
     asyncio.run(main())
 
 
-def test_the_language_server_never_loads_llama_cpp(home: Path, dense_model: Path) -> None:
+def test_the_language_server_never_loads_llama_cpp(home: Path, played_model: Path) -> None:
     code = (
         "import sys, lsp.__main__, lsp.server, lsp.completion.completion_stream, assistant.client\n"
         "from assistant.models import vocabulary, families\n"
-        f"families.layout_for(vocabulary.load({str(dense_model)!r}))\n"
+        f"families.layout_for(vocabulary.load({str(played_model)!r}))\n"
         "print([name for name in sys.modules if name.startswith('llama_cpp')])"
     )
     done = subprocess.run(
@@ -120,7 +120,7 @@ def test_the_language_server_never_loads_llama_cpp(home: Path, dense_model: Path
     assert done.stdout.strip() == "[]"
 
 
-def test_ghost_text(home: Path, dense_model: Path) -> None:
+def test_ghost_text(home: Path, played_model: Path) -> None:
     async def test(daemon: Daemon, engine: FakeEngine) -> None:
         async with editing() as client:
             _, response = client.send_completion(URI, 1, 11)
@@ -137,18 +137,18 @@ def test_ghost_text(home: Path, dense_model: Path) -> None:
             }
             assert await client.request("workspace/executeCommand", taken) is None
             (request,) = asked(engine)
-            prompt = vocabulary.load(dense_model).decode(request.prompt)
+            prompt = vocabulary.load(played_model).decode(request.prompt)
             assert "def add(a, b):\n    return" in prompt
             assert "return " not in prompt  # the blank is given back
 
-    play(dense_model, test, lambda _: " a + b\n\n\ndef")
+    play(played_model, test, lambda _: " a + b\n\n\ndef")
 
 
 BLOCK = "for a in b:\n        if a:\n            return a\n    return b"
 
 
 @pytest.mark.parametrize("updates", [True, False])
-def test_a_block_grows_after_its_first_line(home: Path, dense_model: Path, updates: bool) -> None:
+def test_a_block_grows_after_its_first_line(home: Path, played_model: Path, updates: bool) -> None:
     """Issue 20, item 6: our plugins get updates, other clients the longer text when they ask."""
 
     async def test(daemon: Daemon, engine: FakeEngine) -> None:
@@ -184,12 +184,12 @@ def test_a_block_grows_after_its_first_line(home: Path, dense_model: Path, updat
                 assert not any("Update" in method for method, _ in client.told)
             assert len(asked(engine)) == 1
 
-    play(dense_model, test, lambda _: f"{BLOCK}\n\n\ndef sub(a, b):\n")
+    play(played_model, test, lambda _: f"{BLOCK}\n\n\ndef sub(a, b):\n")
 
 
 @pytest.mark.parametrize(("encoding", "units"), [("utf-8", 4), ("utf-16", 2), ("utf-32", 1)])
 def test_positions_count_in_the_agreed_units(
-    home: Path, dense_model: Path, encoding: str, units: int
+    home: Path, played_model: Path, encoding: str, units: int
 ) -> None:
     """The cursor stands behind an astral character, a form feed and a U+2028."""
 
@@ -210,13 +210,13 @@ def test_positions_count_in_the_agreed_units(
             )
             (item,) = await client.complete(URI, 2, character + 1)
             assert item["range"]["start"] == {"line": 2, "character": character + 1}
-            words = vocabulary.load(dense_model)
+            words = vocabulary.load(played_model)
             assert "\f\n# \u2028\nx = '\U0001f600!' +" in words.decode(asked(engine)[0].prompt)
 
-    play(dense_model, test, lambda _: " y")
+    play(played_model, test, lambda _: " y")
 
 
-def test_a_storm_of_cancelled_requests(home: Path, dense_model: Path) -> None:
+def test_a_storm_of_cancelled_requests(home: Path, played_model: Path) -> None:
     async def test(daemon: Daemon, engine: FakeEngine) -> None:
         async with editing() as client:
             await client.complete(URI, 0, 0)
@@ -248,10 +248,10 @@ def test_a_storm_of_cancelled_requests(home: Path, dense_model: Path) -> None:
             client.open("file:///next.py", TEXT, "python")
             assert await client.complete("file:///next.py", 1, 11)
 
-    play(dense_model, test, lambda _: " a + b")
+    play(played_model, test, lambda _: " a + b")
 
 
-def test_a_worker_that_dies_in_between_is_not_felt(home: Path, dense_model: Path) -> None:
+def test_a_worker_that_dies_in_between_is_not_felt(home: Path, played_model: Path) -> None:
     async def test(daemon: Daemon, engine: FakeEngine) -> None:
         async with editing() as client:
             assert await client.complete(URI, 1, 11)
@@ -262,11 +262,11 @@ def test_a_worker_that_dies_in_between_is_not_felt(home: Path, dense_model: Path
             assert (await response)["result"]["items"]
             assert messages(client) == []
 
-    play(dense_model, test, lambda _: " a + b")
+    play(played_model, test, lambda _: " a + b")
 
 
 def test_wrong_settings_are_reported_and_do_not_stop_anything(
-    home: Path, dense_model: Path
+    home: Path, played_model: Path
 ) -> None:
     async def test(daemon: Daemon, engine: FakeEngine) -> None:
         options = {"underkeel": {"completion": {"max_tokens": "many", "debounce_ms": 0}}}
@@ -279,7 +279,7 @@ def test_wrong_settings_are_reported_and_do_not_stop_anything(
             client.notify("workspace/didChangeConfiguration", {"settings": changed})
             assert await client.complete(URI, 1, 11) == []
 
-    play(dense_model, test, lambda _: " a + b")
+    play(played_model, test, lambda _: " a + b")
 
 
 def test_without_a_model_it_says_what_to_do_once(home: Path) -> None:
@@ -298,7 +298,7 @@ def test_without_a_model_it_says_what_to_do_once(home: Path) -> None:
     asyncio.run(main())
 
 
-def test_messages_of_no_sense_are_survived(home: Path, dense_model: Path) -> None:
+def test_messages_of_no_sense_are_survived(home: Path, played_model: Path) -> None:
     async def test(daemon: Daemon, engine: FakeEngine) -> None:
         async with language_server(env=environment(), stderr=subprocess.PIPE) as client:
             await client.initialise()
@@ -321,7 +321,7 @@ def test_messages_of_no_sense_are_survived(home: Path, dense_model: Path) -> Non
             assert client.process.stderr is not None
             assert secret.encode() not in await client.process.stderr.read()
 
-    play(dense_model, test, lambda _: " a + b")
+    play(played_model, test, lambda _: " a + b")
 
 
 def test_a_client_that_just_goes_leaves_no_server_behind() -> None:
@@ -357,7 +357,7 @@ def test_complete_explains_a_bad_place(home: Path, tmp_path: Path) -> None:
 
 
 def test_complete_prints_what_the_language_server_suggests(
-    home: Path, tmp_path: Path, dense_model: Path
+    home: Path, tmp_path: Path, played_model: Path
 ) -> None:
     file = tmp_path / "a.py"
     file.write_text("s = '\U0001f600'\r\ndef add(a, b):\r\n    return ", newline="")
@@ -372,10 +372,10 @@ def test_complete_prints_what_the_language_server_suggests(
         done = await asyncio.to_thread(complete, f"{file}:1:1")
         assert done.returncode == 0
 
-    play(dense_model, test, lambda _: " a + b")
+    play(played_model, test, lambda _: " a + b")
 
 
-def test_a_huge_document_is_answered_or_left_alone(home: Path, dense_model: Path) -> None:
+def test_a_huge_document_is_answered_or_left_alone(home: Path, played_model: Path) -> None:
     """50 MB, whether of short lines or of a single one: the server lives and serves the next."""
 
     async def test(daemon: Daemon, engine: FakeEngine) -> None:
@@ -389,4 +389,4 @@ def test_a_huge_document_is_answered_or_left_alone(home: Path, dense_model: Path
             client.open("file:///next.py", TEXT, "python")
             assert await client.complete("file:///next.py", 1, 11)
 
-    play(dense_model, test, lambda _: " a + b")
+    play(played_model, test, lambda _: " a + b")

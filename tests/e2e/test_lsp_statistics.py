@@ -33,7 +33,7 @@ def stats() -> Any:
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_an_accepted_suggestion_is_counted(home: Path, dense_model: Path, enabled: bool) -> None:
+def test_an_accepted_suggestion_is_counted(home: Path, played_model: Path, enabled: bool) -> None:
     async def test(client: CheckedClient, engine: ChattingEngine) -> None:
         client.open(URI, TEXT, "python")
         (item,) = await client.complete(URI, 1, 11)
@@ -45,7 +45,7 @@ def test_an_accepted_suggestion_is_counted(home: Path, dense_model: Path, enable
         assert await client.stop() == 0
 
     options = {"underkeel": {"statistics": {"enabled": enabled}}}
-    play(dense_model, test, f" a + {SECRET}\n", initializationOptions=options)
+    play(played_model, test, f" a + {SECRET}\n", initializationOptions=options)
     if not enabled:
         assert not statistics.file().exists()
         return

@@ -57,12 +57,12 @@ def vim(tmp_path: Path, home: Path) -> Iterator[Neovim]:
         yield editor
 
 
-def test_a_task_in_the_panel(vim: Neovim, tmp_path: Path, dense_model: Path) -> None:
+def test_a_task_in_the_panel(vim: Neovim, tmp_path: Path, played_model: Path) -> None:
     """Selection attached, plan, diff, approvals by key in an unsaved buffer, stop, history."""
-    engine = played(dense_model, SCRIPT)
+    engine = played(played_model, SCRIPT)
 
     async def main() -> None:
-        async with serving(engine, planner=lambda: large_context(dense_model)):
+        async with serving(engine, planner=lambda: large_context(played_model)):
             await asyncio.to_thread(drive, vim, tmp_path / "work" / "shape.py", engine)
 
     asyncio.run(main())

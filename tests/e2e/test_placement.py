@@ -27,15 +27,7 @@ def shortest_paths(graph: dict[str, dict[str, float]], source: str) -> dict[str,
         distance, node = heapq.heappop(queue)
         if distance > distances.get(node, float("inf")):
             continue
-        for neighbour, weight in graph[node].items():
-            candidate = distance + weight
-            if candidate < distances.get(neighbour, float("inf")):
-                distances[neighbour] = candidate
-    return distances
-
-
-def path_to(graph, source, target):
-'''
+        for neighbour, weight in'''
 
 UPPER_HALF = r"blk\.(1[2-9]|2[0-3])\.ffn_(up|down|gate)_exps"
 ALL_EXPERTS = r"ffn_(up|down|gate)_exps"
@@ -177,17 +169,17 @@ def test_no_expert_group_is_split(outcomes: dict[str, Outcome]) -> None:
     [(Stage.WEIGHTS, "weights"), (Stage.KV, "context"), (Stage.COMPUTE, "context")],
 )
 def test_a_refused_allocation_is_an_answer_not_a_crash(
-    stage: Stage, error: str, tmp_path: Path, moe_model: Path
+    stage: Stage, error: str, tmp_path: Path, tiny_moe: Path
 ) -> None:
     machine = Machine(tmp_path, [Gpu("SIM0", 8 * GIB, refuse=stage)])
     jobs = [
-        Job(name="refused", spec=on_gpus(moe_model, "SIM0")),
-        Job(name="after", spec=spec(moe_model), prompt="def f():", n_predict=1),
+        Job(name="refused", spec=on_gpus(tiny_moe, "SIM0")),
+        Job(name="after", spec=spec(tiny_moe), prompt="def f():", n_predict=1),
     ]
     refused, after = run(jobs, machine)
     assert refused.error == error
     assert "llama.cpp cannot" in refused.says and "memory" in refused.says
-    assert str(moe_model) in refused.says
+    assert str(tiny_moe) in refused.says
     assert after.error == "" and len(after.tokens) == 1  # the process lives and serves
     assert machine.used_bytes("SIM0") == 0
 
@@ -197,14 +189,14 @@ def test_a_refused_allocation_is_an_answer_not_a_crash(
     [(Compute.ALLOC_FAILED, "NO_MEMORY"), (Compute.FAIL, "FAILED")],
 )
 def test_memory_that_runs_out_while_generating_is_an_answer(
-    compute: Compute, error: str, tmp_path: Path, moe_model: Path
+    compute: Compute, error: str, tmp_path: Path, tiny_moe: Path
 ) -> None:
     """The prompt is one graph on the GPU, each token another: the fourth token fails."""
     machine = Machine(tmp_path, [Gpu("SIM0", 8 * GIB, compute=compute, compute_after=4)])
     jobs = [
-        Job(name="first", spec=on_gpus(moe_model, "SIM0"), prompt="def f(x):", n_predict=8),
-        Job(name="again", spec=on_gpus(moe_model, "SIM0"), prompt="def f(x):", n_predict=8),
-        Job(name="elsewhere", spec=spec(moe_model), prompt="def f(x):", n_predict=1),
+        Job(name="first", spec=on_gpus(tiny_moe, "SIM0"), prompt="def f(x):", n_predict=8),
+        Job(name="again", spec=on_gpus(tiny_moe, "SIM0"), prompt="def f(x):", n_predict=8),
+        Job(name="elsewhere", spec=spec(tiny_moe), prompt="def f(x):", n_predict=1),
     ]
     first, again, elsewhere = run(jobs, machine)
     assert first.error == f"decode: {error}"
@@ -212,10 +204,10 @@ def test_memory_that_runs_out_while_generating_is_an_answer(
     assert elsewhere.error == "" and len(elsewhere.tokens) == 1
 
 
-def test_memory_of_others_counts(tmp_path: Path, moe_model: Path) -> None:
-    """A GPU of 4 GiB does not take 1 GiB of weights while a game holds 3.2, and then it does."""
-    machine = Machine(tmp_path, [Gpu("SIM0", 4 * GIB, others_bytes=3200 * MIB)])
-    job = Job(name="load", spec=on_gpus(moe_model, "SIM0"))
+def test_memory_of_others_counts(tmp_path: Path, tiny_moe: Path) -> None:
+    """A GPU of 128 MiB does not take 40 MiB while a game holds 100, and then it does."""
+    machine = Machine(tmp_path, [Gpu("SIM0", 128 * MIB, others_bytes=100 * MIB)])
+    job = Job(name="load", spec=on_gpus(tiny_moe, "SIM0"))
     assert run([job], machine)[0].error == "weights"
     machine.change("SIM0", others_bytes=0)
     assert run([job], machine)[0].error == ""

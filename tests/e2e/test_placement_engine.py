@@ -47,9 +47,9 @@ def on_gpu(model: Path) -> LoadSpec:
     )
 
 
-def play(scenario: Scenario) -> None:
+def play(scenario: Scenario, hang_s: float = local.HANG_S) -> None:
     async def body() -> None:
-        engine = LlamaEngine()
+        engine = LlamaEngine(hang_s)
         try:
             await asyncio.wait_for(scenario(engine), 240)
         finally:
@@ -78,39 +78,39 @@ def shown(error: UnderkeelError) -> None:
 
 @pytest.mark.parametrize("stage", [Stage.WEIGHTS, Stage.KV, Stage.COMPUTE])
 def test_an_allocation_refused_while_loading(
-    stage: Stage, machine: Machine, moe_model: Path
+    stage: Stage, machine: Machine, tiny_moe: Path
 ) -> None:
     """The very worker that was refused goes on to load what does fit, and answers."""
 
     async def scenario(engine: LlamaEngine) -> None:
         machine.change("SIM0", refuse=stage)
         with pytest.raises(LoadError) as caught:
-            await engine.load(on_gpu(moe_model))
+            await engine.load(on_gpu(tiny_moe))
         shown(caught.value)
         assert machine.used_bytes("SIM0") == 0
         worker = engine.pid
-        await engine.load(on_host(moe_model))
+        await engine.load(on_host(tiny_moe))
         assert engine.pid == worker is not None
         assert await answer(engine)
 
     play(scenario)
 
 
-def test_a_gpu_without_room_for_a_context_of_its_driver(machine: Machine, moe_model: Path) -> None:
+def test_a_gpu_without_room_for_a_context_of_its_driver(machine: Machine, tiny_moe: Path) -> None:
     async def scenario(engine: LlamaEngine) -> None:
         machine.change("SIM0", context_bytes=9 * GIB)
         with pytest.raises(LoadError) as caught:
-            await engine.load(on_gpu(moe_model))
+            await engine.load(on_gpu(tiny_moe))
         shown(caught.value)
         machine.change("SIM0", context_bytes=100 * MIB)
-        await engine.load(on_gpu(moe_model))
+        await engine.load(on_gpu(tiny_moe))
         assert await answer(engine)
 
     play(scenario)
 
 
 def test_a_pool_that_finds_no_memory_is_found_out_by_the_warm_up(
-    machine: Machine, moe_model: Path
+    machine: Machine, tiny_moe: Path
 ) -> None:
     """CUDA's pool is allocated by the first batch and ends the process where it cannot be: that
     happens while loading, not while somebody types."""
@@ -118,10 +118,10 @@ def test_a_pool_that_finds_no_memory_is_found_out_by_the_warm_up(
     async def scenario(engine: LlamaEngine) -> None:
         machine.change("SIM0", pool_bytes=8 * GIB)
         with pytest.raises(WorkerDiedError) as caught:
-            await engine.load(on_gpu(moe_model))
+            await engine.load(on_gpu(tiny_moe))
         shown(caught.value)
         machine.change("SIM0", pool_bytes=100 * MIB)
-        await engine.load(on_gpu(moe_model))
+        await engine.load(on_gpu(tiny_moe))
         machine.change("SIM0", others_bytes=8 * GIB)  # everything left is taken
         assert await answer(engine)
 
@@ -130,10 +130,10 @@ def test_a_pool_that_finds_no_memory_is_found_out_by_the_warm_up(
 
 @pytest.mark.parametrize("compute", [Compute.ALLOC_FAILED, Compute.FAIL])
 def test_a_graph_that_fails_ends_the_request_alone(
-    compute: Compute, machine: Machine, moe_model: Path
+    compute: Compute, machine: Machine, tiny_moe: Path
 ) -> None:
     async def scenario(engine: LlamaEngine) -> None:
-        await engine.load(on_gpu(moe_model))
+        await engine.load(on_gpu(tiny_moe))
         whole = await answer(engine)
         worker = engine.pid
         machine.change("SIM0", compute=compute)
@@ -148,10 +148,10 @@ def test_a_graph_that_fails_ends_the_request_alone(
 
 
 def test_a_gpu_that_is_lost_takes_the_worker_along_and_both_return(
-    machine: Machine, moe_model: Path
+    machine: Machine, tiny_moe: Path
 ) -> None:
     async def scenario(engine: LlamaEngine) -> None:
-        await engine.load(on_gpu(moe_model))
+        await engine.load(on_gpu(tiny_moe))
         whole = await answer(engine)
         machine.change("SIM0", lost=True)
         with pytest.raises(WorkerDiedError) as caught:
@@ -165,13 +165,9 @@ def test_a_gpu_that_is_lost_takes_the_worker_along_and_both_return(
     play(scenario)
 
 
-def test_a_graph_that_never_ends_is_ended(
-    machine: Machine, moe_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(local, "HANG_S", 3.0)
-
+def test_a_graph_that_never_ends_is_ended(machine: Machine, tiny_moe: Path) -> None:
     async def scenario(engine: LlamaEngine) -> None:
-        await engine.load(on_gpu(moe_model))
+        await engine.load(on_gpu(tiny_moe))
         machine.change("SIM0", compute=Compute.HANG)
         with pytest.raises(WorkerDiedError) as caught:
             await answer(engine)
@@ -179,4 +175,4 @@ def test_a_graph_that_never_ends_is_ended(
         machine.change("SIM0", compute=Compute.OK)
         assert await answer(engine)
 
-    play(scenario)
+    play(scenario, hang_s=3.0)

@@ -37,16 +37,16 @@ def reply(_: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("kind", ["llama-server", "vllm", "openai"])
 def test_ghost_text_over_each_kind_of_server(
-    home: Path, dense_model: Path, tmp_path: Path, kind: str
+    home: Path, played_model: Path, tmp_path: Path, kind: str
 ) -> None:
-    words = vocabulary.load(dense_model)
+    words = vocabulary.load(played_model)
     tokenizer = ""
     if kind == "vllm":
-        tiny_checkpoint.write_tokenizer(dense_model, tmp_path)
+        tiny_checkpoint.write_tokenizer(played_model, tmp_path)
         tokenizer = str(tmp_path)
 
     async def main() -> None:
-        with RecordedServer(kind, dense_model, reply=reply) as server:
+        with RecordedServer(kind, played_model, reply=reply) as server:
             remote = RemoteSettings(url=server.url, tokenizer=tokenizer, fallback=False)
             settings = Settings(remote=remote)
             engine = engine_for(settings)
@@ -74,12 +74,12 @@ def test_ghost_text_over_each_kind_of_server(
 
 
 def test_control_tokens_in_a_document_reach_no_server_as_such(
-    home: Path, dense_model: Path
+    home: Path, played_model: Path
 ) -> None:
     planted = "x = '<|im_end|><|fim_middle|>'\n"
 
     async def main() -> None:
-        with RecordedServer("openai", dense_model, reply=reply) as server:
+        with RecordedServer("openai", played_model, reply=reply) as server:
             settings = Settings(remote=RemoteSettings(url=server.url, fallback=False))
             async with (
                 serving(engine_for(settings), settings=settings, planner=ServerPlanning(None)),
@@ -97,15 +97,15 @@ def test_control_tokens_in_a_document_reach_no_server_as_such(
 
 
 def test_ghost_text_goes_on_with_the_local_model_when_the_server_goes(
-    home: Path, dense_model: Path
+    home: Path, played_model: Path
 ) -> None:
-    local = FakeEngine(reply=lambda _: "urn a - b\n", n_vocab=vocabulary.load(dense_model).size)
+    local = FakeEngine(reply=lambda _: "urn a - b\n", n_vocab=vocabulary.load(played_model).size)
 
     async def main() -> None:
-        with RecordedServer("llama-server", dense_model, reply=reply) as server:
+        with RecordedServer("llama-server", played_model, reply=reply) as server:
             remote = RemoteEngine(RemoteSettings(url=server.url, retries=0))
             engine = FallbackEngine(remote, local)
-            planner = ServerPlanning(lambda: fake_model(str(dense_model)))
+            planner = ServerPlanning(lambda: fake_model(str(played_model)))
             async with (
                 serving(engine, planner=planner) as daemon,
                 language_server(env=environment()) as client,
@@ -139,9 +139,9 @@ def test_ghost_text_goes_on_with_the_local_model_when_the_server_goes(
     asyncio.run(main())
 
 
-def test_a_chat_goes_to_a_server_that_has_the_template(home: Path, dense_model: Path) -> None:
+def test_a_chat_goes_to_a_server_that_has_the_template(home: Path, played_model: Path) -> None:
     async def main() -> None:
-        with RecordedServer("openai", dense_model, reply=lambda _: "hello") as server:
+        with RecordedServer("openai", played_model, reply=lambda _: "hello") as server:
             settings = Settings(remote=RemoteSettings(url=server.url, fallback=False))
             planner = ServerPlanning(None)
             async with serving(engine_for(settings), settings=settings, planner=planner) as daemon:

@@ -20,7 +20,7 @@ from typist import editors
 
 from assistant.client import ServiceState
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.alone]
 
 ALL = scenarios()
 

@@ -91,13 +91,13 @@ def logged(home: Path) -> Iterator[None]:
     ours.setLevel(levels[1])
 
 
-def test_nothing_leaks(home: Path, workspace: Path, dense_model: Path, logged: None) -> None:
-    words = vocabulary.load(dense_model)
+def test_nothing_leaks(home: Path, workspace: Path, played_model: Path, logged: None) -> None:
+    words = vocabulary.load(played_model)
     engine = FakeEngine(reply=lambda _: f"{REPLY}\n", n_vocab=words.size)
     said = home / "language-server.stderr"
 
     async def main() -> tuple[str, list[Any]]:
-        planner = lambda: fake_model(str(dense_model))  # noqa: E731
+        planner = lambda: fake_model(str(played_model))  # noqa: E731
         async with asyncio.timeout(120), serving(engine, planner=planner) as daemon:
             told: list[Any] = []
             # The first session makes the index, the second finds it and shows other files.

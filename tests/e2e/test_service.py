@@ -18,7 +18,8 @@ from assistant import paths, service
 from assistant.client import CompletionRequest, DaemonClient
 from assistant.daemon.process.instance import running_pid
 
-pytestmark = pytest.mark.model
+# For a systemd of the test's own, the machine looks as if systemd had booted it.
+pytestmark = [pytest.mark.model, pytest.mark.alone]
 
 PROMPT = "def fibonacci(n):\n    if n < 2:\n        return n\n    return fibonacci(n - 1) +"
 

@@ -87,7 +87,7 @@ STEPS: list[Step] = [
 ]  # fmt: skip
 
 
-def test_a_task_in_the_panel(home: Path, tmp_path: Path, dense_model: Path) -> None:
+def test_a_task_in_the_panel(home: Path, tmp_path: Path, played_model: Path) -> None:
     """Selection attached, diff, approvals by key and button, an unsaved document, stop, history."""
     log = tmp_path / "acp.jsonl"
     tap = Path(__file__).parents[1] / "equipment" / "acp_tap.py"
@@ -96,8 +96,8 @@ def test_a_task_in_the_panel(home: Path, tmp_path: Path, dense_model: Path) -> N
     editor.settings(files__autoSave="off")
 
     async def main() -> dict[str, Any]:
-        engine = played(dense_model, SCRIPT)
-        async with serving(engine, planner=lambda: large_context(dense_model)):
+        engine = played(played_model, SCRIPT)
+        async with serving(engine, planner=lambda: large_context(played_model)):
             return await asyncio.to_thread(editor.run, STEPS)
 
     seen = asyncio.run(main())

@@ -51,13 +51,18 @@ def sources(limit_bytes: int) -> Iterator[str]:
     left = limit_bytes
     for root in (sysconfig.get_path("stdlib"), str(Path(httpx.__file__).parents[1])):
         share = left // 2 if root == sysconfig.get_path("stdlib") else left
-        for path in sorted(Path(root).rglob("*.py")):
+        for path in _python_files(root):
             if share <= 0:
                 break
             content = path.read_bytes()[:100_000]
             share -= len(content)
             left -= len(content)
             yield content.decode("utf-8", "replace")
+
+
+@functools.cache
+def _python_files(folder: str) -> list[Path]:
+    return sorted(Path(folder).rglob("*.py"))
 
 
 @functools.cache

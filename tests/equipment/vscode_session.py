@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 from conformance import wrong_messages
 
 _HERE = Path(__file__).parent / "vscode"
@@ -42,7 +45,12 @@ def install(kind: str = "") -> Path:
 
 
 def build() -> Path:
-    """The .vsix of the sources as they are now."""
+    """The .vsix of the sources as they are now; one process builds it, others wait."""
+    with _building():
+        return _build()
+
+
+def _build() -> Path:
     newest = max(
         path.stat().st_mtime
         for path in EXTENSION.rglob("*")
@@ -51,18 +59,29 @@ def build() -> Path:
         and path != VSIX
     )
     if not VSIX.exists() or VSIX.stat().st_mtime < newest:
-        prepare()
+        _prepare()
         subprocess.run(["npm", "run", "--silent", "package"], cwd=EXTENSION, check=True)
     return VSIX
 
 
 def prepare() -> None:
     """Install what the extension is built with, as its lock file says."""
+    with _building():
+        _prepare()
+
+
+def _prepare() -> None:
     lock = EXTENSION / "package-lock.json"
     installed = EXTENSION / "node_modules" / ".package-lock.json"
     if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
         quiet = ["--no-audit", "--no-fund", "--loglevel=error"]
         subprocess.run(["npm", "ci", "--ignore-scripts", *quiet], cwd=EXTENSION, check=True)
+
+
+def _building() -> filelock.BaseFileLock:
+    """Held by the one process that changes the extension's folder."""
+    digest = hashlib.sha256(str(EXTENSION).encode()).hexdigest()[:16]
+    return filelock.FileLock(Path(tempfile.gettempdir()) / f"underkeel-vscode-{digest}.lock")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from examples import examples
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -341,7 +342,7 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_
 VALUES = SCALARS | st.lists(SCALARS, max_size=4)
 
 
-@hypothesis_settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@hypothesis_settings(max_examples=examples(50), suppress_health_check=[HealthCheck.too_slow])
 @given(
     data=st.fixed_dictionaries(
         {},

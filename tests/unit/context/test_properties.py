@@ -1,4 +1,4 @@
-"""Over twenty thousand random places, budgets and edits in real files of all languages."""
+"""Thousands of random places, budgets and edits in real files of all languages."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from examples import examples
 
 import context
 from context import FimLayout, Prompt, TokenCounter
@@ -20,8 +21,8 @@ from context.syntax.text import Encoder, byte_offset
 from context.syntax.trim import Depth, cuts, trim
 from context.types import Part
 
-TRIPLES = 21_000
-TRIPLES_A_LANGUAGE = 250
+TRIPLES = examples(7_000)
+TRIPLES_A_LANGUAGE = examples(80)
 
 
 def broken(source: Source) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from examples import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from running import running
@@ -48,7 +49,7 @@ def test_two_that_do_not_fit_side_by_side_are_both_answered(
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(3), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_crowd_is_answered_whole(model: Model, tiny_moe: Path, seed: int) -> None:
     """Of all classes, of all lengths that the cache can hold alone, some given up halfway."""
     dice = random.Random(seed)

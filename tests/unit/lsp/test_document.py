@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_texts import Reference
@@ -32,7 +33,7 @@ EDITS = st.lists(st.tuples(SPAN, TEXT), max_size=8)
 
 @pytest.mark.parametrize("encoding", list(Encoding))
 @given(text=TEXT, edits=EDITS, block=st.sampled_from([1, 2, 512]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_random_edits_agree_with_the_reference(
     encoding: Encoding, text: str, edits: list[tuple[tuple[int, int, int, int], str]], block: int
 ) -> None:
@@ -76,7 +77,7 @@ def test_a_position_inside_a_character_is_its_start(
 
 @pytest.mark.parametrize("block", [1, 2, 512])
 @given(text=TEXT, news=st.lists(TEXT, max_size=4), whole=st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_a_whole_new_text_agrees_with_the_reference(
     block: int, text: str, news: list[str], whole: bool
 ) -> None:
@@ -204,7 +205,7 @@ def test_one_huge_line_is_cut_around_the_cursor() -> None:
 PLACES = st.tuples(st.integers(0, 12), st.integers(0, 12))
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(75))
 @given(TEXT, EDITS, PLACES, PLACES, st.integers(0, 3), st.text("xyé", max_size=3))
 def test_what_two_sites_surely_share_is_the_same_in_both(
     text: str,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -131,7 +132,7 @@ def test_a_small_full_budget_has_no_higher_floor() -> None:
 
 
 @given(st.lists(st.tuples(shares, shares, cells, cells), min_size=1, max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_more_headroom_never_gives_less(
     looks: Sequence[tuple[float, float, int, int]],
 ) -> None:
@@ -144,7 +145,7 @@ def test_more_headroom_never_gives_less(
 
 
 @given(st.lists(st.tuples(shares, cells, cells), min_size=1, max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_it_never_promises_what_is_not_there(looks: Sequence[tuple[float, int, int]]) -> None:
     seen = [
         dataclasses.replace(gauges(share, free), cells_lent=lent) for share, free, lent in looks
@@ -164,7 +165,7 @@ def test_it_never_promises_what_is_not_there(looks: Sequence[tuple[float, int, i
     st.floats(min_value=0.0, max_value=1.5),
     st.lists(st.floats(min_value=-0.5, max_value=0.5), min_size=50, max_size=200),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_noise_does_not_make_it_swing(share: float, noise: Sequence[float]) -> None:
     """Noise narrower than the gap: once down it stays, even with no wait before a climb."""
     eager = dataclasses.replace(POLICY, hold_s=0.0)
@@ -177,7 +178,7 @@ def test_noise_does_not_make_it_swing(share: float, noise: Sequence[float]) -> N
     st.lists(shares, max_size=40),
     st.floats(min_value=0.1, max_value=2.0),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_recovery_is_bounded(history: Sequence[float], step_s: float) -> None:
     """Whatever happened: once all is well, the full budget is back in the promised time."""
     looks_per_level = POLICY.hold_s / step_s + 2  # each wait starts and ends on a look
@@ -187,7 +188,7 @@ def test_recovery_is_bounded(history: Sequence[float], step_s: float) -> None:
 
 
 @given(st.lists(st.tuples(shares, cells), min_size=1, max_size=40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_there_are_few_different_budgets(looks: Sequence[tuple[float, int]]) -> None:
     steps = {POLICY.tokens(level) for level in range(POLICY.floor_level + 1)}
     for now in run(gauges(*look) for look in looks):

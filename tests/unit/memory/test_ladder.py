@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -270,7 +271,7 @@ ladders = st.lists(st.integers(1, 7000), min_size=3, max_size=6).map(
 
 
 @given(ladders, st.integers(-8000, 2000))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_never_further_than_needed(ladder: Sequence[Rung], free_mib: int) -> None:
     """No rung above the chosen one would have left as much as a climb wants."""
     move = choose(ladder, LadderPosition(), situation(free_mib), 0.0)
@@ -291,7 +292,7 @@ def test_never_further_than_needed(ladder: Sequence[Rung], free_mib: int) -> Non
 
 
 @given(ladders, st.integers(0, 8000), st.lists(st.floats(-0.15, 0.15), min_size=40, max_size=40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_it_settles_and_stays(
     ladder: Sequence[Rung], others_mib: int, noise: Sequence[float]
 ) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 import shapes
+from examples import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from spec_choice import choice_of, spec_usages
@@ -140,7 +141,7 @@ def attempt(model: Model, on: Machine, requirements: Requirements) -> Plan | Pla
         return error
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 @given(random_models(), random_machines(), random_requirements())
 def test_every_plan_fits_and_splits_no_group(
     model: Model, on: Machine, requirements: Requirements
@@ -152,7 +153,7 @@ def test_every_plan_fits_and_splits_no_group(
         check(plan, requirements, on)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(random_models(), random_machines(), random_requirements())
 def test_what_is_offered_instead_does_fit(
     model: Model, on: Machine, requirements: Requirements
@@ -163,7 +164,7 @@ def test_what_is_offered_instead_does_fit(
             check(item.plan, item.requirements, on)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(random_models(), random_machines(), random_requirements(), st.integers(1, 64))
 def test_more_host_memory_never_hurts(
     model: Model, on: Machine, requirements: Requirements, more: int
