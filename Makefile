@@ -23,7 +23,7 @@ demo: models ## See ghost text from a real mixture-of-experts model
 # Tests marked `alone` run last, one after another: what they measure depends on what else runs.
 test: models check ## Lint, type-check and run every test
 	@$(BIN)/python -m pytest tests/unit -n $(TEST_PROCESSES) --dist worksteal; unit=$$?; \
-	  $(BIN)/python -m pytest tests/e2e -m "not alone" -n $(TEST_PROCESSES) --dist loadgroup; e2e=$$?; \
+	  $(BIN)/python -m pytest tests/e2e -m "not alone" -n $(TEST_PROCESSES) --dist loadfile; e2e=$$?; \
 	  $(BIN)/python -m pytest tests/e2e -m alone && exit $$((unit + e2e))
 
 check: lint types
