@@ -13,7 +13,7 @@ from simulated import GIB, MIB, Compute, Gpu, Machine, Stage
 
 from assistant.llama.spec import DeviceMemory, LoadSpec, TensorOverride
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
 PROMPT = '''\
 import heapq

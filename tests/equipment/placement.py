@@ -69,7 +69,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     same_best: float = 0.0
 
 
-def run(jobs: Sequence[Job], machine: Machine, *, timeout_s: float = 240) -> list[Outcome]:
+def run(jobs: Sequence[Job], machine: Machine, *, timeout_s: float = 560) -> list[Outcome]:
     """Run jobs in one child that sees the machine's GPUs."""
     answer = subprocess.run(
         [sys.executable, str(Path(__file__)), str(machine.folder)],

@@ -42,10 +42,10 @@ def test_a_servers_list_gives_its_own_ids(home: Path, dense_model: Path) -> None
     assert layout is not None and layout.family == "qwen2.5-coder"
 
 
-def test_no_pattern_that_fits_is_no_vocabulary(home: Path, dense_model: Path) -> None:
-    dense = vocabulary.load(dense_model)
+def test_no_pattern_that_fits_is_no_vocabulary(home: Path, small_vocabulary: Path) -> None:
+    words = vocabulary.load(small_vocabulary)
     with pytest.raises(VocabularyError, match="estimated"):
-        vocabulary_import.adopt(told(dense), lambda text: dense.encode(text)[:-1])
+        vocabulary_import.adopt(told(words), lambda text: words.encode(text)[:-1])
     assert not list((home / "cache/vocabularies").glob("*.gguf"))
 
 
