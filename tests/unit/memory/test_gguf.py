@@ -84,7 +84,9 @@ def test_real_models_read_as_the_reference_reads_them(
 ) -> None:
     # The reference slices its array for each string, which takes several times as long of a memmap.
     mapped = np.memmap
-    monkeypatch.setattr(np, "memmap", lambda *given, **more: mapped(*given, **more).view(np.ndarray))
+    monkeypatch.setattr(
+        np, "memmap", lambda *given, **more: mapped(*given, **more).view(np.ndarray)
+    )
     ours, theirs = read_header(moe_model), reference.GGUFReader(moe_model)
     assert [(t.name, t.shape, t.size_bytes) for t in ours.tensors] == [
         (t.name, tuple(int(x) for x in t.shape), int(t.n_bytes)) for t in theirs.tensors
