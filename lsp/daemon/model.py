@@ -17,8 +17,6 @@ from typing import Any
 
 from assistant.engine.types import Counting, ModelInfo
 from assistant.errors import UnderkeelError, VocabularyError
-from assistant.models import families, token_estimate
-from assistant.models.token_estimate import EngineEncoded, Estimate
 from assistant.wire import BudgetNow, PromptBody, Status
 from context import FimLayout, TokenCounter
 from context.syntax.text import Encoder
@@ -114,7 +112,12 @@ class Served:
         return max(min(limits), 0)
 
 
+# Tokenisers are imported with the first vocabulary: the answer to `initialize` waits for none.
+
+
 def _fim(info: ModelInfo) -> Fim:
+    from assistant.models import families, token_estimate
+
     if info.counting is Counting.ESTIMATE:
         return estimated_fim(info.family or info.name)
     if not info.vocabulary_path:
@@ -129,14 +132,16 @@ def _fim(info: ModelInfo) -> Fim:
         special=words.special,
         control=tuple(words.control),
         start=(words.bos,) if words.add_bos and words.bos >= 0 else (),
-        parts=words.parts if isinstance(words, EngineEncoded) else None,
+        parts=words.parts if isinstance(words, token_estimate.EngineEncoded) else None,
     )
 
 
 def estimated_fim(family: str = "") -> Fim:
     """Where a model's tokens are not known: the family by name, and upper bounds as counts."""
+    from assistant.models import families, token_estimate
+
     layout = families.layout_named(family)
-    words = Estimate()
+    words = token_estimate.Estimate()
     return Fim(
         layout=layout,
         counter=Encoder(words),
