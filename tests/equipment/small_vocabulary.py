@@ -36,7 +36,7 @@ def write_small_vocabulary(target: Path, starter: Path) -> Path:
     }
     for name in ("bos", "eos", "padding"):
         key = f"tokenizer.ggml.{name}_token_id"
-        values[key] = uint32(kept.index(metadata[key]))  # type: ignore[arg-type]
+        values[key] = uint32(kept.index(metadata[key]))
     with target.open("wb") as file:
         for _ in write(file, values, [], 32):
             pass
