@@ -101,6 +101,7 @@ def test_every_family_has_a_transcript() -> None:
 
 _FRAGMENTS = [
     *('{"name": "weather", "arguments": {', '{"name": "weather", "arguments": "', "}", "}}", "{"),
+    *("\n{", "\n[", '{"function": ', '"input": ', "```tool"),
     *('"', "\\", "<think>", "</think>", "\n", " ", "a", "é", "```json", "```", "weather", "[", "]"),
     *(
         ",",
@@ -145,7 +146,8 @@ def test_no_partial_mark_is_passed_on(family: str) -> None:
 def test_time_is_linear_and_what_is_held_back_is_bounded(family: str) -> None:
     """Openings without an end, an endless header, thousands of calls: no more than text."""
     own = families.named(family)
-    for text in (own.open[0] * 3000, own.open[0] + "x" * 50_000, own.open[0] + '{"name": ' * 9000):
+    texts = [own.open[0] * 3000, own.open[0] + "x" * 50_000, own.open[0] + '{"name": ' * 9000]
+    for text in (*texts, "\n[" * 3000, "```" * 3000, '\n{"name": ' * 1000):
         made = parser(family)
         passed = 0
         for at in range(0, len(text), 7):

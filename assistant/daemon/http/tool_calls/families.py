@@ -35,8 +35,8 @@ class Family(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             a header that names the function, then the arguments. "tagged": name and arguments in
             tags, one argument each. "harmony": a channel whose recipient is the function.
         open: texts that begin a call; close: texts that may follow one; drop: texts around calls
-            that mean nothing.
-        bare: a call may also be a JSON object alone, as the whole answer or in a fence.
+            that mean nothing. In every style but "harmony" a call may also come without them, as
+            a JSON object or a list of objects.
         header: a regular expression for what stands between `open` and the arguments.
         name_open, name_close, key_open, key_close, value_open, value_close, end: the tags. Of
             `value_close` only the first belongs to the value; the others begin what comes next.
@@ -59,7 +59,6 @@ class Family(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     open: tuple[str, ...]
     close: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
-    bare: bool = False
     header: str = ""
     name_open: str = ""
     name_close: tuple[str, ...] = ()

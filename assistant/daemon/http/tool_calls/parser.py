@@ -29,7 +29,14 @@ MOST_CALLS = 128
 
 _MOST_HEADER = 1000
 _MOST_UNSURE = 2000
-_FENCE = "```json"
+_MOST_BRACKETS = 64
+_FENCE = "```"
+_FENCE_LABELS = {"", "json", "tool", "tool_call", "tool_code"}
+_LABEL = re.compile(r"\w*")
+_BARE_LINES = ("\n{", "\n[")
+"""Where a call without marks may begin, after other text."""
+_ARGUMENT_KEYS = {"arguments", "parameters", "input"}
+_OTHER_KEYS = {"id", "type", "call_id", "index"}
 _ALPHABET = string.ascii_letters + string.digits
 
 
@@ -67,6 +74,8 @@ class _CallSoFar:
         word: the JSON of its name so far.
         encoded: its arguments are a JSON string that holds the JSON.
         parameters: the arguments it has by now.
+        bare: no mark of the family stands before it: it is a call only if it has arguments.
+        inner: reads the object `function` that holds the name and the arguments.
     """
 
     raw: list[str] | None = None
@@ -85,6 +94,8 @@ class _CallSoFar:
     scanner: ObjectScanner = field(default_factory=ObjectScanner)
     value: ValueScanner = field(default_factory=ValueScanner)
     parameters: set[str] = field(default_factory=set)
+    bare: bool = False
+    inner: ObjectScanner | None = None
 
 
 def random_id() -> str:
@@ -116,6 +127,7 @@ class AnswerParser:
         self._final = False
         self._pieces: list[Piece] = []
         self._open = family.open if tools else ()
+        self._marks = (*self._open, *family.drop)
         self._separate = separate
         self.calls = 0
         self._state: Callable[[], bool]
@@ -128,6 +140,7 @@ class AnswerParser:
             self._state = self._answer_start
         self._written = False
         self._key = self._blanks = ""
+        self._fenced = False
         self._call = _CallSoFar()
 
     def feed(self, text: str) -> list[Piece]:
@@ -234,15 +247,17 @@ class AnswerParser:
         return True
 
     def _answer_start(self) -> bool:
-        """Whether the answer is a call alone: a JSON object, in a fence or not."""
-        if not (self._open and self._family.bare):
+        """Whether the answer begins with a call without marks: a JSON object, or a list of them."""
+        if not self._open:
             self._state = self._text
             return True
         text = self._buffer.lstrip()
         if not text and not self._final:
             return False
-        if text.startswith("{"):
-            self._begin_reading(unsure=True)
+        if not self._final and any(mark.startswith(text) for mark in self._marks):
+            return False
+        if text.startswith(("{", "[")) and not text.startswith(self._marks):
+            self._begin_reading(unsure=True, bare=True)
             self._state = self._json_item
         else:
             self._state = self._text
@@ -253,8 +268,9 @@ class AnswerParser:
             self._emit(Kind.TEXT, self._take(len(self._buffer)))
             return False
         family = self._family
-        fences = (_FENCE,) if family.bare else ()
-        marks = [*self._open, *family.drop, *fences]
+        brackets = {mark[0] for mark in self._marks}
+        lines = [line for line in _BARE_LINES if line[1] not in brackets]
+        marks = [*self._marks, _FENCE, *lines]
         if self.calls >= MOST_CALLS:
             self._emit(Kind.TEXT, self._take(len(self._buffer)))
             return False
@@ -263,10 +279,17 @@ class AnswerParser:
             return False
         if mark in family.drop:
             return True
-        self._begin_reading(unsure=True)
+        bare = mark not in self._open
+        self._begin_reading(unsure=True, bare=bare)
         assert self._call.raw is not None
+        self._fenced = mark == _FENCE
+        if mark in _BARE_LINES:
+            mark, self._buffer = mark[0], mark[1] + self._buffer
         self._call.raw_opening = self._blanks + mark
         self._call.raw.append(self._call.raw_opening)
+        if bare:
+            self._state = self._fence_label if self._fenced else self._json_item
+            return True
         if family.style == "tagged" and mark == family.name_open:
             self._state = self._name_after_tag
             return True
@@ -277,9 +300,22 @@ class AnswerParser:
         }[family.style]
         return True
 
-    def _begin_reading(self, *, unsure: bool) -> None:
+    def _fence_label(self) -> bool:
+        """What a fenced block says that it holds."""
+        found = _LABEL.match(self._buffer)
+        size = found.end() if found else 0
+        most = max(map(len, _FENCE_LABELS))
+        if size == len(self._buffer) <= most and not self._final:
+            return False
+        if size > most or self._buffer[:size].lower() not in _FENCE_LABELS:
+            return self._give_up()
+        self._take(size)
+        self._state = self._json_item
+        return True
+
+    def _begin_reading(self, *, unsure: bool, bare: bool = False) -> None:
         """A call may begin here. `unsure`: what is read may turn out to be text."""
-        self._call = _CallSoFar(raw=[] if unsure else None)
+        self._call = _CallSoFar(raw=[] if unsure else None, bare=bare)
 
     def _give_up(self) -> bool:
         """It was no call: what seemed to begin one is text, and what follows is read again. Or it
@@ -298,23 +334,25 @@ class AnswerParser:
     def _after_call(self) -> bool:
         """Between calls, and after the last one."""
         family = self._family
-        marks = [*family.close, *family.drop, *(("```",) if family.bare else ())]
         while True:
+            marks = [*family.close, *family.drop, *((_FENCE,) if self._fenced else ())]
             self._take(len(self._buffer) - len(self._buffer.lstrip()))
             mark = next((one for one in marks if self._buffer.startswith(one)), "")
             if not mark:
                 break
+            self._fenced = self._fenced and mark != _FENCE
             self._take(len(mark))
         if not self._buffer:
             return False
         if not self._final and any(mark.startswith(self._buffer) for mark in marks):
             return False
-        more = family.style == "json" and self._buffer[0] in "{,;["
-        if family.style == "json" and self._buffer[0] in "];":
+        as_json = family.style == "json" or self._call.bare
+        more = as_json and self._buffer[0] in "{,;["
+        if as_json and self._buffer[0] in "];":
             self._take(1)
             return True
         if self.calls < MOST_CALLS and more:
-            self._begin_reading(unsure=True)
+            self._begin_reading(unsure=True, bare=self._call.bare)
             self._state = self._json_item
         elif self.calls < MOST_CALLS and family.repeats and self._next_tag():
             pass
@@ -336,6 +374,8 @@ class AnswerParser:
         """Before the next object of a list, or the only one."""
         while self._skip_blanks() and self._buffer[0] in "[,":
             self._take(1)
+            if self._call.raw_size > _MOST_BRACKETS:
+                return self._give_up()
         if not self._buffer:
             return self._give_up() if self._final and self._call.raw is not None else False
         if self._buffer[0] != "{":
@@ -363,7 +403,7 @@ class AnswerParser:
                 return self._give_up()
             return bool(self._buffer)
         if not self._call.started:
-            if not self._call.name:
+            if not self._call.name or (self._call.bare and not self._call.arguments_key):
                 return self._give_up()
             self._begin_call()
             self._arguments("".join(self._call.held) or "{}")
@@ -372,11 +412,17 @@ class AnswerParser:
 
     def _member(self, key: str, part: str, whole: bool) -> None:
         """A part of a member's value was read."""
-        if key in {"arguments", "parameters"}:
+        if key == "function" and (self._call.inner is not None or part.startswith("{")):
+            self._call.inner = self._call.inner or ObjectScanner()
+            for inner_key, inner_part, inner_whole in self._call.inner.feed(part):
+                self._member(inner_key, inner_part, inner_whole)
+        elif key in _ARGUMENT_KEYS:
             if self._call.arguments_key in {"", key}:
                 self._call.arguments_key = key
                 self._argument_part(part, whole=whole)
-        elif key == "name" and not self._call.word_ended:
+        elif key in {"name", "function", "tool"} and not self._call.word_ended:
+            if not self._call.word and not part.startswith('"'):
+                raise Malformed
             self._call.word, self._call.word_ended = self._call.word + part, whole
             if whole:
                 self._call.name = string_value(self._call.word)
@@ -386,7 +432,7 @@ class AnswerParser:
                     self._begin_call()
                     self._arguments("".join(self._call.held))
                     self._call.held = []
-        elif self._call.raw is not None and key not in {"id", "type", "name"}:
+        elif self._call.raw is not None and key not in _OTHER_KEYS:
             raise Malformed
 
     def _argument_part(self, part: str, *, whole: bool) -> None:
