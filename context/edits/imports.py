@@ -34,6 +34,8 @@ def find(scene: Scene) -> list[NextEdit]:
     scopes = scopes_of(scene.source)
     if scopes is None or scene.source.language.resolve.wildcard:
         return []
+    if any("*" in scene.text[one.start : one.stop] for one in scene.source.outline.imports):
+        return []  # it may bring in any name
     for name, at in list(_typed(scene))[:_MOST_NAMES]:
         if _is_missing(scene, scopes, name, at):
             statement = _statement(scene, name, at)

@@ -31,6 +31,9 @@ _DIFF_CONTEXT = 2
 _LONGEST_CHANGE = 24
 _LONGEST_REGION = 40
 _LONGEST_LINE = 400
+_NEAR = 5
+_MOST_PROBLEMS = 3
+_LONGEST_PROBLEM = 160
 _SETTLED_LINES = 2
 _SETTLED_CHARS = 12
 """In these lines together, so that blank lines and closing brackets alone settle nothing."""
@@ -314,12 +317,26 @@ def _written(
         "original": masked(_text(original)),
         "region": _text(lines),
         "marked": _text(marked),
+        "problems": _problems(scene, region),
         "fence": ticks,
     }
     writer = _Writer()
     writer.fill(form.prompt, values, {"changes": changes})
     ends = tuple(end.replace("{fence}", ticks) for end in form.ends)
     return EditPrompt(form, "".join(writer.parts), tuple(writer.plain), first, lines, ends)
+
+
+def _problems(scene: Scene, region: tuple[int, int]) -> str:
+    """What the editor reports near the region, the nearest first; empty for nothing."""
+    first, stop = region
+    line = scene.line_of(scene.cursor)
+    near = [one for one in scene.problems if first - _NEAR <= one.line < stop + _NEAR]
+    near.sort(key=lambda one: abs(one.line - line))
+    rows = [
+        f"line {one.line + 1}: {' '.join(one.message.split())[:_LONGEST_PROBLEM]}"
+        for one in near[:_MOST_PROBLEMS]
+    ]
+    return masked("Problems that the editor reports:\n" + _text(rows) + "\n") if rows else ""
 
 
 def _change(path: str, hunk: Hunk, shown: Sequence[str]) -> dict[str, str]:

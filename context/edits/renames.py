@@ -1,7 +1,8 @@
 """Finish a rename: the declaration of a name was changed, its uses were not.
 
 Proposed only where nothing else could be meant: the old name is no longer bound where the new one
-is, and the new one has no other meaning there. After the file, files that import the name follow.
+is, and the new one neither has another meaning there nor was used there before. After the file,
+files that import the name follow.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ def find(scene: Scene) -> list[NextEdit]:
             continue
         if scopes.is_imported(scopes.leaf_at(at, at + len(new))):
             continue  # another name is brought in, which need not replace the first
+        if _meant_before(scene, scopes, binding):
+            continue
         found = _edits(scene, scopes.uses(old, binding.scope, member=binding.member), new)
         if found:
             return scene.nearest(found)
@@ -67,6 +70,15 @@ def _is_clear(scopes: Scopes, binding: Binding, old: str) -> bool:
         if scopes.bound_within(old, binding.scope):
             return False
     return not any(one.scope.id == binding.scope.id for one in same) and len(others) == 1
+
+
+def _meant_before(scene: Scene, scopes: Scopes, binding: Binding) -> bool:
+    """Whether the new name stands in its scope in lines that were not edited: then it meant
+    something there before, a built-in or what an outer scope binds."""
+    return not binding.member and any(
+        not any(scene.in_hunk(use.start, hunk) for hunk in scene.hunks)
+        for use in scopes.uses(binding.name, binding.scope, member=False)
+    )
 
 
 def _edits(scene: Scene, uses: list[Use], new: str) -> list[NextEdit]:

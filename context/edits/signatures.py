@@ -23,6 +23,11 @@ _UNPACKED = frozenset(
 )
 _NAMES = ("name", "pattern", "declarator")
 _DEFAULTS = ("value",)
+_PLAIN_DECORATORS = frozenset(
+    ("staticmethod", "classmethod", "abstractmethod", "override", "final", "cache", "lru_cache",
+     "wraps", "deprecated", "contextmanager", "asynccontextmanager")
+)  # fmt: skip
+"""Decorators after which a function is called with the arguments that it declares."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,8 @@ def _changed_functions(scene: Scene, hunk: Hunk, later: Sequence[Hunk]) -> Itera
     if hunk.stale or not hunk.new or not hunk.old:
         return
     for one in scene.source.outline.definitions:
+        if one.body is not None and _changes_signature(scene.source, one.name, one.start):
+            continue
         first = scene.line_of(one.start) if one.body else -1
         head_stop = one.body[0] if one.body else one.start
         if one.body is None or not first < hunk.stop or scene.line_of(head_stop) < hunk.first:
@@ -88,6 +95,17 @@ def _changed_functions(scene: Scene, hunk: Hunk, later: Sequence[Hunk]) -> Itera
         change = compared(was, now)
         if change is not None:
             yield _Function(one.name, one.start, head_stop, change)
+
+
+def _changes_signature(source: Source, name: str, start: int) -> bool:
+    """Whether a decorator may give a function other parameters than it declares."""
+    parameters = _node_with_parameters(source, name, start)
+    around = parameters.parent.parent if parameters is not None and parameters.parent else None
+    if around is None or around.type != "decorated_definition":
+        return False
+    decorators = [_text(source, one) for one in around.children if one.type == "decorator"]
+    names = [one.removeprefix("@").partition("(")[0].strip().split(".")[-1] for one in decorators]
+    return any(one not in _PLAIN_DECORATORS for one in names)
 
 
 def compared(was: Sequence[Parameter], now: Sequence[Parameter]) -> Change | None:

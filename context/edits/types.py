@@ -68,6 +68,14 @@ class Project(Protocol):
 
 
 @dataclass(frozen=True)
+class Problem:
+    """What another language server reports about a line, from 0."""
+
+    line: int
+    message: str
+
+
+@dataclass(frozen=True)
 class Scene:
     """A document at a moment, with what was edited in it.
 
@@ -76,6 +84,7 @@ class Scene:
         cursor: in characters.
         hunks: of this document, the newest last.
         project: the other files; None where they may not be read.
+        problems: what the editor shows as wrong in the document.
     """
 
     document: Document
@@ -83,6 +92,7 @@ class Scene:
     cursor: int
     hunks: tuple[Hunk, ...]
     project: Project | None = None
+    problems: tuple[Problem, ...] = ()
 
     @property
     def text(self) -> str:

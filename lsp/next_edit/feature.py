@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 NEXT_EDIT = "textDocument/copilotInlineEdit"
 ACCEPT = "underkeel.acceptNextEdit"
 REJECT = "underkeel.rejectNextEdit"
+_MOST_DIAGNOSTICS = 50
+_LONGEST_MESSAGE = 400
 
 
 def register(server: LanguageServer, session: Session) -> NextEdits:
@@ -26,7 +28,8 @@ def register(server: LanguageServer, session: Session) -> NextEdits:
         place = _place(params)
         if place is None:
             return {"edits": []}
-        return {"edits": [_message(one) for one in await edits.find(*place)]}
+        found = await edits.find(*place, problems=_problems(params))
+        return {"edits": [_message(one) for one in found]}
 
     @server.feature("textDocument/didShowInlineEdit")
     def shown(params: Any) -> None:
@@ -57,6 +60,19 @@ def _place(params: Any) -> tuple[str, int | None, tuple[int, int]] | None:
         return None
     version = getattr(document, "version", None)
     return uri, version if isinstance(version, int) else None, (line, character)
+
+
+def _problems(params: Any) -> tuple[tuple[int, str], ...]:
+    """Line and message of the diagnostics in a request's context; what has another form is left
+    out."""
+    listed = getattr(getattr(params, "context", None), "diagnostics", None)
+    found = []
+    for one in listed[:_MOST_DIAGNOSTICS] if isinstance(listed, list | tuple) else ():
+        line = getattr(getattr(getattr(one, "range", None), "start", None), "line", None)
+        message = getattr(one, "message", None)
+        if isinstance(line, int) and isinstance(message, str):
+            found.append((line, message[:_LONGEST_MESSAGE]))
+    return tuple(found)
 
 
 def _message(offer: Offer) -> dict[str, Any]:

@@ -105,11 +105,21 @@ class NextEdits:
         session.on_edit = self._edited
         session.on_close = self._closed
 
-    async def find(self, uri: str, version: int | None, position: Position) -> list[Offer]:
+    async def find(
+        self,
+        uri: str,
+        version: int | None,
+        position: Position,
+        *,
+        problems: Sequence[tuple[int, str]] = (),
+    ) -> list[Offer]:
         """The next edit for a position; nothing for a version that is not the current one, and
         nothing while ghost text is shown there or being computed.
 
         Where the rules find none, the model that is served may be asked (`next_edits.model`).
+
+        Args:
+            problems: line and message of what the editor shows as wrong; hints for the model.
         """
         document = self._session.document(uri)
         if document is None or not self._wanted(document.language):
@@ -129,7 +139,7 @@ class NextEdits:
             uri,
             where.text,
             lambda workspace, studied: self._look(
-                tracked, workspace, studied, where, others=others, how=how
+                tracked, workspace, studied, where, others=others, how=how, problems=problems
             ),
             language_id=document.language,
         )
@@ -242,11 +252,12 @@ class NextEdits:
         *,
         others: dict[Path, str],
         how: EditModel | None,
+        problems: Sequence[tuple[int, str]],
     ) -> _Look:
         from context.edits import gate, model_edits
         from context.edits.history import History
         from context.edits.project import IndexedFiles
-        from context.edits.types import Scene
+        from context.edits.types import Problem, Scene
 
         if tracked.history is None:
             tracked.history = History(self._numbers)
@@ -261,7 +272,8 @@ class NextEdits:
         if source is None or self.settings is None or not history.hunks:
             return _Look()
         project = IndexedFiles(workspace.index, others) if workspace is not None else None
-        scene = Scene(document, source, where.start, history.hunks, project)
+        hints = tuple(itertools.starmap(Problem, problems))
+        scene = Scene(document, source, where.start, history.hunks, project, hints)
         level = gate.Level(self.settings.level)
         for edit in gate.find(scene)[:_MOST_JUDGED]:
             text = where.text

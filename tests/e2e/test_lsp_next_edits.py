@@ -12,6 +12,7 @@ from typing import Any
 from assistant.cli.language_client import LanguageClient, language_server
 
 ROOT = Path(__file__).resolve().parents[2]
+PLACE = {"start": {"line": 0, "character": 9}, "end": {"line": 0, "character": 10}}
 TEXT = "def load(é):\r\n    return é\r\n\r\nx = load(1)\r\ny = load(2)\r\n"
 
 
@@ -52,6 +53,7 @@ async def next_edits(
     params = {
         "textDocument": {"uri": uri, "version": version},
         "position": {"line": line, "character": character},
+        "context": {"triggerKind": 2, "diagnostics": [{"range": PLACE, "message": "é is bad"}]},
     }
     answer = await client.request("textDocument/copilotInlineEdit", params)
     found: list[dict[str, Any]] = answer["edits"]

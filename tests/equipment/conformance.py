@@ -108,11 +108,22 @@ class _Document(_Strict):
     version: int | None = None
 
 
+class _Hint(_Strict):
+    range: types.Range
+    message: str
+    severity: int | None = None
+
+
+class _NextEditContext(msgspec.Struct):
+    diagnostics: list[_Hint] = []
+
+
 class NextEditParams(_Strict):
-    """The parameters of a request for the next edit."""
+    """The parameters of a request for the next edit; `context` has more in Copilot's clients."""
 
     text_document: _Document
     position: types.Position
+    context: _NextEditContext | None = None
 
 
 class NextEdit(_Strict):

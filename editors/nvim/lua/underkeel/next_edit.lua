@@ -15,6 +15,9 @@ M.REJECT = 'underkeel.rejectNextEdit'
 --- Wait this long after the last change, in milliseconds.
 M.PAUSE_MS = 300
 
+--- Send diagnostics of so many lines before and after the cursor.
+M.NEAR_LINES = 40
+
 --- Follow the changes of all buffers. Called once by setup.
 function M.setup()
   local group = vim.api.nvim_create_augroup('UnderkeelNextEdit', { clear = true })
@@ -130,6 +133,18 @@ function H.may_show(buf)
     and not (vim.snippet and vim.snippet.active())
 end
 
+--- What is shown as wrong near the cursor, as hints for a model.
+function H.diagnostics(buf)
+  local row = vim.api.nvim_win_get_cursor(0)[1] - 1
+  local found = vim.tbl_filter(function(one)
+    return math.abs(one.lnum - row) <= M.NEAR_LINES
+  end, vim.diagnostic.get(buf))
+  return vim.tbl_map(function(one)
+    local at = { line = one.lnum, character = one.col }
+    return { range = { start = at, ['end'] = at }, message = one.message, severity = one.severity }
+  end, vim.list_slice(found, 1, 20))
+end
+
 function H.request(generation)
   local buf = vim.api.nvim_get_current_buf()
   local client = H.may_show(buf) and server.client(buf) or nil
@@ -140,6 +155,7 @@ function H.request(generation)
   local tick = vim.api.nvim_buf_get_changedtick(buf)
   local params = vim.lsp.util.make_position_params(0, client.offset_encoding)
   params.textDocument.version = vim.lsp.util.buf_versions[buf]
+  params.context = { diagnostics = H.diagnostics(buf) }
   server.request(client, M.METHOD, params, function(err, result)
     local edit = not err and type(result) == 'table' and (result.edits or {})[1]
     local same = vim.api.nvim_get_current_buf() == buf and vim.api.nvim_buf_get_changedtick(buf) == tick

@@ -10,11 +10,14 @@ import { basename } from "node:path";
 import * as vscode from "vscode";
 import { ExecuteCommandRequest, type LanguageClient } from "vscode-languageclient/node";
 import { hint, view } from "./nextEditView";
-import { Command, type NextEdit, type NextEditResponse, Notification, Request, SCHEMES } from "./protocol";
+import { Command, type NextEdit, type NextEditResponse, Notification, type Range, Request, SCHEMES } from "./protocol";
 import { isEnabled, read } from "./settings";
 
 /** How long after the last change an edit is requested, in milliseconds. */
 const PAUSE_MS = 300;
+
+/** Diagnostics of so many lines before and after the cursor are sent. */
+const NEAR_LINES = 40;
 
 /** Set while a next edit is shown, for the keys. */
 const SHOWN = "underkeel.nextEditShown";
@@ -137,6 +140,7 @@ export class NextEdits implements vscode.Disposable {
       const params = {
         textDocument: { uri: client.code2ProtocolConverter.asUri(document.uri), version },
         position: client.code2ProtocolConverter.asPosition(editor.selection.active),
+        context: { diagnostics: problems(document, editor.selection.active.line) },
       };
       const response = await client.sendRequest<NextEditResponse | null>(Request.nextEdit, params, token);
       const edit = response?.edits[0];
@@ -229,6 +233,21 @@ export class NextEdits implements vscode.Disposable {
     this.clear();
     vscode.Disposable.from(this.bar, this.removed, this.added, ...this.subscriptions).dispose();
   }
+}
+
+/** What is shown as wrong near a line, as hints for a model. */
+function problems(document: vscode.TextDocument, line: number): { range: Range; message: string }[] {
+  return vscode.languages
+    .getDiagnostics(document.uri)
+    .filter(({ range }) => Math.abs(range.start.line - line) <= NEAR_LINES)
+    .slice(0, 20)
+    .map(({ range: { start, end }, message }) => ({
+      range: {
+        start: { line: start.line, character: start.character },
+        end: { line: end.line, character: end.character },
+      },
+      message,
+    }));
 }
 
 function offersEdits(client: LanguageClient): boolean {

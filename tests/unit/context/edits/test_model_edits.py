@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import random
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from assistant.memory.gguf.remote import choose_file
+from assistant.memory.model.known_models import known_models
+from assistant.models.catalogue import model_name
 from context.edits import gate, model_edits
 from context.edits.history import History, between
 from context.edits.model_edits import Answer, AnswerToken, EditPrompt
-from context.edits.types import NextEdit, Scene
+from context.edits.types import NextEdit, Problem, Scene
 from context.syntax.document import Document
 
 _GOLDEN: dict[str, str] = tomllib.loads(
@@ -74,8 +78,36 @@ def test_a_family_is_known_by_the_models_name(model: str, family: str) -> None:
     assert found is not None and found.name == family
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "family"),
+    [
+        ("sweep-next-edit-0.5b", "sweep-next-edit-0.5b.q8_0.gguf", "sweep"),
+        ("sweep-next-edit-1.5b", "sweep-next-edit-1.5b.q8_0.v2.gguf", "sweep"),
+        ("zeta-2", "zed-industries_zeta-2-Q4_K_M.gguf", "zeta-2"),
+        ("zeta-2.1", "zeta-2.1-q4_k_m.gguf", "zeta-2-1"),
+    ],
+)
+def test_a_model_that_can_be_pulled_has_a_file_and_a_format(
+    name: str, file: str, family: str
+) -> None:
+    known = known_models()[name]
+    assert choose_file([file], known.quantisation, known.repository) == file
+    found = model_edits.format_for(model_name(file))
+    assert found is not None and found.name == family
+
+
 def test_other_models_were_not_trained_for_it() -> None:
     assert model_edits.format_for("Qwen2.5 Coder 0.5B Instruct") is None
+
+
+def test_what_the_editor_reports_near_the_region_is_a_hint() -> None:
+    seen = scene(BEFORE, AFTER)
+    secret = "ghp_" + "A1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q7r8"
+    problems = (Problem(8, "r is\nundefined"), Problem(500, "far"), Problem(9, f"bad {secret}"))
+    text = prompt("generic", replace(seen, problems=problems)).text
+    assert "Problems that the editor reports:\nline 9: r is undefined\nline 10: bad" in text
+    assert "far" not in text and secret not in text
+    assert "Problems" not in prompt("generic", seen).text
 
 
 def test_control_tokens_count_in_the_format_only() -> None:
