@@ -37,7 +37,7 @@ def send_status(vim: Session, **status: object) -> None:
     [
         ("{ cmd = 'underkeel' }", "config.cmd must be a table"),
         ("{ cmd = {} }", "config.cmd must be a list of strings"),
-        ("{ ghots = {} }", "unknown field config.ghots; the fields are cmd, edit, enabled"),
+        ("{ ghots = {} }", "unknown field config.ghots; the fields are agent, cmd, edit, enabled"),
         ("{ ghost = { auto = 1 } }", "config.ghost.auto must be a boolean"),
         ("{ mappings = { acept = 'x' } }", "unknown field config.mappings.acept"),
         ("{ explain = { window = 'tab' } }", "config.explain.window must be 'split' or 'float'"),
