@@ -9,11 +9,13 @@ leaves one `MASK` for each run. All patterns run in linear time.
 from __future__ import annotations
 
 import re
+import string
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 MASK = "..."
 HIDDEN = "\uffff"
@@ -25,28 +27,12 @@ _LINES_APART = 4  # each piece of a value is at most so many lines below its nam
 _REACH_CHARS = 8192  # of a long line, on either side of an edit
 _RUN = re.compile(f"{HIDDEN}[{HIDDEN}\n]*{HIDDEN}|{HIDDEN}")
 
-# A name that says that what follows is secret, in lower case, and what each has in it: to look for
-# that first is ten times as fast.
-_IN_NAME = re.compile(  # without what looks around, which would slow down the search ten times
-    r"p(?:ass|wd|sk)|_pat|s(?:ec(?:ret|ure)|alt|ess|id|enha)|token|c(?:red|onn|srf|ontrase|lave)|auth"
-    r"|k(?:ey|ennwort)|dsn|xsrf|bearer|mot_?de|wachtwoord|has\u0142o|l\u00f6senord|\u5bc6|\u53e3\u4ee4"
-    r"|\u4ee4\u724c|\u30d1\u30b9|\ube44\ubc00|\u043f\u0430\u0440\u043e\u043b\u044c"
+# Whose key it is, for those that are secret.
+_OWNER_OF_KEY = re.compile(
+    r"(?:api|access|private|auth|encryption|signing|master|shared|account|client|service|admin|tls|_)"
+    r"[._-]?\Z"
 )
-_NAME = re.compile(
-    r"pass(?:wor[dt]|wd|phrase|code)|passwd|pass(?![a-z])|pwd|secret|token|credential|authorization"
-    r"|(?:api|access|private|auth|encryption|signing|master|shared|account|client|service|admin|tls|_)"
-    r"[._-]?key|key[_-]?data|connection[_-]?string|(?<![a-z0-9])(?:auth\b|secure(?=[\"']?\s?:))"
-    r"|(?<=_)pat(?![a-z])|\bdsn\b|secure[_-]?string|(?<![a-z])(?:wpa[_-]?)?psk(?![a-z_])|(?<![a-z])salt(?![a-z])"
-    r"|(?<![a-z])(?:sid|csrf|xsrf|session)(?![a-z])|sess(?:ion)?[_-]?id|(?<![a-z])bearer(?=[\"']?\s?[:=])"
-    r"|contrase\u00f1a|contrasena|senha|kennwort|mot_?de_?passe|(?<![a-z])clave(?![a-z])|has\u0142o"
-    r"|wachtwoord|l\u00f6senord|\u5bc6[\u7801\u78bc\u94a5\u9470]|\u53e3\u4ee4|\u4ee4\u724c"
-    r"|\u30d1\u30b9\u30ef\u30fc\u30c9|\ube44\ubc00\ubc88\ud638|\u043f\u0430\u0440\u043e\u043b\u044c",
-    re.ASCII,
-)
-"""Also in other languages: Spanish, Portuguese, German, French, Polish, Dutch, Swedish, Chinese,
-Japanese, Korean, Russian."""
-
-_LONGEST_NAME = 24
+_LONGEST_OWNER = 12
 _LOWER = {ord(char): ord(char) + 32 for char in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 _LOWER |= {upper: upper + 32 for upper in range(0x0410, 0x0430)}  # of Russian
 # Full-width forms of ASCII, spaces that are not ASCII and typographic quotes.
@@ -144,7 +130,7 @@ _STANDS_FOR = re.compile(
 _ENCODED = re.compile(r"^[A-Za-z0-9+/]{60,}={0,2}[ \t\r]*$", re.MULTILINE)
 _LEAST_DIFFERENT = 8  # characters of a line of base64
 
-_RUN_OF_KEY = re.compile(r"[A-Za-z0-9]{28,512}", re.ASCII)
+_RUN_OF_KEY = re.compile(r"[_-]([A-Za-z0-9]{28,512})", re.ASCII)
 _PREFIX = re.compile(r"(?<![\w$./+-])[A-Za-z][A-Za-z0-9]{1,9}(?:[_-][A-Za-z][a-z]{1,8}){0,2}[_-]\Z")
 _DIGEST = re.compile(r"(?i:sha|md5|blake|h1|integrity|crc|etag|hash)")
 
@@ -170,12 +156,18 @@ _WORD_OF_SHELL = (  # single and double quotes, escaped in another string or not
 )
 
 
-@dataclass(frozen=True)
+# To split a text into words: all bytes that are in no key become blanks.
+_IN_KEYS = frozenset(string.ascii_letters + string.digits + "_-.+/=~%$:")
+_SPLIT = bytes(byte if chr(byte) in _IN_KEYS else 0x20 for byte in range(256))
+_SHORTEST_KEY = 15
+
+
+@dataclass(frozen=True, eq=False)
 class _Form:
     """One kind of key, as secret_forms.toml describes it."""
 
-    hints: tuple[str, ...]
     pattern: re.Pattern[str]
+    run: re.Pattern[str] | None
     random: bool
     literal: bool
 
@@ -189,18 +181,48 @@ class _Form:
         return _random_hexadecimal(value)
 
 
+@dataclass(frozen=True)
+class _Forms:
+    """secret_forms.toml, by hints.
+
+    Attributes:
+        places: a word of each hint, the whole hint and its form.
+        names, names_beyond_ascii: the pattern of each hint.
+    """
+
+    keys: tuple[tuple[str, _Form], ...]
+    places: tuple[tuple[str, str, _Form], ...]
+    names: dict[str, re.Pattern[str]]
+    names_beyond_ascii: dict[str, re.Pattern[str]]
+
+
 @cache
-def _forms() -> tuple[_Form, ...]:
+def _forms() -> _Forms:
     path = Path(__file__).with_name("secret_forms.toml")
-    table = tomllib.loads(path.read_text(encoding="utf-8"))["forms"]
-    return tuple(
-        _Form(
-            tuple(row["hints"]),
-            re.compile(row["pattern"].replace("WORD", _WORD_OF_SHELL), re.ASCII),
-            row.get("random", False),
-            row.get("literal", False),
-        )
-        for row in table.values()
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    keys: list[tuple[str, _Form]] = []
+    for row in table["keys"].values():
+        key = _form(row, run=row["pattern"])
+        keys += [(hint, key) for hint in row["hints"]]
+    places: list[tuple[str, str, _Form]] = []
+    for row in table["places"].values():
+        place = _form(row, run=row.get("run"))
+        for hint in row["hints"]:
+            word = max(hint.encode().translate(_SPLIT).split() or [b""], key=len)
+            places.append((word.decode(), hint, place))
+    names, beyond = (
+        {hint: re.compile(pattern, re.ASCII) for hint, pattern in table[part].items()}
+        for part in ("names", "names_beyond_ascii")
+    )
+    return _Forms(tuple(keys), tuple(places), names, names | beyond)
+
+
+def _form(row: dict[str, Any], run: str | None) -> _Form:
+    return _Form(
+        re.compile(row["pattern"].replace("WORD", _WORD_OF_SHELL), re.ASCII),
+        re.compile(run, re.ASCII | re.MULTILINE) if run is not None else None,
+        row.get("random", False),
+        row.get("literal", False),
     )
 
 
@@ -229,6 +251,7 @@ class ShownText:
     def _search(self, text: str) -> None:
         self._whole = text
         self._in_lines = _merged(_found(text))
+        self._has_blocks = _may_have_blocks(text)
         self._show()
 
     def edited(self, text: str, start: int, old_stop: int, new_stop: int) -> None:
@@ -246,17 +269,18 @@ class ShownText:
         kept += [(a + moved, b + moved) for a, b in self._in_lines if a + moved >= last]
         begin = max(_lines_back(text, first, _LINES_APART), first - _REACH_CHARS)
         end = min(_lines_on(text, last, 1), last + _REACH_CHARS)
-        found = ((a + begin, b + begin) for a, b in _found(text[begin:end]))
+        around = text[begin:end]
+        self._has_blocks = self._has_blocks or _may_have_blocks(around)
+        found = ((a + begin, b + begin) for a, b in _found(around))
         self._whole = text
         self._in_lines = _merged([*kept, *(one for one in found if first <= one[0] < last)])
         self._show()
 
     def _show(self) -> None:
         text = self._whole
-        blocks = list(_blocks(text)) if "BEGIN" in text and "PRIVATE KEY" in text else []
-        if "Private-Lines:" in text:
-            blocks += _putty(text)
-        self.spans = _merged([*self._in_lines, *blocks]) if blocks else self._in_lines
+        self.spans = self._in_lines
+        if self._has_blocks:
+            self.spans = _merged([*self._in_lines, *_blocks(text), *_putty(text)])
         parts: list[str] = []
         at = 0
         for start, stop in self.spans:
@@ -296,23 +320,45 @@ def _merged(spans: Iterable[Span]) -> list[Span]:
 
 
 def _found(text: str) -> Iterator[Span]:
-    """Secrets that are on one line."""
-    for form in _forms():
-        if any(hint in text for hint in form.hints):
+    """Secrets that are on one line.
+
+    Most texts hold none. What each kind of secret has in it is looked for in the different words of
+    the text, which are a third of it, or in its long words, a tenth; a pattern is searched for only
+    where that is there.
+    """
+    split = set(text.encode("utf-8", "replace").translate(_SPLIT).split())
+    words = b"\n".join(split).decode()
+    long_words = b"\n".join([word for word in split if len(word) >= _SHORTEST_KEY]).decode()
+    forms = {form for hint, form in _forms().keys if hint in long_words}
+    forms |= {
+        form
+        for word, hint, form in _forms().places
+        if word in words and (word is hint or hint in text)
+    }
+    for form in forms:
+        if form.run is None or form.run.search(long_words):
             for found in form.pattern.finditer(text):
                 group = found.lastindex or 0
                 if form.is_secret(found[group]):
                     yield found.span(group)
-    yield from _named(text)
-    for found in _ENCODED.finditer(text):
-        if len(set(found.group())) >= _LEAST_DIFFERENT:
-            yield found.span()
-    for found in _RUN_OF_KEY.finditer(text):
-        start, stop = found.span()
-        if text[start - 1 : start] in {"_", "-"} and _prefixed(text[max(start - 40, 0) : start]):
-            value = found.group()
-            if sum(map(str.isupper, value)) >= 3 and _kinds(value) == 3 and looks_random(value):
-                yield start, stop
+    words = words.lower()
+    yield from _named(text, words)
+    if _ENCODED.search(long_words):
+        for found in _ENCODED.finditer(text):
+            if len(set(found.group())) >= _LEAST_DIFFERENT:
+                yield found.span()
+    if _RUN_OF_KEY.search(long_words):
+        for found in _RUN_OF_KEY.finditer(text):
+            start, stop = found.span(1)
+            if _prefixed(text[max(start - 40, 0) : start]):
+                value = found[1]
+                if sum(map(str.isupper, value)) >= 3 and _kinds(value) == 3 and looks_random(value):
+                    yield start, stop
+    if "cookie" in words:
+        yield from _in_cookies(text)
+
+
+def _in_cookies(text: str) -> Iterator[Span]:
     end = 0
     for found in _COOKIES.finditer(text):
         if found.end() < end:
@@ -338,28 +384,53 @@ def _random_hexadecimal(value: str) -> bool:
     return _HEXADECIMAL.fullmatch(value) is not None and len(set(value)) >= _FEWEST_DIGITS
 
 
-def _named(text: str) -> Iterator[Span]:
+def _names(lower: str, words: str) -> Iterator[Span]:
+    """Names of secrets in a text in lower case, in order, none in another.
+
+    Args:
+        words: what holds each hint that the text holds.
+    """
+    forms = _forms()
+    found: list[Span] = []
+    for hint, pattern in (forms.names if lower.isascii() else forms.names_beyond_ascii).items():
+        if hint not in words:
+            continue
+        at = lower.find(hint)
+        while at >= 0:
+            start, stop = at, at + len(hint)
+            name = pattern.match(lower, at)
+            if hint == "key":
+                owner = _OWNER_OF_KEY.search(lower, max(at - _LONGEST_OWNER, 0), at)
+                if owner is not None:
+                    found.append((owner.start(), -stop))
+                    name = None
+            if name is not None:
+                found.append((start, -name.end()))
+            at = lower.find(hint, stop)
+    end = 0
+    for start, negative in sorted(found):  # the longest of those that start at one place
+        if start >= end:
+            end = -negative
+            yield start, end
+
+
+def _named(text: str, words: str) -> Iterator[Span]:
     """Values that look random behind a name that says what they are."""
     if text.isascii():
         lower = text.lower()
     else:
         if _WIDE.search(text):
             text = text.translate(_NARROW)
-        lower = text.translate(_LOWER)  # of the same length
-    at = 0
-    for hint in _IN_NAME.finditer(lower):
-        if hint.end() <= at:
-            continue
-        begin = max(at, hint.start() - _LONGEST_NAME)
-        name = _NAME.search(lower, begin, hint.end() + _LONGEST_NAME)
-        if name is None:
-            continue
-        at = name.end()
+        lower = text.lower()
+        if len(lower) != len(text):
+            lower = text.translate(_LOWER)
+        words = lower
+    for start, at in _names(lower, words):
         found = _TO_VALUE.match(text, at)
         if found is None or found.lastgroup is None:
             continue
         group = next(one for one in _VALUES if found[one] is not None)
-        pieces, values = _pieces(text, hint.start(), found.end(group))
+        pieces, values = _pieces(text, start, found.end(group))
         whole = found[group] + "".join(text[start:stop] for start, stop in pieces)
         if _stands_for_another(whole):
             continue
@@ -367,14 +438,14 @@ def _named(text: str) -> Iterator[Span]:
         apart = found["apart"] is not None
         if group == "bare" and text[found.start(group) - 1] == ":" and _kinds(whole) != 3:
             continue  # image:tag, and the like
-        if text[name.start() - 2 : name.start()] == "::" and _HEXADECIMAL.fullmatch(whole):
+        if text[start - 2 : start] == "::" and _HEXADECIMAL.fullmatch(whole):
             continue  # the revision of a type
-        upper = text[name.start() : name.end()].isupper()  # a variable of an environment
+        upper = text[start:at].isupper()  # a variable of an environment
         if upper and group == "bare" and not about and len(whole) >= _LONG_TOKEN:
             secret = _random_hexadecimal(whole) and not apart
         else:
             secret = False
-        if secret or _is_value(whole, name.group(), group, apart=apart, about=about):
+        if secret or _is_value(whole, lower[start:at], group, apart=apart, about=about):
             yield found.span(group)
             yield from pieces
             yield from (one for one in values if looks_random(text[slice(*one)]))
@@ -499,6 +570,10 @@ def looks_random(value: str) -> bool:
     if len(value) >= 20 and kinds == 3 and value.isalnum():  # some syllables are there by chance
         return words * 4 < len(value) * 3
     return words * 5 < len(value) * 3
+
+
+def _may_have_blocks(text: str) -> bool:
+    return "PRIVATE KEY" in text or "Private-Lines:" in text
 
 
 def _blocks(text: str) -> Iterator[Span]:
