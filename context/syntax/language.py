@@ -22,6 +22,7 @@ FOLDER = Path(__file__).with_name("languages")
 QUERIES = ("imports", "definitions", "comments", "bodies", "boilerplate")
 OPTIONAL_QUERIES = ("scopes",)
 _LOOK_CHARS = 100_000
+_LOOK_BACK_CHARS = 240
 _SHEBANG = re.compile(r"^#!\s*\S*?([\w.+-]+?)[\d.]*(?:\s+(?:-\S+\s+)*([\w.+-]+?)[\d.]*)?(?:\s|$)")
 
 
@@ -59,8 +60,10 @@ class Language:
     """One language. `*_marker` texts stand where something was cut, and are legal there.
 
     Attributes:
-        other, other_if, other_extensions: a language that uses some of the file extensions too,
-            a pattern for the lines that only it has, and these extensions (C++ in a `.h` file).
+        other, other_extensions: a language that uses some of the file extensions too, and these
+            extensions (C++ in a `.h` file).
+        other_if, other_within: patterns of what only the other language has: at the start of a
+            line, and within one but not in a string or comment.
         self_names: what an object calls itself.
         implicit_self: methods reach the object's members without it.
         queries: the folders whose query files it uses, one after another; by default its own.
@@ -78,6 +81,7 @@ class Language:
     wrappers: tuple[str, ...] = ()
     other: str = ""
     other_if: str = ""
+    other_within: str = ""
     other_extensions: tuple[str, ...] = ()
     queries: tuple[str, ...] = ()
     family: str = ""
@@ -229,5 +233,26 @@ def _or_other(language: Language | None, path: str, text: str) -> Language | Non
     """`language`, or the other that uses the path's extension too, if the text has its lines."""
     if language is None or PurePath(path).suffix.lower() not in language.other_extensions:
         return language
-    found = re.search(language.other_if, text[:_LOOK_CHARS], re.MULTILINE)
-    return language if found is None else languages()[language.other]
+    return languages()[language.other] if _is_other(language, text[:_LOOK_CHARS]) else language
+
+
+def _is_other(language: Language, text: str) -> bool:
+    text = f"\n{text}"
+    at_start, within = _other_patterns(language)
+    return at_start.search(text) is not None or any(
+        _is_code(text, found.start()) for found in within.finditer(text)
+    )
+
+
+@cache
+def _other_patterns(language: Language) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Both begin with a character and not with a place, which is several times as fast."""
+    at_start = rf"\n[ \t]*(?:{language.other_if})"
+    flags = re.VERBOSE | re.MULTILINE
+    return re.compile(at_start, flags), re.compile(language.other_within, flags)
+
+
+def _is_code(text: str, at: int) -> bool:
+    """Whether no string or comment begins before `at` on its line, which is not too long."""
+    line = text.rfind("\n", max(at - _LOOK_BACK_CHARS, 0), at)
+    return line >= 0 and not any(char in text[line:at] for char in '"/*')

@@ -19,6 +19,7 @@ from toy_counter import ToyCounter
 
 import context
 from context import FimLayout
+from context.syntax import secrets
 from context.syntax.document import Document, TextEdit
 from context.syntax.secrets import HIDDEN, MASK, ShownText, masked, masked_runs
 
@@ -351,3 +352,32 @@ def test_a_text_without_secrets_is_itself() -> None:
     """T2: nothing is copied where there is nothing to hide."""
     text = "def quay(depth):\n    return depth\n"
     assert ShownText(text).text is text
+
+
+def test_hints_can_be_found() -> None:
+    """T10: a hint that is no part of a word would hide its kind of key from every search."""
+    forms = secrets._forms()
+    assert all(set(hint) <= secrets._IN_KEYS for hint, _ in forms.keys)
+    assert all(word in hint for word, hint, _ in forms.places)
+    assert all(hint == hint.lower() for hint in forms.names_beyond_ascii)
+
+
+@pytest.mark.parametrize("kind", ["PRIVATE KEY", "OPENSSH PRIVATE KEY", "PuTTY"])
+def test_a_private_key_is_hidden_as_soon_as_it_is_typed(kind: str) -> None:
+    """T2, T10: a text that held no key is searched for whole keys from the edit on that makes one."""
+    lines = "".join(f"{encoded(48)[:64]}\n" for _ in range(12))
+    key = f"-----BEGIN {kind}-----\n{lines}-----END {kind}-----\n"
+    if kind == "PuTTY":
+        key = f"Private-Lines: 12\n{lines}"
+    text = "a = 1\n" * 30
+    shown = ShownText(text)
+    for at in (90, 90 + len(key)):
+        for place, part in enumerate((key[:13], key[13:20], key[20:])):
+            start = at + (0, 13, 20)[place]
+            text = text[:start] + part + text[start:]
+            shown.edited(text, start, start, start + len(part))
+            assert shown.spans == ShownText(text).spans and shown.text == ShownText(text).text
+    assert lines[:20] not in shown.text
+    text = text.replace("PRIVATE", "PUBLIC").replace("Private", "Public")
+    shown.edited(text, 0, len(shown.text), len(text))
+    assert shown.spans == ShownText(text).spans
