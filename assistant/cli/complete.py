@@ -37,7 +37,7 @@ def complete(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     several: Annotated[
-        bool, typer.Option("--several", help="Several suggestions, best first.")
+        bool, typer.Option("--several", help="Show several suggestions, best first.")
     ] = False,
 ) -> None:
     """Print a suggestion for a position in a file. The file is not changed.

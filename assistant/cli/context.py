@@ -50,9 +50,11 @@ def show(
     budget: Annotated[
         int | None, typer.Option(min=1, help="Tokens that the prompt may have.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The model whose tokens are counted.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Count tokens with this model's vocabulary.")
+    ] = None,
     root: Annotated[
-        Path | None, typer.Option(help="The workspace; without it, the nearest project folder.")
+        Path | None, typer.Option(help="The workspace; by default the nearest project folder.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

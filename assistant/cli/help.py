@@ -93,9 +93,7 @@ def register(app: typer.Typer) -> None:
 
 
 def help_command(
-    topic: Annotated[
-        str, typer.Argument(help="One of the topics; without it they are listed.")
-    ] = "",
+    topic: Annotated[str, typer.Argument(help="A topic; without one, all topics are listed.")] = "",
 ) -> None:
     """Show a page of the documentation. Options of a command: underkeel COMMAND --help."""
     out = console()

@@ -102,7 +102,9 @@ def list_models(
 
 
 def verify_models(
-    names: Annotated[list[str] | None, typer.Argument(help="Models; without it all.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of models; without one, all.")
+    ] = None,
 ) -> None:
     """Compare the files of models with their checksums. Exits with 1 if one is damaged."""
     chosen = [local_store.find_local(name) for name in names or []]
@@ -280,7 +282,7 @@ class Percentages:
 
 AllowHttp = Annotated[
     bool,
-    typer.Option("--allow-http", help="Download also over unencrypted connections."),
+    typer.Option("--allow-http", help="Allow downloads over unencrypted connections."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 

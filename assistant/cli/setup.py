@@ -39,10 +39,10 @@ def setup(
         typer.Option(help="Download a ready-made wheel from this package index (PEP 503)."),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Only say what fits; install nothing.")
+        bool, typer.Option("--check", help="Only show what fits; install nothing.")
     ] = False,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Install also where this build is installed already.")
+        bool, typer.Option("--rebuild", help="Install again, even if this build is installed.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: Annotated[
@@ -179,7 +179,9 @@ _EDITORS = (
 def uninstall(
     everything: Annotated[
         bool,
-        typer.Option("--all", help="Also models, settings, logs, statistics and the program."),
+        typer.Option(
+            "--all", help="Remove models, settings, logs, statistics and the program too."
+        ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:

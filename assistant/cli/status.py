@@ -140,7 +140,7 @@ def _rows(found: Status) -> list[tuple[str, str]]:
         without = f", without {rung.says}" if rung.says else ""
         why = f"  ({rung.reason})" if rung.index and rung.reason else ""
         rows.append(("ladder", f"{rung.name}, rung {rung.index} of {rung.of - 1}{without}{why}"))
-    rows += [("note" if number == 0 else "", line) for number, line in enumerate(found.caveats)]
+    rows += [("caveats" if number == 0 else "", line) for number, line in enumerate(found.caveats)]
     rows += [("load" if number == 0 else "", line) for number, line in enumerate(found.load)]
     if budget := found.budget:
         reason = f"  ({budget.reason})" if budget.reason else ""
