@@ -13,6 +13,5 @@ __all__ = [
     "permissions",
     "session",
     "sessions",
-    "summary",
     "tools",
 ]

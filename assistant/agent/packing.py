@@ -14,8 +14,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from assistant.agent.conversation import Message, Step, Summary, ToolCall, Turn
-from assistant.agent.summary import MOST_LINES, RECENT_STEPS, one_line, summary_messages
+from assistant.agent.conversation import (
+    MOST_LINES,
+    RECENT_STEPS,
+    Message,
+    Step,
+    Summary,
+    ToolCall,
+    Turn,
+    one_line,
+    summary_messages,
+)
 
 Count = Callable[[str], int]
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from assistant.agent import loop, summary
+from assistant.agent import conversation, loop
 from assistant.agent.commands import plain
 from assistant.agent.conversation import Answer, Message, Summary, ToolCall, ToolResult, Turn
 from assistant.agent.editing import Editor
@@ -324,10 +324,10 @@ class AgentSession:
         """
         record, turns = self.stored.record, self.stored.turns
         before = record.summary
-        span = summary.coverable(turns, before)
+        span = conversation.coverable(turns, before)
         if span is None and must and before is not None and before.by_model:
             span = msgspec.structs.replace(before, text="")  # what the model wrote is too long
-        elif span is not None and summary.may_ask(span, before):
+        elif span is not None and conversation.may_ask(span, before):
             made, tokens = await self._summary_by_model(span)
             if made is not None:
                 record.summary = made
@@ -341,7 +341,7 @@ class AgentSession:
             return None
         if span is None:
             return None
-        record.summary = summary.cut(turns, span, before)
+        record.summary = conversation.cut(turns, span, before)
         self.stored.save()
         await frontend.text(
             f"\n\n*The conversation no longer fits: of its first {span.steps} steps and "
@@ -359,10 +359,10 @@ class AgentSession:
         def tokens_of(message: Message) -> int:
             return message_tokens(message, encoder.text_count)
 
-        messages, lacking = summary.prompt_of(sent, budget - fixed, tokens_of)
+        messages, lacking = conversation.prompt_of(sent, budget - fixed, tokens_of)
         if not messages:
             return None, 0
-        limit = summary.summary_tokens(budget)
+        limit = conversation.summary_tokens(budget)
         counted = fixed + sum(map(tokens_of, messages))
         try:
             answer = await self.model.answer(
@@ -374,7 +374,7 @@ class AgentSession:
         text = plain(answer.text).strip()
         if not text or answer.problem:
             return None, tokens
-        later = summary.lines_of(self.stored.turns, n_steps - lacking, span.steps)
+        later = conversation.lines_of(self.stored.turns, n_steps - lacking, span.steps)
         text = clip(text, limit, encoder) + ("\n[cut off here]" if answer.truncated else "")
         return msgspec.structs.replace(span, text=f"{text}\n{later}".strip()), tokens
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from assistant.agent import summary
+from assistant.agent import conversation
 from assistant.agent.conversation import Answer, Message, ToolCall
 from assistant.agent.packing import MESSAGE_TOKENS
 from assistant.agent.session import AgentSession, Approval
@@ -80,7 +80,7 @@ class ScriptedModel:
         limit: int | None = None,
     ) -> Answer:
         ids = self._ids(messages, tools)
-        is_summary = messages[-1]["content"] == summary.REQUEST
+        is_summary = messages[-1]["content"] == conversation.REQUEST
         if not is_summary:
             self.prompts.append(messages)
         if len(ids) > self.budget:

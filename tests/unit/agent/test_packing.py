@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from assistant.agent import summary
+from assistant.agent import conversation
 from assistant.agent.conversation import Message, Step, ToolCall, ToolResult, Turn
 from assistant.agent.packing import (
     LOW_WATER,
@@ -173,11 +173,11 @@ def test_a_summary_takes_the_place_of_whole_steps(
     turns: list[Turn], budget: int, is_cut: bool
 ) -> None:
     """The task and the last steps stay, all that it covers is counted, and no step is in both."""
-    span = summary.coverable(turns, None)
+    span = conversation.coverable(turns, None)
     if span is None:
         return
-    made = summary.cut(turns, span, None) if is_cut else structs.replace(span, text="SUM")
-    assert summary.coverable(turns, made) is None, "the same steps are summed up once"
+    made = conversation.cut(turns, span, None) if is_cut else structs.replace(span, text="SUM")
+    assert conversation.coverable(turns, made) is None, "the same steps are summed up once"
     try:
         packed = pack("rules", turns, (), budget, count, summary=made)
     except DoesNotFitError:
@@ -201,13 +201,13 @@ def test_a_prompt_for_a_summary_extends_the_one_before(n_steps: int, limit: int)
     def tokens_of(message: Message) -> int:
         return size([message])
 
-    made, lacking = summary.prompt_of(sent, limit, tokens_of)
+    made, lacking = conversation.prompt_of(sent, limit, tokens_of)
     if not made:
         assert lacking == n_steps
         return
     assert size(made) <= limit
     assert tuple(made[:-1]) == tuple(sent[: len(made) - 1])
-    assert made[-1] == {"role": "user", "content": summary.REQUEST}
+    assert made[-1] == {"role": "user", "content": conversation.REQUEST}
     assert made[-2]["role"] == "tool"
     assert sum(message["role"] == "assistant" for message in made) + lacking == n_steps
 
@@ -226,9 +226,9 @@ def test_shrinking_reports_when_it_is_exhausted() -> None:
 
 def test_a_cut_keeps_the_last_requests_and_results() -> None:
     turns = [Turn(prompt=f"Request {i} " + "x" * 500, steps=(step(i),)) for i in range(30)]
-    span = summary.coverable([*turns, Turn(prompt="Now")], None)
+    span = conversation.coverable([*turns, Turn(prompt="Now")], None)
     assert span is not None
-    made = summary.cut([*turns, Turn(prompt="Now")], span, None)
+    made = conversation.cut([*turns, Turn(prompt="Now")], span, None)
     assert "Request 29" in made.text and "Request 25" not in made.text
     assert "[26 earlier requests are left out]" in made.text
     assert "[18 earlier lines are left out]" in made.text and "- Read f29.py." in made.text
