@@ -1,8 +1,8 @@
 """What is said in a session, as frozen data, and what replaces its first part once it is too long.
 
-Pure. The first part is replaced by the model's summary, or cut. A summary is due only once `packing`
-cannot shrink steps further without losing their content. Each one covers at least `SUMMARY_EVERY`
-steps more than the one before, so they cannot loop.
+Pure. The first part is replaced by the model's summary, or cut. A summary is due only once
+`packing` cannot shrink steps further without losing their content. Each one covers at least
+`SUMMARY_EVERY` steps more than the one before, so they cannot loop.
 """
 
 from __future__ import annotations
