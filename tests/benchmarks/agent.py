@@ -7,6 +7,7 @@ A script plays each task correctly at windows of 4k, 8k and 16k tokens, and with
 one of them in turn: in every fifth of the first calls, and in each that changes something. Required: no prompt over its budget, no step cut without a word, no loop of
 compactions, and every task solved. Reported besides: tokens evaluated for each request, and the
 share of the prompt that was in the KV cache of one sequence, as a share of what could have been.
+Then 50 sessions while the budget changes before every request; see agent_pressure.py.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "equipment"))
 
+from agent_pressure import under_pressure
+from head import head, publish
 from scripted_model import Line, Recorder, ScriptedModel, say, use
 
 from assistant.agent import session as agent_session
@@ -342,19 +344,21 @@ def main() -> None:
     parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
     agent_session._RETRY_S = (0.0, 0.0, 0.0)
+    result = head("agent") | {
+        "settings": {"answer_tokens": ANSWER_TOKENS, "windows": list(WINDOWS)}
+    }
     runs = [play(*one) for one in plays()]
-    result = {
-        "date": datetime.now(UTC).date().isoformat(),
+    with tempfile.TemporaryDirectory() as folder:
+        pressure = under_pressure(Path(folder), sessions=50, turns=3, reads=4)
+    result |= {
         "tasks": len(TASKS),
         "flaws": list(FLAWS),
         "correct": {str(w): summary([r for r in runs if r.window == w and not r.flaw]) for w in WINDOWS},
         "flawed": {str(w): summary([r for r in runs if r.window == w and r.flaw]) for w in WINDOWS},
+        "sessions_under_pressure": vars(pressure),
         "unsolved": [f"{r.task} ({r.window}, {r.flaw or 'correct'}): {r.reason}" for r in runs if not r.solved],
     }  # fmt: skip
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.save:
-        RESULT.write_text(text + "\n", encoding="utf-8")
+    publish(result, RESULT, save=arguments.save)
 
 
 if __name__ == "__main__":
