@@ -37,6 +37,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 def test_everything_that_needs_no_gpu_runs_and_its_goals_hold(tmp_path: Path) -> None:
     done = run(tmp_path, "--simulated")

@@ -205,8 +205,8 @@ def test_memory_that_runs_out_while_generating_is_an_answer(
 
 
 def test_memory_of_others_counts(tmp_path: Path, tiny_moe: Path) -> None:
-    """A GPU of 128 MiB does not take 40 MiB while a game holds 100, and then it does."""
-    machine = Machine(tmp_path, [Gpu("SIM0", 128 * MIB, others_bytes=100 * MIB)])
+    """A GPU of 256 MiB does not take 60 MiB of weights while a game holds 220, and then it does."""
+    machine = Machine(tmp_path, [Gpu("SIM0", 256 * MIB, others_bytes=220 * MIB)])
     job = Job(name="load", spec=on_gpus(tiny_moe, "SIM0"))
     assert run([job], machine)[0].error == "weights"
     machine.change("SIM0", others_bytes=0)
