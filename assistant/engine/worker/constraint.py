@@ -9,6 +9,7 @@ Its warnings on stderr are switched off, because problems are reported as errors
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Container
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -147,6 +148,45 @@ class Guide:
                     break
         sampler.accept(token)
         return token
+
+    def best(
+        self,
+        logits: Logits,
+        sure_lead: float,
+        piece: Callable[[int], bytes],
+        ends: Container[int],
+    ) -> tuple[int, float]:
+        """The likeliest token that the grammar allows, and by how much it leads the next allowed
+        one at least; a negative lead where only `pick` can find it.
+
+        Args:
+            sure_lead: a lead that is enough: the others are not looked at then.
+        """
+        token, lead = Sampler.best(logits)
+        if lead >= sure_lead and self._allows(token, piece, ends):
+            return token, lead
+        if self._matcher is None:
+            return token, lead if self._allows(token, piece, ends) else -1.0
+        allowed = self._allowed()
+        values = logits[allowed]
+        at = int(values.argmax())
+        if len(values) == 1:
+            return int(allowed[at]), float("inf")
+        second, first = np.partition(values, -2)[-2:]
+        return int(allowed[at]), float(first - second)
+
+    def forced(self, most: int) -> tuple[int, ...]:
+        """Tokens of the only text that the grammar allows next, as far as there is only one."""
+        if self._matcher is None or most <= 0:
+            return ()
+        return tuple(self._matcher.compute_ff_tokens()[:most])
+
+    def fork(self) -> Guide:
+        """Another one at the same place in the grammar, which goes on by itself."""
+        other = copy.copy(self)
+        if self._matcher is not None:
+            other._matcher = self._matcher.deep_copy()
+        return other
 
     def add(self, token: int, piece: bytes, ends: Container[int]) -> None:
         """The answer goes on with `token`."""

@@ -38,6 +38,24 @@ from assistant.llama.model import Model
 from assistant.llama.sampling import Sampler, Tokens
 
 
+class Words(Protocol):
+    """What a model's tokens are."""
+
+    @property
+    def ends(self) -> Container[int]:
+        """The tokens that end an answer."""
+        ...
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes of a token; a control token has some only with `special`."""
+        ...
+
+
+def shown_piece(request: GenerateRequest, words: Words, token: int) -> bytes:
+    """The bytes that a token adds to the text of the request's answer."""
+    return words.piece(token, special=token in request.visible_tokens)
+
+
 class Drafter:
     """Drafts for greedy requests on one context.
 
@@ -56,8 +74,7 @@ class Drafter:
 
     def may_draft(self, job: Job) -> bool:
         """Whether drafts are for this request at all."""
-        free = job.guide is None and job.sampler.greedy
-        return self._can_take_back and job.request.speculate and free
+        return self._can_take_back and job.request.speculate and job.sampler.greedy
 
     def draft(self, job: Job) -> Draft:
         """What to evaluate after the token that the job has to evaluate next; may be empty."""
@@ -66,14 +83,23 @@ class Drafter:
         exact = job.request.exact_drafts
         longest = MOST_DRAFTED if exact else MOST_DRAFTED_INEXACT
         most = min(longest, self._context.n_outputs - 1, job.most_left - 1)
+        forced = job.guide.forced(most) if job.guide is not None else ()
+        if forced:
+            found = Draft(forced, len(forced))
+            return found.cut(self.pace.length(found, exact=exact))
         found = job.lookup.draft(most) if most > 0 else NO_DRAFT
         return found.cut(self.pace.length(found, exact=exact))
 
-    def read(self, job: Job, first_row: int) -> Verified:
+    def read(self, job: Job, first_row: int, words: Words) -> Verified:
         """What the batch says after `job.draft`, whose rows begin at `first_row`."""
         draft = job.draft
         margin = SURE_MARGIN if job.request.exact_drafts else 0.0
-        found = verify(draft.tokens, self._rows(first_row, len(draft.tokens) + 1), margin)
+        count = len(draft.tokens) + 1
+        if job.guide is not None:
+            rows = self._guided_rows(job, first_row, count, words, margin)
+        else:
+            rows = self._rows(first_row, count)
+        found = verify(draft.tokens, rows, margin)
         right = min(len(found.tokens), len(draft.tokens))
         while right and found.tokens[right - 1] != draft.tokens[right - 1]:
             right -= 1
@@ -86,14 +112,17 @@ class Drafter:
         job.accepted += right
         return found
 
-    def sure(self, job: Job, row: int) -> bool:
+    def sure(self, job: Job, row: int, words: Words) -> bool:
         """Whether a row that was evaluated by itself is to be believed."""
         if job.singly:
             job.drafted_from, job.singly, job.unsure = -1, False, []
-        if not job.request.exact_drafts:
+        if not job.request.exact_drafts or job.drafted_from < 0:
             return True
-        lead = Sampler.best(self._context.logits(row))[1] if job.drafted_from >= 0 else SURE_MARGIN
-        return lead >= SURE_MARGIN
+        logits = self._context.logits(row)
+        if job.guide is None:
+            return Sampler.best(logits)[1] >= SURE_MARGIN
+        shown = partial(shown_piece, job.request, words)
+        return job.guide.best(logits, SURE_MARGIN, shown, words.ends)[1] >= SURE_MARGIN
 
     def rewrite(self, job: Job, slot: Slot) -> None:
         """Evaluate the slot's cells that drafts have touched again, for the last to decide."""
@@ -104,6 +133,19 @@ class Drafter:
 
     def _rows(self, first: int, count: int) -> Iterator[tuple[int, float]]:
         return (Sampler.best(self._context.logits(first + row)) for row in range(count))
+
+    def _guided_rows(
+        self, job: Job, first: int, count: int, words: Words, margin: float
+    ) -> Iterator[tuple[int, float]]:
+        """The same of an answer that has to match a grammar; the rows end with the grammar."""
+        assert job.guide is not None
+        guide, shown = job.guide.fork(), partial(shown_piece, job.request, words)
+        for row in range(first, first + count):
+            token, lead = guide.best(self._context.logits(row), margin, shown, words.ends)
+            yield token, lead
+            guide.add(token, shown(token), words.ends)
+            if guide.finished or token in words.ends:
+                return
 
 
 class Part(NamedTuple):
@@ -204,19 +246,6 @@ class Ending(NamedTuple):
     stop_text: str = ""
 
 
-class Words(Protocol):
-    """What a model's tokens are."""
-
-    @property
-    def ends(self) -> Container[int]:
-        """The tokens that end an answer."""
-        ...
-
-    def piece(self, token: int, *, special: bool = False) -> bytes:
-        """The bytes of a token; a control token has some only with `special`."""
-        ...
-
-
 class Answering(Protocol):
     """A job that is being answered; for its attributes see `Job`."""
 
@@ -304,12 +333,12 @@ class TokenGenerator:
             How the answer has ended; None where the job has more to evaluate.
         """
         if not job.draft.tokens:
-            if self._drafter.sure(job, row):
+            if self._drafter.sure(job, row, self._model):
                 token = self._picked(job, row)
                 return self._take(job, slot, token, self._logprob(job, token, row))
             self._drafter.rewrite(job, slot)
             return None
-        found = self._drafter.read(job, row)
+        found = self._drafter.read(job, row, self._model)
         before = len(slot.tokens) - 1 - len(job.draft.tokens)
         if job.drafted_from < 0:
             job.drafted_from = before
@@ -326,7 +355,8 @@ class TokenGenerator:
         allowed = self._pieces.agreeing(job.must_start_with)
         logits = self._context.logits(row)
         if job.guide is not None and not job.must_start_with:
-            return job.guide.pick(job.sampler, logits, partial(self._shown, job), self._model.ends)
+            shown = partial(shown_piece, job.request, self._model)
+            return job.guide.pick(job.sampler, logits, shown, self._model.ends)
         token = job.sampler.pick(logits, allowed)
         if job.unlike is not None:
             job.unlike.weigh(token, logits, allowed)
@@ -338,10 +368,6 @@ class TokenGenerator:
             return None
         piece = partial(self._model.piece, special=True)
         return logprob_of(token, self._context.logits(row), most, piece)
-
-    def _shown(self, job: Job, token: int) -> bytes:
-        """The bytes that a token adds to the answer's text."""
-        return self._model.piece(token, special=token in job.request.visible_tokens)
 
     def _take(
         self, job: Job, slot: Slot, token: int, logprob: TokenLogprob | None = None
@@ -364,7 +390,8 @@ class TokenGenerator:
             if ending:
                 return ending
             if job.guide is not None:
-                job.guide.add(one, self._shown(job, one), self._model.ends)
+                piece = shown_piece(job.request, self._model, one)
+                job.guide.add(one, piece, self._model.ends)
                 if job.guide.finished:
                     return Ending(StopReason.EOS)
         if job.generated >= job.request.max_tokens:

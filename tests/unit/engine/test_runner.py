@@ -6,18 +6,22 @@ Counts only: tokens evaluated, steps taken, texts compared.
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
 from msgspec.structs import replace
 from running import Bench, running
 
+from assistant.daemon.http.tool_calls import families, grammar
 from assistant.engine.local import LlamaEngine
 from assistant.engine.types import (
+    Constraint,
     Delta,
     GenerateRequest,
     LoadSpec,
@@ -282,6 +286,45 @@ def test_speculation_says_the_same(bench: Bench, prompt: str) -> None:
     assert plain.timings.drafted_tokens == 0
     assert drafted.tokens == plain.tokens
     assert drafted.text == plain.text
+
+
+FORM: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "method": {"enum": ["add", "remove"]},
+        "arguments": {"type": "array", "items": {"type": "string"}, "maxItems": 2},
+        "changes": {"type": "integer", "minimum": 0, "maximum": 9},
+        "a_long_name_that_is_forced": {"const": "and a long text, too"},
+    },
+    "required": ["method", "arguments", "changes", "a_long_name_that_is_forced"],
+    "additionalProperties": False,
+}
+ASK_FORM = (
+    f"<|im_start|>user\nDescribe `remove` as JSON:\n{CODE}<|im_end|>\n<|im_start|>assistant\n"
+)
+HERMES = families.named("hermes")
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        Constraint(grammar=grammar.of_schema(FORM), at_once=True, ends=True),
+        grammar.of_tools(HERMES, {"describe": FORM}, required=False, parallel=True),
+    ],
+    ids=["schema", "lazy"],
+)
+def test_drafts_within_a_grammar_say_the_same(bench: Bench, constraint: Constraint) -> None:
+    """What the grammar forces is drafted too; the text is that of a run without drafts."""
+    given = {"constraint": constraint, "visible_tokens": (151657, 151658)}
+    prompt = ASK_FORM if constraint.at_once else f"{ASK_FORM}<tool_call>\n<tool_call>\n"
+    most = 64 if constraint.at_once else 24
+    plain = bench.answer(prompt, most, speculate=False, **given)
+    bench.runner.drafter.pace.row_cost = 0.05
+    drafted = bench.answer(prompt, most, **given)
+    assert (drafted.tokens, drafted.text) == (plain.tokens, plain.text)
+    if constraint.at_once:
+        assert drafted.timings.accepted_tokens > 10
+        assert set(json.loads(drafted.text)) == set(FORM["properties"])
 
 
 def test_an_edit_is_written_in_fewer_steps(bench: Bench) -> None:
