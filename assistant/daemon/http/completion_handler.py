@@ -247,6 +247,7 @@ def _prepared(
         limit,
         request_limit_ms=left_ms,
         stop_tokens=prompt.stop_tokens,
+        stop_texts=prompt.stop_texts,
         turns=prompt.turns,
         visible_tokens=prompt.visible_tokens,
         constraint=prompt.constraint,

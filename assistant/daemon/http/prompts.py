@@ -42,6 +42,7 @@ class Encoded:
     `parser`: makes what separates the answer's parts; None where an answer is only text.
     `constraint`: what the answer has to match, besides what the request says itself.
     `visible_tokens`: control tokens that the parser has to see.
+    `stop_texts`: texts that end the answer, besides those of the request.
     """
 
     ids: list[int]
@@ -52,6 +53,7 @@ class Encoded:
     parser: Callable[[], AnswerParser] | None = None
     visible_tokens: tuple[int, ...] = ()
     constraint: Constraint | None = None
+    stop_texts: tuple[str, ...] = ()
 
 
 def encoded(prompt: PromptBody) -> Encoded | None:
@@ -131,9 +133,10 @@ class Encoder:
         return self._visible[key]
 
     async def infill(self, body: InfillBody, model: ModelInfo, room_tokens: int) -> Encoded:
-        """A place in a file to fill, in the layout of the model's family."""
-        parts, stop, cut = await asyncio.to_thread(infill_parts, body, model, room_tokens)
-        return Encoded(await self._ids(parts), stop, cut)
+        """A place in a file to fill, in the layout of the model's family, or as a marked hole."""
+        made = await asyncio.to_thread(infill_prompt, body, model, room_tokens)
+        ids = await self._ids(made.parts)
+        return Encoded(ids, made.stop_tokens, made.cut, stop_texts=made.stop_texts)
 
     async def tokens(self, body: TokenizeBody, model: ModelInfo) -> list[int]:
         """POST /tokenize."""
@@ -198,15 +201,25 @@ def _render(said: Conversation, model: ModelInfo, bos: str) -> list[str]:
     )
 
 
-def infill_parts(
-    body: InfillBody, model: ModelInfo, room_tokens: int
-) -> tuple[list[str | list[int]], tuple[int, ...], tuple[str, ...]]:
-    """The prompt, the ids that end an answer, and what was left out of the prompt.
+@dataclass(frozen=True)
+class InfillPrompt:
+    """The prompt for a place in a file.
 
-    The prompt is token ids, and texts where only the engine can encode them.
+    Attributes:
+        parts: token ids, and texts where only the engine can encode them.
+        stop_tokens, stop_texts: what ends an answer. cut: what was left out of the prompt.
+    """
 
-    The layout is the model family's own. Other files come first, the newest last, as llama-server
-    has them (tools/server/server-common.cpp, `format_prompt_infill`).
+    parts: list[str | list[int]]
+    stop_tokens: tuple[int, ...]
+    cut: tuple[str, ...]
+    stop_texts: tuple[str, ...] = ()
+
+
+def infill_prompt(body: InfillBody, model: ModelInfo, room_tokens: int) -> InfillPrompt:
+    """The layout is the model family's own; without one, the place is a marked hole in a request
+    to write what is missing. Other files come first, the newest last, as llama-server has them
+    (tools/server/server-common.cpp, `format_prompt_infill`).
 
     Reads files: call it in a thread.
 
@@ -214,29 +227,54 @@ def infill_parts(
         RequestError: the model cannot fill in the middle.
         VocabularyError: its file holds no vocabulary.
     """
-    words, layout = _counted(model)
-    if layout is None or Part.PREFIX_TOKEN not in layout.tokens:
+    words, layout = _filling(model)
+    if layout is None:
         raise RequestError(
             "this model cannot fill in the middle",
             subject=model.name,
             advice="Use /completion, or serve a model that can",
         )
     ids, cut = compose(body, layout, words, words.special, room_tokens)
-    parts: list[str | list[int]] = [ids]
     stop = [words.special[text] for text in layout.stop if text in words.special]
+    parts: list[str | list[int]] = [ids]
     if isinstance(words, EngineEncoded):
         parts = [[one] if isinstance(one, int) else one for one in words.parts(ids)]
         stop = [one for one in words.parts(stop) if isinstance(one, int)]
-    return parts, tuple(stop), cut
+    texts = () if layout.tokens else _hole_stops(layout, words.special, body.input_suffix)
+    return InfillPrompt(parts, tuple(stop), cut, texts)
+
+
+_LEAST_LINE_CHARS = 8
+
+
+def _hole_stops(layout: FimLayout, special: Collection[str], suffix: str) -> tuple[str, ...]:
+    """What ends an answer to a marked hole: the marks, and the line that follows the hole, where
+    the model goes on with what it was shown."""
+    marks = [text for text in layout.stop if text not in special]
+    line = next((line for line in suffix.split("\n")[1:] if line.strip()), "")
+    if len(line.strip()) >= _LEAST_LINE_CHARS:
+        marks.append(f"\n{line}")
+    return tuple(marks)
 
 
 def can_fill(model: ModelInfo) -> bool:
     """Whether /infill works with it. Reads files: call it in a thread."""
     try:
-        _, layout = _counted(model)
+        _, layout = _filling(model)
     except ModelError:
         return False
-    return layout is not None and Part.PREFIX_TOKEN in layout.tokens
+    return layout is not None
+
+
+def _filling(
+    model: ModelInfo,
+) -> tuple[vocabulary.Vocabulary | Estimate, FimLayout | None]:
+    """The vocabulary, and the layout with a suffix: None where none can be written."""
+    words, layout = _counted(model)
+    if layout is not None and Part.PREFIX_TOKEN not in {*layout.tokens, *layout.ids}:
+        known = isinstance(words, vocabulary.Vocabulary | EngineEncoded)
+        layout = families.hole_layout(words) if known else None
+    return words, layout
 
 
 def _counted(model: ModelInfo) -> tuple[vocabulary.Vocabulary | Estimate, FimLayout | None]:

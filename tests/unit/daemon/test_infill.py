@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from llama_tokeniser import vocabulary_only
 
-from assistant.daemon.http.prompts import compose, infill_parts
+from assistant.daemon.http.prompts import can_fill, compose, infill_prompt
 from assistant.daemon.http.request_schemas import ExtraBody, InfillBody
 from assistant.engine.types import ModelInfo
 from assistant.models import families, vocabulary
@@ -62,8 +62,9 @@ def test_other_files_newest_last_and_whole_or_not_at_all(
 
 def test_stop_tokens_of_the_family(dense_model: Path) -> None:
     model = ModelInfo(name="q", path=str(dense_model))
-    parts, stop, _ = infill_parts(InfillBody(input_prefix="a = ", input_suffix="\n"), model, 100)
-    assert all(isinstance(part, list) for part in parts) and 151643 in stop  # <|endoftext|>
+    made = infill_prompt(InfillBody(input_prefix="a = ", input_suffix="\n"), model, 100)
+    assert all(isinstance(part, list) for part in made.parts)
+    assert 151643 in made.stop_tokens and not made.stop_texts  # <|endoftext|>
 
 
 def test_where_tokens_cannot_be_counted_the_engine_encodes_the_texts(
@@ -72,9 +73,9 @@ def test_where_tokens_cannot_be_counted_the_engine_encodes_the_texts(
     path = vocabulary_only(dense_model, tmp_path / "m.gguf", "viking")  # no pattern of ours
     model = ModelInfo(name="q", path=str(path))
     body = InfillBody(input_prefix="naïve = <|im_end|>", input_suffix="\n")
-    parts, stop, _ = infill_parts(body, model, 100)
-    special = words.special
-    assert parts == [
+    made = infill_prompt(body, model, 100)
+    special, stop = words.special, made.stop_tokens
+    assert made.parts == [
         [special["<|fim_prefix|>"]],
         [special["<|fim_suffix|>"]],
         "\n",
@@ -82,3 +83,24 @@ def test_where_tokens_cannot_be_counted_the_engine_encodes_the_texts(
         "naïve = <|im_end|>",
     ]
     assert special["<|endoftext|>"] in stop and all(token in special.values() for token in stop)
+
+
+def test_a_model_without_fim_tokens_is_shown_a_marked_hole(
+    dense_model: Path, tmp_path: Path, words: Vocabulary
+) -> None:
+    """The answer ends with the marks of the hole, and where it goes on with the suffix."""
+    path = tmp_path / "chat.gguf"
+    data = vocabulary_only(dense_model, path, "qwen2").read_bytes()
+    path.write_bytes(data.replace(b"<|fim_", b"<|mif_"))
+    model = ModelInfo(name="chat", path=str(path))
+    body = InfillBody(input_prefix="def f(a):\n    x = ", input_suffix="\n\n    return x + 1\n")
+    made = infill_prompt(body, model, 200)
+    (ids,) = made.parts
+    assert isinstance(ids, list) and len(ids) <= 200
+    text = words.decode(ids)
+    assert "<hole>\n\n    return x + 1\n" in text
+    assert text.endswith("<|im_start|>assistant\n```\ndef f(a):\n    x = ")
+    assert made.stop_texts == ("\n```", "<hole>", "\n    return x + 1")
+    assert can_fill(model)
+    short = infill_prompt(InfillBody(input_prefix="x", input_suffix="\n)\n"), model, 200)
+    assert short.stop_texts == ("\n```", "<hole>"), "a short line may well stand in the answer"
