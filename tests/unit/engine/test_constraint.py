@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import made_requests
@@ -18,6 +21,7 @@ from assistant.engine.worker.constraint import Compiler, Guide
 from assistant.errors import RequestError
 from assistant.llama.sampling import Sampler
 
+ROOT = Path(__file__).resolve().parents[3]
 END = 256
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -233,6 +237,9 @@ def _deep(levels: int) -> dict[str, Any]:
         {"properties": 3},
         {"allOf": [{"anyOf": [{"minimum": 10 * a + b} for b in range(10)]} for a in range(12)]},
         {"type": "string", "pattern": "(" * 2000},
+        {"type": "integer", "multipleOf": 999_983},
+        {"type": "number", "multipleOf": 0.999983},
+        {"allOf": [{"multipleOf": 97}, {"anyOf": [{"multipleOf": 89}]}]},
         {"type": "integer", "const": -(2**63)},
         {"type": "integer", "enum": [-1e19]},
         {"properties": {"a": {"type": "integer", "enum": [-(10**30), True]}}},
@@ -314,3 +321,44 @@ def test_made_up_schemas_grammars_and_messages_raise_only_our_own_errors() -> No
     found = made_requests.fuzz(seed=3, count=300)
     assert not found["wrong"], found["wrong"]
     assert all(found["outcomes"].get(f"{what} used") for what in ("schema", "messages"))
+
+
+_IN_LITTLE_MEMORY = """
+import resource, sys
+from assistant.daemon.http.tool_calls import grammar
+from assistant.engine.types import Constraint
+from assistant.engine.worker.constraint import Compiler
+
+def part(n):
+    return {"type": "object", "properties": {f"k{n}": {"type": "string"}}, "required": [f"k{n}"]}
+
+compiler = Compiler(lambda token: bytes([token]) if token < 256 else b"<end>", 257, {256})
+compiler.compile(Constraint(grammar=grammar.of_schema({}))).result()
+with open("/proc/self/statm") as statm:
+    used = int(statm.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20), used + (256 << 20)))
+for schema in (
+    {"type": "string", "minLength": 10**6, "maxLength": 2 * 10**6},
+    {"type": "array", "items": {"type": "integer"}, "minItems": 10**5, "maxItems": 10**6},
+    {"type": "string", "pattern": "^((a{1,100}){1,100}){1,100}$"},
+    {"type": "string", "pattern": "^.*a.{200}$"},
+    {"enum": ["x" * 20_000]},
+    {"anyOf": [part(n) for n in range(200)]},
+    {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(500)}},
+    {"allOf": [{"anyOf": [part(9 * a + b) for b in range(4)]} for a in range(8)]},
+):
+    try:
+        compiler.compile(Constraint(grammar=grammar.of_schema(schema))).result().compute_bitmask()
+    except Exception as error:
+        if type(error).__name__ != "RequestError":
+            raise
+print("compiled")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_large_grammars_take_bounded_memory() -> None:
+    """Within 256 MiB they are compiled or refused: a process that needs more would abort."""
+    code = [sys.executable, "-c", _IN_LITTLE_MEMORY]
+    done = subprocess.run(code, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
+    assert done.stdout.strip() == "compiled", done.stderr[-2000:]

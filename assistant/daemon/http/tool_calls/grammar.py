@@ -7,8 +7,10 @@ the worker's thread for grammars.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -26,6 +28,10 @@ MOST_OPTIONAL = 1000
 """Optional properties of one object. The time to compile them grows with their square: 2,000 took
 some 3 s. Of several objects together, the sum of the squares counts."""
 
+
+MOST_STEP = 1000
+"""Of `multipleOf`, and of the least common multiple of several: the grammar counts remainders, and
+one of a million took more than 15 s."""
 
 _ARGUMENT_KEYS = ("arguments", "parameters")
 _SPACINGS = ((": ", ", "), (":", ","), (": ", ",\n"), (": ", ",\n  "), (": ", ",\n    "))
@@ -245,6 +251,17 @@ def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False) if text else ""
 
 
+def _has_step(part: Any) -> bool:
+    value = part.get("multipleOf") if isinstance(part, dict) else None
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _step(multiple_of: float) -> int:
+    """How many remainders a number can have, whatever the decimal point: 25 for 0.25."""
+    digits = Decimal(repr(multiple_of)).normalize().as_tuple().digits
+    return int("".join(map(str, digits))) or 1
+
+
 def _checked(schema: Any, *, lenient: bool = False) -> str:
     """A schema as JSON.
 
@@ -255,7 +272,7 @@ def _checked(schema: Any, *, lenient: bool = False) -> str:
         raise RequestError("a JSON schema is an object")
     too_deep = RequestError(f"a JSON schema is nested deeper than {MOST_DEPTH}")
     level: Sequence[Any] = [schema] if isinstance(schema, dict) else []
-    depth = 0
+    depth, steps = 0, 1
     while level:
         depth += 1
         if depth > MOST_DEPTH:
@@ -265,6 +282,9 @@ def _checked(schema: Any, *, lenient: bool = False) -> str:
         ]
         if any(isinstance(one, int | float) and abs(one) >= _NUMBER_LIMIT for one in inner):
             raise RequestError("a JSON schema has a number beyond 64 bits")
+        steps = math.lcm(steps, *(_step(one["multipleOf"]) for one in level if _has_step(one)))
+        if steps > MOST_STEP:
+            raise RequestError(f"a JSON schema has a multipleOf beyond {MOST_STEP}")
         level = [child for child in inner if isinstance(child, dict | list)]
     if isinstance(schema, dict):
         if lenient:
