@@ -6,7 +6,7 @@ BIN := .venv/bin
 LOCK_FLAGS := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-annotate --quiet --custom-compile-command "make lock"
 
-.PHONY: dist help env models demo test check lint types lock fuzz bench-load bench-worker bench-rates bench-lsp bench-typing bench-blocks bench-speculation bench-threads bench-shifting bench-cancellation bench-layouts bench-hole bench-scenarios bench-soak bench-context bench-edits bench-quality bench-agent bench-agent-live bench-clients bench-remote gpu-check gpu-bundle test-transformers test-installs bench-first bench-cold bench-idle vsix pictures clean
+.PHONY: dist help env models demo test check lint types lock fuzz bench-load bench-worker bench-rates bench-lsp bench-typing bench-blocks bench-speculation bench-threads bench-shifting bench-cancellation bench-layouts bench-hole bench-scenarios bench-soak bench-context bench-edits bench-quality bench-agent bench-agent-live bench-clients bench-constrained bench-remote gpu-check gpu-bundle test-transformers test-installs bench-first bench-cold bench-idle vsix pictures clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -122,6 +122,9 @@ bench-agent-live: models ## The agent with the starter model, beside Qwen Code, 
 
 bench-clients: models ## Use the API with real clients from PyPI and npm (installs 700 MB, once)
 	@PYTHONPATH=. $(BIN)/python tests/benchmarks/clients.py --save
+
+bench-constrained: models ## 200 tool calls, the rate of constrained decoding, llguidance against llama.cpp
+	@PYTHONPATH=. $(BIN)/python tests/benchmarks/constrained.py --save
 
 bench-remote: models ## Test against a real llama-server and a real vLLM (installs 4 GB, once)
 	@$(BIN)/python tests/benchmarks/remote_engines.py
