@@ -22,6 +22,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -288,7 +289,7 @@ def llguidance_matches(compiler: Any, model: Any, schema: Any, text: str) -> boo
     constraint = Constraint(grammar=grammar.of_schema(schema), at_once=True)
     matcher = compiler.compile(constraint).result()
     ids = model.tokenise(text)
-    return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
+    return bool(matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting())
 
 
 def llama_matches(model: Any, schema: Any, text: str) -> bool:
@@ -309,10 +310,11 @@ def llama_matches(model: Any, schema: Any, text: str) -> bool:
 def coverage(compiler: Any, model: Any) -> dict[str, Any]:
     """Per library, the schemas that it refuses, or that stop valid or let through invalid JSON."""
     found: dict[str, dict[str, list[str]]] = {}
-    for library, matches in {
-        "llguidance": lambda schema, text: llguidance_matches(compiler, model, schema, text),
-        "llama.cpp": lambda schema, text: llama_matches(model, schema, text),
-    }.items():
+    libraries: dict[str, Callable[[Any, str], bool]] = {
+        "llguidance": partial(llguidance_matches, compiler, model),
+        "llama.cpp": partial(llama_matches, model),
+    }
+    for library, matches in libraries.items():
         rows: dict[str, list[str]] = {
             "right": [],
             "refused": [],

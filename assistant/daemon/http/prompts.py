@@ -272,8 +272,11 @@ def _filling(
     """The vocabulary, and the layout with a suffix: None where none can be written."""
     words, layout = _counted(model)
     if layout is not None and Part.PREFIX_TOKEN not in {*layout.tokens, *layout.ids}:
-        known = isinstance(words, vocabulary.Vocabulary | EngineEncoded)
-        layout = families.hole_layout(words) if known else None
+        layout = (
+            families.hole_layout(words)
+            if isinstance(words, vocabulary.Vocabulary | EngineEncoded)
+            else None
+        )
     return words, layout
 
 
