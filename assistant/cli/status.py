@@ -119,7 +119,7 @@ def _rows(found: Status) -> list[tuple[str, str]]:
     if model := found.model:
         rows += [
             ("model", f"{model.name}  ({_origin(model)})"),
-            ("context", f"{model.n_ctx} cells, {model.n_seq_max} slots"),
+            ("context", f"{model.n_ctx} cells, {model.n_seq_max} {_slots(model.n_seq_max)}"),
         ]
     if found.explain_state is not None:
         second = found.explain_model.name if found.explain_model else "not loaded yet"
@@ -156,6 +156,10 @@ def _rows(found: Status) -> list[tuple[str, str]]:
         ("log", found.log),
     ]
     return rows
+
+
+def _slots(count: int) -> str:
+    return "slot" if count == 1 else "slots"
 
 
 def _by(found: Status) -> str:

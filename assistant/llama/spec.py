@@ -225,11 +225,11 @@ def choose_threads(wanted: int, processors: Processors) -> Threads:
     """
     if wanted > 0:
         return Threads(wanted, "as set in model.n_threads")
-    limits = [Threads(processors.cores or processors.logical or 1, "one a core")]
+    limits = [Threads(processors.cores or processors.logical or 1, "one for each core")]
     if processors.allowed:
         share = processors.cores / processors.logical if processors.logical else 0.0
         cores = math.ceil(processors.allowed * (share or 1.0))
-        limits.append(Threads(cores, "one a core that this process may run on"))
+        limits.append(Threads(cores, "one for each core that this process may run on"))
     if processors.quota:
         whole = max(int(processors.quota), 1)
         limits.append(Threads(whole, "as many as the control group lets run at a time"))

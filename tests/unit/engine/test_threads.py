@@ -15,10 +15,10 @@ from assistant.llama.spec import LoadSpec, Processors, choose_threads, processor
 @pytest.mark.parametrize(
     ("machine", "count", "reason"),
     [
-        (Processors(cores=8, logical=16, allowed=16), 8, "one a core"),
-        (Processors(cores=8, logical=8, allowed=8), 8, "one a core"),
-        (Processors(logical=4), 4, "one a core"),
-        (Processors(), 1, "one a core"),
+        (Processors(cores=8, logical=16, allowed=16), 8, "one for each core"),
+        (Processors(cores=8, logical=8, allowed=8), 8, "one for each core"),
+        (Processors(logical=4), 4, "one for each core"),
+        (Processors(), 1, "one for each core"),
         (Processors(cores=8, logical=16, allowed=6), 3, "may run on"),
         (Processors(cores=8, logical=16, allowed=1), 1, "may run on"),
         (Processors(cores=64, logical=128, allowed=128, quota=2.0), 2, "control group"),
