@@ -223,6 +223,11 @@ def _typed() -> dict[str, Any]:
         for name, field in schema.get("properties", {}).items():
             if name not in schema.get("required", ()):
                 schema["properties"][name] = _or_null(field)
+        if seed := schema.get("properties", {}).get("seed"):
+            # Of a longer one, such as OpenAI's clients draw, the lower 32 bits count.
+            schema["properties"]["seed"] = {
+                key: value for key, value in seed.items() if key not in {"minimum", "maximum"}
+            }
     return _components(answers) | requests
 
 

@@ -29,6 +29,11 @@ _NO_EFFECT = frozenset(
 )
 """Accepted and ignored."""
 
+_NO_EFFECT_WITHIN = frozenset({"cache_control", "id", "timestamp"})
+"""The same in messages and their parts: marks of other makers' caches, the caller's bookkeeping."""
+
+_SEED_VALUES = 1 << 32
+
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "best_of": (1,),
     "ignore_eos": (False,),
@@ -51,9 +56,21 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "dry_allowed_length": (2,),
     "dry_penalty_last_n": (-1,),
     "min_keep": (0,),
+    "tfs_z": (1.0,),
+    "adaptive_target": (-1.0,),
+    "dry_sequence_breakers": (["\n", ":", '"', "*"],),
+    "parse_tool_calls": (True,),
+    "add_generation_prompt": (True,),
+    "repetition_penalty": (1.0,),
+    "length_penalty": (1.0,),
+    "min_tokens": (0,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "include_reasoning": (True,),
+    "detokenize": (True,),
 }
 """Fields that are not supported, with the values that mean not to use them (the defaults of
-llama-server, tools/server/server-task.h, and OpenAI)."""
+llama-server, tools/server/server-task.h, of OpenAI, and of vLLM, vllm/sampling_params.py)."""
 
 
 def checked(raw: object, kind: type[msgspec.Struct]) -> object:
@@ -86,22 +103,26 @@ def _checked(
                 refused.append(f"{where}{name}"[:100])
         elif value is not None or field.required or field.nullable:
             found[name] = _value(value, field, f"{where}{name}", refused)
+            if name == "seed" and not where:
+                found[name] = _seed(found[name])
+            elif name == "logit_bias" and not where:
+                found[name] = _biases(found[name])
     return found
 
 
 def _changes_nothing(name: str, value: object, *, top: bool) -> bool:
     if value is None:
         return True
-    if name in _NO_EFFECT and top:
+    if name in (_NO_EFFECT if top else _NO_EFFECT_WITHIN):
         return True
-    if value in ([], {}, "") or value is False:
+    neutral_values = _NEUTRAL.get(name, ())
+    default_true = any(one is True for one in neutral_values)
+    if value in ([], {}, "") or (value is False and not default_true):
         return True
-    if name not in _NEUTRAL:
-        return False
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
     return any(
         value == neutral and numeric == (not isinstance(neutral, str | list | bool))
-        for neutral in _NEUTRAL[name]
+        for neutral in neutral_values
     )
 
 
@@ -146,6 +167,19 @@ def _value(value: Any, field: _Field, where: str, refused: list[str]) -> Any:
     if isinstance(value, dict) and len(field.structs) == 1:
         return _checked(value, field.structs[0], f"{where}.", refused)
     return _integer(value) if field.integer else value
+
+
+def _seed(value: Any) -> Any:
+    """OpenAI's seeds have 64 bits; as llama-server does it, the lower 32 count."""
+    integer = isinstance(value, int) and not isinstance(value, bool)
+    return value % _SEED_VALUES if integer and not -1 <= value < _SEED_VALUES else value
+
+
+def _biases(value: Any) -> Any:
+    """Pairs of ids and biases: an id may be an integral float."""
+    if isinstance(value, list) and all(isinstance(one, list) and one for one in value):
+        return [[_integer(one[0]), *one[1:]] for one in value]
+    return value
 
 
 def _integer(value: Any) -> Any:

@@ -74,6 +74,11 @@ def test_integral_floats_in_lists_of_tokens() -> None:
         ("temprature", 0.5),
         ("lora", [{"id": 0}]),
         ("stop_token_ids", [1]),
+        ("repetition_penalty", 1.1),
+        ("min_tokens", 5),
+        ("skip_special_tokens", False),
+        ("add_generation_prompt", 1),
+        ("thinking", {"type": "enabled"}),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(name: str, value: object) -> None:
@@ -96,6 +101,14 @@ def test_what_is_not_supported_is_refused_by_name(name: str, value: object) -> N
         ("metadata", {"a": "b"}),
         ("id_slot", -1),
         ("timings_per_token", True),
+        ("repetition_penalty", 1),
+        ("length_penalty", 1.0),
+        ("min_tokens", 0),
+        ("skip_special_tokens", True),
+        ("add_generation_prompt", True),
+        ("dry_sequence_breakers", ["\n", ":", '"', "*"]),
+        ("adaptive_target", -1),
+        ("tfs_z", 1),
     ],
 )
 def test_what_changes_no_answer_is_accepted(name: str, value: object) -> None:
@@ -136,6 +149,46 @@ def test_every_kind_of_body_is_checked() -> None:
     extra = {"input_prefix": "", "input_suffix": "", "input_extra": [{"text": "a", "path": "b"}]}
     with pytest.raises(RequestError, match=r"input_extra\[0\].path"):
         checked(extra, InfillBody)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": "x", "cache_control": {"type": "ephemeral"}},
+        {"role": "user", "content": "x", "id": "msg_1", "timestamp": 1.5},
+        {"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"a": 1}}]},
+    ],
+)
+def test_bookkeeping_of_messages_is_accepted(message: dict[str, Any]) -> None:
+    """S13: some clients send the same messages to every maker."""
+    chat(messages=[message])
+
+
+@pytest.mark.parametrize(
+    ("value", "seed"),
+    [
+        (2**32, 0),
+        (2**63 - 1, 2**32 - 1),
+        (1e18, 10**18 % 2**32),
+        (-5, 2**32 - 5),
+        (-1, -1),
+        (7.0, 7),
+    ],
+)
+def test_seeds_of_64_bits(value: float, seed: int) -> None:
+    """S3: as OpenAI's clients draw them."""
+    assert chat(seed=value).seed == seed
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"5": 1}, {"5": 1.0}, [[5, 1]], [[5.0, 1.0]]],
+)
+def test_biases_with_integral_floats(value: Any) -> None:
+    """S3."""
+    raw = checked(CHAT | {"logit_bias": value}, ChatBody)
+    body = msgspec.convert(raw, ChatBody, str_keys=True)
+    assert dict(body.logit_bias) == {5: 1.0}
 
 
 def test_many_and_long_stop_strings() -> None:
