@@ -270,10 +270,17 @@ def _spec(name: str) -> pathspec.GitIgnoreSpec:
     return pathspec.GitIgnoreSpec.from_lines(lines)
 
 
+_COPY = re.compile(r"(?:~|\.(?:bak|backup|old|orig|save|swp|tmp|copy|gpg|enc|\d{1,8}))\Z")
+
+
 def is_secret(path: str) -> bool:
-    """Whether a file's path (any form, `/` between parts) is on the list of secrets; case does not
-    matter."""
-    return _spec("secrets.gitignore").match_file(path.lstrip("/").lower())
+    """Whether a file's path (any form, `/` between parts) is on the list of secrets, or that of the
+    file that it is a copy of; case does not matter."""
+    name = path.lstrip("/").lower()
+    spec = _spec("secrets.gitignore")
+    return spec.match_file(name) or (
+        (original := _COPY.sub("", name)) != name and spec.match_file(original)
+    )
 
 
 def is_skipped(path: str) -> bool:

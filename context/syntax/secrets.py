@@ -114,10 +114,13 @@ _DIGITS = re.compile(r"[0-9]+")
 _VOWEL = re.compile(r"[aeiouy]", re.IGNORECASE)
 _HARD = re.compile(r"[^aeiouy]{5}", re.IGNORECASE)
 _PLACEHOLDER = re.compile(
-    r"\$\{|\{\{|\{[\w.!:]*\}|%\(|<[A-Za-z|]|\$\(|^\$|x{4}|\*{3}|\.{3}|^your|example|changeme|placeholder"
+    r"\$\{|\{\{|%\(|\$\(|^\$|x{4}|\*{3}|\.{3}|^your|example|changeme|placeholder"
     r"|abcdefghijk|0123456789|^process\.env|^os\.environ|^ENV\[",
     re.IGNORECASE,
 )
+# What is filled in later; the rest of a value may be a password all the same.
+_HOLE = re.compile(r"\{[\w.]*(?:![rsa])?(?::[\w.:!,<>^%+-]*)?\}|<[A-Za-z|][^<>]*>?")
+_FEWEST_AROUND_HOLES = 6
 # Regular expressions, which names of secrets are often searched for with.
 _PATTERN = re.compile(r"\(\?|\[\^?[A-Za-z0-9]-[A-Za-z0-9]|\.\*|\\[dwsbDWSB]|[\])][+*?{]|%[sdr]\b")
 _PATH = re.compile(r"(?:~|\.{1,2})?/[\w.-]{1,64}/[\w./~-]{0,256}\.\w{1,8}")
@@ -174,7 +177,7 @@ class _Form:
     def is_secret(self, value: str) -> bool:
         if self.literal and _STANDS_FOR.fullmatch(value):
             return False
-        if (self.literal or self.random) and _PLACEHOLDER.search(value):
+        if (self.literal or self.random) and _is_placeholder(value):
             return False
         if not self.random or looks_random(value) or _chosen(value):
             return True
@@ -451,11 +454,20 @@ def _named(text: str, words: str) -> Iterator[Span]:
             yield from (one for one in values if looks_random(text[slice(*one)]))
 
 
+def _is_placeholder(value: str) -> bool:
+    if _PLACEHOLDER.search(value) is not None:
+        return True
+    rest = _HOLE.sub("", value)
+    return rest != value and not (
+        len(rest) >= _FEWEST_AROUND_HOLES and _kinds(rest) == 3 and looks_random(rest)
+    )
+
+
 def _stands_for_another(value: str) -> bool:
     """Whether it is a placeholder, a regular expression or the path of a file."""
     return (
         value.count("|") > _MOST_BARS
-        or _PLACEHOLDER.search(value) is not None
+        or _is_placeholder(value)
         or _PATTERN.search(value) is not None
         or _PATH.fullmatch(value) is not None
     )

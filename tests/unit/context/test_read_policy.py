@@ -397,3 +397,26 @@ def test_names_of_secret_files_in_any_case(path: Any) -> None:
 def test_names_of_plain_files(path: Any) -> None:
     """T9: a list that is too wide would hide code."""
     assert not is_secret(path)
+
+
+@pytest.mark.parametrize("path", [
+    "server.pem.bak", "tls.key.old", "a.JKS.orig", ".npmrc~", ".git-credentials.save", ".docker/config.json.bak",
+    "terraform.tfvars.bak", ".pgpass.1", "id_rsa.gpg", ".netrc.gpg", "hosts.pem.enc", "passwords.kdbx.copy",
+    "heroku.netrc", "cert.pkcs12", "a.p7b", "docker-config.json", "kube.config", "k3s.yaml", "aws_credentials.json",
+    "new_user_credentials.csv", "my-credentials", "creds.yaml", "rootkey.csv", ".secrets/token", "api_token.txt",
+    "group_vars/all/vault.yml", "ansible-vault.pass", ".vault-password", "fish_history", ".irb_history", ".config/hub",
+    ".snowflake/config.toml", ".databrickscfg", "kaggle.json", ".huggingface/token", ".sentryclirc", ".cvspass",
+    ".msmtprc", "sasl_passwd", "wg-home.conf", "home.nmconnection", ".vscode/sftp.json", "FileZilla.xml", "WinSCP.ini",
+])  # fmt: skip
+def test_copies_and_more_tools_files_are_secret(path: str) -> None:
+    """T9: copies that editors and people leave, encrypted ones, and files that hold a login."""
+    assert is_secret(path) and is_secret(f"deep/{path}")
+
+
+@pytest.mark.parametrize("path", [
+    "tokenizer.json", "token.py", "keys.py", "vault.go", "config.json", "history.py", "monkey.txt", "creds.go",
+    "password.py", "a.py.bak", "config.json.old", "notes.txt~", "hub.py", "kube.go", "tokens.json", "wg.conf.md",
+])  # fmt: skip
+def test_names_like_those_of_secrets_are_read(path: str) -> None:
+    """T9: source that is about keys, and copies of what is no secret."""
+    assert not is_secret(path)

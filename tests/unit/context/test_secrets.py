@@ -381,3 +381,32 @@ def test_a_private_key_is_hidden_as_soon_as_it_is_typed(kind: str) -> None:
     text = text.replace("PRIVATE", "PUBLIC").replace("Private", "Public")
     shown.edited(text, 0, len(shown.text), len(text))
     assert shown.spans == ShownText(text).spans
+
+
+@pytest.mark.parametrize(("template", "value"), [
+    ('password = "@@"', "Qu{4}y-H4rb"), ('password = "@@"', "a<B>9kL!2x"), ("DB_PASSWORD=@@", "Tr{ub}4dor9X"),
+    ("pwd: '@@'", "xK{9m}Q2vL7"), ('PASSWORD="@@"', "{7Gk!mQ2x}"), ('mysql -u root -p"@@" db', "a{B}9kL!2x"),
+    ("postgres://u:@@@h/x", "p{4}ssW0rd"), ('token = f"{user}:@@"', "aB3dE5fG7hJ9"),
+    ("define('DB_PASSWORD', '@@');", "k9<Lm>2Qx!P"), ('"clientSecret": "@@"', "x{Q}7~mK9-pL2vR"),
+    ("db.password=@@", "aB<3>dE5fG7"), ("db_password=@@", "harbour42quay"), ("mysql_pwd=@@", "quay-harb7"),
+    ("export api_secret=@@", "correcthorse9"), ("  export smtp_pass=@@", "tidal9wave"), ("set db_pwd=@@", "tidal9wave"),
+    ("ENV app_secret=@@", "tidal9wave"), ("- password=@@", "tidal9wave"), ("spring.datasource.password=@@", "tidal9wave"),
+    ("curl -u admin:@@ https://ci", "11" + "3f9a0c7be2d4516889acbd0e7f1234a5"),
+    ('user.setApiToken("@@")', "11" + "3f9a0c7be2d4516889acbd0e7f1234a5"),
+    ("LÖSENORD=@@", "aB3dE5fG7hJ9"), ("HASŁO = '@@'", "aB3dE5fG7hJ9"),
+])  # fmt: skip
+def test_siblings_are_masked(template: str, value: str) -> None:
+    """T10: passwords with brackets, lower-case variables, tokens of Jenkins, names in capitals."""
+    shown = masked(template.replace("@@", value) + "\n")
+    assert value not in shown and value[3:-2] not in shown
+
+
+@pytest.mark.parametrize("line", [
+    'password = "{user}:{host1}A"', 'password = "<your-Password1>"', 'token="{prefix}-{id}"', "password=${DB_PASS1}",
+    "password=$1", "pwd=/home/u1/x", "pass=password2", 'secret=config.get("a1")', "    password=settings1.password,",
+    'password = "<b>Password1</b>"', "url = 'https://{user}:{password}@host1/x'", 'secret = "{0}/{1}"', "secret=>value1x",
+    'token = "<Token2>"', "pass=0x1", 'key = "{a!r:>10}"', "password==other12",
+])  # fmt: skip
+def test_what_only_looks_like_the_siblings_stays(line: str) -> None:
+    """T10: what is filled in later, calls, paths and comparisons."""
+    assert masked(line) == line
