@@ -403,7 +403,7 @@ def test_names_of_plain_files(path: Any) -> None:
     "server.pem.bak", "tls.key.old", "a.JKS.orig", ".npmrc~", ".git-credentials.save", ".docker/config.json.bak",
     "terraform.tfvars.bak", ".pgpass.1", "id_rsa.gpg", ".netrc.gpg", "hosts.pem.enc", "passwords.kdbx.copy",
     "heroku.netrc", "cert.pkcs12", "a.p7b", "docker-config.json", "kube.config", "k3s.yaml", "aws_credentials.json",
-    "new_user_credentials.csv", "my-credentials", "creds.yaml", "rootkey.csv", ".secrets/token", "api_token.txt",
+    "new_user_credentials.csv", "aws-credentials", "creds.yaml", "rootkey.csv", ".secrets/token", "api_token.txt",
     "group_vars/all/vault.yml", "ansible-vault.pass", ".vault-password", "fish_history", ".irb_history", ".config/hub",
     ".snowflake/config.toml", ".databrickscfg", "kaggle.json", ".huggingface/token", ".sentryclirc", ".cvspass",
     ".msmtprc", "sasl_passwd", "wg-home.conf", "home.nmconnection", ".vscode/sftp.json", "FileZilla.xml", "WinSCP.ini",
@@ -415,7 +415,7 @@ def test_copies_and_more_tools_files_are_secret(path: str) -> None:
 
 @pytest.mark.parametrize("path", [
     "tokenizer.json", "token.py", "keys.py", "vault.go", "config.json", "history.py", "monkey.txt", "creds.go",
-    "password.py", "a.py.bak", "config.json.old", "notes.txt~", "hub.py", "kube.go", "tokens.json", "wg.conf.md",
+    "password.py", "kube/config/a.go", "user_credentials/a.py", "a.py.bak", "config.json.old", "notes.txt~", "hub.py", "kube.go", "tokens.json", "wg.conf.md",
 ])  # fmt: skip
 def test_names_like_those_of_secrets_are_read(path: str) -> None:
     """T9: source that is about keys, and copies of what is no secret."""
