@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from context.edits.history import alike, renamed
+from context.edits.history import alike, renamed, tokens
 from context.edits.scopes import Binding, Scopes, Use, scopes_of
 from context.edits.types import EditKind, NextEdit, Scene
 from context.retrieval.definition_lookup import places
@@ -52,7 +52,10 @@ def _declared(scene: Scene) -> Iterator[tuple[str, str, int]]:
                 continue
             if len(hunk.new) > _LARGEST_HUNK or not alike(old, new):
                 continue
+            head = tokens(old.strip())[:1], tokens(new.strip())[:1]
             for before, after, column in renamed(old, new):
+                if head[0] != head[1] and head != ([before], [after]):
+                    continue  # another kind of statement
                 if after.startswith("_") and not before.startswith("_"):
                     continue  # it becomes private or unused; the old name often stays beside it
                 if len(before) >= _SHORTEST_NAME and len(after) >= _SHORTEST_NAME:
