@@ -103,6 +103,11 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 GREEDY = Sampling(temperature=0.0)
 
 
+MOST_CHECKPOINTS = 16
+CHECKPOINT_BYTES = 64 << 20
+"""What checkpoints take where no plan says how much."""
+
+
 class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What llama.cpp receives when a model is loaded. The planner fills it; nothing guesses later.
 
@@ -117,7 +122,10 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
         cache_type_k, cache_type_v: ggml type names ("f16", "q8_0").
         n_threads, n_threads_batch: 0 leaves them to `choose_threads`.
         n_outputs_max: 0 leaves llama.cpp's default (n_batch); otherwise at least n_seq_max.
-        swa_full: full-length cache for sliding-window layers (needed to reuse a prefix there).
+        swa_full: full-length cache for sliding-window layers. Without it a prefix can be reused
+            where its window is still in the cache, or at a checkpoint.
+        checkpoint_bytes: what the worker may keep of checkpoints, where sequences cannot be cut
+            anywhere.
         scheme: of a checkpoint's weights: "nf4", or empty for as they are. Of a checkpoint the
             overrides are exact names of modules, and devices "0", "1", ... or "cpu".
     """
@@ -138,6 +146,7 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
     op_offload: bool = True
     kv_unified: bool = True
     swa_full: bool = True
+    checkpoint_bytes: int = CHECKPOINT_BYTES
     n_outputs_max: int = 0
     use_mmap: bool = True
     use_mlock: bool = False

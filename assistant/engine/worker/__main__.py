@@ -153,6 +153,7 @@ _CONTEXT_FIELDS = (
     "op_offload",
     "kv_unified",
     "swa_full",
+    "checkpoint_bytes",
     "n_outputs_max",
     "n_threads",
     "n_threads_batch",

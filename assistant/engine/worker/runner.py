@@ -43,14 +43,8 @@ from assistant.llama.model import Model
 from assistant.llama.sampling import Sampler
 
 
-def described(
-    model: Model, context: Context, path: str, *, partial: bool, load_ms: float
-) -> ModelInfo:
-    """A loaded model with its context.
-
-    Args:
-        partial: sequences may be cut anywhere.
-    """
+def described(model: Model, context: Context, path: str, *, load_ms: float) -> ModelInfo:
+    """A loaded model with its context."""
     facts = model.facts
     return ModelInfo(
         name=facts.name,
@@ -65,7 +59,7 @@ def described(
         add_bos=facts.add_bos,
         bos=facts.bos,
         chat_template=facts.chat_template,
-        reuse="partial" if partial else "append",
+        reuse="append" if facts.recurrent else "partial",
         load_ms=load_ms,
         memory=context.memory,
     )
@@ -147,8 +141,12 @@ class Runner:
     ) -> None:
         self.model, self.context, self.spec = model, context, spec
         facts = model.facts
-        whole_window = facts.n_swa == 0 or spec.swa_full
-        self.slots = Slots(context, partial=not facts.recurrent and whole_window)
+        self.slots = Slots(
+            context,
+            recurrent=facts.recurrent,
+            window=0 if spec.swa_full else facts.n_swa,
+            most_checkpoint_bytes=spec.checkpoint_bytes,
+        )
         self.together = bool(spec.devices)
         self.drafter = Drafter(context, self.slots)
         self._builder = BatchBuilder(context, self.slots, self.drafter, gpu=bool(spec.devices))
@@ -305,7 +303,7 @@ class Runner:
             return
         slot, kept = taken
         job.slot, job.todo = slot.number, list(job.text[kept:])
-        if not self.slots.partial and not request.max_tokens:
+        if self.slots.recurrent and not request.max_tokens:
             job.todo.pop()  # a question with this prompt has to have something to evaluate
         if not job.began_s:
             job.cached, job.began_s = kept, time.perf_counter()
@@ -350,7 +348,7 @@ class Runner:
             held_tokens, held = [*slot.tokens], len(slot.tokens)
             if self.context.last(slot.number) < held:
                 continue
-            kept = self.slots.cut_after(slot, held)
+            kept = self.slots.cut(slot, held)
             if kept < held:
                 job.todo, job.singly = [*held_tokens[kept:], *job.todo], False
         if verdict is DecodeStatus.ABORTED:
@@ -381,6 +379,8 @@ class Runner:
         if not job.request.max_tokens:
             self._end(job, StopReason.LENGTH)
             return
+        if not job.generated:
+            self.slots.before_answer(slot, job.request.max_tokens)
         before = job.generated
         ending = self._generator.go_on(job, slot, row)
         self._meter.totals["generated"] += job.generated - before
@@ -437,6 +437,4 @@ class Runner:
         )
 
     def info(self, load_ms: float) -> ModelInfo:
-        return described(
-            self.model, self.context, self.spec.path, partial=self.slots.partial, load_ms=load_ms
-        )
+        return described(self.model, self.context, self.spec.path, load_ms=load_ms)

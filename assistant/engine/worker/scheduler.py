@@ -61,6 +61,7 @@ class SlotView:
     Attributes:
         used_at: counts requests; higher is more recent.
         checkpoints: lengths that a sequence can be cut to where it cannot be cut anywhere.
+        shortest: the least length that it can be cut to without one.
     """
 
     number: int
@@ -68,6 +69,7 @@ class SlotView:
     busy: bool
     used_at: int
     checkpoints: Sequence[int] = ()
+    shortest: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,38 +87,45 @@ class Placement:
     source: int | None = None
 
 
-def place(slots: Sequence[SlotView], prompt: Sequence[int], *, partial: bool) -> Placement | None:
+def place(
+    slots: Sequence[SlotView], prompt: Sequence[int], *, shares: bool = True
+) -> Placement | None:
     """The slot for a prompt, or None while all are busy.
 
     The longest common start wins. At least one token is left to evaluate, since its logits are
-    needed. `partial` says whether a sequence can be cut anywhere; where not, only a sequence
-    that the prompt extends is of use, or one with a checkpoint in what it shares with the prompt.
+    needed. A sequence that cannot be cut there is of use if it has a checkpoint in what it shares
+    with the prompt.
+
+    Args:
+        shares: a slot can take over the start of another one (not the state of recurrent layers).
     """
     free = [slot for slot in slots if not slot.busy]
     if not free:
         return None
     most = len(prompt) - 1
 
-    def common(slot: SlotView) -> int:
+    def direct(slot: SlotView) -> int:
         shared = min(shared_length(slot.tokens, prompt), most)
-        if partial or shared == len(slot.tokens):
-            return shared
-        last = max((one for one in slot.checkpoints if one <= shared), default=0)
-        return last if last >= KEEP_SHARE * len(slot.tokens) else 0
+        return shared if shared >= slot.shortest else 0
+
+    def common(slot: SlotView) -> int:
+        if kept := direct(slot):
+            return kept
+        shared = min(shared_length(slot.tokens, prompt), most)
+        return max((one for one in slot.checkpoints if one <= shared), default=0)
 
     best = max(free, key=lambda slot: (common(slot), slot.used_at))
     empty = next((slot for slot in free if not slot.tokens), None)
-    donor = max(slots, key=common) if partial else best
+    donor = max(slots, key=direct)
+    lent = direct(donor) if shares else 0
     if common(best) and common(best) >= KEEP_SHARE * len(best.tokens):
-        if common(donor) <= common(best):
+        if lent <= common(best):
             return Placement(best.number, common(best))
-        return Placement(best.number, common(donor), donor.number)
+        return Placement(best.number, lent, donor.number)
     target = empty or min(free, key=lambda slot: slot.used_at)
-    if not common(donor):
-        return Placement(target.number, 0)
-    if donor.number == target.number:
-        return Placement(target.number, common(target))
-    return Placement(target.number, common(donor), donor.number)
+    if lent > common(target) and donor.number != target.number:
+        return Placement(target.number, lent, donor.number)
+    return Placement(target.number, common(target))
 
 
 @dataclass(frozen=True)

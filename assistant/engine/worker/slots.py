@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from assistant.engine.types import SlotState
 from assistant.engine.worker import scheduler
 from assistant.llama.context import Context
+from assistant.llama.spec import CHECKPOINT_BYTES, MOST_CHECKPOINTS
 
 
 @dataclass
@@ -21,11 +22,17 @@ class Slot:
     document: str = ""
 
 
-_MOST_CHECKPOINTS = 16
-_CHECKPOINT_BYTES = 64 * 2**20
 _BACK = 16
-"""Tokens before the end of a prompt where one more checkpoint is kept: the last tokens change when
-text is deleted, or when typed text joins the token before it."""
+"""Tokens before the end of a prompt where a recurrent model keeps one more checkpoint: the last
+tokens change when text is deleted, or when typed text joins the token before it."""
+
+_STRIDE = 512
+"""Tokens of a prompt from one checkpoint to the next behind a sliding window. The cells of its
+window are kept for about a batch (n_ubatch) longer than they are needed, so that shorter ways back
+need no checkpoint."""
+
+_LONG_ANSWER = 128
+"""A longer answer may push the window of the prompt's end out of the cache."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +47,31 @@ class _Checkpoint:
 class Slots:
     """Keeps the book of the cache: who holds what, what may be cut, what has to go.
 
+    A sequence may be cut anywhere, with two exceptions, which can be cut to a checkpoint of their
+    state. Recurrent and hybrid models have no history at all. Layers with a sliding window that do
+    not keep the full length lose old cells: a cut needs the window before it.
+
     Attributes:
+        recurrent: sequences can only be extended.
         dropped: how many idle sequences were forgotten because others needed their cells.
 
     Args:
-        partial: sequences may be cut anywhere (False for recurrent and hybrid models, and behind
-            a sliding window that does not keep its whole length). Such sequences can be cut to
-            a checkpoint of their state; at most `_CHECKPOINT_BYTES` of those are kept, the ones
-            used last.
+        window: tokens of a sliding window that does not keep the full length; 0 without one.
+        most_checkpoint_bytes: what all checkpoints may take; the ones used last are kept.
     """
 
-    def __init__(self, context: Context, *, partial: bool) -> None:
+    def __init__(
+        self,
+        context: Context,
+        *,
+        recurrent: bool = False,
+        window: int = 0,
+        most_checkpoint_bytes: int = CHECKPOINT_BYTES,
+    ) -> None:
         self.context = context
-        self.partial = partial
+        self.recurrent = recurrent
+        self._window = window
+        self._most_checkpoint_bytes = most_checkpoint_bytes
         self._slots = [Slot(number) for number in range(context.n_sequences)]
         self._clock = 0
         self._checkpoints: list[_Checkpoint] = []  # the one used last comes last
@@ -89,11 +108,16 @@ class Slots:
         prompt = list(prompt)
         views = [
             scheduler.SlotView(
-                slot.number, slot.tokens, slot.busy, slot.used_at, self._lengths(slot)
+                slot.number,
+                slot.tokens,
+                slot.busy,
+                slot.used_at,
+                self._lengths(slot),
+                self._shortest(slot),
             )
             for slot in self._slots
         ]
-        placed = scheduler.place(views, prompt, partial=self.partial)
+        placed = scheduler.place(views, prompt, shares=not self.recurrent)
         if placed is None:
             return None
         slot, kept = self._slots[placed.slot], placed.kept
@@ -102,8 +126,8 @@ class Slots:
             self.clear(slot)
             self.context.share(placed.source, slot.number, kept)
             slot.tokens = prompt[:kept]
-        elif not self.cut(slot, kept):
-            kept = 0
+        else:
+            kept = self.cut(slot, kept)
         if not reuse:
             self.clear(slot)
             kept = 0
@@ -129,27 +153,28 @@ class Slots:
         other.used_at, other.busy, slot.busy = self._clock, True, False
         return other
 
-    def cut(self, slot: Slot, length: int) -> bool:
-        """Keep the first `length` tokens; False, with nothing kept, where that cannot be done."""
-        if length == len(slot.tokens):
-            return True
-        if length and not self.partial:
-            return self._rewind(slot, length) == length
-        if length and self.context.forget(slot.number, length):
-            del slot.tokens[length:]
-            return True
-        self.clear(slot)
-        return not length
-
-    def cut_after(self, slot: Slot, length: int) -> int:
-        """Forget cells past the first `length` tokens, which a step that failed has left behind.
+    def cut(self, slot: Slot, length: int) -> int:
+        """Keep the first `length` tokens, and forget cells that a failed step has left behind them.
 
         Returns:
             How many tokens are kept: fewer where the sequence cannot be cut there.
         """
-        if self.context.forget(slot.number, length):
+        if length == len(slot.tokens) and self.context.last(slot.number) < length:
+            return length
+        can = length >= self._shortest(slot) or self.recurrent  # llama.cpp refuses those itself
+        if length and can and self.context.forget(slot.number, length):
+            del slot.tokens[length:]
+            self._drop_checkpoints(slot, length)
             return length
         return self._rewind(slot, length)
+
+    def _shortest(self, slot: Slot) -> int:
+        """The least length, above 0, that the sequence can be cut to without a checkpoint."""
+        if self.recurrent:
+            return len(slot.tokens)
+        first = self.context.first(slot.number) if self._window else 0
+        # The token after a cut at `length` sees the positions after `length - window`.
+        return first + self._window - 1 if first > 0 else 0
 
     def clear(self, slot: Slot) -> None:
         self.context.forget(slot.number)
@@ -168,19 +193,32 @@ class Slots:
             self._checkpoints.remove(known[0])
             self._checkpoints.append(known[0])
             return
-        if not length or self.context.checkpoint_bytes(slot.number) > _CHECKPOINT_BYTES:
+        most = self._most_checkpoint_bytes
+        if not length or self.context.checkpoint_bytes(slot.number) > most:
             return
         state = self.context.checkpoint(slot.number)
         if not state:
             return
         self._checkpoints.append(_Checkpoint(slot.number, length, state))
         held = sum(len(one.state) for one in self._checkpoints)
-        while len(self._checkpoints) > _MOST_CHECKPOINTS or held > _CHECKPOINT_BYTES:
+        while len(self._checkpoints) > MOST_CHECKPOINTS or held > most:
             held -= len(self._checkpoints.pop(0).state)
+
+    def before_prompt(self, slot: Slot) -> None:
+        """Keep a checkpoint, where one is due, before more tokens of a prompt are evaluated."""
+        length = len(slot.tokens)
+        stride = max(self._window, _STRIDE)
+        if self._window and length - max(self._lengths(slot), default=0) >= stride:
+            self.checkpoint(slot)
+
+    def before_answer(self, slot: Slot, most_tokens: int) -> None:
+        """The same before an answer of so many tokens at most follows the prompt."""
+        if self._window and most_tokens > _LONG_ANSWER:
+            self.checkpoint(slot)
 
     def to_checkpoint(self, slot: Slot, count: int) -> int:
         """How many of the next `count` tokens to evaluate before a checkpoint, which is taken
-        when they are; all of them where none is due."""
+        when they are; all of them where none is due. For recurrent models."""
         before = count - _BACK
         if before > 0:
             return before

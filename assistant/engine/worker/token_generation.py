@@ -68,7 +68,7 @@ class Drafter:
     def __init__(self, context: Context, slots: Slots) -> None:
         self._context = context
         self._slots = slots
-        self._can_take_back = slots.partial and context.n_outputs > 1
+        self._can_take_back = not slots.recurrent and context.n_outputs > 1
         self.pace = Pace()
         self.drafted = self.accepted = self.rewritten = 0
 
@@ -126,10 +126,11 @@ class Drafter:
 
     def rewrite(self, job: Job, slot: Slot) -> None:
         """Evaluate the slot's cells that drafts have touched again, for the last to decide."""
-        job.todo, job.singly = slot.tokens[job.drafted_from :], True
+        held = [*slot.tokens]
+        kept = self._slots.cut(slot, job.drafted_from)
+        job.todo, job.singly = held[kept:], True
         self.rewritten += len(job.todo)
         self.pace.redid(job.unsure, len(job.todo))
-        self._slots.cut(slot, job.drafted_from)
 
     def _rows(self, first: int, count: int) -> Iterator[tuple[int, float]]:
         return (Sampler.best(self._context.logits(first + row)) for row in range(count))
@@ -201,16 +202,21 @@ class BatchBuilder:
 
     def _sure(self, job: Job) -> int:
         """How many of its tokens the next batch may hold."""
+        slot = self._slots[job.slot]
         if job.singly:
-            return 1
-        if self._slots.partial or job.generated or job.apart:
+            return max(job.drafted_from - len(slot.tokens), 1)
+        if not self._slots.recurrent:
+            if not job.generated:
+                self._slots.before_prompt(slot)
+            return len(job.todo)
+        if job.generated or job.apart:
             return len(job.todo)
         # What is added to a sequence here stays in it: the answer gets a copy of the prompt's.
         ahead = len(job.todo) - (1 if job.request.max_tokens else 0)
         if ahead:
-            return self._slots.to_checkpoint(self._slots[job.slot], ahead)
-        self._slots.checkpoint(self._slots[job.slot])
-        branch = self._slots.branch(self._slots[job.slot])
+            return self._slots.to_checkpoint(slot, ahead)
+        self._slots.checkpoint(slot)
+        branch = self._slots.branch(slot)
         job.slot, job.apart = branch.number if branch else job.slot, True
         return 1
 
@@ -322,7 +328,7 @@ class TokenGenerator:
         """What keeps the answer from the line it should not be; None where it may say anything."""
         line = request.unlike.rstrip().encode()
         greedy = request.sampling.temperature <= 0 and request.logprobs is None
-        if not line or not greedy or not self._slots.partial or b"\n" in line:
+        if not line or not greedy or self._slots.recurrent or b"\n" in line:
             return None
         return Unlike(line, self._model.piece, self._model.ends)
 
@@ -374,7 +380,8 @@ class TokenGenerator:
     ) -> Ending | None:
         """Take a token into the answer."""
         job.generated += 1
-        tokens, enough = [token], job.generated >= job.request.max_tokens or job.late
+        tokens, lost = [token], list[int]()
+        enough = job.generated >= job.request.max_tokens or job.late
         if job.unlike is not None:
             stance = job.unlike.add(token)
             if stance is Stance.WITHIN and not enough:
@@ -383,7 +390,7 @@ class TokenGenerator:
                 return None
             tokens = job.unlike.tokens
             if stance is Stance.WHOLE and not enough:
-                tokens = self._leave(job, slot)
+                tokens, lost = self._leave(job, slot)
             job.unlike, job.must_start_with = None, job.request.must_start_with.encode()
         for one in tokens:
             ending = self._say_token(job, one, logprob)
@@ -398,17 +405,20 @@ class TokenGenerator:
             return Ending(StopReason.LENGTH)
         if job.late:
             return Ending(StopReason.TIME)
-        job.todo = tokens[-1:]
+        job.todo = [*lost, *tokens[-1:]]
         return None
 
-    def _leave(self, job: Job, slot: Slot) -> list[int]:
-        """The answer's tokens after it has gone back to where it leaves the unwanted line."""
+    def _leave(self, job: Job, slot: Slot) -> tuple[list[int], list[int]]:
+        """The answer's tokens after it has gone back to where it leaves the unwanted line, and the
+        tokens before that place whose cells are lost."""
         assert job.unlike is not None
         fork = job.unlike.fork()
         if fork is None:
-            return job.unlike.tokens
-        self._slots.cut(slot, len(job.request.prompt) + fork.at)
-        return [*job.unlike.tokens[: fork.at], fork.token]
+            return job.unlike.tokens, []
+        length = len(job.request.prompt) + fork.at
+        held = slot.tokens[:length]
+        lost = held[self._slots.cut(slot, length) :]
+        return [*job.unlike.tokens[: fork.at], fork.token], lost
 
     def _say_token(self, job: Job, token: int, logprob: TokenLogprob | None) -> Ending | None:
         ending = take_token(job, token, self._model, self._say, logprob)

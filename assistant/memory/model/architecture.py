@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from assistant.llama.spec import CHECKPOINT_BYTES, MOST_CHECKPOINTS
 from assistant.memory.gguf.header import BY_NAME, CACHE_TYPES, Header
 
 _MOST_LAYERS = 1024  # LLAMA_MAX_LAYERS is 512; more than that is refused before it costs memory
@@ -243,6 +244,7 @@ def _rules() -> dict[str, Any]:
 CELL_PADDING = 256
 _FLOAT32_BYTES = 4
 _ALIGNMENT = 32
+_LEAST_STATES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +254,8 @@ class CacheParams:
     Attributes:
         n_ctx: cells in all.
         unified: all sequences share the cells; otherwise each has `n_ctx / n_seq_max` of its own.
-        swa_full: sliding-window layers keep the full length, so that a prefix can be reused.
+        swa_full: sliding-window layers keep the full length.
+        checkpoint_bytes: host memory for checkpoints of sequences that cannot be cut anywhere.
     """
 
     n_ctx: int
@@ -262,6 +265,7 @@ class CacheParams:
     unified: bool = True
     n_ubatch: int = 512
     swa_full: bool = True
+    checkpoint_bytes: int = 0
     flash_attn: bool = True
 
 
@@ -304,6 +308,40 @@ def layer_bytes(memory: ModelMemory, params: CacheParams) -> tuple[int, ...]:
 def cache_bytes(memory: ModelMemory, params: CacheParams) -> int:
     """Bytes of the whole cache: keys, values and states of all layers."""
     return sum(layer_bytes(memory, params))
+
+
+def state_bytes(memory: ModelMemory, params: CacheParams) -> int:
+    """Bytes of one checkpoint: the recurrent states of a sequence, and the last cells of layers
+    that keep only a window; 0 where sequences can be cut anywhere.
+
+    An upper bound: llama.cpp writes a few numbers for each cell and layer (state_write_meta and
+    state_write_data in src/llama-kv-cache.cpp and src/llama-memory-recurrent.cpp).
+    """
+    held = replace(params, n_ctx=min(memory.window, params.n_ctx), n_seq_max=1, unified=True)
+    kept = [
+        _one(layer, held, held.n_ctx if layer.windowed else 0, 0)
+        for layer in memory.layers
+        if layer.state or layer.conv_state or (layer.windowed and not params.swa_full)
+    ]
+    return sum(kept) + 16 * held.n_ctx + 64 * len(memory.layers) if kept else 0
+
+
+def with_window(memory: ModelMemory, params: CacheParams, *, full: bool | None) -> CacheParams:
+    """The same with the usual memory for sliding windows and checkpoints.
+
+    Args:
+        full: `swa_full`; None for the window alone, unless the full length takes no more.
+    """
+    if full is None:
+        short = replace(params, swa_full=False)
+        full = not memory.windowed or window_cells(memory, short) >= cells(params)
+    params = replace(params, swa_full=full)
+    one = state_bytes(memory, params)
+    if not one:
+        return replace(params, checkpoint_bytes=0)
+    # Behind a window most cuts need none; a state has no other way back.
+    most = max(CHECKPOINT_BYTES, _LEAST_STATES * one if memory.recurrent else 0)
+    return replace(params, checkpoint_bytes=min(most // one, MOST_CHECKPOINTS) * one)
 
 
 def token_bytes(memory: ModelMemory, type_k: str = "f16", type_v: str = "f16") -> int:

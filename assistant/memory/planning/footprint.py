@@ -399,6 +399,7 @@ def _usage(
         if not choice.offload_kqv
         else sum(cache[i] for i in layers),
         compute_bytes=max(compute + correction, 0),
+        checkpoint_bytes=choice.cache.checkpoint_bytes if host_memory else 0,
         overhead_bytes=_PROCESS_OVERHEAD_BYTES + logits_bytes(breakdown.model, choice.n_outputs_max)
         if host_memory
         else overhead_bytes(device, requirements),

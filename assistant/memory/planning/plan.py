@@ -36,7 +36,7 @@ class Requirements:
     Attributes:
         n_ctx: cells of context, all sequences together.
         cache_type: of K and V, a ggml type name.
-        swa_full: None leaves it to the planner.
+        swa_full: None for the window alone, where that takes less.
         experts_on_gpu: a plan that leaves an expert group in host memory is no plan.
         disk: experts of host memory may exceed it; the rest is read from the mapped file.
         n_outputs_max: logits rows a batch; more cost memory in the compute buffer.
@@ -94,6 +94,7 @@ class DeviceUsage:
         expert_layers: blocks whose whole expert group is here, `expert_bytes` together.
         embedding_bytes: the token embedding, and where tied its copy as an output.
         other_bytes: what llama.cpp takes for weights and cache beyond our count; 0 if it is exact.
+        checkpoint_bytes: states of sequences to go back to, where they cannot be cut anywhere.
         overhead_bytes: the process itself, and the driver's share.
         margin_bytes: to stay free.
         shared_bytes: of host memory, what integrated GPUs take of the same memory.
@@ -110,6 +111,7 @@ class DeviceUsage:
     output_bytes: int = 0
     kv_bytes: int = 0
     compute_bytes: int = 0
+    checkpoint_bytes: int = 0
     overhead_bytes: int = 0
     margin_bytes: int = 0
     other_bytes: int = 0
@@ -124,7 +126,8 @@ class DeviceUsage:
     def needed_bytes(self) -> int:
         """All that will be taken, the margin not counted."""
         parts = (self.weights_bytes, self.kv_bytes, self.compute_bytes, self.overhead_bytes)
-        return sum(parts) + self.other_bytes + self.shared_bytes - self.disk_bytes
+        parts += (self.checkpoint_bytes, self.other_bytes, self.shared_bytes)
+        return sum(parts) - self.disk_bytes
 
     @property
     def spare_bytes(self) -> int:
@@ -198,6 +201,7 @@ class Plan:
             offload_kqv=choice.offload_kqv,
             kv_unified=cache.unified,
             swa_full=cache.swa_full,
+            checkpoint_bytes=cache.checkpoint_bytes,
             n_outputs_max=choice.n_outputs_max,
             use_extra_bufts=choice.repack,
         )

@@ -396,8 +396,10 @@ def _about_cache(plan: Plan, requirements: Requirements) -> list[str]:
     if cache.n_ubatch < requirements.n_ubatch:
         lines.append(f"batches of {cache.n_ubatch} tokens keep the compute buffer small")
     if plan.model.memory.windowed and not cache.swa_full:
+        full = cache_bytes(plan.model.memory, replace(cache, swa_full=True))
         lines.append(
-            "sliding-window layers keep only their window, so a prompt can only be reused whole"
+            "sliding-window layers keep only their window, which spares "
+            f"{gib(full - cache_bytes(plan.model.memory, cache))}"
         )
     if plan.model.memory.recurrent:
         lines.append(

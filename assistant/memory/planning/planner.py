@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from assistant.errors import PlanError
 from assistant.memory.gguf.header import BY_NAME, GgmlType, Tensor
-from assistant.memory.model.architecture import CacheParams, unusable_types
+from assistant.memory.model.architecture import CacheParams, unusable_types, with_window
 from assistant.memory.model.profile import Amount, LayerInventory, Model
 from assistant.memory.planning.footprint import ModelBreakdown, breakdown_of, usages
 from assistant.memory.planning.plan import Choice, Machine, Plan, Requirements
@@ -237,26 +237,27 @@ def caches(model: Model, requirements: Requirements) -> Iterator[CacheParams]:
         while contexts[-1] // 2 >= LEAST_CONTEXT:
             contexts.append(contexts[-1] // 2)
     types = [requirements.cache_type] if requirements.cache_type else ["f16", "q8_0"]
-    full = [True, False] if requirements.swa_full is None else [requirements.swa_full]
     batches = [requirements.n_ubatch] + (
         [_SMALL_BATCH] if requirements.n_ubatch > _SMALL_BATCH else []
     )
     for n_ubatch in batches:
         for n_ctx in contexts:
             for kind in types:
-                for swa_full in full if model.memory.windowed else full[:1]:
-                    cache = CacheParams(
-                        n_ctx=n_ctx,
-                        type_k=kind,
-                        type_v=kind,
-                        n_seq_max=requirements.n_seq_max,
-                        unified=requirements.unified,
-                        n_ubatch=n_ubatch,
-                        swa_full=swa_full,
-                        flash_attn=requirements.flash_attn,
-                    )
-                    if not unusable_types(model.memory, cache):
-                        yield cache
+                cache = CacheParams(
+                    n_ctx=n_ctx,
+                    type_k=kind,
+                    type_v=kind,
+                    n_seq_max=requirements.n_seq_max,
+                    unified=requirements.unified,
+                    n_ubatch=n_ubatch,
+                    flash_attn=requirements.flash_attn,
+                )
+                if unusable_types(model.memory, cache):
+                    continue
+                cache = with_window(model.memory, cache, full=requirements.swa_full)
+                yield cache
+                if cache.checkpoint_bytes:
+                    yield replace(cache, checkpoint_bytes=0)
 
 
 def _more_context(
@@ -271,7 +272,10 @@ def _more_context(
         n_ctx = cache.n_ctx * 2
         if n_ctx > min(breakdown.model.n_ctx_train, MOST_CONTEXT) or n_ctx <= USUAL_CONTEXT:
             break
-        more = best_candidate(breakdown, requirements, corrections, replace(cache, n_ctx=n_ctx))
+        longer = replace(cache, n_ctx=n_ctx)
+        if cache.checkpoint_bytes or cache.swa_full:
+            longer = with_window(breakdown.model.memory, longer, full=requirements.swa_full)
+        more = best_candidate(breakdown, requirements, corrections, longer)
         lost = more.plan.expert_layers_on_gpu < found.plan.expert_layers_on_gpu
         if not more.plan.fits or lost or more.blocks_in_host_memory > found.blocks_in_host_memory:
             break

@@ -26,43 +26,54 @@ def view(
 
 def test_the_longest_common_start_wins() -> None:
     slots = [view(0, OLD[:50], used_at=9), view(1, OLD[:80]), view(2)]
-    assert place(slots, OLD, partial=True) == Placement(1, 80)
+    assert place(slots, OLD) == Placement(1, 80)
 
 
 def test_one_token_is_always_left_to_evaluate() -> None:
-    assert place([view(0, OLD)], OLD, partial=True) == Placement(0, 99)
-    assert place([view(0, OLD)], OLD[:10], partial=True) == Placement(0, 9)
+    assert place([view(0, OLD)], OLD) == Placement(0, 99)
+    assert place([view(0, OLD)], OLD[:10]) == Placement(0, 9)
 
 
 def test_an_empty_slot_goes_before_one_that_would_lose_much() -> None:
     """The other place's slot keeps its tokens and lends what both begin with."""
     slots = [view(0, OLD, used_at=5), view(1)]
     prompt = [*OLD[:20], *range(500, 580)]
-    assert place(slots, prompt, partial=True) == Placement(1, 20, source=0)
+    assert place(slots, prompt) == Placement(1, 20, source=0)
 
 
 def test_a_busy_slot_lends_its_start() -> None:
     slots = [view(0, OLD, busy=True, used_at=5), view(1, [7, 8])]
     prompt = [*OLD[:60], 1000]
-    assert place(slots, prompt, partial=True) == Placement(1, 60, source=0)
+    assert place(slots, prompt) == Placement(1, 60, source=0)
 
 
 def test_the_least_recently_used_slot_is_evicted() -> None:
     slots = [view(0, [1, 2], used_at=5), view(1, [3, 4], used_at=2), view(2, [5], used_at=8)]
-    assert place(slots, [9, 9, 9], partial=True) == Placement(1, 0)
+    assert place(slots, [9, 9, 9]) == Placement(1, 0)
 
 
 def test_no_slot_is_free() -> None:
-    assert place([view(0, busy=True), view(1, busy=True)], OLD, partial=True) is None
-    assert place([], OLD, partial=True) is None
+    assert place([view(0, busy=True), view(1, busy=True)], OLD) is None
+    assert place([], OLD) is None
 
 
 def test_append_only_memory_serves_what_goes_on_and_nothing_else() -> None:
-    held = view(0, OLD[:50])
-    assert place([held], OLD, partial=False) == Placement(0, 50)
-    assert place([held], [*OLD[:40], 1000, 1001], partial=False) == Placement(0, 0)
-    busy = [view(0, OLD[:50], busy=True), view(1)]
-    assert place(busy, OLD, partial=False) == Placement(1, 0)  # a state is not shared half
+    held = SlotView(0, OLD[:50], False, 0, shortest=50)
+    assert place([held], OLD, shares=False) == Placement(0, 50)
+    assert place([held], [*OLD[:40], 1000, 1001], shares=False) == Placement(0, 0)
+    busy = [SlotView(0, OLD[:50], True, 0, shortest=50), view(1)]
+    assert place(busy, OLD, shares=False) == Placement(1, 0)  # a state is not shared half
+
+
+def test_a_sliding_window_is_cut_as_far_back_as_its_cells_are_held() -> None:
+    held = SlotView(0, range(100), False, 1, checkpoints=(60,), shortest=80)
+    assert place([held], [*range(90), 7]) == Placement(0, 90)
+    assert place([held], [*range(80), 7]) == Placement(0, 80)
+    assert place([held], [*range(79), 7]) == Placement(0, 60)
+    empty = SlotView(1, [], False, 0)
+    busy = SlotView(0, range(100), True, 1, checkpoints=(60,), shortest=80)
+    assert place([busy, empty], [*range(85), 7]) == Placement(1, 85, source=0)
+    assert place([busy, empty], [*range(75), 7]) == Placement(1, 0)  # a checkpoint is not lent
 
 
 TOKENS = st.lists(st.integers(0, 2), max_size=12)
@@ -70,11 +81,11 @@ TOKENS = st.lists(st.integers(0, 2), max_size=12)
 
 def test_append_only_memory_goes_back_to_a_checkpoint() -> None:
     """Case S11: the last one in what both have, unless most of the sequence would be lost."""
-    slot = SlotView(0, range(100), False, 1, checkpoints=(30, 83, 99))
-    assert place([slot], [*range(98)], partial=False) == Placement(0, 83)
-    assert place([slot], [*range(99), 7], partial=False) == Placement(0, 99)
+    slot = SlotView(0, range(100), False, 1, checkpoints=(30, 83, 99), shortest=100)
+    assert place([slot], [*range(98)], shares=False) == Placement(0, 83)
+    assert place([slot], [*range(99), 7], shares=False) == Placement(0, 99)
     empty = SlotView(1, [], False, 0)
-    assert place([slot, empty], [*range(40), 7], partial=False) == Placement(1, 0)
+    assert place([slot, empty], [*range(40), 7], shares=False) == Placement(1, 0)
 
 
 @given(
@@ -86,10 +97,10 @@ def test_what_is_kept_is_what_both_begin_with(
     states: list[tuple[list[int], bool, int]], prompt: list[int], partial: bool
 ) -> None:
     slots = [
-        view(number, tokens, busy=busy, used_at=used)
+        SlotView(number, tokens, busy, used, shortest=0 if partial else len(tokens))
         for number, (tokens, busy, used) in enumerate(states)
     ]
-    placed = place(slots, prompt, partial=partial)
+    placed = place(slots, prompt, shares=partial)
     assert (placed is None) == all(slot.busy for slot in slots)
     if placed is None:
         return
