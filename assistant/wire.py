@@ -280,6 +280,23 @@ class SettingsNow(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...] = ()
 
 
+class ModelNow(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that the daemon serves, whether it is loaded or not.
+
+    Attributes:
+        purposes: what it answers.
+        name: as the settings name it.
+        loaded: when it is loaded and freed, in words.
+        bytes: by device, what it holds now; empty where it is not loaded.
+    """
+
+    purposes: tuple[str, ...]
+    name: str
+    state: ServiceState
+    loaded: str
+    bytes: dict[str, int] = {}
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """GET /underkeel/status: everything a person or an editor's status line may want.
 
@@ -296,6 +313,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
             `load_error_percent` is positive where more was taken.
         supervisor: the service manager that started the daemon: "systemd", "launchd" or "".
         explain_model, explain_state: the second model, for explanations, where there is one.
+        models: those that are served; more than one where there is a second model.
     """
 
     version: str
@@ -316,6 +334,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     rung: RungNow | None = None
     explain_model: ModelInfo | None = None
     explain_state: ServiceState | None = None
+    models: tuple[ModelNow, ...] = ()
     caveats: tuple[str, ...] = ()
     load: tuple[str, ...] = ()
     load_error_percent: float | None = None

@@ -30,7 +30,6 @@ from assistant import paths, settings
 from assistant.cli.plan_view import plan_text
 from assistant.cli.terminal import console, print_json, printable, say
 from assistant.client import DaemonClient
-from assistant.daemon.loading import credited
 from assistant.errors import DaemonError, GGUFError, ModelError, UnknownModelError
 from assistant.memory.gguf.header import Header, read_header
 from assistant.memory.gguf.remote import is_remote, read_remote_header
@@ -39,6 +38,7 @@ from assistant.memory.planning.measured_planner import plan_and_measure, plan_re
 from assistant.memory.planning.plan import this_machine
 from assistant.memory.planning.plan_report import billions
 from assistant.memory.planning.planner import requirements_of
+from assistant.memory.planning.together import plan_together, wanted_by
 from assistant.models import local_store
 from assistant.models.catalogue import catalogue, find, local_path, resolve
 from assistant.models.fetch import Advance, open_client
@@ -180,14 +180,12 @@ def _show_fit(path: Path, purpose: Purpose) -> None:
     here, _ = this_machine()
     chosen = settings.load()[0]
     other = chosen.model.name if purpose is Purpose.EXPLAIN else chosen.explain.name
-    models = [path, *_here(other)]
+    headers = [read_header(file) for file in (path, *_here(other))]
     if purpose is Purpose.EXPLAIN:
-        models.reverse()  # the one for completions is planned first
-    for model in models:
-        plan = plan_and_measure(read_header(model), here, requirements_of(settings.load()[0].model))
-        taken = {usage.device.name: usage.needed_bytes for usage in plan.usages}
-        say(f"{model.name} needs {size(sum(taken.values()))} of memory.")
-        here = credited(here, {device: -size_bytes for device, size_bytes in taken.items()})
+        headers.reverse()  # the one for completions is planned first
+    first, second = headers[0], headers[1] if len(headers) > 1 else None
+    for seat in plan_together(wanted_by(chosen, first, second), here, plan_and_measure):
+        say(f"{seat.plan.model.name} needs {size(sum(seat.taken.values()))} of memory.")
 
 
 def _here(name: str) -> list[Path]:

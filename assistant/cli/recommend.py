@@ -3,8 +3,9 @@ fit this machine, before any is loaded or downloaded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,8 @@ from assistant.memory.planning.checkpoint import (
     read_checkpoint,
     read_remote_checkpoint,
 )
-from assistant.memory.planning.measured_planner import plan_report
+from assistant.memory.planning.dry_run import DryRun
+from assistant.memory.planning.measured_planner import plan_and_measure, plan_report
 from assistant.memory.planning.plan import (
     HOST_MEMORY,
     Machine,
@@ -44,8 +46,9 @@ from assistant.memory.planning.plan import (
     parse_size,
     this_machine,
 )
-from assistant.memory.planning.plan_report import Speed, gib, predict_speed
+from assistant.memory.planning.plan_report import PlanReport, Speed, gib, predict_speed
 from assistant.memory.planning.planner import make_plan, requirements_of
+from assistant.memory.planning.together import Seat, plan_together, wanted_by
 from assistant.memory.probes.rates import ASSUMED, MachineRates, machine_rates
 from assistant.models.catalogue import catalogue, local_path, resolve
 
@@ -71,6 +74,9 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
     sequences: Annotated[int | None, typer.Option(help="Slots that share the context.")] = None,
     quantisation: Annotated[
         str, typer.Option("--quant", help="Quantisation of a known model: Q4_K_M, Q8_0, ...")
+    ] = "",
+    explain: Annotated[
+        str, typer.Option(help="A second model for explanations and chats, planned beside it.")
     ] = "",
     vram: Annotated[str, typer.Option(help="Plan for GPUs of this size: 24G, or 24G,12G.")] = "",
     ram: Annotated[str, typer.Option(help="Plan for this much free RAM: 64G.")] = "",
@@ -101,7 +107,8 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
         "--cache-type": ("model.cache_type", cache_type),
         "--sequences": ("model.n_seq_max", sequences),
     }
-    chosen = settings.override(settings.load()[0], options).model
+    every = settings.override(settings.load()[0], options)
+    chosen = every.model
     requirements = replace(
         requirements_of(chosen), experts_on_gpu=experts_on_gpu, disk=disk or chosen.disk
     )
@@ -117,6 +124,10 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
     report = plan_report(
         found, machine, requirements, here, remarks, machine_rates(here.gpus, again=measure)
     )
+    second = explain or ("" if model else every.explain.name)
+    if second:
+        _beside(report, second, every, machine, requirements, as_json=as_json)
+        return
     if as_json:
         print_json(plan_json(report), indent=1)
         if report.plan is None:
@@ -124,6 +135,72 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
         return
     console().print(plan_text(report))
     report.require_plan()
+
+
+def _beside(
+    report: PlanReport,
+    name: str,
+    chosen: settings.Settings,
+    machine: Machine,
+    requirements: Requirements,
+    *,
+    as_json: bool,
+) -> None:
+    """Print the report on the first model, and the plan of both.
+
+    Raises:
+        PlanError: they do not fit together.
+    """
+    headers = [find_model(one) for one in (report.model.path, name)]
+    first, second = headers
+    if isinstance(first, Checkpoint) or isinstance(second, Checkpoint):
+        raise ModelError(
+            "a folder of safetensors is not planned beside another model",
+            subject=name,
+            advice="Name two GGUF files",
+        )
+    wanted = wanted_by(chosen, first, second, requirements)
+    with DryRun() as dry_run:
+        try:
+            seats = plan_together(wanted, machine, partial(plan_and_measure, dry_run=dry_run))
+        except PlanError as error:
+            if not as_json:
+                raise
+            print_json(
+                {
+                    **plan_json(report),
+                    "models": [],
+                    "models_error": {
+                        "message": error.message,
+                        "shortfall_bytes": error.shortfall_bytes,
+                        "advice": error.advice,
+                    },
+                },
+                indent=1,
+            )
+            raise typer.Exit(1) from error
+    if as_json:
+        print_json({**plan_json(report), "models": [seat.to_json() for seat in seats]}, indent=1)
+        return
+    console().print(plan_text(report))
+    console().print(together_text(seats))
+
+
+def together_text(seats: Sequence[Seat]) -> RenderableType:
+    """Models planned together: what stays loaded, and what is loaded on demand."""
+    table = Table(title="Models together", title_justify="left", box=None, pad_edge=False)
+    for column in ("for", "model", "loaded", "context", "memory"):
+        table.add_column(column)
+    for seat in seats:
+        memory = ", ".join(f"{name} {gib(size)}" for name, size in seat.taken.items())
+        table.add_row(
+            ", ".join(seat.wanted.purposes),
+            printable(seat.plan.model.name),
+            seat.wanted.loaded,
+            f"{seat.plan.n_ctx:,}",
+            memory,
+        )
+    return table
 
 
 def find_model(name: str, quantisation: str = "") -> Header | Checkpoint:

@@ -20,6 +20,7 @@ from assistant.client import DaemonClient, DeviceNow, RungNow, ServiceState, Sta
 from assistant.daemon.process.settings_changes import advice
 from assistant.engine.types import Counting, ModelInfo
 from assistant.errors import DaemonError
+from assistant.wire import ModelNow
 
 _STYLE = {
     ServiceState.READY: "green",
@@ -114,6 +115,13 @@ def _origin(model: ModelInfo) -> str:
     return f"{model.server}, tokens {counted}"
 
 
+def _model(one: ModelNow) -> str:
+    held = ", ".join(f"{name} {size / _GIB:.2f} GiB" for name, size in one.bytes.items() if size)
+    memory = f", {held}" if held else ""
+    purposes = ", ".join(one.purposes)
+    return f"{purposes}: {one.name}  ({one.state.value}{memory}; loaded {one.loaded})"
+
+
 def _rows(found: Status) -> list[tuple[str, str]]:
     rows = []
     if model := found.model:
@@ -124,6 +132,11 @@ def _rows(found: Status) -> list[tuple[str, str]]:
     if found.explain_state is not None:
         second = found.explain_model.name if found.explain_model else "not loaded yet"
         rows.append(("explain", f"{second}  ({found.explain_state.value})"))
+    if len(found.models) > 1:
+        rows += [
+            ("models" if number == 0 else "", _model(one))
+            for number, one in enumerate(found.models)
+        ]
     if stats := found.stats:
         seen = stats.cached_tokens + stats.evaluated_tokens
         hits = stats.cached_tokens / seen if seen else 0.0

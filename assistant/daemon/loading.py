@@ -29,7 +29,7 @@ from assistant.memory.planning.checkpoint_plan import (
 )
 from assistant.memory.planning.load_report import LoadReport, compare, planned_memory
 from assistant.memory.planning.measured_planner import plan_with_ladder
-from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, machine_of
+from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, credited, machine_of
 from assistant.memory.planning.planner import requirements_of
 from assistant.memory.probes.devices import Device, ask_backend, merge
 from assistant.memory.probes.rates import ASSUMED, stored_rates
@@ -92,16 +92,6 @@ class Loadable:
             for device in self.backend
         ]
         return merge(backend, sample.gpus, sample.host_memory, sample.lost)
-
-
-def credited(machine: Machine, credit: Credit) -> Machine:
-    """The machine with so much more free, or less."""
-
-    def changed(device: Device) -> Device:
-        free = device.free_bytes + credit.get(device.name, 0)
-        return fields_replaced(device, free_bytes=min(max(free, 0), device.total_bytes))
-
-    return Machine(changed(machine.host_memory), tuple(map(changed, machine.gpus)))
 
 
 @dataclass

@@ -22,9 +22,10 @@ from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor, Plan
 from assistant.engine.types import ElasticEngine, ModelInfo
 from assistant.errors import ModelError, UnderkeelError
 from assistant.memory.ladder import Rules
+from assistant.memory.planning.together import roles
 from assistant.memory.probes.sampler import Reader
 from assistant.settings import ModelSettings, Settings
-from assistant.wire import ServiceState
+from assistant.wire import ModelNow, ServiceState
 
 
 @dataclass
@@ -84,6 +85,24 @@ class Models:
         self.plannings = plannings
         self.ledger = ledger
         self._changing = asyncio.Lock()
+
+    def now(self, settings: Settings) -> tuple[ModelNow, ...]:
+        """Each model with what it holds, loaded or not."""
+        found = []
+        for key, (purposes, loaded) in roles(settings).items():
+            supervisor = self.ledger.supervisors.get(key)
+            planning = self.plannings.get(key)
+            if supervisor is not None and planning is not None:
+                found.append(
+                    ModelNow(
+                        purposes=purposes,
+                        name=planning.settings.name,
+                        state=supervisor.state,
+                        loaded=loaded,
+                        bytes=dict(held(supervisor)),
+                    )
+                )
+        return tuple(found)
 
     async def use(self, name: str, purpose: str = "complete") -> ModelInfo:
         """Serve another model from now on. Requests in flight end first, new ones wait.

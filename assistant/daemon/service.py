@@ -329,6 +329,7 @@ class Service:
             rung=self.governor.rung(),
             explain_model=self.explainer.served.supervisor.info if self.explainer else None,
             explain_state=self.explainer.state if self.explainer else None,
+            models=self.models.now(self.settings) if self.models else (),
             load=tuple(supervisor.report.lines()) if supervisor.report else (),
             caveats=supervisor.loadable.plan.caveats
             if supervisor.loadable and supervisor.loadable.plan

@@ -11,11 +11,15 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from collections.abc import Sequence
 from typing import Any
+
+from msgspec.structs import replace
 
 from assistant.errors import EngineError, LoadError
 from assistant.llama import ggml, params
 from assistant.llama.ggml import llama_cpp
+from assistant.llama.nextn import open_context
 from assistant.llama.spec import DeviceMemory, LoadSpec
 
 _BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
@@ -96,11 +100,27 @@ def dry_run(spec: LoadSpec) -> tuple[DeviceMemory, ...]:
         if not context:
             raise LoadError("llama.cpp refuses the context", subject=spec.path, advice=_SEE_LOG)
         try:
-            return read(context)
+            return _with_nextn(model, context, spec) if spec.nextn else read(context)
         finally:
             llama_cpp.llama_free(context)
     finally:
         llama_cpp.llama_model_free(model)
+
+
+def together(
+    trunk: Sequence[DeviceMemory], nextn: Sequence[DeviceMemory]
+) -> tuple[DeviceMemory, ...]:
+    """The memory of a context and of a second one of the same model, its weights counted once."""
+    weightless = (replace(row, weights_bytes=0) for row in nextn)
+    return (*trunk, *(row for row in weightless if row.kv_bytes or row.compute_bytes))
+
+
+def _with_nextn(model: Any, context: Any, spec: LoadSpec) -> tuple[DeviceMemory, ...]:
+    second = open_context(model, context, spec)
+    try:
+        return together(read(context), read(second))
+    finally:
+        llama_cpp.llama_free(second)
 
 
 @functools.cache

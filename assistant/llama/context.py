@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -13,25 +12,14 @@ import numpy.typing as npt
 
 from assistant.errors import EngineError, LoadError
 from assistant.llama import breakdown, ggml, params
+from assistant.llama.batch import Batch, Span
 from assistant.llama.ggml import llama_cpp
 from assistant.llama.model import Model
+from assistant.llama.nextn import Nextn
 from assistant.llama.spec import DeviceMemory, LoadSpec
 
 Logits = npt.NDArray[np.float32]
 _PARTIAL = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
-
-
-@dataclass(frozen=True)
-class Span:
-    """Tokens of one sequence to evaluate, the first one at `position`.
-
-    Logits are kept for the last `outputs` of them.
-    """
-
-    sequence: int
-    position: int
-    tokens: Sequence[int]
-    outputs: int = 0
 
 
 class DecodeStatus(IntEnum):
@@ -71,6 +59,9 @@ class AbortFlag:
 class Context:
     """Owns a `llama_context *` of a model; `free` gives its memory back.
 
+    Attributes:
+        nextn: the layers for multi-token prediction, which follow; None where none are used.
+
     Raises:
         LoadError: the cache types do not fit the model, or memory was refused.
     """
@@ -95,10 +86,19 @@ class Context:
         self.n_batch = int(llama_cpp.llama_n_batch(self._handle))
         self.n_sequences = int(llama_cpp.llama_n_seq_max(self._handle))
         self.n_outputs = min(int(native.n_outputs_max) or self.n_batch, self.n_batch)
-        self._batch = _Batch(self.n_batch)
+        self._batch = Batch(self.n_batch)
+        self.nextn: Nextn | None = None
+        if spec.nextn:
+            try:
+                self.nextn = Nextn(model.handle, self._handle, spec)
+            except LoadError:
+                self.free()
+                raise
 
     def free(self) -> None:
         """Give the cells and buffers back. Safe to call twice."""
+        if self.nextn is not None:
+            self.nextn.free()
         handle, self._handle = self._handle, None
         if handle:
             llama_cpp.llama_free(handle)
@@ -107,7 +107,10 @@ class Context:
     def memory(self) -> tuple[DeviceMemory, ...]:
         """llama.cpp's breakdown of what the model and this context take; empty if unreadable."""
         try:
-            return breakdown.read(self._handle)
+            own = breakdown.read(self._handle)
+            if self.nextn is None:
+                return own
+            return breakdown.together(own, breakdown.read(self.nextn.handle))
         except EngineError:
             return ()
 
@@ -141,6 +144,8 @@ class Context:
 
     def forget(self, sequence: int, start: int = 0) -> bool:
         """Remove the sequence's positions from `start` on; False where only all can be removed."""
+        if self.nextn is not None:
+            self.nextn.forget(sequence, start)
         return bool(llama_cpp.llama_memory_seq_rm(self._memory, sequence, start, -1))
 
     def share(self, source: int, target: int, stop: int = -1) -> None:
@@ -149,6 +154,8 @@ class Context:
         In a unified cache no cell is copied; `target` must be empty.
         """
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, stop)
+        if self.nextn is not None:
+            self.nextn.share(source, target, stop)
 
     def save(self, sequence: int) -> bytes:
         """The sequence's cells, to be restored into a context of the same model and types."""
@@ -190,42 +197,3 @@ class Context:
             self._handle, buffer, len(state), sequence, _PARTIAL
         )
         return count == len(state) and self.forget(sequence, length)
-
-
-class _Batch:
-    """A `llama_batch` over arrays of our own, filled at C speed."""
-
-    def __init__(self, capacity: int) -> None:
-        self._tokens = np.zeros(capacity, np.int32)
-        self._positions = np.zeros(capacity, np.int32)
-        self._sequences = np.zeros(capacity, np.int32)
-        self._ones = np.ones(capacity, np.int32)
-        self._outputs = np.zeros(capacity, np.int8)
-        start, step = self._sequences.ctypes.data, self._sequences.itemsize
-        self._pointers = np.arange(start, start + capacity * step, step, dtype=np.uintp)
-        struct = llama_cpp.llama_batch()
-        struct.token = _pointer(self._tokens, llama_cpp.llama_token)
-        struct.pos = _pointer(self._positions, llama_cpp.llama_pos)
-        struct.n_seq_id = _pointer(self._ones, ctypes.c_int32)
-        struct.seq_id = ctypes.cast(
-            self._pointers.ctypes.data, ctypes.POINTER(ctypes.POINTER(llama_cpp.llama_seq_id))
-        )
-        struct.logits = _pointer(self._outputs, ctypes.c_int8)
-        self.struct = struct
-
-    def fill(self, spans: Sequence[Span]) -> None:
-        at = 0
-        for span in spans:
-            count = len(span.tokens)
-            rows = slice(at, at + count)
-            self._tokens[rows] = span.tokens
-            self._positions[rows] = np.arange(span.position, span.position + count)
-            self._sequences[rows] = span.sequence
-            self._outputs[rows] = 0
-            self._outputs[at + count - span.outputs : at + count] = 1
-            at += count
-        self.struct.n_tokens = at
-
-
-def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
-    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))

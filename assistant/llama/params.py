@@ -50,6 +50,7 @@ def model_params(spec: LoadSpec, *, no_alloc: bool = False) -> ModelParams:
     struct.use_extra_bufts = spec.use_extra_bufts
     struct.check_tensors = spec.check_tensors
     struct.no_alloc = no_alloc
+    struct.load_mtp = spec.nextn
     return ModelParams(struct, (devices, overrides, split))
 
 

@@ -126,6 +126,7 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
             where its window is still in the cache, or at a checkpoint.
         checkpoint_bytes: what the worker may keep of checkpoints, where sequences cannot be cut
             anywhere.
+        nextn: load the layers for multi-token prediction, and draft with them.
         scheme: of a checkpoint's weights: "nf4", or empty for as they are. Of a checkpoint the
             overrides are exact names of modules, and devices "0", "1", ... or "cpu".
     """
@@ -154,6 +155,7 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
     check_tensors: bool = False
     n_threads: int = 0
     n_threads_batch: int = 0
+    nextn: bool = False
     scheme: str = ""
 
 

@@ -37,7 +37,7 @@ from assistant.models.catalogue import resolve
 ROOT = Path(__file__).parents[2]
 RESULT = Path(__file__).with_name("results") / "sliding_window.json"
 FILES = ("assistant/http_client.py", "assistant/statistics.py")
-N_CTX, N_SEQ, SUGGESTION_TOKENS, CHAT_TOKENS = 16384, 4, 6, 24
+N_CTX, N_SEQ, SUGGESTION_TOKENS, CHAT_TOKENS, MOST_CHARACTERS = 16384, 4, 4, 12, 3600
 
 
 @dataclass(frozen=True)
@@ -53,23 +53,23 @@ class Ask:
 def typing(seed: int) -> Iterator[Ask]:
     """Places in two files, with characters typed and deleted at each."""
     rng = random.Random(seed)
-    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in FILES}
-    for visit in range(8):
+    texts = {name: (ROOT / name).read_text(encoding="utf-8")[:MOST_CHARACTERS] for name in FILES}
+    for visit in range(6):
         name = FILES[visit // 2 % 2]
         text = texts[name]
         ends = [at for at, char in enumerate(text) if char == "\n" and at > len(text) // 3]
         at = rng.choice(ends) + 1
         yield Ask("open" if visit in {0, 2} else "jump", text[:at], document=name)
-        typed = text[at : at + 8].rstrip() or "return"
+        typed = text[at : at + 6].strip() or "return"
         for count in range(1, len(typed) + 1):
             yield Ask("keystroke", text[:at] + typed[:count], document=name)
-        for count in range(len(typed) - 1, len(typed) - 4, -1):
+        for count in range(len(typed) - 1, len(typed) - 3, -1):
             yield Ask("backspace", text[:at] + typed[: max(count, 0)], document=name)
 
 
 def chat(answers: list[str]) -> Iterator[Ask]:
     """A conversation over a file; `answers` grows with what the model says."""
-    turns = [(ROOT / FILES[0]).read_text(encoding="utf-8")[:1500]]
+    turns = [(ROOT / FILES[0]).read_text(encoding="utf-8")[:600]]
     questions = ("What does it do?", "Which errors can occur?", "Name the parameters.", "Why?")
     for number, question in enumerate(questions):
         turns.append(f"\n\nQuestion: {question}\nAnswer:")

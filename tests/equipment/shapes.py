@@ -42,6 +42,7 @@ _KNOWN = {
 }
 
 SHAPES = {family: known_models()[name].shape for family, name in _KNOWN.items()}
+SHAPES["deepseek2-nextn"] = msgspec.structs.replace(SHAPES["deepseek2"], nextn=1)
 SHAPES["deepseek2-legacy"] = msgspec.structs.replace(SHAPES["deepseek2"], legacy=True)
 
 # Families beyond those that people are offered, for rules of memory that the others do not have.

@@ -97,12 +97,66 @@ def sliding_window(path: Path, name: str = "Tiny gemma3") -> Path:
     return _finished(writer, path, shapes)
 
 
-def _writer(path: Path, architecture: str, name: str = "") -> gguf.GGUFWriter:
+def predicting(path: Path, noise: float = 0.0) -> Path:
+    """GLM-4.5 MoE with a layer for multi-token prediction that has learnt what the others do.
+
+    Args:
+        noise: how much attention and experts, which differ in that layer, add to the embedding;
+            without any both predict the same.
+    """
+    writer = _writer(path, "glm4moe", layers=LAYERS + 1)
+    heads, head, ffn, experts = 2, 32, 2 * WIDTH, 2
+    writer.add_feed_forward_length(ffn)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    writer.add_expert_count(experts)
+    writer.add_expert_used_count(1)
+    writer.add_expert_shared_count(1)
+    writer.add_expert_feed_forward_length(ffn)
+    writer.add_leading_dense_block_count(1)
+    writer.add_nextn_predict_layers(1)
+    attention = {
+        "attn_norm.weight": (WIDTH,),
+        "attn_q.weight": (heads * head, WIDTH),
+        "attn_k.weight": (heads * head, WIDTH),
+        "attn_v.weight": (heads * head, WIDTH),
+        "attn_output.weight": (WIDTH, heads * head),
+        "post_attention_norm.weight": (WIDTH,),
+    }
+    dense = {
+        "ffn_gate.weight": (ffn, WIDTH),
+        "ffn_up.weight": (ffn, WIDTH),
+        "ffn_down.weight": (WIDTH, ffn),
+    }
+    routed = {
+        "ffn_gate_inp.weight": (experts, WIDTH),
+        "exp_probs_b.bias": (experts,),
+        "ffn_gate_exps.weight": (experts, ffn, WIDTH),
+        "ffn_up_exps.weight": (experts, ffn, WIDTH),
+        "ffn_down_exps.weight": (experts, WIDTH, ffn),
+        "ffn_gate_shexp.weight": (ffn, WIDTH),
+        "ffn_up_shexp.weight": (ffn, WIDTH),
+        "ffn_down_shexp.weight": (WIDTH, ffn),
+    }
+    nextn = {
+        "nextn.eh_proj.weight": (WIDTH, 2 * WIDTH),
+        "nextn.enorm.weight": (WIDTH,),
+        "nextn.hnorm.weight": (WIDTH,),
+        "nextn.shared_head_norm.weight": (WIDTH,),
+    }
+    blocks = (attention | dense, attention | routed, attention | routed | nextn)
+    scales = {"attn_output": noise, "ffn_down": noise, "output.": 100.0}
+    return _finished(writer, path, *blocks, layers=LAYERS + 1, scales=scales)
+
+
+def _writer(path: Path, architecture: str, name: str = "", layers: int = LAYERS) -> gguf.GGUFWriter:
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name(name or f"Tiny {architecture}")
     writer.add_context_length(1024)
     writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
+    writer.add_block_count(layers)
     writer.add_layer_norm_rms_eps(1e-5)
     if architecture == "mamba":
         writer.add_feed_forward_length(0)
@@ -116,12 +170,24 @@ def _writer(path: Path, architecture: str, name: str = "") -> gguf.GGUFWriter:
     return writer
 
 
-def _finished(writer: gguf.GGUFWriter, path: Path, *blocks: Shapes) -> Path:
-    """Write the weights of LAYERS layers, of these blocks in turn."""
+def _finished(
+    writer: gguf.GGUFWriter,
+    path: Path,
+    *blocks: Shapes,
+    layers: int = LAYERS,
+    scales: dict[str, float] | None = None,
+) -> Path:
+    """Write the weights of `layers` layers, of these blocks in turn.
+
+    Args:
+        scales: factors of random weights, by a part of the tensor's name.
+    """
     rng = np.random.default_rng(1)
     last_norm = "token_embd_norm.weight" if writer.arch == "lfm2" else "output_norm.weight"
     shapes: Shapes = {"token_embd.weight": (WORDS, WIDTH), last_norm: (WIDTH,)}
-    for layer in range(LAYERS):
+    if scales and "output." in scales:
+        shapes["output.weight"] = (WORDS, WIDTH)
+    for layer in range(layers):
         block = blocks[layer % len(blocks)]
         shapes |= {f"blk.{layer}.{name}": shape for name, shape in block.items()}
     for name, shape in shapes.items():
@@ -131,6 +197,9 @@ def _finished(writer: gguf.GGUFWriter, path: Path, *blocks: Shapes) -> Path:
             values = -np.abs(rng.normal(1.0, 0.3, shape)).astype(np.float32)
         else:
             values = rng.normal(0.0, shape[-1] ** -0.5, shape).astype(np.float32)
+            values *= next((x for part, x in (scales or {}).items() if part in name), 1.0)
+        if name.endswith("eh_proj.weight"):  # the token's embedding, nothing of the hidden state
+            values = np.hstack([np.eye(WIDTH), np.zeros((WIDTH, WIDTH))]).astype(np.float32)
         writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

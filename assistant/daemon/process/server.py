@@ -20,7 +20,6 @@ from functools import partial
 from typing import Any
 
 import uvicorn
-from msgspec.structs import replace
 
 from assistant import __version__, oom_score, settings
 from assistant.daemon.http.app import Connection, WebServer, build_app
@@ -43,6 +42,7 @@ from assistant.daemon.supervisor.engine_supervisor import Planner
 from assistant.engine.local import LlamaEngine
 from assistant.engine.types import ElasticEngine
 from assistant.errors import DaemonError, SettingsError
+from assistant.memory.planning.together import explain_settings
 from assistant.memory.probes.devices import name_backends
 from assistant.memory.probes.sampler import Probes, Reader
 from assistant.settings import Settings
@@ -368,16 +368,7 @@ def seat_models(service: Service, planning: Planning, ledger: Ledger, look: Read
     plannings = {"complete": planning}
     explain = settings.explain
     if explain.name:
-        model = replace(
-            settings.model,
-            name=explain.name,
-            n_ctx=explain.n_ctx,
-            n_seq_max=explain.n_seq_max,
-            n_threads=explain.n_threads,
-            cache_type=explain.cache_type,
-            mlock=explain.mlock,
-        )
-        second = LocalPlanning(model, look, lambda: ledger.others("explain"))
+        second = LocalPlanning(explain_settings(settings), look, lambda: ledger.others("explain"))
         service.explainer = Explainer(
             local_engine(settings, explain.name),
             ledger.planner("explain", second),

@@ -328,13 +328,15 @@ class Runner:
         self._meter.batch(parts, took_s, self.drafter.pace)
         row = 0
         for job, slot, span in chosen:
-            sure = len(span.tokens) - len(job.draft.tokens)
+            sure, before = len(span.tokens) - len(job.draft.tokens), len(slot.tokens)
             slot.tokens += span.tokens
             del job.todo[:sure]
             if not job.generated:
                 job.evaluated += sure
             if span.outputs and not job.todo:
                 self._go_on(job, slot, row + sure - 1)
+            if self.context.nextn is not None:
+                self.context.nextn.follow(slot.number, before, slot.tokens[before:], row)
             row += len(span.tokens)
 
     def _overtaken(self, chosen: list[Part], turn: Priority) -> bool:

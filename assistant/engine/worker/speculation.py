@@ -5,9 +5,8 @@ would have said the same. Code repeats itself and edits repeat what they edit, s
 second model. How long a draft may be is learnt: from how often drafts came true, and from what a
 longer batch costs on this machine.
 
-A model's own head for several tokens (MTP, NextN) would draft better where there is one. llama.cpp
-loads such heads, but what drives them lives in its `common` library, which the wheel does not hold;
-the C interface alone does not hand out the hidden states that such a head starts from.
+Where nothing is found, a model's own layers for multi-token prediction draft, if it has some
+(`assistant.llama.nextn`).
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ MOST_DRAFTED = 12
 MOST_DRAFTED_INEXACT = 31
 """For a request whose drafts need not be exact: rounding was measured with shorter batches only."""
 
+MOST_PREDICTED = 4
 SURE_MARGIN = 1.0
 """By how much the best logit must lead to be believed where drafts have been evaluated.
 
@@ -36,7 +36,8 @@ _WINDOW = 96
 
 @dataclass(frozen=True)
 class Draft:
-    """Tokens that may come next, and how many before them agreed with where they stood before."""
+    """Tokens that may come next, and how many before them agreed with where they stood before;
+    NEXTN where the model's own layers predicted them."""
 
     tokens: tuple[int, ...] = ()
     matched: int = 0
@@ -47,6 +48,7 @@ class Draft:
 
 
 NO_DRAFT = Draft()
+NEXTN = -1
 
 
 class Lookup:
@@ -175,6 +177,7 @@ _KEPT_A_PASS = 0.99
 _LEAST_GAIN = 1.1
 _SMOOTHING = 0.1
 _FIRST_ROW_COST, _LEAST_ROW_COST = 0.35, 0.01
+_FIRST_PREDICT_COST = 0.1
 
 
 def _chances() -> dict[int, _Chance]:
@@ -184,6 +187,7 @@ def _chances() -> dict[int, _Chance]:
         8: _Chance(0.9, 0.1),
         4: _Chance(0.75, 0.3),
         0: _Chance(0.45, 0.5),
+        NEXTN: _Chance(0.7, 0.3),
     }
 
 
@@ -193,9 +197,11 @@ class Pace:
 
     Attributes:
         row_cost: what one more row adds to a batch, as a share of a batch of one row.
+        predict_cost: what a token costs that the model's own layers predict, in the same unit.
     """
 
     row_cost: float = _FIRST_ROW_COST
+    predict_cost: float = _FIRST_PREDICT_COST
     _one_s: float = 0.0
     _chances: dict[int, _Chance] = field(default_factory=_chances)
 
@@ -207,9 +213,10 @@ class Pace:
         """
         chance = self._chance(draft.matched)
         redone = chance.redone_a_draft if exact else 0.0
+        row_cost = self.row_cost + (self.predict_cost if draft.matched == NEXTN else 0.0)
         best, best_gain = 0, _LEAST_GAIN
         for length in range(1, len(draft.tokens) + 1):
-            cost = 1.0 + self.row_cost * length + redone
+            cost = 1.0 + row_cost * length + redone
             gain = expected(chance.value, length) / cost
             if gain > best_gain:
                 best, best_gain = length, gain
@@ -238,6 +245,11 @@ class Pace:
         elif self._one_s:
             cost = max((took_s / self._one_s - 1.0) / (rows - 1), _LEAST_ROW_COST)
             self.row_cost = _near(self.row_cost, cost)
+
+    def predicted(self, tokens: int, took_s: float) -> None:
+        """So many tokens were predicted by the model's own layers."""
+        if tokens and self._one_s:
+            self.predict_cost = _near(self.predict_cost, took_s / self._one_s / tokens)
 
     def _chance(self, matched: int) -> _Chance:
         return next(chance for least, chance in self._chances.items() if matched >= least)

@@ -12,6 +12,7 @@ less than the margin. That is not proven of llama.cpp's kernels, but measured
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -25,6 +26,8 @@ from assistant.engine.worker.slots import Slot, Slots
 from assistant.engine.worker.speculation import (
     MOST_DRAFTED,
     MOST_DRAFTED_INEXACT,
+    MOST_PREDICTED,
+    NEXTN,
     NO_DRAFT,
     SURE_MARGIN,
     Draft,
@@ -88,7 +91,24 @@ class Drafter:
             found = Draft(forced, len(forced))
             return found.cut(self.pace.length(found, exact=exact))
         found = job.lookup.draft(most) if most > 0 else NO_DRAFT
-        return found.cut(self.pace.length(found, exact=exact))
+        found = found.cut(self.pace.length(found, exact=exact))
+        return (
+            found if found.tokens else self._predicted(job, min(most, MOST_PREDICTED), exact=exact)
+        )
+
+    def _predicted(self, job: Job, most: int, *, exact: bool) -> Draft:
+        """What the model's own layers for multi-token prediction expect."""
+        nextn = self._context.nextn
+        if nextn is None or most <= 0:
+            return NO_DRAFT
+        length = self.pace.length(Draft((0,) * most, NEXTN), exact=exact)
+        position = len(self._slots[job.slot].tokens)
+        if not length:
+            return NO_DRAFT
+        started_s = time.perf_counter()
+        tokens = nextn.draft(job.slot, position, job.todo[0], length)
+        self.pace.predicted(len(tokens), time.perf_counter() - started_s)
+        return Draft(tokens, NEXTN)
 
     def read(self, job: Job, first_row: int, words: Words) -> Verified:
         """What the batch says after `job.draft`, whose rows begin at `first_row`."""

@@ -50,6 +50,8 @@ class ModelMemory:
     Attributes:
         layers: one entry for every block of the file, multi-token prediction's included.
         window: tokens of the sliding window; 0 without one.
+        nextn: what the layers for multi-token prediction keep where they draft; empty where they
+            cannot.
         known: false where the architecture is not one whose rule is known: then `layers` follows
             the plain rule and the sizes are a guess.
     """
@@ -57,6 +59,7 @@ class ModelMemory:
     layers: tuple[LayerMemory, ...]
     window: int
     known: bool
+    nextn: tuple[LayerMemory, ...] = ()
 
     @property
     def recurrent(self) -> bool:
@@ -90,7 +93,10 @@ def model_memory(header: Header) -> ModelMemory:
         if in_trunk and recurrent[index]:
             layer = replace(layer, conv_state=conv_state, state=state)
         layers.append(layer)
-    return ModelMemory(tuple(layers), window, known=is_known(name))
+    nextn: list[LayerMemory] = []
+    if name in rules["nextn"]["drafts"]:
+        nextn = [_attention(header, i, n_layer, windowed=False) for i in range(trunk, n_layer)]
+    return ModelMemory(tuple(layers), window, known=is_known(name), nextn=tuple(nextn))
 
 
 def is_known(architecture: str) -> bool:
@@ -308,6 +314,11 @@ def layer_bytes(memory: ModelMemory, params: CacheParams) -> tuple[int, ...]:
 def cache_bytes(memory: ModelMemory, params: CacheParams) -> int:
     """Bytes of the whole cache: keys, values and states of all layers."""
     return sum(layer_bytes(memory, params))
+
+
+def nextn_bytes(memory: ModelMemory, params: CacheParams) -> int:
+    """Bytes of the cache of the layers for multi-token prediction, where they draft."""
+    return cache_bytes(replace(memory, layers=memory.nextn), params)
 
 
 def state_bytes(memory: ModelMemory, params: CacheParams) -> int:

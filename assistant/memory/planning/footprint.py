@@ -19,6 +19,7 @@ from assistant.memory.model.architecture import (
     cells,
     copies_tied_output,
     layer_bytes,
+    nextn_bytes,
     window_cells,
 )
 from assistant.memory.model.profile import Model, sized
@@ -52,6 +53,14 @@ _REPACKED = {
     "aarch64": {"q4_0", "q4_K", "q5_K", "q6_K", "iq4_nl", "mxfp4", "q8_0", "q1_0"},
 }
 _REPACKED_ROWS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class NextnWeights:
+    """Bytes of the layers for multi-token prediction on a device."""
+
+    dense: int = 0
+    experts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +169,7 @@ class ModelBreakdown:
     Attributes:
         dense, experts: by device name, then by block.
         output: the output with its norm, where its matrix is the file's own or a copy.
+        nextn: the layers for multi-token prediction, which are not among the blocks.
         expert_sizes: of each block, the sizes of its routed tensors, largest first.
     """
 
@@ -170,6 +180,7 @@ class ModelBreakdown:
     output: Mapping[str, int]
     copied: Mapping[str, int]
     embedding: int
+    nextn: Mapping[str, NextnWeights]
     largest_dense: tuple[int, ...]
     expert_sizes: tuple[tuple[int, ...], ...]
 
@@ -181,14 +192,14 @@ class ModelBreakdown:
 def breakdown_of(model: Model, machine: Machine) -> ModelBreakdown:
     """Count a model's bytes on each device of a machine."""
     counts: dict[tuple[int, int], _Counts] = {}
-    dense, experts, output, copied = {}, {}, {}, {}
+    dense, experts, output, copied, nextn = {}, {}, {}, {}, {}
     for device in (machine.host_memory, *machine.gpus):
         rules = _rules(device.name)
         if rules not in counts:
             counts[rules] = _count(model, *rules)
         found = counts[rules]
         dense[device.name], experts[device.name] = found.dense, found.experts
-        copied[device.name] = found.copied
+        copied[device.name], nextn[device.name] = found.copied, found.nextn
         output[device.name] = found.output + (
             found.tied if device is not machine.host_memory else 0
         )
@@ -199,6 +210,7 @@ def breakdown_of(model: Model, machine: Machine) -> ModelBreakdown:
         experts=experts,
         output=output,
         copied=copied,
+        nextn=nextn,
         embedding=sized(model.inventory.input, _HOST_MEMORY_ALIGNMENT),
         largest_dense=tuple(max(_sizes(x.dense), default=0) for x in _blocks(model)),
         expert_sizes=tuple(_sizes(x.experts) for x in _blocks(model)),
@@ -327,10 +339,12 @@ class _Counts:
     output: int
     tied: int
     copied: int
+    nextn: NextnWeights
 
 
 def _count(model: Model, alignment: int, row_padding: int) -> _Counts:
     blocks = _blocks(model)
+    skipped = [x for x in model.inventory.layers if x.skipped]
     tied: Sequence[Tensor] = ()
     if model.inventory.tied:
         tied = [t for t in model.inventory.input if t.name == "token_embd.weight"]
@@ -340,6 +354,10 @@ def _count(model: Model, alignment: int, row_padding: int) -> _Counts:
         output=sized(model.inventory.output, alignment, row_padding),
         tied=sized(tied, alignment, row_padding),
         copied=sized(model.inventory.copied, alignment, row_padding),
+        nextn=NextnWeights(
+            sum(sized(x.dense, alignment, row_padding) for x in skipped),
+            sum(sized(x.experts, alignment, row_padding) for x in skipped),
+        ),
     )
 
 
@@ -386,24 +404,58 @@ def _usage(
     output = breakdown.output[name] if choice.output == name else 0
     if host_memory and choice.output == name:
         output += _tied_copy(breakdown.model, repack=choice.repack)
+    nextn = _nextn(breakdown, choice, name)
+    if nextn.cache or nextn.weights.dense or (choice.nextn and (host_memory or output)):
+        compute *= 2  # the second context computes less than the first, but has the same outputs
     return DeviceUsage(
         device,
         layers=layers,
         expert_layers=groups,
         dense_bytes=sum(breakdown.dense[name][i] for i in layers)
-        + (breakdown.copied[name] if layers else 0),
-        expert_bytes=sum(breakdown.experts[name][i] for i in groups),
+        + (breakdown.copied[name] if layers else 0)
+        + nextn.weights.dense,
+        expert_bytes=sum(breakdown.experts[name][i] for i in groups) + nextn.weights.experts,
         embedding_bytes=breakdown.embedding if host_memory else 0,
         output_bytes=output,
-        kv_bytes=sum(cache if host_memory else ())
-        if not choice.offload_kqv
-        else sum(cache[i] for i in layers),
+        kv_bytes=nextn.cache
+        + (
+            sum(cache if host_memory else ())
+            if not choice.offload_kqv
+            else sum(cache[i] for i in layers)
+        ),
         compute_bytes=max(compute + correction, 0),
         checkpoint_bytes=choice.cache.checkpoint_bytes if host_memory else 0,
-        overhead_bytes=_PROCESS_OVERHEAD_BYTES + logits_bytes(breakdown.model, choice.n_outputs_max)
+        overhead_bytes=_PROCESS_OVERHEAD_BYTES
+        + logits_bytes(breakdown.model, choice.n_outputs_max)
+        + nextn.hidden
         if host_memory
         else overhead_bytes(device, requirements),
         margin_bytes=_margin(device, requirements, host_memory=host_memory),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Nextn:
+    weights: NextnWeights = NextnWeights()
+    cache: int = 0
+    hidden: int = 0
+
+
+def _nextn(breakdown: ModelBreakdown, choice: Choice, name: str) -> _Nextn:
+    """What drafts by multi-token prediction take of a device: they stay with the last block."""
+    if not choice.nextn:
+        return _Nextn()
+    held, place = breakdown.nextn[name], choice.layers[-1]
+    experts = choice.experts[-1] or place
+    cache_place = place if choice.offload_kqv else HOST_MEMORY
+    hidden = 4 * choice.n_batch * breakdown.model.activations.embedding
+    return _Nextn(
+        NextnWeights(
+            held.dense if place == name else 0,
+            held.experts if experts == name else 0,
+        ),
+        nextn_bytes(breakdown.model.memory, choice.cache) if cache_place == name else 0,
+        hidden if name == HOST_MEMORY else 0,
     )
 
 

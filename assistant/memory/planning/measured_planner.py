@@ -144,6 +144,12 @@ def _quantised_cache(plan: Plan, choice: Choice) -> Choice:
     return choice if unusable_types(plan.model.memory, cache) else replace(choice, cache=cache)
 
 
+def _no_nextn(_: Plan, choice: Choice) -> Choice:
+    if not choice.nextn:
+        return choice
+    return replace(choice, nextn=False, experts=(*choice.experts[:-1], ""))
+
+
 def _half_of_the_experts(_: Plan, choice: Choice) -> Choice:
     """Every other expert group on a GPU goes to host memory, on each GPU alike."""
     seen: dict[str, int] = {}
@@ -174,6 +180,7 @@ _CHANGES: tuple[_Change, ...] = (
     _Change("context", "half of the context", _smaller_context),
     _Change("batch", "large batches, and work lent to the GPU", _smaller_batch),
     _Change("cache", "the cache's full precision", _quantised_cache, forgets=True),
+    _Change("predictions", "drafts by the model's own layers", _no_nextn, reload=True),
     _Change("half experts", "half of the experts on the GPU", _half_of_the_experts, reload=True),
     _Change("experts", "all experts on the GPU", _no_experts, reload=True),
     _Change("host", "the GPU", _host_memory_only, reload=True),

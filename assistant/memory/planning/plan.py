@@ -8,7 +8,7 @@ layer, together on one device.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from assistant.errors import SettingsError
@@ -39,6 +39,7 @@ class Requirements:
         swa_full: None for the window alone, where that takes less.
         experts_on_gpu: a plan that leaves an expert group in host memory is no plan.
         disk: experts of host memory may exceed it; the rest is read from the mapped file.
+        nextn: the layers for multi-token prediction may draft, where memory is left for them.
         n_outputs_max: logits rows a batch; more cost memory in the compute buffer.
         margin_bytes: left free on each GPU; `host_memory_margin_bytes`: left free of host memory.
         overhead_bytes: what a process takes of a GPU besides (CUDA context, cuBLAS, pool);
@@ -56,6 +57,7 @@ class Requirements:
     flash_attn: bool = True
     experts_on_gpu: bool = False
     disk: bool = False
+    nextn: bool = True
     margin_bytes: int = 256 << 20
     host_memory_margin_bytes: int = 512 << 20
     overhead_bytes: int = -1
@@ -71,6 +73,7 @@ class Choice:
         experts: the device of each block's expert group; empty where it has none.
         op_offload: batches are computed on a GPU even where the weights are in host memory.
         repack: weights in host memory are stored in the order its CPU likes best.
+        nextn: the layers for multi-token prediction are loaded, and draft.
         offload_kqv: each block's cache is with it; otherwise all of it in host memory.
     """
 
@@ -83,6 +86,7 @@ class Choice:
     op_offload: bool = True
     repack: bool = True
     offload_kqv: bool = True
+    nextn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +208,7 @@ class Plan:
             checkpoint_bytes=cache.checkpoint_bytes,
             n_outputs_max=choice.n_outputs_max,
             use_extra_bufts=choice.repack,
+            nextn=choice.nextn,
         )
 
     def with_measured(self, memory: Iterable[DeviceMemory]) -> Plan:
@@ -280,6 +285,16 @@ def this_machine() -> tuple[Machine, tuple[str, ...]]:
             f"host memory is limited by the control group {sample.host_memory.limited_by}"
         )
     return machine, tuple(remarks)
+
+
+def credited(machine: Machine, credit: Mapping[str, int]) -> Machine:
+    """The machine with so much more free of each device, or less."""
+
+    def changed(device: Device) -> Device:
+        free = device.free_bytes + credit.get(device.name, 0)
+        return replace(device, free_bytes=min(max(free, 0), device.total_bytes))
+
+    return Machine(changed(machine.host_memory), tuple(map(changed, machine.gpus)))
 
 
 def machine_of(devices: Sequence[Device]) -> Machine:

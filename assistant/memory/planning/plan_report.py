@@ -12,7 +12,12 @@ from dataclasses import dataclass, replace
 from assistant.errors import PlanError
 from assistant.llama.spec import DeviceRates, TypeRate
 from assistant.memory.gguf.header import Tensor
-from assistant.memory.model.architecture import CacheParams, cache_bytes, unusable_types
+from assistant.memory.model.architecture import (
+    CacheParams,
+    cache_bytes,
+    nextn_bytes,
+    unusable_types,
+)
 from assistant.memory.model.profile import Model
 from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements
 from assistant.memory.probes.rates import ASSUMED, MachineRates
@@ -306,6 +311,7 @@ def explain(plan: Plan, machine: Machine, requirements: Requirements) -> tuple[s
         *_about_placement(plan, machine),
         *_about_offload(plan, machine),
         *_about_disk(plan),
+        *_about_nextn(plan),
         *_about_cache(plan, requirements),
     )
 
@@ -375,6 +381,16 @@ def _about_disk(plan: Plan) -> list[str]:
             "host memory and stay in the mapped file, so the weights are not repacked"
         )
     ]
+
+
+def _about_nextn(plan: Plan) -> list[str]:
+    memory, choice = plan.model.memory, plan.choice
+    if not memory.nextn:
+        return []
+    if not choice.nextn:
+        return ["no memory is left for drafts by its layers for multi-token prediction"]
+    size = gib(plan.model.inventory.skipped.size_bytes + nextn_bytes(memory, choice.cache))
+    return [f"its layers for multi-token prediction draft ({size} with their cache)"]
 
 
 def _about_cache(plan: Plan, requirements: Requirements) -> list[str]:

@@ -16,7 +16,13 @@ from assistant.memory.gguf.header import BY_NAME, GgmlType, Tensor
 from assistant.memory.model.architecture import CacheParams, unusable_types, with_window
 from assistant.memory.model.profile import Amount, LayerInventory, Model
 from assistant.memory.planning.footprint import ModelBreakdown, breakdown_of, usages
-from assistant.memory.planning.plan import Choice, Machine, Plan, Requirements
+from assistant.memory.planning.plan import (
+    HOST_MEMORY,
+    Choice,
+    Machine,
+    Plan,
+    Requirements,
+)
 from assistant.memory.planning.plan_report import caveats_of, explain, gib, predict_speed
 from assistant.memory.planning.plan_search import Corrections, PlanCandidate, best_candidate
 from assistant.settings import ModelSettings
@@ -167,7 +173,29 @@ def make_plan(
         found = _search(breakdown, requirements, corrections or {})
     if not found.plan.fits:
         raise _no_fit(breakdown, requirements, corrections or {}, found, search_alternatives)
-    return replace(found.plan, reasons=explain(found.plan, machine, requirements), caveats=caveats)
+    plan = _with_nextn(breakdown, found.plan, requirements, corrections or {})
+    return replace(plan, reasons=explain(plan, machine, requirements), caveats=caveats)
+
+
+def _with_nextn(
+    breakdown: ModelBreakdown, plan: Plan, requirements: Requirements, corrections: Corrections
+) -> Plan:
+    """The same with drafts by multi-token prediction, where memory is left for them.
+
+    Nothing gives way to them: what they spare is worth less than an expert group on a GPU. Their
+    own experts go to host memory where the GPU has no space for them.
+    """
+    if not breakdown.model.memory.nextn or not requirements.nextn or requirements.disk:
+        return plan
+    if not any(layer.skipped and layer.dense for layer in breakdown.model.inventory.layers):
+        return plan
+    whole = replace(plan.choice, nextn=True)
+    apart = replace(whole, experts=(*whole.experts[:-1], HOST_MEMORY))
+    for choice in (whole, apart):
+        changed = replan(breakdown, plan, requirements, choice, corrections)
+        if changed.fits:
+            return changed
+    return plan
 
 
 def replan(

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from daemons import Daemon, Memory, serving, until
 
-from assistant.daemon.loading import Credit, Loadable, Planning, credited
+from assistant.daemon.loading import Credit, Loadable, Planning
 from assistant.daemon.served_models import Explainer, Ledger, Models
 from assistant.engine.fake import FakeEngine
 from assistant.engine.types import LoadSpec
 from assistant.errors import LoadError, ModelChangedError, ModelError, PlanError
 from assistant.memory.ladder import Rung
-from assistant.memory.planning.plan import Machine
+from assistant.memory.planning.plan import Machine, credited
 from assistant.memory.probes.devices import Device, DeviceKind
 from assistant.settings import ExplainSettings, ModelSettings, Settings
 from assistant.wire import ChatMessage, CompletionRequest, ServiceState

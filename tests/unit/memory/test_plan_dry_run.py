@@ -13,10 +13,16 @@ from spec_choice import spec_usages
 
 from assistant.errors import EngineError, LoadError, PlanError
 from assistant.llama.spec import DeviceKind, LoadSpec
+from assistant.memory.model.architecture import nextn_bytes
 from assistant.memory.model.profile import model_of
 from assistant.memory.planning import dry_run as dry_run_module
 from assistant.memory.planning.dry_run import DryRun, start_ahead
-from assistant.memory.planning.measured_planner import measure, plan_and_measure, plan_report
+from assistant.memory.planning.measured_planner import (
+    build,
+    measure,
+    plan_and_measure,
+    plan_report,
+)
 from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements
 from assistant.memory.planning.planner import make_plan
 from assistant.memory.probes.devices import Device
@@ -207,3 +213,27 @@ def test_a_report_on_a_machine_that_is_elsewhere_says_that_it_estimates() -> Non
     assert not report.require_plan().measured
     assert any("estimated" in caveat for caveat in report.caveats)
     assert not any(row.plan.measured for row in report.what_if if row.plan)
+
+
+@pytest.mark.parametrize("on", MACHINES)
+@pytest.mark.parametrize("family", ["glm4moe", "deepseek2-nextn"])
+def test_layers_that_draft_are_planned_to_the_byte(family: str, on: str, dry_run: DryRun) -> None:
+    """Multi-token prediction: weights, a second cache and a second compute buffer."""
+    header, machine = shapes.family_header(family), MACHINES[on]
+    plan = plan_and_measure(header, machine, None, dry_run)
+    without = plan_and_measure(header, machine, Requirements(nextn=False), dry_run)
+    assert plan.choice.nextn and not without.choice.nextn
+    assert plan.expert_layers_on_gpu >= without.expert_layers_on_gpu
+    assert [usage.other_bytes for usage in plan.usages] == [0] * len(plan.usages)
+    model = plan.model
+    more = sum(usage.kv_bytes for usage in plan.usages) - sum(
+        usage.kv_bytes for usage in without.usages
+    )
+    assert plan.n_ctx == without.n_ctx
+    assert more == nextn_bytes(model.memory, plan.choice.cache) > 0
+    rungs = build(plan, Requirements())
+    names = [rung.name for rung in rungs]
+    drafts = rungs[names.index("predictions")]
+    assert drafts.spec is not None and not drafts.spec.nextn and drafts.reload
+    above = rungs[names.index("predictions") - 1]
+    assert sum(above.holds.values()) > sum(drafts.holds.values())
