@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from simulated import Machine as SimulatedMachine  # noqa: E402
 
 from assistant import paths  # noqa: E402
 from assistant.errors import PlanError  # noqa: E402
-from assistant.memory.gguf.header import read_header  # noqa: E402
+from assistant.memory.gguf.header import Header, read_header  # noqa: E402
+from assistant.memory.model.known_models import known_header, known_models  # noqa: E402
 from assistant.memory.model.profile import model_of  # noqa: E402
 from assistant.memory.planning.dry_run import DryRun  # noqa: E402
 from assistant.memory.planning.measured_planner import measure  # noqa: E402
@@ -47,9 +49,17 @@ REQUIREMENTS = Requirements(n_ctx=16_384, overhead_bytes=0)
 ON = known_failures.gpu(24, host=1000)
 
 
-def family_row(family: str, dry_run: DryRun) -> dict[str, Any]:
+def headers() -> Iterator[tuple[str, Header]]:
+    """Every family of the tests, and every other model of the table of known models."""
+    for family in shapes.SHAPES:
+        yield family, shapes.family_header(family)
+    for name in known_models():
+        if name not in shapes.KNOWN.values():
+            yield name, known_header(name)
+
+
+def family_row(family: str, header: Header, dry_run: DryRun) -> dict[str, Any]:
     """One family: predicted and taken bytes by class, over GPU and host together."""
-    header = shapes.family_header(family)
     started = time.perf_counter()
     try:
         guess = make_plan(model_of(header), ON, REQUIREMENTS)
@@ -165,10 +175,12 @@ def main() -> None:
         machine = SimulatedMachine(Path(folder) / "gpus", gpus)
         os.environ.update(machine.environment())
         with DryRun() as dry_run:
-            family_row("olmoe", dry_run)  # the child's start is not the dry run's
+            family_row(
+                "olmoe", shapes.family_header("olmoe"), dry_run
+            )  # the child's start is not the dry run's
             found = {
                 **head("plan_accuracy", llama_cpp_python=llama_cpp.__version__),
-                "families": [family_row(family, dry_run) for family in shapes.SHAPES],
+                "families": [family_row(family, header, dry_run) for family, header in headers()],
                 "headers": [
                     header_row(name)
                     for name in ("starter-moe.gguf", "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf")

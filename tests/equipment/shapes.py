@@ -11,7 +11,7 @@ from assistant.memory.model.known_models import header_of, known_models
 from assistant.memory.planning.dry_run import write_skeleton
 
 # Which model of `known_models.toml` stands for a family.
-_KNOWN = {
+KNOWN = {
     "mixtral": "mixtral-8x7b",
     "qwen2moe": "qwen2-57b-a14b",
     "qwen3moe": "qwen3-coder-30b-a3b",
@@ -41,7 +41,7 @@ _KNOWN = {
     "glm4moe-355b": "glm-4.7",
 }
 
-SHAPES = {family: known_models()[name].shape for family, name in _KNOWN.items()}
+SHAPES = {family: known_models()[name].shape for family, name in KNOWN.items()}
 SHAPES["deepseek2-nextn"] = msgspec.structs.replace(SHAPES["deepseek2"], nextn=1)
 SHAPES["deepseek2-legacy"] = msgspec.structs.replace(SHAPES["deepseek2"], legacy=True)
 
@@ -66,7 +66,7 @@ SHAPES["lfm2moe"] = msgspec.structs.replace(
     attention_layers=(2, 6, 10, 14, 18, 21),
 )
 
-QUANTISATIONS = {family: known_models()[name].quantisation for family, name in _KNOWN.items()}
+QUANTISATIONS = {family: known_models()[name].quantisation for family, name in KNOWN.items()}
 
 
 def family_header(family: str) -> Header:
