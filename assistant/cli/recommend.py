@@ -126,7 +126,7 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
     )
     second = explain or ("" if model else every.explain.name)
     if second:
-        _beside(report, second, every, machine, requirements, as_json=as_json)
+        _beside(report, found, second, every, machine, requirements, as_json=as_json)
         return
     if as_json:
         print_json(plan_json(report), indent=1)
@@ -137,8 +137,9 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
     report.require_plan()
 
 
-def _beside(
+def _beside(  # noqa: PLR0917 (all of them are the plan's input)
     report: PlanReport,
+    first: Header,
     name: str,
     chosen: settings.Settings,
     machine: Machine,
@@ -151,9 +152,8 @@ def _beside(
     Raises:
         PlanError: they do not fit together.
     """
-    headers = [find_model(one) for one in (report.model.path, name)]
-    first, second = headers
-    if isinstance(first, Checkpoint) or isinstance(second, Checkpoint):
+    second = find_model(name)
+    if isinstance(second, Checkpoint):
         raise ModelError(
             "a folder of safetensors is not planned beside another model",
             subject=name,

@@ -282,3 +282,16 @@ def test_a_known_model_that_does_not_fit_names_the_quantisation_that_does() -> N
     result = run("plan", "kimi-k2.5", "--gpus", "0", "--ram", "400G")
     assert isinstance(result.exception, PlanError)
     assert result.exception.advice.startswith("What fits: a Q2_K file of about 314.3 GiB")
+
+
+def test_two_models_are_planned_together() -> None:
+    machine = ("--vram", "24G", "--gpus", "1", "--ram", "32G", "--ctx", "8192")
+    found = answer("plan", "qwen2.5-coder-7b", "--explain", "gpt-oss-20b", *machine)
+    first, second = found["models"]  # type: ignore[misc]
+    assert first["purposes"] == ["completions", "next edits"] and not first["on_demand"]
+    assert second["purposes"] == ["explanations"] and second["on_demand"]
+    taken = sum(row["bytes"].get("CUDA0", 0) for row in (first, second))
+    assert 0 < taken <= 24 << 30
+    small = ("--gpus", "0", "--ram", "9G")
+    refused = failure("plan", "qwen2.5-coder-7b", "--explain", "gpt-oss-20b", *small)
+    assert "do not fit together" in refused.message and "What fits: " in refused.advice
