@@ -85,7 +85,8 @@ def _expert_rate(
 
 def _run(path: Path, device: str) -> tuple[float, float]:
     """Seconds to decode one token, and to read `_PROMPT_TOKENS`: the fastest of several."""
-    from assistant.llama.context import Context, Span
+    from assistant.llama.batch import Span
+    from assistant.llama.context import Context
     from assistant.llama.model import Model
 
     spec = LoadSpec(

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from assistant.llama.context import Context, DecodeStatus, Span
+from assistant.llama.batch import Span
+from assistant.llama.context import Context, DecodeStatus
 from assistant.llama.model import Model
 from assistant.llama.spec import LoadSpec
 

@@ -54,7 +54,8 @@ CUT = (
 
 def run(path: Path, rounds: int) -> None:
     """In a child: load by the spec on stdin, print the rates."""
-    from assistant.llama.context import Context, Span
+    from assistant.llama.batch import Span
+    from assistant.llama.context import Context
     from assistant.llama.model import Model
 
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=LoadSpec)

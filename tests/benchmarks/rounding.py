@@ -36,7 +36,8 @@ from speculation import Prompt, edits, fresh
 
 from assistant.engine.types import LoadSpec
 from assistant.engine.worker.speculation import MOST_DRAFTED, SURE_MARGIN
-from assistant.llama.context import Context, DecodeStatus, Logits, Span
+from assistant.llama.batch import Span
+from assistant.llama.context import Context, DecodeStatus, Logits
 from assistant.llama.model import Model
 from assistant.models import vocabulary
 from assistant.models.catalogue import resolve

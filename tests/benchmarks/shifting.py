@@ -36,7 +36,8 @@ from llama_cpp import llama_cpp
 
 import context
 from assistant.engine.types import LoadSpec
-from assistant.llama.context import Context, DecodeStatus, Logits, Span
+from assistant.llama.batch import Span
+from assistant.llama.context import Context, DecodeStatus, Logits
 from assistant.llama.model import Model
 from assistant.models import families, vocabulary
 from assistant.models.catalogue import resolve

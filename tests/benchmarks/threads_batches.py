@@ -32,7 +32,8 @@ from head import head, publish
 from msgspec.structs import replace
 
 from assistant.engine.types import LoadSpec
-from assistant.llama.context import Context, DecodeStatus, Span
+from assistant.llama.batch import Span
+from assistant.llama.context import Context, DecodeStatus
 from assistant.llama.model import Model
 from assistant.models.catalogue import resolve
 

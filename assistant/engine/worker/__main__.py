@@ -19,7 +19,8 @@ from assistant.engine.worker.runner import Runner
 from assistant.engine.worker.worker_loop import WorkerLoop
 from assistant.errors import EngineError, LoadError, RefusedError
 from assistant.llama import model
-from assistant.llama.context import Context, Span
+from assistant.llama.batch import Span
+from assistant.llama.context import Context
 from assistant.llama.model import Model
 
 _PR_SET_PDEATHSIG = 1

@@ -36,7 +36,8 @@ from assistant.engine.worker.speculation import (
     Verified,
     verify,
 )
-from assistant.llama.context import Context, Logits, Span
+from assistant.llama.batch import Span
+from assistant.llama.context import Context, Logits
 from assistant.llama.model import Model
 from assistant.llama.sampling import Sampler, Tokens
 

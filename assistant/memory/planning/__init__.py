@@ -11,4 +11,5 @@ __all__ = [
     "plan",
     "plan_report",
     "planner",
+    "together",
 ]

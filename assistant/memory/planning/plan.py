@@ -129,9 +129,9 @@ class DeviceUsage:
     @property
     def needed_bytes(self) -> int:
         """All that will be taken, the margin not counted."""
-        parts = (self.weights_bytes, self.kv_bytes, self.compute_bytes, self.overhead_bytes)
-        parts += (self.checkpoint_bytes, self.other_bytes, self.shared_bytes)
-        return sum(parts) - self.disk_bytes
+        buffers = self.kv_bytes + self.compute_bytes + self.checkpoint_bytes
+        beside = self.overhead_bytes + self.other_bytes + self.shared_bytes
+        return self.weights_bytes + buffers + beside - self.disk_bytes
 
     @property
     def spare_bytes(self) -> int:

@@ -114,7 +114,7 @@ def _tokens(count: int) -> list[int]:
 
 def _finite(context: Any, job: Job) -> bool:
     """Read a prompt and write a few tokens greedily; also the warm-up of the speed loops."""
-    from assistant.llama.context import Span
+    from assistant.llama.batch import Span
 
     prompt = _tokens(job.prompt_tokens)
     for at in range(0, len(prompt), job.spec.n_batch):

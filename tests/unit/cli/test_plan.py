@@ -286,8 +286,8 @@ def test_a_known_model_that_does_not_fit_names_the_quantisation_that_does() -> N
 
 def test_two_models_are_planned_together() -> None:
     machine = ("--vram", "24G", "--gpus", "1", "--ram", "32G", "--ctx", "8192")
-    found = answer("plan", "qwen2.5-coder-7b", "--explain", "gpt-oss-20b", *machine)
-    first, second = found["models"]  # type: ignore[misc]
+    found: Any = answer("plan", "qwen2.5-coder-7b", "--explain", "gpt-oss-20b", *machine)
+    first, second = found["models"]
     assert first["purposes"] == ["completions", "next edits"] and not first["on_demand"]
     assert second["purposes"] == ["explanations"] and second["on_demand"]
     taken = sum(row["bytes"].get("CUDA0", 0) for row in (first, second))

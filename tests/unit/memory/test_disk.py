@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from gpu_check.random_weights import write_random
 
 from assistant.errors import PlanError
-from assistant.llama.context import Context, DecodeStatus, Span
+from assistant.llama.batch import Span
+from assistant.llama.context import Context, DecodeStatus
 from assistant.llama.model import Model as LoadedModel
 from assistant.llama.spec import DeviceKind
 from assistant.memory.gguf.header import Header
