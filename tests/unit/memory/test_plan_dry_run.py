@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import shapes
 from simulated import GIB, Gpu
@@ -14,6 +15,7 @@ from spec_choice import spec_usages
 from assistant.errors import EngineError, LoadError, PlanError
 from assistant.llama.spec import DeviceKind, LoadSpec
 from assistant.memory.model.architecture import nextn_bytes
+from assistant.memory.model.known_models import header_of
 from assistant.memory.model.profile import model_of
 from assistant.memory.planning import dry_run as dry_run_module
 from assistant.memory.planning.dry_run import DryRun, start_ahead
@@ -219,7 +221,8 @@ def test_a_report_on_a_machine_that_is_elsewhere_says_that_it_estimates() -> Non
 @pytest.mark.parametrize("family", ["glm4moe", "deepseek2-nextn"])
 def test_layers_that_draft_are_planned_to_the_byte(family: str, on: str, dry_run: DryRun) -> None:
     """Multi-token prediction: weights, a second cache and a second compute buffer."""
-    header, machine = shapes.family_header(family), MACHINES[on]
+    shape = msgspec.structs.replace(shapes.SHAPES[family], layers=4)  # fits every machine
+    header, machine = header_of(shape, "Q4_K_M", family), MACHINES[on]
     plan = plan_and_measure(header, machine, None, dry_run)
     without = plan_and_measure(header, machine, Requirements(nextn=False), dry_run)
     assert plan.choice.nextn and not without.choice.nextn
@@ -237,3 +240,13 @@ def test_layers_that_draft_are_planned_to_the_byte(family: str, on: str, dry_run
     assert drafts.spec is not None and not drafts.spec.nextn and drafts.reload
     above = rungs[names.index("predictions") - 1]
     assert sum(above.holds.values()) > sum(drafts.holds.values())
+
+
+def test_nothing_gives_way_to_layers_that_draft(dry_run: DryRun) -> None:
+    """A GPU that is full of expert groups has no space for them."""
+    header = shapes.family_header("glm4moe")
+    plan = plan_and_measure(header, MACHINES["gpu"], None, dry_run)
+    without = plan_and_measure(header, MACHINES["gpu"], Requirements(nextn=False), dry_run)
+    assert plan.expert_layers_on_gpu == without.expert_layers_on_gpu > 0
+    assert not plan.choice.nextn
+    assert "no memory is left for drafts by its layers for multi-token prediction" in plan.reasons
