@@ -47,6 +47,7 @@ def choice_of(breakdown: ModelBreakdown, spec: LoadSpec) -> Choice:
             unified=spec.kv_unified,
             n_ubatch=min(spec.n_ubatch, spec.n_batch),
             swa_full=spec.swa_full,
+            checkpoint_bytes=spec.checkpoint_bytes,
             flash_attn=spec.flash_attn,
         ),
         layers=tuple(places[:n_layer]),
@@ -59,6 +60,7 @@ def choice_of(breakdown: ModelBreakdown, spec: LoadSpec) -> Choice:
         op_offload=spec.op_offload,
         repack=spec.use_extra_bufts,
         offload_kqv=spec.offload_kqv,
+        nextn=spec.nextn,
     )
 
 
