@@ -7,8 +7,9 @@ A script plays each task correctly at windows of 4k, 8k and 16k tokens, and with
 one of them in turn: in every fifth of the first calls, and in each that changes something.
 Required: no prompt over its budget, no step cut without a word, no loop of compactions, and every
 task that is played correctly solved; one with a flaw may end with a reason, as by repetition: its
-script makes the same wrong call four times and more. Reported besides: tokens evaluated for each request, and the
-share of the prompt that was in the KV cache of one sequence, as a share of what could have been.
+script makes the same wrong call four times and more. Reported besides: tokens evaluated for each
+request, and the share of the prompt that was in the KV cache of one sequence, as a share of what
+could have been.
 Then 50 sessions while the budget changes before every request; see agent_pressure.py.
 """
 

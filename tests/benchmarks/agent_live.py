@@ -133,6 +133,7 @@ def by_agent(task: Task, folder: Path, limit_s: float) -> dict[str, Any]:
         "evaluated_a_request": round((prompt - cached) / max(end.get("steps", 1), 1)),
         "cached_share": round(cached / prompt, 3) if prompt else None,
         "generated_tokens": end.get("generated_tokens"),
+        "said": "".join(one["text"] for one in events if one["event"] == "text")[-400:],
     }
 
 
