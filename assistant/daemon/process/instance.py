@@ -184,7 +184,7 @@ def listen_private(path: Path) -> socket.socket:
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise DaemonError(
-                "there is a file where the socket belongs",
+                "this file is not a socket",
                 subject=str(path),
                 advice="Move the file away",
             )

@@ -125,6 +125,6 @@ def test_what_is_no_private_listening_socket_is_refused(home: Path) -> None:
         open_to_all.bind(("127.0.0.1", 0))
         open_to_all.listen()
         fd = os.dup(open_to_all.fileno())
-        with pytest.raises(DaemonError, match="anybody"), instance.claim(activated=[fd]):
+        with pytest.raises(DaemonError, match="other users"), instance.claim(activated=[fd]):
             pass
     assert instance.running_pid() is None
