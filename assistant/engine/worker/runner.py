@@ -144,7 +144,7 @@ class Runner:
         self.slots = Slots(
             context,
             recurrent=facts.recurrent,
-            window=0 if spec.swa_full else facts.n_swa,
+            window=facts.n_swa,  # llama.cpp reuses cells outside it also in a full-length cache
             most_checkpoint_bytes=spec.checkpoint_bytes,
         )
         self.together = bool(spec.devices)

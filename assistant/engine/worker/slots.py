@@ -48,15 +48,16 @@ class Slots:
     """Keeps the book of the cache: who holds what, what may be cut, what has to go.
 
     A sequence may be cut anywhere, with two exceptions, which can be cut to a checkpoint of their
-    state. Recurrent and hybrid models have no history at all. Layers with a sliding window that do
-    not keep the full length lose old cells: a cut needs the window before it.
+    state. Recurrent and hybrid models have no history at all. Layers with a sliding window lose
+    old cells, also in a cache of full length once it has been filled: a cut needs the window
+    before it.
 
     Attributes:
         recurrent: sequences can only be extended.
         dropped: how many idle sequences were forgotten because others needed their cells.
 
     Args:
-        window: tokens of a sliding window that does not keep the full length; 0 without one.
+        window: tokens of a sliding window; 0 without one.
         most_checkpoint_bytes: what all checkpoints may take; the ones used last are kept.
     """
 
