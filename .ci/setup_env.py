@@ -36,6 +36,8 @@ CMAKE_INCLUDE = ROOT / "assistant" / "install" / "llama_cpp.cmake"
 LOG = VENV / "setup.log"
 OLDEST = (3, 11)
 LLAMA = "llama-cpp-python"
+CACHE_HOME = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+LLAMA_CACHE = CACHE_HOME / "underkeel-build"
 # What changes the build of llama.cpp besides its version.
 BUILD_VARIABLES = ("CMAKE_ARGS", "CC", "CXX", "CFLAGS", "CXXFLAGS")
 PACKAGE = re.compile(r"^\s*(Collecting|Downloading|Building wheels? for|Installing) (.{0,60})")
@@ -78,8 +80,18 @@ def fingerprint() -> str:
 
 
 def llama_fingerprint(pin: str) -> str:
-    """Changes when llama.cpp must be built again."""
-    return digest([pin, CMAKE_INCLUDE.read_bytes(), *build_options()])
+    """Changes when llama.cpp must be built again: it is compiled for this machine's CPU."""
+    return digest([pin, CMAKE_INCLUDE.read_bytes(), *build_options(), cpu_features()])
+
+
+def cpu_features() -> str:
+    """The instructions that this machine's CPU has, as Linux lists them; empty elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    found = re.search(r"(?m)^(flags|Features)\s*:(.*)$", text)
+    return " ".join(sorted(found[2].split())) if found else ""
 
 
 def make_venv(*, force: bool) -> None:
@@ -163,9 +175,9 @@ def build_llama(lock: Path, current: str) -> None:
     if LLAMA_STAMP.exists() and LLAMA_STAMP.read_text(encoding="utf-8") == current:
         return
     LLAMA_STAMP.unlink(missing_ok=True)
-    # pip's cache knows nothing of build options: it would return a wheel built with others.
-    plain = not any(os.environ.get(name) for name in BUILD_VARIABLES)
-    cache = () if plain else ("--no-cache-dir",)
+    # pip's cache knows nothing of build options: it would return a wheel built with others. So
+    # each build has a cache of its own.
+    cache = ("--cache-dir", str(LLAMA_CACHE / current[:16]))
     print("llama.cpp is built from source now, once.")
     options = ("--force-reinstall", "--no-deps", "--no-build-isolation", *cache)
     pip("llama.cpp", "--require-hashes", *options, "-r", str(lock))

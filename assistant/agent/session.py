@@ -164,7 +164,7 @@ class AgentSession:
         try:
             return await self._run(prompt, frontend)
         finally:
-            # Not at the start: a cancel may come before the turn has begun to run.
+            # Not at the start: a cancel may come before the turn runs.
             self._cancelled.clear()
 
     async def _run(self, prompt: str, frontend: Frontend) -> Finished:

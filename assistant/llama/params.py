@@ -47,11 +47,21 @@ def model_params(spec: LoadSpec, *, no_alloc: bool = False) -> ModelParams:
     struct.split_mode = llama_cpp.LLAMA_SPLIT_MODE_LAYER
     # a dry run with a mapped file aborts the process, so it always runs without
     struct.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE if no_alloc else _load_mode(spec)
-    struct.use_extra_bufts = spec.use_extra_bufts
+    struct.use_extra_bufts = spec.use_extra_bufts and not _has_amx()
     struct.check_tensors = spec.check_tensors
     struct.no_alloc = no_alloc
     struct.load_mtp = spec.nextn
     return ModelParams(struct, (devices, overrides, split))
+
+
+@functools.cache
+def _has_amx() -> bool:
+    """Whether this llama.cpp would store weights for AMX, where several models crash.
+
+    Our own build leaves AMX out (`install/llama_cpp.cmake`); others may have it. llama.cpp has one
+    switch for AMX and for the repacked weights, so such a build has neither.
+    """
+    return b"AMX_INT8 = 1" in llama_cpp.llama_print_system_info()
 
 
 def context_params(spec: LoadSpec) -> Any:

@@ -3,7 +3,7 @@
     python tests/benchmarks/agent_live.py [--tasks 4] [--only acpx agent qwen-code] [--save]
 
 `agent` is `underkeel agent` with the served model's own tool calls, `qwen-code` the package of that
-name, from npm into build/clients, on the same daemon, tasks and limits. Both are told to do the
+name, from npm into build/clients, on the same daemon, tasks and limits. Both have to do the
 task without questions. Reported for each: whether the task's check passes, the requests, and the
 prompt tokens that were evaluated and found in the KV cache, as the daemon counts them.
 

@@ -86,11 +86,10 @@ def requests(count: int) -> list[tuple[str, dict[str, Any], str]]:
     found = []
     for at in range(count):
         name = list(TOOLS)[at * len(TOOLS) // count]
-        schema, wish = TOOLS[name]
+        schema, request = TOOLS[name]
         word = WORDS[at % len(WORDS)]
-        found.append(
-            (name, schema, f"Call {name} for {wish.replace('{n}', str(2 + at % 9)).format(word)}.")
-        )
+        request = request.replace("{n}", str(2 + at % 9)).format(word)
+        found.append((name, schema, f"Call {name} for {request}."))
     return found
 
 

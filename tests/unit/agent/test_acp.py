@@ -150,7 +150,7 @@ def play(
 
 @pytest.mark.parametrize("method", ["session/cancel", "$/cancel_request"])
 def test_a_cancel_right_behind_the_prompt_stops_it(tmp_path: Path, method: str) -> None:
-    """In one write, before the turn has begun to run; a cancel for nothing does no harm."""
+    """In one write, before the turn runs; a cancel for nothing does no harm."""
 
     async def test(wire: Wire, model: ScriptedModel) -> None:
         id_ = await wire.session()

@@ -40,3 +40,11 @@ def test_llama_is_rebuilt_when_its_version_or_its_options_change(
     assert script.llama_fingerprint("llama-cpp-python==2") != before
     monkeypatch.setenv("CMAKE_ARGS", "-DGGML_CUDA=on")
     assert script.llama_fingerprint("llama-cpp-python==1") != before
+
+
+def test_llama_is_rebuilt_for_another_cpu(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = script.llama_fingerprint("llama-cpp-python==1")
+    monkeypatch.setattr(script, "cpu_features", lambda: "another CPU")
+    assert script.llama_fingerprint("llama-cpp-python==1") != before
