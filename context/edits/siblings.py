@@ -57,7 +57,7 @@ def find(scene: Scene) -> list[NextEdit]:
     for at, newest in enumerate(examples):
         for other in examples[at + 1 :]:
             pattern = learned(newest, other)
-            if pattern is None:
+            if pattern is None or not _holds(scene, pattern):
                 continue
             changed = {one.line for one in examples}
             found = list(_matches(scene, pattern, changed))
@@ -117,6 +117,25 @@ def learned(one: Example, other: Example) -> Pattern | None:
     if None in replaced and not any(isinstance(token, int) for token in new):
         return None  # anything would be overwritten
     return pattern
+
+
+def _holds(scene: Scene, pattern: Pattern) -> bool:
+    """Whether every changed line that the pattern fits became what it says.
+
+    One that became something else shows that what the pattern sees does not decide the change.
+    """
+    for hunk in scene.hunks:
+        if len(hunk.old) != len(hunk.new):
+            continue
+        for _, old, new in hunk.pairs():
+            if max(len(old), len(new)) > LONGEST_LINE:
+                continue
+            found = list(_in_line(old, pattern))
+            if len(found) == 1:
+                start, stop, text = found[0]
+                if (old[:start] + text + old[stop:]).strip() != new.strip():
+                    return False
+    return True
 
 
 def _is_personal(one: Example, pattern: Pattern) -> bool:
