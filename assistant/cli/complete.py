@@ -6,7 +6,9 @@ import asyncio
 import re
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +19,7 @@ from assistant.cli.terminal import console, print_json, printable, say
 from assistant.errors import EngineError, RequestError
 from context.edits import gate
 from context.edits.history import History, reverted
-from context.edits.types import Scene
+from context.edits.types import NextEdit, Scene
 from context.index.open_file import UnreadableError, open_text
 from context.syntax.document import Document
 
@@ -100,11 +102,9 @@ def read_place(place: str) -> Cursor:
     return Cursor(path, line, column, text)
 
 
-def _read(path: Path) -> str:
-    from context.index.open_file import UnreadableError, open_text
-
+def _read(path: Path, most_bytes: int = _LARGEST_BYTES) -> str:
     try:
-        return open_text(path, _LARGEST_BYTES)
+        return open_text(path, most_bytes)
     except UnreadableError as error:
         raise RequestError(str(error), subject=str(path), advice=error.advice) from error
 
@@ -184,6 +184,7 @@ def _picture(cursor: Cursor, items: list[Message], took_s: float) -> dict[str, A
 
 
 _MOST_FILE_BYTES = 4 << 20
+_MOST_ANSWER_TOKENS = 1024
 _HUNK = re.compile(r"@@ -\d+(?:,\d+)? \+(\d+)(?:,\d+)? @@")
 
 
@@ -192,46 +193,126 @@ def show(
     history: Annotated[
         Path, typer.Option(help="The changes as a unified diff of this file, the oldest first.")
     ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Where the rules find none, ask this model; the daemon serves it."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print the edit that follows from the changes of a diff. Needs no model."""
-    try:
-        text = open_text(file, _MOST_FILE_BYTES)
-        diff = open_text(history, _MOST_FILE_BYTES)
-    except UnreadableError as error:
-        raise RequestError(str(error), subject=f"{file}, {history}") from error
+    """Print the edits that follow from the changes of a diff. Without `--model`, needs no model."""
+    text, diff = (_read(path, _MOST_FILE_BYTES) for path in (file, history))
     document = Document("", str(file), text.replace("\r\n", "\n").replace("\r", "\n"))
     source = document.source
     if source is None:
         raise RequestError("the language of this file is not known", subject=str(file))
-    lines = source.text.split("\n")
-    made = history_of(diff, lines)
+    made = history_of(diff, source.text.split("\n"))
     last = made.hunks[-1].first if made.hunks else 0
-    cursor = sum(len(line) + 1 for line in lines[:last])
+    cursor = sum(len(line) + 1 for line in source.text.split("\n")[:last])
+    scene = Scene(document, source, cursor, made.hunks)
     moment = gate.Moment(str(file), source.text, last, made.hunks)
-    found = []
-    for edit in gate.find(Scene(document, source, cursor, made.hunks)):
-        verdict = gate.judge(edit, moment)
-        if verdict.passes(gate.Level.NORMAL):
-            line = source.text.count("\n", 0, edit.start)
-            found.append(
-                {
-                    "kind": edit.kind.value,
-                    "line": line + 1,
-                    "start_char": edit.start,
-                    "stop_char": edit.stop,
-                    "old": source.text[edit.start : edit.stop],
-                    "new": edit.text,
-                }
-            )
+    found = [
+        edit for edit in gate.find(scene) if gate.judge(edit, moment).passes(gate.Level.NORMAL)
+    ]
+    if model is not None:
+        from assistant.models.catalogue import resolve
+
+        path = resolve(model)
+        if not found and made.hunks:
+            by_model = asyncio.run(_by_model(model, path, scene, moment))
+            found = [by_model] if by_model is not None else []
+    shown = [_shown(edit, source.text) for edit in found]
     if as_json:
-        print_json({"edits": found})
+        print_json({"edits": shown})
         return
-    if not found:
+    if not shown:
         console().print("Nothing follows from these changes.")
-    for one in found:
+    for one in shown:
         row = f"{one['line']}: {one['kind']}: {one['old']!r} -> {one['new']!r}"
         console().print(printable(row), markup=False, highlight=False)
+
+
+def _shown(edit: NextEdit, text: str) -> dict[str, Any]:
+    return {
+        "kind": edit.kind.value,
+        "line": text.count("\n", 0, edit.start) + 1,
+        "start_char": edit.start,
+        "stop_char": edit.stop,
+        "old": text[edit.start : edit.stop],
+        "new": edit.text,
+    }
+
+
+def _is_same(one: Path, other: str) -> bool:
+    return bool(other) and Path(other).exists() and one.samefile(other)
+
+
+async def _by_model(name: str, path: Path, scene: Scene, moment: gate.Moment) -> NextEdit | None:
+    """The edit of the served model, if it passes the gate.
+
+    Raises:
+        RequestError: another model is served, or nothing of the file may be shown to it.
+        UnderkeelError: the model cannot answer.
+    """
+    from assistant import settings
+    from assistant.client import CompletionRequest, DaemonClient
+    from assistant.engine.types import StopReason
+    from assistant.models import token_estimate
+    from context.edits import model_edits
+    from context.syntax.text import Encoder
+
+    limit = settings.load()[0].next_edits.context_tokens
+    async with DaemonClient() as daemon:
+        info = await daemon.wait_ready()
+        if name != info.name and not _is_same(path, info.path):
+            raise RequestError(
+                f"the daemon serves another model: {info.name}",
+                subject=name,
+                advice=f"Serve this one first: underkeel models use {name}",
+            )
+        budget = (await daemon.status()).budget
+        limits = [limit, *([budget.tokens] if budget else []), info.n_ctx - _MOST_ANSWER_TOKENS]
+        words = token_estimate.load(path)
+        count = Encoder(words).count
+        form = model_edits.format_for(info.name) or model_edits.formats()[model_edits.GENERIC]
+        prompt = model_edits.prompt_for(scene, form, min(limits), count)
+        if prompt is None:
+            raise RequestError(
+                "the lines around the last change are not shown to a model: they may hold a secret,"
+                f" are too long, or are over its budget of {min(limits)} tokens",
+                subject=moment.path,
+                advice="Leave --model out for the rules alone",
+            )
+        start = [words.bos] if words.add_bos and words.bos >= 0 else []
+        ids = prompt.ids(start, words.special, words.encode)
+        body: Sequence[int | str] = ids
+        if isinstance(words, token_estimate.EngineEncoded):
+            body = [*start, *words.parts(ids[len(start) :])]
+        request = CompletionRequest(
+            prompt=tuple(body),
+            max_tokens=min(model_edits.answer_tokens(prompt, count), _MOST_ANSWER_TOKENS),
+            temperature=0.0,
+            stop=prompt.stop,
+            n_probs=1,
+            exact_drafts=False,
+        )
+        made = model_edits.Answer(prompt)
+        async with aclosing(daemon.complete(request)) as stream:
+            async for chunk in stream:
+                tokens = [
+                    model_edits.AnswerToken(bytes(one.bytes), one.logprob)
+                    for one in chunk.completion_probabilities
+                ]
+                if made.add(chunk.content, tokens):
+                    break
+                if chunk.stop and chunk.stop_reason not in {StopReason.EOS, StopReason.STOP_TEXT}:
+                    return None  # cut
+    edit = model_edits.edit_in(prompt, made.text, scene)
+    if edit is None:
+        return None
+    sure = replace(moment, confidence=model_edits.confidence(made))
+    return edit if gate.judge(edit, sure).passes(gate.Level.NORMAL, form.thresholds) else None
 
 
 def history_of(diff: str, lines: list[str]) -> History:
