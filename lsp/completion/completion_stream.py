@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from assistant.client import CompletionChunk, CompletionRequest
 from assistant.engine.types import Priority, StopReason, Timings
 from assistant.wire import BudgetNow
-from lsp.completion.filters.brackets import closes_more, statements, unclosed
+from lsp.completion.filters.brackets import closes_more, is_escaped, statements, unclosed
 from lsp.completion.filters.layout import first_control_token
 from lsp.completion.filters.repetition import loop_start, opens_what_follows
 from lsp.daemon.model import Served
@@ -387,7 +387,9 @@ def _dedented(answer: str, start: int, line: str, site: Site, *, ended: bool) ->
         return start + len(line.rstrip())
     elif named in _BRANCHES and continues(site.line_prefix, before, line, site.code_language_id):
         return -1
-    if not closing or closes_more(site.line_prefix + answer[:stop]):
+    if not closing or closes_more(
+        site.line_prefix + answer[:stop], language_id=site.code_language_id
+    ):
         return 0
     return stop
 
@@ -415,7 +417,7 @@ def continues(opening: str, body: str, line: str, language_id: str) -> bool:
     if len(piece) > _MOST_CHARS:
         return False
     indent = leading_blanks(line)
-    brackets = "".join(reversed(unclosed(piece)))
+    brackets = "".join(reversed(unclosed(piece, language_id)))
     found = {
         statements(f"{piece}{filler.format(indent=indent)}{brackets}\n", language_id)
         for filler in _FILLERS
@@ -428,10 +430,10 @@ def _at_suffix(answer: str, site: Site) -> int | None:
     rest = site.line_suffix.rstrip()
     if len(rest.strip()) >= _SHORTEST_SUFFIX_CHARS:
         at = answer.find(rest)
-        while at >= 0 and opens_what_follows(answer[:at], rest):
+        while at >= 0 and opens_what_follows(answer[:at], rest, site):
             at = answer.find(rest, at + 1)
         if at >= 0:
-            return at
+            return at + is_escaped(answer, at, site)
     below = site.next_line.rstrip()
     if len(below.strip()) < _SHORTEST_SUFFIX_CHARS:
         return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from lsp.completion.filters.brackets import opens
+import re
+
+from lsp.completion.filters.brackets import PAIRS, is_escaped, opens
 from lsp.documents.site import Site
 
 _FEWEST_CHARS = 4
@@ -13,6 +15,8 @@ _FEWEST_CYCLE_CHARS = 8
 _CYCLE_CHARS = range(4, 64)
 _TIMES_IN_A_LINE = 5
 _LOOK_CHARS = 1 << 14
+_CLOSER = re.compile(r"\\?[)\]}]|>")
+"""Patterns of some programs, and LaTeX, pair brackets after backslashes."""
 
 
 def cut_loops(text: str, site: Site) -> str:
@@ -86,34 +90,42 @@ def cut_suffix_overlap(text: str, site: Site) -> str:
     """The text up to where it begins to repeat the rest of the line, or the lines after it."""
     rest = site.line_suffix.rstrip()
     if rest.strip():
-        text = _before_rest_of_line(text, rest)
+        text = _before_rest_of_line(text, rest, site)
     return _before_lines_below(text, site)
 
 
-def _before_rest_of_line(text: str, rest: str) -> str:
-    """The answer's last line ends as the cursor's line does, or runs into its beginning."""
-    head, line_end, last = text.rpartition("\n")
+def _before_rest_of_line(text: str, rest: str, site: Site) -> str:
+    """The answer's last line ends as the cursor's line does, or runs into its beginning.
+
+    An escaped bracket or quote that looks like the beginning of the rest is the answer's own.
+    """
+    start = text.rfind("\n") + 1
     if len(rest) >= _FEWEST_CHARS:
-        at = last.find(rest)
+        at = text.find(rest, start)
         while at >= 0:
-            if not opens_what_follows(head + line_end + last[:at], rest):
-                return head + line_end + last[:at]
-            at = last.find(rest, at + 1)
-    for at in range(len(last)):
+            if not opens_what_follows(text[:at], rest, site):
+                return text[: at + is_escaped(text, at, site)]
+            at = text.find(rest, at + 1)
+    for at in range(start, len(text)):
         if (
-            rest.startswith(last[at:].rstrip())
-            and last[at:].strip()
-            and _whole(last, at)
-            and not opens_what_follows(head + line_end + last[:at], last[at:])
+            rest.startswith(text[at:].rstrip())
+            and text[at:].strip()
+            and _whole(text, at)
+            and not opens_what_follows(text[:at], text[at:], site)
         ):
-            return head + line_end + last[:at]
+            return text[: at + is_escaped(text, at, site)]
     return text
 
 
-def opens_what_follows(answer: str, rest: str) -> bool:
+def opens_what_follows(answer: str, rest: str, site: Site) -> bool:
     """Whether the first closing bracket of `rest` closes one that `answer` has opened."""
-    closer = next((char for char in rest if char in ")]}>"), "")
-    return bool(closer) and opens(answer, closer)
+    found = _CLOSER.search(rest)
+    if found is None:
+        return False
+    closer = found[0]
+    if len(closer) == 1:
+        return opens(answer, closer, site)
+    return answer.count(f"\\{PAIRS[closer[1]]}") > answer.count(closer)
 
 
 def _whole(line: str, at: int) -> bool:
