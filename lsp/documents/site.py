@@ -15,7 +15,23 @@ from typing import Any
 _LOOK_CHARS = 1 << 14
 _LONGEST_LINE_CHARS = 1 << 12
 """What opens a block is not looked for in a longer line, which no person has written."""
+_TEXT_LOOK_CHARS = 1 << 17
 _CLOSERS = ")]}>\"'`;:, \t"
+_NOT_BLANK = re.compile(r"\S")
+
+
+@dataclass(frozen=True)
+class _Open:
+    """A comment or a string of several lines that is open at the end of a text.
+
+    Attributes:
+        depth: how many comments within each other are open; 1 for a string.
+    """
+
+    opener: str
+    closer: str
+    depth: int
+    comment: bool
 
 
 @dataclass(frozen=True)
@@ -26,7 +42,10 @@ class Language:
     opens: tuple[str, ...] = ()
     opening: re.Pattern[str] | None = None
     blocks: tuple[tuple[str, str], ...] = ()
+    nested: bool = False
     quotes: tuple[str, ...] = ()
+    texts: tuple[tuple[str, str], ...] = ()
+    heredoc: re.Pattern[str] | None = None
     code: tuple[str, ...] = ()
     recipes: bool = False
     spaces: bool = False
@@ -34,7 +53,7 @@ class Language:
     def is_comment(self, line: str) -> bool:
         """Whether a line, outside a comment of several lines, starts with a comment."""
         start = line.lstrip()
-        if not start or start.startswith(self.code):
+        if not start or start.startswith(("#!", *self.code)):
             return False
         if any(start.startswith(opener.strip()) for opener, _ in self.blocks):
             return True
@@ -45,7 +64,19 @@ class Language:
 
     def in_comment(self, text: str) -> bool:
         """Whether a comment of several lines is open at the end of `text`; its last part counts."""
-        return bool(self._open_comment(text))
+        found = self._open_at_end(text[-_LOOK_CHARS:]) if self.blocks else None
+        return found is not None and found.comment
+
+    def in_text(self, text: str) -> bool:
+        """Whether a string of several lines is open at the end of `text`."""
+        text = text[-_TEXT_LOOK_CHARS:]
+        if self.heredoc is not None:
+            for found in self.heredoc.finditer(text):
+                end = re.compile(rf"^[ \t]*{re.escape(found['end'])}\b", re.MULTILINE)
+                if text.find("\n", found.end()) >= 0 and not end.search(text, found.end()):
+                    return True
+        inside = self._open_at_end(text) if self.texts else None
+        return inside is not None and not inside.comment
 
     def only_comments(self, text: str, before: str = "") -> bool:
         """Whether `text`, which follows `before`, has no line with anything but comments.
@@ -54,21 +85,24 @@ class Language:
         """
         if len(text) > _LOOK_CHARS:
             return False
-        closer = self._open_comment(before)
-        for line in text.split("\n"):
-            rest = line
-            while rest.strip():
-                if closer:
-                    _, ended, rest = rest.partition(closer)
-                    closer = "" if ended else closer
-                    continue
-                rest = rest.lstrip()
-                if not self.is_comment(rest):
-                    return False
-                pair = next((one for one in self.blocks if rest.startswith(one[0].strip())), None)
-                if pair is None:
-                    break
-                closer, rest = pair[1].strip(), rest[len(pair[0].strip()) :]
+        inside = self._open_at_end(before[-_LOOK_CHARS:]) if self.blocks else None
+        at = 0
+        if inside is not None and inside.comment:
+            at, _ = self._comment_end(text, 0, inside.opener, inside.closer.strip(), inside.depth)
+        while found := _NOT_BLANK.search(text, at):
+            at = found.start()
+            end = text.find("\n", at)
+            line = text[at : end if end >= 0 else None]
+            if not self.is_comment(line):
+                return False
+            pair = next((one for one in self.blocks if line.startswith(one[0].strip())), None)
+            if pair is not None:
+                opener, closer = pair[0].strip(), pair[1].strip()
+                at, _ = self._comment_end(text, at + len(opener), opener, closer, 1)
+            elif end < 0:
+                break
+            else:
+                at = end
         return True
 
     def opens_block(self, line: str) -> bool:
@@ -85,33 +119,48 @@ class Language:
                 return not (mark[0].isalpha() and before[-1:].isalnum())
         return False
 
-    def _open_comment(self, text: str) -> str:
-        """What ends the comment of several lines that is open at the end of `text`; empty if none
-        is. Strings and comments of one line are passed over."""
-        if not self.blocks:
-            return ""
-        text = text[-_LOOK_CHARS:]
-        closers = dict(self.blocks)
+    def _open_at_end(self, text: str) -> _Open | None:
+        """What is open at the end of `text`. Strings and comments of one line are passed over."""
+        comments, texts = dict(self.blocks), dict(self.texts)
         at = 0
-        while found := self._comment_parts.search(text, at):
-            closer = closers.get(found[0], "")
-            at = found.end()
-            if closer:
-                end = text.find(closer, at)
+        while found := self._parts.search(text, at):
+            opener, at = found[0], found.end()
+            if opener in comments:
+                closer = comments[opener]
+                at, depth = self._comment_end(text, at, opener, closer, 1)
+                if depth:
+                    return _Open(opener, closer, depth, comment=True)
+            elif opener in texts:
+                end = text.find(texts[opener], at)
                 if end < 0:
-                    return closer.strip()
-                at = end + len(closer)
-        return ""
+                    return _Open(opener, texts[opener], 1, comment=False)
+                at = end + len(texts[opener])
+        return None
+
+    def _comment_end(
+        self, text: str, at: int, opener: str, closer: str, depth: int
+    ) -> tuple[int, int]:
+        """Just past the end of a comment that is open at `at`, and 0; or the text's end, and how
+        many comments are open there."""
+        while depth:
+            end = text.find(closer, at)
+            if end < 0:
+                return len(text), depth + (text.count(opener, at) if self.nested else 0)
+            depth += text.count(opener, at, end) if self.nested else 0
+            at, depth = end + len(closer), depth - 1
+        return at, 0
 
     @cached_property
-    def _comment_parts(self) -> re.Pattern[str]:
-        """A string (one that does not close ends with its line), a comment of one line, or the
-        start of a comment of several lines."""
-        openers = "|".join(re.escape(opener) for opener, _ in self.blocks)
-        strings = "|".join(rf"{quote}(?:[^{quote}\\\n]|\\.)*+{quote}?" for quote in self.quotes)
+    def _parts(self) -> re.Pattern[str]:
+        """The start of a comment or string of several lines, a string of one line (one that does
+        not close ends with its line), or a comment of one line."""
+        starts = sorted(
+            (opener for opener, _ in (*self.blocks, *self.texts)), key=len, reverse=True
+        )
+        strings = [rf"{quote}(?:[^{quote}\\\n]|\\.)*+{quote}?" for quote in self.quotes]
         marks = "|".join(re.escape(mark) for mark in self.comment if not mark[-1].isalpha())
-        lines = f"(?:{marks})[^\n]*" if marks and self.quotes else ""
-        return re.compile("|".join(filter(None, (openers, lines, strings))))
+        lines = [rf"(?:{marks})[^\n]*"] if marks and self.quotes else []
+        return re.compile("|".join([*map(re.escape, starts), *lines, *strings]))
 
 
 @cache
@@ -149,7 +198,10 @@ def _rows() -> dict[str, Language]:
             opens=tuple(row["opens"]),
             opening=re.compile(row["opening"]) if "opening" in row else None,
             blocks=tuple((opener, closer) for opener, closer in row.get("block", ())),
+            nested=row.get("nested", False),
             quotes=tuple(row.get("quotes", ())),
+            texts=tuple((opener, closer) for opener, closer in row.get("text", ())),
+            heredoc=re.compile(row["heredoc"]) if "heredoc" in row else None,
             code=tuple(row.get("code", ())),
             recipes=row.get("recipes", False),
             spaces=row.get("spaces", False),

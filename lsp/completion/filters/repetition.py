@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from context.syntax.language import canonical_id
 from lsp.completion.filters.brackets import PAIRS, is_escaped, opens
 from lsp.documents.site import Site
 
@@ -151,7 +152,7 @@ def _before_lines_below(text: str, site: Site) -> str:
 def drop_worthless(text: str, site: Site) -> str:
     """Nothing, if `text` is empty, only comments, or says what stands after the cursor anyway.
 
-    A comment is worth something where the cursor stands in one.
+    A comment is worth something where the cursor stands in one; in a string it is none.
     """
     if not text.strip():
         return ""
@@ -163,4 +164,7 @@ def drop_worthless(text: str, site: Site) -> str:
         return text
     if language.in_comment(site.prefix[-_LOOK_CHARS:]):
         return text
-    return "" if language.only_comments(site.line_prefix + text, above) else text
+    if not language.only_comments(site.line_prefix + text, above):
+        return text
+    embedded = site.code_language_id != canonical_id(site.language_id)
+    return text if not embedded and language.in_text(site.prefix) else ""
