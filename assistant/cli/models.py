@@ -184,8 +184,8 @@ def _show_fit(path: Path, purpose: Purpose) -> None:
     if purpose is Purpose.EXPLAIN:
         headers.reverse()  # the one for completions is planned first
     first, second = headers[0], headers[1] if len(headers) > 1 else None
-    for seat in plan_together(wanted_by(chosen, first, second), here, plan_and_measure):
-        say(f"{seat.plan.model.name} needs {size(sum(seat.taken.values()))} of memory.")
+    for one in plan_together(wanted_by(chosen, first, second), here, plan_and_measure):
+        say(f"{one.plan.model.name} needs {size(sum(one.taken.values()))} of memory.")
 
 
 def _here(name: str) -> list[Path]:

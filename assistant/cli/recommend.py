@@ -48,7 +48,7 @@ from assistant.memory.planning.plan import (
 )
 from assistant.memory.planning.plan_report import PlanReport, Speed, gib, predict_speed
 from assistant.memory.planning.planner import make_plan, requirements_of
-from assistant.memory.planning.together import Seat, plan_together, wanted_by
+from assistant.memory.planning.together import PlannedModel, plan_together, wanted_by
 from assistant.memory.probes.rates import ASSUMED, MachineRates, machine_rates
 from assistant.models.catalogue import catalogue, local_path, resolve
 
@@ -162,7 +162,7 @@ def _beside(  # noqa: PLR0917 (all of them are the plan's input)
     wanted = wanted_by(chosen, first, second, requirements)
     with DryRun() as dry_run:
         try:
-            seats = plan_together(wanted, machine, partial(plan_and_measure, dry_run=dry_run))
+            planned = plan_together(wanted, machine, partial(plan_and_measure, dry_run=dry_run))
         except PlanError as error:
             if not as_json:
                 raise
@@ -180,24 +180,24 @@ def _beside(  # noqa: PLR0917 (all of them are the plan's input)
             )
             raise typer.Exit(1) from error
     if as_json:
-        print_json({**plan_json(report), "models": [seat.to_json() for seat in seats]}, indent=1)
+        print_json({**plan_json(report), "models": [one.to_json() for one in planned]}, indent=1)
         return
     console().print(plan_text(report))
-    console().print(together_text(seats))
+    console().print(together_text(planned))
 
 
-def together_text(seats: Sequence[Seat]) -> RenderableType:
+def together_text(planned: Sequence[PlannedModel]) -> RenderableType:
     """Models planned together: what stays loaded, and what is loaded on demand."""
     table = Table(title="Models together", title_justify="left", box=None, pad_edge=False)
     for column in ("for", "model", "loaded", "context", "memory"):
         table.add_column(column)
-    for seat in seats:
-        memory = ", ".join(f"{name} {gib(size)}" for name, size in seat.taken.items())
+    for one in planned:
+        memory = ", ".join(f"{name} {gib(size)}" for name, size in one.taken.items())
         table.add_row(
-            ", ".join(seat.wanted.purposes),
-            printable(seat.plan.model.name),
-            seat.wanted.loaded,
-            f"{seat.plan.n_ctx:,}",
+            ", ".join(one.wanted.purposes),
+            printable(one.plan.model.name),
+            one.wanted.loaded,
+            f"{one.plan.n_ctx:,}",
             memory,
         )
     return table

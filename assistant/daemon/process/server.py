@@ -220,7 +220,7 @@ async def serve(
     follower: Follower | None = None,
     prepare: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> None:
-    """Serve `service` on the seat's listeners until told to stop, or until a successor serves.
+    """Serve `service` on the claim's listeners until told to stop, or until a successor serves.
 
     Args:
         prepare: gets the engine ready for its first load while that is planned.

@@ -44,7 +44,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class PlannedModel:
     """A model with its plan beside the others."""
 
     wanted: Wanted
@@ -131,7 +131,7 @@ def _freed(idle_s: float) -> str:
 
 def plan_together(
     wanted: Sequence[Wanted], machine: Machine, planner: Planner, *, search: bool = True
-) -> tuple[Seat, ...]:
+) -> tuple[PlannedModel, ...]:
     """Every model's plan, in the order of `wanted`.
 
     Args:
@@ -140,7 +140,7 @@ def plan_together(
     Raises:
         PlanError: they do not fit together: how much is missing for which, and what would fit.
     """
-    seats: list[Seat] = []
+    planned: list[PlannedModel] = []
     left = machine
     for one in wanted:
         try:
@@ -148,25 +148,25 @@ def plan_together(
         except PlanError as error:
             if len(wanted) == 1:
                 raise
-            raise _no_fit(wanted, machine, planner, seats, one, error, search) from error
-        seats.append(Seat(one, plan))
-        left = credited(left, {name: -size for name, size in seats[-1].taken.items()})
-    return tuple(seats)
+            raise _no_fit(wanted, machine, planner, planned, one, error, search) from error
+        planned.append(PlannedModel(one, plan))
+        left = credited(left, {name: -size for name, size in planned[-1].taken.items()})
+    return tuple(planned)
 
 
 def _no_fit(  # noqa: PLR0917 (all of them go into the message)
     wanted: Sequence[Wanted],
     machine: Machine,
     planner: Planner,
-    seats: Sequence[Seat],
+    planned: Sequence[PlannedModel],
     one: Wanted,
     error: PlanError,
     search: bool,
 ) -> PlanError:
     before = "; ".join(
-        f"{seat.plan.model.name} for {' and '.join(seat.wanted.purposes)} takes "
-        + ", ".join(f"{gib(size)} of {device}" for device, size in seat.taken.items())
-        for seat in seats
+        f"{one.plan.model.name} for {' and '.join(one.wanted.purposes)} takes "
+        + ", ".join(f"{gib(size)} of {device}" for device, size in one.taken.items())
+        for one in planned
     )
     missing = gib(error.shortfall_bytes) if error.shortfall_bytes else "some memory"
     return PlanError(
@@ -181,10 +181,10 @@ def _no_fit(  # noqa: PLR0917 (all of them go into the message)
 def _nearest(wanted: Sequence[Wanted], machine: Machine, planner: Planner) -> str:
     for text, smaller in _smaller(wanted):
         try:
-            seats = plan_together(smaller, machine, planner, search=False)
+            planned = plan_together(smaller, machine, planner, search=False)
         except PlanError:
             continue
-        total = sum(size for seat in seats for size in seat.taken.values())
+        total = sum(size for one in planned for size in one.taken.values())
         return f"What fits: {text} ({gib(total)} in all)"
     return "None of these models fits alone. Free memory, or choose smaller models"
 

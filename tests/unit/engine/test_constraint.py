@@ -145,7 +145,7 @@ SPACES = [(": ", ", "), (":", ","), (": ", ",\n"), (": ", ",\n    ")]
 @pytest.mark.parametrize(
     ("family", "spaces", "key"),
     [
-        (one.name, SPACES[number % 4], ("arguments", "parameters")[number // 2 % 2])
+        (one.name, SPACES[number % 4], ("arguments", "parameters", "input")[number % 3])
         for number, one in enumerate(families.table())
     ],
 )

@@ -13,7 +13,7 @@ from assistant.memory.gguf.header import Header
 from assistant.memory.model.profile import model_of
 from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements, credited
 from assistant.memory.planning.planner import make_plan
-from assistant.memory.planning.together import Seat, Wanted, plan_together
+from assistant.memory.planning.together import PlannedModel, Wanted, plan_together
 from assistant.memory.probes.devices import Device
 
 GIB = 1 << 30
@@ -46,18 +46,18 @@ LARGE = Wanted(
 MODELS = {one.header.path: model_of(one.header) for one in (SMALL, LARGE)}
 
 
-def total(seats: tuple[Seat, ...]) -> int:
-    return sum(size for seat in seats for size in seat.taken.values())
+def total(planned: tuple[PlannedModel, ...]) -> int:
+    return sum(size for one in planned for size in one.taken.values())
 
 
 def test_the_second_model_gets_what_the_first_leaves() -> None:
-    seats = plan_together([SMALL, LARGE], machine(40, 16), planner)
+    planned = plan_together([SMALL, LARGE], machine(40, 16), planner)
     alone = plan_together([LARGE], machine(40, 16), planner)
-    assert [seat.wanted.on_demand for seat in seats] == [False, True]
+    assert [one.wanted.on_demand for one in planned] == [False, True]
     for name, size in (("CUDA0", 16), (HOST_MEMORY, 40)):
-        assert sum(seat.taken.get(name, 0) for seat in seats) <= size * GIB
-    assert seats[1].plan.expert_layers_on_gpu < alone[0].plan.expert_layers_on_gpu
-    row = seats[1].to_json()
+        assert sum(one.taken.get(name, 0) for one in planned) <= size * GIB
+    assert planned[1].plan.expert_layers_on_gpu < alone[0].plan.expert_layers_on_gpu
+    row = planned[1].to_json()
     assert row["bytes"]["CUDA0"] > 0 and row["purposes"] == ["explanations"]
 
 

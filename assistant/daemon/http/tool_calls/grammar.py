@@ -33,7 +33,7 @@ MOST_STEP = 1000
 """Of `multipleOf`, and of the least common multiple of several: the grammar counts remainders, and
 one of a million took more than 15 s."""
 
-_ARGUMENT_KEYS = ("arguments", "parameters")
+_ARGUMENT_KEYS = ("arguments", "parameters", "input")
 _SPACINGS = ((": ", ", "), (":", ","), (": ", ",\n"), (": ", ",\n  "), (": ", ",\n    "))
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _NUMBER_LIMIT = 2**63
