@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from assistant.statistics import Tally
 from lsp.actions.document_range import DocumentRange, document_range_of
-from lsp.completion.acceptance_stats import Tally
 from lsp.completion.completer import Completer, Manner, Rhythm
 from lsp.completion.prefetch import Ahead, Watch
 from lsp.completion.prompts import Prompts

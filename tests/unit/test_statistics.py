@@ -11,8 +11,7 @@ import pytest
 
 from assistant import statistics
 from assistant.errors import StatisticsError
-from assistant.statistics import Counts
-from lsp.completion.acceptance_stats import Tally, kept_chars
+from assistant.statistics import Counts, Tally, kept_chars
 
 URI = "file:///a.py"
 
