@@ -154,7 +154,7 @@ class Workspace:
         if self.hidden(document):
             return
         if document.root and not self.index.allows(document.root, document.path):
-            return  # what .gitignore keeps out of the index must not come in by this door
+            return  # what .gitignore keeps out of the index must not enter a prompt here
         text = document.text
         start = line_start(text, char_offset(text, start_byte))
         stop = line_end(text, char_offset(text, max(start_byte, stop_byte)))

@@ -10,9 +10,10 @@ import importlib
 import io
 import os
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from assistant import __version__, paths
 from assistant.errors import UnderkeelError
@@ -48,10 +49,18 @@ COMMANDS: dict[str, str] = {
 _INTERRUPTED = 130
 
 
+class _InOrder(TyperGroup):
+    """Lists commands and groups of commands in the order of `COMMANDS`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=list(COMMANDS).index)
+
+
 def build_app(name: str | None = None) -> typer.Typer:
     """The Typer app with the command `name`, or with all commands if it is none of them."""
     app = typer.Typer(
         name="underkeel",
+        cls=_InOrder,
         help="A local coding assistant that knows how much memory it has under its keel. "
         "The documentation: underkeel help",
         no_args_is_help=True,

@@ -41,7 +41,8 @@ def register(app: typer.Typer) -> None:
 
 def serve(  # noqa: PLR0917 - one parameter an option
     model: Annotated[
-        str | None, typer.Option(help="Catalogue name or path of a GGUF.", show_default=False)
+        str | None,
+        typer.Option(help="Name of a model on this machine, or path.", show_default=False),
     ] = None,
     ctx: Annotated[
         int | None,

@@ -82,7 +82,9 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    model: Annotated[str, typer.Option(help="Catalogue name or path of a GGUF.")] = "starter-moe",
+    model: Annotated[
+        str, typer.Option(help="Name of a model on this machine, or path.")
+    ] = "starter-moe",
     as_json: Annotated[bool, typer.Option("--json", help="Print the suggestions as JSON.")] = False,
 ) -> None:
     """Complete a small sample project and show what it cost. Leaves nothing running."""

@@ -83,6 +83,7 @@ server, port or key. What is refused is reported.
 | `UNDERKEEL_HOME` | one folder for settings, models, caches, logs and socket |
 | `UNDERKEEL_MODELS` | the folder of downloaded models |
 | `UNDERKEEL_DEBUG` | `1` shows the traceback of an unexpected error |
+| `UNDERKEEL_MEASURE` | `0` assumes the speed of this machine and measures nothing |
 | `UNDERKEEL_GGML_BACKENDS` | backend libraries, in place of `engine.backend_libraries` |
 | `HF_TOKEN`, `HF_ENDPOINT` | token and address of the Hugging Face Hub |
 """

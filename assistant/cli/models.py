@@ -81,7 +81,7 @@ def register(app: typer.Typer) -> None:
 def list_models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show the models on this machine and those with a known name; ▸ marks the one in use."""
+    """Show the models on this machine and the starter models; ▸ marks the one in use."""
     rows = [_row(model) for model in local_store.local_models()]
     if as_json:
         print_json(rows, indent=1)

@@ -30,7 +30,7 @@ def stats(
 ) -> None:
     """Show how many suggestions were accepted. The counts never leave this machine.
 
-    `enabled = false` under [statistics] stops the counting.
+    The setting `statistics.enabled` switches the counting off.
     """
     if erase:
         gone = statistics.erase()

@@ -188,7 +188,7 @@ def editors(home: Path | None = None) -> list[Finding]:
     found = []
     if nvim := shutil.which("nvim"):
         installed = any(_nvim_plugins(home))
-        advice = "Add editors/nvim with your plugin manager; see: underkeel help editors"
+        advice = "Add the folder editors/nvim with your plugin manager; README.md shows how"
         found.append(
             ok("editors", f"Neovim ({nvim}), with the plugin")
             if installed

@@ -20,7 +20,7 @@ RUNGS = (
 _LONGEST_CONTEXT = 4_194_304
 _DAY_S = 86_400
 _PLAN = ((0, "the plan decides"),)
-_MODEL = "a name of the catalogue or the path of a GGUF file or checkpoint folder"
+_MODEL = "its name in `underkeel models list`, or the path of a GGUF file or checkpoint folder"
 
 _ContextSize = Annotated[
     int,

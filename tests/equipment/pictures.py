@@ -98,7 +98,7 @@ class Views:
             editor.insist(r"return sum\(.+\)", "M-\\")
             self._draw("neovim-ghost-text", editor.screen(colours=True), "stock.py - Neovim")
             editor.keys("Tab", "Escape", "?total_value", "Enter", ":Underkeel explain", "Enter")
-            editor.wait("a asks more")
+            editor.wait("a asks, q closes")
             self._draw("neovim-explanation", editor.screen(colours=True), "stock.py - Neovim")
 
     def _ended(self, name: str, words: str, rows: int) -> None:

@@ -9,7 +9,7 @@ vim.api.nvim_create_user_command('Underkeel', function(args)
 end, {
   nargs = '*',
   range = true,
-  desc = 'Ghost text and explanations from a model on this machine',
+  desc = 'Ghost text, edits and an agent from a model on this machine',
   complete = function(lead, line)
     return require('underkeel.command').complete(lead, line)
   end,

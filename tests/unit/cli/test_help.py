@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from rich.console import Console
+from rich.text import Text
 from typer.testing import CliRunner
 
 from assistant.cli import COMMANDS, build_app
@@ -76,6 +79,63 @@ def test_help_of_commands_uses_no_retired_words(name: str) -> None:
     texts += [result_of(name, sub, "--help") for sub in getattr(command, "commands", ())]
     for text in texts:
         assert not RETIRED.search(text), RETIRED.search(text)
+
+
+def test_the_help_lists_the_commands_in_order() -> None:
+    listed = re.findall(r"^│ ([a-z]+)  ", result_of("--help"), re.MULTILINE)
+    assert listed == list(COMMANDS)
+
+
+def texts_of(command: Any) -> Iterator[str]:
+    """The help of a command, of its options and of its subcommands."""
+    yield command.help or ""
+    yield from (getattr(one, "help", None) or "" for one in command.params)
+    for one in getattr(command, "commands", {}).values():
+        yield from texts_of(one)
+
+
+def test_help_is_shown_whole() -> None:
+    """Brackets in it are not read as rich's markup."""
+    texts = [*texts_of(typer.main.get_command(build_app()))]
+    assert len(texts) > 100
+    assert [text for text in texts if Text.from_markup(text).plain != text] == []
+
+
+NAMING = [
+    path
+    for pattern in (
+        "assistant/**/*.py",
+        "lsp/**/*.py",
+        "editors/nvim/**/*.lua",
+        "editors/nvim/**/*.txt",
+        "editors/vscode/src/**/*.ts",
+        "editors/vscode/package.json",
+        "editors/**/*.md",
+    )
+    for path in ROOT.glob(pattern)
+    if "node_modules" not in path.parts
+]
+
+
+def test_topics_that_are_named_elsewhere_exist() -> None:
+    named = {
+        topic: path
+        for path in [*NAMING, *PAGES]
+        for topic in re.findall(r"underkeel help ([a-z][\w-]*)", path.read_text(encoding="utf-8"))
+    }
+    assert {"api", "agent"} <= named.keys()
+    assert {topic: path for topic, path in named.items() if topic not in TOPICS} == {}
+
+
+def test_every_variable_of_ours_is_in_the_page_of_settings() -> None:
+    sources = [*(ROOT / "assistant").rglob("*.py"), *(ROOT / "lsp").rglob("*.py")]
+    read = {
+        name
+        for path in sources
+        for name in re.findall(r"\bUNDERKEEL_[A-Z_]+\b", path.read_text(encoding="utf-8"))
+    }
+    assert "UNDERKEEL_HOME" in read
+    assert {name for name in read if f"`{name}`" not in page("settings")} == set()
 
 
 def result_of(*arguments: str) -> str:

@@ -1,4 +1,4 @@
---- *underkeel* Ghost text and explanations from a model on this machine.
+--- *underkeel* Ghost text, edits and an agent from a model on this machine.
 ---
 --- Call `require('underkeel').setup()` once; see `:help underkeel`. This module is the public interface:
 --- configuration, switches, ghost text, explanations, status. It delegates to ghost (or native on
