@@ -15,7 +15,7 @@ from spec_choice import spec_usages
 from assistant.errors import EngineError, LoadError, PlanError
 from assistant.llama.spec import DeviceKind, LoadSpec
 from assistant.memory.model.architecture import nextn_bytes
-from assistant.memory.model.known_models import header_of
+from assistant.memory.model.known_models import header_of, known_header, known_models
 from assistant.memory.model.profile import model_of
 from assistant.memory.planning import dry_run as dry_run_module
 from assistant.memory.planning.dry_run import DryRun, start_ahead
@@ -64,6 +64,15 @@ def test_a_plan_is_what_llama_cpp_would_take(family: str, on: str, dry_run: DryR
     assert plan.measured and plan.fits and not plan.caveats
     # Weights and cache to the byte on every device: a group split between two would show.
     assert [usage.other_bytes for usage in plan.usages] == [0] * len(plan.usages)
+
+
+@pytest.mark.parametrize("name", sorted(set(known_models()) - set(shapes.KNOWN.values())))
+def test_every_known_model_is_costed_to_the_byte(name: str, dry_run: DryRun) -> None:
+    """So llama.cpp takes the shape, too."""
+    header = known_header(name)
+    plan = make_plan(model_of(header), MACHINES["gpu"], Requirements(n_ctx=4096))
+    measured = measure(header, plan, dry_run)
+    assert [usage.other_bytes for usage in measured.usages] == [0] * len(measured.usages)
 
 
 @pytest.mark.parametrize("family", shapes.SHAPES)
