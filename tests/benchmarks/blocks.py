@@ -1,12 +1,17 @@
 """Whole statements and blocks of real packages, filled in through the language server.
 
-    python tests/benchmarks/blocks.py [--holes N] [--llama-server BINARY] [--save]
+    python tests/benchmarks/blocks.py [--holes N] [--llama-server BINARY] [--notes FILE] [--save]
 
 A hole is a statement, the body of a block, or a single line that is taken out of a module of an
 installed package. Each is requested from the language server twice, with and without growing
 (`completion.blocks`), and from llama-server's /infill as llama.vim requests it if its binary is
 given. The prompt is evaluated before the times are taken, on every side. The sides take turns at
-going first, since they share a daemon and its cache.
+going first, since they share a daemon and its cache. Modules are at most 8 kB, so that a hole takes
+seconds on two cores.
+
+With `--notes`, what a side has answered is kept and not requested again: a run can be ended and
+taken up later, or another side be added. `--minutes` ends it early. Only holes that every side has
+answered count; the result says how many sittings it took, and how busy the machine was in each.
 
 Prints JSON: for each side and kind of hole, how many suggestions begin with the right line, give
 the same program (equal syntax trees) and leave the file's syntax whole, and the times to the first
@@ -21,6 +26,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import importlib.util
+import json
 import os
 import random
 import statistics
@@ -48,8 +54,8 @@ from assistant.client import DaemonClient  # noqa: E402
 
 MODEL = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
 PACKAGES = ("starlette", "httpx", "rich", "filelock", "pathspec", "jinja2", "uvicorn", "typer")
-MODULES_OF_A_PACKAGE = 12
-LARGEST_BYTES = 60_000
+MODULES_OF_A_PACKAGE = 40
+LARGEST_BYTES = 8_000
 HOLE_LINES = range(2, 9)
 CONTEXT_TOKENS = 8192
 LIMIT_S = 300.0
@@ -83,6 +89,12 @@ class Hole:
     before: str
     text: str
     after: str
+
+    @property
+    def name(self) -> str:
+        """The same in every run with these packages, and of no other hole."""
+        path = "/".join(self.path.parts[self.path.parts.index("site-packages") + 1 :])
+        return f"{self.package}: {path}:{self.line + 1} ({self.kind})"
 
     @property
     def line(self) -> int:
@@ -303,39 +315,97 @@ async def peer_side(binary: Path, threads: int) -> AsyncIterator[dict[str, Any]]
             yield {"infill": Infill(http)}
 
 
-async def run(count: int, seed: int, threads: int, binary: Path | None) -> dict[str, Any]:
-    heading = head("blocks")
-    holes = choose(count, seed)
-    rows: list[tuple[Hole, str, Outcome]] = []
+class Notes:
+    """What was answered so far, by hole and side; kept in a file of JSON lines if one is given.
+
+    Attributes:
+        sittings: the heads of the runs that it is from.
+    """
+
+    def __init__(self, path: Path | None, heading: dict[str, Any]) -> None:
+        self._path = path
+        self._outcomes: dict[tuple[str, str], Outcome] = {}
+        self.sittings: list[dict[str, Any]] = []
+        if path is not None and path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                self._take(json.loads(line))
+        self._add({"sitting": heading})
+
+    def __contains__(self, key: tuple[Hole, str]) -> bool:
+        hole, side = key
+        return (hole.name, side) in self._outcomes
+
+    def of(self, hole: Hole, side: str) -> Outcome:
+        return self._outcomes[hole.name, side]
+
+    def add(self, hole: Hole, side: str, outcome: Outcome) -> None:
+        self._add({"hole": hole.name, "side": side, "outcome": asdict(outcome)})
+
+    def _add(self, row: dict[str, Any]) -> None:
+        self._take(row)
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def _take(self, row: dict[str, Any]) -> None:
+        if "sitting" in row:
+            self.sittings.append(row["sitting"])
+        else:
+            self._outcomes[row["hole"], row["side"]] = Outcome(**row["outcome"])
+
+
+async def ask(
+    holes: list[Hole], notes: Notes, threads: int, binary: Path | None, minutes: float
+) -> list[str]:
+    """Have every side fill the holes that it has not filled yet; the names of the sides."""
+    end = time.monotonic() + minutes * 60
     async with contextlib.AsyncExitStack() as stack:
         sides = dict(await stack.enter_async_context(our_sides(threads)))
         if binary is not None:
             sides |= await stack.enter_async_context(peer_side(binary, threads))
+        names = list(sides)
         for number, hole in enumerate(holes):
-            names = list(sides)
             turn = number % len(names)
-            rows += [
-                (hole, name, await sides[name].fill(hole)) for name in names[turn:] + names[:turn]
-            ]
+            for name in names[turn:] + names[:turn]:
+                if (hole, name) not in notes:
+                    notes.add(hole, name, await sides[name].fill(hole))
             print(f"\r{number + 1} of {len(holes)}", end="", file=sys.stderr)
+            if time.monotonic() > end:
+                break
         print(file=sys.stderr)
+    return names
+
+
+async def run(given: argparse.Namespace) -> dict[str, Any]:
+    notes, wanted = Notes(given.notes, head("blocks")), choose(given.holes, given.seed)
+    names = await ask(wanted, notes, given.threads, given.llama_server, given.minutes)
+    holes = [hole for hole in wanted if all((hole, name) in notes for name in names)]
+    rows = [(hole, name, notes.of(hole, name)) for hole in holes for name in names]
     return {
-        **heading,
+        **notes.sittings[-1],
         "settings": {
             "model": MODEL,
             "holes": len(holes),
-            "seed": seed,
+            "seed": given.seed,
             "packages": sorted({hole.package for hole in holes}),
+            "largest_module_bytes": LARGEST_BYTES,
             "context_tokens": CONTEXT_TOKENS,
-            "threads": threads,
+            "threads": given.threads,
             "completion": "defaults without debounce; the place is warm, as after typing",
-            **({"infill": {**INFILL, "lines": [PREFIX_LINES, SUFFIX_LINES]}} if binary else {}),
+            **(
+                {"infill": {**INFILL, "lines": [PREFIX_LINES, SUFFIX_LINES]}}
+                if "infill" in names
+                else {}
+            ),
         },
+        "load_average_of_sittings": [
+            one["machine"]["load_average_before"] for one in notes.sittings
+        ],
         "load_average_after": round(os.getloadavg()[0], 1),
-        "sides": {name: summary(rows, name) for name in dict.fromkeys(row[1] for row in rows)},
+        "sides": {name: summary(rows, name) for name in names},
         "outcomes": [
             {
-                "hole": f"{hole.package}/{hole.path.name}:{hole.line + 1}",
+                "hole": hole.name,
                 "kind": hole.kind,
                 "side": name,
                 **judged(hole, outcome),
@@ -396,10 +466,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--llama-server", type=Path, help="binary of llama-server to compare with")
+    parser.add_argument("--notes", type=Path, help="keep the answers here, to go on later")
+    parser.add_argument("--minutes", type=float, default=180, help="ends after so long")
     parser.add_argument("--save", action="store_true")
     given = parser.parse_args()
-    result = asyncio.run(run(given.holes, given.seed, given.threads, given.llama_server))
-    publish(result, RESULT, save=given.save)
+    publish(asyncio.run(run(given)), RESULT, save=given.save)
 
 
 if __name__ == "__main__":
