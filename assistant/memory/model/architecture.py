@@ -149,7 +149,6 @@ def _attention(header: Header, index: int, n_layer: int, *, windowed: bool) -> L
         key_length = header.integer("attention.key_length_swa", key_length)
         value_length = header.integer("attention.value_length_swa", value_length)
     compressed = header.integer("attention.key_length_mla") > 0
-    indexed = header.architecture in _rules()["indexed"]["names"]
     return LayerMemory(
         key_width=max(kv_heads[index] * key_length, 0),
         # multi-head latent attention keeps keys and values as one vector
@@ -157,8 +156,25 @@ def _attention(header: Header, index: int, n_layer: int, *, windowed: bool) -> L
         key_head=max(key_length, 0),
         value_head=max(value_length, 0),
         windowed=windowed,
-        index_width=max(header.integer("attention.indexer.key_length"), 0) if indexed else 0,
+        index_width=_index_width(header, index),
     )
+
+
+def _index_width(header: Header, index: int) -> int:
+    """Elements a token of the keys by which sparse attention picks what a layer looks at."""
+    rule, types = _rules()["indexed"], header.get("attention.indexer.types")
+    if header.architecture not in rule["names"]:
+        return 0
+    picks = True
+    if header.architecture in rule["may_share"]:
+        if types is not None:
+            picks = header.integers("attention.indexer.types", index + 1)[index] != 0
+        elif header.integer("context_length") >= _LONG_CONTEXT:
+            picks = index < 2 or index % 4 == 2
+    return max(header.integer("attention.indexer.key_length"), 0) if picks else 0
+
+
+_LONG_CONTEXT = 1 << 20
 
 
 def _windows(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -75,6 +77,27 @@ def test_every_known_model_is_costed_to_the_byte(name: str, dry_run: DryRun) -> 
     assert [usage.other_bytes for usage in measured.usages] == [0] * len(measured.usages)
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"context_length": 1 << 20},
+        {"attention.indexer.types": array("i", [1, 0, 0] * 26)},
+        {"attention.indexer.types": array("i", [1] + [0] * 77), "context_length": 1 << 20},
+    ],
+    ids=["every fourth", "every third", "one"],
+)
+def test_layers_that_reuse_what_others_picked(keys: dict[str, object], dry_run: DryRun) -> None:
+    """Sparse attention as in GLM-5.2: layers that pick nothing keep no keys for it."""
+    known = known_header("glm-5")
+    metadata = {**known.metadata, **{f"glm-dsa.{key}": value for key, value in keys.items()}}
+    header = replace(known, metadata=metadata)
+    plan = make_plan(model_of(header), MACHINES["gpu"], Requirements(n_ctx=4096))
+    measured = measure(header, plan, dry_run)
+    assert [usage.other_bytes for usage in measured.usages] == [0, 0]
+    full = make_plan(model_of(known), MACHINES["gpu"], Requirements(n_ctx=4096))
+    assert sum(one.kv_bytes for one in plan.usages) < sum(one.kv_bytes for one in full.usages)
+
+
 @pytest.mark.parametrize("family", shapes.SHAPES)
 def test_the_estimate_is_within_five_per_cent_in_all(family: str, dry_run: DryRun) -> None:
     """Where the library could not be asked, the header alone says nearly the same."""
@@ -130,8 +153,6 @@ def test_a_child_that_dies_is_an_error_and_the_next_question_is_answered(
     tmp_path: Path,
 ) -> None:
     header = shapes.family_header("dots1")
-    from dataclasses import replace
-
     keys = {k: v for k, v in header.metadata.items() if "gating" not in k}
     broken = replace(header, metadata=keys)  # llama.cpp aborts over a router without its function
     with DryRun() as asked:
@@ -176,8 +197,6 @@ def test_a_child_that_does_not_answer_in_time() -> None:
 
 
 def test_an_architecture_that_llama_cpp_does_not_load_is_planned_unmeasured() -> None:
-    from dataclasses import replace
-
     known = shapes.family_header("qwen3moe")
     keys = {k.replace("qwen3moe.", "qwen9."): v for k, v in known.metadata.items()}
     keys["general.architecture"] = "qwen9"
@@ -201,8 +220,6 @@ def test_a_model_that_does_not_fit_is_refused_before_llama_cpp_is_asked(
 @pytest.mark.parametrize("family", ["mixtral", "gpt-oss-20b"])
 def test_every_row_of_a_report_is_the_measured_planners(family: str, dry_run: DryRun) -> None:
     """No projection is an estimate where the plan itself is measured."""
-    from dataclasses import replace
-
     header, requirements = shapes.family_header(family), Requirements(n_ctx=8192)
     machine = MACHINES["gpu"]
     report = plan_report(header, machine, requirements, machine)
