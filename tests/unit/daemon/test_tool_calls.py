@@ -102,6 +102,8 @@ def test_every_family_has_a_transcript() -> None:
 _FRAGMENTS = [
     *('{"name": "weather", "arguments": {', '{"name": "weather", "arguments": "', "}", "}}", "{"),
     *("\n{", "\n[", '{"function": ', '"input": ', "```tool"),
+    *('{"function": {"name": "weather", "arguments": ', '"function": {', '"name": 12', '"name": '),
+    *('"' + "k" * 200, '"arguments": {"city": "a"}', '{"function": {"function": {'),
     *('"', "\\", "<think>", "</think>", "\n", " ", "a", "é", "```json", "```", "weather", "[", "]"),
     *(
         ",",

@@ -10,10 +10,19 @@ _MARK = re.compile(r'["{}\[\]]')
 _STRING_MARK = re.compile(r'["\\]')
 _SCALAR_END = re.compile(r"[\s,}\]]")
 _BLANKS = " \t\r\n"
+_LONGEST_KEY = 300
 
 
 class Malformed(Exception):  # noqa: N818 (it is caught where it is raised, never shown)
-    """The text is not what it has to be."""
+    """The text is not what it has to be.
+
+    Attributes:
+        unread: how many characters before the reader's position were not read after all.
+    """
+
+    def __init__(self, unread: int = 0) -> None:
+        super().__init__()
+        self.unread = unread
 
 
 class ValueScanner:
@@ -82,10 +91,12 @@ class ObjectScanner:
             if self._state == "key":
                 assert self._value is not None
                 end = self._value.scan(text, at)
-                self._key += text[at:] if end < 0 else text[at:end]
-                if len(self._key) > 300:
+                piece = text[at:] if end < 0 else text[at:end]
+                if len(self._key) + len(piece) > _LONGEST_KEY:
+                    self.read = at + _LONGEST_KEY - len(self._key)
                     raise Malformed
-                at = len(text) if end < 0 else end
+                self._key += piece
+                self.read = at = at + len(piece)
                 if end >= 0:
                     self._key, self._state = _string(self._key), "colon"
                 continue

@@ -393,9 +393,9 @@ class AnswerParser:
         try:
             for key, part, whole in scanner.feed(text):
                 self._member(key, part, whole)
-        except Malformed:
+        except Malformed as error:
             if self._call.raw is None:
-                self._take(scanner.read)
+                self._take(scanner.read - error.unread)
             return self._give_up()
         self._take(scanner.read)
         if not scanner.done:
@@ -410,19 +410,24 @@ class AnswerParser:
         self._state = self._after_call
         return True
 
-    def _member(self, key: str, part: str, whole: bool) -> None:
-        """A part of a member's value was read."""
-        if key == "function" and (self._call.inner is not None or part.startswith("{")):
+    def _member(self, key: str, part: str, whole: bool, *, nested: bool = False) -> None:
+        """A part of a member's value was read; `nested`: of the object under "function"."""
+        opens = not nested and key == "function"
+        if opens and (self._call.inner is not None or part.startswith("{")):
             self._call.inner = self._call.inner or ObjectScanner()
-            for inner_key, inner_part, inner_whole in self._call.inner.feed(part):
-                self._member(inner_key, inner_part, inner_whole)
+            inner = self._call.inner
+            try:
+                for inner_key, inner_part, inner_whole in inner.feed(part):
+                    self._member(inner_key, inner_part, inner_whole, nested=True)
+            except Malformed as error:
+                raise Malformed(error.unread + len(part) - inner.read) from error
         elif key in _ARGUMENT_KEYS:
             if self._call.arguments_key in {"", key}:
                 self._call.arguments_key = key
                 self._argument_part(part, whole=whole)
         elif key in {"name", "function", "tool"} and not self._call.word_ended:
             if not self._call.word and not part.startswith('"'):
-                raise Malformed
+                raise Malformed(len(part))
             self._call.word, self._call.word_ended = self._call.word + part, whole
             if whole:
                 self._call.name = string_value(self._call.word)
