@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
 from typing import ClassVar
@@ -276,3 +277,31 @@ def hide_library_warnings() -> None:
     warnings.simplefilter("ignore")
     # The handler for records where none is configured writes to stderr.
     logging.lastResort = logging.NullHandler()
+
+
+# Controls, line and paragraph separators, surrogates, and characters that are invisible or change
+# the direction of text (Unicode's Cc, Cs, Zl, Zp and Default_Ignorable_Code_Point). The joiners
+# U+200C and U+200D stay: words of many languages need them.
+_HIDDEN = (
+    "\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff\ud800-\udfff"
+)
+_UNSAFE = re.compile(f"[\x00-\x1f{_HIDDEN}]")
+UNSAFE_IN_LINES = re.compile(f"[\x00-\x08\x0b-\x1f{_HIDDEN}]")
+
+
+def printable(text: object, *, lines: bool = False) -> str:
+    r"""Text from a file or a server in a form that is safe to print, with `\x1b` for ESC.
+
+    Args:
+        lines: keep line ends and tabs, for text that is meant to have several lines.
+    """
+    return (UNSAFE_IN_LINES if lines else _UNSAFE).sub(_escaped, str(text))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

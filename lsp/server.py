@@ -14,6 +14,7 @@ from pygls.lsp.server import LanguageServer
 from pygls.protocol import LanguageServerProtocol, default_converter, lsp_method
 
 from assistant import __version__
+from assistant.errors import printable
 from lsp.actions import chat_models, feature
 from lsp.completion.session import Edit, Session
 from lsp.completion.suggestion import Item, Selected, Update
@@ -164,7 +165,9 @@ class Server(LanguageServer):
         self._progress: LoadProgress | None = None
 
     def message(self, severity: Severity, text: str) -> None:
-        self.window_show_message(types.ShowMessageParams(type=_SEVERITY[severity], message=text))
+        # Names and errors in it come from files and servers; VS Code makes links of [...](...).
+        shown = printable(text, lines=True).replace("](", "] (")
+        self.window_show_message(types.ShowMessageParams(type=_SEVERITY[severity], message=shown))
         if severity is Severity.ERROR:
             self.status_line.set(State.ERROR, text)
 

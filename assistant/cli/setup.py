@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from assistant import paths, service, settings
 from assistant.cli.daemon import stop
-from assistant.cli.terminal import printable, say
+from assistant.cli.terminal import print_json, printable, say
 from assistant.daemon.process.instance import running_pid
 from assistant.errors import DaemonError, InstallError
 from assistant.install import builder
@@ -58,7 +57,7 @@ def setup(
     choice = choose(machine, backend)
     if as_json:
         found = {"machine": machine, "choice": choice}
-        typer.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
+        print_json(found, indent=2)
         return
     _describe(machine, choice)
     if choice.installed and not rebuild and not wheel_index:

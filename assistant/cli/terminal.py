@@ -8,7 +8,6 @@ output, so that nothing is printed without it and nothing is read as rich's mark
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,27 +16,11 @@ import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-# Controls, line and paragraph separators, surrogates, and characters that are invisible or change
-# the direction of text (Unicode's Cc, Cs, Zl, Zp and Default_Ignorable_Code_Point). The joiners
-# U+200C and U+200D stay: words of many languages need them.
-_HIDDEN = (
-    "\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e"
-    "\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
-    "\U000e0000-\U000e0fff\ud800-\udfff"
-)
-_UNSAFE = re.compile(f"[\x00-\x1f{_HIDDEN}]")
-_UNSAFE_IN_LINES = re.compile(f"[\x00-\x08\x0b-\x1f{_HIDDEN}]")
+from assistant.errors import UNSAFE_IN_LINES, printable
+
+__all__ = ["area", "bar", "console", "print_json", "printable", "say"]
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
-
-
-def printable(text: object, *, lines: bool = False) -> str:
-    r"""Text from a file or a server in a form that is safe to print, with `\x1b` for ESC.
-
-    Args:
-        lines: keep line ends and tabs, for text that is meant to have several lines.
-    """
-    return (_UNSAFE_IN_LINES if lines else _UNSAFE).sub(_escaped, str(text))
 
 
 def say(*lines: object, err: bool = False) -> None:
@@ -52,7 +35,7 @@ def print_json(data: Any, *, indent: int | None = None) -> None:
     plain = msgspec.to_builtins(data)
     text = json.dumps(plain, indent=indent, separators=separators, ensure_ascii=False)
     # json escapes what is below U+0020; the rest of the unsafe characters are inside of texts.
-    typer.echo(_UNSAFE_IN_LINES.sub(lambda match: json.dumps(match[0])[1:-1], text))
+    typer.echo(UNSAFE_IN_LINES.sub(lambda match: json.dumps(match[0])[1:-1], text))
 
 
 def console(
@@ -70,17 +53,10 @@ class _SafeConsole(Console):
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
-            if segment.control or not _UNSAFE_IN_LINES.search(segment.text):
+            if segment.control or not UNSAFE_IN_LINES.search(segment.text):
                 yield segment
             else:
                 yield Segment(printable(segment.text, lines=True), segment.style)
-
-
-def _escaped(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if code <= 0xFF:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def area(values: Sequence[float], *, width: int, height: int, top: float = 0.0) -> list[str]:

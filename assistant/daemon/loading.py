@@ -30,8 +30,8 @@ from assistant.memory.planning.checkpoint_plan import (
 from assistant.memory.planning.load_report import LoadReport, compare, planned_memory
 from assistant.memory.planning.measured_planner import plan_with_ladder
 from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, credited, machine_of
-from assistant.memory.planning.planner import requirements_of
-from assistant.memory.probes.devices import Device, ask_backend, merge
+from assistant.memory.planning.planner import reduced_context, requirements_of
+from assistant.memory.probes.devices import RAISE_THE_LIMIT, Device, ask_backend, merge
 from assistant.memory.probes.rates import ASSUMED, stored_rates
 from assistant.memory.probes.sampler import Sample
 from assistant.models import catalogue
@@ -54,6 +54,7 @@ class Loadable:
         backend: the devices that ggml has.
         margins: bytes that the plan keeps free, by device.
         model: the settings that it was planned by; None where they do not matter.
+        caveats: what to know of it, such as a context that was reduced.
     """
 
     ladder: tuple[Rung, ...]
@@ -61,6 +62,7 @@ class Loadable:
     backend: tuple[BackendDevice, ...] = ()
     margins: Mapping[str, int] = field(default_factory=dict)
     model: ModelSettings | None = None
+    caveats: tuple[str, ...] = ()
 
     @property
     def specs(self) -> list[LoadSpec]:
@@ -131,7 +133,7 @@ class Planning:
         plan, rungs = plan_with_ladder(header, machine, requirements_of(settings), rates)
         ladder = tuple(self._as_set(rung) for rung in rungs)
         margins = {usage.device.name: usage.margin_bytes for usage in plan.usages}
-        return Loadable(ladder, plan, self._backend, margins, settings)
+        return Loadable(ladder, plan, self._backend, margins, settings, plan.caveats)
 
     def identity(self) -> Identity:
         """Tells the model's files from others under the same names; empty where there are none."""
@@ -183,8 +185,14 @@ class CheckpointPlanning:
         sample = self.look()
         devices = merge(ask_backend(), sample.gpus, sample.host_memory, sample.lost)
         machine = credited(machine_of(devices), self.credit())
-        scheme, mapped = choose(checkpoint, machine, self.settings)
-        spec = load_spec(checkpoint, scheme, mapped, self.settings)
+        settings = self.settings
+        caveats: tuple[str, ...] = ()
+        trained = checkpoint.number("max_position_embeddings", "n_positions", "max_seq_len")
+        if 0 < trained < settings.n_ctx:
+            caveats = (reduced_context(trained, settings.n_ctx),)
+            settings = replace(settings, n_ctx=trained)
+        scheme, mapped = choose(checkpoint, machine, settings)
+        spec = load_spec(checkpoint, scheme, mapped, settings)
         held = {_ggml_name(name): size for name, size in mapped.bytes_by_device.items()}
         ladder = (
             Rung("plan", "the whole plan", spec, {HOST_MEMORY: 0} | held),
@@ -193,7 +201,10 @@ class CheckpointPlanning:
             ),
         )
         margins = dict.fromkeys(({HOST_MEMORY: 0} | held), _MARGIN_BYTES)
-        return Loadable(ladder, margins=margins, model=self.settings)
+        return Loadable(ladder, margins=margins, model=self.settings, caveats=caveats)
+
+
+_SMALLER = "Free memory, or serve a GGUF of a smaller quantisation"
 
 
 def choose(
@@ -219,10 +230,12 @@ def choose(
     scheme, mapped = tried[-1]
     size = checkpoint_bytes(checkpoint, scheme)
     free = machine.host_memory.free_bytes + sum(gpu.free_bytes for gpu in machine.gpus)
+    limit, advice = machine.host_memory.limit_in_words, _SMALLER
     raise PlanError(
-        f"it takes {size / 1e9:.1f} GB as {scheme.value}, {free / 1e9:.1f} GB are free",
+        f"it takes {size / 1e9:.1f} GB as {scheme.value}, {free / 1e9:.1f} GB are free"
+        + (f"; {limit}" if limit else ""),
         subject=checkpoint.name,
-        advice="Free memory, or serve a GGUF of a smaller quantisation",
+        advice=f"{advice}. {RAISE_THE_LIMIT}" if limit else advice,
         shortfall_bytes=max(size - free, 0),
     )
 

@@ -331,14 +331,21 @@ class Service:
             explain_state=self.explainer.state if self.explainer else None,
             models=self.models.now(self.settings) if self.models else (),
             load=tuple(supervisor.report.lines()) if supervisor.report else (),
-            caveats=supervisor.loadable.plan.caveats
-            if supervisor.loadable and supervisor.loadable.plan
-            else (),
+            caveats=self._caveats(),
             load_error_percent=supervisor.report.error_percent if supervisor.report else None,
             socket=str(paths.socket_path()),
             log=str(paths.log_file()),
             settings=self.settings_now(),
             supervisor=self.service_manager,
+        )
+
+    def _caveats(self) -> tuple[str, ...]:
+        """Of the plans of all models."""
+        loadable = self.supervisor.loadable
+        second = self.explainer.served.supervisor.loadable if self.explainer else None
+        return (
+            *(loadable.caveats if loadable else ()),
+            *(f"explanations: {one}" for one in (second.caveats if second else ())),
         )
 
     async def exposition(self) -> bytes:

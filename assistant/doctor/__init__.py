@@ -32,6 +32,7 @@ from assistant.engine.types import Counting, LoadSpec, ModelInfo
 from assistant.errors import DaemonError, LoadError, PlanError, SettingsError, UnderkeelError
 from assistant.install.detect import detect
 from assistant.memory.planning.plan import machine_of
+from assistant.memory.planning.together import explain_settings
 from assistant.memory.probes.devices import ask_backend, merge
 from assistant.memory.probes.sampler import Probes, Reader
 from assistant.models import catalogue, local_store
@@ -96,8 +97,23 @@ def plan(chosen: Settings, look: Reader, ours: Status | None) -> list[Finding]:
         return [_of("plan", error)]
     rung = loadable.ladder[0]
     held = ", ".join(f"{size / _GIB:.2f} GiB on {name}" for name, size in rung.holds.items())
-    caveats = loadable.plan.caveats if loadable.plan else ()
-    return [ok("plan", f"it fits: {held}"), *(warn("plan", caveat) for caveat in caveats)]
+    return [ok("plan", f"it fits: {held}"), *(warn("plan", one) for one in loadable.caveats)]
+
+
+def second_plan(chosen: Settings, look: Reader, ours: Status | None) -> list[Finding]:
+    """The same of the model for explanations, beside the first one."""
+    if not chosen.explain.name or (ours and ours.explain_state is ServiceState.READY):
+        return []
+    taken: dict[str, int] = {}
+    try:
+        if ours is None or ours.state is not ServiceState.READY:
+            first = LocalPlanning(chosen.model, look)().ladder[0]
+            taken = {name: -size for name, size in first.holds.items()}
+        second = LocalPlanning(explain_settings(chosen), look, lambda: taken)()
+    except UnderkeelError as error:
+        advice = error.advice or "Run: underkeel recommend"
+        return [warn("plan", f"explanations: {error.message}", advice)]
+    return [warn("plan", f"explanations: {caveat}") for caveat in second.caveats]
 
 
 def socket() -> list[Finding]:
@@ -299,6 +315,7 @@ def examine(*, deep: bool = False) -> Iterator[Finding]:
         if local_answers(chosen.remote):
             yield from _safely("model", lambda: model(chosen, deep=deep))
             yield from _safely("plan", lambda: plan(chosen, probes, status))
+            yield from _safely("plan", lambda: second_plan(chosen, probes, status))
         yield from _safely("log", log)
         yield from _safely("editors", editors)
     finally:

@@ -288,12 +288,14 @@ def _is_stopped(pid: int) -> bool:
     return False
 
 
-Identity = tuple[tuple[int, int, int, int], ...]
+Identity = tuple[tuple[int, ...], ...]
 
 
 def file_identity(path: str) -> Identity:
-    """Device, inode, size and time of change of a model's files: other numbers, another model.
+    """Device, inode, size and times of change of a model's files: other numbers, another model.
 
+    The time at which the file system changed the file counts too: tools that copy set the other one
+    back, and a file that may be read from now on has no other sign of it.
     Covers all parts of a split GGUF ("-00001-of-00003.gguf") and the files of a checkpoint's
     folder; empty where there is none.
     """
@@ -311,7 +313,9 @@ def file_identity(path: str) -> Identity:
         stats = [one.stat() for one in files]
     except (OSError, ValueError):
         return ()
-    return tuple((one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns) for one in stats)
+    return tuple(
+        (one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in stats
+    )
 
 
 _PART = re.compile(r"-\d{5}(-of-\d{5}\.gguf)$")

@@ -41,6 +41,7 @@ __all__ = [
     "Sampling",
     "SlotState",
     "StopReason",
+    "StopTexts",
     "TensorOverride",
     "Timings",
     "TokenLogprob",
@@ -65,6 +66,38 @@ def shared_length(one: Sequence[int], other: Sequence[int]) -> int:
     while at < most and one[at] == other[at]:
         at += 1
     return at
+
+
+class StopTexts:
+    """Ends an answer at the first of some texts; what may be the start of one is held back."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = [stop for stop in stops if stop]
+        self._held = ""
+
+    def add(self, text: str) -> tuple[str, str]:
+        """The text that is sure now, and the stop text that ended the answer (or "")."""
+        self._held += text
+        found = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if found:
+            at, stop = min(found)
+            sure, self._held = self._held[:at], ""
+            return sure, stop
+        keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
+        cut = len(self._held) - keep
+        sure, self._held = self._held[:cut], self._held[cut:]
+        return sure, ""
+
+    def rest(self) -> str:
+        """What was held back, once no stop text can follow."""
+        text, self._held = self._held, ""
+        return text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    most = min(len(text), len(stop) - 1)
+    return next((size for size in range(most, 0, -1) if text.endswith(stop[:size])), 0)
 
 
 class Priority(StrEnum):

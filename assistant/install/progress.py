@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass
 from typing import TextIO
 
+from assistant.errors import printable
+
 _STEP = re.compile(r"^\s*\[(\d{1,6})/(\d{1,6})\]")
 _START = "*** Building project"
 """What scikit-build-core prints before it starts the compiler."""
@@ -90,7 +92,7 @@ class ProgressLine:
         if now - self._shown_s < (_TERMINAL_INTERVAL_S if self._terminal else _LOG_INTERVAL_S):
             return
         self._shown_s = now
-        line = f"{self._label}: {detail}"
+        line = printable(f"{self._label}: {detail}")
         if self._terminal:
             self._output.write(f"\r\033[K{line[:_LINE_WIDTH]}")
         else:
@@ -100,5 +102,5 @@ class ProgressLine:
     def end(self, result: str = "done") -> None:
         start = "\r\033[K" if self._terminal else ""
         took = duration(time.monotonic() - self._started_s)
-        self._output.write(f"{start}{self._label}: {result} ({took})\n")
+        self._output.write(f"{start}{self._label}: {printable(result)} ({took})\n")
         self._output.flush()

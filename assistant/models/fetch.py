@@ -290,9 +290,7 @@ def fetch(
         except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
             raise _failed(file.url, str(error)) from error
         except httpx.DecodingError as error:
-            with disk_errors(partial):  # nothing says which of these bytes are right
-                partial.unlink(missing_ok=True)
-            raise _failed(file.url, "the server compresses the file wrongly") from error
+            raise _dropped(file, partial, "the server compresses the file wrongly") from error
         tries = 0 if have > before else tries + 1
         if tries >= _TRIES:
             raise _failed(file.url, f"gave up after {tries} tries ({reason})")
@@ -324,6 +322,12 @@ def _go_on(
             advance(-have)
             return False
         start = _start_of(file, response, have)
+        told = response.headers.get("Content-Length", "")
+        whole = response.status_code != httpx.codes.PARTIAL_CONTENT
+        wrong = told.isdecimal() and file.size_bytes not in {0, int(told)}
+        if whole and wrong and not encoded:
+            why = f"the server sends {told} bytes, not {file.size_bytes}"
+            raise _dropped(file, partial, f"{why}: it is another file, or compressed")
         if start < have:
             advance(start - have)
         with disk_errors(partial), partial.open("r+b" if start else "wb") as out:
@@ -335,9 +339,13 @@ def _go_on(
                     raise Cancelled
                 length += len(chunk)
                 if file.size_bytes and length > file.size_bytes:
-                    raise _failed(file.url, f"more came than the {file.size_bytes} bytes promised")
+                    why = f"more came than the {file.size_bytes} bytes promised"
+                    raise _dropped(file, partial, why)
                 out.write(chunk)
                 advance(len(chunk))
+        framed = told or response.headers.get("Transfer-Encoding")  # so its end is known
+        if whole and framed and length < file.size_bytes:
+            raise _dropped(file, partial, f"all that comes is {length} bytes")
         return True
 
 
@@ -395,6 +403,17 @@ def _failed(url: str, why: str) -> DownloadError:
         f"the file could not be fetched: {why}",
         subject=shown(url),
         advice="What came is kept: pull again to go on, or from another source with --from",
+    )
+
+
+def _dropped(file: RemoteFile, partial: Path, why: str) -> DownloadError:
+    """The error for bytes of which none can be kept; they are removed."""
+    with disk_errors(partial):
+        partial.unlink(missing_ok=True)
+    return DownloadError(
+        f"the file could not be fetched: {why}",
+        subject=shown(file.url),
+        advice="Nothing of it was kept. Pull again, or from another source with --from",
     )
 
 

@@ -22,6 +22,7 @@ from assistant.errors import GGUFError, SettingsError, UnknownModelError
 from assistant.memory.gguf.header import read_header
 from assistant.models.catalogue import catalogue, known_names, model_name
 from assistant.models.fetch import Report, disk_errors, partial_dir, sha256_of
+from assistant.settings import read_text
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,7 +212,7 @@ def use_model(name: str, path: Path | None = None, *, table: str = "model") -> P
     path = path or paths.config_file()
     try:
         target = path.resolve()  # a link into a dotfiles folder stays a link
-        text = path.read_text(encoding="utf-8-sig") if path.exists() else ""
+        text = read_text(path).replace("\r\n", "\n") if path.exists() else ""
         fresh = with_model(text, name, table)
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = target.with_name(target.name + ".new")

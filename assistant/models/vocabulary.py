@@ -264,11 +264,12 @@ def load(path: str | Path) -> Vocabulary:
         status = path.stat()
     except OSError:
         return Vocabulary(read_header(path))  # says why it cannot be read
-    return _load(path, status.st_mtime_ns, status.st_size)
+    at = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return _load(path, at)
 
 
 @functools.lru_cache(maxsize=2)
-def _load(path: Path, _modified_ns: int, _size_bytes: int) -> Vocabulary:
+def _load(path: Path, _identity: tuple[int, ...]) -> Vocabulary:
     return Vocabulary(read_header(path))
 
 

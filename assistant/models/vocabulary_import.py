@@ -10,6 +10,7 @@ whose tokens the server tells.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
 import struct
@@ -221,7 +222,7 @@ def read_tokenizer(path: Path, name: str) -> Words:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise _unreadable(path, "it is too large for one")
-        read = msgspec.json.decode(path.read_bytes(), type=_Tokenizer)
+        read = msgspec.json.decode(path.read_bytes().removeprefix(codecs.BOM_UTF8), type=_Tokenizer)
     except OSError as error:
         raise _unreadable(path, error.strerror or "no such file") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -6,7 +6,9 @@ wrong value is reported, and its default is used, or the value that was read bef
 
 from __future__ import annotations
 
+import codecs
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,7 +82,7 @@ def load(
     """
     path = path or paths.config_file()
     try:
-        raw = tomllib.loads(_text(path))
+        raw = tomllib.loads(read_text(path))
     except FileNotFoundError:
         return Settings(), []
     except (OSError, ValueError, RecursionError) as error:
@@ -204,11 +206,21 @@ def _table(
     return msgspec.structs.replace(own, **good)
 
 
-def _text(path: Path) -> str:
-    """The file's text, with or without a byte order mark.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+# Also where files that have marks were joined.
+_MARK_OF_LINE = re.compile("^\ufeff+", re.MULTILINE)
+
+
+def read_text(path: Path) -> str:
+    """The file's text, without byte order marks, in UTF-8 or in the encoding of its mark.
 
     Raises:
-        OSError, ValueError: it cannot be read, is too large, or is not text in UTF-8.
+        OSError, ValueError: it cannot be read, is too large, or is no such text.
     """
     if path.exists() and not path.is_file():
         raise ValueError("it is not a file")
@@ -216,9 +228,10 @@ def _text(path: Path) -> str:
         content = file.read(_LARGEST_FILE_BYTES + 1)
     if len(content) > _LARGEST_FILE_BYTES:
         raise ValueError(f"it is larger than {_LARGEST_FILE_BYTES >> 20} MiB")
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError("it is UTF-16; save it as UTF-8")
-    return content.decode("utf-8-sig")
+    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
+    if encoding == "utf-8" and b"\0" in content[:4]:
+        raise ValueError("it is UTF-16 without a byte order mark; save it as UTF-8")
+    return _MARK_OF_LINE.sub("", content.decode(encoding))
 
 
 def _reason(error: Exception) -> str:
@@ -226,7 +239,7 @@ def _reason(error: Exception) -> str:
         case OSError():
             return error.strerror or str(error)
         case UnicodeDecodeError():
-            return f"byte {error.start} is not UTF-8"
+            return f"byte {error.start} is not {error.encoding.upper()}"
         case RecursionError():
             return "it is nested too deeply"
     return str(error)

@@ -164,6 +164,15 @@ def test_the_status_window_shows_every_field(vim: Session) -> None:
     vim.wait("#vim.api.nvim_list_wins() == 1")
 
 
+def test_the_status_window_shows_any_name_and_reason(vim: Session) -> None:
+    """S12: what comes from a model's file or a server may hold line ends and control characters."""
+    send_status(vim, state="error", message="two\nlines\r\n", model="a\n[/INST]\x1b[31m%d %s\0")
+    vim.command("Underkeel status")
+    shown = vim.lines()
+    assert shown == ["state    error", "message  two lines ", "model    a [/INST] [31m%d %s "]
+    vim.keys("q")
+
+
 def test_progress_reports_loading_before_any_status(vim: Session) -> None:
     def progress(**value: object) -> None:
         params = {"token": "load", "value": value}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -165,11 +166,41 @@ def test_names_of_other_packages_are_the_same() -> None:
     assert (*names, "unload") == setting_fields.RUNGS
 
 
-def test_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+MARK, TABLE = b"\xef\xbb\xbf", '[model]\nn_ctx = 4096\nname = "caf\xe9"\n'
+MARKED = {
+    "a mark": MARK + TABLE.encode(),
+    "a mark and Windows' line ends": MARK + TABLE.replace("\n", "\r\n").encode(),
+    "a mark before a comment": MARK + b"# mine\n" + TABLE.encode(),
+    "a mark before an empty line": MARK + b"\n" + TABLE.encode(),
+    "two marks": MARK * 2 + TABLE.encode(),
+    "an empty line before the mark": b"\n" + MARK + TABLE.encode(),
+    "two files that were joined": MARK + b"[daemon]\n" + MARK + TABLE.encode(),
+    "UTF-16 as of PowerShell": codecs.BOM_UTF16_LE + TABLE.encode("utf-16-le"),
+    "UTF-16, the large end first": codecs.BOM_UTF16_BE + TABLE.encode("utf-16-be"),
+    "UTF-32": codecs.BOM_UTF32_LE + TABLE.encode("utf-32-le"),
+    "UTF-32, the large end first": codecs.BOM_UTF32_BE + TABLE.encode("utf-32-be"),
+}
+
+
+@pytest.mark.parametrize("content", MARKED.values(), ids=MARKED)
+def test_a_byte_order_mark_is_read(tmp_path: Path, content: bytes) -> None:
+    """S22: of every encoding; and another model is chosen in such a file."""
+    found, problems = loaded(tmp_path, content)
+    assert (found.model.n_ctx, found.model.name, problems) == (4096, "caf\xe9", [])
+    file = use_model("new", tmp_path / "config.toml")
+    assert load(file)[0].model == msgspec.structs.replace(found.model, name="new")
+    assert file.read_text("utf-8").count("[model]") == 1
+
+
+def test_nothing_but_a_mark_is_an_empty_file(tmp_path: Path) -> None:
     """S22."""
-    found, problems = loaded(tmp_path, b"\xef\xbb\xbf[model]\nn_ctx = 4096\n")
-    assert (found.model.n_ctx, problems) == (4096, [])
-    assert "UTF-16" in only_problem(tmp_path, "[model]\nn_ctx = 4096\n".encode("utf-16"))
+    assert loaded(tmp_path, MARK) == (Settings(), [])
+
+
+def test_another_encoding_without_a_mark_is_named(tmp_path: Path) -> None:
+    """S22."""
+    assert "UTF-16 without" in only_problem(tmp_path, TABLE.encode("utf-16-le"))
+    assert "not UTF-16" in only_problem(tmp_path, codecs.BOM_UTF16_LE + b"\x00\xd8[\x00")
 
 
 def test_a_model_is_chosen_in_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:

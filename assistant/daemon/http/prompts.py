@@ -71,7 +71,7 @@ class Encoder:
 
     def __init__(self, supervisor: EngineSupervisor) -> None:
         self._supervisor = supervisor
-        self._visible: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._visible: dict[tuple[str, str, float], tuple[int, ...]] = {}
 
     async def text(self, prompt: PromptBody, model: ModelInfo, *, plain: bool = False) -> Encoded:
         """As llama-server does: a text alone may hold control tokens and gets its BOS; texts among
@@ -80,8 +80,8 @@ class Encoder:
         parts = prompt_parts(prompt)
         alone = len(parts) == 1 and not plain
         ids = await self._ids(parts, special=alone)
-        if alone and isinstance(parts[0], str) and model.add_bos and ids[:1] != [model.bos]:
-            ids.insert(0, model.bos)
+        if alone and isinstance(parts[0], str):
+            ids = _with_bos(ids, model)
         return Encoded(ids, of_text=all(isinstance(part, str) for part in parts))
 
     async def chat(self, body: ChatBody, model: ModelInfo) -> Encoded:
@@ -105,8 +105,7 @@ class Encoder:
         ids: list[int] = []
         for piece in pieces:
             ids += await self._supervisor.tokenise(piece, special=True)
-        if model.add_bos and ids[:1] != [model.bos]:
-            ids.insert(0, model.bos)
+        ids = _with_bos(ids, model)
         answer = family.answer(model.chat_template, pieces[-1] if pieces else "")
         separate = answer.separate and body.reasoning_format != "none"
         tools = {one.name: one.parameters for one in choice.functions}
@@ -123,7 +122,8 @@ class Encoder:
 
     async def _tokens_of(self, family: Family, model: ModelInfo) -> tuple[int, ...]:
         """The control tokens of `model` that show how its answer is built."""
-        key = (family.name, model.path or model.name)
+        # Another load may be of another file under the same path (case S9).
+        key = (family.name, model.path or model.name, model.load_ms)
         if key not in self._visible:
             found = []
             for text in (*family.control, *family.reasoning):
@@ -140,9 +140,9 @@ class Encoder:
 
     async def tokens(self, body: TokenizeBody, model: ModelInfo) -> list[int]:
         """POST /tokenize."""
-        ids = [model.bos] if body.add_special and model.add_bos else []
         parts = prompt_parts(body.content) if body.content else []
-        return ids + await self._ids(parts, special=body.parse_special)
+        ids = await self._ids(parts, special=body.parse_special)
+        return _with_bos(ids, model) if body.add_special else ids
 
     async def _ids(
         self, parts: Sequence[str | Sequence[int]], *, special: bool = False
@@ -155,6 +155,12 @@ class Encoder:
                 else part
             )
         return ids
+
+
+def _with_bos(ids: list[int], model: ModelInfo) -> list[int]:
+    """A prompt that begins with the model's BOS, if it has one, once (case S21)."""
+    needed = model.add_bos and model.bos >= 0 and ids[:1] != [model.bos]
+    return [model.bos, *ids] if needed else ids
 
 
 def _tool_constraint(

@@ -126,17 +126,52 @@ def _refuse(message: object = "") -> NoReturn:
     raise _RefusedError(str(message))
 
 
+def _with_contents(template: str, variables: dict[str, Any], most_chars: int) -> str:
+    """The text with every message's content. Templates of models that also read images may want
+    the contents as lists of parts: one that loses the last question, or fails, gets them so."""
+    messages = variables.get("messages", [])
+    asked = [one["content"] for one in messages if one["role"] == "user"]
+    last = next((text for text in reversed(asked) if isinstance(text, str)), "").strip()
+    failure: Exception | None = None
+    text = ""
+    try:
+        text = _generated(template, variables, most_chars)
+        if last in text:
+            return text
+    except (_RefusedError, _TooLongError, jinja2.TemplateSyntaxError):
+        raise
+    except Exception as error:
+        failure = error
+    parts = [
+        one | {"content": [{"type": "text", "text": one["content"]}]}
+        if isinstance(one["content"], str)
+        else one
+        for one in messages
+    ]
+    with suppress(Exception):
+        other = _generated(template, variables | {"messages": parts}, most_chars)
+        if last and last in other:
+            return other
+    if failure is not None:
+        raise failure
+    return text
+
+
+def _generated(template: str, variables: dict[str, Any], most_chars: int) -> str:
+    parts, length = [], 0
+    for part in _compile(template).generate(variables):
+        parts.append(part)
+        length += len(part)
+        if length > most_chars:
+            raise _TooLongError
+    return "".join(parts)
+
+
 def render(template: str, variables: dict[str, Any], most_chars: int) -> dict[str, str]:
     """One reply. Everything a template can raise is caught: what remains ends the process."""
     try:
         _with_arguments(variables.get("messages", []))
-        parts, length = [], 0
-        for part in _compile(template).generate(variables):
-            parts.append(part)
-            length += len(part)
-            if length > most_chars:
-                raise _TooLongError
-        return {"text": "".join(parts)}
+        return {"text": _with_contents(template, variables, most_chars)}
     except _RefusedError as error:
         return {"refused": str(error)[:_LONGEST_MESSAGE_CHARS]}
     except _TooLongError:

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 from rich.logging import RichHandler
 
-from assistant.errors import DaemonError
+from assistant.errors import DaemonError, printable
 
 _FILE_BYTES = 2 * 1024 * 1024
 _FILES_KEPT = 3
@@ -37,13 +37,14 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tupl
 
 
 class _Discreet(logging.Formatter):
-    """Writes of an exception where it was raised, and not what it says."""
+    """Writes of an exception where it was raised, and not what it says. Names of models and answers
+    of servers are in the messages: they are made safe to show (case S12)."""
 
     def format(self, record: logging.LogRecord) -> str:
         # Another formatter may have left its own text there, to be used again.
         left, record.exc_text = record.exc_text, None
         try:
-            return super().format(record)
+            return printable(super().format(record), lines=True)
         finally:
             record.exc_text = left
 

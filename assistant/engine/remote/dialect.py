@@ -133,6 +133,8 @@ class Dialect(Protocol):
     """Whether an answer can be made to begin with a given text."""
     warms: bool
     """Whether a prompt can be evaluated without an answer, at no cost but time."""
+    most_stops: int
+    """How many stop texts a request may name; the answer is searched here for those of more."""
 
     async def describe(self, http: Transport) -> ModelInfo:
         """What it serves; `server`, `vocabulary` and `counting` are for the engine to fill."""

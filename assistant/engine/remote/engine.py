@@ -55,6 +55,7 @@ from assistant.engine.types import (
     Priority,
     Progress,
     StopReason,
+    StopTexts,
 )
 from assistant.errors import (
     ContextFullError,
@@ -235,6 +236,7 @@ class RemoteEngine:
         with self._lanes.enter(request) as lane:
             answer = Answered(request, self._clock, started)
             ends = stop_ids(request, self._words)
+            stops = StopTexts(request.stop if len(request.stop) > dialect.most_stops else ())
             asked = self._asked(request, dialect)
             if asked.must_start_with != request.must_start_with:
                 yield answer.said(Piece(request.must_start_with))
@@ -252,7 +254,13 @@ class RemoteEngine:
                             if ends and not ends.isdisjoint(piece.tokens):
                                 reason = StopReason.EOS
                                 break
-                            yield answer.said(piece)
+                            text, stop = stops.add(piece.text)
+                            if text or piece.tokens:
+                                yield answer.said(Piece(text, piece.tokens))
+                            if stop:
+                                reason = StopReason.STOP_TEXT
+                                answer.take(Piece(reason=reason, stop_text=stop))
+                                break
                         reason = last or reason
                         if last is not None and answer.complete:
                             break
@@ -273,6 +281,8 @@ class RemoteEngine:
                 # Also after the caller has cancelled, or the server has failed.
                 done = answer.done(reason if ended else StopReason.CANCELLED)
                 self._totals = self._totals.after(done)
+            if rest := stops.rest():
+                yield answer.said(Piece(rest))
             yield done
 
     async def stats(self) -> EngineStats:

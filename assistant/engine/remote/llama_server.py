@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
@@ -56,6 +57,7 @@ class LlamaServer:
     name = "llama-server"
     heals = True
     warms = True
+    most_stops = sys.maxsize
 
     def __init__(self, model: str = "") -> None:
         """`model`: the name to ask for, for a server that routes to several."""
@@ -74,7 +76,7 @@ class LlamaServer:
             self._ids(http, {"content": "x", "add_special": True}),
             self._ids(http, {"content": "x"}),
         )
-        add_bos = first != plain
+        add_bos = len(first) > len(plain) and first[1 : len(plain) + 1] == plain  # and not EOS
         path = text_of(props.get("model_path"))
         name = self._model or text_of(entry.get("id")) or path
         return ModelInfo(
@@ -87,7 +89,7 @@ class LlamaServer:
             size_bytes=count_of(meta.get("size")),
             n_seq_max=max(count_of(props.get("total_slots")), 1),
             add_bos=add_bos,
-            bos=first[0] if add_bos and first else -1,
+            bos=first[0] if add_bos else -1,
             chat_template=text_of(props.get("chat_template")),
         )
 

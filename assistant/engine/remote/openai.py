@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from secrets import token_hex
 from typing import Any
 
 import msgspec
@@ -32,8 +34,6 @@ from assistant.engine.types import Constraint, GenerateRequest, ModelInfo, StopR
 from assistant.errors import RemoteError, RequestError
 from assistant.models.vocabulary import Vocabulary
 from assistant.models.vocabulary_import import Words
-
-_MOST_STOPS = 4  # OpenAI's own limit; others take more
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -103,6 +103,7 @@ class OpenAI:
     name = "openai"
     heals = False
     warms = False
+    most_stops = 4  # OpenAI's own limit; others take more
     tells_folder = False
     """Whether `root` of a model is the folder that it was loaded from."""
 
@@ -150,7 +151,7 @@ class OpenAI:
             biases = dict(sampling.logit_bias).items()
             body["logit_bias"] = {str(token): bias for token, bias in biases}
         if request.stop:
-            body["stop"] = list(request.stop)[:_MOST_STOPS]
+            body["stop"] = list(request.stop)[: self.most_stops]
         body |= self._constraint(request)
         if prompt.turns:
             turns = [{"role": role, "content": text} for role, text in prompt.turns]
@@ -224,6 +225,7 @@ class VLLM(OpenAI):
 
     name = "vllm"
     warms = True
+    most_stops = sys.maxsize
     tells_folder = True
 
     async def tokenise(self, http: Transport, text: str, *, special: bool) -> list[int] | None:  # noqa: ARG002
@@ -240,13 +242,15 @@ class VLLM(OpenAI):
     def ask(self, request: GenerateRequest, prompt: Prompt, words: Vocabulary | None) -> Ask:
         asked = super().ask(request, prompt, words)
         sampling = request.sampling
-        body = asked.body | {"stop": list(request.stop)}
+        body = dict(asked.body)
         if sampling.temperature > 0:
             body |= {"top_k": sampling.top_k or -1, "min_p": sampling.min_p}
         if sampling.repeat_penalty != 1.0:
             body["repetition_penalty"] = sampling.repeat_penalty
         if stops := stop_ids(request, words):
             body["stop_token_ids"] = sorted(stops)
+        if not request.cache:
+            body["cache_salt"] = token_hex(16)  # no other request has computed with it
         if not prompt.turns:
             body |= {"return_token_ids": True, "add_special_tokens": False}
         return Ask(asked.path, body)

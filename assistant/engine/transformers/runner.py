@@ -269,7 +269,8 @@ class Runner:
     def _begin(self, job: _Job) -> None:
         job.began_s = time.perf_counter()
         prompt = list(job.request.prompt)
-        best = max(self._kept, key=lambda kept: shared_length(kept.tokens, prompt), default=None)
+        usable = self._kept if job.request.cache else []
+        best = max(usable, key=lambda kept: shared_length(kept.tokens, prompt), default=None)
         shared = min(shared_length(best.tokens, prompt), len(prompt) - 1) if best else 0
         if best is not None and shared and self._cut(best, shared):
             self._kept.remove(best)

@@ -23,6 +23,7 @@ from assistant.engine.types import (
     GenerateRequest,
     Priority,
     StopReason,
+    StopTexts,
     Timings,
     TokenLogprob,
 )
@@ -155,8 +156,7 @@ class AnswerText:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._stops = [stop for stop in stops if stop]
-        self._held = ""
+        self._stops = StopTexts(stops)
         self.tokens: list[int] = []
         """Tokens that no piece of the answer has reported yet."""
         self.logprobs: list[TokenLogprob] = []
@@ -164,16 +164,7 @@ class AnswerText:
 
     def add(self, piece: bytes) -> tuple[str, str]:
         """The text that is sure now, and the stop text that ended the answer (or "")."""
-        self._held += self._decoder.decode(piece)
-        found = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if found:
-            at, stop = min(found)
-            text, self._held = self._held[:at], ""
-            return text, stop
-        keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
-        cut = len(self._held) - keep
-        text, self._held = self._held[:cut], self._held[cut:]
-        return text, ""
+        return self._stops.add(self._decoder.decode(piece))
 
     def take_tokens(self) -> tuple[int, ...]:
         """The tokens for the next piece to report. Those of held back text come with it, since a
@@ -200,14 +191,7 @@ class AnswerText:
 
     def rest(self) -> str:
         """What was held back, once no stop text can follow; half a character is dropped."""
-        text, self._held = self._held, ""
-        return text
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
-    most = min(len(text), len(stop) - 1)
-    return next((size for size in range(most, 0, -1) if text.endswith(stop[:size])), 0)
+        return self._stops.rest()
 
 
 @dataclass

@@ -22,9 +22,9 @@ class Slot:
     document: str = ""
 
 
-_BACK = 16
-"""Tokens before the end of a prompt where a recurrent model keeps one more checkpoint: the last
-tokens change when text is deleted, or when typed text joins the token before it."""
+_BACK = (1024, 256, 64, 16)
+"""Tokens before the end of a prompt where a recurrent model keeps more checkpoints: the last tokens
+change when typed text joins the token before it, and when words, lines or blocks are deleted."""
 
 _STRIDE = 512
 """Tokens of a prompt from one checkpoint to the next behind a sliding window. The cells of its
@@ -203,7 +203,28 @@ class Slots:
         self._checkpoints.append(_Checkpoint(slot.number, length, state))
         held = sum(len(one.state) for one in self._checkpoints)
         while len(self._checkpoints) > MOST_CHECKPOINTS or held > most:
-            held -= len(self._checkpoints.pop(0).state)
+            needless = self._least_needed()
+            self._checkpoints.remove(needless)
+            held -= len(needless.state)
+
+    def _least_needed(self) -> _Checkpoint:
+        """The checkpoint that is missed least: of the slot with the most of them, the one whose
+        neighbours are closest together for how far back they are. What remains is dense at the end
+        of the text, where it changes, and sparse before."""
+        slots = [one.slot for one in self._checkpoints]
+        most = max(map(slots.count, slots))
+        slot = next(number for number in slots if slots.count(number) == most)
+        own = sorted(
+            (one for one in self._checkpoints if one.slot == slot), key=lambda one: one.length
+        )
+        end = max(len(self._slots[slot].tokens), own[-1].length) + 1
+        lengths = [0, *(one.length for one in own), end]
+
+        def missed(at: int) -> float:
+            before, after = lengths[at], lengths[at + 2]
+            return (after - before) / (end - before)
+
+        return own[min(range(len(own)), key=missed)]
 
     def before_prompt(self, slot: Slot) -> None:
         """Keep a checkpoint, where one is due, before more tokens of a prompt are evaluated."""
@@ -220,10 +241,12 @@ class Slots:
     def to_checkpoint(self, slot: Slot, count: int) -> int:
         """How many of the next `count` tokens to evaluate before a checkpoint, which is taken
         when they are; all of them where none is due. For recurrent models."""
-        before = count - _BACK
-        if before > 0:
-            return before
-        if before == 0 or not self._lengths(slot):
+        for back in _BACK:
+            if count > back:
+                return count - back
+            if count == back:
+                self.checkpoint(slot)
+        if not self._lengths(slot):
             self.checkpoint(slot)
         return count
 

@@ -238,6 +238,8 @@ class BatchBuilder:
             return self._slots.to_checkpoint(slot, ahead)
         self._slots.checkpoint(slot)
         branch = self._slots.branch(slot)
+        if branch and not job.request.cache:
+            self._slots.clear(slot)  # nothing of the request is kept
         job.slot, job.apart = branch.number if branch else job.slot, True
         return 1
 

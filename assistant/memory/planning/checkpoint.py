@@ -6,6 +6,7 @@ each tensor's type, shape and place. A checkpoint is foreign input: lengths and 
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -197,7 +198,8 @@ def _read(
         )
     try:
         with opened("config.json") as source:
-            config = msgspec.json.decode(source.read(0, MAX_CONFIG_BYTES), type=dict[str, Any])
+            text = source.read(0, MAX_CONFIG_BYTES).removeprefix(codecs.BOM_UTF8)
+            config = msgspec.json.decode(text, type=dict[str, Any])
         tensors: list[CheckpointTensor] = []
         for file in files:
             with opened(file) as source:

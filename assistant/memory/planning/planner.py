@@ -25,6 +25,7 @@ from assistant.memory.planning.plan import (
 )
 from assistant.memory.planning.plan_report import caveats_of, explain, gib, predict_speed
 from assistant.memory.planning.plan_search import Corrections, PlanCandidate, best_candidate
+from assistant.memory.probes.devices import RAISE_THE_LIMIT
 from assistant.settings import ModelSettings
 
 _SMALLER = (("q6_K", "Q6_K"), ("q4_K", "Q4_K_S"), ("q3_K", "Q3_K_S"), ("q2_K", "Q2_K"))
@@ -161,11 +162,7 @@ def make_plan(
     _check(model, requirements)
     caveats = caveats_of(model)
     if 0 < model.n_ctx_train < requirements.n_ctx:
-        reduced = (
-            f"the context is {model.n_ctx_train:,} tokens, not the {requirements.n_ctx:,} that "
-            "were requested: the model was trained for no more"
-        )
-        caveats = (*caveats, reduced)
+        caveats = (*caveats, reduced_context(model.n_ctx_train, requirements.n_ctx))
         requirements = replace(requirements, n_ctx=model.n_ctx_train)
     breakdown = breakdown_of(model, machine)
     found = _search(breakdown, replace(requirements, disk=False), corrections or {})
@@ -175,6 +172,14 @@ def make_plan(
         raise _no_fit(breakdown, requirements, corrections or {}, found, search_alternatives)
     plan = _with_nextn(breakdown, found.plan, requirements, corrections or {})
     return replace(plan, reasons=explain(plan, machine, requirements), caveats=caveats)
+
+
+def reduced_context(trained: int, requested: int) -> str:
+    """Why the context is not the one that was requested (case S10); both in tokens."""
+    return (
+        f"the context is {trained:,} tokens, not the {requested:,} that were requested: "
+        "the model was trained for no more"
+    )
 
 
 def _with_nextn(
@@ -331,11 +336,10 @@ def _no_fit(
         if usage.spare_bytes < 0
     )
     advice = f"What fits: {'; '.join(lines)}" if lines else _last_resort(breakdown)
-    groups = [u.device.limited_by for u in found.plan.usages if u.spare_bytes < 0]
-    for group in filter(None, groups):
-        limit = gib(breakdown.machine.host_memory.total_bytes)
-        where += f"; host memory is limited to {limit} by the control group {group}"
-        advice += ". Or raise the memory limit of the container or service"
+    limits = [u.device.limit_in_words for u in found.plan.usages if u.spare_bytes < 0]
+    for limit in filter(None, limits):
+        where += f"; {limit}"
+        advice += f". {RAISE_THE_LIMIT}"
     return PlanError(
         f"it does not fit: {gib(short)} are missing ({where})",
         subject=breakdown.model.name,

@@ -18,6 +18,7 @@ from assistant.memory.gguf.header import Header
 from assistant.memory.planning.plan import Machine, Plan, Requirements, credited
 from assistant.memory.planning.plan_report import gib
 from assistant.memory.planning.planner import requirements_of
+from assistant.memory.probes.devices import RAISE_THE_LIMIT
 from assistant.settings import ModelSettings, Settings
 
 _LEAST_CONTEXT = 2048
@@ -169,11 +170,18 @@ def _no_fit(  # noqa: PLR0917 (all of them go into the message)
         for one in planned
     )
     missing = gib(error.shortfall_bytes) if error.shortfall_bytes else "some memory"
+    limit = machine.host_memory.limit_in_words
+    if limit not in error.message:
+        limit = ""  # it is another device that is full
+    advice = _nearest(wanted, machine, planner) if search else error.advice
+    if limit and search:
+        advice += f". {RAISE_THE_LIMIT}"
     return PlanError(
         f"the models do not fit together: {missing} are missing for {one.header.name}"
-        + (f" ({before})" if before else ""),
+        + (f" ({before})" if before else "")
+        + (f"; {limit}" if limit else ""),
         subject=one.header.name,
-        advice=_nearest(wanted, machine, planner) if search else error.advice,
+        advice=advice,
         shortfall_bytes=error.shortfall_bytes,
     )
 

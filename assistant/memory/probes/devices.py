@@ -77,6 +77,18 @@ class Device:
     free_bytes: int
     limited_by: str = ""
 
+    @property
+    def limit_in_words(self) -> str:
+        """The limit and whose it is, for a message; empty for none."""
+        if not self.limited_by:
+            return ""
+        limit = f"{self.total_bytes / 2**30:.2f} GiB"
+        return f"host memory is limited to {limit} by the control group {self.limited_by}"
+
+
+RAISE_THE_LIMIT = "Or raise the memory limit of the container or service"
+"""Advice where a control group's limit is in the way."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessMemory:

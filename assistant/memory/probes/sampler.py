@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -24,9 +24,10 @@ _KIB = 1024
 def read_host_memory(root: Path = Path("/")) -> HostMemory:
     """Host memory now.
 
-    Linux: MemAvailable, lowered to what each control group above this process leaves (v2:
-    memory.max - memory.current, v1: limit - usage), where page cache that the kernel can drop at
-    once (inactive_file) counts as free. Elsewhere: what psutil says.
+    Linux: MemAvailable, lowered to what each control group above this process leaves (v2: the
+    lower of memory.max and memory.high, less memory.current; v1: limit less usage), where page
+    cache that the kernel can drop at once (inactive_file) counts as free. Elsewhere: what psutil
+    says.
 
     Args:
         root: where `/proc` and `/sys` are looked for.
@@ -35,10 +36,11 @@ def read_host_memory(root: Path = Path("/")) -> HostMemory:
     if kernel is None:
         memory = psutil.virtual_memory()
         return HostMemory(memory.total, memory.available)
+    total_bytes, _ = kernel
     tightest = HostMemory(*kernel)
     for group in _groups(root):
         left = max(0, group.limit_bytes - group.used_bytes)
-        if group.limit_bytes < tightest.total_bytes and left < tightest.available_bytes:
+        if group.limit_bytes < total_bytes and left < tightest.available_bytes:
             tightest = HostMemory(group.limit_bytes, left, str(group.path))
     return tightest
 
@@ -73,33 +75,39 @@ def _groups(root: Path) -> Iterator[_Group]:
     for line in lines:
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
         if number == "0" and not controllers:
-            yield from _chain(mount, path, "memory.max", "memory.current", "inactive_file")
+            limits = ("memory.max", "memory.high")
+            yield from _chain(mount, path, limits, "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
             yield from _chain(
                 mount / "memory",
                 path,
-                "memory.limit_in_bytes",
+                ("memory.limit_in_bytes",),
                 "memory.usage_in_bytes",
                 "total_inactive_file",
             )
 
 
-def _chain(mount: Path, path: str, limit: str, usage: str, cache: str) -> Iterator[_Group]:
+def _chain(
+    mount: Path, path: str, limits: Sequence[str], usage: str, cache: str
+) -> Iterator[_Group]:
     """The group at `path` and all above it, as far as they are mounted here.
 
     Inside a container `path` may be the host's, which is not mounted; its own group is then the
-    mount itself.
+    mount itself. In v1 a group also tells the least limit above it, which may not be mounted here.
     """
     inner = PurePosixPath(path.lstrip("/"))
     if ".." in inner.parts:
         inner = PurePosixPath()
     for part in (inner, *inner.parents):
         folder = mount / part
-        limit_bytes, used_bytes = _read_limit(folder / limit), _read_limit(folder / usage)
-        if limit_bytes is None or used_bytes is None:
+        found = [_read_limit(folder / limit) for limit in limits]
+        found.append(_stat(folder / "memory.stat", "hierarchical_memory_limit"))
+        limits_bytes = [one for one in found if one is not None]
+        used_bytes = _read_limit(folder / usage)
+        if not limits_bytes or used_bytes is None:
             continue
-        droppable = _stat(folder / "memory.stat", cache)
-        yield _Group(folder, limit_bytes, max(0, used_bytes - droppable))
+        droppable = _stat(folder / "memory.stat", cache) or 0
+        yield _Group(folder, min(limits_bytes), max(0, used_bytes - droppable))
 
 
 def _read_limit(path: Path) -> int | None:
@@ -110,7 +118,7 @@ def _read_limit(path: Path) -> int | None:
         return None
 
 
-def _stat(path: Path, key: str) -> int:
+def _stat(path: Path, key: str) -> int | None:
     try:
         for line in path.read_text(encoding="ascii").splitlines():
             name, _, value = line.partition(" ")
@@ -118,7 +126,7 @@ def _stat(path: Path, key: str) -> int:
                 return int(value)
     except (OSError, ValueError):
         pass
-    return 0
+    return None
 
 
 def read_amdgpu(root: Path = Path("/")) -> tuple[GpuMemory, ...]:

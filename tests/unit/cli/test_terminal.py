@@ -25,6 +25,7 @@ from assistant.cli.plan_view import plan_text
 from assistant.cli.terminal import area, bar, console, print_json, printable
 from assistant.client import BudgetNow, DeviceNow, RungNow, ServiceState, Status
 from assistant.engine.types import EngineStats, ModelInfo
+from assistant.install.progress import ProgressLine
 from assistant.memory.model.known_models import known_header
 from assistant.memory.planning.measured_planner import plan_report
 from assistant.memory.planning.plan import Requirements, imagined, this_machine
@@ -243,3 +244,16 @@ def test_errors_and_wrong_usage_are_safe(
         assert ended.value.code in {1, 2}
         assert _is_safe(err + out) and "Traceback" not in err
         assert ended.value.code == 2 or err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE if "\udc80" not in name])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_progress_of_an_installation_is_safe(name: str, terminal: bool) -> None:
+    """S12: the output of pip and compilers."""
+    out = StringIO()
+    out.isatty = lambda: terminal  # type: ignore[method-assign]
+    line = ProgressLine("llama.cpp", out)
+    line.show(name)
+    line.end(name)
+    text = out.getvalue().replace("\r\033[K", "\n")
+    assert _is_safe(text) and text.count("\n") == (3 if terminal else 2)

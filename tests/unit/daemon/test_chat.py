@@ -120,6 +120,45 @@ def test_the_dialect_of_hugging_face(template: str, expected: str) -> None:
     assert "".join(chat_template.render(template, user("x"))) == expected
 
 
+PARTS = (
+    "{% for m in messages %}{{ m.role }}:{% for part in m.content %}"
+    "{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %};{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (PARTS, "user:why? ;"),
+        (
+            PARTS.replace("part.type", "part['type']").replace("part.text", "part['text']"),
+            "user:why? ;",
+        ),
+        ("{{ messages[0].content[0].text }}", "why? "),
+        ("{{ messages[0]['content'][0]['text'] + '!' }}", "why? !"),
+        ("{{ messages[-1].content | map(attribute='text') | join }}", "why? "),
+        (
+            "{{ messages[0].content | selectattr('type', 'equalto', 'text') | list | length }}why?",
+            "0why?",
+        ),
+        ("{% if messages[0].content is string %}s{% else %}p{% endif %}", "s"),
+        ("{{ messages[0].content | trim }}", "why?"),
+        ("{{ messages[0].content if messages[0].content is string else 'parts' }}", "why? "),
+        ("nothing of it", "nothing of it"),
+    ],
+)
+def test_contents_as_parts(template: str, expected: str) -> None:
+    """S4: templates of models that also read images; others are given texts as ever."""
+    assert "".join(chat_template.render(template, user("why? "))) == expected
+
+
+def test_parts_are_guarded_too() -> None:
+    """S4: a control token written in a message is text, in parts as elsewhere."""
+    pieces = chat_template.render(PARTS, user("a<|im_end|>b"), control=CONTROL)
+    assert not any("<|im_end|>" in piece for piece in pieces)
+    assert "".join(pieces) == "user:a<|im_end|>b;"
+
+
 _DOUBLED = (
     "{% set ns = namespace(s='x' * 1000) %}"
     "{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}"

@@ -16,6 +16,7 @@ from assistant.memory.planning.checkpoint import read_checkpoint
 from assistant.memory.planning.checkpoint_plan import Scheme, checkpoint_bytes
 from assistant.memory.planning.plan import Machine
 from assistant.memory.probes.devices import Device, DeviceKind
+from assistant.memory.probes.sampler import Probes
 from assistant.settings import ModelSettings, Settings
 
 GIB = 1 << 30
@@ -79,6 +80,41 @@ def test_what_does_not_fit_says_what_is_missing(folder: Path) -> None:
     with pytest.raises(PlanError) as caught:
         choose(read_checkpoint(folder), machine(1 << 20), SETTINGS)
     assert caught.value.shortfall_bytes > 0
+
+
+def test_the_limit_of_a_control_group_is_named(folder: Path) -> None:
+    """S23: of a checkpoint too."""
+    limited = Device("CPU", DeviceKind.CPU, 1 << 20, 1 << 20, limited_by="/user.slice/box")
+    with pytest.raises(PlanError) as caught:
+        choose(read_checkpoint(folder), Machine(limited), SETTINGS)
+    assert "by the control group /user.slice/box" in caught.value.message
+    assert "memory limit of the container" in caught.value.advice
+
+
+@pytest.mark.parametrize(
+    ("config", "n_ctx", "caveats"),
+    [
+        ({"max_position_embeddings": 128}, 128, 1),
+        ({"text_config": {"max_position_embeddings": 128}}, 128, 1),
+        ({"n_positions": 128}, 128, 1),
+        ({"max_position_embeddings": 256}, 256, 0),
+        ({}, 256, 0),
+    ],
+)
+def test_a_checkpoints_context_is_what_it_was_trained_for(
+    tmp_path: Path, config: dict[str, object], n_ctx: int, caveats: int
+) -> None:
+    """S10: reduced and said, as of a GGUF."""
+    rest = {key: value for key, value in CONFIG.items() if "position" not in key}
+    folder = write_checkpoint(tmp_path / "toy", rest | config)
+    probes = Probes()
+    try:
+        found = LocalPlanning(ModelSettings(name=str(folder), n_ctx=256), probes)()
+    finally:
+        probes.close()
+    assert [spec.n_ctx for spec in found.specs] == [n_ctx]
+    assert len(found.caveats) == caveats
+    assert all("128 tokens, not the 256" in caveat for caveat in found.caveats)
 
 
 def test_a_folder_gets_the_engine_for_checkpoints(folder: Path) -> None:

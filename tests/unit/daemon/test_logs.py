@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,3 +103,21 @@ def test_a_file_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
     (tmp_path / "daemon.log").mkdir()
     with pytest.raises(DaemonError, match="the log cannot be written"):
         logs.configure(tmp_path / "daemon.log", level="info", terminal=False)
+
+
+NAMES = ("\x1b[2J\x1b]0;title\x07", "\x9b31m", "up\rdown", "\u202eevil", "[bold]x[/] :smile:")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("terminal", [False, True])
+def test_names_in_a_log_cannot_steer_a_terminal(
+    path: Path, capsys: pytest.CaptureFixture[str], name: str, terminal: bool
+) -> None:
+    """S12: of a model, in the file and for who started the daemon by hand."""
+    logs.configure(path, level="info", terminal=terminal)
+    log.info("serving name=%s", name)
+    shown = path.read_text("utf-8") + capsys.readouterr().out
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", shown)
+    assert shown.count("serving name=") == 1 + terminal
+    if "bold" in name:
+        assert name in path.read_text("utf-8")

@@ -8,6 +8,7 @@ import pytest
 from daemons import fake_model, until
 
 from assistant.daemon.http.prompts import Encoder
+from assistant.daemon.http.request_schemas import TokenizeBody
 from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor
 from assistant.engine.fake import FakeEngine
 from assistant.engine.types import ModelInfo
@@ -38,6 +39,34 @@ def test_a_text_has_one_bos(prompt: PromptBody, add_bos: bool, ids: list[int]) -
         return found.ids
 
     assert asyncio.run(main()) == ids
+
+
+@pytest.mark.parametrize(
+    ("content", "parse_special", "bos", "ids"),
+    [
+        ("ab", True, 1, [1, 97, 98]),
+        ("\x01ab", True, 1, [1, 97, 98]),
+        ("", True, 1, [1]),
+        ("ab", True, -1, [97, 98]),
+    ],
+)
+def test_tokens_have_one_bos(content: str, parse_special: bool, bos: int, ids: list[int]) -> None:
+    """S21: what /tokenize returns is a prompt; a vocabulary may say to add a BOS and have none."""
+
+    async def main() -> list[list[int]]:
+        supervisor = EngineSupervisor(FakeEngine(), fake_model)
+        supervisor.start_load()
+        await until(lambda: supervisor.info is not None)
+        model = ModelInfo(name="fake", add_bos=True, bos=bos)
+        encoder = Encoder(supervisor)
+        body = TokenizeBody(content=content, add_special=True, parse_special=parse_special)
+        found = [await encoder.tokens(body, model)]
+        if content:
+            found.append((await encoder.text(content, model)).ids)
+        await supervisor.close()
+        return found
+
+    assert asyncio.run(main()) in ([ids], [ids, ids])
 
 
 @pytest.mark.parametrize("add_bos", [True, False])

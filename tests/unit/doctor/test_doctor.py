@@ -23,7 +23,7 @@ from assistant.llama.spec import BackendDevice, DeviceKind, Processors
 from assistant.memory.probes.devices import GpuMemory, HostMemory
 from assistant.memory.probes.sampler import Probes
 from assistant.service import Manager, ServiceNow
-from assistant.settings import ModelSettings, Settings
+from assistant.settings import ExplainSettings, ModelSettings, Settings
 
 GIB = 1 << 30
 CPU = BackendDevice(
@@ -144,6 +144,15 @@ def test_the_caveats_of_a_plan_are_warnings(
         probes.close()
     assert (fits.level, caveat.level, caveat.check) == (Level.OK, Level.WARN, "plan")
     assert "1024" in caveat.message.replace(",", "")
+
+    second = ExplainSettings(name=str(path), n_ctx=4096)
+    probes = Probes()
+    try:
+        assert doctor.second_plan(chosen, probes, None) == []
+        (reduced,) = doctor.second_plan(replace(smaller, explain=second), probes, None)
+    finally:
+        probes.close()
+    assert reduced.level is Level.WARN and "explanations: the context is 1,024" in reduced.message
 
     async def status() -> Status:
         caveats = ("the context was reduced",)

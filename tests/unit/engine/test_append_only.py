@@ -133,3 +133,53 @@ def test_deleting_text_evaluates_only_the_end_again(kind: Kind, tmp_path: Path) 
             assert (await asked.answer(prompt))[0] == answer
 
         ask(path, alone)
+
+
+LONG = tuple(3 + (n * n + 7 * n) % 247 for n in range(300))
+
+
+@KINDS
+@pytest.mark.parametrize(
+    ("cuts", "most"),
+    [
+        ([299 - n for n in range(40)], 50),  # a held backspace key
+        ([280, 279, 240], 65),  # lines
+        ([240], 20),  # a paste that is undone
+    ],
+    ids=["characters", "lines", "paste"],
+)
+def test_deleting_much_evaluates_about_as_much_again(
+    kind: Kind, cuts: list[int], most: int, tmp_path: Path
+) -> None:
+    """S11: checkpoints are dense at the end of the text and sparse before."""
+
+    async def body(asked: Asked) -> None:
+        await asked.answer(LONG)
+        for at in cuts:
+            _, timings = await asked.answer(LONG[:at])
+            assert timings.evaluated_tokens <= most, (at, timings)
+        said, _ = await asked.answer(LONG[: cuts[-1]])
+        fresh.append(said)
+
+    fresh: list[tuple[int, ...]] = []
+    path = kind(tmp_path / "m.gguf")
+    ask(path, body)
+
+    async def alone(asked: Asked) -> None:
+        assert (await asked.answer(LONG[: cuts[-1]]))[0] == fresh[0]
+
+    ask(path, alone)
+
+
+@KINDS
+def test_a_held_backspace_after_typing_finds_a_checkpoint(kind: Kind, tmp_path: Path) -> None:
+    """S11: each keystroke keeps one; the older ones become sparse, and are not all forgotten."""
+
+    async def body(asked: Asked) -> None:
+        for length in range(200, 260):
+            await asked.answer(LONG[:length])
+        deleted = [await asked.answer(LONG[:length]) for length in range(259, 199, -1)]
+        evaluated = [timings.evaluated_tokens for _, timings in deleted]
+        assert max(evaluated) <= 40 and sum(evaluated) <= 10 * len(evaluated), evaluated
+
+    ask(kind(tmp_path / "m.gguf"), body)

@@ -445,11 +445,12 @@ def test_a_recurrent_memory_is_only_ever_extended(tmp_path: Path) -> None:
         assert len(held) > len(prompt)  # the answer as well, in a slot of its own
         longer = bench.answer([*held, 7, 8, 9], 4)
         assert longer.timings.evaluated_tokens == 3
-        cut = bench.answer([*prompt[:50], 200], 4)  # it would have to be cut
-        assert (cut.timings.cached_tokens, cut.timings.evaluated_tokens) == (0, 51)
+        cut = bench.answer([*prompt[:50], 200], 4)  # it goes back to a checkpoint
+        assert (cut.timings.cached_tokens, cut.timings.evaluated_tokens) == (35, 16)
         assert cut.timings.drafted_tokens == 0
         with running(tmp_path / "m.gguf", n_ctx=512) as fresh:
             assert fresh.answer([*held, 7, 8, 9], 4).tokens == longer.tokens
+            assert fresh.answer([*prompt[:50], 200], 4).tokens == cut.tokens
 
 
 WINDOWED = [3 + number * 7 % 250 for number in range(300)]

@@ -16,6 +16,8 @@ from assistant.errors import DaemonError
 from assistant.wire import BudgetNow, DeviceNow, RungNow, ServiceState, Status
 from lsp.daemon import model
 from lsp.daemon.model import Health, facts_of
+from lsp.editor import Severity
+from lsp.server import Server
 
 MIB = 1 << 20
 SCARCE = BudgetNow(tokens=512, level=2, reason="SIM0 has 90 MiB free of a 256 MiB margin")
@@ -146,3 +148,23 @@ def test_the_editor_hears_it_with_the_prompt_and_the_next_one_keeps_to_it(
         await editing.session.aclose()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("the model [/INST] does not fit", "the model [/INST] does not fit"),
+        ("see [this](command:evil) link", "see [this] (command:evil) link"),
+        ("two\nlines \x1b[2J\u202e", "two\nlines \\x1b[2J\\u202e"),
+    ],
+)
+def test_foreign_text_in_a_message_is_only_text(
+    monkeypatch: pytest.MonkeyPatch, text: str, shown: str
+) -> None:
+    """S12: VS Code makes links of messages, which run commands."""
+    said: list[str] = []
+    monkeypatch.setattr(
+        Server, "window_show_message", lambda _, params: said.append(params.message)
+    )
+    Server().message(Severity.INFO, text)
+    assert said == [shown]

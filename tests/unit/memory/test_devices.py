@@ -330,6 +330,43 @@ def test_control_groups_v1(host: Path) -> None:
     assert read_host_memory(host) == HostMemory(3 * GIB, GIB + 1024, str(memory / "jobs/7"))
 
 
+def test_a_group_above_that_is_fuller_counts(host: Path) -> None:
+    """S23: its limit is larger than the one below it, but others have used it up."""
+    write(host / "proc/self/cgroup", "0::/pod/box")
+    groups = host / "sys/fs/cgroup"
+    write(groups / "pod/box/memory.max", 4 * GIB)
+    write(groups / "pod/box/memory.current", 0)
+    write(groups / "pod/memory.max", 6 * GIB)
+    write(groups / "pod/memory.current", 5 * GIB)
+    assert read_host_memory(host) == HostMemory(6 * GIB, GIB, str(groups / "pod"))
+
+
+@pytest.mark.parametrize(
+    ("maximum", "high"), [("max", 3 * GIB), (8 * GIB, 3 * GIB), (3 * GIB, "max"), (3 * GIB, None)]
+)
+def test_the_throttling_limit_of_a_group_is_a_limit(
+    host: Path, maximum: str | int, high: str | int | None
+) -> None:
+    """S23: systemd's MemoryHigh alone; a kernel without it."""
+    write(host / "proc/self/cgroup", "0::/a")
+    group = host / "sys/fs/cgroup/a"
+    write(group / "memory.max", maximum)
+    write(group / "memory.current", GIB)
+    if high is not None:
+        write(group / "memory.high", high)
+    assert read_host_memory(host) == HostMemory(3 * GIB, 2 * GIB, str(group))
+
+
+def test_a_limit_of_version_1_above_what_is_mounted(host: Path) -> None:
+    """S23: of a pod, seen from its container."""
+    write(host / "proc/self/cgroup", "4:memory:/kubepods/pod1/box")
+    memory = host / "sys/fs/cgroup/memory"
+    write(memory / "memory.limit_in_bytes", 9223372036854771712)
+    write(memory / "memory.usage_in_bytes", GIB)
+    write(memory / "memory.stat", f"cache 1\nhierarchical_memory_limit {2 * GIB}")
+    assert read_host_memory(host) == HostMemory(2 * GIB, GIB, str(memory))
+
+
 def test_a_group_over_its_limit_leaves_nothing(host: Path) -> None:
     write(host / "proc/self/cgroup", "0::/a")
     write(host / "sys/fs/cgroup/a/memory.max", GIB)

@@ -91,3 +91,15 @@ def test_a_little_too_little_costs_only_context() -> None:
 def test_one_model_is_refused_as_ever() -> None:
     with pytest.raises(PlanError, match="it does not fit"):
         plan_together([LARGE], machine(4), planner)
+
+
+@pytest.mark.parametrize("host_gib", [5.0, 12.0])
+def test_the_limit_of_a_control_group_is_named_for_several_models(host_gib: float) -> None:
+    """S23."""
+    here = machine(host_gib)
+    limited = replace(here, host_memory=replace(here.host_memory, limited_by="/user.slice/box"))
+    with pytest.raises(PlanError) as caught:
+        plan_together([SMALL, LARGE], limited, planner)
+    says = f"limited to {host_gib:.2f} GiB by the control group /user.slice/box"
+    assert caught.value.message.count(says) == 1
+    assert caught.value.advice.endswith("memory limit of the container or service")

@@ -72,7 +72,8 @@ function M.lines()
   local lines = { 'state    ' .. status.state }
   local function add(name, value, format, ...)
     if value ~= nil and value ~= '' then
-      lines[#lines + 1] = ('%-8s '):format(name) .. format:format(...)
+      -- Names, reasons and errors come from files and servers: a buffer's line may hold no line end.
+      lines[#lines + 1] = ('%-8s '):format(name) .. (format:format(...):gsub('%c+', ' '))
     end
   end
   local gib = function(bytes)

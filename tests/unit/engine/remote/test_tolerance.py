@@ -365,3 +365,33 @@ def test_deeply_nested_events_are_errors(data: bytes) -> None:
         with pytest.raises(RemoteError):
             dialect.read(data)
     assert isinstance(refusal(500, data, ""), RemoteError)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stops", "said", "stopped"),
+    [
+        (["ab", "cd", "ef"], ["1", "2", "3", "4", "cd"], "ab", "cd"),
+        (["abc", "def"], ["1", "2", "3", "4", "cd"], "ab", "cd"),
+        (["a", "b", "c", "d"], ["1", "2", "3", "4", "bcd"], "a", "bcd"),
+        (["a", "b", "c"], ["1", "2", "3", "4", "bcd"], "abc", ""),
+        (["ab\n\n", "x"], ["1", "2", "3", "4", "5", "\n\n"], "ab", "\n\n"),
+        (["ab", "\u00e9", "x"], [str(n) for n in range(16)] + ["\u00e9"], "ab", "\u00e9"),
+        (["x" * 100] * 4, [*"1234", "x" * 300], "", "x" * 300),
+        (["ab", "cd"], [*"1234", "1", ""], "abcd", ""),
+    ],
+)
+def test_stop_texts_that_a_server_cannot_take_end_the_answer_here(
+    serve: Serve, pieces: list[str], stops: list[str], said: str, stopped: str
+) -> None:
+    """S20: OpenAI takes four; the others are not dropped silently."""
+
+    async def run() -> None:
+        server = serve("openai")
+        async with asking(server.url) as engine:
+            server.behaviour.raw = b"".join(map(choice, pieces)) + choice("", "stop") + DONE
+            text, done, error = await read(engine, stop=tuple(stops))
+            assert (text, error) == (said, None) and done is not None
+            assert done.stop_text == stopped
+            assert done.reason is (StopReason.STOP_TEXT if stopped else StopReason.EOS)
+
+    asyncio.run(run())
