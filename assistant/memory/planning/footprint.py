@@ -23,7 +23,6 @@ from assistant.memory.model.architecture import (
     window_cells,
 )
 from assistant.memory.model.profile import Model, sized
-from assistant.memory.planning.placement import Costs
 from assistant.memory.planning.plan import (
     HOST_MEMORY,
     Choice,
@@ -247,23 +246,6 @@ def usages(
     if requirements.disk and not choice.repack:
         host_memory = host_memory.with_experts_on_disk()
     return (host_memory, *gpus)
-
-
-def gpu_costs(breakdown: ModelBreakdown, cache: CacheParams) -> tuple[Costs, ...]:
-    """What blocks, experts and output cost on each GPU under a cache."""
-    kept = layer_bytes(breakdown.model.memory, cache)
-    return tuple(
-        Costs(
-            blocks=tuple(
-                weights + cells
-                for weights, cells in zip(breakdown.dense[gpu.name], kept, strict=True)
-            ),
-            experts=breakdown.experts[gpu.name],
-            output=breakdown.output[gpu.name],
-            fixed=breakdown.copied[gpu.name],
-        )
-        for gpu in breakdown.machine.gpus
-    )
 
 
 def gpu_budget(device: Device, compute_bytes: int, requirements: Requirements) -> int:

@@ -16,6 +16,7 @@ from assistant.memory.gguf.header import BY_NAME, GgmlType, Tensor
 from assistant.memory.model.architecture import CacheParams, unusable_types, with_window
 from assistant.memory.model.profile import Amount, LayerInventory, Model
 from assistant.memory.planning.footprint import ModelBreakdown, breakdown_of, usages
+from assistant.memory.planning.placement import Corrections, PlanCandidate, best_candidate
 from assistant.memory.planning.plan import (
     HOST_MEMORY,
     Choice,
@@ -24,7 +25,6 @@ from assistant.memory.planning.plan import (
     Requirements,
 )
 from assistant.memory.planning.plan_report import caveats_of, explain, gib, predict_speed
-from assistant.memory.planning.plan_search import Corrections, PlanCandidate, best_candidate
 from assistant.memory.probes.devices import RAISE_THE_LIMIT
 from assistant.settings import ModelSettings
 
