@@ -40,7 +40,7 @@ MARK = "‸"
 _LANGUAGES = {".py": "python", ".ts": "typescript", ".go": "go"}
 _STOP_LIMIT_S = 20.0
 _GHOST = "italic bright_black"
-_PATIENT = {"underkeel": {"completion": {"first_line_ms": 6000, "debounce_ms": 0}}}
+_PATIENT = {"underkeel": {"completion": {"first_line_ms": 60_000, "debounce_ms": 0}}}
 """The demo waits for whole blocks. An editor shows the first complete line sooner."""
 _SETTINGS = "[completion]\ntime_limit_ms = 60_000\n"
 """Nobody types in the demo, so that a slow machine may take its time. Editors only lower this."""

@@ -55,7 +55,7 @@ STATUS = {
     "kv": {"usedTokens": 1204, "totalTokens": 8192},
     "tokensPerSecond": 47.2,
     "cacheHits": 0.87,
-    "prompt": {"tokens": 634, "budgetTokens": 640, "cut": ["repository context"]},
+    "prompt": {"tokens": 634, "budgetTokens": 640, "cut": ["29 more pieces of other files"]},
 }
 
 
