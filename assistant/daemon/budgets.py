@@ -38,12 +38,15 @@ class Budgets:
         memories: tuple[Memory, ...],
         now_s: float,
         *,
+        idle: bool = False,
         refused: bool = False,
         least_level: int = 0,
     ) -> None:
-        """Decide again; `refused`: an allocation was refused since the last look; `least_level`: no
-        better one is required."""
+        """Decide again; `idle`: no request is in flight, whatever `stats` were counted; `refused`:
+        an allocation was refused since the last look; `least_level`: no better one is required."""
         cells_free, cells_lent = _cells(n_ctx, stats)
+        if idle:
+            cells_free, cells_lent = cells_free + cells_lent, 0
         gauges = Gauges(
             cells_free=cells_free,
             cells_lent=cells_lent,

@@ -390,6 +390,7 @@ class Governor:
             self.stats,
             memories,
             self._clock(),
+            idle=not self._busy(),
             refused=refused,
             least_level=int(self._shorter_prompts_required(loadable)),
         )

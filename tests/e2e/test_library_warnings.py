@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from assistant import oom_score
+
 WARNER = """
 import logging, warnings
 import platformdirs.unix
@@ -31,6 +33,12 @@ def run(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
 
 
+def score(pid: int) -> str:
+    """How soon Linux ends a process when memory runs out; empty elsewhere."""
+    path = Path(f"/proc/{pid}/oom_score_adj")
+    return path.read_text().strip() if path.exists() else ""
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["--version"], ["status"], ["stop"], ["logs"], ["doctor", "--json"], ["models", "list"]],
@@ -39,6 +47,25 @@ def run(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess
 def test_commands_are_quiet_without_a_runtime_folder(tmp_path: Path, arguments: list[str]) -> None:
     done = run(tmp_path, "assistant", *arguments)
     assert "Warning" not in done.stderr and "site-packages" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("kind", ["missing", "relative", "empty", "a file", "of everybody"])
+def test_commands_are_quiet_with_an_unusable_runtime_folder(tmp_path: Path, kind: str) -> None:
+    """S24: XDG_RUNTIME_DIR is set, and to nothing that could be used."""
+    file, public = tmp_path / "file", tmp_path / "public"
+    file.write_text("")
+    public.mkdir()
+    public.chmod(0o777)
+    folder = {
+        "missing": str(tmp_path / "none"),
+        "relative": "run",
+        "empty": "",
+        "a file": str(file),
+        "of everybody": str(public),
+    }[kind]
+    done = run(tmp_path, "assistant", "status", XDG_RUNTIME_DIR=folder)
+    assert "Warning" not in done.stderr and "site-packages" not in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.count("\n") <= 1
 
 
 def test_the_daemon_is_quiet(tmp_path: Path) -> None:
@@ -52,10 +79,12 @@ def test_the_daemon_is_quiet(tmp_path: Path) -> None:
                 break
             time.sleep(0.1)
         listening = list(tmp_path.glob("**/daemon.sock"))
+        scores = {score(daemon.pid)}
     finally:
         daemon.terminate()
         _, errors = daemon.communicate(timeout=60)
     assert listening
+    assert scores <= {""} or min(map(int, scores)) >= oom_score.DAEMON, "S2: before the editor"
     assert b"Warning" not in errors and b"site-packages" not in errors, errors
 
 

@@ -126,6 +126,33 @@ def _refuse(message: object = "") -> NoReturn:
     raise _RefusedError(str(message))
 
 
+def _accepted(template: str, variables: dict[str, Any], most_chars: int) -> str:
+    """The text. Some templates refuse every system message, as Gemma's: then it is the beginning of
+    the first question."""
+    try:
+        return _with_contents(template, variables, most_chars)
+    except _RefusedError as refusal:
+        merged = _without_system(variables.get("messages", []))
+        if not merged:
+            raise
+        try:
+            return _with_contents(template, variables | {"messages": merged}, most_chars)
+        except _RefusedError:
+            raise refusal from None
+
+
+def _without_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with the first one in the one after it; none where they are no system message
+    and a question."""
+    if [one["role"] for one in messages[:2]] != ["system", "user"]:
+        return []
+    system, question, *rest = messages
+    texts = [one["content"] for one in (system, question)]
+    if not all(isinstance(text, str) for text in texts):
+        return []
+    return [question | {"content": "\n\n".join(filter(None, texts))}, *rest]
+
+
 def _with_contents(template: str, variables: dict[str, Any], most_chars: int) -> str:
     """The text with every message's content. Templates of models that also read images may want
     the contents as lists of parts: one that loses the last question, or fails, gets them so."""
@@ -171,7 +198,7 @@ def render(template: str, variables: dict[str, Any], most_chars: int) -> dict[st
     """One reply. Everything a template can raise is caught: what remains ends the process."""
     try:
         _with_arguments(variables.get("messages", []))
-        return {"text": _with_contents(template, variables, most_chars)}
+        return {"text": _accepted(template, variables, most_chars)}
     except _RefusedError as error:
         return {"refused": str(error)[:_LONGEST_MESSAGE_CHARS]}
     except _TooLongError:

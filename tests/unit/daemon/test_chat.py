@@ -152,6 +152,51 @@ def test_contents_as_parts(template: str, expected: str) -> None:
     assert "".join(chat_template.render(template, user("why? "))) == expected
 
 
+GEMMA = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{{ m.role }}:{{ m.content }};"
+    "{% endfor %}"
+)
+
+
+def said(*messages: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in messages]
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        (said(("system", "be brief"), ("user", "why?")), "user:be brief\n\nwhy?;"),
+        (said(("system", ""), ("user", "why?")), "user:why?;"),
+        (
+            said(("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c")),
+            "user:s\n\na;assistant:b;user:c;",
+        ),
+        (said(("user", "why?")), "user:why?;"),
+    ],
+)
+def test_a_template_without_a_system_role(messages: list[dict[str, str]], expected: str) -> None:
+    """S4: such a chat is answered; the system message begins the first question."""
+    assert "".join(chat_template.render(GEMMA, messages)) == expected
+
+
+@pytest.mark.parametrize(
+    ("messages", "why"),
+    [
+        (said(("system", "s"), ("user", "a"), ("user", "b")), "System role not supported"),
+        (said(("user", "a"), ("user", "b")), "roles must alternate"),
+        (said(("system", "s"), ("system", "t"), ("user", "b")), "System role not supported"),
+    ],
+)
+def test_the_first_refusal_is_the_one_that_is_said(
+    messages: list[dict[str, str]], why: str
+) -> None:
+    """S4."""
+    with pytest.raises(RequestError, match=why):
+        chat_template.render(GEMMA, messages)
+
+
 def test_parts_are_guarded_too() -> None:
     """S4: a control token written in a message is text, in parts as elsewhere."""
     pieces = chat_template.render(PARTS, user("a<|im_end|>b"), control=CONTROL)

@@ -370,6 +370,19 @@ def test_the_cells_of_the_last_request_are_free_when_it_ends() -> None:
     assert (after.level, after.reason, after.tokens) == (0, "", 2048 - 64)
 
 
+def test_counters_of_a_request_that_has_ended_lower_no_budget() -> None:
+    """S1: they were asked for while it ran, and come after it."""
+    budgets = Budgets(1024, 64)
+    stats = EngineStats(cells_total=2048, slots=(SlotState(id=0, tokens=1536, busy=True),))
+    budgets.look(2048, stats, (), 0.0, idle=True)
+    for priority in Priority:
+        now = budgets.of(priority)
+        assert now is not None and (now.level, now.reason) == (0, "")
+    budgets.look(2048, stats, (), 0.0)
+    now = budgets.of(Priority.EXPLAIN)
+    assert now is not None and "512 free cells" in now.reason
+
+
 def test_the_budget_in_an_answer_leaves_out_its_own_cells() -> None:
     """S1: and counts those of other requests; nothing is remembered of it."""
     budgets = Budgets(1024, 64)
