@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ pytestmark = [
 ]
 
 USER = Path(vscode_session.__file__).parent / "vscode/user"
-VSIX_NAMESPACE = "http://schemas.microsoft.com/developer/vsx-schema/2011"
 STEPS: list[Step] = [
     ("open", "open", {"file": "a.py"}),
     ("use", "command", {"title": "Test: Use the Model"}),
@@ -29,32 +27,15 @@ STEPS: list[Step] = [
 ]
 
 
-def using_extension(folder: Path) -> Path:
-    """An extension that uses language models of others."""
-    path = folder / "user.vsix"
-    identity = '<Identity Language="en-US" Id="user" Version="1.0.0" Publisher="test"/>'
-    manifest = (
-        f'<PackageManifest Version="2.0.0" xmlns="{VSIX_NAMESPACE}">'
-        f"<Metadata>{identity}<DisplayName>User</DisplayName></Metadata>"
-        '<Installation><InstallationTarget Id="Microsoft.VisualStudio.Code"/></Installation>'
-        '<Assets><Asset Type="Microsoft.VisualStudio.Code.Manifest" Path="extension/package.json"/>'
-        "</Assets></PackageManifest>"
-    )
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("extension.vsixmanifest", manifest)
-        for file in USER.iterdir():
-            archive.write(file, f"extension/{file.name}")
-    return path
-
-
 def test_the_model_in_the_picker(home: Path, tmp_path: Path, dense_model: Path) -> None:
     """A streamed answer, a tool call and its result, token counts, the budget, cancellation."""
+    files = {file.name: file.read_text(encoding="utf-8") for file in USER.iterdir()}
     editor: VSCode = vscode_session.prepared(
         tmp_path,
         {"a.py": "x = 1\n"},
         server=f"{sys.executable} -m assistant lsp",
         kind="models",
-        others=(using_extension(tmp_path),),
+        others=(vscode_session.packed(tmp_path, files),),
     )
     script = [
         "Hello **there**.",

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -221,12 +222,34 @@ def prepared(
     )
 
 
+def packed(folder: Path, files: dict[str, str]) -> Path:
+    """A .vsix of these files, for `others`; one of them is package.json."""
+    about = json.loads(files["package.json"])
+    path = folder / f"{about['name']}.vsix"
+    named = f'Id="{about["name"]}" Version="{about["version"]}" Publisher="{about["publisher"]}"'
+    manifest = (
+        f'<PackageManifest Version="2.0.0" xmlns="{_VSIX_NAMESPACE}">'
+        f'<Metadata><Identity Language="en-US" {named}/>'
+        f"<DisplayName>{about['name']}</DisplayName></Metadata>"
+        '<Installation><InstallationTarget Id="Microsoft.VisualStudio.Code"/></Installation>'
+        '<Assets><Asset Type="Microsoft.VisualStudio.Code.Manifest" Path="extension/package.json"/>'
+        "</Assets></PackageManifest>"
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("extension.vsixmanifest", manifest)
+        for name, text in files.items():
+            archive.writestr(f"extension/{name}", text)
+    return path
+
+
 def write_program(path: Path, script: str) -> None:
     """A shell script that can be run."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
     path.chmod(0o755)
 
+
+_VSIX_NAMESPACE = "http://schemas.microsoft.com/developer/vsx-schema/2011"
 
 _QUIET = {
     "workbench.startupEditor": "none",
