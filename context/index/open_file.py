@@ -130,7 +130,8 @@ def inside(path: Path, roots: Sequence[Path]) -> Path | None:
 
 
 def names_of(path: Path) -> tuple[Path, ...]:
-    """All names under which a file is reached: `path`, those of the links on the way, and the last.
+    """All names under which a file is reached: `path`, those of the links on the way, of folders
+    too, and the last.
 
     What may not be read by one of them may not be read at all.
     """
@@ -138,9 +139,10 @@ def names_of(path: Path) -> tuple[Path, ...]:
     at = path
     try:
         for _ in range(_MOST_LINKS):
-            if not at.is_symlink():
+            link = next((one for one in (at, *at.parents) if one.is_symlink()), None)
+            if link is None:
                 break
-            at = at.parent / at.readlink()
+            at = link.parent / link.readlink() / at.relative_to(link)
             found.append(at)
         found.append(path.resolve())
     except (OSError, RuntimeError, ValueError):

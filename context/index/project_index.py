@@ -17,7 +17,7 @@ import watchfiles
 
 from context.index.file_record import Digest, digest
 from context.index.open_file import read_text
-from context.index.read_policy import is_secret, is_skipped, patterns
+from context.index.read_policy import Patterns, is_secret, is_skipped
 from context.index.store import Store, is_damage
 from context.index.walk import BYTES_LIMIT, FILES_LIMIT, Found, Limits, Walk
 
@@ -65,7 +65,7 @@ class Index:
         ]
         self.limits = limits or Limits()
         self.excludes = tuple(excludes)
-        self._excluded = patterns(self.excludes) if self.excludes else None
+        self._excluded = Patterns(self.excludes)
         self.store = Store(store)
         self.version = 0
         """Grows whenever the content changes, so that what was derived from it can tell."""
@@ -224,7 +224,7 @@ class Index:
 
     def excluded(self, path: str) -> bool:
         """Whether the user's own patterns hide a file, given from its root on."""
-        return self._excluded is not None and self._excluded.match_file(path.lstrip("/"))
+        return bool(self._excluded) and self._excluded.ignores(path)
 
     def holds_below(self, path: Path) -> bool:
         """Whether the index has files in a folder, which may be gone by now."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,9 +18,11 @@ import pathspec
 
 from context.index.open_file import UnreadableError, decoded, read_bytes
 
-_MAX_BYTES = 1 << 20
-_MAX_PATTERNS = 5000
-_MOST_STARS = 3  # in one part of a path: each more may cost as much again as the name is long
+_REPOSITORY = (".git", ".jj", ".sl")
+"""What marks the root of a repository whose tool follows git's rules."""
+_MAX_BYTES = 4 << 20
+_MAX_PATTERNS = 100_000
+_MAX_PATTERN_BYTES = 4096
 _MOST_INCLUDES = 10
 _HEADER = re.compile(r'\[\s*([\w.-]+)(?:\s+"((?:[^"\\]|\\.)*+)")?\s*\]')
 _ENTRY = re.compile(r"(excludesfile|ignorecase|path)\s*(?:=(.*))?$", re.IGNORECASE)
@@ -28,71 +31,256 @@ _ESCAPES = {"n": "\n", "t": "\t", "b": "\b"}
 _TRUE = {"true", "yes", "on", "1"}
 
 
+class Patterns:
+    """Patterns in .gitignore's form (gitignore(5)), matched as git does: byte by byte. Of those
+    that match a path the last decides. Matching takes linear time, whatever the patterns are.
+    """
+
+    def __init__(self, lines: Sequence[str], *, fold_case: bool = False) -> None:
+        """`fold_case`: case does not matter."""
+        self._fold_case = fold_case
+        self._kept: list[bool] = []  # of each pattern: it says that a path is not ignored
+        self._plain: dict[tuple[bytes, bool, bool], int] = {}
+        self._others: list[tuple[int, re.Pattern[bytes], bool, bool]] = []
+        for line in lines[:_MAX_PATTERNS]:
+            self._add(line.partition("\0")[0])
+        self._others.reverse()
+
+    def __bool__(self) -> bool:
+        return bool(self._kept)
+
+    def _add(self, line: str) -> None:
+        if line.startswith("#"):
+            return
+        line = _without_trailing_blanks(line)
+        kept, line = line.startswith("!"), line.removeprefix("!")
+        pattern = (line.lower() if self._fold_case else line).encode("utf-8", "surrogateescape")
+        if len(pattern) > _MAX_PATTERN_BYTES:
+            return
+        folders, pattern = pattern.endswith(b"/"), pattern.removesuffix(b"/")
+        is_name, pattern = b"/" not in pattern, pattern.removeprefix(b"/")
+        if not pattern:
+            return
+        at = len(self._kept)
+        if not _GLOB.search(pattern):
+            self._plain[pattern, is_name, folders] = at
+        elif (regex := _glob(pattern, is_name, self._fold_case)) is not None:
+            self._others.append((at, regex, is_name, folders))
+        else:
+            return
+        self._kept.append(kept)
+
+    def verdict(self, path: str) -> bool | None:
+        """Whether a path is ignored, folders ending with "/"; None where no pattern matches it.
+        The folders above it are not looked at."""
+        is_folder = path.endswith("/")
+        path = path.lower() if self._fold_case else path
+        whole = path.strip("/").encode("utf-8", "surrogateescape")
+        name = whole.rpartition(b"/")[2]
+        found = max(
+            self._plain.get((text, is_name, folders), -1)
+            for text, is_name in ((name, True), (whole, False))
+            for folders in ((False, True) if is_folder else (False,))
+        )
+        for at, regex, is_name, folders in self._others:
+            if at < found:
+                break
+            if (is_folder or not folders) and regex.fullmatch(name if is_name else whole):
+                found = at
+                break
+        return None if found < 0 else not self._kept[found]
+
+    def ignores(self, path: str) -> bool:
+        """Whether a path is ignored, or a folder above it."""
+        above = path.strip("/").split("/")[:-1]
+        folders = ("/".join(above[:count]) + "/" for count in range(1, len(above) + 1))
+        return any(map(self.verdict, folders)) or bool(self.verdict(path))
+
+
+def _without_trailing_blanks(line: str) -> str:
+    """A line without the blanks at its end, of which one after a backslash stays."""
+    text = line.rstrip(" ")
+    escapes = len(text) - len(text.rstrip("\\"))
+    return text + " " * (text != line and escapes % 2)
+
+
+_GLOB = re.compile(rb"[*?\[\\]")
+_STAR, _SLASH = b"*", b"/"
+_SETS = {
+    b"alnum": string.ascii_letters + string.digits,
+    b"alpha": string.ascii_letters,
+    b"blank": " \t",
+    b"cntrl": "".join(map(chr, (*range(32), 127))),
+    b"digit": string.digits,
+    b"graph": "".join(map(chr, range(33, 127))),
+    b"lower": string.ascii_lowercase,
+    b"print": "".join(map(chr, range(32, 127))),
+    b"punct": string.punctuation,
+    b"space": " \t\n\v\f\r",
+    b"upper": string.ascii_uppercase,
+    b"xdigit": string.hexdigits,
+}
+
+
+def _glob(pattern: bytes, is_name: bool, fold_case: bool) -> re.Pattern[bytes] | None:
+    """A regular expression for a whole name or path; None if the pattern can match nothing.
+
+    What stands between two stars is taken at the first place where it fits, for good: a later one
+    could only leave less for what follows.
+    """
+    found = _GLOB.search(pattern)
+    plain = pattern[: found.start() if found is not None and not is_name else 0]
+    try:
+        parts = _parts(pattern[len(plain) :], fold_case)
+    except ValueError:
+        return None
+    if is_name:
+        return re.compile(_joined(parts[0]), re.DOTALL)
+    # Git compares the plain start by itself, so that two stars after it begin a part.
+    groups: list[list[bytes]] = [[]]  # of parts, with any number of folders between two groups
+    for part in parts:
+        if len(part) > 1 and set(part) == {_STAR}:
+            groups.append([])
+        else:
+            groups[-1].append(_joined(part))
+    first, *others = (b"/".join(group) for group in groups)
+    if others:
+        *middle, last = others
+        first += b"/" * bool(first)
+        first += b"".join(b"(?>(?:[^/]*/)*?%b/)" % group for group in middle if group)
+        first += b"(?:.*/)?%b" % last if last else b".*"
+    return re.compile(re.escape(plain) + first, re.DOTALL)
+
+
+def _joined(part: list[bytes]) -> bytes:
+    """A regular expression for one part of a path."""
+    first, *others = (b"".join(run) for run in _split(part, _STAR))
+    if not others:
+        return first
+    *middle, last = others
+    return b"%b%b[^/]*%b" % (first, b"".join(b"(?>[^/]*?%b)" % run for run in middle if run), last)
+
+
+def _split(items: Sequence[bytes], at: bytes) -> list[list[bytes]]:
+    found: list[list[bytes]] = [[]]
+    for item in items:
+        if item == at:
+            found.append([])
+        else:
+            found[-1].append(item)
+    return found
+
+
+def _parts(pattern: bytes, fold_case: bool) -> list[list[bytes]]:
+    """The parts of a path's pattern: stars, and regular expressions of one byte each.
+
+    Raises:
+        ValueError: it matches nothing.
+    """
+    found: list[bytes] = []
+    at = 0
+    while at < len(pattern):
+        char = pattern[at : at + 1]
+        if char == b"\\":
+            at += 1
+            char = bytes((_byte(pattern, at),))
+            found.append(char if char == _SLASH else re.escape(char))
+        elif char == b"?":
+            found.append(b"[^/]")
+        elif char == b"[":
+            members, at = _members(pattern, at + 1, fold_case)
+            found.append(b"[%b]" % b"".join(b"\\x%02x" % one for one in sorted(members)))
+        else:
+            found.append(char if char in {_STAR, _SLASH} else re.escape(char))
+        at += 1
+    return _split(found, _SLASH)
+
+
+def _members(pattern: bytes, at: int, fold_case: bool) -> tuple[set[int], int]:
+    """The bytes of a bracket expression whose content begins at `at`, and the place of its end.
+
+    Raises:
+        ValueError: it matches nothing.
+    """
+    negated = pattern[at : at + 1] in {b"!", b"^"}
+    at += negated
+    found: set[int] = set()
+    first, before = at, -1
+    while at < len(pattern) and (at == first or pattern[at : at + 1] != b"]"):
+        named = _NAMED_SET.match(pattern, at)
+        is_range = pattern[at : at + 1] == b"-" and before >= 0
+        if is_range and pattern[at + 1 : at + 2] not in {b"", b"]"}:
+            at += 1 + (pattern[at + 1 : at + 2] == b"\\")
+            found.update(range(before, _byte(pattern, at) + 1))
+            before = -1
+        elif named is not None:
+            name = b"alpha" if fold_case and named[1] in {b"upper", b"lower"} else named[1]
+            if name not in _SETS:
+                raise ValueError
+            found.update(_SETS[name].encode())
+            before, at = -1, named.end() - 1
+        else:
+            at += pattern[at : at + 1] == b"\\"
+            before = _byte(pattern, at)
+            found.add(before)
+        at += 1
+    found = (set(range(256)) - found if negated else found) - {ord("/")}
+    if at >= len(pattern) or not found:
+        raise ValueError
+    return found, at
+
+
+_NAMED_SET = re.compile(rb"\[:([^\]]*):\]")
+
+
+def _byte(pattern: bytes, at: int) -> int:
+    if at >= len(pattern):
+        raise ValueError
+    return pattern[at]
+
+
 @dataclass(frozen=True)
 class Rules:
     """The patterns of one file, for what is below `folder` (relative to the walked root's
-    repository, with a "/" at its end, or empty); with `folds_case` they are in lower case."""
+    repository, with a "/" at its end, or empty)."""
 
     folder: str
-    spec: pathspec.GitIgnoreSpec
-    folds_case: bool = False
+    patterns: Patterns
 
     def verdict(self, path: str) -> bool | None:
         """Whether a path below the folder is ignored; None where no pattern says anything."""
-        below = path[len(self.folder) :]
-        return self.spec.check_file(below.lower() if self.folds_case else below).include
+        return self.patterns.verdict(path[len(self.folder) :])
 
 
-def patterns(lines: Sequence[str]) -> pathspec.GitIgnoreSpec:
-    """Patterns in .gitignore's form; a broken one in somebody's file does not stop the others."""
-    good = []
-    for line in lines[:_MAX_PATTERNS]:
-        simple = _bounded(line)
-        try:
-            pathspec.GitIgnoreSpec.from_lines([simple])
-        except ValueError:
-            continue
-        good.append(simple)
-    return pathspec.GitIgnoreSpec.from_lines(good)
-
-
-def _bounded(pattern: str) -> str:
-    """A pattern that is matched in bounded time. One with very many stars becomes wider."""
-    if pattern.count("*") <= _MOST_STARS:
-        return pattern
-    parts = []
-    for part in pattern.split("/"):
-        if part.count("*") > _MOST_STARS:
-            first, last = part.index("*"), part.rindex("*")
-            part = f"{part[:first]}*{part[last + 1 :]}"  # noqa: PLW2901
-        parts.append(part)
-    deep = [at for at, part in enumerate(parts) if part == "**"]
-    if len(deep) > _MOST_STARS:
-        parts = [*parts[: deep[0]], "**", *parts[deep[-1] + 1 :]]
-    return "/".join(parts)
-
-
-def rules_in(path: Path, folder: str, *, fold_case: bool = False) -> Rules | None:
-    """The patterns of one file; None where there are none. A link is not followed, as in git.
+def rules_in(
+    path: Path, folder: str, *, fold_case: bool = False, follows: bool = True
+) -> Rules | None:
+    """The patterns of one file; None where there are none.
 
     Args:
         fold_case: case does not matter (`core.ignoreCase`, which git sets where file names have
             none).
+        follows: whether a link is followed; git follows none that is called `.gitignore` in a
+            work tree.
     """
-    if path.is_symlink():
+    if not follows and path.is_symlink():
         return None
     text = _text(path)
     if not text:
         return None
-    return Rules(folder, patterns(_lines(text.lower() if fold_case else text)), fold_case)
+    return Rules(folder, Patterns(_lines(text), fold_case=fold_case))
 
 
 def _text(path: Path, max_bytes: int = _MAX_BYTES) -> str | None:
     """A configuration's text; what is not valid UTF-8 in it does not lose the rest."""
     try:
-        return decoded(read_bytes(path, max_bytes), "replace")
+        data = read_bytes(path, max_bytes)
     except UnreadableError:
         return None
+    try:
+        return decoded(data, "surrogateescape")
+    except UnreadableError:
+        return data.decode("utf-8", "surrogateescape")
 
 
 def _lines(text: str) -> list[str]:
@@ -119,7 +307,8 @@ class Outer:
 
 def outer_rules(root: Path) -> Outer:
     """The rules that the folders above a root, its repository and the user set for it."""
-    repository = next((one for one in (root, *root.parents) if (one / ".git").exists()), None)
+    marked = (one for one in (root, *root.parents) if any((one / x).exists() for x in _REPOSITORY))
+    repository = next(marked, None)
     if repository is None:
         return Outer("", (), ignored=False)
     core = _core_settings(repository)
@@ -130,7 +319,9 @@ def outer_rules(root: Path) -> Outer:
     parts = PurePosixPath(root.relative_to(repository).as_posix()).parts
     folder, ignored = "", False
     for part in parts:
-        own = rules_in(repository / folder / ".gitignore", folder, fold_case=fold_case)
+        own = rules_in(
+            repository / folder / ".gitignore", folder, fold_case=fold_case, follows=False
+        )
         if own is not None:
             rules.append(own)
         folder += f"{part}/"
@@ -153,14 +344,18 @@ def exclude_file(repository: Path) -> Path:
     In a linked work tree and in a submodule `.git` is a file that names the real folder; of a work
     tree that folder names the one that all share in `commondir` (gitrepository-layout(5)).
     """
+    git = _git_folder(repository)
+    common = _text(git / "commondir", 4096) if git != repository / ".git" else None
+    return git / (common or "").strip() / "info" / "exclude"
+
+
+def _git_folder(repository: Path) -> Path:
+    """What `.git` is, or where it leads to."""
     git = repository / ".git"
     text = None if git.is_dir() else _text(git, 4096)
-    if text is not None and text.startswith("gitdir:"):
-        git = repository / text.removeprefix("gitdir:").strip()
-        common = _text(git / "commondir", 4096)
-        if common is not None:
-            git = git / common.strip()
-    return git / "info" / "exclude"
+    if text is None or not text.startswith("gitdir:"):
+        return git
+    return repository / text.removeprefix("gitdir:").strip()
 
 
 def _users_files(core: Mapping[str, str]) -> Iterator[Path]:
@@ -185,9 +380,20 @@ def _core_settings(repository: Path) -> dict[str, str]:
     files = [Path(named)] if named else [_config_folder() / "config", _home() / ".gitconfig"]
     git = exclude_file(repository).parent.parent
     found: dict[str, str] = {}
-    for file in (Path("/etc/gitconfig"), *files, git / "config"):
+    for file in (*_system_files(), *files, git / "config"):
         found |= _core_in(file, (repository / ".git", git))
     return found
+
+
+def _system_files() -> Iterator[Path]:
+    """The configurations of the system: where git's packages for Linux and macOS keep them."""
+    if os.environ.get("GIT_CONFIG_NOSYSTEM", "").lower() in _TRUE:
+        return
+    if named := os.environ.get("GIT_CONFIG_SYSTEM"):
+        yield Path(named)
+        return
+    for folder in ("/etc", "/usr/local/etc", "/opt/homebrew/etc"):
+        yield Path(folder, "gitconfig")
 
 
 def _core_in(file: Path, gits: Sequence[Path], depth: int = 0) -> dict[str, str]:
@@ -221,8 +427,13 @@ def _core_in(file: Path, gits: Sequence[Path], depth: int = 0) -> dict[str, str]
 
 
 def _holds(condition: str, file: Path, gits: Sequence[Path]) -> bool:
-    """Whether a condition of `includeIf` holds; of those only `gitdir` is known."""
+    """Whether a condition of `includeIf` holds; of those `gitdir` and `onbranch` are known."""
     kind, _, pattern = condition.partition(":")
+    if kind == "onbranch":
+        head = (_text(_git_folder(gits[0].parent) / "HEAD", 4096) or "").strip()
+        branch = head.removeprefix("ref: refs/heads/")
+        pattern = f"/{pattern}" + "**" * pattern.endswith("/")
+        return branch != head and bool(Patterns([pattern]).verdict(branch))
     if kind not in {"gitdir", "gitdir/i"} or not pattern:
         return False
     if pattern.startswith(("~/", "./")):
@@ -236,8 +447,8 @@ def _holds(condition: str, file: Path, gits: Sequence[Path]) -> bool:
     ]
     if kind == "gitdir/i":
         pattern, paths = pattern.lower(), [path.lower() for path in paths]
-    spec = patterns([pattern])
-    return any(map(spec.match_file, paths))
+    known = Patterns([pattern])
+    return any(map(known.verdict, paths))
 
 
 def _value(raw: str) -> str:
@@ -261,6 +472,8 @@ def _value(raw: str) -> str:
 def _path(value: str, file: Path) -> str:
     if value == "~" or value.startswith("~/"):
         return str(_home() / value[2:])
+    if value.startswith("~"):
+        return os.path.expanduser(value)  # noqa: PTH111 - it raises nothing for unknown users
     return str(file.parent / value) if value else ""
 
 

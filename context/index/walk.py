@@ -11,13 +11,13 @@ from pathlib import Path
 from context.index.open_file import MAX_NOTEBOOK_BYTES, is_notebook
 from context.index.read_policy import (
     Outer,
+    Patterns,
     Rules,
     exclude_file,
     is_ignored,
     is_secret,
     is_skipped,
     outer_rules,
-    patterns,
     rules_in,
 )
 
@@ -69,7 +69,7 @@ class Walk:
     left_out: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._user = patterns(self.excludes)
+        self._user = Patterns(self.excludes)
         self._outer: Outer = outer_rules(self.root)
 
     def files(self) -> Iterator[Found]:
@@ -141,7 +141,8 @@ class Walk:
         """`rules`, and those that a folder (empty: the root) adds for what is below it."""
         below = self._outer.prefix + folder
         fold_case = self._outer.folds_case
-        own = [rules_in(self.root / folder / ".gitignore", below, fold_case=fold_case)]
+        file = self.root / folder / ".gitignore"
+        own = [rules_in(file, below, fold_case=fold_case, follows=False)]
         if folder and (self.root / folder / ".git").exists():  # a repository inside
             exclude = exclude_file(self.root / folder)
             own.insert(0, rules_in(exclude, below, fold_case=fold_case))
@@ -152,7 +153,7 @@ class Walk:
             return "not source"
         if is_secret(path):
             return "secret"
-        if self._user.match_file(path):
+        if self._user.verdict(path):
             return "excluded by the user"
         return ".gitignore" if is_ignored(self._outer.prefix + path, rules) else None
 

@@ -160,6 +160,97 @@ def test_case_counts_where_it_does_for_git(
         assert Walk(repository).allows(path) == (not ignores_case)
 
 
+NAMES = [
+    "a.py",
+    "x1.py",
+    "xa.py",
+    "x].py",
+    "x-y.py",
+    "[k].py",
+    "a b.py",
+    " lead.py",
+    "#x.py",
+    "!y.py",
+    "back\\s.py",
+    "q?.py",
+    "star*.py",
+    "Foo.py",
+    "é.py",
+    "trail ",
+    "foo",
+    "xé.py",
+]
+PATTERNS = [
+    "a.py\t", "a.py ", "a.py\\ ", "trail", "trail\\ ", "[!a].py", "[^a].py", "?.py", "??.py", "[é].py", "x[[:digit:]].py",
+    "x[[:alpha:]].py", "[[:space:]]lead.py", "[[:upper:]]oo.py", "x[[:nothing:]].py", "x[[:digit].py", "x[]]*.py",
+    "x[\\]].py", "x[^]].py", "x[!]].py", "x[]-a].py", "x[+--]y.py", "x[a-].py", "[z-a].py", "[[]k].py", "\\[k\\].py",
+    "[abc", "a.py\\", "\\", "/", "!", "//", "./a.py", "app//a.py", "\\#x.py", "\\!y.py", "back\\\\s.py", "back\\s.py", "q\\?.py",
+    "star\\*.py", "star[*].py", "**", "/**", "***", "**/**", "app**/a.py", "a**", "ap*/**/a.py", "app/**/a.py", "app/sub/**/",
+    "**/sub/", "sub/**", "app\\/a.py", "*/a.py", "*/*/a.py", "/*\n!/app", "*\n!*/\n!*.py", "app/*\n!app/sub/", "foo/", "FOO",
+    "x[9-0].py", "x[\\1-\\2].py", "*[!a-z].py", "[A-Z]*", "a.py\0b", "a\0\nfoo", "é*",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("ignores_case", ["false", "true"])
+def test_patterns_mean_what_they_do_for_git(repository: Path, ignores_case: str) -> None:
+    """C3: classes, ranges, escapes, stars and blanks, and broken patterns, which match nothing."""
+    config = ["git", "-C", str(repository), "config", "core.ignoreCase", ignores_case]
+    subprocess.run(config, check=True)
+    for folder in ("", "app/", "app/sub/", "lib/foo/"):
+        for name in NAMES:
+            if not (repository / folder / name).exists():
+                write(repository, {folder + name: "x\n"})
+    for pattern in PATTERNS:
+        write(repository, {".gitignore": f"{pattern}\n"})
+        command = ["git", "-C", str(repository), "ls-files", "-z", "--others", "--exclude-standard"]
+        listed = subprocess.run(command, check=True, capture_output=True).stdout.decode()
+        assert walked(repository) == set(listed.split("\0")) - {""}, pattern
+
+
+def test_links_to_files_of_excludes_are_followed(repository: Path, home: Path) -> None:
+    """C3: as git does, but for a `.gitignore` in the work tree."""
+    write(
+        home,
+        {"dotfiles/ignore": "mine.py\n", "dotfiles/exclude": "ours.py\n", "dotfiles/x": "*.py\n"},
+    )
+    (home / ".config/git").mkdir(parents=True)
+    (home / ".config/git/ignore").symlink_to(home / "dotfiles/ignore")
+    (repository / ".git/info/exclude").unlink(missing_ok=True)
+    (repository / ".git/info/exclude").symlink_to(home / "dotfiles/exclude")
+    (repository / ".gitignore").symlink_to(home / "dotfiles/x")
+    write(repository, {f"{name}.py": "x\n" for name in ("mine", "ours", "kept")})
+    assert {path for path in walked(repository) if path.endswith(".py")} == {"kept.py"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "branch", "shown"),
+    [("", "work", False), ("", "other", True), ("GIT_CONFIG_SYSTEM", "other", False)],
+)
+def test_where_a_configuration_holds(
+    repository: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    branch: str,
+    shown: bool,
+) -> None:
+    """C3: on one branch only, or for the whole system."""
+    write(home, {".gitconfig": '[includeIf "onbranch:wo*"]\n\tpath = more.inc\n', "mine": "a.py\n"})
+    write(home, {"more.inc": "[core]\n\texcludesFile = ~/mine\n"})
+    if variable:
+        monkeypatch.setenv(variable, str(home / "more.inc"))
+    write(repository, {"a.py": "a\n", ".git/HEAD": f"ref: refs/heads/{branch}\n"})
+    assert walked(repository) == ({"a.py"} if shown else set())
+
+
+def test_long_lists_of_patterns_are_read_to_their_end(repository: Path) -> None:
+    """C3, C4: a list that a program wrote, with a null character in it."""
+    lines = [f"build/{number}.py" for number in range(60_000)]
+    write(repository, {".gitignore": "\n".join(["\0", *lines, "last.py", "*.log"])})
+    write(repository, {"last.py": "x\n", "kept.py": "x\n", "build/59999.py": "x\n", "a.log": "x\n"})
+    assert walked(repository) - {".gitignore"} == {"kept.py"}
+
+
 def test_a_configuration_that_includes_itself_ends(repository: Path, home: Path) -> None:
     """C3: includes are bounded."""
     write(home, {".gitconfig": "[include]\n\tpath = .gitconfig\n"})
@@ -264,6 +355,32 @@ def test_every_name_of_a_link_counts(
     assert workspace.overview(document, 500).passages == ()
     workspace.visited(document, 0, 8)
     assert workspace.recent.newest() == []
+
+
+def test_every_name_of_a_folder_counts(
+    counter: ToyCounter, layout: FimLayout, control: dict[str, int], tmp_path: Path
+) -> None:
+    """C5: a link on the way may lead through a folder of secrets, or be one itself."""
+    write(tmp_path, {"plain/config": "TOKEN=1\n", "other/config": "x = 1\n"})
+    (tmp_path / ".ssh").symlink_to("plain")
+    (tmp_path / "first").symlink_to(".ssh")
+    (tmp_path / "second").symlink_to(tmp_path / "first")
+    (tmp_path / "harmless").symlink_to("other")
+    workspace = context.Workspace([tmp_path], counter, layout, control)
+    for name in (".ssh/config", "first/config", "second/config", "first/new"):
+        assert "secrets" in workspace.hidden(workspace.open(tmp_path / name, "TOKEN=1\n")), name
+    assert workspace.hidden(workspace.open(tmp_path / "harmless/config", "x = 1\n")) == ""
+
+
+@pytest.mark.parametrize("mark", [".git", ".jj", ".sl"])
+def test_repositories_of_other_tools_follow_the_same_rules(
+    tmp_path: Path, home: Path, mark: str
+) -> None:
+    """C3: a folder inside one; where no repository is, the folders above have no say."""
+    write(tmp_path, {"outer/.gitignore": "private.py\n", "outer/app/private.py": "x\n"})
+    assert walked(tmp_path / "outer/app") == {"private.py"}
+    (tmp_path / "outer" / mark).mkdir()
+    assert walked(tmp_path / "outer/app") == set()
 
 
 def test_the_users_excludes_count_for_every_name(
