@@ -71,6 +71,7 @@ class Configuration:
 
     def __init__(self) -> None:
         self._file: tuple[Any, list[SettingsError]] | None = None
+        self._own: frozenset[str] = frozenset()
 
     def read(self, raw: object) -> tuple[Settings, list[UnderkeelError]]:
         """The settings under what the editor has sent.
@@ -86,9 +87,12 @@ class Configuration:
         problems: list[UnderkeelError] = []
         if self._file is None:
             self._file = settings.load()
+            self._own = settings.written()
             problems += self._file[1]
         said = raw.get(NAME) if isinstance(raw, Mapping) else raw
-        merged, wrong = settings.overlay(self._file[0], said, "the editor's settings")
+        merged, wrong = settings.overlay(
+            self._file[0], said, "the editor's settings", own=self._own
+        )
         return merged, [*problems, *wrong]
 
 

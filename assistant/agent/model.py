@@ -204,6 +204,7 @@ class Assembler:
     budget_tokens: int | None = None
     _text: str = ""
     _shown: int = 0
+    _blanks: int = 0  # at the start of the text
     _calls: dict[int, dict[str, str]] = field(default_factory=dict)
     _finish: str = ""
     _prompt: int = 0
@@ -225,7 +226,11 @@ class Assembler:
         self._text += text
         for position, piece in enumerate(delta.get("tool_calls") or ()):
             self._call(piece, position)
-        stop = max(_call_start(self._text), self._shown)
+        while self._blanks < len(self._text) and self._text[self._blanks].isspace():
+            self._blanks += 1
+        stop = self._shown
+        if self._text[self._blanks : self._blanks + 1] not in {"{", "["}:
+            stop = _call_start(self._text, self._shown)
         shown, self._shown = self._text[self._shown : stop], stop
         return shown, thought
 
@@ -292,14 +297,16 @@ _CALL_START = re.compile(r"<tool_call|<function|<tool>|```(?:json|tool)|\[TOOL_C
 _LONGEST_START = 12
 
 
-def _call_start(text: str) -> int:
-    """Up to where a text may be shown: what follows may be a call, or the start of one."""
-    if text.lstrip().startswith(("{", "[")):
-        return 0
-    found = _CALL_START.search(text)
+def _call_start(text: str, shown: int) -> int:
+    """Up to where a text may be shown: what follows may be a call, or the start of one.
+
+    Args:
+        shown: so many characters have been found to be no part of a call.
+    """
+    found = _CALL_START.search(text, shown)
     if found is not None:
         return found.start()
-    for at in range(max(len(text) - _LONGEST_START, 0), len(text)):
+    for at in range(max(len(text) - _LONGEST_START, shown), len(text)):
         if text[at] in "<`[" and _may_start(text[at:]):
             return at
     return len(text)
@@ -310,10 +317,59 @@ def _may_start(tail: str) -> bool:
     return any(start.startswith(tail) for start in starts)
 
 
-_TAGGED = re.compile(r"<(tool_call|function_call|tool)>\s*(.*?)\s*(?:</\1>|\Z)", re.DOTALL)
+_TAGGED = re.compile(r"<(tool_call|function_call|tool)>")
 _XML_CALL = re.compile(r"<function=([\w.-]{1,80})>(.*?)(?:</function>|\Z)", re.DOTALL)
-_XML_PARAMETER = re.compile(r"<parameter=([\w.-]{1,80})>\n?(.*?)\n?</parameter>", re.DOTALL)
-_FENCED = re.compile(r"```(?:json|tool_call|tool)?[ \t]*\n(.*?)\n[ \t]*```", re.DOTALL)
+_XML_PARAMETER = re.compile(r"<parameter=([\w.-]{1,80})>")
+_FENCE = re.compile(r"```(?:json|tool_call|tool)?[ \t]*\n")
+_FENCE_END = re.compile(r"\n[ \t]*```")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a text between two marks: the name in the first one, what is between them, and
+    where both marks are."""
+
+    name: str
+    body: str
+    start: int
+    stop: int
+
+
+def _tagged(text: str) -> list[_Part]:
+    """Calls in tags; the last one may lack its end."""
+    found, at = [], 0
+    while (opening := _TAGGED.search(text, at)) is not None:
+        closing = f"</{opening[1]}>"
+        end = text.find(closing, opening.end())
+        at = end + len(closing) if end >= 0 else len(text)
+        body = text[opening.end() : end if end >= 0 else at]
+        found.append(_Part(opening[1], body.strip(), opening.start(), at))
+    return found
+
+
+def _parameters(text: str) -> dict[str, Any]:
+    found, at = {}, 0
+    while (opening := _XML_PARAMETER.search(text, at)) is not None:
+        end = text.find("</parameter>", opening.end())
+        if end < 0:
+            break
+        body = text[opening.end() : end].removeprefix("\n").removesuffix("\n")
+        found[opening[1]] = _value(body)
+        at = end
+    return found
+
+
+def _fenced(text: str) -> list[_Part]:
+    found, at = [], 0
+    while (opening := _FENCE.search(text, at)) is not None:
+        # The line end before the closing fence may be the one behind the opening fence.
+        end = _FENCE_END.search(text, opening.end() - 1)
+        if end is None:
+            break
+        body = text[opening.end() : end.start()]
+        found.append(_Part("", body, opening.start(), end.end()))
+        at = end.end()
+    return found
 
 
 def calls_in_text(text: str, names: Sequence[str]) -> tuple[str, list[ToolCall], str]:
@@ -327,17 +383,17 @@ def calls_in_text(text: str, names: Sequence[str]) -> tuple[str, list[ToolCall],
     if xml:
         calls = []
         for match in xml:
-            given = {key: _value(value) for key, value in _XML_PARAMETER.findall(match[2])}
+            given = _parameters(match[2])
             if "<parameter=" in match[2] and not given:
                 return text, [], f"The call of {match[1]} is cut off. Make it again."
             calls.append(_call(match[1], given))
         rest = _XML_CALL.sub("", text).replace("<tool_call>", "").replace("</tool_call>", "")
         return rest, calls, ""
-    tagged = list(_TAGGED.finditer(text))
+    tagged = _tagged(text)
     if tagged:
         calls = []
-        for match in tagged:
-            found = _json_calls(match[2])
+        for part in tagged:
+            found = _json_calls(part.body)
             if not found:
                 return (
                     text,
@@ -345,11 +401,14 @@ def calls_in_text(text: str, names: Sequence[str]) -> tuple[str, list[ToolCall],
                     ("The tool call is not valid JSON. Write one object with name and arguments."),
                 )
             calls += found
-        return _TAGGED.sub("", text), calls, ""
-    for match in _FENCED.finditer(text):
-        found = [call for call in _json_calls(match[1]) if call.name in names]
+        stops = [0, *(part.stop for part in tagged)]
+        starts = [*(part.start for part in tagged), len(text)]
+        rest = "".join(text[a:b] for a, b in zip(stops, starts, strict=True))
+        return rest, calls, ""
+    for part in _fenced(text):
+        found = [call for call in _json_calls(part.body) if call.name in names]
         if found:
-            return text[: match.start()] + text[match.end() :], found, ""
+            return text[: part.start] + text[part.stop :], found, ""
     stripped = text.strip().removeprefix("[TOOL_CALLS]").strip()
     if stripped.startswith(("{", "[")):
         found = [call for call in _json_calls(stripped) if call.name in names]

@@ -74,7 +74,8 @@ your settings stricter:
 _TAIL = """\
 
 Everything else is read from your own file only: a workspace can set no model, program, library,
-server, port or key. What is refused is reported.
+server, port or key. An entry of an editor's list that begins with `!`, which would take back
+entries of yours, is ignored. What is refused is reported.
 
 ## Environment variables
 

@@ -25,10 +25,12 @@ from assistant.client import Status
 from assistant.doctor.checks import Finding
 from assistant.errors import DaemonError
 from assistant.service import ServiceNow
+from context.syntax.secrets import masked
 
 _LOG_BYTES = 512 * 1024
-_SECRET = re.compile(r"(?im)^(\s*[\w.-]*(?:key|token|password|secret)[\w.-]*\s*=\s*)(?!\s*$).*$")
-_KEPT = re.compile(r"(?i)(_tokens|_file|_name)\s*=")
+_VALUE = re.compile(r"""([ \t]*(["']?[\w.-]++["']?)[ \t]*=[ \t]*)\S""")
+_SECRET = re.compile(r"key|token|password|secret")
+_KEPT = ("_tokens", "_file", "_name")
 _ADDRESS = re.compile(r"(?i)\b((?:https?|file)://)[^\s\"',]+")
 _SHORTEST_NAME = 3
 
@@ -166,10 +168,15 @@ def _anonymous(status: Status) -> Status:
 
 
 def _hide_values(text: str) -> str:
-    return "".join(
-        line if _KEPT.search(line) else _SECRET.sub(r"\1***", line)
-        for line in text.splitlines(keepends=True)
-    )
+    return masked("".join(map(_hidden, text.splitlines(keepends=True))))
+
+
+def _hidden(line: str) -> str:
+    found = _VALUE.match(line)
+    name = found[2].strip("\"'").lower() if found is not None else ""
+    if found is None or not _SECRET.search(name) or name.endswith(_KEPT):
+        return line
+    return f"{found[1]}***{line[len(line.rstrip()) :]}"
 
 
 def _logs() -> dict[str, str]:

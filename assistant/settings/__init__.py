@@ -11,6 +11,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from assistant.settings.fields import (
     StatisticsSettings,
     tables,
 )
-from assistant.settings.rules import Editor, checked, quoted, rule_of, stricter
+from assistant.settings.rules import Editor, Rule, checked, quoted, rule_of, stricter, takes_back
 
 __all__ = [
     "ActionSettings",
@@ -53,6 +54,7 @@ __all__ = [
     "override",
     "rule_of",
     "tables",
+    "written",
 ]
 
 _LARGEST_FILE_BYTES = 1 << 20
@@ -108,7 +110,20 @@ def load(
     return msgspec.structs.replace(Settings(), **found), problems[:_MOST_PROBLEMS]
 
 
-def overlay(base: Settings, raw: object, source: str) -> tuple[Settings, list[SettingsError]]:
+def written(path: Path | None = None) -> frozenset[str]:
+    """What the settings file sets, as "table.name", also to its default; nothing of a file that
+    cannot be read."""
+    try:
+        raw = tomllib.loads(read_text(path or paths.config_file()))
+    except (OSError, ValueError, RecursionError):
+        return frozenset()
+    found = ((table, value) for table, value in raw.items() if isinstance(value, dict))
+    return frozenset(f"{table}.{name}" for table, value in found for name in value)
+
+
+def overlay(
+    base: Settings, raw: object, source: str, own: AbstractSet[str] = frozenset()
+) -> tuple[Settings, list[SettingsError]]:
     """The settings `base` after an editor's options are applied to them.
 
     An editor takes options from the workspace, which is not trusted. What it may set, and that it
@@ -117,6 +132,8 @@ def overlay(base: Settings, raw: object, source: str) -> tuple[Settings, list[Se
     Args:
         raw: tables as in the file; None for no options.
         source: where the options are from, for the messages.
+        own: the settings that the user's file sets, as of `written`. Those that differ from their
+            defaults count in any case.
 
     Returns:
         The settings, and what was wrong: each refused value keeps the value of `base`.
@@ -142,8 +159,8 @@ def overlay(base: Settings, raw: object, source: str) -> tuple[Settings, list[Se
         elif not isinstance(value, Mapping):
             problems.append(_no_table(source, str(name), value))
         else:
-            own = getattr(base, name)
-            changed[name] = _table(own, name, value, source, problems, editor=True)
+            table = getattr(base, name)
+            changed[name] = _table(table, name, value, source, problems, chosen=own)
     return msgspec.structs.replace(base, **changed), problems[:_MOST_PROBLEMS]
 
 
@@ -179,12 +196,15 @@ def _table(
     source: str,
     problems: list[SettingsError],
     *,
-    editor: bool = False,
+    chosen: AbstractSet[str] | None = None,
     last: msgspec.Struct | None = None,
 ) -> msgspec.Struct:
     """`own` with the accepted values of `raw`; `problems` gets the others.
 
     A refused value leaves its setting as it is in `last`, or else in `own`.
+
+    Args:
+        chosen: for an editor's options, the settings that the user's file sets.
     """
     fields = {field.name: field for field in msgspec.structs.fields(own)}
     good: dict[str, Any] = {}
@@ -197,13 +217,25 @@ def _table(
         kept = getattr(own if last is None else last, key)
         try:
             value = checked(kind, rule, item)
-            good[key] = stricter(rule, kept, field.default, value) if editor else value
+            good[key] = value
+            if chosen is not None:
+                is_set = kept != field.default or f"{table}.{key}" in chosen
+                good[key] = stricter(rule, kept, value, chosen=is_set)
+                problems += _taken_back(rule, value, f"{source}: {table}.{key}")
         except ValueError as error:
             good[key] = kept
             used = msgspec.json.encode(kept).decode()
             used = f"{used} is used" if last is None else f"{used}, the last valid value, is used"
             problems.append(SettingsError(f"{error}. {used}", subject=f"{source}: {table}.{key}"))
     return msgspec.structs.replace(own, **good)
+
+
+def _taken_back(rule: Rule, value: Any, subject: str) -> list[SettingsError]:
+    """What to say of an editor's entries that would take back the user's."""
+    if rule.editor is not Editor.ADD or not any(map(takes_back, value)):
+        return []
+    first = next(filter(takes_back, value))
+    return [SettingsError(f"an editor can only add; {quoted(first)} is ignored", subject=subject)]
 
 
 _MARKS = {

@@ -138,12 +138,12 @@ def _checked_text(rule: Rule, value: object) -> str:
     return value
 
 
-def stricter(rule: Rule, own: Any, default: Any, other: Any) -> Any:
+def stricter(rule: Rule, own: Any, other: Any, *, chosen: bool) -> Any:
     """The user's value after an editor's `other` is applied to it.
 
     Args:
         own: the value of the user's file, or the default.
-        default: of the field. A number that the user left at it may be set within its range.
+        chosen: the user's file sets it. Other numbers may be set within their range.
 
     Raises:
         ValueError: `other` would loosen the user's setting; the text says why.
@@ -154,14 +154,19 @@ def stricter(rule: Rule, own: Any, default: Any, other: Any) -> Any:
                 raise ValueError("an editor can only switch this off")
             return other
         case Editor.ADD:
-            return tuple(dict.fromkeys((*own, *other)))
-        case Editor.LOWER if own != default and other > own:
+            return tuple(dict.fromkeys((*own, *(one for one in other if not takes_back(one)))))
+        case Editor.LOWER if chosen and other > own:
             raise ValueError("an editor can only lower what your file sets")
-        case Editor.RAISE if own != default and other < own:
+        case Editor.RAISE if chosen and other < own:
             raise ValueError("an editor can only raise what your file sets")
         case Editor.NEVER:
             raise ValueError("an editor cannot set this")
     return other
+
+
+def takes_back(entry: str) -> bool:
+    """Whether an entry undoes those before it, as in .gitignore, in place of adding to them."""
+    return entry.startswith("!")
 
 
 def quoted(value: object) -> str:

@@ -23,10 +23,11 @@ from assistant.memory import ladder
 from assistant.memory.gguf.header import CACHE_TYPES
 from assistant.memory.planning import measured_planner
 from assistant.models.local_store import use_model
-from assistant.settings import CompletionSettings, Settings, load, overlay
+from assistant.settings import CompletionSettings, Settings, load, overlay, written
 from assistant.settings import fields as setting_fields
 from assistant.settings.fields import tables
 from assistant.settings.rules import Editor, Rule, checked, rule_of
+from context.index.walk import Walk
 
 ALL = [
     pytest.param(table, field, id=f"{table}.{field.name}")
@@ -354,6 +355,69 @@ def test_an_editor_can_tighten() -> None:
     assert (found.completion.max_tokens, found.completion.debounce_ms) == (16, 300)
     assert not (found.completion.workspace or found.completion.ahead)
     assert not (found.actions.enabled or found.statistics.enabled)
+
+
+@pytest.mark.parametrize(
+    "entry", ["!private/", "!private/**", "!*", "!/private/plan.py", "!**/plan.py", "!PRIVATE/"]
+)
+@pytest.mark.parametrize("before", [[], ["*.log"], ["private/"]])
+def test_an_editor_cannot_take_back_an_exclude(
+    tmp_path: Path, entry: str, before: list[str]
+) -> None:
+    """T11: a pattern with `!` in the editor's list; its other entries are added."""
+    given = {"completion": {"excludes": [*before, entry, "*.sql"]}}
+    found, (problem,) = overlay(STRICT, given, "the editor")
+    assert entry in str(problem) and "completion.excludes" in str(problem)
+    assert set(found.completion.excludes) == {"private/", "*.sql", *before}
+    (tmp_path / "private").mkdir()
+    for name in ("private/plan.py", "a.py", "b.sql"):
+        (tmp_path / name).write_text("x = 1\n")
+    walk = Walk(tmp_path, excludes=found.completion.excludes)
+    assert [one.path for one in walk.files()] == ["a.py"]
+
+
+def test_the_users_own_list_may_take_back_its_entries(tmp_path: Path) -> None:
+    text = '[completion]\nexcludes = ["*.sql", "!a.sql"]\n'
+    found, problems = loaded(tmp_path, text)
+    assert not problems and found.completion.excludes == ("*.sql", "!a.sql")
+    merged, problems = overlay(found, {"completion": {"excludes": ["b.sql"]}}, "the editor")
+    assert not problems and merged.completion.excludes == ("*.sql", "!a.sql", "b.sql")
+
+
+NUMBERS = [
+    pytest.param(table, field, id=f"{table}.{field.name}")
+    for table, default in tables().items()
+    for field in msgspec.structs.fields(default)
+    if rule_of(field)[1].editor in {Editor.LOWER, Editor.RAISE}
+]
+
+
+@pytest.mark.parametrize(("table", "field"), NUMBERS)
+def test_a_number_that_the_user_set_to_its_default_is_the_users(
+    tmp_path: Path, table: str, field: msgspec.structs.FieldInfo
+) -> None:
+    """T11: what the file says counts, not whether it differs from the default."""
+    _, rule = rule_of(field)
+    looser = int(rule.most if rule.editor is Editor.LOWER else rule.least)
+    stricter = int(rule.least if rule.editor is Editor.LOWER else rule.most)
+    file = tmp_path / "config.toml"
+    for text, kept in ((f"[{table}]\n{field.name} = {field.default}\n", True), ("", False)):
+        file.write_text(text)
+        base, problems = load(file)
+        assert not problems and base == Settings()
+        raw = {table: {field.name: looser}}
+        found, problems = overlay(base, raw, "the editor", own=written(file))
+        assert getattr(getattr(found, table), field.name) == (field.default if kept else looser)
+        assert len(problems) == kept
+        raw = {table: {field.name: stricter}}
+        found, problems = overlay(base, raw, "the editor", own=written(file))
+        assert getattr(getattr(found, table), field.name) == stricter and not problems
+
+
+def test_nothing_is_written_in_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    assert written(tmp_path / "missing.toml") == written(tmp_path) == frozenset()
+    (tmp_path / "config.toml").write_bytes(b"[model\n")
+    assert written(tmp_path / "config.toml") == frozenset()
 
 
 def test_an_editor_sets_numbers_that_the_user_left_alone() -> None:

@@ -1,22 +1,17 @@
 """T1, T18, C21: what sees foreign text takes time in proportion to it.
 
-Each input is measured at one size and at four times that size: a quadratic part costs sixteen times
-as much there, a linear one four. Steps are calls of functions, in Python and in C, which do not
-depend on the machine. The engine of `re` runs a pattern in one call and counts nothing, so for
-patterns the ratio of processor times is judged as well, never the time itself.
+See `steps` for how that is measured.
 """
 
 # ruff: noqa: E501
 
 from __future__ import annotations
 
-import gc
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from steps import linear, linear_steps
 
 import context
 from context.index.file_record import digest
@@ -27,11 +22,6 @@ from context.syntax.language import language_for
 from context.syntax.secrets import ShownText, masked
 from context.syntax.syntax_tree import MAX_LINE_BYTES, _has_long_line
 from context.syntax.text import members, near_names, terms, words
-
-MOST = 9.0
-MOST_STEPS = 5.0  # a sort or a binary search costs a little more than in proportion
-FIXED_STEPS = 500
-NOISE_S = 0.02  # what takes less is not measured
 
 PATTERNS = {
     "equals": "=", "jwt": "eyJ-", "jwt dots": "eyJabcdefghijk.", "word": "a", "capitals": "A", "base64": "aB3/",
@@ -49,29 +39,6 @@ PATTERNS = {
 }  # fmt: skip
 
 
-def steps(run: Any, text: str) -> int:
-    """How many functions `run` calls."""
-    count = 0
-
-    def called(_frame: Any, event: str, _arg: Any) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(called)
-    try:
-        run(text)
-    finally:
-        sys.setprofile(before)
-    return count
-
-
-def linear_steps(run: Any, make: Any, size: int) -> bool:
-    """Whether the steps of `run` grow no more than in proportion."""
-    run(make(4 * size))  # parsers, compiled patterns and the like are kept from here on
-    return steps(run, make(4 * size)) <= MOST_STEPS * steps(run, make(size)) + FIXED_STEPS
-
-
 def test_steps_tell_linear_from_quadratic() -> None:
     """T1: the measure itself: a loop passes, a loop in a loop does not."""
     assert linear_steps(lambda text: [ord(char) for char in text], lambda n: "a" * n, 400)
@@ -81,34 +48,6 @@ def test_steps_tell_linear_from_quadratic() -> None:
     assert not linear_steps(
         lambda text: [ord(char) for _ in text for char in text], lambda n: "a" * n, 100
     )
-
-
-def took(run: Any, text: str) -> Any:
-    """The least processor time of some runs."""
-    best = float("inf")
-    gc.disable()
-    try:
-        for _ in range(3):
-            started = time.process_time()
-            run(text)
-            best = min(best, time.process_time() - started)
-            if best > 20 * NOISE_S:
-                break
-    finally:
-        gc.enable()
-    return best
-
-
-def linear(run: Any, make: Any, size: int) -> Any:
-    """Whether `run` takes no more than in proportion; sizes grow until there is something to
-    measure."""
-    while took(run, make(4 * size)) < NOISE_S and size < 400_000:
-        size *= 4
-    for _ in range(3):
-        small, large = took(run, make(size)), took(run, make(4 * size))
-        if large < NOISE_S or large <= MOST * max(small, NOISE_S / 4):
-            return True
-    return False
 
 
 @pytest.mark.parametrize("name", sorted(PATTERNS))

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from steps import linear
 from typer.testing import CliRunner
 
 from assistant import paths
@@ -101,3 +102,33 @@ def test_the_command_shows_what_it_wrote(
     names = {path.name for path in (tmp_path / "b").iterdir()}
     assert all(name in ran.stdout for name in names) and "Look through it" in ran.stdout
     assert "no daemon is running" in (tmp_path / "b" / "status.json").read_text()
+
+
+TOKEN = "ghp_" + "aB3dE5fG7hJ9kL1mN3pQ5rS7tU9vW1xY3zA5"
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ('api_key = "x_file = 1"', "api_key = ***"),
+        ("'api-key' = 'abc'\r", "'api-key' = ***\r"),
+        ("remote.Password= 1", "remote.Password= ***"),
+        ('key_file = "a"', 'key_file = "a"'),
+        ("max_tokens = 64", "max_tokens = 64"),
+        ("secret =", "secret ="),
+        (f'run = ["--token", "{TOKEN}"]', 'run = ["--token", "..."]'),
+    ],
+)  # fmt: skip
+def test_values_of_settings_are_hidden(line: str, shown: str) -> None:
+    """T1, T10: by the name alone, or by what the value is."""
+    assert bundle._hide_values(f"[remote]\n{line}\n") == f"[remote]\n{shown}\n"
+
+
+@pytest.mark.parametrize("part", ["key", "a.", " ", "\t", "\n", "key = ", "= key", "token_file"])
+def test_hiding_takes_linear_time(part: str) -> None:
+    """T1: a settings file of one long line, or of many."""
+
+    def made(size: int) -> str:
+        return part * (size // len(part))
+
+    assert linear(bundle._hide_values, made, 4_000)
