@@ -1,140 +1,29 @@
 """Cleans what a model wrote before anybody sees it: ghost text, explanations and edits. Pure.
 
-Two things are handled: characters that a reader cannot see and that may deceive, and control tokens
-of the model that leaked into its text. Both are judged against the document, since a file about
-control tokens spells them as text, and many scripts and emoji need invisible joiners.
+Two things are handled: characters that a reader cannot see and that may deceive (`context.syntax.
+text`, which the agent uses too), and control tokens of the model that leaked into its text. Both
+are judged against the document, since a file about control tokens spells them as text, and many
+scripts and emoji need invisible joiners.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable
 
-_ANSI = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]{0,32}[ -/]{0,8}[@-~]"  # control sequences
-    r"|(?:\x1b\]|\x9d)[^\x07\x1b\x9c\n]{0,256}(?:\x07|\x1b\\|\x9c)"  # operating system commands
-    r"|(?:\x1b[PX^_]|[\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]{0,256}(?:\x07|\x1b\\|\x9c)"  # strings
-    r"|\x1b[#%(-/][0-~]|\x1b[@-OQ-WYZ\\c78=>]"
-)
-"""Terminal escape sequences (ECMA-48, also in their 8-bit forms): removed whole, since their
-visible rest is noise."""
+from context.syntax.text import CharacterStream, with_line_feeds, without_unsafe_characters
 
-_INTRODUCERS = re.compile("[\x1b\x90\x98\x9b\x9d-\x9f]")
-"""What a terminal escape sequence begins with."""
+__all__ = [
+    "TextCleaner",
+    "clean",
+    "first_control_token",
+    "spelled_in",
+    "with_line_feeds",
+    "without_unsafe_characters",
+]
 
-_LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
-"""Everything that some language or editor takes for the end of a line."""
-
-_SUSPECT = re.compile(
-    "["
-    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and line feed, DEL, C1
-    # Default_Ignorable_Code_Point (Unicode, DerivedCoreProperties.txt)
-    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
-    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
-    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
-    "\u2800"  # the braille pattern without dots
-    "\u2028\u2029\ufff9-\uffff"  # line separators, annotations, replacement of broken bytes
-    "\ud800-\udfff\ue000-\uf8ff\ufdd0-\ufdef\U000f0000-\U0010ffff"  # surrogates, private use
-    "]"
-)
-_ZWSP, _ZWNJ, _ZWJ = "\u200b", "\u200c", "\u200d"
-_NO_DOTS = "\u2800"
-_EMOJI_STYLE, _TEXT_STYLE = "\ufe0f", "\ufe0e"
-_KEYCAP, _BLACK_FLAG, _CANCEL_TAG = "\u20e3", "\U0001f3f4", "\U000e007f"
 _LOOK_CHARS = 1 << 18
-"""How much of the document on either side is searched for a character or a control token."""
-
-
-def with_line_feeds(text: str) -> str:
-    """`text` with every kind of line end as `\\n`."""
-    return _LINE_ENDS.sub("\n", text)
-
-
-def without_unsafe_characters(text: str, before: str = "", after: str = "") -> str:
-    """`text` without characters that a reader cannot see and that may deceive.
-
-    Bidirectional controls can make code read otherwise than it runs (CVE-2021-42574), other
-    invisible characters change names, and controls can drive a terminal. What scripts need
-    stays: joiners between letters and within emoji, variation selectors after emoji, tags in flags.
-    Private use characters (icons) and other variation selectors stay where the document has them.
-
-    Args:
-        before, after: the document around the place where `text` goes; both are searched within a
-            bounded distance.
-    """
-    if _INTRODUCERS.search(text):
-        text = _ANSI.sub("", text)
-    if not _SUSPECT.search(text):
-        return text
-    kept: list[str] = []
-    for at, char in enumerate(text):
-        if not _SUSPECT.match(char):
-            kept.append(char)
-            continue
-        left = kept[-1] if kept else before[-1:]
-        right = text[at + 1 : at + 2] or after[:1]
-        if _needed(char, left, right, kept) or _in_document(char, before, after):
-            kept.append(char)
-    return "".join(kept)
-
-
-def _needed(char: str, left: str, right: str, kept: list[str]) -> bool:
-    """Whether a script or an emoji needs the invisible `char` between its neighbours."""
-    if char in {_ZWJ, _ZWNJ}:
-        if _joins(left) and (_joins(right) or _shapes_alone(char, left)):
-            return True
-        return char == _ZWJ and _pictorial(left) and _pictorial(right)
-    if char in {_EMOJI_STYLE, _TEXT_STYLE}:
-        return _pictorial(left) or (left != "" and left in "#*0123456789" and right == _KEYCAP)
-    if char == _ZWSP:
-        return _breaks_words(left) and _breaks_words(right)
-    if char == _NO_DOTS:
-        return "\u2800" < left <= "\u28ff" or "\u2800" < right <= "\u28ff"
-    if "\u180b" <= char <= "\u180d" or char == "\u180f":  # Mongolian variation selectors
-        return "\u1820" <= left <= "\u18aa"
-    if "\U000e0020" <= char <= _CANCEL_TAG:
-        return left == _BLACK_FLAG or (
-            "\U000e0020" <= left < _CANCEL_TAG and _BLACK_FLAG in kept[-16:]
-        )
-    return False
-
-
-def _joins(char: str) -> bool:
-    """Whether `char` is a letter or a mark of a script that is written with joiners."""
-    return char > "\u05ff" and unicodedata.category(char) in {"Lo", "Mn", "Mc", "Lm"}
-
-
-def _shapes_alone(char: str, left: str) -> bool:
-    """Whether a joiner changes the letter before it at the end of a word: after a virama (a half
-    form or a chillu), and a ZWJ after an Arabic letter (its joined form, as in abbreviations)."""
-    virama = unicodedata.combining(left) == 9
-    return virama or (char == _ZWJ and "\u0620" <= left <= "\u08ff")
-
-
-def _breaks_words(char: str) -> bool:
-    """Whether `char` is of a script without blanks, in which a zero-width space may end a word:
-    Thai, Lao, Myanmar or Khmer."""
-    return (
-        "\u0e00" <= char <= "\u0eff" or "\u1000" <= char <= "\u109f" or "\u1780" <= char <= "\u17ff"
-    )
-
-
-def _pictorial(char: str) -> bool:
-    """Whether `char` can be part of an emoji: a symbol, a skin tone or an emoji style selector."""
-    if char in {_EMOJI_STYLE, "\u203c", "\u2049", "\u3030", "\u303d", "\u00a9", "\u00ae"}:
-        return True
-    return char > "\u20ff" and unicodedata.category(char) in {"So", "Sk", "Sm"}
-
-
-def _in_document(char: str, before: str, after: str) -> bool:
-    """Whether `char` is one that is allowed where the document has it, and the document has it."""
-    category = unicodedata.category(char)
-    selector = "\ufe00" <= char <= "\ufe0f" or "\U000e0100" <= char <= "\U000e01ef"
-    if not (category == "Co" or selector or char in {"\ufffd", _NO_DOTS}):
-        return False
-    return char in before[-_LOOK_CHARS:] or char in after[:_LOOK_CHARS]
-
+"""How much of the document on either side is searched for a control token."""
 
 # How families write control tokens; what else a model has is given to the functions below.
 _BAR = "[|\uff5c]"
@@ -283,47 +172,20 @@ class TextCleaner:
         """`document`: what the answer is about; what it spells may be written in the answer."""
         self._document = document[-_LOOK_CHARS:]
         self._control = tuple(control)
-        self._raw = ""  # not cleaned yet
+        self._characters = CharacterStream(self._document)
         self._held = ""  # without unsafe characters, not searched for control tokens yet
         self._line = ""  # what was shown of the last line
         self._ended = False
 
     def feed(self, piece: str) -> str:
         """The text that can be shown now."""
-        self._raw += piece
-        self._clean(self._clear_length())
+        self._held += self._characters.feed(piece)
         return self._take(self._safe_length())
 
     def finish(self) -> str:
         """The rest of the text, at its end."""
-        self._clean(len(self._raw))
+        self._held += self._characters.finish()
         return self._take(len(self._held))
-
-    def _clear_length(self) -> int:
-        """How much of the raw text does not depend on what follows."""
-        text = self._raw
-        least = max(len(text) - self._HELD_CHARS, 0)
-        # A sequence that ends the text may be the start of a longer one.
-        start = _INTRODUCERS.search(text)
-        while start is not None:
-            sequence = _ANSI.match(text, start.start())
-            if sequence is None or sequence.end() == len(text):
-                break
-            start = _INTRODUCERS.search(text, sequence.end())
-        length = len(text) if start is None else start.start()
-        # A joiner, and the half of a line end, are judged by what follows.
-        while length and (text[length - 1] == "\r" or _SUSPECT.match(text[length - 1])):
-            length -= 1
-        return max(length, least)
-
-    def _clean(self, length: int) -> None:
-        """Move the first `length` characters of the raw text to the held text, cleaned."""
-        text, self._raw = self._raw[:length], self._raw[length:]
-        if _SUSPECT.search(text):
-            before = f"{self._document}\n{self._line}{self._held}"
-            text = with_line_feeds(_ANSI.sub("", text))
-            text = without_unsafe_characters(text, before, self._raw)
-        self._held += text
 
     def _safe_length(self) -> int:
         """How much of the held text cannot be the start of a control token."""

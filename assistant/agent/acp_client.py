@@ -24,6 +24,7 @@ from assistant.agent.toolbox import Diagnose
 from assistant.agent.tools import Access, Outcome, Planned
 from assistant.agent.workspace import ToolError
 from assistant.errors import RequestError
+from context.syntax.text import rewritten
 
 _MOST_RESOURCE_CHARS = 20_000
 _MOST_UNSAVED = 1000
@@ -275,7 +276,7 @@ def _wire(request: Any) -> dict[str, Any]:
 
 
 def _title(call: ToolCall, planned: Planned | None) -> str:
-    return plain(planned.title if planned else call.name)[:500] or "call"
+    return rewritten(plain(planned.title if planned else call.name))[:500] or "call"
 
 
 def _always(planned: Planned, mode: Mode) -> str:

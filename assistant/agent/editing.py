@@ -6,13 +6,14 @@ import asyncio
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from assistant.agent.tools import Access, Diff, Outcome, Planned
 from assistant.agent.workspace import FileText, Journal, ToolError, Workspace, version
 from context import broken_by
 from context.syntax.document import damage
+from context.syntax.text import rewritten
 
 _MOST_FILE_CHARS = 400_000
 _HUNK = re.compile(r"^@@ -(\d+)")
@@ -58,7 +59,9 @@ class Editor:
         """A text that occurs once becomes another."""
         file = self._file(path)
         name = self.workspace.name(file.path)
-        old, new = old.replace("\r\n", "\n"), new.replace("\r\n", "\n")
+        old, given = old.replace("\r\n", "\n"), new.replace("\r\n", "\n")
+        new = rewritten(given, old)
+        note = _left_out(given, new)
         if "\r\n" in file.text:  # mixed line ends: they are kept as they are
             old, new = _as_written(file.text, old, new)
         if not old:
@@ -72,7 +75,7 @@ class Editor:
         if old in new and _contains(file.text, new, start, start + len(old)):
             raise ToolError(f"{name} has this new text already: nothing is to be changed.")
         text = file.text[:start] + new + file.text[start + len(old) :]
-        return self._change("replace_text", f"Edit {name}", [(file, text)])
+        return self._change("replace_text", f"Edit {name}", [(file, text)], note)
 
     def create(self, path: str, text: str) -> Planned:
         """A new file."""
@@ -83,7 +86,8 @@ class Editor:
             raise ToolError(f"{name} exists already. Use replace_text to change it.")
         if len(text) > _MOST_FILE_CHARS:
             raise ToolError("The text is too long for one file.")
-        text = text.replace("\r\n", "\n")
+        given = text.replace("\r\n", "\n")
+        text = rewritten(given)
         self._check_syntax(name, "", text, broken=damage(name, text) or ())
         return self._planned(
             "create_file",
@@ -91,6 +95,7 @@ class Editor:
             f"Create {name}",
             [_Write(target, text.encode("utf-8", "replace"), None)],
             [Diff(target, None, text)],
+            note=_left_out(given, text),
         )
 
     def move(self, path: str, to: str) -> Planned:
@@ -127,7 +132,9 @@ class Editor:
 
     def patch(self, patch: str) -> Planned:
         """A unified diff over one or more files: all of it or nothing."""
-        parts = parse_patch(patch)
+        given = parse_patch(patch)
+        parts = [replace(one, hunks=tuple(map(_rewritten, one.hunks))) for one in given]
+        note = "" if parts == given else _NOTE
         changed: list[tuple[FileText, str]] = []
         writes: list[_Write] = []
         diffs: list[Diff] = []
@@ -155,7 +162,7 @@ class Editor:
             raise ToolError("The patch has one file twice. Put all of its hunks together.")
         names = ", ".join(self.workspace.name(path) for path in paths[:4])
         access = Access.REMOVE if removes else Access.EDIT
-        return self._planned("apply_patch", "edit", f"Patch {names}", writes, diffs, access)
+        return self._planned("apply_patch", "edit", f"Patch {names}", writes, diffs, access, note)
 
     def _file(self, path: str) -> FileText:
         file = self.workspace.load(self.workspace.resolve(path))
@@ -163,7 +170,9 @@ class Editor:
         self.workspace.check_version(file)
         return file
 
-    def _change(self, tool: str, title: str, changed: Sequence[tuple[FileText, str]]) -> Planned:
+    def _change(
+        self, tool: str, title: str, changed: Sequence[tuple[FileText, str]], note: str
+    ) -> Planned:
         for file, text in changed:
             self._check_syntax(self.workspace.name(file.path), file.text, text)
         return self._planned(
@@ -172,6 +181,7 @@ class Editor:
             title,
             [_Write(file.path, file.encoded(text), file.version) for file, text in changed],
             [Diff(file.path, file.text, text) for file, text in changed],
+            note=note,
         )
 
     def _check_syntax(
@@ -199,6 +209,7 @@ class Editor:
         writes: Sequence[_Write],
         diffs: Sequence[Diff],
         access: Access = Access.EDIT,
+        note: str = "",
     ) -> Planned:
         diff = "".join(unified(self.workspace, one) for one in diffs)
 
@@ -206,7 +217,7 @@ class Editor:
             size = sum(len(one.old or "") for one in diffs)
             self.journal.check_space(size)
             added, removed = _counts(diff)
-            line = f"{title}: {added} lines added, {removed} removed."
+            line = f"{title}: {added} lines added, {removed} removed.{note}"
             for one in writes:
                 made = self.workspace.write(one.path, one.data, one.expected)
                 self.journal.add(made)
@@ -232,6 +243,19 @@ class Editor:
             line=row,
             diffs=tuple(diffs),
         )
+
+
+_NOTE = " Characters that cannot be seen were left out."
+
+
+def _left_out(given: str, text: str) -> str:
+    return "" if given == text else _NOTE
+
+
+def _rewritten(hunk: Hunk) -> Hunk:
+    """A hunk whose new lines are without unsafe characters that the old ones have not."""
+    new = rewritten("\n".join(hunk.new), "\n".join(hunk.old)).split("\n")
+    return replace(hunk, new=tuple(new)) if hunk.new else hunk
 
 
 def unified(workspace: Workspace, diff: Diff) -> str:
@@ -360,12 +384,18 @@ def apply_hunks(name: str, text: str, hunks: Sequence[Hunk]) -> str:
 
 def _places(lines: Sequence[str], wanted: Sequence[str]) -> list[int]:
     first, count = wanted[0], len(wanted)
-    wanted = list(wanted)
-    return [
-        at
-        for at in range(len(lines) - count + 1)
-        if lines[at] == first and list(lines[at : at + count]) == wanted
-    ]
+    lines, wanted = list(lines), list(wanted)
+    found: list[int] = []
+    at, last = 0, len(lines) - count + 1
+    while at < last:
+        try:
+            at = lines.index(first, at, last)
+        except ValueError:
+            break
+        if lines[at : at + count] == wanted:
+            found.append(at)
+        at += 1
+    return found
 
 
 def _not_unique(name: str, text: str, old: str, count: int) -> str:

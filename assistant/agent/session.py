@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -35,6 +35,7 @@ from assistant.agent.toolbox import Diagnose, Toolbox
 from assistant.agent.tools import Access, Outcome, Planned, offered
 from assistant.agent.workspace import EditorFiles, Journal, ToolError, Workspace
 from assistant.errors import ContextFullError, RequestError, UnderkeelError
+from context.syntax.text import CharacterStream, rewritten
 
 _REFUSED = "The user refused this call. Do not make it again; do something else, or ask."
 _RETRY_S = (0.2, 1.0, 4.0)
@@ -298,19 +299,20 @@ class AgentSession:
         await frontend.usage(packed.tokens, self.model.budget_tokens)
         self._sent = packed.messages, len(packed.levels)
 
-        async def on_text(text: str) -> None:
-            await frontend.text(plain(text) if "\x1b" in text or "\r" in text else text)
-
+        said, thought = _Said(frontend.text), _Said(frontend.thought)
         try:
             answer = await self.model.answer(
-                packed.messages, tools, packed.tokens, on_text, frontend.thought
+                packed.messages, tools, packed.tokens, said.feed, thought.feed
             )
+            await thought.finish()
+            await said.finish()
         except ContextFullError:
             return loop.BudgetFell(self._clock() - started)
         except RequestError as error:
             return loop.ModelFailed(str(error), self._clock() - started, fatal=True)
         except UnderkeelError as error:
             return loop.ModelFailed(str(error), self._clock() - started)
+        answer = msgspec.structs.replace(answer, text=rewritten(answer.text))
         return loop.Answered(answer, self._clock() - started)
 
     async def _summarise(self, frontend: Frontend, *, must: bool) -> int | None:
@@ -477,6 +479,22 @@ class AgentSession:
 
 def _tool_tokens(tools: Sequence[dict[str, object]], count: Callable[[str], int]) -> int:
     return sum(count(str(tool)) for tool in tools)
+
+
+class _Said:
+    """Passes on what a model says as it comes, without unsafe characters."""
+
+    def __init__(self, show: Callable[[str], Awaitable[None]]) -> None:
+        self._show = show
+        self._characters = CharacterStream()
+
+    async def feed(self, piece: str) -> None:
+        if text := self._characters.feed(piece):
+            await self._show(text)
+
+    async def finish(self) -> None:
+        if text := self._characters.finish():
+            await self._show(text)
 
 
 async def _ignored(_: str) -> None:

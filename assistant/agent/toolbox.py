@@ -16,6 +16,7 @@ from assistant.agent.permissions import simple_words
 from assistant.agent.reading import Reader
 from assistant.agent.tools import Access, Outcome, Planned, Tool, arguments_of, named, tools
 from assistant.agent.workspace import ToolError, Workspace
+from context.syntax.text import rewritten
 
 Diagnose = Callable[[Path | None], Awaitable[str | None]]
 """The client's diagnostics of a file, or of all; None where it has none."""
@@ -154,8 +155,11 @@ class Toolbox:
         command = given["command"].strip()
         if not command:
             raise ToolError("The command is empty.")
-        if commands.plain(command) != command:
-            raise ToolError("The command has control characters. Write it without them.")
+        if commands.plain(command) != command or rewritten(command) != command:
+            raise ToolError(
+                "The command has control characters, or some that cannot be seen. "
+                "Write it without them."
+            )
         limit_s = given.get("time_limit_s", commands.DEFAULT_LIMIT_S)
         words = simple_words(command)
         argv = list(words) if words is not None else ["/bin/sh", "-c", command]
@@ -194,7 +198,7 @@ class Toolbox:
         )
 
     def _ask_user(self, tool: Tool, given: dict[str, Any]) -> Planned:
-        question = commands.plain(given["question"]).strip()
+        question = rewritten(commands.plain(given["question"])).strip()
         if not question:
             raise ToolError("The question is empty.")
 
@@ -204,7 +208,9 @@ class Toolbox:
         return Planned(QUESTION_TOOL, tool.kind, Access.TALK, "Ask the user", run)
 
     def _update_plan(self, tool: Tool, given: dict[str, Any]) -> Planned:
-        items = tuple((commands.plain(one["text"])[:300], one["status"]) for one in given["items"])
+        items = tuple(
+            (rewritten(commands.plain(one["text"]))[:300], one["status"]) for one in given["items"]
+        )
         marks = {"pending": " ", "in_progress": ">", "completed": "x"}
         text = "\n".join(f"[{marks[status]}] {text}" for text, status in items)
         done = sum(status == "completed" for _, status in items)

@@ -25,6 +25,7 @@ from context.index.project_index import Index
 from context.index.read_policy import is_secret
 from context.index.walk import Limits, Walk
 from context.syntax.secrets import masked
+from context.syntax.text import rewritten
 
 MAX_FILE_BYTES = 2 << 20
 _MAX_JOURNAL_BYTES = 64 << 20
@@ -141,6 +142,8 @@ class Workspace:
             raise ToolError("The path is empty or not valid. Give one relative to the workspace.")
         given = Path(path.strip())
         joined = given if given.is_absolute() else self.root / given
+        if rewritten(path) != path and not joined.exists():
+            raise ToolError("The path has characters that cannot be seen. Write it without them.")
         found = inside(Path(os.path.normpath(joined)), self.roots)
         if found is None:
             raise ToolError(

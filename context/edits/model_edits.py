@@ -21,7 +21,7 @@ from typing import Any
 from context.edits.history import Hunk, between, reverted
 from context.edits.types import EditKind, NextEdit, Scene
 from context.syntax.secrets import HIDDEN, masked, masked_runs
-from context.syntax.text import common_ends
+from context.syntax.text import common_ends, rewritten
 
 GENERIC = "generic"
 """The family for models that were not trained for next edits."""
@@ -232,6 +232,10 @@ def edit_in(prompt: EditPrompt, answer: str, scene: Scene) -> NextEdit | None:
     if made is None:
         return None
     at, old, new = made
+    if new:
+        new = tuple(rewritten("\n".join(new), "\n".join(old)).split("\n"))
+        if new == old:
+            return None
     first = prompt.first + at
     start = scene.starts[first] if first < len(scene.starts) else len(scene.text)
     if old:

@@ -1,9 +1,11 @@
-"""Plain text: offsets, lines and pieces, the identifiers in it, and its token ids."""
+"""Plain text: offsets, lines and pieces, the identifiers in it, its token ids, and the characters
+of it that a reader cannot see."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections.abc import Callable, Collection, Iterator
 from functools import lru_cache
 from typing import TypeVar
 
@@ -271,3 +273,188 @@ class Encoder:
     def text_count(self, text: str) -> int:
         """`len(text_ids(text))`: the tokens that `text` takes as a section of a prompt."""
         return sum(len(self.ids(piece)) for piece in pieces(text))
+
+
+_ANSI = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]{0,32}[ -/]{0,8}[@-~]"  # control sequences
+    r"|(?:\x1b\]|\x9d)[^\x07\x1b\x9c\n]{0,256}(?:\x07|\x1b\\|\x9c)"  # operating system commands
+    r"|(?:\x1b[PX^_]|[\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]{0,256}(?:\x07|\x1b\\|\x9c)"  # strings
+    r"|\x1b[#%(-/][0-~]|\x1b[@-OQ-WYZ\\c78=>]"
+)
+"""Terminal escape sequences (ECMA-48, also in their 8-bit forms): removed whole, since their
+visible rest is noise."""
+
+_INTRODUCERS = re.compile("[\x1b\x90\x98\x9b\x9d-\x9f]")
+"""What a terminal escape sequence begins with."""
+
+_LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
+"""Everything that some language or editor takes for the end of a line."""
+
+_SUSPECT = re.compile(
+    "["
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and line feed, DEL, C1
+    # Default_Ignorable_Code_Point (Unicode, DerivedCoreProperties.txt)
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+    "\u2800"  # the braille pattern without dots
+    "\u2028\u2029\ufff9-\uffff"  # line separators, annotations, replacement of broken bytes
+    "\ud800-\udfff\ue000-\uf8ff\ufdd0-\ufdef\U000f0000-\U0010ffff"  # surrogates, private use
+    "]"
+)
+_ZWSP, _ZWNJ, _ZWJ = "\u200b", "\u200c", "\u200d"
+_NO_DOTS = "\u2800"
+_EMOJI_STYLE, _TEXT_STYLE = "\ufe0f", "\ufe0e"
+_KEYCAP, _BLACK_FLAG, _CANCEL_TAG = "\u20e3", "\U0001f3f4", "\U000e007f"
+_LOOK_CHARS = 1 << 18  # of the document on either side that are searched for a character
+
+
+def with_line_feeds(text: str, kept: Collection[str] = ()) -> str:
+    """`text` with every kind of line end but those `kept` as `\\n`."""
+    return _LINE_ENDS.sub(lambda found: found[0] if found[0] in kept else "\n", text)
+
+
+def without_unsafe_characters(
+    text: str, before: str = "", after: str = "", kept: Collection[str] = ()
+) -> str:
+    """`text` without characters that a reader cannot see and that may deceive.
+
+    Bidirectional controls can make code read otherwise than it runs (CVE-2021-42574), other
+    invisible characters change names, and controls can drive a terminal. What scripts need
+    stays: joiners between letters and within emoji, variation selectors after emoji, tags in flags.
+    Private use characters (icons) and other variation selectors stay where the document has them.
+
+    Args:
+        before, after: the document around the place where `text` goes; both are searched within a
+            bounded distance.
+        kept: characters that stay wherever they are, such as those of a text that this one
+            replaces.
+    """
+    if _INTRODUCERS.search(text):
+        text = _ANSI.sub(lambda found: found[0] if found[0][0] in kept else "", text)
+    if not _SUSPECT.search(text):
+        return text
+    made: list[str] = []
+    for at, char in enumerate(text):
+        if not _SUSPECT.match(char) or char in kept:
+            made.append(char)
+            continue
+        left = made[-1] if made else before[-1:]
+        right = text[at + 1 : at + 2] or after[:1]
+        if _needed(char, left, right, made) or _in_document(char, before, after):
+            made.append(char)
+    return "".join(made)
+
+
+def _needed(char: str, left: str, right: str, made: list[str]) -> bool:
+    """Whether a script or an emoji needs the invisible `char` between its neighbours."""
+    if char in {_ZWJ, _ZWNJ}:
+        if _joins(left) and (_joins(right) or _shapes_alone(char, left)):
+            return True
+        return char == _ZWJ and _pictorial(left) and _pictorial(right)
+    if char in {_EMOJI_STYLE, _TEXT_STYLE}:
+        return _pictorial(left) or (left != "" and left in "#*0123456789" and right == _KEYCAP)
+    if char == _ZWSP:
+        return _breaks_words(left) and _breaks_words(right)
+    if char == _NO_DOTS:
+        return "\u2800" < left <= "\u28ff" or "\u2800" < right <= "\u28ff"
+    if "\u180b" <= char <= "\u180d" or char == "\u180f":  # Mongolian variation selectors
+        return "\u1820" <= left <= "\u18aa"
+    if "\U000e0020" <= char <= _CANCEL_TAG:
+        return left == _BLACK_FLAG or (
+            "\U000e0020" <= left < _CANCEL_TAG and _BLACK_FLAG in made[-16:]
+        )
+    return False
+
+
+def _joins(char: str) -> bool:
+    """Whether `char` is a letter or a mark of a script that is written with joiners."""
+    return char > "\u05ff" and unicodedata.category(char) in {"Lo", "Mn", "Mc", "Lm"}
+
+
+def _shapes_alone(char: str, left: str) -> bool:
+    """Whether a joiner changes the letter before it at the end of a word: after a virama (a half
+    form or a chillu), and a ZWJ after an Arabic letter (its joined form, as in abbreviations)."""
+    virama = unicodedata.combining(left) == 9
+    return virama or (char == _ZWJ and "\u0620" <= left <= "\u08ff")
+
+
+def _breaks_words(char: str) -> bool:
+    """Whether `char` is of a script without blanks, in which a zero-width space may end a word:
+    Thai, Lao, Myanmar or Khmer."""
+    return (
+        "\u0e00" <= char <= "\u0eff" or "\u1000" <= char <= "\u109f" or "\u1780" <= char <= "\u17ff"
+    )
+
+
+def _pictorial(char: str) -> bool:
+    """Whether `char` can be part of an emoji: a symbol, a skin tone or an emoji style selector."""
+    if char in {_EMOJI_STYLE, "\u203c", "\u2049", "\u3030", "\u303d", "\u00a9", "\u00ae"}:
+        return True
+    return char > "\u20ff" and unicodedata.category(char) in {"So", "Sk", "Sm"}
+
+
+def _in_document(char: str, before: str, after: str) -> bool:
+    """Whether `char` is one that is allowed where the document has it, and the document has it."""
+    category = unicodedata.category(char)
+    selector = "\ufe00" <= char <= "\ufe0f" or "\U000e0100" <= char <= "\U000e01ef"
+    if not (category == "Co" or selector or char in {"\ufffd", _NO_DOTS}):
+        return False
+    return char in before[-_LOOK_CHARS:] or char in after[:_LOOK_CHARS]
+
+
+def rewritten(text: str, old: str = "") -> str:
+    """What a model wrote for a file, in place of `old`: with line feeds, and without unsafe
+    characters that `old` has not."""
+    kept = frozenset(_SUSPECT.findall(old))
+    return without_unsafe_characters(with_line_feeds(text, kept), old, kept=kept)
+
+
+class CharacterStream:
+    """Removes unsafe characters from a text that comes in pieces, and makes its line ends one.
+
+    It holds back what a later piece may turn into a longer escape sequence or line end.
+    """
+
+    _HELD_CHARS = 320
+
+    def __init__(self, document: str = "") -> None:
+        """`document`: what the text is about, as `before` of `without_unsafe_characters`."""
+        self._document = document
+        self._raw = ""
+        self._last = "\n"
+
+    def feed(self, piece: str) -> str:
+        """The text that is sure now."""
+        self._raw += piece
+        return self._cleaned(self._clear_length())
+
+    def finish(self) -> str:
+        """The rest of the text, at its end."""
+        return self._cleaned(len(self._raw))
+
+    def _clear_length(self) -> int:
+        """How much of the raw text does not depend on what follows."""
+        text = self._raw
+        least = max(len(text) - self._HELD_CHARS, 0)
+        # A sequence that ends the text may be the start of a longer one.
+        start = _INTRODUCERS.search(text)
+        while start is not None:
+            sequence = _ANSI.match(text, start.start())
+            if sequence is None or sequence.end() == len(text):
+                break
+            start = _INTRODUCERS.search(text, sequence.end())
+        length = len(text) if start is None else start.start()
+        # A joiner, and the half of a line end, are judged by what follows.
+        while length and (text[length - 1] == "\r" or _SUSPECT.match(text[length - 1])):
+            length -= 1
+        return max(length, least)
+
+    def _cleaned(self, length: int) -> str:
+        """The first `length` characters of the raw text, cleaned; the rest stays raw."""
+        text, self._raw = self._raw[:length], self._raw[length:]
+        if _SUSPECT.search(text):
+            text = with_line_feeds(_ANSI.sub("", text))
+            text = without_unsafe_characters(text, self._document + self._last, self._raw)
+        self._last = text[-1:] or self._last
+        return text

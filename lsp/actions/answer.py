@@ -7,10 +7,10 @@ import asyncio
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -211,10 +211,11 @@ def _unmarked(text: str) -> str:
 
 
 def _shared(code: str, like: str) -> float:
-    """How much of the lines of `like` is in `code`, 0 to 1."""
-    wanted = [line.strip() for line in like.split("\n") if line.strip()]
-    said = [line.strip() for line in code.split("\n") if line.strip()]
-    return SequenceMatcher(None, said, wanted, autojunk=False).ratio() if wanted and said else 0.0
+    """How many of the lines of both are in both, in any order, 0 to 1."""
+    wanted = Counter(line.strip() for line in like.split("\n") if line.strip())
+    said = Counter(line.strip() for line in code.split("\n") if line.strip())
+    lines = wanted.total() + said.total()
+    return 2 * (wanted & said).total() / lines if wanted and said else 0.0
 
 
 def _without_blank_ends(code: str) -> str:

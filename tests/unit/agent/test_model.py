@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from steps import linear
 
 from assistant.agent.model import Assembler, calls_in_text, without_tools
 
@@ -156,3 +157,50 @@ def test_a_conversation_for_a_server_without_tools() -> None:
     assert [one["role"] for one in made] == ["system", "user", "assistant", "user"]
     assert "<tool_call>" in made[0]["content"] and made[3]["content"].endswith("note")
     assert calls_in_text(made[2]["content"], NAMES)[1][0].name == "read_file"
+
+
+MARKS = [
+    "<tool>", "<tool_call>", "<tool> x", "<tool_call>{}", "</tool_call>", "<function=a>", "<parameter=a>", "<parameter=a>\n",
+    "```\n", "```\na", "```json\n{", "```tool\n\n", "[TOOL_CALLS]", "[", "{", "<", " ", "\n", "`",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", MARKS)
+def test_calls_are_found_in_linear_time(part: str) -> None:
+    """T1: in the whole text of an answer, and in each piece as it comes."""
+
+    def made(size: int) -> str:
+        return part * (size // len(part))
+
+    def streamed(text: str) -> None:
+        made = Assembler(NAMES)
+        for at in range(0, len(text), 3):
+            made.feed({"choices": [{"delta": {"content": text[at : at + 3]}}]})
+        made.rest(made.answer())
+
+    assert linear(lambda text: calls_in_text(text, NAMES), made, 4_000)
+    assert linear(lambda text: calls_in_text(f"<function=a>{text}", NAMES), made, 4_000)
+    assert linear(streamed, made, 4_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "rest", "arguments"),
+    [
+        ("a<tool>\n {} \n</tool>b", "ab", ["{}"]),
+        ("a<tool_call>{}</tool_call>b<tool>{}</tool>c", "abc", ["{}", "{}"]),
+        ("a<tool_call>{}", "a", ["{}"]),
+        ("a<tool_call>{}</tool>", "a<tool_call>{}</tool>", None),
+        ("a\n```json\n{}\n  ```b", "a\nb", ["{}"]),
+        ("a```\n{}\n```", "a", ["{}"]),
+    ],
+)
+def test_calls_in_text_are_taken_out_of_it(
+    text: str, rest: str, arguments: list[str] | None
+) -> None:
+    """T1: the marks of a call, one after the other, and one without its end."""
+    call = '{"name": "read_file", "arguments": {}}'
+    found, calls, problem = calls_in_text(text.replace("{}", call), NAMES)
+    assert found == rest.replace("{}", call)
+    assert [one.arguments for one in calls] == (arguments or []) and bool(problem) == (
+        arguments is None
+    )

@@ -114,6 +114,90 @@ def test_stopping_at_a_question_ends_the_turn(store: SessionStore, folder: Path)
     assert (folder / "shape.py").read_text() == CODE
 
 
+# What the model writes is cleaned before it is shown or written.
+
+UNSEEN = [
+    "\u202e",
+    "\u2066",
+    "\u200b",
+    "\u3164",
+    "\uffa0",
+    "\u115f",
+    "\u034f",
+    "\U000e0100",
+    "\x1b[31m",
+    "\x07",
+    "\ufeff",
+]
+
+
+@pytest.mark.parametrize("char", UNSEEN)
+def test_what_the_model_says_has_no_unsafe_characters(
+    store: SessionStore, folder: Path, char: str
+) -> None:
+    """T5: in the text that is shown and in the one that is kept."""
+    user = Recorder()
+    stored = store.create((folder,), Mode.AUTO.value)
+    made = AgentSession(stored, ScriptedModel([say(f"It is sa{char}fe, 👩\u200d🚀.")]))
+    asyncio.run(made.run("Fix area.", user))
+    assert user.said == "It is safe, 👩\u200d🚀."
+    again = store.load(stored.record.id)
+    assert again.turns[-1].steps[-1].text == "It is safe, 👩\u200d🚀."
+
+
+@pytest.mark.parametrize("char", UNSEEN)
+def test_what_the_model_writes_has_no_unsafe_characters(
+    store: SessionStore, folder: Path, char: str
+) -> None:
+    """T5: in all ways in which a file is changed, and the model is told."""
+    patch = f"--- a/shape.py\n+++ b/shape.py\n@@ -1,2 +1,2 @@\n def area(w, h):\n-    return w * h\n+    return w * h  # a{char}b\n"
+    added = f"*** Add File: more.py\n+x = 'a{char}b'\n"
+    script = [
+        use("replace_text", path="shape.py", old="w + h", new=f"w *{char} h"),
+        use("create_file", path="new.py", text=f"name = 'a{char}b'\n"),
+        use("apply_patch", patch=patch),
+        use("apply_patch", patch=added),
+    ]
+    user = Recorder()
+    play(store, folder, script, user)
+    assert (folder / "shape.py").read_text() == "def area(w, h):\n    return w * h  # ab\n"
+    assert (folder / "new.py").read_text() == "name = 'ab'\n"
+    assert (folder / "more.py").read_text() == "x = 'ab'\n"
+    assert all("cannot be seen were left out" in outcome.text for _, outcome in user.outcomes)
+
+
+@pytest.mark.parametrize("char", [*UNSEEN, "\u2028", "\x0c"])
+def test_what_a_file_has_stays_in_it(store: SessionStore, folder: Path, char: str) -> None:
+    """T5, C9: an edit beside such characters, and of the line that they are in."""
+    code = f"a = 'x{char}y'  # old\nb = 1\n"
+    (folder / "marks.py").write_bytes(code.encode())
+    script = [
+        use("replace_text", path="marks.py", old="b = 1", new="b = 2"),
+        use("replace_text", path="marks.py", old=f"'x{char}y'  # old", new=f"'x{char}y'  # new"),
+    ]
+    play(store, folder, script, Recorder())
+    assert (folder / "marks.py").read_bytes() == code.replace("= 1", "= 2").replace(
+        "old", "new"
+    ).encode()
+
+
+@pytest.mark.parametrize("char", ["\u202e", "\u3164", "\u200b", "\U000e0101"])
+@pytest.mark.parametrize("tool", ["run_command", "create_file", "move_file"])
+def test_no_name_or_command_has_unsafe_characters(
+    store: SessionStore, folder: Path, char: str, tool: str
+) -> None:
+    """T5: a question for approval shows what would be done."""
+    given = {
+        "run_command": {"command": f"echo{char} x"},
+        "create_file": {"path": f"a{char}yp.txt", "text": "x\n"},
+        "move_file": {"path": "shape.py", "to": f"a{char}yp.txt"},
+    }[tool]
+    user = Recorder()
+    play(store, folder, [use(tool, **given)], user, Mode.ASK)
+    assert not user.asked and "cannot be seen" in user.outcomes[-1][1].text
+    assert sorted(one.name for one in folder.iterdir()) == ["check.py", "shape.py"]
+
+
 # Injections: what a file, a command or a page says never widens what is allowed.
 
 INJECTIONS = [

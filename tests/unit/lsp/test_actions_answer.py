@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from steps import linear
 
 from lsp.actions.answer import blocks, code_of, fitted, place_for, words_of
 
@@ -90,3 +91,19 @@ def test_a_blank_line_takes_the_place_of_those_above() -> None:
     assert place_for(["def f():", "    x = 1", ""], 2) == "    x"
     assert place_for(["def f():", "        "], 1) == "        x"
     assert place_for([""], 0) == "x"
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["\\\n", "a\n", "```\n", "~~~\n", "```x\n", "# a\n", "\n", "a", "\t", " * a\n", '"""', "/*"],
+)
+def test_answers_are_read_in_linear_time(part: str) -> None:
+    """T1: an answer that repeats itself, about code that does."""
+
+    def made(size: int) -> str:
+        return part * (size // len(part))
+
+    assert linear(blocks, made, 4_000)
+    assert linear(words_of, made, 4_000)
+    assert linear(lambda text: code_of(text, text), made, 4_000)
+    assert linear(lambda text: fitted(text, text), made, 4_000)

@@ -168,6 +168,44 @@ def test_an_answer_without_a_change_is_no_edit(family: str) -> None:
         assert model_edits.edit_in(made, made.format.unchanged, seen) is None
 
 
+@pytest.mark.parametrize(
+    "char", "\u202e\u2066\u200b\u3164\uffa0\u115f\u034f\ufeff\U000e0100\x00\x07"
+)
+@pytest.mark.parametrize("family", model_edits.formats())
+def test_an_edit_has_no_unsafe_characters(family: str, char: str) -> None:
+    """T5: of new and of changed lines; a change of nothing else is no edit."""
+    seen = scene(BEFORE, AFTER)
+    made = prompt(family, seen)
+    answer = ANSWERS[family].format(made.region.replace("** 2", f"*{char}* 2.0"))
+    edit = model_edits.edit_in(made, answer, seen)
+    assert edit is not None and applied(seen, edit) == AFTER.replace("** 2", "** 2.0")
+    answer = ANSWERS[family].format(made.region.replace("** 2", f"*{char}* 2"))
+    assert model_edits.edit_in(made, answer, seen) is None
+
+
+@pytest.mark.parametrize("char", ["\u202e", "\u200b", "\u3164", "\x1b[1m", "\x0c"])
+def test_an_edit_keeps_what_the_lines_have(char: str) -> None:
+    """T5, C9: characters that cannot be seen, in a line that is changed elsewhere."""
+    before, after = (
+        one.replace("radius ** 2", f'radius ** 2  # "{char}"') for one in (BEFORE, AFTER)
+    )
+    seen = scene(before, after)
+    made = prompt("generic", seen)
+    answer = ANSWERS["generic"].format(made.region.replace("** 2", "**2"))
+    edit = model_edits.edit_in(made, answer, seen)
+    assert edit is not None and applied(seen, edit) == after.replace("** 2", "**2")
+
+
+@pytest.mark.parametrize("end", ["\r", "\u2028", "\u2029", "\x85", "\x0b"])
+def test_line_ends_of_an_edit_are_line_feeds(end: str) -> None:
+    """T6: what another program would take for a line end is one for all."""
+    seen = scene(BEFORE, AFTER)
+    made = prompt("generic", seen)
+    answer = ANSWERS["generic"].format(made.region.replace("** 2\n", f"** 2  # x{end}    # y\n"))
+    edit = model_edits.edit_in(made, answer, seen)
+    assert edit is not None and end not in edit.text and "# x\n    # y" in edit.text
+
+
 def test_the_cursor_mark_is_not_part_of_the_edit() -> None:
     seen = scene(BEFORE, AFTER)
     made = prompt("zeta-2", seen)
