@@ -75,6 +75,7 @@ class Index:
         """A limit left files out at the last refresh."""
         self._near: dict[tuple[str, str], None] = {}
         self._moved = False
+        self._missed = False
         self._stop = threading.Event()
 
     def approach(self, root: str, path: str) -> None:
@@ -89,8 +90,9 @@ class Index:
             del self._near[next(iter(self._near))]
 
     def stale(self) -> bool:
-        """Whether a refresh would read other files, nearer to those opened since the last one."""
-        return self.partial and self._moved
+        """Whether a refresh would read other files, nearer to those opened since the last one, or
+        what a change left out because the store was damaged or busy."""
+        return (self.partial and self._moved) or self.store.damaged or self._missed
 
     def refresh(self, progress: Progress | None = None) -> Report:
         """Bring the index up to date: read what is new or changed, forget what is gone.
@@ -116,7 +118,7 @@ class Index:
 
     def _refresh(self, progress: Progress | None) -> Report:
         self.store.forget_roots(str(root) for root in self.roots)
-        self._moved = False
+        self._moved = self._missed = False
         known = {str(root): self.store.stamps(str(root)) for root in self.roots}
         left_out: dict[str, int] = {}
         todo: list[Found] = []
@@ -204,7 +206,11 @@ class Index:
             stamp = (status.st_size, status.st_mtime_ns)
             with self.store.batch():
                 self.store.put(str(root), relative, stamp, digest(relative, text))
-        except (OSError, sqlite3.DatabaseError):
+        except sqlite3.Error as error:
+            self.store.damaged = self.store.damaged or is_damage(error)
+            self._missed = True
+            return False
+        except OSError:
             return False
         return True
 

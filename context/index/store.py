@@ -10,18 +10,23 @@ servers may share a store: each write is a transaction that waits for the other'
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from context.index.file_record import Digest
+
+_log = logging.getLogger(__name__)
 
 _VERSION = 6
 _DAMAGE = frozenset(
     (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT)
 )
+_IN_MEMORY = ":memory:"
 _WAIT_S = 1.0  # for another process that writes; readers in this one wait as long
 _SCHEMA = """
 CREATE TABLE files (
@@ -90,9 +95,12 @@ def _locked(path: Path) -> Iterator[None]:
     and end with the process.
 
     Raises:
-        sqlite3.OperationalError: another server holds it for long.
+        sqlite3.Error: another server holds it for long, or it cannot be made.
     """
     name = path.with_name(path.name + ".lock")
+    with contextlib.suppress(OSError):
+        if name.stat().st_size:  # it never holds anything: this is damage
+            name.unlink()
     with contextlib.closing(sqlite3.connect(name, isolation_level=None, timeout=_WAIT_S)) as lock:
         lock.execute("BEGIN EXCLUSIVE")
         yield
@@ -104,6 +112,20 @@ def _inode(path: Path) -> int:
         return path.stat().st_ino
     except OSError:
         return 0
+
+
+def _layout(db: sqlite3.Connection) -> frozenset[tuple[str, str]]:
+    """Our tables in a database: of each its name, and how it is declared. Those that FTS5 makes
+    for itself depend on SQLite's version."""
+    rows = db.execute("SELECT name, coalesce(sql, '') FROM sqlite_master")
+    return frozenset(row for row in rows if not row[0].startswith("search_"))
+
+
+@cache
+def _own_layout() -> frozenset[tuple[str, str]]:
+    with contextlib.closing(sqlite3.connect(_IN_MEMORY)) as db:
+        db.executescript(_SCHEMA)
+        return _layout(db)
 
 
 _FILE = "files.id, files.root, files.path, files.language, files.generated"
@@ -123,13 +145,14 @@ class Store:
 
     def _open(self) -> None:
         if self._path is None:
-            self._db = self._connect(":memory:")
+            self._db = self._connect(_IN_MEMORY)
             return
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._db = self._connected(self._path)
-        except sqlite3.OperationalError:  # locked, say: another server keeps it on disk
-            self._db = self._connect(":memory:")
+        except (sqlite3.Error, OSError) as error:  # locked, say: another server keeps it on disk
+            _log.warning("the index is kept in memory (%s)", error)
+            self._db = self._connect(_IN_MEMORY)
         self._file = _inode(self._path)
 
     def _connected(self, path: Path) -> sqlite3.Connection:
@@ -160,8 +183,8 @@ class Store:
                         if _inode(self._path) == self._file:
                             self._delete()
                             self._connect(str(self._path)).close()
-                except sqlite3.OperationalError:
-                    self._db = self._connect(":memory:")
+                except (sqlite3.Error, OSError):
+                    self._db = self._connect(_IN_MEMORY)
                     return
             self._open()
 
@@ -178,13 +201,13 @@ class Store:
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"
                 "PRAGMA cache_size = -16000; PRAGMA temp_store = MEMORY;"
             )
-            if self._path is not None:
-                self._path.chmod(0o600)
+            if name != _IN_MEMORY:
+                Path(name).chmod(0o600)
             (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version != _VERSION:
-                if version:
-                    raise sqlite3.DatabaseError("a store of another version")
+            if not version and not _layout(db):
                 db.executescript(f"{_SCHEMA} PRAGMA user_version = {_VERSION};")
+            elif version != _VERSION or _layout(db) != _own_layout():
+                raise sqlite3.DatabaseError("a store of another version")
             (state,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if state != "ok":
                 raise sqlite3.DatabaseError(state)
@@ -361,9 +384,12 @@ class Store:
 
 def is_damage(error: sqlite3.Error) -> bool:
     """Whether an error says that what is stored is not whole; else the store is busy, full or
-    closed. FTS5 reports damage in its tables as plain errors, too."""
+    closed. FTS5 reports damage in its tables as plain errors, too; text that is no UTF-8 has no
+    code."""
     code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in _DAMAGE
+    if code is None:
+        return isinstance(error, sqlite3.OperationalError)
+    return code & 0xFF in _DAMAGE
 
 
 def _escaped(text: str) -> str:

@@ -1,10 +1,14 @@
 """T13, T22: the index survives damage, a second writer, and folders that cannot be watched."""
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +69,95 @@ def test_a_store_damaged_while_it_is_open_is_built_again(project: Path, tmp_path
     index.refresh()
     index.refresh()
     assert complete(index) and index.store.search(["harbour"], 3)
+
+
+def _sql(*statements: str) -> Callable[[Path], None]:
+    def run(path: Path) -> None:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+            for one in (*statements, "PRAGMA wal_checkpoint(TRUNCATE)"):
+                db.execute(one).fetchall()
+
+    return run
+
+
+def _cut(size: int) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(path.read_bytes()[:size])  # type: ignore[return-value]
+
+
+def _replaced(suffix: str, data: bytes) -> Callable[[Path], None]:
+    return lambda path: path.with_name(path.name + suffix).write_bytes(data)  # type: ignore[return-value]
+
+
+def _with_junk_lock(path: Path) -> None:
+    path.write_bytes(b"no database" * 1000)
+    path.with_name(path.name + ".lock").write_bytes(b"junk" * 1000)
+
+
+DAMAGE = {
+    "empty": _cut(0), "one byte": _cut(1), "header": _cut(100), "two pages": _cut(8192), "odd size": _cut(50_001),
+    "zeros": _replaced("", b"\0" * 50_000), "log": _replaced("-wal", b"\xa5" * 9000),
+    "shared memory": _replaced("-shm", b"\xa5" * 40_000), "lock": _with_junk_lock,
+    "no entries": _sql("DROP TABLE entries"), "no passages": _sql("DROP TABLE passages"),
+    "no search": _sql("DROP TABLE search"), "no vocabulary": _sql("DROP TABLE vocabulary"),
+    "no index": _sql("DROP INDEX entries_name"), "a column more": _sql("ALTER TABLE files ADD COLUMN x TEXT"),
+    "another column": _sql("ALTER TABLE entries RENAME COLUMN name TO title"),
+    "version 0": _sql("PRAGMA user_version = 0"), "a later version": _sql("PRAGMA user_version = 99"),
+    "no UTF-8": _sql("UPDATE files SET path = x'ff' || path"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_store_that_is_not_as_it_was_made_is_built_again(
+    project: Path, tmp_path: Path, name: str
+) -> None:
+    """T13: whatever is missing, cut off or of another program; and it survives reopening."""
+    path = tmp_path / "index.db"
+    first = Index([project], path)
+    first.refresh()
+    first.close()
+    DAMAGE[name](path)
+    index = Index([project], path)
+    index.refresh()
+    assert complete(index) and index.store.search(["harbour"], 3) and index.problem == ""
+    index.close()
+    again = Index([project], path)
+    assert complete(again) and again.store.search(["harbour"], 3)
+    again.close()
+
+
+@pytest.mark.parametrize("what", ["folder", "dangling link", "file above"])
+def test_a_store_that_cannot_be_kept_is_in_memory(project: Path, tmp_path: Path, what: str) -> None:
+    """T13: nothing ends where the place of the store is taken."""
+    path = tmp_path / "cache" / "index.db"
+    if what == "folder":
+        path.mkdir(parents=True)
+    elif what == "dangling link":
+        path.parent.mkdir()
+        path.symlink_to(tmp_path / "missing" / "index.db")
+    else:
+        path.parent.write_text("a file")
+    index = Index([project], path)
+    index.refresh()
+    assert complete(index)
+    index.store.damaged = True
+    index.refresh()
+    assert complete(index)
+
+
+def test_a_change_that_a_busy_store_did_not_take_is_made_later(
+    project: Path, tmp_path: Path
+) -> None:
+    """T13: following a file ends with no lock."""
+    path = tmp_path / "index.db"
+    index = Index([project], path)
+    index.refresh()
+    (project / "part_1.py").write_text("def late_one(): pass\n")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert not index.update(project / "part_1.py") and index.stale()
+        other.execute("ROLLBACK")
+    index.refresh()
+    assert index.store.named(["late_one"]) and not index.stale()
 
 
 def test_two_servers_may_write_at_once(project: Path, tmp_path: Path) -> None:
