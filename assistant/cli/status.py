@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +20,7 @@ from assistant.cli.terminal import area, bar, console, print_json, printable, sa
 from assistant.client import DaemonClient, DeviceNow, RungNow, ServiceState, Status
 from assistant.daemon.process.settings_changes import advice
 from assistant.engine.types import Counting, ModelInfo
-from assistant.errors import DaemonError
+from assistant.errors import DaemonError, RequestError
 from assistant.wire import ModelNow
 
 _STYLE = {
@@ -201,6 +202,8 @@ def top(
     count: Annotated[int, typer.Option(min=0, help="Number of samples; 0 for unlimited.")] = 0,
 ) -> None:
     """Plot memory, cells, budget and speed live. Ctrl-C ends it."""
+    if math.isnan(interval):
+        raise RequestError("this is no number of seconds", subject="--interval", advice="Use 0.5")
     asyncio.run(_watch(interval, count))
 
 

@@ -13,6 +13,7 @@ import mmap
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,7 @@ def _check_file(name: str) -> None:
 
 _PIECE_BYTES = 64 << 20
 _LEAST_ANONYMOUS_BYTES = 16 << 20  # weights that were copied, and the cache; not stacks and heaps
+_PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf", re.IGNORECASE)
 _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) r\S+ \S+ \S+ (\d+) *(.*)")
 
 Region = tuple[int, int]
@@ -195,16 +197,28 @@ Region = tuple[int, int]
 
 def regions(model: str, maps: str) -> list[Region]:
     """Where `model` and large anonymous memory stand. `maps`: the text of /proc/self/maps."""
-    path, found = str(Path(model).resolve()), []
+    names, found = _names(model), []
     for line in maps.splitlines():
         match = _MAPPING.fullmatch(line)
         if match is None:
             continue
-        start, stop, name = int(match[1], 16), int(match[2], 16), match[4]
+        start, stop = int(match[1], 16), int(match[2], 16)
+        name = match[4].removesuffix(" (deleted)")  # replaced by a newer file meanwhile
         large = not name and match[3] == "0" and stop - start >= _LEAST_ANONYMOUS_BYTES
-        if name == path or large:
+        if name in names or large:
             found.append((start, stop))
     return found
+
+
+def _names(model: str) -> frozenset[str]:
+    """The file of a model, or the files of all its parts, as the system names them."""
+    path = Path(model)
+    files = [path]
+    if part := _PART.fullmatch(path.name):
+        others = re.compile(rf"{re.escape(part[1])}-\d{{5}}-of-{part[2]}\.gguf", re.IGNORECASE)
+        with suppress(OSError):
+            files += [one for one in path.parent.iterdir() if others.fullmatch(one.name)]
+    return frozenset(str(one.resolve()) for one in files)
 
 
 class Toucher:

@@ -37,6 +37,26 @@ def test_the_file_and_large_anonymous_memory_and_nothing_else(tmp_path: Path) ->
     ]
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_all_parts_of_a_model_are_its_pages(tmp_path: Path, linked: bool) -> None:
+    """T14: each part is a file of its own, or a link to one, as in the cache of the hub."""
+    parts = [tmp_path / f"big [1]-{at:05d}-of-00003.gguf" for at in (1, 2, 3)]
+    files = [tmp_path / "blobs" / f"{at}" for at in (1, 2, 3)] if linked else parts
+    (tmp_path / "blobs").mkdir()
+    for part, file in zip(parts, files, strict=True):
+        file.touch()
+        if linked:
+            part.symlink_to(file)
+    others = [tmp_path / "big [1]-00001-of-00002.gguf", tmp_path / "big [1]-00001-of-00003.ggufx"]
+    mapped = [*files, *others, Path(f"{files[1]} (deleted)")]
+    maps = "".join(
+        f"7f00{at:02x}000000-7f00{at:02x}001000 r--s 00000000 08:02 42   {file}\n"
+        for at, file in enumerate(mapped)
+    )
+    found = [first >> 24 & 0xFF for first, _ in regions(str(parts[0]), maps)]
+    assert found == [0, 1, 2, 5]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")
 def test_pages_that_were_taken_come_back(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"

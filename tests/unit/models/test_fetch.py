@@ -318,3 +318,23 @@ def test_http_is_refused_also_by_a_redirect(
         with pytest.raises(DownloadError, match="not be encrypted") as caught:
             fetch(client, RemoteFile(url, 10), tmp_path / "f", lambda _: None)
         assert "--allow-http" in caught.value.advice
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "HTTP://models.example/m", "http://localhost.evil.example/m", "http://127.0.0.1.evil.example/m",
+        "http://localhost@models.example/m", "http://127.0.0.1:80@models.example/m", "http://0.0.0.0/m",
+        "http://192.168.0.1/m", "http://huggingface.co/m", "http://user:pw@huggingface.co/m",
+        "ftp://models.example/m", "http://models.example:443/m", "http://[fe80::1]/m", "http://10.1/m",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("hops", [0, 1, 2])
+def test_no_form_of_an_address_passes_for_this_machine(
+    server: FileServer, client: httpx.Client, tmp_path: Path, address: str, hops: int
+) -> None:
+    """T23: other spellings, names that begin as ours, and several redirects."""
+    for hop in range(hops):
+        address = server.serve(f"/hop{hop}", b"", Behaviour(redirect=address))
+    with pytest.raises(DownloadError, match="not be encrypted"):
+        fetch(client, RemoteFile(address, 10), tmp_path / "f", lambda _: None)
