@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _MOST_LINES = 30
 _LARGEST_BYTES = 1 << 20
+_BEHIND_HEAD = re.compile(r"(?:[ \t]|\\\n)+\Z")
 _UNICODE_ESCAPE = re.compile(r"(?<!\\)((?:\\\\)*)\\(?=u)")
 """The backslash of a Unicode escape: an even number of them stands before it (JLS, section 3.3)."""
 _IS_TEST = re.compile(r"(?:^|[._-])(?:test|tests|spec)(?:[._-]|$)|(?:Test|Tests|Spec)$")
@@ -79,6 +80,8 @@ def comment_spot(document: Document, definition: Definition, style: CommentStyle
         return _in_body(document, definition, definition.body)
     text = document.text
     start = line_start(text, definition.start)
+    if "<?" in text[start : definition.start]:  # PHP: what stands before the mark is no code
+        return CommentSpot(definition.start, definition.start, "", lead="\n")
     indent = leading_blanks(text[start:])
     above = text[line_start(text, definition.lead) : start]
     if above and all(_is_ours(line, style) for line in above.splitlines() if line.strip()):
@@ -107,13 +110,18 @@ def _in_body(document: Document, definition: Definition, body: tuple[int, int]) 
     start, stop = body
     docs = source.spans("comments", "doc") if source is not None else []
     head = line_start(text, start)
-    if text[head:start].strip():  # the body stands behind the head, in its line
+    if text[head:start].strip() or text[:head].endswith("\\\n"):  # in the line of the head
         outer = leading_blanks(text[line_start(text, definition.start) :])
-        before = len(text[:start].rstrip(" \t"))
-        return CommentSpot(before, start, f"{outer}    ", lead="\n")
+        before = _BEHIND_HEAD.search(text, max(start - 200, 0), start)
+        at = before.start() if before is not None else start
+        return CommentSpot(at, start, f"{outer}    ", lead="\n")
     indent = text[head:start]
     old = next((one for one in docs if start <= one[0] and one[1] <= stop), None)
     if old is not None and not text[start : old[0]].strip():
+        end = line_end(text, old[1])
+        if rest := text[old[1] : end].strip().lstrip("; \t"):  # more stands behind it
+            at = text.rindex("\n", 0, old[0])
+            return CommentSpot(at, text.index(rest, old[1]), indent, lead="\n")
         return CommentSpot(line_start(text, old[0]), line_end(text, old[1]), indent)
     return CommentSpot(head, head, indent)
 

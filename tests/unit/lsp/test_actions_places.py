@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,113 @@ def test_no_mark_in_words_ends_a_comment(name: str, said: str) -> None:
     path, marked = DEFINITIONS[name]
     after = documented(marked, f"/h/{path}", said)
     assert code_of(path, after) == code_of(path, marked.replace(CURSOR, ""))
+
+
+# Definitions in other forms: members, one-liners, behind other code, with attributes.
+MORE_DEFINITIONS = [
+    ("a.py", "class A:\n\tasync def f(self):\n\t\t‸return 1\n"),
+    ("a.py", "def f(x): ‸return x; y = 2\n"),
+    ("a.py", "@a\n@b(\n  1)\ndef f(\n  x,\n):  # note\n    ‸return 1\n"),
+    ("a.py", 'def f():\n    r"""Old\n    doc."""\n    ‸return 1\n'),
+    ("a.py", "def f():\n    'x' \"y\"\n    ‸return 1\n"),
+    ("a.py", "class A: ‸pass\n"),
+    ("a.py", "class A:\n\n    ‸x = 1\n"),
+    ("a.py", "if 1:\n  def f():\n      # c\n      ‸return 1\n"),
+    ("a.py", "def f():\n    ‸...\n"),
+    ("a.py", 'def f() -> "a:b": ‸pass'),
+    ("a.py", 'class A(B):\n    f"""{x}"""\n    ‸y=1\n'),
+    ("a.py", 'lambda: 0\ndef f(): ‸return """\n a"""\n'),
+    ("a.pyi", "def f() -> int: ‸...\n"),
+    ("a.sh", "function f {\n  ‸echo 1\n}\n"),
+    ("a.sh", "cat <<E\nf() {\n}\nE\nf() {\n  ‸echo 1\n}\n"),
+    ("a.sh", "echo a \\\n\nf() {\n ‸:\n}\n"),
+    ("a.sh", "x=1; f() { ‸echo 1; }\n"),
+    ("a.c", "#define X \\\n 1\nint f(void) {\n  ‸return 1;\n}\n"),
+    ("a.c", "static inline int\nf(int a)\n{\n‸return 1;}\n"),
+    ("a.c", "int x; int f(void) { ‸return 1; }\n"),
+    ("a.h", "struct a {\n int ‸b;\n};\n"),
+    ("a.c", "#define M(x) \\\n  x\n// c \\\nint g;\nint f(void){\n‸return 1;}\n"),
+    ("a.cpp", "template <class T>\nclass A {\n public:\n  int f() const { ‸return 1; }\n};\n"),
+    ("a.cpp", "namespace a { int f() {\n ‸return 1; }}\n"),
+    ("a.cpp", 'auto s = R"(\n)";\nint f() {\n‸return 1; }\n'),
+    (
+        "a.cs",
+        "namespace A;\n[X]\npublic class B {\n  [Y(1)]\n  public async Task<int> F() => ‸1;\n}\n",
+    ),
+    ("a.cs", "class A { int F() { ‸return 1; } }\n"),
+    ("a.cs", "#if X\nclass A {\n  int F() {\n   ‸return 1; }\n}\n#endif\n"),
+    ("a.go", "package a\n\nfunc (t *T) f() {\n\t‸g()\n}\n"),
+    ("a.go", "package a\n\n//go:noinline\nfunc f() {\n\t‸g()\n}\n"),
+    ("a.go", "package a\n\ntype T struct {\n\t‸a int\n}\n"),
+    ("a.go", "package a; func f() { ‸g() }\n"),
+    ("a.go", 'package a\nimport "C"\nfunc f() {\n‸g()\n}\n'),
+    ("A.java", "class A {\n    @Override\n    public int f() { ‸return 1; }\n}\n"),
+    ("A.java", "@X\nclass A {\n int ‸a;\n}\n"),
+    ("A.java", "interface A {\n int f();\n default int g() {\n ‸return 1; }\n}\n"),
+    ("A.java", "class A { int f() { ‸return 1; } }\n"),
+    ("a.js", "class A {\n  static async *f() {\n    ‸yield 1;\n  }\n}\n"),
+    ("a.js", "const f = () => {\n  ‸return 1;\n};\n"),
+    ("a.js", "var a = 1\nfunction f() { ‸return `\n` }\n"),
+    ("a.js", "const o = {\n  f() {\n   ‸return 1;\n  },\n};\n"),
+    ("a.lua", "function M.f()\n  ‸return 1\nend\n"),
+    ("a.lua", "local M = {}\nfunction M:f() ‸return 1 end\n"),
+    ("a.lua", "local x = [[\n]]\nlocal f = function()\n ‸return 1\nend\n"),
+    ("a.php", "<?php\nclass A {\n  #[X]\n  public function f(): int {\n    ‸return 1;\n  }\n}\n"),
+    ("a.php", "<html>\n<?php function f() {\n‸return 1; } ?>\n</html>\n"),
+    ("a.php", "<?php\n$x = <<<E\na\nE;\nfunction f() {\n ‸return 1;\n}\n"),
+    ("a.rb", "class A\n  def self.f(x)\n    ‸x\n  end\nend\n"),
+    ("a.rb", "module M\n  class B; def f; ‸1; end; end\nend\n"),
+    ("a.rb", "x = <<~E\n  a\nE\ndef f\n  ‸1\nend\n"),
+    ("a.rb", "private def f\n  ‸1\nend\n"),
+    ("a.rb", "# frozen_string_literal: true\ndef f = ‸1\n"),
+    ("a.rs", "impl A {\n    #[inline]\n    pub fn f(&self) -> i32 {\n        ‸1\n    }\n}\n"),
+    ("a.rs", "#[derive(X)]\nstruct A {\n    ‸a: i32,\n}\n"),
+    ("a.rs", "fn g() {} fn f() { ‸1 }\n"),
+    ("a.rs", "macro_rules! m {\n () => { ‸1 };\n}\n"),
+    ("a.rs", 'fn g(){let s=r#"\n"#;}\nfn f() {\n ‸1\n}\n'),
+    ("a.tsx", 'export const F: FC = () => {\n  ‸return <p>{"a"}</p>;\n};\n'),
+    ("a.tsx", "class A extends B {\n  render() { ‸return <p/>; }\n}\n"),
+    ("a.ts", "interface A {\n  f(): ‸number;\n}\n"),
+    ("a.ts", "@X()\nexport class A {\n  @Y() private f(): number {\n    ‸return 1;\n  }\n}\n"),
+    ("a.ts", 'declare module "x" {\n  export function f(): ‸void;\n}\n'),
+]
+
+
+@pytest.mark.parametrize(("path", "marked"), MORE_DEFINITIONS)
+def test_words_never_become_code_wherever_the_comment_goes(path: str, marked: str) -> None:
+    """T6: nor does the place of the comment change or hide any code."""
+    code = code_of(path, marked.replace(CURSOR, ""))
+    for said in (
+        "Return one.", "a\rboom();\u2028boom()\x85boom()", "*/ boom(); /*\n--]]\nboom()\n=end\nboom", "?>boom<?php",
+        '\"\"\"\nboom()\n\'\'\'', "x ??/\nboom();", "x \\", "\\u000aboom();", "#{boom}${boom}\0\x1a",
+    ):  # fmt: skip
+        assert code_of(path, documented(marked, f"/h/{path}", said)) == code
+
+
+@pytest.mark.parametrize(
+    "marked",
+    [
+        'def f():\n    """One""" ; ‸x = 1\n',
+        'def f():\n    """One"""; ‸x = 1; y = 2\n    return x\n',
+        'class A:\n\tdef f(self):\n\t\t"""One\n\n\t\tTwo""" ;‸x = 1\n',
+        "def f():\\\n  ‸return 1\n",
+        "def f(): \\\n  \\\n  ‸return 1\n",
+        'def f():\n    """One"""  # noqa\n    ‸x = 1\n',
+    ],
+)
+def test_code_behind_a_docstring_or_a_continued_line_stays(marked: str) -> None:
+    """T6: as Python itself reads it."""
+
+    def read(text: str) -> str:
+        tree = ast.parse(text)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
+                del node.body[0]
+        return ast.dump(tree)
+
+    after = documented(marked, "/h/a.py")
+    assert read(after) == read(marked.replace(CURSOR, "")) and "Return one." in after
+    assert ("# noqa" in marked) == ("# noqa" in after)
 
 
 def test_all_languages_have_said_how_they_are_documented() -> None:
