@@ -149,7 +149,7 @@ def test_what_the_model_says_has_no_unsafe_characters(
 def test_what_the_model_writes_has_no_unsafe_characters(
     store: SessionStore, folder: Path, char: str
 ) -> None:
-    """T5: in all ways in which a file is changed, and the model is told."""
+    """T5: in all ways in which a file is changed; the result tells the model."""
     patch = f"--- a/shape.py\n+++ b/shape.py\n@@ -1,2 +1,2 @@\n def area(w, h):\n-    return w * h\n+    return w * h  # a{char}b\n"
     added = f"*** Add File: more.py\n+x = 'a{char}b'\n"
     script = [
