@@ -30,6 +30,8 @@ from pathlib import Path
 
 from assistant.errors import LoadError, PlanError, UnderkeelError, WorkerDiedError
 from assistant.llama.spec import LoadSpec
+from assistant.memory.probes.devices import RAISE_THE_LIMIT, merge
+from assistant.memory.probes.sampler import read_host_memory
 
 log = logging.getLogger(__name__)
 
@@ -315,10 +317,12 @@ class CrashHistory:
             return found
         last = self._entries[-1]
         if found is None:
+            limit = merge((), (), read_host_memory())[-1].limit_in_words
+            advice = "Free memory, or choose a smaller model; it is tried again later"
             raise PlanError(
-                "memory was refused for every plan",
+                f"memory was refused for every plan{f'; {limit}' if limit else ''}",
                 subject=last.plan.path,
-                advice="Free memory, or choose a smaller model; it is tried again later",
+                advice=f"{advice}. {RAISE_THE_LIMIT}" if limit else advice,
             )
         self.free_s = now_s + found.delay_s
         raise LoadError(

@@ -411,9 +411,10 @@ class EngineSupervisor:
     async def _load(self, *, plan: bool) -> None:
         async with self._life:
             try:
-                fresh = plan or self.loadable is None
-                self._loaded_identity = self._identity()
-                if plan or self.loadable is None:
+                before, self._loaded_identity = self._loaded_identity, self._identity()
+                # The plan is of one file; another under its name is planned anew (case S9).
+                fresh = plan or self.loadable is None or before != self._loaded_identity
+                if fresh or self.loadable is None:
                     self.stage = "planning"
                     self.loadable = await asyncio.to_thread(self._planner)
                     # It is made for the memory that is free now, whatever was short before.

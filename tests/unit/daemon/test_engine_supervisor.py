@@ -9,11 +9,14 @@ from functools import partial
 import pytest
 from daemons import fake_model, until
 
+from assistant.daemon.loading import Loadable
+from assistant.daemon.supervisor import crash_history
 from assistant.daemon.supervisor.crash_history import USUAL, Rules
 from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor
 from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.engine.types import Delta, Done, GenerateRequest, LoadSpec, ModelInfo, Progress
 from assistant.errors import DaemonError, LoadError, PlanError, UnderkeelError, WorkerDiedError
+from assistant.memory.probes.devices import HostMemory
 from assistant.wire import ServiceState
 
 DIED = WorkerDiedError("the engine's process ended")
@@ -72,6 +75,30 @@ def test_a_failed_load_is_tried_again_when_the_file_is_another_one() -> None:
         supervisor.start_load()
         await until(lambda: supervisor.state is ServiceState.READY)
         assert [supervisor.due] == [False]
+        await supervisor.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_a_file_that_was_replaced_is_planned_again_after_a_death(changed: bool) -> None:
+    """S9: while it was served; the old plan is of the old file."""
+    files, plans = ["first"], []
+
+    def planner() -> Loadable:
+        plans.append(files[-1])
+        return fake_model(f"/{files[-1]}.gguf")
+
+    async def main() -> None:
+        engine = FakeEngine()
+        supervisor = EngineSupervisor(engine, planner, identity=lambda: files[-1])
+        supervisor.start_load()
+        await until(lambda: supervisor.state is ServiceState.READY)
+        if changed:
+            files.append("second")
+        await kill_in_the_middle(supervisor, engine)
+        assert plans == files
+        assert [spec.path for spec in engine.loads] == ["/first.gguf", f"/{files[-1]}.gguf"]
         await supervisor.close()
 
     asyncio.run(main())
@@ -180,14 +207,23 @@ def test_a_load_that_is_refused_memory_goes_down_and_costs_no_plan() -> None:
     run(body)
 
 
-def test_memory_refused_for_every_plan_is_a_plan_that_does_not_fit() -> None:
+@pytest.mark.parametrize("limited", [False, True])
+def test_memory_refused_for_every_plan_is_a_plan_that_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, limited: bool
+) -> None:
+    """And S23: a limit of a control group is named."""
+    memory = HostMemory(1 << 30, 1 << 20, "/a" if limited else "")
+    monkeypatch.setattr(crash_history, "read_host_memory", lambda: memory)
+
     async def body(supervisor: EngineSupervisor, engine: FakeEngine) -> None:
         await supervisor.release()
         for _ in range(10):
             engine.fail_next(refused())
-        with pytest.raises(PlanError, match="refused for every plan"):
+        with pytest.raises(PlanError, match="refused for every plan") as caught:
             await answer(supervisor)
         assert len(engine.loads) == 1
+        assert ("control group /a" in caught.value.message) == limited
+        assert ("raise the memory limit" in caught.value.advice) == limited
 
     run(body)
 
