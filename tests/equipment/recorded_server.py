@@ -41,6 +41,8 @@ class Behaviour:
         raw: the whole body of every answer, as it is sent; empty for the recorded one.
         models: the body of /v1/models; empty for no such route, None for the recorded one.
         refuses: a field that makes a request a bad one.
+        bos, eos: the tokens that llama-server puts before and after a text; -1 for none.
+        tells_words: whether llama-server says how large its vocabulary is.
     """
 
     statuses: list[int] = field(default_factory=list)
@@ -53,6 +55,9 @@ class Behaviour:
     raw: bytes = b""
     models: bytes | None = None
     refuses: str = ""
+    bos: int = -1
+    eos: int = -1
+    tells_words: bool = True
 
 
 class RecordedServer:
@@ -144,6 +149,8 @@ class RecordedServer:
         entry: Json = {"id": self.model, "object": "model", "created": 1795546484}
         if self.kind == "llama-server":
             meta = {"vocab_type": 2, "n_vocab": self.words.size, "n_ctx": self.n_ctx}
+            if not self.behaviour.tells_words:
+                del meta["n_vocab"]
             meta |= {"n_ctx_train": 32768, "n_params": 630167424, "size": 485452288}
             entry |= {"owned_by": "llamacpp", "meta": meta}
         elif self.kind == "vllm":
@@ -189,6 +196,9 @@ class RecordedServer:
             else:
                 special = body.get("parse_special", True)
                 ids += self._special(part) if special else self.words.encode(part)
+        if body.get("add_special"):
+            around = [[one] if one >= 0 else [] for one in (self.behaviour.bos, self.behaviour.eos)]
+            ids = [*around[0], *ids, *around[1]]
         if not body.get("with_pieces"):
             return JSONResponse({"tokens": ids})
         return JSONResponse({"tokens": [{"id": i, "piece": self._piece(i)} for i in ids]})

@@ -167,6 +167,7 @@ class RemoteEngine:
         self._info: ModelInfo | None = None
         self._words: vocabulary.Vocabulary | None = None
         self._estimate = token_estimate.Estimate()
+        self._bos = ""  # what the server itself puts before a text
         self._lanes = Lanes(remote.parallel)
         self._refused: set[str] = set()
         self._totals = EngineStats()
@@ -190,6 +191,9 @@ class RemoteEngine:
             progress(0.5)
         found = await find_vocabulary(self._remote, dialect, http, info)
         self._words = await asyncio.to_thread(vocabulary.load, found) if found else None
+        self._bos = ""
+        if info.add_bos and not found:
+            self._bos = await dialect.detokenise(http, [info.bos]) or ""
         self._dialect = dialect
         self._info = self._described(info, http, str(found or ""), started)
         self._lanes.parallel = self._remote.parallel or (
@@ -354,6 +358,9 @@ class RemoteEngine:
             server=http.server,
             n_ctx=n_ctx,
             n_vocab=self._words.size if self._words else 0,
+            # A text gets the server's own BOS, whose id means another token of an estimate.
+            add_bos=info.add_bos and bool(found),
+            bos=info.bos if found else -1,
             vocabulary=found,
             counting=Counting.EXACT if found else Counting.ESTIMATE,
             family=self._remote.family,
@@ -375,7 +382,9 @@ class RemoteEngine:
         counter = self._words or self._estimate
         typed = request.must_start_with if not asked.must_start_with else ""
         ids = [*request.prompt, *(counter.encode(typed) if typed else ())]
-        return Prompt(text=self._estimate.decode(ids)) if self._words is None else Prompt(ids=ids)
+        if self._words is not None:
+            return Prompt(ids=ids)
+        return Prompt(text=self._estimate.decode(ids).removeprefix(self._bos))  # one BOS (case S21)
 
     async def _pieces(
         self,

@@ -117,6 +117,42 @@ def test_a_server_that_tells_no_vocabulary_is_estimated_and_sent_texts(
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("text", ["x = 1", "<|endoftext|>x = 1", "\ufffdx"])
+def test_a_text_for_a_server_has_the_servers_bos_once(
+    serve: Serve, dense_model: Path, text: str
+) -> None:
+    """S21: llama-server puts its BOS before a text; here its id would stand for another token."""
+
+    async def run() -> None:
+        server = serve("llama-server")
+        server.behaviour.bos = vocabulary.load(dense_model).special["<|endoftext|>"]
+        server.behaviour.tells_words = False
+        async with asking(server.url) as engine:
+            info = await engine.describe()
+            assert (info.counting, info.add_bos, info.bos) == (Counting.ESTIMATE, False, -1)
+            ids = await engine.tokenise(text, special=True)
+            await answer(engine, request(ids))
+            assert server.asked[-1]["prompt"] == text.removeprefix("<|endoftext|>")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("tokens", [{"bos"}, {"eos"}, {"bos", "eos"}, set()])
+def test_only_a_bos_is_taken_for_one(serve: Serve, dense_model: Path, tokens: set[str]) -> None:
+    """S21: some vocabularies add an end instead."""
+
+    async def run() -> None:
+        server = serve("llama-server")
+        special = vocabulary.load(dense_model).special["<|endoftext|>"]
+        for name in tokens:
+            setattr(server.behaviour, name, special)
+        async with asking(server.url) as engine:
+            info = await engine.describe()
+        assert (info.add_bos, info.bos) == ((True, special) if "bos" in tokens else (False, -1))
+
+    asyncio.run(run())
+
+
 def test_a_tokenizer_of_another_model_is_refused(
     serve: Serve, dense_model: Path, tmp_path: Path
 ) -> None:
