@@ -412,7 +412,7 @@ class EngineSupervisor:
         async with self._life:
             try:
                 before, self._loaded_identity = self._loaded_identity, self._identity()
-                # The plan is of one file; another under its name is planned anew (case S9).
+                # A plan is made for one file; for another under the same name, a new one (case S9).
                 fresh = plan or self.loadable is None or before != self._loaded_identity
                 if fresh or self.loadable is None:
                     self.stage = "planning"
