@@ -218,8 +218,10 @@ async def _watch(interval_s: float, count: int) -> None:
                 live.update(await _sample(client, history, out.width), refresh=True)
                 samples += 1
                 if samples == count:
-                    return
+                    break
                 await asyncio.sleep(max(interval_s - (time.monotonic() - started), 0))
+    if not out.is_terminal:
+        out.print()  # the last line is still open there
 
 
 async def _sample(client: DaemonClient, history: deque[Status], width: int) -> RenderableType:

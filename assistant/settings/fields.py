@@ -76,7 +76,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     disk: Annotated[
         bool,
         Rule(
-            meaning="Load a model of experts that is larger than memory: what has no space is read "
+            meaning="Load a mixture of experts that is larger than memory: what has no space is read "
             "from its file when a token needs it. `mlock` and `keep_warm_s` have no effect then.",
         ),
     ] = False

@@ -93,7 +93,7 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
             )
             for item in self.devices
         ]
-        return [*rows, f"in all {self.error_percent:+.2f} % of the plan"]
+        return [*rows, f"in all {self.error_percent:+.2f} % compared with the plan"]
 
 
 def compare(
