@@ -76,8 +76,9 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     disk: Annotated[
         bool,
         Rule(
-            meaning="Load a mixture of experts that is larger than memory: what has no space is read "
-            "from its file when a token needs it. `mlock` and `keep_warm_s` have no effect then.",
+            meaning="Load a mixture of experts that is larger than memory: what has no space is "
+            "read from its file when a token needs it. `mlock` and `keep_warm_s` have no effect "
+            "then.",
         ),
     ] = False
     keep_warm_s: Annotated[
