@@ -106,6 +106,9 @@ def can_confine() -> bool:
         return False
 
 
+_LAST_OUTPUT_S = 1.0
+
+
 async def run(
     argv: Sequence[str], folder: Path, roots: Sequence[Path], limit_s: float, *, confine: bool
 ) -> Ended:
@@ -117,8 +120,10 @@ async def run(
     command = list(argv)
     if confine:
         command = confined(command, folder, roots, Path(os.environ.get("HOME", "/")))
+    loop = asyncio.get_running_loop()
     try:
-        process = await asyncio.create_subprocess_exec(
+        transport, listener = await loop.subprocess_exec(
+            _Listener,
             *command,
             cwd=folder,
             env=environment(),
@@ -130,27 +135,41 @@ async def run(
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise ToolError(f"{argv[0][:80]} cannot be run ({why}).") from error
-    output = _Output()
     code: int | None = None
     try:
-        async with asyncio.timeout(limit_s):
-            assert process.stdout is not None
-            while data := await process.stdout.read(1 << 16):
-                output.add(data)
-            code = await process.wait()
-    except TimeoutError:
-        code = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await listener.exited.wait()
+                code = transport.get_returncode()
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        # A child that left the group may hold the pipe: do not wait for its end.
+            os.killpg(transport.get_pid(), signal.SIGKILL)
+        # What it wrote last is in the pipe. A child that left the group may keep that open.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(2):
-                await process.wait()
-        transport = getattr(process, "_transport", None)
-        if transport is not None:
-            transport.close()
+            async with asyncio.timeout(_LAST_OUTPUT_S):
+                await listener.exited.wait()
+                await listener.closed.wait()
+        transport.close()
+    output = listener.output
     return Ended(plain(output.text()), code, output.left_out)
+
+
+class _Listener(asyncio.SubprocessProtocol):
+    """Collects what a process writes, and knows its end apart from the end of its output."""
+
+    def __init__(self) -> None:
+        self.output = _Output()
+        self.exited = asyncio.Event()
+        self.closed = asyncio.Event()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:  # noqa: ARG002
+        self.output.add(data)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:  # noqa: ARG002
+        self.closed.set()
+
+    def process_exited(self) -> None:
+        self.exited.set()
 
 
 class _Output:

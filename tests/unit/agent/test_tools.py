@@ -580,6 +580,41 @@ def test_a_confined_command_cannot_write_elsewhere(box: Toolbox) -> None:
 
 
 @pytest.mark.parametrize(
+    ("command", "code", "output"),
+    [
+        ("sleep 70 & echo done", 0, "done\n"),
+        ("(sleep 70 &); echo done; exit 3", 3, "done\n"),
+        ("setsid sleep 70 & echo done", 0, "done\n"),
+        ("nohup sleep 70 >/dev/null 2>&1 & echo done", 0, "done\n"),
+        ("exec >&- 2>&-; exit 4", 4, ""),
+        ("echo done; kill -9 $$", -9, "done\n"),
+        ("sleep 70 | cat & exec 1>&-; exit 0", 0, ""),
+    ],
+)
+def test_a_command_ends_with_its_process(
+    tmp_path: Path, command: str, code: int, output: str
+) -> None:
+    """T3: a child that inherited its output does not delay the end, and what is in its group ends
+    with it."""
+    argv = ["/bin/sh", "-c", f"{command}"]
+    started = commands.run(argv, tmp_path, [tmp_path], 60, confine=False)
+    ended = asyncio.run(asyncio.wait_for(started, 30))
+    assert (ended.code, ended.output) == (code, output)
+
+
+@pytest.mark.parametrize("size", [1, 65_536, 65_537, 5_000_000])
+@pytest.mark.parametrize("to", [1, 2])
+def test_any_amount_of_output_of_a_command_is_read(tmp_path: Path, size: int, to: int) -> None:
+    """T3: one line of any length, on either output."""
+    code = (
+        f"import os\nleft = {size}\nwhile left: left -= os.write({to}, b'x' * min(left, 1 << 20))"
+    )
+    started = commands.run([sys.executable, "-c", code], tmp_path, [tmp_path], 60, confine=False)
+    ended = asyncio.run(asyncio.wait_for(started, 50))
+    assert ended.code == 0 and ended.output.count("x") + ended.left_out_bytes == size
+
+
+@pytest.mark.parametrize(
     ("raw", "shown"),
     [
         ("\x1b[31mred\x1b[0m", "red"),
