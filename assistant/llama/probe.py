@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from assistant import oom_score
 from assistant.errors import UnderkeelError
 from assistant.llama.spec import DeviceRates, LoadSpec, TypeRate, choose_threads, processors
 
@@ -232,6 +233,7 @@ def list_devices() -> int:
 
 
 def main() -> int:
+    oom_score.raise_to(oom_score.WORKER)  # it holds models, and is run again when needed
     if sys.argv[1:] == ["devices"]:
         return list_devices()
     with tempfile.TemporaryDirectory(prefix="rates-", dir=sys.argv[2]) as folder:

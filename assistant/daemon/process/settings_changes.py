@@ -22,6 +22,8 @@ from assistant.wire import ChangeNow, SettingsNow
 
 log = logging.getLogger(__name__)
 
+_POLL_S = 5.0
+
 
 class Effect(StrEnum):
     """When a changed setting takes effect."""
@@ -115,13 +117,16 @@ def _when(change: ChangeNow) -> str:
             return "takes effect when an editor is started again"
 
 
-async def watch(path: Path, changed: Callable[[], Any]) -> None:
+async def watch(path: Path, changed: Callable[[], Any], poll_s: float = _POLL_S) -> None:
     """Call `changed` whenever the file was written, created or removed, until cancelled.
 
-    The folder is watched, since editors replace files instead of writing into them.
+    The folder is watched, since editors replace files instead of writing into them. Where the
+    system cannot watch it (no inotify watches left, say), the file is looked at every `poll_s`
+    seconds, and a warning says so.
     """
     from watchfiles import awatch  # not needed by commands that only print changes
 
+    known = _stamp(path)
     while True:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -129,11 +134,28 @@ async def watch(path: Path, changed: Callable[[], Any]) -> None:
                 path.parent, recursive=False, debounce=_STEP_MS, step=_STEP_MS
             ):
                 if any(Path(name).name == path.name for _, name in seen):
+                    known = _stamp(path)
                     changed()
-        except OSError as error:
-            log.warning("the settings are not watched: %s", error)
-            return
+        except (OSError, RuntimeError) as error:
+            log.warning(
+                "the settings cannot be watched (%s); they are read every %g seconds", error, poll_s
+            )
+            break
         await asyncio.sleep(1)  # the folder itself went away
+    while True:
+        if (now := _stamp(path)) != known:
+            known = now
+            changed()
+        await asyncio.sleep(poll_s)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Changes when the file does; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _shown(name: str, value: object) -> str:

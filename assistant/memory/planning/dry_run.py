@@ -25,6 +25,7 @@ from typing import IO, Self
 
 import msgspec
 
+from assistant import oom_score
 from assistant.errors import EngineError, GGUFError, LoadError, UnderkeelError, from_wire
 from assistant.llama.spec import DeviceMemory, LoadSpec
 from assistant.memory.gguf.header import DEFAULT_ALIGNMENT, Header, StringArray, Tensor
@@ -286,6 +287,7 @@ def _read_line(descriptor: int, timeout_s: float) -> bytes:
 
 def _serve() -> None:
     """The child's loop: answer each line until stdin ends."""
+    oom_score.raise_to(oom_score.WORKER)
     # llama.cpp and its backends may print; only answers may reach the pipe.
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import watchfiles
 from daemons import serving, until
 from hypothesis import given
 from hypothesis import strategies as st
@@ -140,6 +141,38 @@ def test_a_running_daemon_follows_its_file(home: Path, caplog: pytest.LogCapture
             watching.cancel()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("error", [OSError("OS file watch limit reached"), RuntimeError("failed")])
+def test_a_file_that_cannot_be_watched_is_polled(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """T22: the system's limit cannot be lowered in a test, so its error is raised instead."""
+
+    def no_watches(*_args: Any, **_options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(watchfiles, "awatch", no_watches)
+    path = home / "config.toml"
+    path.write_text("[daemon]\nmax_waiting = 5\n")
+    seen: list[str] = []
+
+    def changed() -> None:
+        seen.append(path.read_text() if path.exists() else "")
+
+    async def main() -> None:
+        async with asyncio.timeout(60):
+            task = asyncio.create_task(settings_changes.watch(path, changed, poll_s=0.02))
+            await until(lambda: "cannot be watched" in caplog.text)
+            assert not seen
+            write(home, "[daemon]\nmax_waiting = 7\n")
+            await until(lambda: len(seen) == 1)
+            path.unlink()
+            await until(lambda: len(seen) == 2)
+            task.cancel()
+
+    asyncio.run(main())
+    assert seen == ["[daemon]\nmax_waiting = 7\n", ""] and str(error) in caplog.text
 
 
 def test_a_model_that_is_served_already_does_not_wait(home: Path) -> None:

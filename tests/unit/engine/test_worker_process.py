@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import textwrap
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from assistant import oom_score
 from assistant.engine.local import LlamaEngine
 from assistant.engine.types import LoadSpec
 from assistant.errors import LoadError, WorkerDiedError
+from assistant.memory.planning import dry_run
 
 SPEC = LoadSpec(path="/nowhere.gguf")
 
@@ -304,6 +306,22 @@ def test_the_worker_is_the_first_to_be_killed_when_memory_runs_out(
         await engine.close()
 
     run(body)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="oom_score_adj is Linux's")
+def test_what_only_measures_is_killed_as_early(tmp_path: Path) -> None:
+    """T24: the children that load models for a plan."""
+    with (tmp_path / "log").open("wb") as log:
+        child = dry_run._start_child(log)
+        try:
+            for _ in range(500):
+                if _oom_score(child.pid) == oom_score.WORKER:
+                    break
+                time.sleep(0.05)
+            assert _oom_score(child.pid) == oom_score.WORKER
+        finally:
+            child.kill()
+            child.communicate()
 
 
 def test_a_score_is_raised_and_never_lowered(tmp_path: Path) -> None:
