@@ -3,6 +3,7 @@ fit this machine, before any is loaded or downloaded."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -230,10 +231,12 @@ def find_model(name: str, quantisation: str = "") -> Header | Checkpoint:
     try:
         return read_header(resolve(name))
     except UnknownModelError as error:
-        known = ", ".join([*catalogue(), *known_models()])
-        raise UnknownModelError(
-            error.message, subject=error.subject, advice=f"Known names: {known}"
-        ) from error
+        if Path(name).name != name or name.endswith(".gguf"):
+            raise
+        known = [*catalogue(), *known_models()]
+        near = difflib.get_close_matches(name.lower(), known, 3, 0.5)
+        advice = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}"
+        raise UnknownModelError(error.message, subject=error.subject, advice=advice) from error
 
 
 def _remote(name: str) -> Header | Checkpoint:

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 import msgspec
+from rich.console import Console
 from rich.logging import RichHandler
 
 from assistant.errors import DaemonError, printable
@@ -57,8 +58,16 @@ class _Discreet(logging.Formatter):
         return "\n".join([*places, f"  {kind.__name__ if kind else 'nothing'}"])
 
 
+class _Terminal(Console):
+    """The terminal, or a pipe: when its reader has ended, the daemon serves on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 class Structured(_Discreet):
-    """One JSON object a line: `at`, `level`, `room`, `event`, and the fields of the message.
+    """One JSON object a line: `at`, `level`, `logger`, `event`, and the fields of the message.
 
     Our messages are written as words and `name=%d` fields; the words are the event.
     """
@@ -68,7 +77,7 @@ class Structured(_Discreet):
         line: dict[str, Any] = {
             "at": at.isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "room": record.name,
+            "logger": record.name,
             "event": record.getMessage(),
         }
         fields = _FIELD.findall(str(record.msg))
@@ -153,7 +162,7 @@ def configure(
         to_journal.setFormatter(_ForJournal("%(name)s %(message)s"))
         root.addHandler(to_journal)
     elif terminal:
-        to_terminal = RichHandler(show_path=False, rich_tracebacks=False, markup=False)
+        to_terminal = RichHandler(console=_Terminal(), show_path=False, markup=False)
         to_terminal.setFormatter(_Discreet("%(message)s"))
         root.addHandler(to_terminal)
     if not terminal and hasattr(os, "umask"):

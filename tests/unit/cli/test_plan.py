@@ -220,6 +220,10 @@ def test_unknown_names_are_met_with_the_known_ones() -> None:
     error = failure("plan", "nonsense")
     assert isinstance(error, UnknownModelError)
     assert "qwen3-coder-30b-a3b" in error.advice
+    near = failure("plan", "qwen3-coder-30B")
+    assert near.advice.startswith("Did you mean qwen3-coder-30b-a3b")
+    for path in ("./nothing.gguf", "nothing.gguf"):
+        assert "Give the path of a GGUF" in failure("plan", path).advice
 
 
 def test_no_traceback_reaches_a_person(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import json
 import logging
 import re
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,7 +66,7 @@ def test_a_structured_line_has_the_fields_of_its_message(path: Path) -> None:
         "the engine died (1 so far, cause=hang)",
     ]
     assert (lines[0]["step"], lines[0]["spec"], lines[0]["share"]) == (3, "m.gguf", 0.5)
-    assert (lines[1]["level"], lines[1]["room"]) == ("warning", "assistant.daemon.test")
+    assert (lines[1]["level"], lines[1]["logger"]) == ("warning", "assistant.daemon.test")
     assert lines[0]["at"].endswith("+00:00")
 
 
@@ -121,3 +123,28 @@ def test_names_in_a_log_cannot_steer_a_terminal(
     assert shown.count("serving name=") == 1 + terminal
     if "bold" in name:
         assert name in path.read_text("utf-8")
+
+
+_INTO_A_PIPE = """
+import logging, sys
+from pathlib import Path
+from assistant.daemon.process import logs
+
+logs.configure(Path(sys.argv[1]), level="info", terminal=True)
+for number in range(2000):
+    logging.getLogger("assistant.test").info("line n=%d", number)
+print("to nobody", flush=True)
+sys.exit(5)
+"""
+
+
+def test_the_log_goes_on_when_the_reader_of_the_output_has_ended(path: Path) -> None:
+    """`underkeel serve | head` must not end the daemon in the middle of what it does."""
+    command = [sys.executable, "-c", _INTO_A_PIPE, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as daemon:
+        assert daemon.stdout is not None and daemon.stderr is not None
+        daemon.stdout.readline()
+        daemon.stdout.close()
+        problems = daemon.stderr.read()
+    assert (daemon.returncode, problems) == (5, b"")
+    assert path.read_text().splitlines()[-1].endswith("line n=1999")
