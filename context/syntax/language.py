@@ -237,11 +237,25 @@ def _or_other(language: Language | None, path: str, text: str) -> Language | Non
 
 
 def _is_other(language: Language, text: str) -> bool:
+    """Whether a text has what only `language.other` has, outside of comments and of what is for
+    that language's compilers only."""
     text = f"\n{text}"
+    return _has_other(language, text) and _has_other(language, _NOT_FOR_ALL.sub("\n", text))
+
+
+def _has_other(language: Language, text: str) -> bool:
     at_start, within = _other_patterns(language)
     return at_start.search(text) is not None or any(
         _is_code(text, found.start()) for found in within.finditer(text)
     )
+
+
+_NOT_FOR_ALL = re.compile(
+    r"/\*(?:[^*]|\*(?!/))*+(?:\*/)?"
+    r"|\n#[ \t]*if(?!ndef)[^\n]*__cplusplus.{0,20000}?(?=\n[ \t]*#[ \t]*(?:endif|el))",
+    re.DOTALL,
+)
+"""Comments of several lines, and what only a C++ compiler reads of a header that is C too."""
 
 
 @cache
