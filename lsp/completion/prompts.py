@@ -154,23 +154,25 @@ class Prompts:
         self,
         uri: str,
         text: str,
-        look: Callable[[Workspace | None, Document], T],
+        look: Callable[[Workspace | None, Document, bool], T],
         *,
         language_id: str = "",
     ) -> T:
-        """As `study`, with the workspace, if other files may be read.
+        """As `study`, with the workspace, if other files may be read, and with whether the document
+        may not be shown to a model.
 
         It needs no model: until one is known, tokens are estimated.
         """
 
         def found() -> T:
             workspace = self._workspace
-            if workspace is None and self._index and self._roots:
+            if workspace is None:
                 from lsp.daemon.model import estimated_fim
 
                 workspace = self._workspace_for(estimated_fim())
             document = self._studied_document(uri, text, language_id)
-            return look(workspace if self._index else None, document)
+            hidden = bool(workspace.hidden(document))
+            return look(workspace if self._index else None, document, hidden)
 
         made = await asyncio.get_running_loop().run_in_executor(self._thread, found)
         self._keep_index()

@@ -138,8 +138,14 @@ class NextEdits:
         found = await self._session.prompts.study_workspace(
             uri,
             where.text,
-            lambda workspace, studied: self._look(
-                tracked, workspace, studied, where, others=others, how=how, problems=problems
+            lambda workspace, studied, hidden: self._look(
+                tracked,
+                workspace,
+                studied,
+                where,
+                others=others,
+                how=None if hidden else how,
+                problems=problems,
             ),
             language_id=document.language,
         )
@@ -290,7 +296,7 @@ class NextEdits:
             )
             if gate.judge(edit, moment).passes(level):
                 return _Look((edit, gate.key(moment.path, text, edit)))
-        if how is None or (workspace is not None and workspace.hidden(document)):
+        if how is None:
             return _Look()
         count = how.fim.counter.count
         return _Look(prompt=model_edits.prompt_for(scene, how.form, how.budget_tokens, count))

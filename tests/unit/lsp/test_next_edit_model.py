@@ -10,8 +10,9 @@ import pytest
 from editing import URI, Editing, PlayedClient
 
 from assistant.engine.types import Priority
-from assistant.settings import NextEditSettings
+from assistant.settings import CompletionSettings, NextEditSettings
 from assistant.wire import BudgetNow, CompletionRequest
+from lsp.completion.session import Edit
 from lsp.next_edit.suggester import NextEdits
 
 TEXT = "def first(a):\n    log(a)\n\n\ndef second(b):\n    check(b)‸\n    run(b)\n"
@@ -82,6 +83,34 @@ def test_an_unsure_edit_is_not_shown(dense_model: Path) -> None:
         assert editing.client.requests
 
     play(dense_model, test, level="normal")
+
+
+@pytest.mark.parametrize("workspace", [True, False])
+@pytest.mark.parametrize("folder", [True, False])
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("a.py", True), (".env", False), ("private.py", False), ("link.py", False), ("a.py#x", True)],
+)
+def test_a_hidden_file_is_not_shown_to_the_model(
+    dense_model: Path, tmp_path: Path, name: str, shown: bool, folder: bool, workspace: bool
+) -> None:
+    """C5, C6: whether other files may be read or not, and with no folder open."""
+    (tmp_path / ".env").write_text("x\n")
+    (tmp_path / "link.py").symlink_to(".env")
+    uri = (tmp_path / name).as_uri()
+
+    async def test(editing: Editing, edits: NextEdits) -> None:
+        session = editing.session
+        session.configure(
+            CompletionSettings(debounce_ms=0, workspace=workspace, excludes=("private.py",)),
+            [tmp_path] if folder else [],
+        )
+        session.open(uri, TEXT.replace("‸", ""), 1, "python")
+        session.change(uri, 2, [Edit(" or stop", (5, 12), (5, 12))])
+        found = [one.text for one in await edits.find(uri, 2, HERE)]
+        assert bool(found) is bool(editing.client.requests) is shown
+
+    play(dense_model, test, level="eager")
 
 
 @pytest.mark.parametrize("settings", [{"model": "auto"}, {"model": "off"}])
