@@ -180,6 +180,11 @@ class ServiceState(StrEnum):
     STOPPING = "stopping"
 
 
+def sendable(text: str) -> str:
+    """The text with what UTF-8 cannot carry (half a surrogate pair) escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class ErrorNow(msgspec.Struct, frozen=True, kw_only=True):
     """An `UnderkeelError` as it crosses the socket."""
 
@@ -190,9 +195,10 @@ class ErrorNow(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, error: UnderkeelError) -> ErrorNow:
-        return cls(
-            code=error.code, message=error.message, subject=error.subject, advice=error.advice
-        )
+        texts = (error.message, error.subject, error.advice)
+        # Names of files may hold bytes that are no UTF-8, which JSON cannot carry.
+        message, subject, advice = (sendable(text) for text in texts)
+        return cls(code=error.code, message=message, subject=subject, advice=advice)
 
     def rebuild(self) -> UnderkeelError:
         return from_wire(self.code, self.message, self.subject, self.advice)

@@ -373,6 +373,12 @@ class LlamaEngine:
         self, spec: LoadSpec, progress: Progress | None = None, *, carry: bool = False
     ) -> ModelInfo:
         self._check_open()
+        try:
+            spec.path.encode()
+        except UnicodeEncodeError as error:
+            raise LoadError(
+                "the file's name is not in UTF-8", subject=spec.path, advice="Rename the file"
+            ) from error
         worker = await self._process()
         identity = file_identity(spec.path)
         same_file = identity == self._identity

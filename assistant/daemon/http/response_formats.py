@@ -25,7 +25,7 @@ from assistant.engine.types import (
 )
 from assistant.errors import ContextFullError, UnderkeelError
 from assistant.memory.budget import BudgetNow
-from assistant.wire import ErrorNow
+from assistant.wire import ErrorNow, sendable
 
 Json = dict[str, Any]
 
@@ -341,7 +341,7 @@ def error_object(error: UnderkeelError) -> Json:
     own = msgspec.to_builtins(ErrorNow.of(error))
     found: Json = {
         "code": status,
-        "message": str(error),
+        "message": sendable(str(error)),
         "type": _ERROR_TYPE.get(status, "server_error"),
         "underkeel": own,
     }

@@ -8,8 +8,15 @@ import shutil
 import sys
 from pathlib import Path
 
+import msgspec
+import pytest
+import tiny_models
+
+from assistant.daemon.http.response_formats import error_object
 from assistant.engine.local import LlamaEngine, file_identity
 from assistant.engine.types import Done, GenerateRequest, LoadSpec
+from assistant.errors import LoadError
+from assistant.wire import ErrorNow
 
 
 def test_a_replaced_or_changed_file_is_another_one(tmp_path: Path) -> None:
@@ -84,5 +91,23 @@ def test_what_other_weights_computed_is_not_taken_up(tmp_path: Path, dense_model
         await engine.load(spec)
         assert await cached(engine, prompt) == 0
         await engine.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names are Unicode there")
+def test_a_name_that_is_no_utf_8_is_an_error_that_can_be_sent(tmp_path: Path) -> None:
+    """S12: names of files are any bytes on Linux; they cannot cross to the worker, nor in JSON."""
+    path = os.fsdecode(bytes(tiny_models.sliding_window(tmp_path / "m.gguf"))[:-5] + b"\xff.gguf")
+    shutil.copyfile(tmp_path / "m.gguf", path)
+
+    async def main() -> None:
+        engine = LlamaEngine()
+        with pytest.raises(LoadError, match="not in UTF-8") as caught:
+            await engine.load(LoadSpec(path=path, n_ctx=128))
+        assert engine.pid is None
+        sent = msgspec.json.encode(ErrorNow.of(caught.value))
+        assert b"\\\\udcff" in sent
+        assert "udcff" in msgspec.json.encode(error_object(caught.value)).decode()
 
     asyncio.run(main())
