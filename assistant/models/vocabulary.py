@@ -36,6 +36,23 @@ _C_SPACES = " \t\n\v\f\r"
 # Ids of the tokens that begin and end a text, and of the unknown one, where a file does not say.
 _DEFAULTS = {"llama": (1, 2, 0), "bert": (101, -1, 100), "t5": (-1, 1, 2)}
 _ADDS_BOS = {"llama", "bert"}
+# Where the file does not say, these split patterns of a byte-level BPE mean a BOS too (llama.cpp,
+# src/llama-vocab.cpp, `llama_vocab::impl::load`).
+_PATTERN_ADDS_BOS = frozenset(
+    [
+        "llama3",
+        "llama-v3",
+        "llama-bpe",
+        "falcon3",
+        "falcon-h1",
+        "pixtral",
+        "midm-2.0",
+        "lfm2",
+        "jina-v5-nano",
+        "tekken",
+        "chameleon",
+    ]
+)
 _FILLER = re.compile(r"\[PAD\d+\]|<unused\d+>|\[unused\d+\]", re.IGNORECASE)
 
 
@@ -79,7 +96,9 @@ def facts_of(header: Header) -> Facts:
             user[text] = token
     model = header.metadata.get("tokenizer.ggml.model")
     bos, eos, unknown = _DEFAULTS.get(str(model), (-1, -1, 0))
-    add_bos = header.metadata.get("tokenizer.ggml.add_bos_token", model in _ADDS_BOS)
+    pattern = header.metadata.get("tokenizer.ggml.pre")
+    usual = model in _ADDS_BOS or (model == "gpt2" and pattern in _PATTERN_ADDS_BOS)
+    add_bos = header.metadata.get("tokenizer.ggml.add_bos_token", usual)
     return Facts(
         tokens=tokens,
         types=types,

@@ -92,6 +92,10 @@ class LlamaTokeniser:
         assert count >= 0
         return list(buffer[:count])
 
+    @property
+    def add_bos(self) -> bool:
+        return bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
+
     def is_end(self, token: int) -> bool:
         return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
 

@@ -13,10 +13,10 @@ import pytest
 from llama_tokeniser import ODDITIES, LlamaTokeniser, gguf_bytes, sources, vocabulary_only
 
 from assistant.errors import VocabularyError
-from assistant.memory.gguf.header import read_bytes
+from assistant.memory.gguf.header import read_bytes, read_header
 from assistant.models.byte_level import split_patterns
 from assistant.models.gguf_file import raw_values, string
-from assistant.models.vocabulary import Vocabulary, load
+from assistant.models.vocabulary import Vocabulary, facts_of, load
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,30 @@ def test_every_split_pattern_cuts_as_llama_cpp_does(
         for text in [*sources(50_000), *texts]:
             if text.isascii() or pre not in ASCII_CASE_ONLY or len(text) == 60:
                 assert vocabulary.encode(text) == reference.encode(text), repr(text[:80])
+
+
+@pytest.mark.parametrize("said", [None, True, False])
+def test_a_bos_is_added_where_llama_cpp_adds_one(
+    tmp_path: Path, small_vocabulary: Path, said: bool | None
+) -> None:
+    """S21: the split pattern decides it where the file does not say."""
+    values = {
+        key: value
+        for key, value in raw_values(small_vocabulary).items()
+        if key != "tokenizer.ggml.add_bos_token"
+    }
+    if said is not None:
+        values["tokenizer.ggml.add_bos_token"] = struct.pack("<I?", 7, said)
+    more = {"llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "chameleon"}
+    found = {}
+    names = more | {"jina-v5-nano", *split_patterns()} if said is None else {"llama-bpe", "qwen2"}
+    for name in sorted(names):
+        path = tmp_path / f"{name}.gguf"
+        path.write_bytes(gguf_bytes(values | {"tokenizer.ggml.pre": string(name)}))
+        with LlamaTokeniser(path) as theirs:
+            found[name] = (theirs.add_bos, facts_of(read_header(path)).add_bos)
+    assert not {name for name, (theirs, ours) in found.items() if theirs != ours}
+    assert said is not None or {theirs for theirs, _ in found.values()} == {True, False}
 
 
 def test_text_without_seams_neither_fails_nor_loses_a_byte(vocabulary: Vocabulary) -> None:
