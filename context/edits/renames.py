@@ -8,8 +8,9 @@ files that import the name follow.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
-from context.edits.history import alike, renamed, tokens
+from context.edits.history import alike, is_identifier, renamed, tokens
 from context.edits.scopes import Binding, Scopes, Use, scopes_of
 from context.edits.types import EditKind, NextEdit, Scene
 from context.retrieval.definition_lookup import places
@@ -19,6 +20,7 @@ from context.syntax.syntax_tree import Import
 _SHORTEST_NAME = 2
 _MOST_FILES = 20
 _LARGEST_HUNK = 6
+_OPENING, _CLOSING = ("(", "[", "{"), (")", "]", "}")
 
 
 def find(scene: Scene) -> list[NextEdit]:
@@ -52,14 +54,48 @@ def _declared(scene: Scene) -> Iterator[tuple[str, str, int]]:
                 continue
             if len(hunk.new) > _LARGEST_HUNK or not alike(old, new):
                 continue
+            if (_is_open(old) or _is_open(new)) and not alike(
+                "\n".join(hunk.old), "\n".join(hunk.new)
+            ):
+                continue  # the statement goes on in other lines, and another one took its place
             head = tokens(old.strip())[:1], tokens(new.strip())[:1]
             for before, after, column in renamed(old, new):
                 if head[0] != head[1] and head != ([before], [after]):
                     continue  # another kind of statement
                 if after.startswith("_") and not before.startswith("_"):
                     continue  # it becomes private or unused; the old name often stays beside it
+                if _has_other_type(old, new, before, after):
+                    continue  # another parameter in its place
                 if len(before) >= _SHORTEST_NAME and len(after) >= _SHORTEST_NAME:
                     yield before, after, scene.starts[line] + column
+
+
+def _is_open(line: str) -> bool:
+    """Whether a line has brackets that end in a later one."""
+    signs = [token for token in tokens(line) if len(token) == 1]
+    return sum(map(signs.count, _OPENING)) > sum(map(signs.count, _CLOSING))
+
+
+def _has_other_type(old: str, new: str, before: str, after: str) -> bool:
+    """Whether a name that is declared with a type has a type of other words now. One that was made
+    wider, narrower or shorter is the same."""
+    one, other = _type_after(old, before), _type_after(new, after)
+    return bool(one and other) and not (one <= other or other <= one)
+
+
+def _type_after(line: str, name: str) -> set[str]:
+    """The names in the type of a declaration `name: type`; empty without one."""
+    found = [token for token in tokens(line) if not token.isspace()]
+    at = next((at for at, pair in enumerate(pairwise(found)) if pair == (name, ":")), -1)
+    words: set[str] = set()
+    depth = 0
+    for token in found[at + 2 :] if at >= 0 else ():
+        depth += (token in _OPENING) - (token in _CLOSING)
+        if depth < 0 or (depth == 0 and token in {",", "=", ";", "{"}):
+            break
+        if is_identifier(token):
+            words.add(token)
+    return words
 
 
 def _is_clear(scopes: Scopes, binding: Binding, old: str) -> bool:

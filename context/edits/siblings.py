@@ -2,7 +2,8 @@
 
 From two changed lines a pattern is learned: the tokens around the change that both share, with
 places where they differ. Lines that fit the pattern get the same change, and tokens that were
-copied from a differing place are copied again.
+copied from a differing place are copied again. What was changed in parameters only is offered in
+parameters only, and the reverse.
 """
 
 from __future__ import annotations
@@ -18,15 +19,24 @@ _FEWEST_FIXED = 3
 """Tokens that both examples share, blanks and punctuation not counted half."""
 _MOST_LINES = 20_000
 _SHORTEST_NAME = 2
+_CONSTANTS = frozenset(
+    ("None", "True", "False", "null", "true", "false", "nil", "undefined", "nullptr", "NULL")
+)
+_COMMENTS = ("#", "//", "/*", "<!--")
 
 _START, _STOP = "\x02", "\x03"
 
 
 @dataclass(frozen=True)
 class Example:
-    """A changed line: its tokens before, the range of them that was replaced, and by what."""
+    """A changed line: its tokens before, the range of them that was replaced, and by what.
+
+    Attributes:
+        column: where the replaced tokens start in the line.
+    """
 
     line: int
+    column: int
     tokens: tuple[str, ...]
     start: int
     stop: int
@@ -60,12 +70,32 @@ def find(scene: Scene) -> list[NextEdit]:
             if pattern is None or not _holds(scene, pattern):
                 continue
             changed = {one.line for one in examples}
-            found = list(_matches(scene, pattern, changed))
+            where = {_in_parameters(scene, one.line, one.column) for one in (newest, other)}
+            found = [
+                NextEdit(at + start, at + stop, text, EditKind.SIBLING)
+                for number, start, stop, text in _matches(scene, pattern, changed)
+                if _in_parameters(scene, number, start) in where
+                for at in (scene.starts[number],)
+            ]
             if found:
                 return scene.nearest(found)
         if at >= 1:
             break  # only what was done last goes on
     return []
+
+
+def _in_parameters(scene: Scene, line: int, column: int) -> bool:
+    """Whether a place is in the parameters that a definition declares."""
+    root = scene.source.tree.root
+    if root is None:
+        return False
+    point = line, len(scene.lines[line][:column].encode("utf-8", "replace"))
+    node = root.descendant_for_point_range(point, point)
+    while node is not None:
+        if "parameter" in node.type:
+            return True
+        node = node.parent
+    return False
 
 
 def _examples(scene: Scene) -> Iterator[Example]:
@@ -90,7 +120,8 @@ def _example(line: int, old: str, new: str) -> Example | None:
     changes = [one for one in opcodes(before, after) if one[0] != "equal"]
     start, stop = changes[0][1], changes[-1][2]
     made = after[changes[0][3] : changes[-1][4]]
-    return Example(line, tuple(before), start, stop, tuple(made))
+    column = len(new) - len(new.lstrip()) + sum(map(len, before[1:start]))
+    return Example(line, column, tuple(before), start, stop, tuple(made))
 
 
 def learned(one: Example, other: Example) -> Pattern | None:
@@ -139,17 +170,27 @@ def _holds(scene: Scene, pattern: Pattern) -> bool:
 
 
 def _is_personal(one: Example, pattern: Pattern) -> bool:
-    """Whether what is put in usually differs from line to line: a message, an annotation, a
-    comment, or a name of one or two letters."""
+    """Whether what is put in usually differs from line to line: a message, a literal that is not
+    the value of a keyword, an annotation, a comment, or a name of one or two letters."""
     new = [token for token in pattern.new if isinstance(token, str)]
     text = "".join(new).strip()
-    if text.startswith(":") or any(_kind(token) == "string" and " " in token for token in new):
+    if text.startswith((":", "->")):
         return True
-    before = one.tokens[: one.stop]
-    if "#" in before or "//" in "".join(before):
+    if any(
+        _kind(token) == "string" and (" " in token or not _is_value(new, at))
+        for at, token in enumerate(new)
+    ):
+        return True
+    code = "".join(part for part in (*one.tokens[: one.stop], *new) if _kind(part) != "string")
+    if any(sign in code for sign in _COMMENTS):
         return True
     names = [token for token in (*new, *one.tokens[one.start : one.stop]) if is_identifier(token)]
     return any(len(name) <= _SHORTEST_NAME for name in names)
+
+
+def _is_value(new: Sequence[str], at: int) -> bool:
+    """Whether a token is the value of a keyword, as in `encoding="utf-8"`."""
+    return next((one for one in reversed(new[:at]) if not one.isspace()), "") in {"=", ":"}
 
 
 def _new(
@@ -184,6 +225,8 @@ def _common(one: Sequence[str], other: Sequence[str]) -> int:
 
 
 def _kind(token: str) -> str:
+    if token in _CONSTANTS:
+        return "constant"
     if is_identifier(token):
         return "name"
     if token[:1].isdigit():
@@ -200,7 +243,10 @@ def _weight(fixed: Sequence[str | None]) -> float:
     return total
 
 
-def _matches(scene: Scene, pattern: Pattern, changed: set[int]) -> Iterator[NextEdit]:
+def _matches(
+    scene: Scene, pattern: Pattern, changed: set[int]
+) -> Iterator[tuple[int, int, int, str]]:
+    """Line, columns and new text of each line that fits."""
     word = max(
         (one for one in pattern.fixed if one and one not in (_START, _STOP)), key=len, default=""
     )
@@ -209,9 +255,7 @@ def _matches(scene: Scene, pattern: Pattern, changed: set[int]) -> Iterator[Next
             continue
         found = list(_in_line(line, pattern))
         if len(found) == 1:
-            start, stop, text = found[0]
-            at = scene.starts[number]
-            yield NextEdit(at + start, at + stop, text, EditKind.SIBLING)
+            yield number, *found[0]
 
 
 def _in_line(line: str, pattern: Pattern) -> Iterator[tuple[int, int, str]]:
