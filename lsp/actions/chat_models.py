@@ -19,6 +19,7 @@ from assistant.errors import (
     RequestError,
     WorkerDiedError,
 )
+from context.syntax.text import CharacterStream
 from lsp.actions.document_range import command_argument, text_argument
 from lsp.actions.feature import ProtocolErrors
 
@@ -90,10 +91,13 @@ class ChatModels:
     async def _stream(self, id_: str, body: Mapping[str, Any], answer: _Answer) -> None:
         async with aclosing(self._backend.chat_events(body)) as stream:
             async for event in stream:
-                text, thought = answer.feed(event)
-                for kind, part in (("thought", thought), ("text", text)):
-                    if part:
-                        self._notify(id_, kind, text=part)
+                self._say(id_, *answer.feed(event))
+        self._say(id_, *answer.rest())
+
+    def _say(self, id_: str, text: str, thought: str) -> None:
+        for kind, part in (("thought", thought), ("text", text)):
+            if part:
+                self._notify(id_, kind, text=part)
 
     async def count(self, raw: Mapping[str, Any]) -> int:
         """The tokens of a text, or of a message with what a template writes around it."""
@@ -181,12 +185,15 @@ def _body(raw: Mapping[str, Any], served: Served) -> dict[str, Any]:
 
 @dataclass
 class _Answer:
-    """An answer, put together from OpenAI's `chat.completion.chunk` events."""
+    """An answer, put together from OpenAI's `chat.completion.chunk` events, and without characters
+    that cannot be seen."""
 
     events: int = 0
     finish: str = ""
     usage: dict[str, int] = field(default_factory=dict)
     _calls: dict[int, dict[str, str]] = field(default_factory=dict)
+    _text: CharacterStream = field(default_factory=CharacterStream)
+    _thought: CharacterStream = field(default_factory=CharacterStream)
 
     def feed(self, event: Mapping[str, Any]) -> tuple[str, str]:
         """One event; returns the new text and the new reasoning."""
@@ -208,7 +215,12 @@ class _Answer:
             call["id"] = call["id"] or piece.get("id") or ""
             call["name"] += function.get("name") or ""
             call["arguments"] += function.get("arguments") or ""
-        return delta.get("content") or "", delta.get("reasoning_content") or ""
+        text, thought = delta.get("content") or "", delta.get("reasoning_content") or ""
+        return self._text.feed(text), self._thought.feed(thought)
+
+    def rest(self) -> tuple[str, str]:
+        """What was held back, at the end."""
+        return self._text.finish(), self._thought.finish()
 
     def finished_calls(self) -> list[dict[str, Any]]:
         """The calls, with their arguments as objects.

@@ -79,3 +79,16 @@ def test_the_chat_of_an_editor(home: Path, dense_model: Path) -> None:
         await until(lambda: engine.in_flight == 0)
 
     play(dense_model, test, lambda _: next(script, "a word " * 200))
+
+
+def test_a_chat_shows_no_unsafe_characters(home: Path, dense_model: Path) -> None:
+    """T5: what the model says to the editor's own chat is cleaned as everywhere; the end of an
+    answer too, and line ends are one."""
+    said = "It is sa\u202efe\u3164, \x1b[31mred\x1b[0m\rand 👩\u200d🚀\U000e0100"
+
+    async def test(client: CheckedClient, engine: ChattingEngine) -> None:
+        await client.execute("underkeel.chat", {"id": "a", "messages": [USER]})
+        shown = "".join(event["text"] for event in chat_events(client, "a"))
+        assert shown == "It is safe, red\nand 👩\u200d🚀"
+
+    play(dense_model, test, lambda _: said)
