@@ -639,6 +639,46 @@ def test_plain_text_has_no_control_characters(raw: str) -> None:
     assert commands.plain(found) == found
 
 
+LINKS = ["flink.py", "dlink/mod.py", "abs/hostname", "up/out/mod.py", "chain/mod.py", "sub/rel.py", "self/etc/hostname",
+         "dlink/../out/mod.py", "up/harbour/../out/mod.py"]  # fmt: skip
+NEW = ["dlink/new.py", "dangling.py", "nowhere/x.py", "chain/deep/new.py", "up/x.py", "flink.py"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "given"),
+    [
+        *(("read_file", {"path": path}) for path in LINKS),
+        *(("replace_text", {"path": path, "old": "1", "new": "2"}) for path in LINKS[:6]),
+        *(("delete_file", {"path": path}) for path in LINKS[:6]),
+        *(("move_file", {"path": path, "to": "mine.py"}) for path in LINKS[:6]),
+        *(("diagnostics", {"path": path}) for path in LINKS[:2]),
+        *(("list_folder", {"path": path}) for path in ("dlink", "abs", "up", "chain", "self/etc")),
+        *(("create_file", {"path": path, "text": "x = 1\n"}) for path in NEW),
+        *(("move_file", {"path": "use.py", "to": path}) for path in [*NEW, "dlink"]),
+        *(("apply_patch", {"patch": f"*** Add File: {path}\n+x = 1\n"}) for path in NEW),
+        *(("apply_patch", {"patch": f"*** Delete File: {path}\n"}) for path in LINKS[:2]),
+        *(("apply_patch", {"patch": f"--- a/{path}\n+++ b/{path}\n@@ -1 +1 @@\n-x = 1\n+x = 2\n"}) for path in LINKS[:2]),
+    ],
+)  # fmt: skip
+def test_no_tool_follows_a_link_out(box: Toolbox, tool: str, given: dict[str, Any]) -> None:
+    """T7: links to files and folders, relative, absolute, in a row, dangling, and through /proc."""
+    root = box.workspace.root
+    out = root.parent / "out"
+    out.mkdir()
+    (out / "mod.py").write_text("x = 1\n")
+    (root / "sub").mkdir()
+    for name, target in (
+        ("flink.py", out / "mod.py"), ("dlink", out), ("abs", "/etc"), ("up", ".."), ("chain", "dlink"),
+        ("sub/rel.py", "../../out/mod.py"), ("dangling.py", out / "new.py"), ("nowhere", out / "new"), ("self", "/proc/self/root"),
+    ):  # fmt: skip
+        (root / name).symlink_to(target)
+    with pytest.raises(ToolError):
+        use(box, tool, **given)
+    assert [one.name for one in out.iterdir()] == ["mod.py"]
+    assert (out / "mod.py").read_text() == "x = 1\n" and (root / "use.py").exists()
+    assert sorted(one.name for one in root.parent.iterdir()) == ["harbour", "out", "outside.txt"]
+
+
 def git_in(box: Toolbox, *arguments: str) -> None:
     identity = ("-c", "user.name=a", "-c", "user.email=a@b")
     subprocess.run(["git", *identity, *arguments], cwd=box.workspace.root, check=True)
