@@ -38,21 +38,10 @@ _DEFAULTS = {"llama": (1, 2, 0), "bert": (101, -1, 100), "t5": (-1, 1, 2)}
 _ADDS_BOS = {"llama", "bert"}
 # Where the file does not say, these split patterns of a byte-level BPE mean a BOS too (llama.cpp,
 # src/llama-vocab.cpp, `llama_vocab::impl::load`).
-_PATTERN_ADDS_BOS = frozenset(
-    [
-        "llama3",
-        "llama-v3",
-        "llama-bpe",
-        "falcon3",
-        "falcon-h1",
-        "pixtral",
-        "midm-2.0",
-        "lfm2",
-        "jina-v5-nano",
-        "tekken",
-        "chameleon",
-    ]
-)
+_PATTERN_ADDS_BOS = {
+    *("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
+    *("jina-v5-nano", "tekken", "chameleon"),
+}
 _FILLER = re.compile(r"\[PAD\d+\]|<unused\d+>|\[unused\d+\]", re.IGNORECASE)
 
 
