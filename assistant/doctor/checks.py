@@ -17,7 +17,13 @@ from assistant.install.choice import choose, cpu_only_beside_gpu, unusable
 from assistant.install.machine import Machine, Vendor
 from assistant.llama import spec
 from assistant.llama.spec import BackendDevice, DeviceKind
-from assistant.memory.probes.devices import Device, GpuMemory, HostMemory, normal_bus_id
+from assistant.memory.probes.devices import (
+    RAISE_THE_LIMIT,
+    Device,
+    GpuMemory,
+    HostMemory,
+    normal_bus_id,
+)
 from assistant.memory.probes.rates import stored_rates
 
 
@@ -178,7 +184,10 @@ def memory(host: HostMemory, swap_bytes: int) -> list[Finding]:
     if host.limited_by:
         found.append(warn("memory", f"the control group {host.limited_by} limits it"))
     if host.available_bytes < _GIB:
-        found[0] = fail("memory", said, "Close other programs, or choose a smaller model")
+        advice = "Close other programs, or choose a smaller model"
+        if host.limited_by:
+            advice = f"Choose a smaller model. {RAISE_THE_LIMIT}"
+        found[0] = fail("memory", said, advice)
     if swap_bytes > host.available_bytes:
         found.append(
             warn(

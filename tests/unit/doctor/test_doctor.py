@@ -111,6 +111,9 @@ def test_memory() -> None:
     tight = checks.memory(HostMemory(16 * GIB, 2 * GIB, "/a/group"), 3 * GIB)
     assert levels(tight) == [Level.OK, Level.WARN, Level.WARN]
     assert "mlock" in tight[-1].advice
+    full = checks.memory(HostMemory(2 * GIB, GIB // 2, "/a/group"), 0)
+    assert levels(full) == [Level.FAIL, Level.WARN] and "/a/group" in full[1].message
+    assert "memory limit of the container" in full[0].advice, "S23: closing programs does not help"
 
 
 def test_a_model_that_is_not_here_wrong_or_whole(
