@@ -8,6 +8,7 @@ Markdown cells as a comment (nbformat 4 and 3, nbformat.readthedocs.io).
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Sequence
@@ -159,29 +160,19 @@ _MAX_CELLS = 5000
 
 
 class _Cell(msgspec.Struct):
-    cell_type: str = ""
-    source: str | list[str] = ""
-    input: str | list[str] = ""
+    cell_type: object = ""
+    source: object = ""
+    input: object = ""
 
 
 class _Sheet(msgspec.Struct):
-    cells: list[_Cell] = []
-
-
-class _Named(msgspec.Struct):
-    name: str = ""
-    language: str = ""
-
-
-class _Metadata(msgspec.Struct):
-    language_info: _Named = msgspec.field(default_factory=_Named)
-    kernelspec: _Named = msgspec.field(default_factory=_Named)
+    cells: object = None
 
 
 class _File(msgspec.Struct):
-    cells: list[_Cell] = []
-    worksheets: list[_Sheet] = []
-    metadata: _Metadata = msgspec.field(default_factory=_Metadata)
+    cells: list[msgspec.Raw] | None = None
+    worksheets: list[_Sheet | None] | None = None
+    metadata: object = None
 
 
 @dataclass(frozen=True)
@@ -205,20 +196,60 @@ def is_notebook(path: str) -> bool:
 
 
 def parsed(text: str) -> Notebook | None:
-    """The notebook in the text of a `.ipynb` file; None where it is not one."""
+    """The notebook in the text of a `.ipynb` file; None where it is not one.
+
+    A cell, and a field beside the cells, that has another form than it should is passed over.
+    """
+    text = text.removeprefix("\ufeff")
+    file: _File | None
     try:
         file = msgspec.json.decode(text, type=_File)
     except (msgspec.MsgspecError, RecursionError):
+        file = _lenient(text)
+    if file is None:
         return None
-    raw = file.cells or [cell for sheet in file.worksheets for cell in sheet.cells]
+    sheets = [sheet.cells for sheet in file.worksheets or () if sheet is not None]
+    old = [cell for cells in sheets if isinstance(cells, list) for cell in cells]
+    raw: list[object] = [*(file.cells or old)][:_MAX_CELLS]
+    read = [cell for cell in map(_cell, raw) if cell is not None]
+    if raw and not read:
+        return None
     cells = [
         Cell(_joined(cell.source or cell.input), cell.cell_type == "code")
-        for cell in raw[:_MAX_CELLS]
-        if cell.cell_type in {"code", "markdown"}
+        for cell in read
+        if cell.cell_type in ("code", "markdown")
     ]
-    meta = file.metadata
-    language = meta.language_info.name or meta.kernelspec.language or "python"
-    return Notebook(joined(cells), language)
+    return Notebook(joined(cells), _language(file.metadata))
+
+
+def _lenient(text: str) -> _File | None:
+    """The same of JSON as Python writes it, with NaN and halves of surrogate pairs."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    cells = found.get("cells") if isinstance(found, dict) else None
+    return _File([*cells], None, found.get("metadata")) if isinstance(cells, list) else None
+
+
+def _cell(raw: object) -> _Cell | None:
+    try:
+        if isinstance(raw, msgspec.Raw):
+            return msgspec.json.decode(raw, type=_Cell)
+        return msgspec.convert(raw, _Cell)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def _language(metadata: object) -> str:
+    """The language that a notebook's metadata names; Python without one."""
+    fields = metadata if isinstance(metadata, dict) else {}
+    for section, field in (("language_info", "name"), ("kernelspec", "language")):
+        named = fields.get(section)
+        name = named.get(field) if isinstance(named, dict) else None
+        if isinstance(name, str) and name:
+            return name
+    return "python"
 
 
 def joined(cells: list[Cell], comment: str = "#") -> str:
@@ -232,5 +263,7 @@ def _heading(text: str, comment: str) -> str:
     return f"{comment} {first[:120]}" if first else ""
 
 
-def _joined(source: str | list[str]) -> str:
-    return source if isinstance(source, str) else "".join(source)
+def _joined(source: object) -> str:
+    parts = source if isinstance(source, list) else [source]
+    text = "".join(part for part in parts if isinstance(part, str))
+    return text.encode("utf-8", "replace").decode()

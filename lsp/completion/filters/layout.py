@@ -43,7 +43,7 @@ def strip_trailing_blanks(text: str, site: Site) -> str:
 
     A blank before the rest of the cursor's line parts two words and stays. So do two blanks at the
     end of a line in Markdown, where they break the line, and the one blank that is all of an empty
-    context line of a diff.
+    context line of a diff. In tables of values and in mail blanks at the end have a meaning.
     """
     strip = _STRIPS.get(site.code_language_id, _stripped)
     first, *others = text.split("\n")
@@ -73,7 +73,10 @@ def _unchanged(line: str) -> str:
     return line
 
 
-_STRIPS = {"markdown": _with_line_break, "mdx": _with_line_break, "diff": _unchanged}
+_STRIPS = {
+    **dict.fromkeys(("markdown", "mdx"), _with_line_break),
+    **dict.fromkeys(("diff", "tsv", "csv", "psv", "mail", "eml"), _unchanged),
+}
 
 
 _DEFAULT_UNIT = 4

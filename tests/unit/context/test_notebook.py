@@ -56,6 +56,32 @@ def test_what_is_no_notebook(text: str) -> None:
     assert parsed(text) is None
 
 
+CODE = {"cell_type": "code", "source": ["a = 1"], "outputs": [], "metadata": {}}
+
+
+@pytest.mark.parametrize(
+    ("change", "language"),
+    [
+        ({"metadata": None}, "python"),
+        ({"metadata": {"language_info": None, "kernelspec": {"language": "R"}}}, "R"),
+        ({"metadata": {"kernelspec": "python3"}}, "python"),
+        ({"metadata": {"language_info": {"name": None}}}, "python"),
+        ({"worksheets": None}, "python"),
+        ({"cells": [CODE, None, {"cell_type": None, "source": "x"}]}, "python"),
+        ({"cells": [CODE, {"cell_type": "code", "source": None}]}, "python"),
+        ({"cells": [{"cell_type": "code", "source": ["a", 1, " = 1"]}]}, "python"),
+        ({"cells": [CODE | {"outputs": [{"data": float("nan")}]}]}, "python"),
+        ({"cells": [CODE, {"cell_type": "raw", "source": "\ud83d"}]}, "python"),
+        ({"cells": None, "worksheets": [None, {"cells": None}, {"cells": [CODE]}]}, "python"),
+    ],
+)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_odd_notebooks_are_read_as_far_as_they_go(change: Any, language: str, mark: str) -> None:
+    """C8: other tools write null, NaN, halves of surrogate pairs and byte order marks."""
+    found = parsed(mark + json.dumps({"cells": [CODE], "metadata": {}, "nbformat": 4} | change))
+    assert found is not None and (found.text, found.language_id) == ("a = 1\n\n", language)
+
+
 def test_the_index_holds_cells_and_no_outputs(tmp_path: Path) -> None:
     """C8: definitions of a notebook are found; a large output does not keep it out."""
     cells = [code("def harbour_depth(tide):\n", "    return tide\n")]

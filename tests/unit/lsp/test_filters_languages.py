@@ -256,6 +256,15 @@ def test_what_starts_like_a_comment_is_shown(language_id: str, answer: str) -> N
         ("python", "a  \nb", "%%markdown\n‸", "a  \nb"),
         ("markdown", "a\t\nb", "‸", "a\nb"),
         ("markdown", "a  ", "‸", "a  "),
+        ("tsv", "a\tb\t\t\nc\td\t\t", "‸", "a\tb\t\t\nc\td\t\t"),
+        ("csv", "a, \nb,", "‸", "a, \nb,"),
+        ("mail", "Yours\n-- \nMe", "‸", "Yours\n-- \nMe"),
+        ("Markdown", "a  \nb", "‸", "a  \nb"),
+        ("rmd", "a  \nb", "‸", "a  \nb"),
+        ("markdown", "> a  \n> b", "‸", "> a  \n> b"),
+        ("markdown", "- a  \n  b", "‸", "- a  \n  b"),
+        ("markdown", "  \n  ", "a‸", ""),
+        ("html", "a  \nb", "‸", "a\nb"),
     ],
 )
 def test_comments_and_line_breaks_where_the_cursor_is(
