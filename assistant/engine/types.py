@@ -273,6 +273,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         counting: whether token counts made here are the model's own, or an estimate above them.
         family: of `families.toml`; empty where vocabulary and name decide it.
         writes_chat: the server applies its own chat template; this side has none.
+        tells_tokens: whether the ids of an answer's tokens are known.
     """
 
     name: str
@@ -295,6 +296,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     counting: Counting = Counting.EXACT
     family: str = ""
     writes_chat: bool = False
+    tells_tokens: bool = True
 
     @property
     def vocabulary_path(self) -> str:

@@ -310,6 +310,12 @@ def generate_request(
         ContextFullError: the prompt is over the current budget, or leaves no space for an answer.
     """
     _check_served(body)
+    if body.return_tokens and not model.tells_tokens:
+        raise RequestError(
+            "not supported by this remote server: return_tokens",
+            subject=model.server,
+            advice="Leave it out, or serve the model with llama-server, vLLM or on this machine",
+        )
     if body.prompt_model and body.prompt_model != model.name:
         raise ModelChangedError(
             f"the prompt is of {body.prompt_model}, {model.name} is served now",

@@ -104,6 +104,7 @@ class OpenAI:
     heals = False
     warms = False
     most_stops = 4  # OpenAI's own limit; others take more
+    tells_tokens = False
     tells_folder = False
     """Whether `root` of a model is the folder that it was loaded from."""
 
@@ -122,6 +123,7 @@ class OpenAI:
             n_ctx=n_ctx or 4096,  # the least that servers of code models are started with
             n_ctx_train=n_ctx,
             writes_chat=True,
+            tells_tokens=self.tells_tokens,
         )
 
     async def words(self, http: Transport, info: ModelInfo) -> Words | None:  # noqa: ARG002
@@ -226,6 +228,7 @@ class VLLM(OpenAI):
     name = "vllm"
     warms = True
     most_stops = sys.maxsize
+    tells_tokens = True
     tells_folder = True
 
     async def tokenise(self, http: Transport, text: str, *, special: bool) -> list[int] | None:  # noqa: ARG002

@@ -110,3 +110,17 @@ def test_message_parts() -> None:
     body = msgspec.convert({"messages": [{"role": "user", "content": parts}]}, ChatBody)
     with pytest.raises(RequestError, match="only text"):
         body.messages[0].text()
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_tokens_that_nobody_tells_are_refused_by_name(tells: bool) -> None:
+    """S14: a server of texts reports no ids; an empty list would be no answer."""
+    model = msgspec.structs.replace(MODEL, server="http://there", tells_tokens=tells)
+    plain = CompletionRequest(prompt="x", max_tokens=4)
+    wanted = msgspec.structs.replace(plain, return_tokens=True)
+    assert generate_request(plain, [1], model, None, request_limit_ms=0).prompt == (1,)
+    if tells:
+        assert generate_request(wanted, [1], model, None, request_limit_ms=0).prompt == (1,)
+        return
+    with pytest.raises(RequestError, match="return_tokens"):
+        generate_request(wanted, [1], model, None, request_limit_ms=0)

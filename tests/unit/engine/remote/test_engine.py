@@ -108,6 +108,7 @@ def test_a_server_that_tells_no_vocabulary_is_estimated_and_sent_texts(
         async with asking(server.url, n_ctx=2000) as engine:
             info = await engine.describe()
             assert (info.counting, info.vocabulary) == (Counting.ESTIMATE, "")
+            assert info.tells_tokens == (kind == "vllm"), "S14"
             assert info.n_ctx == 1900, "a twentieth is kept free"
             ids = await engine.tokenise("<|fim_prefix|>" + PROMPT, special=True)
             text, _ = await answer(engine, request(ids))
