@@ -57,6 +57,9 @@ _Short = Annotated[str, Meta(max_length=4096)]
 MOST_PROMPT_TOKENS = 2**20
 """No context is longer; a list of small numbers takes many times its bytes in memory."""
 
+MOST_DRAFT_FROM = 4096
+"""The most tokens that a request may give to draft from."""
+
 MOST_LOGPROBS = 20
 """The most tokens reported at one place, as in OpenAI's API."""
 
@@ -70,8 +73,8 @@ class GenerateBody(Sampling, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         max_tokens: the most to generate; 0 only evaluates the prompt, None and -1 are as many as
             fit.
-        stop, document, priority, must_start_with, unlike, cache, exact_drafts: see
-            `assistant.engine.types.GenerateRequest`.
+        stop, document, priority, must_start_with, unlike, cache, exact_drafts, draft_from: see
+            `assistant.engine.types.GenerateRequest`. `draft_from` is in tokens of `prompt_model`.
         time_limit_ms: ends the generation with what there is; 0 and -1 are no limit.
         budget_tokens: the budget the prompt was built under; 0 where it is unknown.
         prompt_model: name of the model whose token ids the prompt holds: if another is served by
@@ -89,6 +92,7 @@ class GenerateBody(Sampling, frozen=True, kw_only=True, omit_defaults=True):
     must_start_with: _Short = ""
     unlike: _Short = ""
     exact_drafts: bool = True
+    draft_from: Annotated[tuple[_TokenId, ...], Meta(max_length=MOST_DRAFT_FROM)] = ()
     budget_tokens: _Count = 0
     prompt_model: _Short = ""
     return_tokens: bool = False

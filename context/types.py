@@ -91,6 +91,8 @@ class Prompt:
         kind: the kind of cursor it was built for.
         budget_tokens: the budget it was built under; len(ids) never exceeds it.
         cut: human-readable list of what was left out.
+        aside: token ids of what did not fit and may still be repeated: pieces of this file and of
+            others, the likeliest last. The same for all prompts with one head.
     """
 
     sections: Sequence[Section]
@@ -99,3 +101,4 @@ class Prompt:
     kind: CursorKind
     budget_tokens: int
     cut: tuple[str, ...] = field(default=())
+    aside: tuple[int, ...] = ()

@@ -160,6 +160,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
         speculate: whether tokens may be drafted and verified.
         exact_drafts: whether the text has to be the one without drafts. If not, tokens that lead by
             less than rounding can move them are believed, and nothing is evaluated twice.
+        draft_from: token ids of text that is not in the prompt and that the answer may repeat, the
+            likeliest last; it changes the speed only.
         prompt_model: name of the model whose token ids the prompt holds; empty where unknown.
         constraint: what the answer has to match; None for a free one.
         visible_tokens: control tokens whose text is part of the answer's text; that of others is
@@ -184,6 +186,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
     cache: bool = True
     speculate: bool = True
     exact_drafts: bool = True
+    draft_from: tuple[int, ...] = ()
     prompt_model: str = ""
     turns: tuple[tuple[str, str], ...] = ()
     visible_tokens: tuple[int, ...] = ()

@@ -52,6 +52,8 @@ _CHARS_A_TOKEN = 3  # at least, of source code
 _SELECTION_SHARE = 0.6
 _ENCLOSING_SHARE = 0.6  # of what the selection leaves
 _NEAR_CHARS = 1200
+_ASIDE_TOKENS = 2048
+_ASIDE_CHARS = 4096  # of the file on each side, and of all passages together
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,25 @@ class Builder:
             imported=_imported(found),
             reason=reason,
             cut=tuple(cut),
+            aside=self._aside(text, near_start, suffix.stop, found),
         )
+
+    def _aside(
+        self, text: str, near_start: int, suffix_stop: int, found: Sequence[Candidate]
+    ) -> tuple[int, ...]:
+        """What may be repeated and may not have fitted: the file around what is shown as it is,
+        and the candidates, whether all of each is shown or not; best last."""
+        parts = [text[suffix_stop : suffix_stop + _ASIDE_CHARS]]
+        parts.append(text[max(0, near_start - _ASIDE_CHARS) : near_start])
+        passages: list[str] = []
+        room = _ASIDE_CHARS
+        for one in found:
+            if len(one.text) <= room:
+                passages.append(one.text)
+                room -= len(one.text)
+        parts += reversed(passages)
+        shown = masked_runs("\n".join(part for part in parts if part.strip()))
+        return tuple(self.encoder.text_ids(shown)[-_ASIDE_TOKENS:])
 
     def imported(self, document: Document, cursor: int) -> frozenset[Asked]:
         """What the imports near `cursor` ask for now; costs look-ups in the index."""

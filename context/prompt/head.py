@@ -204,6 +204,7 @@ class Head:
         index_version: the index's (`Index.version`) at the time.
         imported: what the imports near the cursor asked for, shown or not.
         reason: why it was built.
+        aside: see `Prompt.aside`.
     """
 
     repo: tuple[Section, ...]
@@ -218,6 +219,7 @@ class Head:
     imported: frozenset[Asked]
     reason: Reason
     cut: tuple[str, ...]
+    aside: tuple[int, ...] = ()
 
     def continues_to(self, text: str, cursor: int) -> bool:
         """Whether the near prefix at `cursor` still goes on where the head ends."""
@@ -306,7 +308,7 @@ def compose(
         sections = _merged(sections, encoder)
     shown = [one for one in sections if one.text]
     placed, ids = assemble(shown, layout, kind, control, encoder)
-    return Prompt(placed, ids, layout, kind, budget_tokens, tuple(cut))
+    return Prompt(placed, ids, layout, kind, budget_tokens, tuple(cut), head.aside)
 
 
 def _section(part: Part, text: str, encoder: Encoder, reason: str) -> Section:

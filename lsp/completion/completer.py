@@ -323,11 +323,14 @@ class Completer:
         if not manner.ahead:
             limit_s = max(until - _now(), _LEAST_LIMIT_S)
         body = served.fim.body(prompt)
-        first = with_fields(first, prompt=body, time_limit_ms=int(limit_s * 1000))
+        aside = () if served.fim.parts else self.prompts.aside
+        limit_ms = int(limit_s * 1000)
+        first = with_fields(first, prompt=body, draft_from=aside, time_limit_ms=limit_ms)
         others = [
             with_fields(
                 first,
                 document=_document(site, f"candidate {seed}"),
+                draft_from=(),
                 temperature=_CANDIDATE_TEMPERATURE,
                 seed=seed,
             )

@@ -105,6 +105,8 @@ class Prompts:
         self._stop = asyncio.Event()
         self.cut: tuple[str, ...] = ()
         """What was left out of the last prompt, one phrase each."""
+        self.aside: tuple[int, ...] = ()
+        """Tokens besides the last prompt from which its answer can be drafted."""
 
     @property
     def problem(self) -> str:
@@ -249,7 +251,7 @@ class Prompts:
         self._contents[document] = content
         cursor_byte = content.cursor_byte
         prompt = workspace.prompt(document, cursor_byte, budget_tokens - len(fim.start), rest=rest)
-        self.cut = prompt.cut
+        self.cut, self.aside = prompt.cut, prompt.aside
         if imagined:
             document.replace(before, equal)
             self._contents[document] = known

@@ -2,11 +2,16 @@
 
     python tests/benchmarks/speculation.py [--prompts 200] [--save]
 
-Half of the prompts are edits: the model is asked to write a function of this repository again with
-one small change. The other half is fresh code: fill-in-the-middle at lines of the same files, in
-the layout of the model's family. Each prompt is answered twice by the real worker, greedily, once
-with drafts and once without, in turns; the second of two finds the prompt in the cache, so only
-decoding differs. Time is that of decoding alone, as the worker reports it.
+A third of the prompts are edits: the model is asked to write a function of this repository again
+with one small change. The others are fresh code: lines of the same files, in prompts as the
+language server builds them, of 256 tokens (the first at a place on a slow machine) and of 1,024.
+The indexed copy of a file has the line taken out, too.
+
+Each prompt is answered by the real worker, greedily: without drafts, with drafts from prompt and
+answer, and for fresh code with those from the code that did not fit as well, as the language server
+sends it (`draft_from`). They take turns at going first; all but the first find the prompt in the
+cache, so only decoding differs. Time is that of decoding alone, as the worker reports it. How fast
+drafts are depends on how busy the machine is; how many come true does not.
 
 Prints JSON; `--save` also writes it to tests/benchmarks/results/speculation.json.
 """
@@ -18,8 +23,10 @@ import ast
 import asyncio
 import os
 import random
+import shutil
 import statistics
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +43,10 @@ from assistant.models.catalogue import resolve
 
 ROOT = Path(__file__).parents[2]
 RESULT = Path(__file__).with_name("results") / "speculation.json"
-EDIT_TOKENS, FRESH_TOKENS, PROMPT_TOKENS = 48, 20, 160
+EDIT_TOKENS, FRESH_TOKENS = 48, 20
+PROMPT_TOKENS = {"fresh_256": 256, "fresh_1024": 1024}
+KINDS = ("edit", *PROMPT_TOKENS)
+PACKAGES = ("assistant", "lsp", "context")
 CHANGES = (
     "Rename the first parameter to `given`",
     "Add a one-line comment above the last return",
@@ -47,30 +57,36 @@ CHANGES = (
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids, of one kind: "edit" or "fresh"."""
+    """Token ids of one of `KINDS`, how many to generate, and what else may be drafted from."""
 
     kind: str
     ids: tuple[int, ...]
     tokens: int
+    aside: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One prompt, answered both ways."""
+    """One prompt, answered each way: "plain", "drafted" and for fresh code "aside"."""
 
     kind: str
-    same: bool
-    plain: Timings
-    drafted: Timings
+    texts: dict[str, str]
+    timings: dict[str, Timings]
+
+    @property
+    def same(self) -> bool:
+        return len(set(self.texts.values())) == 1
 
 
 def sources(rng: random.Random) -> list[str]:
-    paths = [
-        path for room in ("assistant", "lsp", "context") for path in (ROOT / room).rglob("*.py")
-    ]
-    paths.sort()
+    return [path.read_text(encoding="utf-8") for path in modules(ROOT, rng)]
+
+
+def modules(root: Path, rng: random.Random) -> list[Path]:
+    """The packages' modules below a folder, in a random order."""
+    paths = sorted(path for name in PACKAGES for path in (root / name).rglob("*.py"))
     rng.shuffle(paths)
-    return [path.read_text(encoding="utf-8") for path in paths]
+    return paths
 
 
 def edits(words: Any, rng: random.Random) -> Iterator[Prompt]:
@@ -93,28 +109,43 @@ def edits(words: Any, rng: random.Random) -> Iterator[Prompt]:
 
 
 def fresh(words: Any, rng: random.Random) -> Iterator[Prompt]:
+    """A prompt of each length for a line of a random module, and so on."""
     layout = families.layout_for(words)
     assert layout is not None
-    while True:
-        for text in sources(rng):
-            lines = text.split("\n")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for name in PACKAGES:
+            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        workspace = context.Workspace([root], words, layout, words.special)
+        workspace.index.refresh()
+        for path in modules(root, rng):
+            source = path.read_text(encoding="utf-8")
+            lines = source.split("\n")
             rows = [row for row, line in enumerate(lines) if row > 15 and len(line.strip()) > 12]
             if not rows:
                 continue
             row = rng.choice(rows)
             indent = len(lines[row]) - len(lines[row].lstrip())
             before = "\n".join([*lines[:row], lines[row][: indent + 4]])
-            after = "\n" + "\n".join(lines[row + 1 :])
-            at = len(before.encode())
-            made = context.window(
-                before + after, at, layout, words, words.control, PROMPT_TOKENS, 0
-            )
-            yield Prompt("fresh", made.ids, FRESH_TOKENS)
+            text = before + "\n" + "\n".join(lines[row + 1 :])
+            path.write_text(text, encoding="utf-8")
+            workspace.index.update(path)
+            document = workspace.open(path, text)
+            for kind, budget in PROMPT_TOKENS.items():
+                made = workspace.prompt(document, len(before.encode()), budget, rest=True)
+                yield Prompt(kind, made.ids, FRESH_TOKENS, made.aside)
+            workspace.close(document)
+            path.write_text(source, encoding="utf-8")
+            workspace.index.update(path)
 
 
-async def answer(engine: LlamaEngine, prompt: Prompt, *, speculate: bool) -> tuple[str, Timings]:
+async def answer(engine: LlamaEngine, prompt: Prompt, way: str) -> tuple[str, Timings]:
     request = GenerateRequest(
-        id="1", prompt=prompt.ids, max_tokens=prompt.tokens, speculate=speculate
+        id="1",
+        prompt=prompt.ids,
+        max_tokens=prompt.tokens,
+        speculate=way != "plain",
+        draft_from=prompt.aside if way == "aside" else (),
     )
     text = ""
     async for event in engine.generate(request):
@@ -129,10 +160,8 @@ async def measure(model: Path, count: int, threads: int, seed: int) -> dict[str,
     heading = head("speculation")
     words = vocabulary.load(model)
     rng = random.Random(seed)
-    kinds = (edits(words, rng), fresh(words, rng))
-    prompts = [
-        prompt for _, *pair in zip(range(count // 2), *kinds, strict=False) for prompt in pair
-    ]
+    again, new = edits(words, rng), fresh(words, rng)
+    prompts = [next(source) for _ in range(count // 3) for source in (again, new, new)]
     engine = LlamaEngine()
     outcomes: list[Outcome] = []
     differing: list[dict[str, Any]] = []
@@ -143,16 +172,14 @@ async def measure(model: Path, count: int, threads: int, seed: int) -> dict[str,
             warm = GenerateRequest(id="0", prompt=prompt.ids, max_tokens=0)
             async for _ in engine.generate(warm):
                 pass
-            found = {}
-            for speculate in (number % 2 == 0, number % 2 == 1):
-                found[speculate] = await answer(engine, prompt, speculate=speculate)
-            same = found[True][0] == found[False][0]
-            outcomes.append(Outcome(prompt.kind, same, found[False][1], found[True][1]))
-            if not same:
-                differing.append(
-                    {"kind": prompt.kind, "plain": found[False][0], "drafted": found[True][0]}
-                )
-            print(number, outcomes[-1], file=sys.stderr)
+            ways = ("plain", "drafted", "aside")[: 2 if prompt.kind == "edit" else 3]
+            turn = number // 3 % len(ways)
+            found = {way: await answer(engine, prompt, way) for way in ways[turn:] + ways[:turn]}
+            texts = {way: found[way][0] for way in ways}
+            outcomes.append(Outcome(prompt.kind, texts, {way: found[way][1] for way in ways}))
+            if not outcomes[-1].same:
+                differing.append({"kind": prompt.kind, **texts})
+            print(number, prompt.kind, outcomes[-1].same, file=sys.stderr)
     finally:
         await engine.close()
     return {
@@ -164,26 +191,30 @@ async def measure(model: Path, count: int, threads: int, seed: int) -> dict[str,
             "seed": seed,
             "tokens": {"edit": EDIT_TOKENS, "fresh": FRESH_TOKENS},
         },
+        "load_average_after": round(os.getloadavg()[0], 1),
         "identical": sum(outcome.same for outcome in outcomes),
         "differing": differing,
         **{
-            kind: summary([one for one in outcomes if one.kind == kind])
-            for kind in ("edit", "fresh")
+            kind: {
+                way: summary([one for one in outcomes if one.kind == kind], way)
+                for way in ("drafted", "aside")[: 1 if kind == "edit" else 2]
+            }
+            for kind in KINDS
         },
     }
 
 
-def summary(outcomes: list[Outcome]) -> dict[str, Any]:
-    drafted = sum(one.drafted.drafted_tokens for one in outcomes)
-    accepted = sum(one.drafted.accepted_tokens for one in outcomes)
-    plain_ms = sum(one.plain.decode_ms for one in outcomes)
-    drafted_ms = sum(one.drafted.decode_ms for one in outcomes)
-    ratios = [
-        one.plain.decode_ms / one.drafted.decode_ms for one in outcomes if one.drafted.decode_ms
-    ]
+def summary(outcomes: list[Outcome], way: str) -> dict[str, Any]:
+    """One way to draft, against none."""
+    pairs = [(one.timings["plain"], one.timings[way]) for one in outcomes]
+    drafted = sum(one.drafted_tokens for _, one in pairs)
+    accepted = sum(one.accepted_tokens for _, one in pairs)
+    plain_ms = sum(one.decode_ms for one, _ in pairs)
+    drafted_ms = sum(one.decode_ms for _, one in pairs)
+    ratios = [one.decode_ms / other.decode_ms for one, other in pairs if other.decode_ms]
     return {
-        "prompts": len(outcomes),
-        "generated_tokens": sum(one.drafted.generated_tokens for one in outcomes),
+        "prompts": len(pairs),
+        "generated_tokens": sum(one.generated_tokens for _, one in pairs),
         "drafted_tokens": drafted,
         "accepted_tokens": accepted,
         "accepted_share": round(accepted / max(drafted, 1), 3),

@@ -344,6 +344,7 @@ def generate_request(
         time_limit_ms=min(limits, default=0),
         cache=body.cache,
         exact_drafts=body.exact_drafts,
+        draft_from=body.draft_from,
         prompt_model=model.name,
         turns=turns,
         visible_tokens=tuple(visible_tokens),

@@ -122,6 +122,8 @@ def check(request: GenerateRequest, *, n_vocab: int, room: int) -> None:
     """
     if not request.prompt or not all(0 <= token < n_vocab for token in request.prompt):
         raise RequestError("the prompt is empty or holds unknown tokens", subject=request.id)
+    if not all(0 <= token < n_vocab for token in request.draft_from):
+        raise RequestError("`draft_from` holds unknown tokens", subject=request.id)
     if len(request.prompt) + request.max_tokens > room:
         raise ContextFullError(
             f"{len(request.prompt)} prompt tokens and {request.max_tokens} to generate"
@@ -209,7 +211,7 @@ class Job:
         must_start_with: bytes that the answer still has to begin with.
         unlike: keeps it from a line that it should not be, while it says nothing else.
         guide: keeps it within its grammar.
-        lookup: prompt and answer, to draft from; None where drafts are not for it.
+        lookup: prompt, answer and `draft_from`, to draft from; None where drafts are not for it.
         draft: what is evaluated after `todo` in the step that runs.
         drafted_from: how many tokens come before the first one whose cells a batch with a draft
             has written; -1 where there is none.

@@ -1,9 +1,13 @@
-"""Prompt lookup: drafts what followed the same tokens before, as far as that pays. Pure.
+"""Lookup: drafts what followed the same tokens before, as far as that pays. Pure.
 
 A draft is evaluated in the same batch as the token that it follows, and kept as far as the model
 would have said the same. Code repeats itself and edits repeat what they edit, so this needs no
 second model. How long a draft may be is learnt: from how often drafts came true, and from what a
 longer batch costs on this machine.
+
+Besides the prompt and the answer, a request may give text that is not in the prompt: the rest of
+the file, passages of other files. Its drafts are judged by themselves, so that they end where they
+seldom come true.
 
 Where nothing is found, a model's own layers for multi-token prediction draft, if it has some
 (`assistant.llama.nextn`).
@@ -36,8 +40,11 @@ _WINDOW = 96
 
 @dataclass(frozen=True)
 class Draft:
-    """Tokens that may come next, and how many before them agreed with where they stood before;
-    NEXTN where the model's own layers predicted them."""
+    """Tokens that may come next, and how many before them agreed with where they stood before.
+
+    NEXTN where the model's own layers predicted them; ASIDE or LOOSELY_ASIDE where they are from
+    text that is not in the prompt, and at least four tokens agreed or fewer.
+    """
 
     tokens: tuple[int, ...] = ()
     matched: int = 0
@@ -48,7 +55,24 @@ class Draft:
 
 
 NO_DRAFT = Draft()
-NEXTN = -1
+NEXTN, ASIDE, LOOSELY_ASIDE = -1, -2, -3
+_AGREE = 4
+_Grams = dict[tuple[int, ...], int]
+
+
+class Aside:
+    """Text besides the prompt, indexed once for all requests that give the same."""
+
+    def __init__(self, tokens: tuple[int, ...] = ()) -> None:
+        self.tokens = tokens
+        self.after: _Grams = {}
+        for at in range(len(tokens)):
+            for size in _GRAMS:
+                if at >= size:
+                    self.after[tokens[at - size : at]] = at
+
+
+NO_ASIDE = Aside()
 
 
 class Lookup:
@@ -57,11 +81,17 @@ class Lookup:
     While the end repeats an earlier place, what follows that place is drafted. Where the end leaves
     it, the place is looked for again a little further on, so that a text that is written again with
     changes is drafted from the text and not from what looks like it elsewhere.
+
+    Args:
+        aside: where fewer tokens agree with a place in it, the prompt and the answer go first.
     """
 
-    def __init__(self, tokens: Iterable[int]) -> None:
-        self._tokens: list[int] = []
-        self._after: dict[tuple[int, ...], int] = {}
+    def __init__(self, tokens: Iterable[int], aside: Aside = NO_ASIDE) -> None:
+        self._aside = aside
+        self._first = len(aside.tokens)
+        """Where the request's own tokens begin."""
+        self._tokens: list[int] = [*aside.tokens]
+        self._after: _Grams = {}
         self._at = -1
         """The token that follows the repeated place; -1 while nothing is repeated."""
         self._left = -1
@@ -70,7 +100,7 @@ class Lookup:
         self.extend(tokens)
 
     def __len__(self) -> int:
-        return len(self._tokens)
+        return len(self._tokens) - self._first
 
     def extend(self, tokens: Iterable[int]) -> None:
         """Tokens have been added to the end."""
@@ -79,11 +109,13 @@ class Lookup:
             # Grams are entered once something follows them, so the end never finds itself.
             at = len(known)
             for size in _GRAMS:
-                if at >= size:
+                if at - self._first >= size:
                     after[tuple(known[at - size : at])] = at
             known.append(token)
             if self._at >= 0 and known[self._at] == token:
                 self._at += 1
+                if self._at == self._first:  # the end of the text aside
+                    self._at = self._again()
             else:
                 if self._at >= 0:
                     self._left, self._left_at = self._at, at
@@ -93,7 +125,12 @@ class Lookup:
         """What followed the place that the end repeats."""
         if self._at < 0 or most < 1:
             return NO_DRAFT
-        return Draft(tuple(self._tokens[self._at : self._at + most]), self._matched(self._at))
+        matched = self._matched(self._at)
+        if self._at >= self._first:
+            return Draft(tuple(self._tokens[self._at : self._at + most]), matched)
+        end = min(self._at + most, self._first)
+        kind = ASIDE if matched >= _AGREE else LOOSELY_ASIDE
+        return Draft(tuple(self._tokens[self._at : end]), kind)
 
     def _again(self) -> int:
         """What follows the end's last tokens: near the place that it left, else at the last place
@@ -105,15 +142,19 @@ class Lookup:
                 self._left = -1
                 return found
         for size in _GRAMS:
-            at = self._after.get(tuple(known[-size:])) if len(known) >= size else None
-            if at is not None:
+            if len(self) < size:
+                continue
+            gram = tuple(known[-size:])
+            at = self._after.get(gram, self._aside.after.get(gram, -1))
+            if at >= 0:
                 return at
         return -1
 
     def _near(self, left: int) -> int:
         """The first place after `left` where the last two tokens stood; -1 for none."""
         known = self._tokens
-        stop = min(left + _WINDOW, len(known) - 1)
+        end = (self._first if left < self._first else len(known)) - 1
+        stop = min(left + _WINDOW, end)
         at = left
         while len(known) >= 2:
             try:
@@ -128,7 +169,8 @@ class Lookup:
         """How many tokens before `at` are those at the end."""
         known = self._tokens
         length = 0
-        while length < min(at, _LONGEST_MATCH) and known[at - 1 - length] == known[-1 - length]:
+        most = min(at if at < self._first else at - self._first, len(self), _LONGEST_MATCH)
+        while length < most and known[at - 1 - length] == known[-1 - length]:
             length += 1
         return length
 
@@ -188,6 +230,8 @@ def _chances() -> dict[int, _Chance]:
         4: _Chance(0.75, 0.3),
         0: _Chance(0.45, 0.5),
         NEXTN: _Chance(0.7, 0.3),
+        ASIDE: _Chance(0.65, 0.4),
+        LOOSELY_ASIDE: _Chance(0.4, 0.5),
     }
 
 

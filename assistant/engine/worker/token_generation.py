@@ -28,8 +28,10 @@ from assistant.engine.worker.speculation import (
     MOST_DRAFTED_INEXACT,
     MOST_PREDICTED,
     NEXTN,
+    NO_ASIDE,
     NO_DRAFT,
     SURE_MARGIN,
+    Aside,
     Draft,
     Lookup,
     Pace,
@@ -74,11 +76,18 @@ class Drafter:
         self._slots = slots
         self._can_take_back = not slots.recurrent and context.n_outputs > 1
         self.pace = Pace()
+        self._aside = NO_ASIDE
         self.drafted = self.accepted = self.rewritten = 0
 
     def may_draft(self, job: Job) -> bool:
         """Whether drafts are for this request at all."""
         return self._can_take_back and job.request.speculate and job.sampler.greedy
+
+    def lookup(self, request: GenerateRequest) -> Lookup:
+        """What a request's drafts are from."""
+        if request.draft_from != self._aside.tokens:
+            self._aside = Aside(request.draft_from)
+        return Lookup(request.prompt, self._aside)
 
     def draft(self, job: Job) -> Draft:
         """What to evaluate after the token that the job has to evaluate next; may be empty."""
@@ -448,7 +457,7 @@ class TokenGenerator:
         if ending:
             return ending
         if job.lookup is None and self._drafter.may_draft(job):
-            job.lookup = Lookup(job.request.prompt)
+            job.lookup = self._drafter.lookup(job.request)
         if job.lookup is not None:
             job.lookup.extend((token,))
         return None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from toy_counter import ToyCounter
 
 import context
 from context import Prompt, TokenCounter, Workspace
@@ -48,6 +49,32 @@ def common(one: Any, other: Any) -> Any:
             break
         same += 1
     return same
+
+
+def test_what_does_not_fit_is_given_aside(
+    workspace: Workspace, tmp_path: Path, counter: ToyCounter
+) -> None:
+    """The file around what is shown, and passages of other files, without secrets; the same object
+    while the head is kept, so that it is indexed once."""
+    (tmp_path / "moons.py").write_text(
+        "def phase(day):\n    cycle = 29.53\n" + "    day = day + 1\n" * 30 + "    return day\n"
+    )
+    workspace.index.refresh()
+    secret = "ghp_" + "Ab3dE6gH9jK2" * 3
+    text = f"from moons import phase\n\nTOKEN = '{secret}'\n\n\n" + FILE
+    cursor = text.index("def function_10(")
+    opened = text[:cursor] + "phase(" + text[cursor:]
+    document = workspace.open(tmp_path / "main.py", opened)
+    prompt = workspace.prompt(document, cursor + 6, 200)
+    aside = counter.decode(prompt.aside)
+    assert "def function_3(" in aside and "def function_20(" in aside
+    assert aside.index("def function_20(") < aside.index("def function_3(")
+    assert aside.index("def function_3(") < aside.index("def phase(day)"), "passages come last"
+    assert secret not in aside and secret[:12] not in aside
+    document.replace(opened[: cursor + 6] + "1" + opened[cursor + 6 :])
+    assert workspace.prompt(document, cursor + 7, 200).aside is prompt.aside
+    hidden = workspace.open(tmp_path / ".env", opened)
+    assert workspace.prompt(hidden, cursor, 200).aside == ()
 
 
 def test_sections_stand_in_the_layouts_order(

@@ -341,6 +341,20 @@ def test_an_edit_is_written_in_fewer_steps(bench: Bench) -> None:
     assert steps - prompt_steps < timings.generated_tokens - timings.accepted_tokens // 2
 
 
+def test_text_besides_the_prompt_is_drafted_from(bench: Bench) -> None:
+    """What the answer will say is given, in part and after other code: the text stays the same."""
+    prompt = f"def total(counts: list[int]) -> int:\n    {'':2}"
+    plain = bench.answer(prompt, 24, speculate=False)
+    bench.runner.drafter.pace.row_cost = 0.05
+    rest = tuple(bench.model.tokenise(CODE) + plain.tokens)
+    alone = bench.answer(prompt, 24)
+    helped = bench.answer(prompt, 24, draft_from=rest)
+    assert plain.tokens == alone.tokens == helped.tokens
+    assert helped.timings.accepted_tokens > alone.timings.accepted_tokens
+    with pytest.raises(RequestError, match="draft_from"):
+        bench.ask(prompt, 4, draft_from=(bench.model.facts.n_vocab,))
+
+
 def test_unchanged_lines_cost_one_step_where_drafts_need_not_be_exact(bench: Bench) -> None:
     """A region that is written again: its lines are drafted from the prompt, many a batch."""
     again = f"File: stock.py\n```\n{CODE}```\n\nThe same file again:\n```\n"

@@ -50,6 +50,22 @@ def test_an_answer_becomes_an_item_at_the_cursor(dense_model: Path) -> None:
     play(dense_model, FUNCTION, test)
 
 
+def test_what_the_prompt_leaves_out_is_given_to_draft_from(dense_model: Path) -> None:
+    """The first answer only: others are drawn, and nothing is drafted for those."""
+    far = "".join(f"def far_{at}(a, b):\n    return a * {at} + b\n\n\n" for at in range(80))
+
+    async def test(editing: Editing) -> None:
+        await editing.ask()
+        first = editing.client.requests[0]
+        words = vocabulary.load(dense_model)
+        given = words.decode(list(first.draft_from))
+        shown = words.decode(ids_of(first.prompt))
+        assert "def far_40(a, b):" in given and "def far_40(a, b):" not in shown
+        assert all(not other.draft_from for other in editing.client.requests[1:])
+
+    play(dense_model, far + FUNCTION, test)
+
+
 def test_the_word_under_the_cursor_is_given_back(dense_model: Path) -> None:
     async def test(editing: Editing) -> None:
         editing.client.reply = lambda _: " first + second"
