@@ -271,7 +271,7 @@ class DaemonClient:
         if self._http is None:
             way = paths.Address(socket=self._socket) if self._socket else paths.find_address()
             if way is None:
-                raise httpx.ConnectError("no daemon has told where it listens")
+                raise httpx.ConnectError("no daemon has reported where it listens")
             self._http = httpx.AsyncClient(
                 transport=httpx.AsyncHTTPTransport(uds=str(way.socket) if way.socket else None),
                 base_url=way.base_url,

@@ -77,7 +77,7 @@ def adopt(words: Words, encode: Encode | None) -> Path:
     """
     if encode is None:
         if not words.pre:
-            raise _unusable(words, "nobody tells how it splits words")
+            raise _unusable(words, "how it splits words is not known")
         return _written(words, words.pre[0])
     wanted = encode(PROBE)
     for pre in words.pre or _each_pattern():

@@ -296,7 +296,7 @@ def workspace_edit(
         raise RequestError(
             "this editor makes no files for a language server",
             subject=proposal.uri,
-            advice="Make the file, and ask again",
+            advice="Create the file, and try again",
         )
     edit = text_edit(proposal, encoding)
     if not capabilities.versions:

@@ -200,10 +200,10 @@ class Edits:
             raise AnswerError("the model would change nothing", advice="Ask in other words")
         now = self._documents.document_range(document_range.uri)
         if now is None:
-            raise AnswerError("the document was closed meanwhile", advice="Open it, and ask again")
+            raise AnswerError("the document was closed meanwhile", advice="Open it, and try again")
         found = rebased(change, document_range.lines, now.lines)
         if found is None:
-            raise AnswerError("these lines were changed meanwhile", advice="Ask again")
+            raise AnswerError("these lines were changed meanwhile", advice="Try again")
         return await self._checked(now, found, label)
 
     async def _checked(self, document_range: DocumentRange, change: Change, label: str) -> Proposal:

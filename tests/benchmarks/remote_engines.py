@@ -292,7 +292,7 @@ async def _wrong_key(url: str, key: Path) -> bool:
     try:
         await engine.load(LoadSpec(path=""))
     except Exception as error:
-        return "another key" in str(error) and "sk-another" not in str(error)
+        return "refuses the key" in str(error) and "sk-another" not in str(error)
     finally:
         await engine.close()
     return False

@@ -39,7 +39,7 @@ MARGIN_MIB = 4
 DESKTOP_BYTES = UNIT // 4  # what a desktop holds of a GPU all the time
 
 _LAST_BYTES = 4096  # of the record: a line and more
-_DIED = re.compile(r"the engine died \(\d+ so far, cause=(\w+)\)")
+_DIED = re.compile(r"the worker crashed \(\d+ so far, cause=(\w+)\)")
 _ADMITTED = re.compile(r"admitted id=\S+ prompt=(\d+) limit=(\d+) level=(\d+)")
 
 

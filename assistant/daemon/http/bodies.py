@@ -397,7 +397,7 @@ class TokenGate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._may_enter(scope):
             error = AccessError(
-                "this address wants a token",
+                "this address requires a token",
                 advice="Send it as 'Authorization: Bearer ...'; it stands in the address file",
             )
             answer = error_response(error)

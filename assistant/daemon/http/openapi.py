@@ -130,7 +130,7 @@ OPERATIONS = (
         )
     ),
     Operation("/metrics", "get", "Prometheus metrics", "Exposition", media="text/plain"),
-    Operation("/underkeel/status", "get", "Everything the daemon tells about itself", Status),
+    Operation("/underkeel/status", "get", "State of the daemon, model and memory", Status),
     Operation("/underkeel/load", "post", "Load the model, if it is not", "State"),
     Operation(
         "/underkeel/model",

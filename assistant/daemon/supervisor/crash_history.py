@@ -283,7 +283,7 @@ class CrashHistory:
             log.warning("memory was refused (%d times so far): %s", self.refusals, error)
             return
         self.deaths += 1
-        log.error("the engine died (%d so far, cause=%s): %s", self.deaths, cause.value, error)
+        log.error("the worker crashed (%d so far, cause=%s): %s", self.deaths, cause.value, error)
 
     def forget_refusals(self) -> None:
         """Plans were made for the memory of now: what was refused before says nothing of it."""
@@ -326,10 +326,10 @@ class CrashHistory:
             )
         self.free_s = now_s + found.delay_s
         raise LoadError(
-            f"the engine died on every plan, last of {last.cause.value}",
+            f"the worker crashed on every plan, the last time by: {last.cause.value}",
             subject=last.plan.path,
             advice=f"The safest is tried again in {found.delay_s:.0f} s. A smaller model or context"
-            " may do; what it died of is in: underkeel logs",
+            " may help. The causes are in: underkeel logs",
         )
 
     def _settle(self) -> None:

@@ -506,4 +506,4 @@ class EngineSupervisor:
 
 
 def stopping() -> DaemonError:
-    return DaemonError("the daemon is stopping", advice="Ask again; it will be started")
+    return DaemonError("the daemon is stopping", advice="Try again; it will be started")

@@ -149,7 +149,7 @@ async def generate(
                     "the engine was restarted in the middle of the answer, and its new answer"
                     " differs from the part that was sent",
                     subject=request.id,
-                    advice="Ask again",
+                    advice="Try again",
                 ) from failure
             log.info("request %s is retried from what was sent", request.id)
             request = again

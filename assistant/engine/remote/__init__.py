@@ -113,9 +113,9 @@ class FallbackEngine:
             await self._fall_back(error)
             if started or self._on_local:
                 raise ModelChangedError(
-                    f"the server is gone ({error.message}); the model of this machine answers",
+                    f"the server fails ({error.message}); the model of this machine answers",
                     subject=error.subject,
-                    advice="Ask again",
+                    advice="Try again",
                 ) from error
             raise
         finally:
@@ -156,7 +156,7 @@ class FallbackEngine:
         if served != request.prompt_model:
             raise ModelChangedError(
                 f"the prompt is of {request.prompt_model}, {served} is served now",
-                advice="Ask again",
+                advice="Try again",
             )
 
     async def _fall_back(self, error: UnreachableError) -> None:
@@ -176,7 +176,7 @@ class FallbackEngine:
             info = await self._local.load(self._spec, progress)
         except LoadError as failure:
             raise LoadError(
-                f"the server is gone and the local model cannot be loaded: {failure.message}",
+                f"the server fails, and the local model cannot be loaded: {failure.message}",
                 subject=failure.subject,
                 advice=failure.advice,
             ) from error

@@ -69,7 +69,7 @@ def refusal(
         )
     if status in {401, 403}:
         return RemoteError(
-            f"the server wants another key: {said}", subject=server, advice=_KEY_ADVICE
+            f"the server refuses the key: {said}", subject=server, advice=_KEY_ADVICE
         )
     if status in {404, 405, 501}:
         return MissingRouteError(

@@ -287,7 +287,7 @@ def _unreachable(error: httpx.HTTPError, server: str) -> UnreachableError:
     kinds: dict[type[httpx.HTTPError], str] = {
         httpx.ConnectError: "the server cannot be reached",
         httpx.ConnectTimeout: "the server does not answer",
-        httpx.ReadTimeout: "the server has gone silent",
+        httpx.ReadTimeout: "the server has stopped answering",
     }
     what = kinds.get(type(error), "the connection broke off")
     return UnreachableError(

@@ -88,7 +88,7 @@ class Worker(WorkerLoop[Runner]):
         except LoadError as error:
             for job in jobs:
                 job.sampler.free()
-                self.failed(job.request.id, RefusedError(error.message, advice="Ask again"))
+                self.failed(job.request.id, RefusedError(error.message, advice="Try again"))
             raise
         saved += [([*one.tokens], one.state) for one in command.saved]
         runner.slots.restore(saved)

@@ -145,12 +145,12 @@ def replaces(new: GenerateRequest, old: GenerateRequest) -> bool:
 def cause_of(verdict: DecodeStatus) -> EngineError:
     """Why the requests of a batch fail, where nothing could be given up for them."""
     if verdict is DecodeStatus.NO_CELLS:
-        return ContextFullError("the KV cache is full", advice="Ask again with a shorter prompt")
+        return ContextFullError("the KV cache is full", advice="Try again with a shorter prompt")
     if verdict is DecodeStatus.NO_MEMORY:
-        return RefusedError("memory for the computation was refused", advice="Ask again")
+        return RefusedError("memory for the computation was refused", advice="Try again")
     if verdict is DecodeStatus.FAILED:
-        return RefusedError("a device failed to compute", advice="Ask again")
-    return EngineError(f"llama.cpp failed to evaluate ({verdict.name})", advice="Ask again")
+        return RefusedError("a device failed to compute", advice="Try again")
+    return EngineError(f"llama.cpp failed to evaluate ({verdict.name})", advice="Try again")
 
 
 class AnswerText:

@@ -231,7 +231,7 @@ class Runner:
                     ContextFullError(
                         f"{needed} tokens no longer fit: the context was cut to {room} cells",
                         subject=job.request.id,
-                        advice="Ask again with a shorter prompt",
+                        advice="Try again with a shorter prompt",
                     ),
                 )
 

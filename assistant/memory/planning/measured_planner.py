@@ -178,7 +178,7 @@ def _no_checkpoints(_: Plan, choice: Choice) -> Choice:
 _CHANGES: tuple[_Change, ...] = (
     _Change("checkpoints", "saved states to go back to", _no_checkpoints),
     _Change("context", "half of the context", _smaller_context),
-    _Change("batch", "large batches, and work lent to the GPU", _smaller_batch),
+    _Change("batch", "large batches, and work offloaded to the GPU", _smaller_batch),
     _Change("cache", "the cache's full precision", _quantised_cache, forgets=True),
     _Change("predictions", "drafts by the model's own layers", _no_nextn, reload=True),
     _Change("half experts", "half of the experts on the GPU", _half_of_the_experts, reload=True),

@@ -48,7 +48,7 @@ _REBUILD = "Run: underkeel setup --rebuild"
 _LIBRARY_ADVICE = {
     "libcuda.so": "NVIDIA's driver is missing: install it, start a container with --gpus all, or "
     "run: underkeel setup --backend cpu",
-    "libcu": "The CUDA toolkit of this build is gone: install it again, or run: underkeel setup "
+    "libcu": "The CUDA toolkit of this build is missing: install it again, or run: underkeel setup "
     "--rebuild",
     "libvulkan": "Install the Vulkan loader (Debian, Ubuntu: apt-get install libvulkan1), or run: "
     "underkeel setup --backend cpu",

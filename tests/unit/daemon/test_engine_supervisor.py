@@ -133,7 +133,7 @@ def test_an_engine_that_dies_on_every_plan_is_given_up_with_advice() -> None:
         await supervisor.release()
         for _ in range(40):
             engine.fail_next(DIED)
-        with pytest.raises(LoadError, match=r"died on every plan.*smaller model"):
+        with pytest.raises(LoadError, match=r"crashed on every plan.*smaller model"):
             await answer(supervisor)
         assert supervisor.state is ServiceState.FAILED
         tried = supervisor.deaths

@@ -318,7 +318,7 @@ def test_plans_that_all_died_are_tried_again_by_itself(home: Path) -> None:
         await supervisor.release()
         for _ in range(6):
             engine.fail_next(WorkerDiedError("the engine's process ended"))
-        with pytest.raises(LoadError, match="died on every plan"):
+        with pytest.raises(LoadError, match="crashed on every plan"):
             await ask(daemon)
         await until(lambda: supervisor.state is ServiceState.READY)
         assert (await ask(daemon))[0] == DEFAULT_REPLY

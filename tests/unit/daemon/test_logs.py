@@ -57,13 +57,13 @@ def test_a_structured_line_has_the_fields_of_its_message(path: Path) -> None:
     logs.configure(path, level="info", terminal=False, structured=True)
     log.info("loading step=%d spec=%s share=%.2f", 3, "m.gguf", 0.5)
     log.warning("plain words %s and a number %d", "x", 4)
-    log.info("the engine died (%d so far, cause=%s)", 1, "hang")
+    log.info("the worker crashed (%d so far, cause=%s)", 1, "hang")
     log.debug("not at this level")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["event"] for line in lines] == [
         "loading",
         "plain words x and a number 4",
-        "the engine died (1 so far, cause=hang)",
+        "the worker crashed (1 so far, cause=hang)",
     ]
     assert (lines[0]["step"], lines[0]["spec"], lines[0]["share"]) == (3, "m.gguf", 0.5)
     assert (lines[1]["level"], lines[1]["logger"]) == ("warning", "assistant.daemon.test")

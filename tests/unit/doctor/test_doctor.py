@@ -192,7 +192,7 @@ def test_errors_in_the_log(home: Path) -> None:
     paths.log_file().write_text("2026 INFO a serving\n")
     assert levels(doctor.log()) == [Level.OK]
     with paths.log_file().open("a") as file:
-        file.write("2026 ERROR a the engine died\n" + '{"level":"error"}\n')
+        file.write("2026 ERROR a the worker crashed\n" + '{"level":"error"}\n')
     (found,) = doctor.log()
     assert found.level is Level.WARN and "2 recent errors" in found.message
 

@@ -364,7 +364,7 @@ def test_a_key_is_sent_and_a_wrong_one_told(serve: Serve, tmp_path: Path) -> Non
         async with asking(server.url, key_file=str(key)) as engine:
             await answer(engine, request(await engine.tokenise(PROMPT)))
         key.write_text("sk-wrong\n")
-        with pytest.raises(RemoteError, match="another key") as caught:
+        with pytest.raises(RemoteError, match="refuses the key") as caught:
             async with asking(server.url, key_file=str(key)):
                 pass
         assert "sk-wrong" not in str(caught.value)
