@@ -26,7 +26,7 @@ from pathlib import Path
 
 from context.index.open_file import names_of
 from context.index.project_index import Index
-from context.index.read_policy import is_secret
+from context.index.read_policy import hidden_part, is_secret
 from context.index.walk import Limits
 from context.prompt.builder import Builder, Explanation, explain, overview
 from context.prompt.head import Head, Reason, Shares, compose, room_for, verdict
@@ -239,7 +239,8 @@ class Workspace:
 
     def hidden(self, document: Document) -> str:
         """Why nothing of a document may be shown to a model; empty where it may."""
-        if any(map(is_secret, document.names)):
+        above = hidden_part(Path(document.root)) if document.root else ""
+        if any(is_secret(name) or (above and is_secret(above + name)) for name in document.names):
             return "this file may hold secrets"
         if any(map(self.index.excluded, document.names)):
             return "the user's settings exclude this file"

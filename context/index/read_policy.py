@@ -11,7 +11,7 @@ import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath
 
 import pathspec
@@ -486,6 +486,7 @@ def _spec(name: str) -> pathspec.GitIgnoreSpec:
 _COPY = re.compile(r"(?:~|\.(?:bak|backup|old|orig|save|swp|tmp|copy|gpg|enc|\d{1,8}))\Z")
 
 
+@lru_cache(maxsize=4096)
 def is_secret(path: str) -> bool:
     """Whether a file's path (any form, `/` between parts) is on the list of secrets, or that of the
     file that it is a copy of; case does not matter."""
@@ -494,6 +495,14 @@ def is_secret(path: str) -> bool:
     return spec.match_file(name) or (
         (original := _COPY.sub("", name)) != name and spec.match_file(original)
     )
+
+
+def hidden_part(root: Path) -> str:
+    """The end of a folder's path from its first hidden folder on, with a "/" at its end; empty
+    where no part is hidden. Names on the list of secrets may begin there: `.ssh/config`."""
+    parts = root.parts
+    first = next((at for at, part in enumerate(parts) if part[:1] == "." and part[1:]), None)
+    return "".join(f"{part}/" for part in parts[first:]) if first is not None else ""
 
 
 def is_skipped(path: str) -> bool:

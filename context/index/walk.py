@@ -14,6 +14,7 @@ from context.index.read_policy import (
     Patterns,
     Rules,
     exclude_file,
+    hidden_part,
     is_ignored,
     is_secret,
     is_skipped,
@@ -71,6 +72,7 @@ class Walk:
     def __post_init__(self) -> None:
         self._user = Patterns(self.excludes)
         self._outer: Outer = outer_rules(self.root)
+        self._hidden_part = hidden_part(self.root)
 
     def files(self) -> Iterator[Found]:
         """All files, folder by folder: the folders with the fewest steps through the tree to one of
@@ -151,7 +153,7 @@ class Walk:
     def _excluded(self, path: str, rules: Sequence[Rules]) -> str | None:
         if is_skipped(path):
             return "not source"
-        if is_secret(path):
+        if is_secret(path) or (self._hidden_part and is_secret(self._hidden_part + path)):
             return "secret"
         if self._user.verdict(path):
             return "excluded by the user"

@@ -372,6 +372,39 @@ def test_every_name_of_a_folder_counts(
     assert workspace.hidden(workspace.open(tmp_path / "harmless/config", "x = 1\n")) == ""
 
 
+@pytest.mark.parametrize(
+    ("folder", "file", "shown"),
+    [
+        (".ssh", "config", False),
+        (".kube", "config", False),
+        (".aws", "config", False),
+        (".docker", "config.json", False),
+        (".config/gcloud", "settings.txt", False),
+        (".config/gh", "hosts.yml", False),
+        (".config/gh", "config.yml", True),
+        (".gnupg/deep", "x.txt", False),
+        (".config/nvim", "init.lua", True),
+        ("kube", "config", True),
+        ("secrets", "app.py", True),
+    ],
+)
+def test_a_folder_of_secrets_may_be_opened_itself(
+    counter: ToyCounter,
+    layout: FimLayout,
+    control: dict[str, int],
+    tmp_path: Path,
+    folder: str,
+    file: str,
+    shown: bool,
+) -> None:
+    """C5: its name counts too, in the editor as in the index."""
+    root = tmp_path / folder
+    write(root, {file: "x = 1\n"})
+    workspace = context.Workspace([root], counter, layout, control)
+    assert (workspace.hidden(workspace.open(root / file, "x = 1\n")) == "") is shown
+    assert (walked(root) == {file}) is shown and Walk(root).allows(file) is shown
+
+
 @pytest.mark.parametrize("mark", [".git", ".jj", ".sl"])
 def test_repositories_of_other_tools_follow_the_same_rules(
     tmp_path: Path, home: Path, mark: str
