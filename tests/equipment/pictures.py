@@ -93,7 +93,7 @@ class Views:
             command, folder=self._folder, environment=self._environment, **size
         ) as editor:
             editor.wait("Stock keeping")
-            editor.keys("/Value of the whole", "Enter", "j", "^", "C", "return sum(item.")
+            editor.keys("/Value of the whole", "Enter", "j", "^", "C", "return sum(")
             editor.wait("underkeel ")
             editor.insist(r"return sum\(.+\)", "M-\\")
             self._draw("neovim-ghost-text", editor.screen(colours=True), "stock.py - Neovim")
