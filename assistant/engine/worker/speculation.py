@@ -42,8 +42,8 @@ _WINDOW = 96
 class Draft:
     """Tokens that may come next, and how many before them agreed with where they stood before.
 
-    NEXTN where the model's own layers predicted them; ASIDE or LOOSELY_ASIDE where they are from
-    text that is not in the prompt, and at least four tokens agreed or fewer.
+    NEXTN where the model's own layers predicted them; ASIDE less that number where they are from
+    text that is not in the prompt.
     """
 
     tokens: tuple[int, ...] = ()
@@ -55,8 +55,7 @@ class Draft:
 
 
 NO_DRAFT = Draft()
-NEXTN, ASIDE, LOOSELY_ASIDE = -1, -2, -3
-_AGREE = 4
+NEXTN, ASIDE = -1, -2
 _Grams = dict[tuple[int, ...], int]
 
 
@@ -129,8 +128,7 @@ class Lookup:
         if self._at >= self._first:
             return Draft(tuple(self._tokens[self._at : self._at + most]), matched)
         end = min(self._at + most, self._first)
-        kind = ASIDE if matched >= _AGREE else LOOSELY_ASIDE
-        return Draft(tuple(self._tokens[self._at : end]), kind)
+        return Draft(tuple(self._tokens[self._at : end]), ASIDE - matched)
 
     def _again(self) -> int:
         """What follows the end's last tokens: near the place that it left, else at the last place
@@ -230,8 +228,6 @@ def _chances() -> dict[int, _Chance]:
         4: _Chance(0.75, 0.3),
         0: _Chance(0.45, 0.5),
         NEXTN: _Chance(0.7, 0.3),
-        ASIDE: _Chance(0.65, 0.4),
-        LOOSELY_ASIDE: _Chance(0.4, 0.5),
     }
 
 
@@ -247,6 +243,7 @@ class Pace:
     row_cost: float = _FIRST_ROW_COST
     predict_cost: float = _FIRST_PREDICT_COST
     _one_s: float = 0.0
+    _aside: dict[int, _Chance] = field(default_factory=_chances)
     _chances: dict[int, _Chance] = field(default_factory=_chances)
 
     def length(self, draft: Draft, *, exact: bool = True) -> int:
@@ -296,7 +293,10 @@ class Pace:
             self.predict_cost = _near(self.predict_cost, took_s / self._one_s / tokens)
 
     def _chance(self, matched: int) -> _Chance:
-        return next(chance for least, chance in self._chances.items() if matched >= least)
+        known, agreed = self._chances, matched
+        if matched <= ASIDE:
+            known, agreed = self._aside, ASIDE - matched
+        return next(chance for least, chance in known.items() if agreed >= least)
 
 
 def expected(chance: float, length: int) -> float:

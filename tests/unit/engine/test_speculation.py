@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from assistant.engine.worker.speculation import (
     ASIDE,
-    LOOSELY_ASIDE,
     MOST_DRAFTED,
     MOST_DRAFTED_INEXACT,
     NO_DRAFT,
@@ -112,11 +111,11 @@ def test_a_draft_is_a_piece_of_what_was_said(start: list[int], more: list[int]) 
 
 def test_text_aside_is_drafted_from_where_the_prompt_says_less() -> None:
     aside = Aside((1, 2, 3, 4, 5, 6, 7, 8))
-    assert Lookup([9, 3, 4], aside).draft() == Draft((5, 6, 7, 8), LOOSELY_ASIDE)
-    assert Lookup([1, 2, 3, 4], aside).draft(2) == Draft((5, 6), ASIDE)
+    assert Lookup([9, 3, 4], aside).draft() == Draft((5, 6, 7, 8), ASIDE - 2)
+    assert Lookup([1, 2, 3, 4], aside).draft(2) == Draft((5, 6), ASIDE - 4)
     assert Lookup([3, 4, 10, 3, 4], aside).draft(1) == Draft((10,), 2), "the prompt comes first"
     longer = Lookup([3, 4, 10, 1, 2, 3, 4], aside)
-    assert longer.draft(1) == Draft((5,), ASIDE), "but more tokens agree here"
+    assert longer.draft(1) == Draft((5,), ASIDE - 4), "but more tokens agree here"
     longer.extend([5, 6, 7, 8])
     assert longer.draft() == NO_DRAFT, "nothing is known after its end"
     assert len(longer) == 11
@@ -129,7 +128,7 @@ def test_a_draft_is_from_the_request_or_from_what_it_gives_aside(
     lookup = Lookup(start, Aside(tuple(aside)))
     lookup.extend(more)
     draft, length = lookup.draft(), len(start + more)
-    source = aside if draft.matched in {ASIDE, LOOSELY_ASIDE} else start + more
+    source = aside if draft.matched <= ASIDE else start + more
     places = range(len(source))
     assert any(tuple(source[at:][: len(draft.tokens)]) == draft.tokens for at in places) or (
         draft == NO_DRAFT
@@ -141,7 +140,7 @@ def test_a_draft_is_from_the_request_or_from_what_it_gives_aside(
 
 def test_drafts_from_aside_end_by_themselves() -> None:
     pace = Pace(row_cost=0.1)
-    own, other = Draft((1, 2, 3), 8), Draft((1, 2, 3), ASIDE)
+    own, other = Draft((1, 2, 3), 8), Draft((1, 2, 3), ASIDE - 8)
     assert pace.length(own) and pace.length(other)
     for _ in range(40):
         pace.learn(other, 0)
