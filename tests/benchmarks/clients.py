@@ -10,15 +10,17 @@ result and read the usage. Prints JSON; `--save` keeps it in tests/benchmarks/re
 from __future__ import annotations
 
 import argparse
+import contextlib
+import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -125,24 +127,31 @@ class Recording(BaseHTTPRequestHandler):
     def _pass_on(self, body: bytes | None) -> None:
         headers = {"content-type": "application/json"}
         headers |= {"authorization": self.headers.get("authorization", "")}
-        request = urllib.request.Request(self.server.upstream + self.path, body, headers)
-        try:
-            answer = urllib.request.urlopen(request)
-        except urllib.error.HTTPError as error:
-            answer = error
+        host = self.server.upstream.partition("//")[2]
+        with contextlib.closing(http.client.HTTPConnection(host)) as upstream:
+            upstream.request(self.command, self.path, body, headers)
+            threading.Thread(target=self._leave, args=(upstream.sock,), daemon=True).start()
+            try:
+                self._relay(upstream.getresponse())
+            except (OSError, http.client.HTTPException):
+                self.close_connection = True
+
+    def _leave(self, upstream: socket.socket) -> None:
+        """Close the daemon's connection when the client has closed its own, also while it waits."""
+        with contextlib.suppress(OSError):
+            if not self.connection.recv(1, socket.MSG_PEEK):
+                upstream.shutdown(socket.SHUT_RDWR)
+
+    def _relay(self, answer: http.client.HTTPResponse) -> None:
         seen = self.server.seen
-        seen.statuses.append(answer.status or 0)
-        self.send_response(answer.status or 0)
+        seen.statuses.append(answer.status)
+        self.send_response(answer.status)
         self.send_header("content-type", answer.headers.get("content-type", ""))
         self.end_headers()
         told = b""
-        with answer:
-            while part := answer.read1(1 << 16):
-                told += part
-                try:
-                    self.wfile.write(part)
-                except OSError:
-                    return
+        while part := answer.read1(1 << 16):
+            told += part
+            self.wfile.write(part)
         if answer.status != 200:
             seen.refusals.append(told.decode("utf-8", "replace")[:300])
         seen.tool_calls += told.count(b'"tool_calls":[{')
@@ -302,7 +311,9 @@ def continue_cli(bench: Bench) -> dict[str, Any]:
     ask = f"Use the Read tool on {bench.home / 'notes.txt'}. When does the ship leave?"
     said = bench.run(program, "--config", config, "-p", "--auto", ask)
     cancelled = bench.cancel(program, "--config", config, "-p", LONG)
-    return {"works": bool(said.strip()), "cancelled_s": cancelled}
+    seen = bench.recorder.seen
+    works = seen.streamed and seen.tool_results > 0 and not seen.refusals
+    return {"works": works, "answered": bool(said.strip()), "cancelled_s": cancelled}
 
 
 USES: dict[str, Callable[[Bench], dict[str, Any]]] = {
