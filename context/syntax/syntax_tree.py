@@ -62,6 +62,42 @@ def _has_long_line(data: bytes) -> bool:
     return False
 
 
+_FEWEST_STEPS = 2_000
+_BYTES_A_STEP = 8  # code takes a step for 20 bytes or more
+_PIECE_BYTES = 1 << 16
+_EDITS_BETWEEN = 20
+
+
+def parsed(
+    parser: tree_sitter.Parser, data: bytes, old: tree_sitter.Tree | None = None
+) -> tree_sitter.Tree | None:
+    """The tree of a text; None where the parser gives up.
+
+    Its recovery from errors takes more than linear time on some texts that are no code of the
+    language, such as `<!--` over and over in Python: its steps are counted, and bounded.
+
+    Args:
+        old: the tree before the edits that it was told of.
+    """
+    left = _FEWEST_STEPS + len(data) // _BYTES_A_STEP
+
+    def gives_up(_offset: int, _has_error: bool) -> bool:
+        nonlocal left
+        left -= 1
+        return left < 0
+
+    def read(at: int, _point: object) -> bytes:
+        return data[at : at + _PIECE_BYTES]
+
+    try:
+        if old is None:
+            return parser.parse(read, progress_callback=gives_up)
+        return parser.parse(read, old, progress_callback=gives_up)
+    except ValueError:
+        parser.reset()
+        return None
+
+
 class SyntaxTree:
     """The tree of one document; it is parsed, and parsed again after edits, when asked for.
 
@@ -74,6 +110,7 @@ class SyntaxTree:
         self._data = data
         self._tree: tree_sitter.Tree | None = None
         self._current = False
+        self._edits_to_wait = 0  # before a text on which the parser gave up is tried again
 
     def edited(self, data: bytes, start: int, old_stop: int, new_stop: int) -> None:
         """Follow one edit: bytes `start:old_stop` became `start:new_stop` of `data`."""
@@ -88,6 +125,7 @@ class SyntaxTree:
             )
         self._data = data
         self._current = False
+        self._edits_to_wait -= 1
 
     @property
     def root(self) -> tree_sitter.Node | None:
@@ -100,13 +138,10 @@ class SyntaxTree:
         if len(self._data) > MAX_PARSED_BYTES or _has_long_line(self._data):
             self._tree = None
             return
-        try:
-            if self._tree is None:
-                self._tree = self._parser.parse(self._data)
-            else:
-                self._tree = self._parser.parse(self._data, self._tree)
-        except ValueError:  # the parser has no tree to give
-            self._tree = None
+        if self._edits_to_wait > 0:
+            return
+        self._tree = parsed(self._parser, self._data, self._tree)
+        self._edits_to_wait = 0 if self._tree is not None else _EDITS_BETWEEN
 
 
 Match = dict[str, list[tree_sitter.Node]]

@@ -119,13 +119,17 @@ def statements(text: str, language_id: str) -> int:
     import tree_sitter
 
     from context.syntax.language import language_of_id
+    from context.syntax.syntax_tree import parsed
 
     language = language_of_id(language_id)
     if language is None or len(text) > _MOST_CHARS:
         return -1
     start = "<?php " if language.name == "php" and "<?" not in text else ""
     source = f"{start}{text}".encode("utf-8", "replace")
-    root = tree_sitter.Parser(language.parser_language).parse(source).root_node
+    tree = parsed(tree_sitter.Parser(language.parser_language), source)
+    if tree is None:
+        return -1
+    root = tree.root_node
     found = sum(not node.is_extra and node.type != "php_tag" for node in root.named_children)
     return 0 if root.has_error else found
 

@@ -160,3 +160,36 @@ def test_an_edit_in_a_long_line_searches_its_neighbourhood() -> None:
     text = text[:at] + key + text[at:]
     shown.edited(text, at, at, at + len(key))
     assert shown.spans == ShownText(text).spans and len(shown.spans) == 1
+
+
+@pytest.mark.parametrize(
+    "part", ["<!--", "<!--\n", "<!--" * 100 + "\n", "<", "if ", "a(", "[\n", '"\n']
+)
+@pytest.mark.parametrize("path", ["a.py", "a.js", "a.c"])
+def test_texts_that_are_no_code_are_parsed_in_linear_time(path: str, part: str) -> None:
+    """T1: recovery from errors takes a bounded number of steps."""
+
+    def made(size: int) -> str:
+        return part * (size // len(part)) + "\n"
+
+    def parse(text: str) -> None:
+        source = Document("", path, text).source
+        assert source is not None
+        _ = source.tree.root
+
+    assert linear(parse, made, 2_000)
+
+
+def test_a_text_on_which_the_parser_gave_up_is_tried_again() -> None:
+    """T1: not with each edit, and not never."""
+    document = Document("", "a.py", "x = 1\n" + "<!--\n" * 4_000)
+    source = document.source
+    assert source is not None and source.tree.root is None
+    document.apply([TextEdit((1, 0), (4_001, 0), "")])
+    for _ in range(30):
+        document.apply([TextEdit((0, 5), (0, 5), "1")])
+        source = document.source
+        assert source is not None
+        if source.tree.root is not None:
+            break
+    assert source.tree.root is not None
