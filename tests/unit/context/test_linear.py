@@ -162,18 +162,15 @@ def test_an_edit_in_a_long_line_searches_its_neighbourhood() -> None:
     assert shown.spans == ShownText(text).spans and len(shown.spans) == 1
 
 
-@pytest.mark.parametrize(
-    "part", ["<!--", "<!--\n", "<!--" * 100 + "\n", "<", "if ", "a(", "[\n", '"\n']
-)
-@pytest.mark.parametrize("path", ["a.py", "a.js", "a.c"])
-def test_texts_that_are_no_code_are_parsed_in_linear_time(path: str, part: str) -> None:
+@pytest.mark.parametrize("part", ["<!--", "<!--\n"])
+def test_texts_that_are_no_code_are_parsed_in_linear_time(part: str) -> None:
     """T1: recovery from errors takes a bounded number of steps."""
 
     def made(size: int) -> str:
         return part * (size // len(part)) + "\n"
 
     def parse(text: str) -> None:
-        source = Document("", path, text).source
+        source = Document("", "a.py", text).source
         assert source is not None
         _ = source.tree.root
 
