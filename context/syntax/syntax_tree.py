@@ -77,7 +77,7 @@ def parsed(
     language, such as `<!--` over and over in Python: its steps are counted, and bounded.
 
     Args:
-        old: the tree before the edits that it was told of.
+        old: the earlier tree, moved along with the edits since.
     """
     left = _FEWEST_STEPS + len(data) // _BYTES_A_STEP
 
