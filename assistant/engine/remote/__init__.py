@@ -113,7 +113,7 @@ class FallbackEngine:
             await self._fall_back(error)
             if started or self._on_local:
                 raise ModelChangedError(
-                    f"the server fails ({error.message}); the model of this machine answers",
+                    f"the server cannot answer ({error.message}); the local model answers",
                     subject=error.subject,
                     advice="Try again",
                 ) from error
