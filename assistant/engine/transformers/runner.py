@@ -293,7 +293,8 @@ class Runner:
 
     def _choose(self, job: _Job, logits: Any) -> int:
         last = [*job.request.prompt, *job.answer]
-        return job.chooser.choose(logits, last, self._pieces.agreeing(job.must_start_with))
+        allowed = self._pieces.agreeing(job.must_start_with, logits)
+        return job.chooser.choose(logits, last, allowed)
 
     def _say(self, job: _Job, token: int) -> None:
         job.answer.append(token)

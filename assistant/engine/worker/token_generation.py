@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -261,9 +261,19 @@ class Pieces:
         self._n_vocab = n_vocab
         self._by_byte: dict[int, list[tuple[int, bytes]]] | None = None
 
-    def agreeing(self, start: bytes) -> Tokens | None:
-        """Tokens that begin `start` or that it begins; None for any, where it is empty or there
-        are none."""
+    def agreeing(self, start: bytes, logits: Any) -> Tokens | None:
+        """The tokens to choose from where the answer has to begin with `start`.
+
+        These are the tokens that `start` begins, and of those that begin it the longest. A shorter
+        one cuts a word where the tokenizer would not (`ite` of `item`), and models write on badly
+        from there. It counts only where it is the model's own first choice.
+
+        Args:
+            logits: of every token, in an array with `argmax`.
+
+        Returns:
+            None for any token, where `start` is empty or there are none.
+        """
         if not start:
             return None
         if self._by_byte is None:
@@ -273,7 +283,15 @@ class Pieces:
                 if text:
                     self._by_byte.setdefault(text[0], []).append((token, text))
         near = self._by_byte.get(start[0], ())
-        fitting = [t for t, text in near if start.startswith(text) or text.startswith(start)]
+        fitting = [token for token, text in near if text.startswith(start)]
+        shorter = [(len(text), token) for token, text in near if start.startswith(text)]
+        if shorter:
+            longest, first_choice = max(shorter)[0], int(logits.argmax())
+            fitting += [
+                token
+                for length, token in shorter
+                if length < len(start) and (length == longest or token == first_choice)
+            ]
         return np.array(fitting, np.int32) if fitting else None
 
 
@@ -390,8 +408,8 @@ class TokenGenerator:
         return None
 
     def _picked(self, job: Job, row: int) -> int:
-        allowed = self._pieces.agreeing(job.must_start_with)
         logits = self._context.logits(row)
+        allowed = self._pieces.agreeing(job.must_start_with, logits)
         if job.guide is not None and not job.must_start_with:
             shown = partial(shown_piece, job.request, self._model)
             return job.guide.pick(job.sampler, logits, shown, self._model.ends)

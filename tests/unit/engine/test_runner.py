@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_models
 from msgspec.structs import replace
@@ -246,6 +247,26 @@ def test_token_healing_begins_with_what_was_typed(bench: Bench) -> None:
     assert heard.text.startswith("] -")
     inside = bench.answer(f"{CODE}        self", 4, must_start_with=".ite")
     assert inside.text.startswith(".items")
+
+
+def test_a_typed_word_is_cut_as_the_tokenizer_cuts_it() -> None:
+    """Not into tokens that merely fit, from which models write on badly: `ite` of `item`."""
+    words = [b"x", b"i", b"ite", b"item", b"items", b"m", b"ms ", b"item"]
+    pieces = token_generation.Pieces(words.__getitem__, len(words))
+
+    def agreeing(start: bytes, first_choice: int = 0) -> list[bytes]:
+        logits = np.zeros(len(words))
+        logits[first_choice] = 1
+        found = pieces.agreeing(start, logits)
+        return [] if found is None else [words[token] for token in found]
+
+    assert agreeing(b"item") == [b"item", b"items", b"item"]
+    assert agreeing(b"it") == [b"ite", b"item", b"items", b"item", b"i"]
+    assert agreeing(b"it", first_choice=4) == [b"ite", b"item", b"items", b"item", b"i"]
+    assert agreeing(b"items of") == [b"items"]
+    assert agreeing(b"item", first_choice=2) == [b"item", b"items", b"item", b"ite"]
+    assert agreeing(b"items of", first_choice=1) == [b"i", b"items"]
+    assert pieces.agreeing(b"", np.zeros(8)) is None and agreeing(b"z") == []
 
 
 @pytest.mark.parametrize("typed", ["", ".ite"])
