@@ -11,6 +11,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import terminal
@@ -26,6 +28,15 @@ PATIENCE = "completion = { time_limit_ms = 60000 }"
 """The machine may be busy with other things while the pictures are taken."""
 
 SAMPLE = ROOT / "assistant" / "cli" / "sample" / "stock.py.marked"
+
+RENAMED = """def total(items):
+    return sum(item.price * item.quantity for item in items)
+
+
+def report(shelf):
+    print("on the shelf:", total(shelf.items))
+    print("in the back:", total(shelf.rest))
+"""
 
 
 def main() -> None:
@@ -50,6 +61,7 @@ def main() -> None:
             views.plan()
             views.demo()
             views.neovim()
+            views.next_edit()
         finally:
             stop = [*UNDERKEEL.split(), "stop"]
             subprocess.run(stop, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
@@ -73,8 +85,31 @@ class Views:
         self._ended("demo", "demo", rows=44)
 
     def neovim(self) -> None:
-        file = self._folder / "stock.py"
-        file.write_text(SAMPLE.read_text(encoding="utf-8").replace("‸", ""), encoding="utf-8")
+        with self._editor(
+            "stock.py", SAMPLE.read_text(encoding="utf-8").replace("‸", "")
+        ) as editor:
+            editor.wait("Stock keeping")
+            editor.keys("/Value of the whole", "Enter", "j", "^", "C", "return sum(")
+            editor.wait("underkeel ")
+            editor.insist(r"return sum\(.+\)", "M-\\")
+            self._draw("neovim-ghost-text", editor.screen(colours=True), "stock.py - Neovim")
+            editor.keys("Tab", "Escape", "?total_value", "Enter", ":Underkeel explain", "Enter")
+            editor.wait("a asks, q closes")
+            self._draw("neovim-explanation", editor.screen(colours=True), "stock.py - Neovim")
+
+    def next_edit(self) -> None:
+        """A function was renamed: its first use is offered, as Tab would change it."""
+        with self._editor("shelves.py", RENAMED, rows=14) as editor:
+            editor.wait("def total")
+            editor.wait("underkeel ")
+            editor.keys("w", "cw", "total_value", "Escape")
+            editor.wait("totaltotal_value")
+            self._draw("neovim-next-edit", editor.screen(colours=True), "shelves.py - Neovim")
+
+    @contextmanager
+    def _editor(self, name: str, text: str, rows: int = 28) -> Iterator[terminal.Terminal]:
+        """Neovim with the plugin, in a new file."""
+        (self._folder / name).write_text(text, encoding="utf-8")
         init = self._folder / "init.lua"
         cmd = ", ".join(repr(word) for word in [*UNDERKEEL.split(), "lsp"])
         init.write_text(
@@ -86,20 +121,12 @@ class Views:
             encoding="utf-8",
         )
         command = (
-            f"{program()} --clean -n -i NONE -u {init} -S {PLUGIN}/plugin/underkeel.lua stock.py"
+            f"{program()} --clean -n -i NONE -u {init} -S {PLUGIN}/plugin/underkeel.lua {name}"
         )
-        size = {"columns": 100, "rows": 28}
         with terminal.terminal(
-            command, folder=self._folder, environment=self._environment, **size
+            command, folder=self._folder, environment=self._environment, columns=100, rows=rows
         ) as editor:
-            editor.wait("Stock keeping")
-            editor.keys("/Value of the whole", "Enter", "j", "^", "C", "return sum(")
-            editor.wait("underkeel ")
-            editor.insist(r"return sum\(.+\)", "M-\\")
-            self._draw("neovim-ghost-text", editor.screen(colours=True), "stock.py - Neovim")
-            editor.keys("Tab", "Escape", "?total_value", "Enter", ":Underkeel explain", "Enter")
-            editor.wait("a asks, q closes")
-            self._draw("neovim-explanation", editor.screen(colours=True), "stock.py - Neovim")
+            yield editor
 
     def _ended(self, name: str, words: str, rows: int) -> None:
         command = f"{UNDERKEEL} {words}"

@@ -36,7 +36,7 @@ from assistant.engine.types import (
 from assistant.engine.worker.job import AnswerText
 from assistant.engine.worker.token_generation import Pieces, take_token
 from assistant.engine.worker.worker_loop import BEAT_S, WorkerLoop
-from assistant.errors import ContextFullError, EngineError, RequestError, UnderkeelError
+from assistant.errors import ContextFullError, EngineError, LoadError, RequestError, UnderkeelError
 
 Floats = npt.NDArray[np.float32]
 
@@ -330,7 +330,7 @@ class Worker(WorkerLoop[Runner]):
     def load(self, command: ipc.Load) -> None:
         old, self.runner = self.runner, None
         if old is not None:
-            old.fail_all(EngineError("the model is being reloaded", advice="Try again"))
+            old.fail_all(LoadError("the model is being reloaded", advice="Try again"))
             del old
 
         def goes_on(share: float) -> bool:

@@ -17,7 +17,7 @@ from assistant.engine.types import GenerateRequest, LoadSpec
 from assistant.engine.worker.job import Job
 from assistant.engine.worker.runner import Runner
 from assistant.engine.worker.worker_loop import WorkerLoop
-from assistant.errors import EngineError, LoadError, RefusedError
+from assistant.errors import LoadError, RefusedError
 from assistant.llama import model
 from assistant.llama.batch import Span
 from assistant.llama.context import Context
@@ -72,7 +72,7 @@ class Worker(WorkerLoop[Runner]):
             order = sorted(old.slots, key=lambda slot: (not slot.busy, -slot.used_at))
             if command.carry and old.spec.path == spec.path:
                 jobs = old.suspend()
-            old.fail_all(EngineError("the model is being reloaded", advice="Try again"))
+            old.fail_all(LoadError("the model is being reloaded", advice="Try again"))
             if command.carry and _same_cells(old.spec, spec):
                 saved = [
                     (slot.tokens, old.context.save(slot.number)) for slot in order if slot.tokens

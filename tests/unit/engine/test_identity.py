@@ -11,10 +11,11 @@ from pathlib import Path
 import msgspec
 import pytest
 import tiny_models
+from msgspec.structs import replace
 
 from assistant.daemon.http.response_formats import error_object
 from assistant.engine.local import LlamaEngine, file_identity
-from assistant.engine.types import Done, GenerateRequest, LoadSpec
+from assistant.engine.types import Delta, Done, GenerateRequest, LoadSpec
 from assistant.errors import LoadError
 from assistant.wire import ErrorNow
 
@@ -109,5 +110,25 @@ def test_a_name_that_is_no_utf_8_is_an_error_that_can_be_sent(tmp_path: Path) ->
         sent = msgspec.json.encode(ErrorNow.of(caught.value))
         assert b"\\\\udcff" in sent
         assert "udcff" in msgspec.json.encode(error_object(caught.value)).decode()
+
+    asyncio.run(main())
+
+
+def test_a_load_ends_answers_with_an_error_that_is_tried_again(dense_model: Path) -> None:
+    """The supervisor repeats what a LoadError ended once the model is served again."""
+
+    async def main() -> None:
+        spec = LoadSpec(path=str(dense_model), n_ctx=512, n_threads=1)
+        engine = LlamaEngine()
+        await engine.load(spec)
+        prompt = tuple(await engine.tokenise("def count(n):\n    return [1, 2, 3, 4"))
+        answer = engine.generate(GenerateRequest(id="r", prompt=prompt, max_tokens=400))
+        assert isinstance(await anext(answer), Delta)
+        load = asyncio.create_task(engine.load(replace(spec, n_ctx=256)))
+        with pytest.raises(LoadError, match="reloaded"):
+            async for _ in answer:
+                pass
+        await load
+        await engine.close()
 
     asyncio.run(main())
