@@ -2,8 +2,8 @@
 
 Runs under any Python 3.11 or later, with the standard library only. Safe to repeat: when nothing
 that matters has changed since the last run, it does nothing. llama-cpp-python is built from source,
-which takes minutes, so its progress is shown. It is rebuilt only when its version or its build
-options change.
+which takes minutes, so its progress is shown. It is rebuilt only when its version, its build
+options or the CPU change.
 
     python3 .ci/setup_env.py            make .venv or bring it up to date
     python3 .ci/setup_env.py --force    delete .venv first

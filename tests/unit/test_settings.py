@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -517,3 +518,14 @@ def test_options_of_commands_have_the_same_ranges(
     error = CliRunner().invoke(build_app(arguments[0]), list(arguments)).exception
     assert isinstance(error, SettingsError)
     assert error.subject.startswith("--") and accepted in error.advice
+
+
+def test_a_workspace_sets_only_what_is_shown_in_vs_code() -> None:
+    """T20: the log of messages, programs, servers and limits are settings of the machine."""
+    manifest = Path(__file__).parents[2] / "editors" / "vscode" / "package.json"
+    contributed = json.loads(manifest.read_text(encoding="utf-8"))["contributes"]
+    fields = contributed["configuration"]["properties"]
+    of_a_workspace = {name for name, field in fields.items() if field["scope"] != "machine"}
+    shown = {"enable", "languages", "nextEdits", "explainLenses"}
+    assert of_a_workspace == {f"underkeel.{name}" for name in shown}
+    assert "underkeel.trace.server" in fields
