@@ -124,7 +124,7 @@ def _is_markup(language_id: str) -> bool:
 def _in_text(before: str, language_id: str) -> bool:
     """Whether what follows `before` is text and not code: in a string, a comment or a template."""
     from context.syntax.language import canonical_id
-    from lsp.documents.site import language
+    from lsp.site import language
 
     name = canonical_id(language_id)
     line = before[-4096:].rpartition("\n")[2]

@@ -16,22 +16,26 @@ from pygls.protocol import LanguageServerProtocol, default_converter, lsp_method
 from assistant import __version__
 from assistant.errors import printable
 from lsp.actions import chat_models, feature
+from lsp.backend import Backend, Client
 from lsp.completion.session import Edit, Session
 from lsp.completion.suggestion import Item, Selected, Update
-from lsp.daemon.backend import Backend, Client
-from lsp.daemon.model import State, StatusLine
-from lsp.documents.document import Encoding
-from lsp.documents.uri import folders_of
+from lsp.document import Encoding
 from lsp.editor import Configuration, LoadProgress, Severity, offers_ours
 from lsp.handshake import ANSWERED, NAME, PROTOCOL_VERSION
-from lsp.next_edit import feature as next_edit
-from lsp.next_edit.suggester import NextEdits
+from lsp.next_edit import NextEdits, Offer
+from lsp.served_model import State, StatusLine
+from lsp.uri import folders_of
 
 _log = logging.getLogger(__name__)
 
 ACCEPTED = "underkeel.accepted"
 STATUS = "underkeel.status"
+NEXT_EDIT = "textDocument/copilotInlineEdit"  # as Copilot's language server has it
+ACCEPT_EDIT = "underkeel.acceptNextEdit"
+REJECT_EDIT = "underkeel.rejectNextEdit"
 
+_MOST_DIAGNOSTICS = 50
+_LONGEST_MESSAGE = 400
 _SEVERITY = {
     Severity.ERROR: types.MessageType.Error,
     Severity.WARNING: types.MessageType.Warning,
@@ -216,7 +220,7 @@ def create(connect: Callable[[], Client] | None = None) -> Server:
     _commands(server)
     server.actions = feature.register(server, server, server.session)
     chat_models.register(server, server.session.backend)
-    server.next_edits = next_edit.register(server, server.session)
+    server.next_edits = _next_edits(server)
     return server
 
 
@@ -303,6 +307,38 @@ def _commands(server: Server) -> None:
         server.session.accepted(_id_of(params), units if isinstance(units, int) else 0)
 
 
+def _next_edits(server: Server) -> NextEdits:
+    """The messages and commands of next edits; see editors/PROTOCOL.md."""
+    edits = NextEdits(server.session)
+
+    @server.feature(NEXT_EDIT)
+    async def next_edit(params: Any) -> dict[str, Any]:
+        place = _edit_place(params)
+        if place is None:
+            return {"edits": []}
+        found = await edits.find(*place, problems=_problems(params))
+        return {"edits": [_edit_message(one) for one in found]}
+
+    @server.feature("textDocument/didShowInlineEdit")
+    def shown(params: Any) -> None:
+        item = getattr(params, "item", params)
+        edits.shown(_id_in(getattr(getattr(item, "command", None), "arguments", None)))
+
+    @server.feature("textDocument/didFocus")
+    def focused(params: Any) -> None:
+        edits.focused = str(getattr(getattr(params, "textDocument", None), "uri", ""))
+
+    @server.command(ACCEPT_EDIT)
+    def accepted(*arguments: Any) -> None:
+        edits.accepted(_id_in(arguments))
+
+    @server.command(REJECT_EDIT)
+    def rejected(*arguments: Any) -> None:
+        edits.rejected(_id_in(arguments))
+
+    return edits
+
+
 def _edit(change: types.TextDocumentContentChangeEvent) -> Edit:
     if isinstance(change, types.TextDocumentContentChangePartial):
         return Edit(change.text, _pair(change.range.start), _pair(change.range.end))
@@ -338,3 +374,50 @@ def _id_of(params: Any) -> str:
         return str(params.item.command.arguments[0].id)
     except (AttributeError, IndexError, TypeError):
         return ""
+
+
+def _edit_place(params: Any) -> tuple[str, int | None, tuple[int, int]] | None:
+    """URI, version and position of a request; None where they are missing."""
+    document, position = getattr(params, "textDocument", None), getattr(params, "position", None)
+    uri = getattr(document, "uri", None)
+    line, character = getattr(position, "line", None), getattr(position, "character", None)
+    if not isinstance(uri, str) or not isinstance(line, int) or not isinstance(character, int):
+        return None
+    version = getattr(document, "version", None)
+    return uri, version if isinstance(version, int) else None, (line, character)
+
+
+def _problems(params: Any) -> tuple[tuple[int, str], ...]:
+    """Line and message of the diagnostics in a request's context; what has another form is left
+    out."""
+    listed = getattr(getattr(params, "context", None), "diagnostics", None)
+    found = []
+    for one in listed[:_MOST_DIAGNOSTICS] if isinstance(listed, list | tuple) else ():
+        line = getattr(getattr(getattr(one, "range", None), "start", None), "line", None)
+        message = getattr(one, "message", None)
+        if isinstance(line, int) and isinstance(message, str):
+            found.append((line, message[:_LONGEST_MESSAGE]))
+    return tuple(found)
+
+
+def _edit_message(offer: Offer) -> dict[str, Any]:
+    (line, character), (stop_line, stop_character) = offer.start, offer.end
+    return {
+        "text": offer.text,
+        "range": {
+            "start": {"line": line, "character": character},
+            "end": {"line": stop_line, "character": stop_character},
+        },
+        "textDocument": {"uri": offer.uri, "version": offer.version},
+        "command": {"title": "Accept", "command": ACCEPT_EDIT, "arguments": [{"id": offer.id}]},
+    }
+
+
+def _id_in(arguments: Any) -> str:
+    """The id in the arguments of a command, as a mapping or as an object."""
+    try:
+        first = arguments[0]
+    except (IndexError, KeyError, TypeError):
+        return ""
+    found = first.get("id", "") if isinstance(first, Mapping) else getattr(first, "id", "")
+    return str(found)

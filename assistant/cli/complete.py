@@ -7,7 +7,6 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -257,7 +256,7 @@ async def _by_model(name: str, path: Path, scene: Scene, moment: gate.Moment) ->
     """
     from assistant import settings
     from assistant.client import CompletionRequest, DaemonClient
-    from assistant.engine.types import StopReason
+    from assistant.client.events import read_edit
     from assistant.models import token_estimate
     from context.edits import model_edits
     from context.syntax.text import Encoder
@@ -297,17 +296,9 @@ async def _by_model(name: str, path: Path, scene: Scene, moment: gate.Moment) ->
             n_probs=1,
             exact_drafts=False,
         )
-        made = model_edits.Answer(prompt)
-        async with aclosing(daemon.complete(request)) as stream:
-            async for chunk in stream:
-                tokens = [
-                    model_edits.AnswerToken(bytes(one.bytes), one.logprob)
-                    for one in chunk.completion_probabilities
-                ]
-                if made.add(chunk.content, tokens):
-                    break
-                if chunk.stop and chunk.stop_reason not in {StopReason.EOS, StopReason.STOP_TEXT}:
-                    return None  # cut
+        made = await read_edit(daemon.complete(request), prompt)
+    if made is None:
+        return None
     edit = model_edits.edit_in(prompt, made.text, scene)
     if edit is None:
         return None

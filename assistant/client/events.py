@@ -1,14 +1,19 @@
-"""Reads the daemon's answers: server-sent events, completions, errors. Pure."""
+"""Reads the daemon's answers: server-sent events, completions, edits, errors. No I/O of its own."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from assistant.engine.types import ModelInfo, StopReason, Timings
 from assistant.errors import BY_CODE, DaemonError, EngineError, UnderkeelError
 from assistant.wire import BudgetNow, CompletionChunk, ErrorNow, Props, TokenProbability
+
+if TYPE_CHECKING:
+    from context.edits.model_edits import Answer, EditPrompt
 
 T = TypeVar("T")
 
@@ -180,6 +185,26 @@ def chat_event(data: bytes) -> dict[str, Any]:
     if event.get("error") is not None:
         _checked(data)
     return event
+
+
+async def read_edit(
+    stream: AsyncGenerator[CompletionChunk, None], prompt: EditPrompt
+) -> Answer | None:
+    """The model's answer to a prompt for the next edit, until it is settled or ends; None where it
+    was cut."""
+    from context.edits.model_edits import Answer, AnswerToken
+
+    made = Answer(prompt)
+    async with aclosing(stream):
+        async for chunk in stream:
+            tokens = [
+                AnswerToken(bytes(one.bytes), one.logprob) for one in chunk.completion_probabilities
+            ]
+            if made.add(chunk.content, tokens):
+                return made
+            if chunk.stop and chunk.stop_reason not in {StopReason.EOS, StopReason.STOP_TEXT}:
+                return None
+    return made
 
 
 def _checked(data: bytes) -> _Event:

@@ -5,7 +5,6 @@ __all__ = [
     "history",
     "imports",
     "model_edits",
-    "project",
     "renames",
     "siblings",
     "signatures",

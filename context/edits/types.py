@@ -1,16 +1,24 @@
-"""What the rules see, and what they propose: frozen data and a protocol, no I/O."""
+"""What the rules see, a document with its edits and the other files, and what they propose."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from context.edits.history import Hunk
-from context.syntax.document import Document, Source
-from context.syntax.text import line_start
+from context.index.open_file import read_text
+from context.syntax.document import Document, Source, read_file
+from context.syntax.text import line_start, terms
+
+if TYPE_CHECKING:
+    from context.index.project_index import Index
+
+MAX_FILE_BYTES = 1_000_000
+_MOST_PASSAGES = 60
 
 
 class EditKind(StrEnum):
@@ -65,6 +73,58 @@ class Project(Protocol):
     def source(self, root: str, path: str) -> Source | None:
         """A file as it is now, parsed."""
         ...
+
+
+class IndexedFiles:
+    """The files of an index, as a `Project`.
+
+    Args:
+        open_texts: texts of open documents by path; they count instead of what is on disk.
+    """
+
+    def __init__(self, index: Index, open_texts: Mapping[Path, str]) -> None:
+        self._index = index
+        self._open = open_texts
+        self._sources: dict[tuple[str, str], Source | None] = {}
+
+    def definitions(self, name: str) -> Sequence[OtherDefinition]:
+        """Where a name is defined; none where there are too many."""
+        return [
+            OtherDefinition(
+                one.file.root,
+                one.file.path,
+                one.file.language,
+                one.name,
+                one.text,
+                top_level=one.parent < 0,
+            )
+            for one in self._index.store.named([name])
+            if not one.file.generated
+        ]
+
+    def mentions(self, name: str) -> Sequence[tuple[str, str]]:
+        """Root and path of the files whose chunks contain a name, the best first."""
+        words = terms(name).split()
+        found = self._index.store.search(words[-1:], _MOST_PASSAGES)
+        return list(dict.fromkeys((one.file.root, one.file.path) for one in found))
+
+    def source(self, root: str, path: str) -> Source | None:
+        """A file as it is now, parsed; None if it is not in the index or cannot be read."""
+        key = root, path
+        if key not in self._sources:
+            self._sources[key] = self._read(root, path)
+        return self._sources[key]
+
+    def _read(self, root: str, path: str) -> Source | None:
+        if self._index.store.file(root, path) is None:
+            return None
+        full = Path(root, path)
+        text = self._open.get(full)
+        if text is None:
+            text = read_text(full, MAX_FILE_BYTES, self._index.roots)
+        if text is None:
+            return None
+        return read_file(path, text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from assistant.errors import (
     UnderkeelError,
     WorkerDiedError,
 )
-from lsp.documents.site import leading_blanks, width
+from lsp.site import leading_blanks, width
 
 if TYPE_CHECKING:
     from assistant.client import ChatMessage, CompletionChunk
-    from lsp.daemon.backend import Backend
-    from lsp.daemon.model import Served
+    from lsp.backend import Backend
+    from lsp.served_model import Served
 
 _log = logging.getLogger(__name__)
 

@@ -26,8 +26,8 @@ from lsp.actions.feature import ProtocolErrors
 if TYPE_CHECKING:
     from pygls.lsp.server import LanguageServer
 
-    from lsp.daemon.backend import Backend
-    from lsp.daemon.model import Served
+    from lsp.backend import Backend
+    from lsp.served_model import Served
 
 MODELS = "underkeel.models"
 CHAT = "underkeel.chat"

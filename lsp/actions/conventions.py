@@ -20,8 +20,8 @@ from assistant.errors import RequestError
 from context.index.open_file import UnreadableError, inside, open_text
 from context.index.read_policy import is_secret
 from context.syntax.text import line_end, line_start
-from lsp.documents.site import leading_blanks
 from lsp.output import with_line_feeds, without_unsafe_characters
+from lsp.site import leading_blanks
 
 if TYPE_CHECKING:
     from context import Definition, Document

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from lsprotocol import types
 
 from assistant.errors import RequestError
-from lsp.documents.document import Document, Encoding, Place, one_line_end, to_units
+from lsp.document import Document, Encoding, Place, one_line_end, to_units
 
 Position = tuple[int, int]
 """A client position: line and units, both from 0."""

@@ -22,8 +22,8 @@ from lsp.actions.document_range import (
     rebased,
     syntax_errors,
 )
-from lsp.documents.uri import path_of
 from lsp.output import clean
+from lsp.uri import path_of
 
 if TYPE_CHECKING:
     from assistant.client import ChatMessage
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from context import Document
     from lsp.actions.offer import Region
     from lsp.actions.prompts import Question
+    from lsp.backend import Backend
     from lsp.completion.prompts import Prompts
-    from lsp.daemon.backend import Backend
-    from lsp.daemon.model import Served
+    from lsp.served_model import Served
 
 T = TypeVar("T")
 

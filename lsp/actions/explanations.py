@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from assistant.client import ChatMessage
     from assistant.settings import ActionSettings
     from context import Document, Explanation, Workspace
+    from lsp.backend import Backend
     from lsp.completion.prompts import Prompts
-    from lsp.daemon.backend import Backend
-    from lsp.daemon.model import Served
+    from lsp.served_model import Served
 
 _KEPT = 32
 

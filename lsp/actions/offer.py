@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from context.syntax.text import line_end, line_start
 from lsp.actions import conventions
 from lsp.actions.document_range import DocumentRange
-from lsp.documents.site import embedded_id, language
-from lsp.documents.uri import path_of
+from lsp.site import embedded_id, language
+from lsp.uri import path_of
 
 if TYPE_CHECKING:
     from context import Definition, Document

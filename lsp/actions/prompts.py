@@ -23,7 +23,7 @@ from lsp.actions.offer import Region
 
 if TYPE_CHECKING:
     from lsp.completion.prompts import Prompts
-    from lsp.daemon.model import Served
+    from lsp.served_model import Served
 
 # A template's words for one turn, and what joins passages, counted from above.
 TURN_TOKENS = 12

@@ -17,15 +17,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from assistant.errors import ContextFullError, DaemonError, UnderkeelError, WorkerDiedError
+from lsp.backend import Backend
 from lsp.completion.suggestion import Growing, Source, Suggestion
-from lsp.daemon.backend import Backend
-from lsp.documents.site import Site
+from lsp.site import Site
 
 if TYPE_CHECKING:
     from assistant.settings import CompletionSettings
     from lsp.completion.completion_stream import Answer, Reading
     from lsp.completion.prompts import Prompts
-    from lsp.daemon.model import Served
+    from lsp.served_model import Served
 
 
 _LONGEST_GAP_S = 0.8

@@ -22,12 +22,11 @@ from typing import TYPE_CHECKING
 from assistant.client import CompletionChunk, CompletionRequest
 from assistant.engine.types import Priority, StopReason, Timings
 from assistant.wire import BudgetNow
-from lsp.completion.filters.brackets import closes_more, is_escaped, statements, unclosed
-from lsp.completion.filters.layout import first_control_token
-from lsp.completion.filters.repetition import loop_start, opens_what_follows
-from lsp.daemon.model import Served
-from lsp.documents.site import Shape, Site, leading_blanks, width
+from lsp.completion.brackets import closes_more, is_escaped, statements, unclosed
+from lsp.completion.filters import first_control_token, loop_start, opens_what_follows
 from lsp.output import spelled_in
+from lsp.served_model import Served
+from lsp.site import Shape, Site, leading_blanks, width
 
 _MOST_CHARS = 1 << 14
 _SHORTEST_SUFFIX_CHARS = 4

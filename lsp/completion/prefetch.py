@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from lsp.completion.completer import Completer, Manner
 from lsp.completion.suggestion import Source, Suggestion, Suggestions
-from lsp.documents.document import Document, Place
-from lsp.documents.site import Site
+from lsp.document import Document, Place
+from lsp.site import Site
 
 if TYPE_CHECKING:
     from assistant.settings import CompletionSettings

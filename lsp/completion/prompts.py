@@ -15,12 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from lsp.documents.site import Site, known_equal
-from lsp.documents.uri import file_of, normal
+from lsp.site import Site, known_equal
+from lsp.uri import file_of, normal
 
 if TYPE_CHECKING:
     from context import Document, Explanation, Workspace
-    from lsp.daemon.model import Fim
+    from lsp.served_model import Fim
 
 T = TypeVar("T")
 
@@ -169,7 +169,7 @@ class Prompts:
         def found() -> T:
             workspace = self._workspace
             if workspace is None:
-                from lsp.daemon.model import estimated_fim
+                from lsp.served_model import estimated_fim
 
                 workspace = self._workspace_for(estimated_fim())
             document = self._studied_document(uri, text, language_id)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from assistant.statistics import Tally
 from lsp.actions.document_range import DocumentRange, document_range_of
+from lsp.backend import Backend
 from lsp.completion.completer import Completer, Manner, Rhythm
 from lsp.completion.prefetch import Ahead, Watch
 from lsp.completion.prompts import Prompts
@@ -26,10 +27,9 @@ from lsp.completion.suggestion import (
     Update,
     taken_with,
 )
-from lsp.daemon.backend import Backend
-from lsp.documents.document import Change, Document, Encoding, Place, body
-from lsp.documents.site import Site, is_listed
-from lsp.documents.uri import Notebooks, earlier_text, normal, path_of
+from lsp.document import Change, Document, Encoding, Place, body
+from lsp.site import Site, is_listed
+from lsp.uri import Notebooks, earlier_text, normal, path_of
 
 if TYPE_CHECKING:
     from assistant.settings import CompletionSettings

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from lsp.documents.document import Document, Place
-from lsp.documents.site import Site
+from lsp.document import Document, Place
+from lsp.site import Site
 
 if TYPE_CHECKING:
     from lsp.completion.completion_stream import Reading

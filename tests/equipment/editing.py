@@ -14,10 +14,10 @@ from assistant.engine.types import ModelInfo, Priority, StopReason, Timings
 from assistant.errors import DaemonError, UnderkeelError
 from assistant.settings import CompletionSettings
 from assistant.wire import BudgetNow
+from lsp.backend import Backend, Client
 from lsp.completion.prefetch import Machine, Watch
 from lsp.completion.session import Edit, Session
 from lsp.completion.suggestion import Item
-from lsp.daemon.backend import Backend, Client
 from lsp.editor import Severity
 
 URI = "file:///work.py"

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from lsprotocol import types
 from secret_places import PLACES, fill
 
-from lsp.documents.document import Encoding, clean
+from lsp.document import Encoding, clean
 from lsp.server import Server
 
 _LETTERS = string.ascii_letters + string.digits

@@ -13,8 +13,8 @@ from assistant import paths
 from assistant.errors import ModelError, UnknownModelError
 from assistant.models import catalogue, local_store
 from lsp.completion.prompts import Prompts
-from lsp.documents.uri import file_of, path_of
 from lsp.editor import Configuration
+from lsp.uri import file_of, path_of
 
 NAMES = [
     "../outside",

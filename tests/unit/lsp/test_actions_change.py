@@ -18,7 +18,7 @@ from lsp.actions.document_range import (
     text_edit,
     workspace_edit,
 )
-from lsp.documents.document import Document, Encoding
+from lsp.document import Document, Encoding
 
 LINES = st.lists(st.sampled_from(["", "a", "b", "    c", "\U0001f600 d", "\f"]), max_size=8)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lsp.completion.completion_stream import half_typed, unwanted_line
-from lsp.documents.document import Document, Encoding
+from lsp.document import Document, Encoding
 
 CURSOR = "\u2038"
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from made_texts import Reference
 
 from context import Document as ContextDocument
-from lsp.documents import document as lines_module
-from lsp.documents.document import (
+from lsp import document as lines_module
+from lsp.document import (
     WHOLE_TEXT_CHARS,
     Document,
     Encoding,
@@ -23,7 +23,7 @@ from lsp.documents.document import (
     to_column,
     to_units,
 )
-from lsp.documents.site import known_equal
+from lsp.site import known_equal
 
 ODD = "ab\r\n\f\v\x1c\x85\u2028\u2029é中😀\ud83d\ude00"
 TEXT = st.text(st.sampled_from(ODD), max_size=40)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lsp.completion import filters
 from lsp.completion.completion_stream import end_of
-from lsp.documents.site import Shape, Site
+from lsp.site import Shape, Site
 
 GOLDEN = Path(__file__).parent / "golden"
 CURSOR = "\u2038"

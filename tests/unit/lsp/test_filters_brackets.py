@@ -6,7 +6,7 @@ import pytest
 
 from lsp.completion import filters
 from lsp.completion.completion_stream import end_of
-from lsp.documents.site import Site
+from lsp.site import Site
 
 CURSOR = "\u2038"
 

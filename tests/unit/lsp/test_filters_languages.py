@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from lsp.completion import filters
-from lsp.completion.filters.brackets import unclosed
-from lsp.documents.site import Site, is_listed, language
+from lsp.completion.brackets import unclosed
+from lsp.site import Site, is_listed, language
 
 CURSOR = "\u2038"
 

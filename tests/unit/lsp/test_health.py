@@ -14,9 +14,9 @@ from msgspec.structs import replace
 from assistant.engine.types import EngineStats, ModelInfo
 from assistant.errors import DaemonError
 from assistant.wire import BudgetNow, DeviceNow, RungNow, ServiceState, Status
-from lsp.daemon import model
-from lsp.daemon.model import Health, facts_of
+from lsp import served_model
 from lsp.editor import Severity
+from lsp.served_model import Health, facts_of
 from lsp.server import Server
 
 MIB = 1 << 20
@@ -80,8 +80,8 @@ def test_what_is_not_there_is_left_out() -> None:
 
 
 def test_it_asks_while_somebody_works_and_not_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "_LEAST_S", 0.001)
-    monkeypatch.setattr(model, "_EVERY_S", 0.002)
+    monkeypatch.setattr(served_model, "_LEAST_S", 0.001)
+    monkeypatch.setattr(served_model, "_EVERY_S", 0.002)
     asked: list[float] = []
     told: list[Any] = []
     now_s = 0.0

@@ -13,7 +13,7 @@ from assistant.engine.types import Priority
 from assistant.settings import CompletionSettings, NextEditSettings
 from assistant.wire import BudgetNow, CompletionRequest
 from lsp.completion.session import Edit
-from lsp.next_edit.suggester import NextEdits
+from lsp.next_edit import NextEdits
 
 TEXT = "def first(a):\n    log(a)\n\n\ndef second(b):\n    check(b)‸\n    run(b)\n"
 HERE = (5, 20)

@@ -10,10 +10,10 @@ import pytest
 
 from assistant.engine.types import ModelInfo
 from lsp.completion.prompts import Prompts
-from lsp.daemon.model import Served
-from lsp.documents.document import Document
-from lsp.documents.site import Site
-from lsp.documents.uri import Notebooks, earlier_text, file_of, normal, notebook_of
+from lsp.document import Document
+from lsp.served_model import Served
+from lsp.site import Site
+from lsp.uri import Notebooks, earlier_text, file_of, normal, notebook_of
 
 BOOK = "file:///x/a.ipynb"
 

@@ -13,10 +13,10 @@ from llama_tokeniser import vocabulary_only
 from assistant.engine.types import ModelInfo
 from context.syntax.text import common_ends
 from lsp.completion.prompts import Prompts
-from lsp.daemon.model import Fim, Served, estimated_fim
-from lsp.documents.document import Document, Place
-from lsp.documents.site import Site
-from lsp.documents.uri import path_of
+from lsp.document import Document, Place
+from lsp.served_model import Fim, Served, estimated_fim
+from lsp.site import Site
+from lsp.uri import path_of
 
 BUDGET_TOKENS = 600
 

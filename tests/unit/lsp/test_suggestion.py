@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsp.completion.suggestion import Source, Suggestion, Suggestions
-from lsp.documents.site import Site
+from lsp.site import Site
 
 
 def at(prefix: str, suffix: str = "\n") -> Site:

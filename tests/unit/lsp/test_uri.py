@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lsp.documents.uri import file_of, folders_of, normal, path_of
+from lsp.uri import file_of, folders_of, normal, path_of
 
 
 @pytest.mark.parametrize(

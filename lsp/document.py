@@ -22,7 +22,7 @@ from enum import StrEnum
 from itertools import accumulate
 from typing import NamedTuple
 
-from lsp.documents.site import Origin, Site
+from lsp.site import Origin, Site
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

@@ -12,15 +12,15 @@ from contextlib import aclosing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from assistant.errors import DaemonError, UnderkeelError
-from lsp.daemon.model import Health, facts_of, told
 from lsp.editor import Editor, Severity, text_of
+from lsp.served_model import Health, facts_of, told
 
 if TYPE_CHECKING:
     from assistant.client import ChatMessage, CompletionChunk, CompletionRequest, Props, Status
     from assistant.client.starter import DaemonStarter
     from assistant.engine.types import ModelInfo, Priority, Timings
     from assistant.wire import BudgetNow, PromptBody
-    from lsp.daemon.model import Served
+    from lsp.served_model import Served
 
 _FIRST_RETRY_S = 5.0
 _LAST_RETRY_S = 120.0
@@ -209,7 +209,7 @@ class Backend:
                 starter = await asyncio.to_thread(_start_daemon)
                 self._connect = lambda: _daemon_client(starter)
             await asyncio.to_thread(_import_all)
-            from lsp.daemon.model import Served
+            from lsp.served_model import Served
 
             client = self._connected_client()
             reading = asyncio.create_task(asyncio.to_thread(_read_vocabulary))

@@ -4,6 +4,7 @@ positions."""
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
@@ -11,26 +12,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from assistant.errors import UnderkeelError
 from lsp.actions.document_range import DocumentRange
-from lsp.documents.document import Place, to_units
-from lsp.documents.site import is_listed
-from lsp.next_edit.model import EditModel, answer, edit_model
+from lsp.document import Place, to_units
+from lsp.site import is_listed
 
 if TYPE_CHECKING:
     from assistant.settings import NextEditSettings
     from context import Document, Workspace
     from context.edits.gate import Key
     from context.edits.history import History
-    from context.edits.model_edits import Answer, EditPrompt
+    from context.edits.model_edits import Answer, EditPrompt, Format
     from context.edits.types import NextEdit
+    from lsp.backend import Backend
     from lsp.completion.session import Session
     from lsp.completion.suggestion import Position
+    from lsp.served_model import Fim, Served
+
+_log = logging.getLogger(__name__)
 
 _MOST_PENDING = 2000
 _MOST_OFFERED = 64
 _MOST_REJECTED = 256
 _MOST_OPEN_TEXTS = 20
 _MOST_JUDGED = 8
+_LEAST_TOKENS = 256
+_MOST_ANSWER_TOKENS = 1024
+_LIMIT_MS = 20_000
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,24 @@ class Offer:
     start: Position
     end: Position
     text: str
+
+
+@dataclass(frozen=True)
+class EditModel:
+    """A served model that may be requested to edit now.
+
+    Attributes:
+        form: the prompt's format.
+        budget_tokens: the longest prompt.
+    """
+
+    served: Served
+    form: Format
+    budget_tokens: int
+
+    @property
+    def fim(self) -> Fim:
+        return self.served.fim
 
 
 @dataclass(frozen=True)
@@ -134,7 +160,7 @@ class NextEdits:
             return []
         others = dict(self._open_texts(uri))
         tracked = self._tracked.setdefault(uri, _Tracked())
-        how = edit_model(self._session.backend.ready, self.settings) if self.settings else None
+        how = _edit_model(self._session.backend.ready, self.settings) if self.settings else None
         found = await self._session.prompts.study_workspace(
             uri,
             where.text,
@@ -204,7 +230,7 @@ class NextEdits:
         """The model's edit, if it passes the gate. A prompt is answered once."""
         known = tracked.answered
         if known is None or known[0] != prompt.text:
-            made = await answer(self._session.backend, how, prompt, f"{where.uri}#next-edit")
+            made = await _ask(self._session.backend, how, prompt, f"{where.uri}#next-edit")
             if made is None:
                 return None
             known = tracked.answered = prompt.text, made
@@ -262,8 +288,7 @@ class NextEdits:
     ) -> _Look:
         from context.edits import gate, model_edits
         from context.edits.history import History
-        from context.edits.project import IndexedFiles
-        from context.edits.types import Problem, Scene
+        from context.edits.types import IndexedFiles, Problem, Scene
 
         if tracked.history is None:
             tracked.history = History(self._numbers)
@@ -342,7 +367,7 @@ def _place(lines: Sequence[str], offset: int) -> Place:
 def _positions_on_disk(path: Path, edit: NextEdit) -> tuple[Position, Position] | None:
     """The positions in a file that is not open; None unless its line is ASCII, since the editor's
     encoding of it is the same then."""
-    from context.edits.project import MAX_FILE_BYTES
+    from context.edits.types import MAX_FILE_BYTES
     from context.index.open_file import read_text
 
     text = read_text(path, MAX_FILE_BYTES)
@@ -353,3 +378,64 @@ def _positions_on_disk(path: Path, edit: NextEdit) -> tuple[Position, Position] 
     if not (lines[start.line].isascii() and lines[stop.line].isascii()):
         return None
     return (start.line, start.column), (stop.line, stop.column)
+
+
+# The model.
+
+
+def _edit_model(served: Served | None, settings: NextEditSettings) -> EditModel | None:
+    """Whether the served model is to be asked, and how.
+
+    None while no model is loaded (a next edit loads none), while memory is short, so that what is
+    left is for typing, and for a model that the settings leave out.
+    """
+    if served is None or settings.model == "off":
+        return None
+    if served.budget is not None and served.budget.level:
+        return None
+    from context.edits import model_edits
+
+    form = model_edits.format_for(served.info.name)
+    if form is None and settings.model == "on":
+        form = model_edits.formats()[model_edits.GENERIC]
+    if form is None:
+        return None
+    budget_tokens = served.prompt_tokens(settings.context_tokens, _MOST_ANSWER_TOKENS)
+    if budget_tokens < min(_LEAST_TOKENS, settings.context_tokens):
+        return None
+    return EditModel(served, form, budget_tokens)
+
+
+async def _ask(
+    backend: Backend, how: EditModel, prompt: EditPrompt, document: str
+) -> Answer | None:
+    """The model's answer; None where it is cut or the request fails, which is logged only.
+
+    Every other request goes first. Cancelling the call ends the generation.
+    """
+    from assistant.client import CompletionRequest
+    from assistant.client.events import read_edit
+    from assistant.engine.types import Priority
+    from context.edits import model_edits
+
+    fim = how.fim
+    ids = prompt.ids(fim.start, fim.special, fim.counter.encode)
+    most = min(model_edits.answer_tokens(prompt, fim.counter.count), _MOST_ANSWER_TOKENS)
+    request = CompletionRequest(
+        prompt=fim.body(ids),
+        max_tokens=most,
+        temperature=0.0,
+        stop=prompt.stop,
+        document=document,
+        priority=Priority.BACKGROUND,
+        time_limit_ms=_LIMIT_MS,
+        budget_tokens=how.budget_tokens,
+        prompt_model=how.served.info.name,
+        n_probs=1,
+        exact_drafts=False,
+    )
+    try:
+        return await read_edit(backend.complete(request), prompt)
+    except UnderkeelError as error:
+        _log.info("no next edit from the model, for an error of kind %s", error.code)
+        return None

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from lsp.documents.site import Site
+from lsp.site import Site
 
 PAIRS = {")": "(", "]": "[", "}": "{"}
 """Opening brackets by closing ones."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
-from lsp.documents.document import Document, one_line_end
+from lsp.document import Document, one_line_end
 
 _NOTEBOOK = ".ipynb"
 _CELL_SCHEME = "vscode-notebook-cell"

@@ -185,7 +185,7 @@ def _table() -> dict[str, Any]:
     import tomllib
     from importlib import resources
 
-    return tomllib.loads((resources.files("lsp.documents") / "languages.toml").read_text("utf-8"))
+    return tomllib.loads((resources.files("lsp") / "languages.toml").read_text("utf-8"))
 
 
 @cache

@@ -1,3 +1,0 @@
-"""The language server's connection to the daemon, and what it knows of the served model."""
-
-__all__ = ["backend", "model"]

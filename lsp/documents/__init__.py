@@ -1,3 +1,0 @@
-"""Open documents: text, versions, positions, and the place where a suggestion goes."""
-
-__all__ = ["document", "site", "uri"]
