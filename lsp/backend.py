@@ -16,10 +16,17 @@ from lsp.editor import Editor, Severity, text_of
 from lsp.served_model import Health, facts_of, told
 
 if TYPE_CHECKING:
-    from assistant.client import ChatMessage, CompletionChunk, CompletionRequest, Props, Status
     from assistant.client.starter import DaemonStarter
     from assistant.engine.types import ModelInfo, Priority, Timings
-    from assistant.wire import BudgetNow, PromptBody
+    from assistant.wire import (
+        BudgetNow,
+        ChatMessage,
+        CompletionChunk,
+        CompletionRequest,
+        PromptBody,
+        Props,
+        Status,
+    )
     from lsp.served_model import Served
 
 _FIRST_RETRY_S = 5.0
@@ -28,7 +35,7 @@ _SERVING = {"ready", "released"}
 
 
 class Client(Protocol):
-    """The part of `assistant.client.DaemonClient` that the language server uses."""
+    """The part of `assistant.client.client.DaemonClient` that the language server uses."""
 
     async def wait_ready(
         self, on_progress: Callable[[str, float], None] | None = None
@@ -308,7 +315,7 @@ def _start_daemon() -> DaemonStarter | None:
 
 
 def _daemon_client(starter: DaemonStarter | None = None) -> Client:
-    from assistant.client import DaemonClient
+    from assistant.client.client import DaemonClient
 
     return DaemonClient(starter=starter)
 

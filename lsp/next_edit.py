@@ -413,9 +413,9 @@ async def _ask(
 
     Every other request goes first. Cancelling the call ends the generation.
     """
-    from assistant.client import CompletionRequest
     from assistant.client.events import read_edit
     from assistant.engine.types import Priority
+    from assistant.wire import CompletionRequest
     from context.edits import model_edits
 
     fim = how.fim

@@ -34,7 +34,7 @@ from assistant.agent.permissions import Mode
 from assistant.agent.project_rules import slash_commands
 from assistant.agent.session import AgentSession
 from assistant.agent.sessions import Record, SessionStore, StoredSession
-from assistant.client import DaemonClient
+from assistant.client.client import DaemonClient
 from assistant.errors import RequestError, UnderkeelError
 from assistant.settings import Settings
 

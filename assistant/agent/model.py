@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from assistant.agent.conversation import Answer, Message, ToolCall
-from assistant.client import DaemonClient, Props
+from assistant.client.client import DaemonClient
 from assistant.engine.types import Counting, Priority
 from assistant.errors import ContextFullError, RequestError, UnderkeelError
 from assistant.models import token_estimate
+from assistant.wire import Props
 from context.syntax.text import Encoder
 
 OnText = Callable[[str], Awaitable[None]]

@@ -25,7 +25,7 @@ from assistant.agent.session import AgentSession, Approval, Finished
 from assistant.agent.sessions import SessionStore
 from assistant.agent.tools import Access, Outcome, Planned
 from assistant.cli.terminal import print_json, printable, say
-from assistant.client import DaemonClient
+from assistant.client.client import DaemonClient
 from assistant.errors import RequestError
 
 _MOST_DIFF_LINES = 200

@@ -255,9 +255,10 @@ async def _by_model(name: str, path: Path, scene: Scene, moment: gate.Moment) ->
         UnderkeelError: the model cannot answer.
     """
     from assistant import settings
-    from assistant.client import CompletionRequest, DaemonClient
+    from assistant.client.client import DaemonClient
     from assistant.client.events import read_edit
     from assistant.models import token_estimate
+    from assistant.wire import CompletionRequest
     from context.edits import model_edits
     from context.syntax.text import Encoder
 

@@ -20,8 +20,9 @@ from assistant.wire import SettingsNow
 
 if TYPE_CHECKING:
     # A start of the daemon waits for what `serve` imports: other commands import their own.
-    from assistant.client import DaemonClient, Status
+    from assistant.client.client import DaemonClient
     from assistant.service import ServiceNow
+    from assistant.wire import Status
 
 _STOP_LIMIT_S = 20.0  # streams end within 5 s; a worker in the middle of a kernel may take longer
 _TAKEOVER_LIMIT_S = 180.0  # the old daemon answers what it has; the new one waits for its memory
@@ -146,7 +147,7 @@ def stop(
 
 
 async def _request_stop() -> None:
-    from assistant.client import DaemonClient
+    from assistant.client.client import DaemonClient
 
     async with DaemonClient(autostart=False) as client:
         await client.stop()
@@ -180,7 +181,7 @@ def restart() -> None:
 
 async def _restart() -> None:
     from assistant import service
-    from assistant.client import DaemonClient
+    from assistant.client.client import DaemonClient
 
     async with DaemonClient() as client:
         before = await _status(client)
@@ -259,7 +260,7 @@ def report(found: SettingsNow) -> Iterator[str]:
 
 
 async def _request_reload() -> SettingsNow:
-    from assistant.client import DaemonClient
+    from assistant.client.client import DaemonClient
 
     async with DaemonClient(autostart=False) as client:
         return await client.reload()

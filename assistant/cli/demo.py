@@ -29,7 +29,7 @@ from assistant import paths
 from assistant.cli.language_client import LanguageClient, language_server
 from assistant.cli.terminal import console as safe_console
 from assistant.cli.terminal import print_json
-from assistant.client import DaemonClient
+from assistant.client.client import DaemonClient
 from assistant.engine.types import EngineStats, ModelInfo
 from assistant.errors import DaemonError
 from assistant.memory.gguf.header import read_header

@@ -29,7 +29,7 @@ from rich.text import Text
 from assistant import paths, settings
 from assistant.cli.plan_view import plan_text
 from assistant.cli.terminal import console, print_json, printable, say
-from assistant.client import DaemonClient
+from assistant.client.client import DaemonClient
 from assistant.errors import DaemonError, GGUFError, ModelError, UnknownModelError
 from assistant.memory.gguf.header import Header, read_header
 from assistant.memory.gguf.remote import is_remote, read_remote_header

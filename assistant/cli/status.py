@@ -17,11 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from assistant.cli.terminal import area, bar, console, print_json, printable, say
-from assistant.client import DaemonClient, DeviceNow, RungNow, ServiceState, Status
+from assistant.client.client import DaemonClient
 from assistant.daemon.process.settings_changes import advice
 from assistant.engine.types import Counting, ModelInfo
 from assistant.errors import DaemonError, RequestError
-from assistant.wire import ModelNow
+from assistant.wire import DeviceNow, ModelNow, RungNow, ServiceState, Status
 
 _STYLE = {
     ServiceState.READY: "green",

@@ -15,9 +15,10 @@ from rich.text import Text
 
 from assistant import paths
 from assistant.cli.terminal import console, print_json, printable, say
-from assistant.client import DaemonClient, Status
+from assistant.client.client import DaemonClient
 from assistant.doctor import Finding, Level, examine
 from assistant.errors import DaemonError
+from assistant.wire import Status
 
 _POLL_S = 0.3
 _STYLES = {

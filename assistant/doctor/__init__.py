@@ -21,7 +21,7 @@ import psutil
 from assistant import __version__, paths
 from assistant import service as service_manager
 from assistant import settings as all_settings
-from assistant.client import DaemonClient, ServiceState, Status
+from assistant.client.client import DaemonClient
 from assistant.daemon.loading import LocalPlanning, is_checkpoint_folder
 from assistant.daemon.process.instance import running_pid
 from assistant.daemon.process.settings_changes import advice as settings_advice
@@ -40,6 +40,7 @@ from assistant.models.fetch import Silent
 from assistant.models.local_store import State
 from assistant.service import Manager, ServiceNow
 from assistant.settings import RemoteSettings, Settings
+from assistant.wire import ServiceState, Status
 
 __all__ = ["Finding", "Level", "bundle", "examine"]
 

@@ -21,10 +21,10 @@ import msgspec
 from msgspec.structs import replace
 
 from assistant import __version__, paths
-from assistant.client import Status
 from assistant.doctor.checks import Finding
 from assistant.errors import DaemonError
 from assistant.service import ServiceNow
+from assistant.wire import Status
 from context.syntax.secrets import masked
 
 _LOG_BYTES = 512 * 1024

@@ -24,7 +24,7 @@ from assistant.errors import (
 from lsp.site import leading_blanks, width
 
 if TYPE_CHECKING:
-    from assistant.client import ChatMessage, CompletionChunk
+    from assistant.wire import ChatMessage, CompletionChunk
     from lsp.backend import Backend
     from lsp.served_model import Served
 

@@ -26,8 +26,8 @@ from lsp.output import clean
 from lsp.uri import path_of
 
 if TYPE_CHECKING:
-    from assistant.client import ChatMessage
     from assistant.settings import ActionSettings
+    from assistant.wire import ChatMessage
     from context import Document
     from lsp.actions.offer import Region
     from lsp.actions.prompts import Question

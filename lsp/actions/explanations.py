@@ -35,8 +35,8 @@ from lsp.editor import Editor, Severity, TaskProgress
 from lsp.output import TextCleaner
 
 if TYPE_CHECKING:
-    from assistant.client import ChatMessage
     from assistant.settings import ActionSettings
+    from assistant.wire import ChatMessage
     from context import Document, Explanation, Workspace
     from lsp.backend import Backend
     from lsp.completion.prompts import Prompts

@@ -19,9 +19,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from assistant.client import CompletionChunk, CompletionRequest
 from assistant.engine.types import Priority, StopReason, Timings
-from assistant.wire import BudgetNow
+from assistant.wire import BudgetNow, CompletionChunk, CompletionRequest
 from lsp.completion.brackets import closes_more, is_escaped, statements, unclosed
 from lsp.completion.filters import first_control_token, loop_start, opens_what_follows
 from lsp.output import spelled_in

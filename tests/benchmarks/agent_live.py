@@ -38,7 +38,7 @@ from daemons import serving
 from real_daemon import configure, ended_afterwards, underkeel
 
 from assistant import paths
-from assistant.client import DaemonClient
+from assistant.client.client import DaemonClient
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tests/benchmarks/results/agent_live.json"

@@ -50,7 +50,7 @@ from real_daemon import freed  # noqa: E402
 
 from assistant import paths  # noqa: E402
 from assistant.cli.language_client import LanguageClient, language_server  # noqa: E402
-from assistant.client import DaemonClient  # noqa: E402
+from assistant.client.client import DaemonClient  # noqa: E402
 
 MODEL = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
 PACKAGES = ("starlette", "httpx", "rich", "filelock", "pathspec", "jinja2", "uvicorn", "typer")

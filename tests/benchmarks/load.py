@@ -37,8 +37,9 @@ from real_daemon import configure, ended_afterwards, family  # noqa: E402
 from tiny_moe import write_tiny_moe  # noqa: E402
 
 from assistant import paths  # noqa: E402
-from assistant.client import CompletionRequest, DaemonClient, Status  # noqa: E402
+from assistant.client.client import DaemonClient  # noqa: E402
 from assistant.errors import OverloadedError, UnderkeelError  # noqa: E402
+from assistant.wire import CompletionRequest, Status  # noqa: E402
 
 TINY = "tiny"
 THINK_S = 2.0

@@ -31,7 +31,8 @@ from head import head, publish  # noqa: E402
 
 from assistant import paths  # noqa: E402
 from assistant.cli.language_client import LanguageClient, language_server  # noqa: E402
-from assistant.client import CompletionRequest, DaemonClient  # noqa: E402
+from assistant.client.client import DaemonClient  # noqa: E402
+from assistant.wire import CompletionRequest  # noqa: E402
 
 MODEL = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
 ANSWER = " = ab + cde\n"  # twelve chunks: the length of a line in tokens

@@ -26,16 +26,11 @@ from real_daemon import (
 )
 
 from assistant import paths
-from assistant.client import (
-    ChatMessage,
-    CompletionRequest,
-    DaemonClient,
-    ServiceState,
-    Status,
-)
+from assistant.client.client import DaemonClient
 from assistant.daemon.process.instance import running_pid
 from assistant.engine.types import StopReason
 from assistant.errors import DaemonError, GGUFError, UnderkeelError, UnknownModelError
+from assistant.wire import ChatMessage, CompletionRequest, ServiceState, Status
 
 pytestmark = pytest.mark.model
 

@@ -13,11 +13,12 @@ import pytest
 from crowd import crowd, fairness
 from daemons import Daemon, fake_model, serving, until
 
-from assistant.client import CompletionRequest, DaemonClient
+from assistant.client.client import DaemonClient
 from assistant.engine.fake import FakeEngine
 from assistant.engine.types import Delta, Done, GenerateRequest
 from assistant.errors import OverloadedError
 from assistant.models import vocabulary
+from assistant.wire import CompletionRequest
 
 pytestmark = pytest.mark.alone
 

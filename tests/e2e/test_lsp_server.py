@@ -109,7 +109,8 @@ def test_initialise_says_what_the_server_can_do_and_imports_no_more() -> None:
 
 def test_the_language_server_never_loads_llama_cpp(home: Path, played_model: Path) -> None:
     code = (
-        "import sys, lsp.__main__, lsp.server, lsp.completion.completion_stream, assistant.client\n"
+        "import sys, lsp.__main__, lsp.server, lsp.completion.completion_stream\n"
+        "import assistant.client.client\n"
         "from assistant.models import vocabulary, families\n"
         f"families.layout_for(vocabulary.load({str(played_model)!r}))\n"
         "print([name for name in sys.modules if name.startswith('llama_cpp')])"

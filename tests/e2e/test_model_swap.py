@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from real_daemon import answer, configure, ended_afterwards, underkeel
 
-from assistant.client import CompletionRequest, DaemonClient
+from assistant.client.client import DaemonClient
 from assistant.errors import ModelChangedError
 from assistant.memory.gguf.header import read_header
+from assistant.wire import CompletionRequest
 
 
 def broken(model: Path, target: Path) -> Path:

@@ -16,14 +16,13 @@ from msgspec.structs import replace
 from recorded_server import RecordedServer
 
 from assistant.cli.language_client import language_server
-from assistant.client import CompletionRequest
 from assistant.daemon.loading import ServerPlanning, engine_for, tell_changes
 from assistant.engine.fake import FakeEngine
 from assistant.engine.remote import FallbackEngine, RemoteEngine
 from assistant.errors import ModelChangedError
 from assistant.models import vocabulary
 from assistant.settings import RemoteSettings, Settings
-from assistant.wire import ChatMessage, ServiceState
+from assistant.wire import ChatMessage, CompletionRequest, ServiceState
 from tests.e2e.test_lsp_server import environment
 
 URI = "file:///work.py"

@@ -12,8 +12,9 @@ import pytest
 from real_daemon import answer, configure, ended_afterwards, underkeel, until_status
 
 from assistant import paths
-from assistant.client import CompletionRequest, DaemonClient
+from assistant.client.client import DaemonClient
 from assistant.daemon.process.instance import running_pid
+from assistant.wire import CompletionRequest
 
 pytestmark = pytest.mark.model
 

@@ -18,7 +18,7 @@ from plays import Scenario, scenarios
 from stage import ROOT, staged, until, workers
 from typist import editors
 
-from assistant.client import ServiceState
+from assistant.wire import ServiceState
 
 pytestmark = [pytest.mark.model, pytest.mark.alone]
 

@@ -15,8 +15,9 @@ import user_systemd
 from real_daemon import answer, configure, underkeel
 
 from assistant import paths, service
-from assistant.client import CompletionRequest, DaemonClient
+from assistant.client.client import DaemonClient
 from assistant.daemon.process.instance import running_pid
+from assistant.wire import CompletionRequest
 
 # For a systemd of the test's own, the machine looks as if systemd had booted it.
 pytestmark = [pytest.mark.model, pytest.mark.alone]

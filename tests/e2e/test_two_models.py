@@ -9,8 +9,8 @@ import psutil
 import pytest
 from real_daemon import answer, configure, ended_afterwards, family, until_status
 
-from assistant.client import ChatMessage, CompletionRequest, DaemonClient, Status
-from assistant.wire import ServiceState
+from assistant.client.client import DaemonClient
+from assistant.wire import ChatMessage, CompletionRequest, ServiceState, Status
 
 ASK = (ChatMessage(role="user", content="Say yes."),)
 

@@ -12,7 +12,7 @@ import httpx
 from msgspec.structs import replace
 
 from assistant import paths
-from assistant.client import DaemonClient
+from assistant.client.client import DaemonClient
 from assistant.daemon.loading import Loadable
 from assistant.daemon.process import instance, server
 from assistant.daemon.service import Service

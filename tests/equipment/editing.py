@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from assistant.client import CompletionChunk, CompletionRequest, Props, Status
 from assistant.engine.types import ModelInfo, Priority, StopReason, Timings
 from assistant.errors import DaemonError, UnderkeelError
 from assistant.settings import CompletionSettings
-from assistant.wire import BudgetNow
+from assistant.wire import BudgetNow, CompletionChunk, CompletionRequest, Props, Status
 from lsp.backend import Backend, Client
 from lsp.completion.prefetch import Machine, Watch
 from lsp.completion.session import Edit, Session

@@ -31,7 +31,7 @@ from stage import (
 )
 from typist import Reader, at_work, editors
 
-from assistant.client import DaemonClient
+from assistant.client.client import DaemonClient
 from assistant.daemon.process.instance import running_pid
 
 _KEY_S = 0.2  # of life: five keys a second

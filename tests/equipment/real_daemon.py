@@ -12,8 +12,9 @@ from typing import Any
 
 import psutil
 
-from assistant.client import CompletionChunk, CompletionRequest, DaemonClient, Status
+from assistant.client.client import DaemonClient
 from assistant.daemon.process.instance import running_pid
+from assistant.wire import CompletionChunk, CompletionRequest, Status
 
 
 def underkeel(*arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:

@@ -26,9 +26,10 @@ from real_daemon import configure
 from simulated import Foreign, Gpu, Machine
 
 from assistant import paths
-from assistant.client import DaemonClient, ServiceState, Status
+from assistant.client.client import DaemonClient
 from assistant.daemon.process.instance import running_pid
 from assistant.errors import UnderkeelError
+from assistant.wire import ServiceState, Status
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

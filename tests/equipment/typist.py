@@ -20,9 +20,10 @@ from typing import Any
 from tiny_moe import TEXT
 
 from assistant.cli.language_client import LanguageClient, language_server
-from assistant.client import CompletionRequest, DaemonClient
+from assistant.client.client import DaemonClient
 from assistant.engine.types import Priority
 from assistant.errors import ContextFullError, RequestError, UnderkeelError
+from assistant.wire import CompletionRequest
 
 HANGS_AFTER_S = 60.0
 """A request without an answer by then has none: half of what the daemon grants a request, and

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from assistant import paths
-from assistant.client import DaemonClient
+from assistant.client.client import DaemonClient
 from assistant.errors import DaemonError
 
 

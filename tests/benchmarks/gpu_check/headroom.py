@@ -322,7 +322,7 @@ async def _complete(client: Any, sizes: Sizes, tally: _Tally, person: int) -> No
 
 
 async def _ask(client: Any, tokens: int, sizes: Sizes, tally: _Tally, number: int) -> None:
-    from assistant.client import CompletionRequest
+    from assistant.wire import CompletionRequest
 
     request = CompletionRequest(
         prompt=_prompt(tokens, number),
@@ -379,7 +379,7 @@ async def _daemon(config: Config, sizes: Sizes, path: Path) -> AsyncIterator[tup
     """The real daemon in a private home, whose ways back up are faster than life."""
     from real_daemon import configure
 
-    from assistant.client import DaemonClient
+    from assistant.client.client import DaemonClient
 
     home = config.folder / "home"
     home.mkdir(mode=0o700, exist_ok=True)

@@ -34,7 +34,7 @@ from neovim_sides import Side, at_place
 from report import GIVE_UP_S, Outcome, keep, summary
 
 from assistant import paths
-from assistant.client import DaemonClient
+from assistant.client.client import DaemonClient
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "equipment"))
 import llama_server

@@ -8,10 +8,9 @@ from msgspec.structs import replace
 from rich.console import Console, RenderableType
 
 from assistant.cli import status as status_command
-from assistant.client import BudgetNow, DeviceNow, RungNow, ServiceState, Status
 from assistant.engine.types import Counting, EngineStats, ModelInfo
 from assistant.errors import UnknownModelError
-from assistant.wire import ErrorNow
+from assistant.wire import BudgetNow, DeviceNow, ErrorNow, RungNow, ServiceState, Status
 
 READY = Status(
     version="1",

@@ -118,7 +118,7 @@ def test_the_daemon_never_loads_llama_cpp(module: str) -> None:
 
 def test_the_client_loads_neither_web_server_nor_engine() -> None:
     code = (
-        "import sys, assistant.client\n"
+        "import sys, assistant.client.client, assistant.client.starter\n"
         "print([name for name in ('llama_cpp', 'uvicorn', 'starlette', 'jinja2', 'numpy')"
         " if name in sys.modules])"
     )

@@ -23,13 +23,21 @@ from assistant.cli import build_app
 from assistant.cli import status as status_command
 from assistant.cli.plan_view import plan_text
 from assistant.cli.terminal import area, bar, console, print_json, printable
-from assistant.client import BudgetNow, DeviceNow, RungNow, ServiceState, Status
 from assistant.engine.types import EngineStats, ModelInfo
 from assistant.install.progress import ProgressLine
 from assistant.memory.model.known_models import known_header
 from assistant.memory.planning.measured_planner import plan_report
 from assistant.memory.planning.plan import Requirements, imagined, this_machine
-from assistant.wire import ChangeNow, ErrorNow, SettingsNow
+from assistant.wire import (
+    BudgetNow,
+    ChangeNow,
+    DeviceNow,
+    ErrorNow,
+    RungNow,
+    ServiceState,
+    SettingsNow,
+    Status,
+)
 
 
 @given(

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assistant import paths
-from assistant.client import CompletionRequest, DaemonClient, events
+from assistant.client import events
+from assistant.client.client import DaemonClient
 from assistant.daemon.http.response_formats import error_object, timings_object
 from assistant.engine.types import StopReason, Timings
 from assistant.errors import (
@@ -25,6 +26,7 @@ from assistant.errors import (
     OverloadedError,
     UnknownModelError,
 )
+from assistant.wire import CompletionRequest
 
 CONTENT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 

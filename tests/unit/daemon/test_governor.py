@@ -11,7 +11,6 @@ import pytest
 from daemons import Daemon, Memory, fake_model, serving, until
 from msgspec.structs import replace
 
-from assistant.client import CompletionRequest, ServiceState
 from assistant.daemon.budgets import Budgets
 from assistant.daemon.governor import stats_due
 from assistant.daemon.loading import Loadable
@@ -28,6 +27,7 @@ from assistant.errors import (
 from assistant.memory.budget import Memory as BudgetMemory
 from assistant.memory.ladder import Rules
 from assistant.settings import CompletionSettings, DaemonSettings, Settings
+from assistant.wire import CompletionRequest, ServiceState
 
 GIB = 1 << 30
 

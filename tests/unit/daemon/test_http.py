@@ -16,7 +16,6 @@ import pytest
 from daemons import Daemon, fake_model, serving, until
 
 from assistant import paths
-from assistant.client import ChatMessage, CompletionRequest
 from assistant.daemon.loading import Loadable
 from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.engine.types import Priority, StopReason
@@ -29,7 +28,7 @@ from assistant.errors import (
     UnknownModelError,
 )
 from assistant.settings import DaemonSettings, ModelSettings, Settings
-from assistant.wire import ServiceState
+from assistant.wire import ChatMessage, CompletionRequest, ServiceState
 
 
 def run(

@@ -15,12 +15,13 @@ import pytest
 from daemons import Daemon, Memory, fake_model, serving, until
 
 from assistant import paths
-from assistant.client import CompletionRequest, DaemonClient
+from assistant.client.client import DaemonClient
 from assistant.daemon.process import handover, instance, server
 from assistant.daemon.service import Service
 from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.errors import AlreadyRunningError, DaemonError
 from assistant.settings import Settings
+from assistant.wire import CompletionRequest
 
 CLIENTS = 8
 

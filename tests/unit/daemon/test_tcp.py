@@ -14,11 +14,12 @@ import pytest
 from daemons import Daemon, serving, until
 
 from assistant import paths
-from assistant.client import CompletionRequest, DaemonClient
+from assistant.client.client import DaemonClient
 from assistant.daemon.http import app
 from assistant.daemon.process import instance
 from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.errors import DaemonError
+from assistant.wire import CompletionRequest
 
 
 def free_port() -> int:

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from assistant import __version__, doctor, paths
 from assistant.cli import build_app
-from assistant.client import ServiceState, Status
 from assistant.doctor import Level, checks, examine
 from assistant.doctor.checks import Finding
 from assistant.install.machine import Backend, Gpu, Machine, Vendor
@@ -24,6 +23,7 @@ from assistant.memory.probes.devices import GpuMemory, HostMemory
 from assistant.memory.probes.sampler import Probes
 from assistant.service import Manager, ServiceNow
 from assistant.settings import ExplainSettings, ModelSettings, Settings
+from assistant.wire import ServiceState, Status
 
 GIB = 1 << 30
 CPU = BackendDevice(

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from editing import URI, Editing, PlayedClient, ids_of
 
-from assistant.client import CompletionChunk, CompletionRequest
 from assistant.engine.types import Priority
 from assistant.errors import ContextFullError, DaemonError, UnderkeelError
 from assistant.models import vocabulary
 from assistant.settings import CompletionSettings
+from assistant.wire import CompletionChunk, CompletionRequest
 from lsp.completion import prefetch
 from lsp.completion.prefetch import Machine
 from lsp.completion.session import Edit
