@@ -14,7 +14,6 @@ from msgspec import Meta
 
 from assistant.engine.types import EngineStats, ModelInfo, Priority, Sampling, StopReason, Timings
 from assistant.errors import UnderkeelError, from_wire
-from assistant.memory.budget import BudgetNow
 
 __all__ = [
     "BUDGET_HEADER",
@@ -65,6 +64,20 @@ MOST_LOGPROBS = 20
 
 PromptPart = _TokenId | str
 PromptBody = str | Annotated[tuple[PromptPart, ...], Meta(max_length=MOST_PROMPT_TOKENS)]
+
+
+class BudgetNow(msgspec.Struct, frozen=True, kw_only=True):
+    """The budget of this moment, as it rides along with every completion.
+
+    Attributes:
+        tokens: the most a prompt may have; its answer is already provided for.
+        level: 0 is the full budget; each higher level is one step down.
+        reason: why not more, in words for a person; empty at level 0.
+    """
+
+    tokens: int
+    level: int = 0
+    reason: str = ""
 
 
 class GenerateBody(Sampling, frozen=True, kw_only=True, omit_defaults=True):

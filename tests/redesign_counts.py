@@ -179,8 +179,11 @@ def sampling_declarations() -> list[str]:
 
 
 def module_of(code: CodeType) -> str | None:
-    """The module of one of our functions."""
+    """The module of one of our functions; the fake engine stands for the one in the daemon, which
+    speaks to the worker."""
     path = Path(code.co_filename)
+    if path.name == "fake_engine.py":
+        return "assistant.engine.local"
     if not path.is_relative_to(ROOT) or path.relative_to(ROOT).parts[0] not in PACKAGES:
         return None
     parts = path.relative_to(ROOT).with_suffix("").parts
@@ -221,9 +224,9 @@ class Trace:
 async def completions(model: Path) -> list[Trace]:
     """Complete in a file REQUESTS times, each traced; the engine says TOKENS tokens."""
     from daemons import fake_model, serving
+    from fake_engine import FakeEngine
     from lsprotocol import types
 
-    from assistant.engine.fake import FakeEngine
     from assistant.models import vocabulary
     from assistant.settings import CompletionSettings
     from lsp import server as language_server
@@ -295,8 +298,6 @@ def path_and_generators(model: Path) -> tuple[list[str], list[str]]:
     runs = [trace.entered for trace in traces]
     always = set.intersection(*(set(run) for run in runs))
     modules = {module for code in always if (module := module_of(code))}
-    # The fake is where the engine in the daemon is that speaks to the worker.
-    modules = {name.replace("assistant.engine.fake", "assistant.engine.local") for name in modules}
     managers = context_managers()
     generators = sorted(
         f"{module}:{code.co_qualname}"

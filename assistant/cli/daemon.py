@@ -108,8 +108,8 @@ def _start_planning(chosen: settings.Settings) -> None:
     """Start the processes that the first plan needs: they import while this one does."""
     if chosen.remote.url or running_pid() is not None:
         return
+    from assistant.memory import devices
     from assistant.memory.planning import dry_run
-    from assistant.memory.probes import devices
 
     devices.name_backends(chosen.engine.backend_libraries)
     devices.ask_ahead()

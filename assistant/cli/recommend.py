@@ -50,7 +50,7 @@ from assistant.memory.planning.plan import (
 from assistant.memory.planning.plan_report import PlanReport, Speed, gib, predict_speed
 from assistant.memory.planning.planner import make_plan, requirements_of
 from assistant.memory.planning.together import PlannedModel, plan_together, wanted_by
-from assistant.memory.probes.rates import ASSUMED, MachineRates, machine_rates
+from assistant.memory.rates import ASSUMED, MachineRates, machine_rates
 from assistant.models.catalogue import catalogue, local_path, resolve
 
 

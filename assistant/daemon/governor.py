@@ -1,7 +1,7 @@
 """The headroom governor: measures memory, moves on the ladder, sets the budget.
 
 It decides nothing itself: `assistant.memory.ladder` decides when to move and to which rung,
-`assistant.memory.budget` how many tokens a prompt may have.
+`assistant.daemon.budgets` how many tokens a prompt may have.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Protocol
 
-from assistant.daemon.budgets import Budgets
+from assistant.daemon.budgets import Budgets, Memory
 from assistant.daemon.loading import Loadable
 from assistant.engine.types import EngineStats, ModelInfo, Priority
 from assistant.memory import ladder
-from assistant.memory.budget import Memory
+from assistant.memory.devices import Device
 from assistant.memory.ladder import DROP, TRIM, LadderPosition, Move, Rules, Situation
 from assistant.memory.planning.plan import HOST_MEMORY
-from assistant.memory.probes.devices import Device
-from assistant.memory.probes.sampler import QUIET_AFTER_S, Reader, Sample, Sampler
+from assistant.memory.sampler import QUIET_AFTER_S, Reader, Sample, Sampler
 from assistant.wire import DeviceNow, ErrorNow, RungNow, ServiceState
 
 log = logging.getLogger(__name__)
@@ -97,7 +96,7 @@ def stats_due(idle_s: float, since_s: float, *, on_gpu: bool) -> bool:
 class GovernedEngine(Protocol):
     """All that the governor may read of, and do to, the engine that it governs.
 
-    Attributes: as of `assistant.daemon.supervisor.engine_supervisor.EngineSupervisor`.
+    Attributes: as of `assistant.daemon.engine_supervisor.EngineSupervisor`.
     """
 
     @property

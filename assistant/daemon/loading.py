@@ -18,6 +18,7 @@ from assistant.engine.local import Identity, LlamaEngine, file_identity
 from assistant.engine.types import ElasticEngine, ModelInfo, TensorOverride
 from assistant.errors import ModelError, PlanError, UnderkeelError
 from assistant.llama.spec import BackendDevice, DeviceFree, LoadSpec
+from assistant.memory.devices import RAISE_THE_LIMIT, Device, ask_backend, merge
 from assistant.memory.gguf.header import read_header
 from assistant.memory.ladder import Rung
 from assistant.memory.planning.checkpoint import Checkpoint, read_checkpoint
@@ -31,9 +32,8 @@ from assistant.memory.planning.load_report import LoadReport, compare, planned_m
 from assistant.memory.planning.measured_planner import plan_with_ladder
 from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, credited, machine_of
 from assistant.memory.planning.planner import reduced_context, requirements_of
-from assistant.memory.probes.devices import RAISE_THE_LIMIT, Device, ask_backend, merge
-from assistant.memory.probes.rates import ASSUMED, stored_rates
-from assistant.memory.probes.sampler import Sample
+from assistant.memory.rates import ASSUMED, stored_rates
+from assistant.memory.sampler import Sample
 from assistant.models import catalogue
 from assistant.settings import ModelSettings, Settings
 

@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from assistant.daemon.budgets import Budgets
+from assistant.daemon.engine_supervisor import EngineSupervisor, Planner
 from assistant.daemon.governor import Governor
 from assistant.daemon.http.prompts import Encoder
 from assistant.daemon.loading import Credit, Loadable, Planning
-from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor, Planner
 from assistant.engine.types import ElasticEngine, ModelInfo
 from assistant.errors import ModelError, UnderkeelError
 from assistant.memory.ladder import Rules
 from assistant.memory.planning.together import roles
-from assistant.memory.probes.sampler import Reader
+from assistant.memory.sampler import Reader
 from assistant.settings import ModelSettings, Settings
 from assistant.wire import ModelNow, ServiceState
 

@@ -11,6 +11,7 @@ from contextlib import aclosing
 
 from assistant import __version__, paths
 from assistant.daemon.budgets import Budgets
+from assistant.daemon.engine_supervisor import EngineSupervisor, Planner
 from assistant.daemon.governor import Governor
 from assistant.daemon.http import ollama_api
 from assistant.daemon.http.bodies import Intake
@@ -40,11 +41,10 @@ from assistant.daemon.http.response_formats import (
 )
 from assistant.daemon.http.responses_api import ResponsesBody, ResponsesFormat
 from assistant.daemon.served_models import Explainer, Models, ServedModel
-from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor, Planner
 from assistant.engine.types import ElasticEngine, ModelInfo, Priority
 from assistant.errors import ModelError, UnderkeelError
 from assistant.memory.ladder import Rules
-from assistant.memory.probes.sampler import Reader
+from assistant.memory.sampler import Reader
 from assistant.settings import DaemonSettings, Settings
 from assistant.wire import (
     BUDGET_HEADER,
@@ -82,7 +82,7 @@ class Service:
         *,
         identity: Callable[[], object] = lambda: None,
     ) -> None:
-        """`look`: measures free memory (`assistant.memory.probes.sampler.Probes`).
+        """`look`: measures free memory (`assistant.memory.sampler.Probes`).
 
         `identity`: of `EngineSupervisor`. `clock`: the clock of the crash history and the governor.
         """

@@ -31,10 +31,10 @@ from assistant.engine.remote import RemoteEngine
 from assistant.engine.types import Counting, LoadSpec, ModelInfo
 from assistant.errors import DaemonError, LoadError, PlanError, SettingsError, UnderkeelError
 from assistant.install.detect import detect
+from assistant.memory.devices import ask_backend, merge
 from assistant.memory.planning.plan import machine_of
 from assistant.memory.planning.together import explain_settings
-from assistant.memory.probes.devices import ask_backend, merge
-from assistant.memory.probes.sampler import Probes, Reader
+from assistant.memory.sampler import Probes, Reader
 from assistant.models import catalogue, local_store
 from assistant.models.fetch import Silent
 from assistant.models.local_store import State

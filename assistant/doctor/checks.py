@@ -17,14 +17,14 @@ from assistant.install.choice import choose, cpu_only_beside_gpu, unusable
 from assistant.install.machine import Machine, Vendor
 from assistant.llama import spec
 from assistant.llama.spec import BackendDevice, DeviceKind
-from assistant.memory.probes.devices import (
+from assistant.memory.devices import (
     RAISE_THE_LIMIT,
     Device,
     GpuMemory,
     HostMemory,
     normal_bus_id,
 )
-from assistant.memory.probes.rates import stored_rates
+from assistant.memory.rates import stored_rates
 
 
 class Level(StrEnum):

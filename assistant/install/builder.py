@@ -29,7 +29,7 @@ from assistant.errors import InstallError
 from assistant.install.choice import Choice
 from assistant.install.machine import Backend
 from assistant.install.progress import StepCounter
-from assistant.memory.probes.sampler import read_host_memory
+from assistant.memory.sampler import read_host_memory
 
 NAME = "llama-cpp-python"
 _HERE = Path(__file__).parent

@@ -17,7 +17,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from assistant.errors import EngineError, LoadError
-from assistant.llama import ggml, params
+from assistant.llama import ggml, structs
 from assistant.llama.ggml import llama_cpp
 from assistant.llama.nextn import open_context
 from assistant.llama.spec import DeviceMemory, LoadSpec
@@ -91,12 +91,12 @@ def dry_run(spec: LoadSpec) -> tuple[DeviceMemory, ...]:
     """
     _functions()
     ggml.initialise()
-    native = params.model_params(spec, no_alloc=True)
+    native = structs.model_params(spec, no_alloc=True)
     model = llama_cpp.llama_model_load_from_file(os.fsencode(spec.path), native.struct)
     if not model:
         raise LoadError("llama.cpp refuses the model", subject=spec.path, advice=_SEE_LOG)
     try:
-        context = llama_cpp.llama_init_from_model(model, params.context_params(spec))
+        context = llama_cpp.llama_init_from_model(model, structs.context_params(spec))
         if not context:
             raise LoadError("llama.cpp refuses the context", subject=spec.path, advice=_SEE_LOG)
         try:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from assistant.errors import EngineError, LoadError
-from assistant.llama import ggml, params
+from assistant.llama import ggml, structs
 from assistant.llama.ggml import llama_cpp
 from assistant.llama.spec import LoadSpec
 
@@ -70,7 +70,7 @@ class Model:
             cancelled = cancelled or not (goes_on is None or goes_on(share))
             return not cancelled
 
-        native = params.model_params(spec)
+        native = structs.model_params(spec)
         native.struct.progress_callback = progress
         ggml.clear()
         self._handle: Any = llama_cpp.llama_model_load_from_file(

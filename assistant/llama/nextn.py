@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from assistant.errors import LoadError
-from assistant.llama import ggml, params
-from assistant.llama.batch import Batch, Span
+from assistant.llama import ggml, structs
 from assistant.llama.ggml import llama_cpp
 from assistant.llama.spec import LoadSpec
+from assistant.llama.structs import Batch, Span
 
 _UNKNOWN = -2  # position -1 comes before the first token
 
@@ -44,7 +44,7 @@ def open_context(model: Any, trunk: Any, spec: LoadSpec) -> Any:
     Raises:
         LoadError: llama.cpp refuses it.
     """
-    native = params.context_params(spec)
+    native = structs.context_params(spec)
     native.ctx_type = llama_cpp.LLAMA_CONTEXT_TYPE_MTP
     native.ctx_other = trunk
     ggml.clear()

@@ -86,9 +86,9 @@ def _expert_rate(
 
 def _run(path: Path, device: str) -> tuple[float, float]:
     """Seconds to decode one token, and to read `_PROMPT_TOKENS`: the fastest of several."""
-    from assistant.llama.batch import Span
     from assistant.llama.context import Context
     from assistant.llama.model import Model
+    from assistant.llama.structs import Span
 
     spec = LoadSpec(
         path=str(path),

@@ -1,1 +1,1 @@
-"""Memory known before it is spent: GGUF headers, the inventory, KV sizes, devices, plan, budget."""
+"""Memory known before it is spent: GGUF headers, a model's sizes, devices, free memory, plans."""

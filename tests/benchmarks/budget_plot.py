@@ -15,7 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from assistant.memory.budget import BudgetNow, BudgetState, Gauges, Memory, Policy, decide
+from assistant.daemon.budgets import BudgetState, Gauges, Memory, Policy, decide
+from assistant.wire import BudgetNow
 
 SECONDS = 90
 STEP_S = 0.25

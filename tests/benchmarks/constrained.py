@@ -257,7 +257,7 @@ class LlamaGrammar:
         """Which of the tokens the grammar allows, as a mask."""
         import numpy as np
 
-        from assistant.llama.sampling import _CANDIDATE
+        from assistant.llama.context import _CANDIDATE
 
         rows = np.zeros(len(tokens), _CANDIDATE)
         rows["id"] = tokens

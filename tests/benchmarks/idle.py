@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from assistant import paths
-from assistant.memory.probes.sampler import QUIET_AFTER_S
+from assistant.memory.sampler import QUIET_AFTER_S
 
 RESULT = Path(__file__).with_name("results") / "idle.json"
 

@@ -65,8 +65,7 @@ def main() -> None:
 async def serve() -> None:
     """The daemon, with an engine that answers at once."""
     from daemons import fake_model, serving
-
-    from assistant.engine.fake import FakeEngine
+    from fake_engine import FakeEngine
 
     path = str(paths.models_dir() / MODEL)
     engine = FakeEngine(reply=lambda _: ANSWER, n_vocab=1 << 20)

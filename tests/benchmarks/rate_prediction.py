@@ -38,7 +38,7 @@ from assistant.memory.model.profile import model_of  # noqa: E402
 from assistant.memory.planning.plan import Requirements, this_machine  # noqa: E402
 from assistant.memory.planning.plan_report import predict_speed  # noqa: E402
 from assistant.memory.planning.planner import make_plan  # noqa: E402
-from assistant.memory.probes.rates import machine_rates  # noqa: E402
+from assistant.memory.rates import machine_rates  # noqa: E402
 from assistant.models.catalogue import resolve  # noqa: E402
 
 PROMPT_TOKENS = 192
@@ -54,9 +54,9 @@ CUT = (
 
 def run(path: Path, rounds: int) -> None:
     """In a child: load by the spec on stdin, print the rates."""
-    from assistant.llama.batch import Span
     from assistant.llama.context import Context
     from assistant.llama.model import Model
+    from assistant.llama.structs import Span
 
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=LoadSpec)
     model = Model(spec)

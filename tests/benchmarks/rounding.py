@@ -36,9 +36,9 @@ from speculation import Prompt, edits, fresh
 
 from assistant.engine.types import LoadSpec
 from assistant.engine.worker.speculation import MOST_DRAFTED, SURE_MARGIN
-from assistant.llama.batch import Span
 from assistant.llama.context import Context, DecodeStatus, Logits
 from assistant.llama.model import Model
+from assistant.llama.structs import Span
 from assistant.models import vocabulary
 from assistant.models.catalogue import resolve
 

@@ -27,7 +27,7 @@ from head import head  # noqa: E402
 
 
 async def _measure(busy: bool, seconds: float) -> dict[str, Any]:
-    from assistant.memory.probes.sampler import Probes, Sample, Sampler
+    from assistant.memory.sampler import Probes, Sample, Sampler
 
     samples: list[Sample] = []
     sampler = Sampler(Probes(), samples.append)

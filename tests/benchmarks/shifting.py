@@ -36,9 +36,9 @@ from llama_cpp import llama_cpp
 
 import context
 from assistant.engine.types import LoadSpec
-from assistant.llama.batch import Span
 from assistant.llama.context import Context, DecodeStatus, Logits
 from assistant.llama.model import Model
+from assistant.llama.structs import Span
 from assistant.models import families, vocabulary
 from assistant.models.catalogue import resolve
 

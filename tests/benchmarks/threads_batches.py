@@ -32,9 +32,9 @@ from head import head, publish
 from msgspec.structs import replace
 
 from assistant.engine.types import LoadSpec
-from assistant.llama.batch import Span
 from assistant.llama.context import Context, DecodeStatus
 from assistant.llama.model import Model
+from assistant.llama.structs import Span
 from assistant.models.catalogue import resolve
 
 RESULT = Path(__file__).with_name("results") / "threads_batches.json"

@@ -176,7 +176,7 @@ async def measure(model: Path, rounds: int) -> tuple[list[Round], list[Round]]:
 
 
 def threads() -> int:
-    """What the worker takes where its spec does not say: see `assistant.llama.params`."""
+    """What the worker takes where its spec does not say: see `assistant.llama.structs`."""
     return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
 
 

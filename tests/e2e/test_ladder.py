@@ -17,11 +17,11 @@ from tiny_moe import TEXT
 from assistant.engine.local import LlamaEngine
 from assistant.engine.types import Delta, Done, GenerateRequest, LoadSpec, StopReason
 from assistant.errors import ContextFullError, WorkerDiedError
+from assistant.memory.devices import HostMemory, ask_backend, merge
 from assistant.memory.gguf.header import read_header
 from assistant.memory.ladder import Rung
 from assistant.memory.planning.measured_planner import plan_with_ladder
 from assistant.memory.planning.plan import Requirements, machine_of
-from assistant.memory.probes.devices import HostMemory, ask_backend, merge
 
 pytestmark = pytest.mark.model
 

@@ -12,9 +12,9 @@ import psutil
 import pytest
 from crowd import crowd, fairness
 from daemons import Daemon, fake_model, serving, until
+from fake_engine import FakeEngine
 
 from assistant.client.client import DaemonClient
-from assistant.engine.fake import FakeEngine
 from assistant.engine.types import Delta, Done, GenerateRequest
 from assistant.errors import OverloadedError
 from assistant.models import vocabulary

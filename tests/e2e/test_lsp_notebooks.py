@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from daemons import fake_model, serving
+from fake_engine import FakeEngine
 from lsprotocol import types
 from pygls.lsp.client import LanguageClient
 
-from assistant.engine.fake import FakeEngine
 from assistant.engine.types import GenerateRequest, Priority
 from assistant.models import vocabulary
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 from daemons import Daemon, fake_model, serving, until
+from fake_engine import FakeEngine
 from lsprotocol import types
 from lsprotocol.converters import get_converter
 
 from assistant.cli.language_client import LanguageClient, language_server
 from assistant.daemon.loading import Loadable
-from assistant.engine.fake import FakeEngine
 from assistant.engine.types import GenerateRequest, Priority
 from assistant.errors import UnknownModelError
 from assistant.models import vocabulary

@@ -12,12 +12,12 @@ from placement import Job, run
 from simulated import GIB, MIB, Gpu, Machine
 
 from assistant.errors import PlanError
+from assistant.memory.devices import Device, HostMemory, ask_backend, merge
 from assistant.memory.gguf.header import read_header
 from assistant.memory.planning.load_report import compare, planned_memory
 from assistant.memory.planning.measured_planner import plan_and_measure
 from assistant.memory.planning.plan import Machine as PlanMachine
 from assistant.memory.planning.plan import Plan, Requirements
-from assistant.memory.probes.devices import Device, HostMemory, ask_backend, merge
 
 pytestmark = pytest.mark.model
 

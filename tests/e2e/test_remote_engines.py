@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import tiny_checkpoint
 from daemons import fake_model, serving
+from fake_engine import FakeEngine
 from msgspec.structs import replace
 from recorded_server import RecordedServer
 
 from assistant.cli.language_client import language_server
 from assistant.daemon.loading import ServerPlanning, engine_for, tell_changes
-from assistant.engine.fake import FakeEngine
 from assistant.engine.remote import FallbackEngine, RemoteEngine
 from assistant.errors import ModelChangedError
 from assistant.models import vocabulary

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 from daemons import Daemon, fake_model, serving, until
+from fake_engine import FakeEngine
 
 from assistant import paths
 from assistant.cli.language_client import LanguageClient, language_server
 from assistant.daemon.process import logs
 from assistant.doctor import bundle
 from assistant.doctor.checks import ok
-from assistant.engine.fake import FakeEngine
 from assistant.errors import EngineError
 from assistant.models import vocabulary
 from assistant.service import Manager, ServiceNow

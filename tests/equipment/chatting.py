@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 from checked_client import CheckedClient, checked_server
 from daemons import Daemon, fake_model, serving
+from fake_engine import FakeEngine
 
 from assistant.daemon.loading import Loadable
-from assistant.engine.fake import FakeEngine
 from assistant.engine.types import GenerateRequest, ModelInfo, Priority
 from assistant.models import vocabulary
 

@@ -9,20 +9,20 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import httpx
+from fake_engine import FakeEngine
 from msgspec.structs import replace
 
 from assistant import paths
 from assistant.client.client import DaemonClient
+from assistant.daemon.engine_supervisor import Planner
 from assistant.daemon.loading import Loadable
 from assistant.daemon.process import instance, server
 from assistant.daemon.service import Service
-from assistant.daemon.supervisor.engine_supervisor import Planner
-from assistant.engine.fake import FakeEngine
 from assistant.engine.types import ElasticEngine, LoadSpec
 from assistant.errors import DaemonError
+from assistant.memory.devices import HostMemory
 from assistant.memory.ladder import DROP, Rung
-from assistant.memory.probes.devices import HostMemory
-from assistant.memory.probes.sampler import Reader, Sample
+from assistant.memory.sampler import Reader, Sample
 from assistant.settings import Settings
 from assistant.wire import ServiceState
 

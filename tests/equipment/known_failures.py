@@ -16,6 +16,7 @@ from spec_choice import spec_usages
 
 from assistant.errors import PlanError
 from assistant.llama.spec import DeviceKind, LoadSpec
+from assistant.memory.devices import Device
 from assistant.memory.gguf.header import Header
 from assistant.memory.model.architecture import CacheParams, cache_bytes, model_memory
 from assistant.memory.model.profile import model_of
@@ -23,7 +24,6 @@ from assistant.memory.planning.dry_run import DryRun
 from assistant.memory.planning.measured_planner import measure, plan_and_measure
 from assistant.memory.planning.plan import HOST_MEMORY, Machine, Requirements
 from assistant.memory.planning.planner import make_plan
-from assistant.memory.probes.devices import Device
 
 MIB = 1 << 20
 

@@ -23,9 +23,9 @@ from assistant.errors import LoadError
 from assistant.llama.spec import DeviceMemory, LoadSpec
 
 if TYPE_CHECKING:  # the parent must not load llama.cpp
-    from assistant.llama.batch import Span
     from assistant.llama.context import Context
     from assistant.llama.model import Model
+    from assistant.llama.structs import Span
 
 Rows = npt.NDArray[np.float32]
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -97,7 +97,7 @@ class _RefusedError(Exception):
 
 def _generate(model: Model, context: Context, job: Job) -> tuple[Rows, list[int]]:
     """Distributions over the prompt (its last row alone if nobody compares), and the answer."""
-    from assistant.llama.batch import Span
+    from assistant.llama.structs import Span
 
     prompt = model.tokenise(job.prompt)
     if not prompt:

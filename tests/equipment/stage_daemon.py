@@ -24,8 +24,8 @@ from assistant.daemon.process import logs, server
 from assistant.daemon.service import Service
 from assistant.engine.local import LlamaEngine
 from assistant.engine.types import Priority
-from assistant.memory.probes.devices import HostMemory
-from assistant.memory.probes.sampler import Probes, Sample
+from assistant.memory.devices import HostMemory
+from assistant.memory.sampler import Probes, Sample
 
 HOST_TOTAL = 16 << 30
 

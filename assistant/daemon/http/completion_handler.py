@@ -20,8 +20,7 @@ from assistant.daemon.http.response_formats import Answer, Json, ResponseFormat
 from assistant.daemon.served_models import ServedModel
 from assistant.engine.types import Done, GenerateRequest, ModelInfo
 from assistant.errors import ModelChangedError, OverloadedError, UnderkeelError
-from assistant.memory.budget import BudgetNow
-from assistant.wire import GenerateBody
+from assistant.wire import BudgetNow, GenerateBody
 
 log = logging.getLogger(__name__)
 

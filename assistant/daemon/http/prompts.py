@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
+from assistant.daemon.engine_supervisor import EngineSupervisor
 from assistant.daemon.http import chat_template
 from assistant.daemon.http.chat_template import Conversation, conversation
 from assistant.daemon.http.request_schemas import (
@@ -22,7 +23,6 @@ from assistant.daemon.http.tool_calls import families as families_of_calls
 from assistant.daemon.http.tool_calls import grammar
 from assistant.daemon.http.tool_calls.families import Family
 from assistant.daemon.http.tool_calls.parser import AnswerParser
-from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor
 from assistant.engine.types import Constraint, Counting, ModelInfo
 from assistant.errors import ModelError, RequestError
 from assistant.models import families, token_estimate, vocabulary

@@ -18,8 +18,14 @@ from msgspec.structs import force_setattr, replace
 from assistant.daemon.http.tool_calls import grammar
 from assistant.engine.types import Constraint, GenerateRequest, ModelInfo, Sampling
 from assistant.errors import ContextFullError, ModelChangedError, RequestError
-from assistant.memory.budget import BudgetNow
-from assistant.wire import MOST_LOGPROBS, MOST_PROMPT_TOKENS, GenerateBody, Limit, PromptBody
+from assistant.wire import (
+    MOST_LOGPROBS,
+    MOST_PROMPT_TOKENS,
+    BudgetNow,
+    GenerateBody,
+    Limit,
+    PromptBody,
+)
 
 _TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Short = Annotated[str, Meta(max_length=4096)]

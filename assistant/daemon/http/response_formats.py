@@ -24,8 +24,7 @@ from assistant.engine.types import (
     TokenLogprob,
 )
 from assistant.errors import ContextFullError, UnderkeelError
-from assistant.memory.budget import BudgetNow
-from assistant.wire import ErrorNow, sendable
+from assistant.wire import BudgetNow, ErrorNow, sendable
 
 Json = dict[str, Any]
 

@@ -22,6 +22,7 @@ from typing import Any
 import uvicorn
 
 from assistant import __version__, oom_score, settings
+from assistant.daemon.engine_supervisor import Planner
 from assistant.daemon.http.app import Connection, WebServer, build_app
 from assistant.daemon.http.bodies import TokenGate
 from assistant.daemon.loading import (
@@ -38,13 +39,12 @@ from assistant.daemon.process.instance import Claim
 from assistant.daemon.process.settings_changes import Follower, Read
 from assistant.daemon.served_models import Explainer, Ledger, Models
 from assistant.daemon.service import Service
-from assistant.daemon.supervisor.engine_supervisor import Planner
 from assistant.engine.local import LlamaEngine
 from assistant.engine.types import ElasticEngine
 from assistant.errors import DaemonError, SettingsError
+from assistant.memory.devices import name_backends
 from assistant.memory.planning.together import explain_settings
-from assistant.memory.probes.devices import name_backends
-from assistant.memory.probes.sampler import Probes, Reader
+from assistant.memory.sampler import Probes, Reader
 from assistant.settings import Settings
 
 

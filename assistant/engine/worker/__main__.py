@@ -19,9 +19,9 @@ from assistant.engine.worker.runner import Runner
 from assistant.engine.worker.worker_loop import WorkerLoop
 from assistant.errors import LoadError, RefusedError
 from assistant.llama import model
-from assistant.llama.batch import Span
 from assistant.llama.context import Context
 from assistant.llama.model import Model
+from assistant.llama.structs import Span
 
 _PR_SET_PDEATHSIG = 1
 

@@ -18,8 +18,7 @@ import numpy as np
 
 from assistant.engine.types import Constraint
 from assistant.errors import RequestError
-from assistant.llama.context import Logits
-from assistant.llama.sampling import Sampler, Tokens
+from assistant.llama.context import Logits, Sampler, Tokens
 
 _MOST_REFUSED = 16
 _LONGEST_FORCED = 32

@@ -30,8 +30,7 @@ from assistant.engine.types import (
 from assistant.engine.worker.constraint import Guide
 from assistant.engine.worker.speculation import NO_DRAFT, Draft, Lookup
 from assistant.errors import ContextFullError, EngineError, RefusedError, RequestError
-from assistant.llama.context import DecodeStatus, Logits
-from assistant.llama.sampling import Sampler, Tokens
+from assistant.llama.context import DecodeStatus, Logits, Sampler, Tokens
 
 MOST_BEHIND = 5.0
 """By how much the other token's logit may be behind: one of e^5 = 150 of the likelihood. What is

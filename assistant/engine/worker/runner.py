@@ -38,9 +38,8 @@ from assistant.errors import (
     UnderkeelError,
 )
 from assistant.llama import ggml
-from assistant.llama.context import Context, DecodeStatus
+from assistant.llama.context import Context, DecodeStatus, Sampler
 from assistant.llama.model import Model
-from assistant.llama.sampling import Sampler
 
 
 def described(model: Model, context: Context, path: str, *, load_ms: float) -> ModelInfo:

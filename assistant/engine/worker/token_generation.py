@@ -38,10 +38,9 @@ from assistant.engine.worker.speculation import (
     Verified,
     verify,
 )
-from assistant.llama.batch import Span
-from assistant.llama.context import Context, Logits
+from assistant.llama.context import Context, Logits, Sampler, Tokens
 from assistant.llama.model import Model
-from assistant.llama.sampling import Sampler, Tokens
+from assistant.llama.structs import Span
 
 
 class Words(Protocol):

@@ -13,6 +13,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from assistant.memory.devices import Device
 from assistant.memory.gguf.header import Tensor
 from assistant.memory.model.architecture import (
     CacheParams,
@@ -31,7 +32,6 @@ from assistant.memory.planning.plan import (
     Requirements,
     shared,
 )
-from assistant.memory.probes.devices import Device
 
 _FLOAT32 = 4
 _FLOAT16 = 2

@@ -20,7 +20,7 @@ from assistant.memory.planning.footprint import breakdown_of
 from assistant.memory.planning.plan import HOST_MEMORY, Choice, Machine, Plan, Requirements
 from assistant.memory.planning.plan_report import PlanReport, make_report, predict_speed
 from assistant.memory.planning.planner import make_plan, replan
-from assistant.memory.probes.rates import ASSUMED, MachineRates
+from assistant.memory.rates import ASSUMED, MachineRates
 
 LEAST_CTX_TOKENS = 1024  # below this a completion sees too little of its file to be of use
 _SMALL_BATCH = 128

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 from assistant.errors import SettingsError
 from assistant.llama.spec import DeviceKind, DeviceMemory, LoadSpec, TensorOverride
+from assistant.memory.devices import Device, ask_backend, merge
 from assistant.memory.model.architecture import CacheParams
 from assistant.memory.model.profile import EXPERT_PATTERN, Model
-from assistant.memory.probes.devices import Device, ask_backend, merge
-from assistant.memory.probes.sampler import Probes
+from assistant.memory.sampler import Probes
 
 HOST_MEMORY = "CPU"
 

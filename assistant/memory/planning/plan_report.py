@@ -20,7 +20,7 @@ from assistant.memory.model.architecture import (
 )
 from assistant.memory.model.profile import Model
 from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements
-from assistant.memory.probes.rates import ASSUMED, MachineRates
+from assistant.memory.rates import ASSUMED, MachineRates
 
 _PCIE_BYTES_PER_S = 12e9  # PCIe 4.0 with 16 lanes, what pageable memory reaches
 _BATCH_TOKENS = 512

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from assistant.errors import PlanError
+from assistant.memory.devices import RAISE_THE_LIMIT
 from assistant.memory.gguf.header import BY_NAME, GgmlType, Tensor
 from assistant.memory.model.architecture import CacheParams, unusable_types, with_window
 from assistant.memory.model.profile import Amount, LayerInventory, Model
@@ -25,7 +26,6 @@ from assistant.memory.planning.plan import (
     Requirements,
 )
 from assistant.memory.planning.plan_report import caveats_of, explain, gib, predict_speed
-from assistant.memory.probes.devices import RAISE_THE_LIMIT
 from assistant.settings import ModelSettings
 
 _SMALLER = (("q6_K", "Q6_K"), ("q4_K", "Q4_K_S"), ("q3_K", "Q3_K_S"), ("q2_K", "Q2_K"))

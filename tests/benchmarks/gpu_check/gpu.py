@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from assistant.memory.devices import Device, DeviceKind, Nvml, ask_backend, merge
 from assistant.memory.gguf.header import Header
 from assistant.memory.planning.plan import HOST_MEMORY, Machine, machine_of
-from assistant.memory.probes.devices import Device, DeviceKind, Nvml, ask_backend, merge
-from assistant.memory.probes.sampler import read_host_memory
+from assistant.memory.sampler import read_host_memory
 from gpu_check.results import Config
 
 MIB, GIB = 1 << 20, 1 << 30

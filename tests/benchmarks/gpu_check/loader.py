@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from assistant.llama.spec import DeviceMemory, LoadSpec
-from assistant.memory.probes.devices import Nvml
+from assistant.memory.devices import Nvml
 
 _FIRST_TOKEN, _LAST_TOKEN = 300, 4000  # fillers of every vocabulary that is written here
 
@@ -114,7 +114,7 @@ def _tokens(count: int) -> list[int]:
 
 def _finite(context: Any, job: Job) -> bool:
     """Read a prompt and write a few tokens greedily; also the warm-up of the speed loops."""
-    from assistant.llama.batch import Span
+    from assistant.llama.structs import Span
 
     prompt = _tokens(job.prompt_tokens)
     for at in range(0, len(prompt), job.spec.n_batch):

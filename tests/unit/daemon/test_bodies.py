@@ -17,8 +17,7 @@ from assistant.daemon.http.request_schemas import (
 )
 from assistant.engine.types import ModelInfo
 from assistant.errors import ContextFullError, RequestError
-from assistant.memory.budget import BudgetNow
-from assistant.wire import CompletionRequest, GenerateBody
+from assistant.wire import BudgetNow, CompletionRequest, GenerateBody
 
 MODEL = ModelInfo(name="m", n_vocab=256, n_ctx=100)
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from daemons import Daemon, serving
+from fake_engine import DEFAULT_REPLY, FakeEngine
 from msgspec.structs import replace
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from assistant.daemon.http.response_formats import Answer, ChatFormat, TextFormat
-from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.engine.types import Delta, GenerateRequest, ModelInfo, TokenLogprob
 from assistant.engine.worker.job import AnswerText
 from assistant.engine.worker.token_generation import logprob_of

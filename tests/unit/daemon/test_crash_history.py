@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant.daemon.supervisor.crash_history import (
+from assistant.daemon.crash_history import (
     Cause,
     OutOfMemoryKills,
     cause_of,

@@ -8,15 +8,15 @@ from functools import partial
 
 import pytest
 from daemons import fake_model, until
+from fake_engine import DEFAULT_REPLY, FakeEngine
 
+from assistant.daemon import crash_history
+from assistant.daemon.crash_history import USUAL, Rules
+from assistant.daemon.engine_supervisor import EngineSupervisor
 from assistant.daemon.loading import Loadable
-from assistant.daemon.supervisor import crash_history
-from assistant.daemon.supervisor.crash_history import USUAL, Rules
-from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor
-from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.engine.types import Delta, Done, GenerateRequest, LoadSpec, ModelInfo, Progress
 from assistant.errors import DaemonError, LoadError, PlanError, UnderkeelError, WorkerDiedError
-from assistant.memory.probes.devices import HostMemory
+from assistant.memory.devices import HostMemory
 from assistant.wire import ServiceState
 
 DIED = WorkerDiedError("the engine's process ended")

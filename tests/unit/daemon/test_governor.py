@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 from daemons import Daemon, Memory, fake_model, serving, until
+from fake_engine import DEFAULT_REPLY, FakeEngine
 from msgspec.structs import replace
 
 from assistant.daemon.budgets import Budgets
+from assistant.daemon.budgets import Memory as BudgetMemory
+from assistant.daemon.crash_history import Rules as DeathRules
 from assistant.daemon.governor import stats_due
 from assistant.daemon.loading import Loadable
-from assistant.daemon.supervisor.crash_history import Rules as DeathRules
-from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.engine.types import EngineStats, Priority, SlotState
 from assistant.errors import (
     ContextFullError,
@@ -24,7 +25,6 @@ from assistant.errors import (
     RefusedError,
     WorkerDiedError,
 )
-from assistant.memory.budget import Memory as BudgetMemory
 from assistant.memory.ladder import Rules
 from assistant.settings import CompletionSettings, DaemonSettings, Settings
 from assistant.wire import CompletionRequest, ServiceState

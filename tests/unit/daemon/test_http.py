@@ -14,10 +14,10 @@ import httpx
 import msgspec
 import pytest
 from daemons import Daemon, fake_model, serving, until
+from fake_engine import DEFAULT_REPLY, FakeEngine
 
 from assistant import paths
 from assistant.daemon.loading import Loadable
-from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.engine.types import Priority, StopReason
 from assistant.errors import (
     ContextFullError,

@@ -6,8 +6,8 @@ from daemons import fake_model
 
 from assistant.daemon.loading import Loadable
 from assistant.llama.spec import BackendDevice, DeviceFree, DeviceKind
-from assistant.memory.probes.devices import GpuMemory, HostMemory
-from assistant.memory.probes.sampler import Sample
+from assistant.memory.devices import GpuMemory, HostMemory
+from assistant.memory.sampler import Sample
 
 MIB = 1 << 20
 

@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 from daemons import Daemon, serving
+from fake_engine import DEFAULT_REPLY, FakeEngine
 from msgspec.structs import replace
 
 from assistant.daemon.http.ollama_api import OllamaChatBody, OllamaGenerateBody, shown
 from assistant.daemon.http.request_fields import checked
 from assistant.daemon.http.request_schemas import ChatBody, InfillBody
-from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.engine.types import ModelInfo
 from assistant.errors import RequestError
 from assistant.wire import CompletionRequest

@@ -21,6 +21,7 @@ import msgspec
 import pytest
 import schemathesis
 from daemons import Memory, fake_model, serving
+from fake_engine import FakeEngine
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
@@ -38,7 +39,6 @@ from assistant import paths, wire
 from assistant.daemon.http import app, openapi
 from assistant.daemon.process import instance, server
 from assistant.daemon.service import Service
-from assistant.engine.fake import FakeEngine
 from assistant.errors import BY_CODE
 from assistant.settings import Settings
 

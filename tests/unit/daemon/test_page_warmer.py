@@ -6,9 +6,9 @@ import asyncio
 from pathlib import Path
 
 from daemons import Memory, serving, until
+from fake_engine import FakeEngine
 
 from assistant.daemon.governor import PageWarmer
-from assistant.engine.fake import FakeEngine
 from assistant.settings import ModelSettings, Settings
 
 GIB = 1 << 30

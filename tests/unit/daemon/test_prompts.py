@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 from daemons import fake_model, until
+from fake_engine import FakeEngine
 
+from assistant.daemon.engine_supervisor import EngineSupervisor
 from assistant.daemon.http.prompts import Encoder
 from assistant.daemon.http.request_schemas import TokenizeBody
-from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor
-from assistant.engine.fake import FakeEngine
 from assistant.engine.types import ModelInfo
 from assistant.wire import PromptBody
 

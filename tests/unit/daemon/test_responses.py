@@ -12,6 +12,7 @@ import httpx2
 import msgspec
 import pytest
 from daemons import Daemon, serving
+from fake_engine import DEFAULT_REPLY, FakeEngine
 from msgspec.structs import replace
 from openai import AsyncOpenAI, BadRequestError
 from openai.types.responses import ResponseStreamEvent
@@ -20,7 +21,6 @@ from pydantic import TypeAdapter
 from assistant import paths
 from assistant.daemon.http.request_fields import checked
 from assistant.daemon.http.responses_api import ResponsesBody
-from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.engine.types import ModelInfo
 from assistant.errors import EngineError, RequestError
 

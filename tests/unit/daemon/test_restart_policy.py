@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from assistant.daemon.supervisor.crash_history import (
+from assistant.daemon.crash_history import (
     Cause,
     Death,
     Merit,

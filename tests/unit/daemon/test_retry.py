@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.daemon.supervisor.retry import DivergedError, Replay, generate
+from assistant.daemon.retry import DivergedError, Replay, generate
 from assistant.engine.types import Delta, Done, GenerateRequest, ModelInfo, StopReason
 from assistant.errors import EngineError, UnderkeelError, WorkerDiedError
 

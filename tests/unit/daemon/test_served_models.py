@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 from daemons import Daemon, Memory, serving, until
+from fake_engine import FakeEngine
 
 from assistant.daemon.loading import Credit, Loadable, Planning
 from assistant.daemon.served_models import Explainer, Ledger, Models
-from assistant.engine.fake import FakeEngine
 from assistant.engine.types import LoadSpec
 from assistant.errors import LoadError, ModelChangedError, ModelError, PlanError
+from assistant.memory.devices import Device, DeviceKind
 from assistant.memory.ladder import Rung
 from assistant.memory.planning.plan import Machine, credited
-from assistant.memory.probes.devices import Device, DeviceKind
 from assistant.settings import ExplainSettings, ModelSettings, Settings
 from assistant.wire import ChatMessage, CompletionRequest, ServiceState
 

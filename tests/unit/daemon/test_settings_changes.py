@@ -212,11 +212,11 @@ def _budget(service: object) -> int:
 
 def test_over_the_socket_and_by_a_signal(home: Path) -> None:
     from daemons import Memory, fake_model
+    from fake_engine import FakeEngine
 
     from assistant.client.client import DaemonClient
     from assistant.daemon.process import instance, server
     from assistant.daemon.service import Service
-    from assistant.engine.fake import FakeEngine
 
     taken: list[str] = []
 

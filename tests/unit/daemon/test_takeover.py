@@ -13,12 +13,12 @@ from pathlib import Path
 import httpx
 import pytest
 from daemons import Daemon, Memory, fake_model, serving, until
+from fake_engine import DEFAULT_REPLY, FakeEngine
 
 from assistant import paths
 from assistant.client.client import DaemonClient
 from assistant.daemon.process import handover, instance, server
 from assistant.daemon.service import Service
-from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.errors import AlreadyRunningError, DaemonError
 from assistant.settings import Settings
 from assistant.wire import CompletionRequest

@@ -12,12 +12,12 @@ from typing import Any
 import httpx
 import pytest
 from daemons import Daemon, serving, until
+from fake_engine import DEFAULT_REPLY, FakeEngine
 
 from assistant import paths
 from assistant.client.client import DaemonClient
 from assistant.daemon.http import app
 from assistant.daemon.process import instance
-from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.errors import DaemonError
 from assistant.wire import CompletionRequest
 
@@ -120,10 +120,10 @@ def serving_on(claimed: instance.Claim) -> Any:
     from contextlib import asynccontextmanager
 
     from daemons import Memory, fake_model
+    from fake_engine import FakeEngine
 
     from assistant.daemon.process import server
     from assistant.daemon.service import Service
-    from assistant.engine.fake import FakeEngine
     from assistant.settings import Settings
 
     @asynccontextmanager

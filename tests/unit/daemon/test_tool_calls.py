@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from daemons import Daemon, serving
+from fake_engine import FakeEngine
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -28,7 +29,6 @@ from assistant.daemon.http.request_schemas import (
 )
 from assistant.daemon.http.tool_calls import families
 from assistant.daemon.http.tool_calls.parser import MOST_CALLS, AnswerParser, Kind, Piece
-from assistant.engine.fake import FakeEngine
 from assistant.engine.types import ModelInfo
 from assistant.errors import RequestError
 

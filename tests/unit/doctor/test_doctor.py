@@ -19,8 +19,8 @@ from assistant.doctor import Level, checks, examine
 from assistant.doctor.checks import Finding
 from assistant.install.machine import Backend, Gpu, Machine, Vendor
 from assistant.llama.spec import BackendDevice, DeviceKind, Processors
-from assistant.memory.probes.devices import GpuMemory, HostMemory
-from assistant.memory.probes.sampler import Probes
+from assistant.memory.devices import GpuMemory, HostMemory
+from assistant.memory.sampler import Probes
 from assistant.service import Manager, ServiceNow
 from assistant.settings import ExplainSettings, ModelSettings, Settings
 from assistant.wire import ServiceState, Status

@@ -19,7 +19,7 @@ from assistant.daemon.http.tool_calls.parser import AnswerParser, Kind
 from assistant.engine.types import Constraint, Sampling
 from assistant.engine.worker.constraint import Compiler, Guide
 from assistant.errors import RequestError
-from assistant.llama.sampling import Sampler
+from assistant.llama.context import Sampler
 
 ROOT = Path(__file__).resolve().parents[3]
 END = 256

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from fake_engine import DEFAULT_REPLY, FakeEngine
 
-from assistant.engine.fake import DEFAULT_REPLY, FakeEngine
 from assistant.engine.types import Delta, Done, GenerateRequest, LoadSpec, StopReason
 from assistant.errors import ContextFullError, LoadError, OverloadedError, WorkerDiedError
 

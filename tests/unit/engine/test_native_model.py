@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny_models
 
-from assistant.llama import params
+from assistant.llama import structs
 from assistant.llama.model import Model
 from assistant.llama.spec import LoadSpec
 
@@ -53,6 +53,6 @@ def test_a_long_value_of_the_header_is_whole(model: Model) -> None:
 def test_weights_are_not_stored_for_amx(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several models end in a segmentation fault in ggml's AMX buffer; our build has no AMX."""
     spec = LoadSpec(path="m.gguf")
-    assert params.model_params(spec).struct.use_extra_bufts
-    monkeypatch.setattr(params, "_has_amx", lambda: True)
-    assert not params.model_params(spec).struct.use_extra_bufts
+    assert structs.model_params(spec).struct.use_extra_bufts
+    monkeypatch.setattr(structs, "_has_amx", lambda: True)
+    assert not structs.model_params(spec).struct.use_extra_bufts

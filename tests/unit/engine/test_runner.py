@@ -35,9 +35,9 @@ from assistant.engine.worker import slots, speculation, token_generation
 from assistant.engine.worker.job import Job
 from assistant.engine.worker.scheduler import PREFILL_CHUNK
 from assistant.errors import ContextFullError, RequestError
-from assistant.llama.batch import Span
 from assistant.llama.context import DecodeStatus
 from assistant.llama.model import Model
+from assistant.llama.structs import Span
 from assistant.memory.gguf.header import read_header
 from assistant.memory.model.architecture import CacheParams, model_memory, state_bytes
 

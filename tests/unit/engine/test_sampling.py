@@ -9,7 +9,7 @@ import pytest
 
 from assistant.engine.transformers.runner import Chooser
 from assistant.engine.types import Sampling
-from assistant.llama.sampling import Sampler
+from assistant.llama.context import Sampler
 
 LOGITS = np.array([1.0, 3.0, 2.9, 0.0], np.float32)
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.llama.params import context_params
 from assistant.llama.spec import LoadSpec, Processors, choose_threads, processors
+from assistant.llama.structs import context_params
 
 
 @pytest.mark.parametrize(

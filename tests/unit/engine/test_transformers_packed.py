@@ -20,10 +20,10 @@ from assistant.daemon.loading import load_spec
 from assistant.engine.transformers import TransformersEngine
 from assistant.engine.types import Delta, GenerateRequest, LoadSpec
 from assistant.errors import LoadError
+from assistant.memory.devices import Device, DeviceKind
 from assistant.memory.planning.checkpoint import read_checkpoint
 from assistant.memory.planning.checkpoint_plan import Scheme, checkpoint_bytes, map_devices
 from assistant.memory.planning.plan import Machine
-from assistant.memory.probes.devices import Device, DeviceKind
 from assistant.settings import ModelSettings
 
 torch = pytest.importorskip(

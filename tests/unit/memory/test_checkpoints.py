@@ -11,6 +11,7 @@ import pytest
 
 from assistant.errors import ModelError
 from assistant.llama.spec import DeviceKind
+from assistant.memory.devices import Device
 from assistant.memory.gguf.reader import BytesSource
 from assistant.memory.planning.checkpoint import (
     Checkpoint,
@@ -30,7 +31,6 @@ from assistant.memory.planning.checkpoint_plan import (
     vllm_command,
 )
 from assistant.memory.planning.plan import HOST_MEMORY, Machine
-from assistant.memory.probes.devices import Device
 
 GIB = 1 << 30
 MIB = 1 << 20

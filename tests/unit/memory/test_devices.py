@@ -16,9 +16,9 @@ from simulated import GIB, Foreign, Gpu, Machine, Slice
 
 from assistant.errors import LoadError
 from assistant.llama.spec import BackendDevice, DeviceKind
-from assistant.memory.probes import devices
-from assistant.memory.probes.devices import HostMemory, ask_backend, merge, normal_bus_id
-from assistant.memory.probes.sampler import read_amdgpu, read_host_memory
+from assistant.memory import devices
+from assistant.memory.devices import HostMemory, ask_backend, merge, normal_bus_id
+from assistant.memory.sampler import read_amdgpu, read_host_memory
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PROBE = """
 import json, sys
 from dataclasses import asdict
-from assistant.memory.probes.devices import Nvml
+from assistant.memory.devices import Nvml
 now = 0.0
 probe = Nvml(clock=lambda: now)
 for line in sys.stdin:

@@ -13,10 +13,11 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from gpu_check.random_weights import write_random
 
 from assistant.errors import PlanError
-from assistant.llama.batch import Span
 from assistant.llama.context import Context, DecodeStatus
 from assistant.llama.model import Model as LoadedModel
 from assistant.llama.spec import DeviceKind
+from assistant.llama.structs import Span
+from assistant.memory.devices import Device
 from assistant.memory.gguf.header import Header
 from assistant.memory.model.known_models import header_of, known_header, known_models
 from assistant.memory.model.profile import model_of
@@ -26,8 +27,7 @@ from assistant.memory.planning.measured_planner import plan_and_measure
 from assistant.memory.planning.plan import HOST_MEMORY, Machine, Requirements
 from assistant.memory.planning.plan_report import predict_speed
 from assistant.memory.planning.planner import make_plan
-from assistant.memory.probes.devices import Device
-from assistant.memory.probes.rates import ASSUMED, MachineRates
+from assistant.memory.rates import ASSUMED, MachineRates
 
 GIB = 1 << 30
 MIB = 1 << 20

@@ -16,6 +16,7 @@ from spec_choice import spec_usages
 
 from assistant.errors import EngineError, LoadError, PlanError
 from assistant.llama.spec import DeviceKind, LoadSpec
+from assistant.memory.devices import Device
 from assistant.memory.model.architecture import nextn_bytes
 from assistant.memory.model.known_models import header_of, known_header, known_models
 from assistant.memory.model.profile import model_of
@@ -29,7 +30,6 @@ from assistant.memory.planning.measured_planner import (
 )
 from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements
 from assistant.memory.planning.planner import make_plan
-from assistant.memory.probes.devices import Device
 
 GPUS = {"SIM0": 24, "SIM1": 12}
 

@@ -15,6 +15,7 @@ from spec_choice import choice_of, spec_usages
 
 from assistant.errors import PlanError
 from assistant.llama.spec import DeviceKind, LoadSpec
+from assistant.memory.devices import Device
 from assistant.memory.model.architecture import cache_bytes
 from assistant.memory.model.block_tensors import ModelShape
 from assistant.memory.model.known_models import header_of, known_header
@@ -23,7 +24,6 @@ from assistant.memory.planning.footprint import breakdown_of
 from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements
 from assistant.memory.planning.plan_report import PlanReport, make_report, predict_speed
 from assistant.memory.planning.planner import make_plan, nearest, shrunk
-from assistant.memory.probes.devices import Device
 
 MIB = 1 << 20
 GIB = 1 << 30

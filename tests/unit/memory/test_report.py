@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from assistant.llama.spec import DeviceKind, DeviceMemory
+from assistant.memory.devices import Device
 from assistant.memory.gguf.header import read_header
 from assistant.memory.model.profile import model_of
 from assistant.memory.planning.load_report import compare, planned_memory
 from assistant.memory.planning.plan import Machine, Plan, Requirements
 from assistant.memory.planning.planner import make_plan
-from assistant.memory.probes.devices import Device
 
 MIB = 1 << 20
 GIB = 1 << 30

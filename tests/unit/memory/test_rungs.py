@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from assistant.llama.spec import DeviceKind
+from assistant.memory.devices import Device
 from assistant.memory.gguf.header import read_header
 from assistant.memory.ladder import Rung
 from assistant.memory.model.profile import model_of
 from assistant.memory.planning.measured_planner import build
 from assistant.memory.planning.plan import Machine, Plan, Requirements
 from assistant.memory.planning.planner import make_plan
-from assistant.memory.probes.devices import Device
-from assistant.memory.probes.rates import MachineRates
+from assistant.memory.rates import MachineRates
 
 GIB = 1 << 30
 REQUIREMENTS = Requirements(n_ctx=8192, overhead_bytes=0)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from assistant.memory.probes import sampler
-from assistant.memory.probes.devices import GpuMemory, HostMemory
-from assistant.memory.probes.sampler import (
+from assistant.memory import sampler
+from assistant.memory.devices import GpuMemory, HostMemory
+from assistant.memory.sampler import (
     Sample,
     Sampler,
     gpu_stirred,

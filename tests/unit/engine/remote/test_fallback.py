@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from fake_engine import FakeEngine
 
-from assistant.engine.fake import FakeEngine
 from assistant.engine.remote import FallbackEngine, RemoteEngine
 from assistant.engine.types import Delta, GenerateRequest, LoadSpec, ModelInfo
 from assistant.errors import LoadError, ModelChangedError, RemoteError

@@ -24,7 +24,7 @@ import psutil
 
 from assistant import paths
 from assistant.llama.spec import DeviceRates, TypeRate, processors
-from assistant.memory.probes.devices import Device
+from assistant.memory.devices import Device
 
 _LIMIT_S = 60.0
 _FILE_BYTES = 256 << 20  # of free disk that the measurement needs

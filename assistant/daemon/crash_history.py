@@ -30,8 +30,8 @@ from pathlib import Path
 
 from assistant.errors import LoadError, PlanError, UnderkeelError, WorkerDiedError
 from assistant.llama.spec import LoadSpec
-from assistant.memory.probes.devices import RAISE_THE_LIMIT, merge
-from assistant.memory.probes.sampler import read_host_memory
+from assistant.memory.devices import RAISE_THE_LIMIT, merge
+from assistant.memory.sampler import read_host_memory
 
 log = logging.getLogger(__name__)
 

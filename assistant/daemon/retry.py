@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 
 from msgspec.structs import replace
 
-from assistant.daemon.supervisor.crash_history import from_outside
+from assistant.daemon.crash_history import from_outside
 from assistant.engine.types import Delta, Done, GenerateRequest, ModelInfo
 from assistant.errors import EngineError, LoadError, RefusedError, UnderkeelError, WorkerDiedError
 from assistant.wire import ServiceState

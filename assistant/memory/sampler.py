@@ -16,7 +16,7 @@ from typing import Protocol
 
 import psutil
 
-from assistant.memory.probes.devices import GpuMemory, HostMemory, Nvml, normal_bus_id
+from assistant.memory.devices import GpuMemory, HostMemory, Nvml, normal_bus_id
 
 _KIB = 1024
 

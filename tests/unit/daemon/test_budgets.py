@@ -13,7 +13,8 @@ from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assistant.memory.budget import BudgetNow, BudgetState, Gauges, Memory, Policy, decide
+from assistant.daemon.budgets import BudgetState, Gauges, Memory, Policy, decide
+from assistant.wire import BudgetNow
 
 POLICY = Policy(full_tokens=1024)
 MARGIN = 1_000_000

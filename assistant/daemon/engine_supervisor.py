@@ -11,9 +11,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Protocol, cast
 
-from assistant.daemon.loading import Loadable
-from assistant.daemon.supervisor import retry
-from assistant.daemon.supervisor.crash_history import (
+from assistant.daemon import retry
+from assistant.daemon.crash_history import (
     USUAL,
     Cause,
     CrashHistory,
@@ -24,7 +23,8 @@ from assistant.daemon.supervisor.crash_history import (
     cause_of_load,
     smaller_may_do,
 )
-from assistant.daemon.supervisor.retry import Gate
+from assistant.daemon.loading import Loadable
+from assistant.daemon.retry import Gate
 from assistant.engine.types import (
     Delta,
     Done,

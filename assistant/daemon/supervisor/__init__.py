@@ -1,3 +1,0 @@
-"""Keeps one engine serving: loads it, restarts it after a crash, retries requests."""
-
-__all__ = ["engine_supervisor"]

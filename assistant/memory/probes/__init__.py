@@ -1,3 +1,0 @@
-"""Measures the memory of this machine: GPUs, host memory, control groups."""
-
-__all__ = ["devices", "rates", "sampler"]
