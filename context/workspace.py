@@ -31,7 +31,7 @@ from context.index.walk import Limits
 from context.prompt.builder import Builder, Explanation, explain, overview
 from context.prompt.head import Head, Reason, Shares, compose, room_for, verdict
 from context.prompt.window import control_ids, order_of, window
-from context.retrieval.query import MAX_REGION_CHARS, Recent, Region
+from context.retrieval import MAX_REGION_CHARS, Recent, Region
 from context.syntax.document import Document
 from context.syntax.secrets import masked_runs
 from context.syntax.text import Encoder, byte_offset, char_offset, cursor_kind, line_end, line_start

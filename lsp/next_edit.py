@@ -20,10 +20,10 @@ from lsp.site import is_listed
 if TYPE_CHECKING:
     from assistant.settings import NextEditSettings
     from context import Document, Workspace
+    from context.edits import NextEdit
     from context.edits.gate import Key
     from context.edits.history import History
     from context.edits.model_edits import Answer, EditPrompt, Format
-    from context.edits.types import NextEdit
     from lsp.backend import Backend
     from lsp.completion.session import Session
     from lsp.completion.suggestion import Position
@@ -252,8 +252,7 @@ class NextEdits:
         prompt: EditPrompt,
         made: Answer,
     ) -> _Judged | None:
-        from context.edits import gate, model_edits
-        from context.edits.types import Scene
+        from context.edits import Scene, gate, model_edits
 
         source, history = document.source, tracked.history
         if source is None or history is None or tracked.pending or self.settings is None:
@@ -286,9 +285,8 @@ class NextEdits:
         how: EditModel | None,
         problems: Sequence[tuple[int, str]],
     ) -> _Look:
-        from context.edits import gate, model_edits
+        from context.edits import IndexedFiles, Problem, Scene, gate, model_edits
         from context.edits.history import History
-        from context.edits.types import IndexedFiles, Problem, Scene
 
         if tracked.history is None:
             tracked.history = History(self._numbers)
@@ -367,7 +365,7 @@ def _place(lines: Sequence[str], offset: int) -> Place:
 def _positions_on_disk(path: Path, edit: NextEdit) -> tuple[Position, Position] | None:
     """The positions in a file that is not open; None unless its line is ASCII, since the editor's
     encoding of it is the same then."""
-    from context.edits.types import MAX_FILE_BYTES
+    from context.edits import MAX_FILE_BYTES
     from context.index.open_file import read_text
 
     text = read_text(path, MAX_FILE_BYTES)

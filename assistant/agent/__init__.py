@@ -12,6 +12,5 @@ __all__ = [
     "packing",
     "permissions",
     "session",
-    "sessions",
     "tools",
 ]

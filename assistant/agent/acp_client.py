@@ -16,10 +16,9 @@ from acp.meta import AGENT_METHODS, CLIENT_METHODS
 from acp.utils import notify_model, request_model
 
 from assistant.agent.commands import plain
-from assistant.agent.conversation import ToolCall
+from assistant.agent.conversation import Record, ToolCall
 from assistant.agent.permissions import MODES, Mode, always_allows
 from assistant.agent.session import AgentSession, Approval
-from assistant.agent.sessions import Record
 from assistant.agent.toolbox import Diagnose
 from assistant.agent.tools import Access, Outcome, Planned
 from assistant.agent.workspace import ToolError

@@ -27,13 +27,13 @@ from assistant.agent.acp_client import (
     options_of,
     prompt_text,
 )
+from assistant.agent.conversation import Record, SessionStore, StoredSession
 from assistant.agent.loop import Reason
 from assistant.agent.mcp_servers import Server, configured
 from assistant.agent.model import DaemonModel, Model
 from assistant.agent.permissions import Mode
-from assistant.agent.project_rules import slash_commands
+from assistant.agent.reading import slash_commands
 from assistant.agent.session import AgentSession
-from assistant.agent.sessions import Record, SessionStore, StoredSession
 from assistant.client.client import DaemonClient
 from assistant.errors import RequestError, UnderkeelError
 from assistant.settings import Settings

@@ -15,7 +15,15 @@ import msgspec
 
 from assistant.agent import conversation, loop
 from assistant.agent.commands import plain
-from assistant.agent.conversation import Answer, Message, Summary, ToolCall, ToolResult, Turn
+from assistant.agent.conversation import (
+    Answer,
+    Message,
+    StoredSession,
+    Summary,
+    ToolCall,
+    ToolResult,
+    Turn,
+)
 from assistant.agent.editing import Editor
 from assistant.agent.mcp_servers import MAX_SERVERS, Approvals, Connection, Server, tools_of
 from assistant.agent.model import Model
@@ -28,9 +36,7 @@ from assistant.agent.packing import (
     result_tokens,
 )
 from assistant.agent.permissions import Mode, Rules, Verdict, verdict
-from assistant.agent.project_rules import expanded, instructions
-from assistant.agent.reading import Reader, clip
-from assistant.agent.sessions import StoredSession
+from assistant.agent.reading import Reader, clip, expanded, instructions
 from assistant.agent.toolbox import Diagnose, Toolbox
 from assistant.agent.tools import Access, Outcome, Planned, offered
 from assistant.agent.workspace import EditorFiles, Journal, ToolError, Workspace

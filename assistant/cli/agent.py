@@ -16,13 +16,12 @@ import typer
 
 from assistant import paths, settings
 from assistant.agent.commands import can_confine, plain
-from assistant.agent.conversation import ToolCall
+from assistant.agent.conversation import SessionStore, ToolCall
 from assistant.agent.loop import Limits, Reason
 from assistant.agent.mcp_servers import configured
 from assistant.agent.model import DaemonModel
 from assistant.agent.permissions import Mode, always_allows
 from assistant.agent.session import AgentSession, Approval, Finished
-from assistant.agent.sessions import SessionStore
 from assistant.agent.tools import Access, Outcome, Planned
 from assistant.cli.terminal import print_json, printable, say
 from assistant.client.client import DaemonClient

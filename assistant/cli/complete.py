@@ -16,9 +16,8 @@ import typer
 from assistant.cli.language_client import LanguageClient, Message, language_server
 from assistant.cli.terminal import console, print_json, printable, say
 from assistant.errors import EngineError, RequestError
-from context.edits import gate
+from context.edits import NextEdit, Scene, gate
 from context.edits.history import History, reverted
-from context.edits.types import NextEdit, Scene
 from context.index.open_file import UnreadableError, open_text
 from context.syntax.document import Document
 

@@ -29,8 +29,8 @@ from typing import BinaryIO, Protocol
 import numpy as np
 
 from assistant.errors import ModelError
+from assistant.memory.gguf import FileSource, Reader, read_value
 from assistant.memory.gguf.header import BY_NUMBER, GgmlType, Header, Tensor, read_header
-from assistant.memory.gguf.reader import FileSource, Reader, read_value
 from assistant.models.catalogue import Upcycle
 from assistant.models.fetch import Advance, disk_errors
 

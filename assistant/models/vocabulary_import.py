@@ -22,10 +22,9 @@ import msgspec
 
 from assistant import paths
 from assistant.errors import VocabularyError
-from assistant.models.byte_level import split_patterns
 from assistant.models.encoders import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from assistant.models.gguf_file import string, uint32, write
-from assistant.models.vocabulary import Vocabulary, load
+from assistant.models.vocabulary import Vocabulary, load, split_patterns
 
 _MOST_TOKENS = 1 << 21
 _MOST_BYTES = 256 << 20

@@ -24,9 +24,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from context.edits import imports, renames, siblings, signatures
+from context.edits import EditKind, NextEdit, Scene, imports, renames, siblings, signatures
 from context.edits.history import Hunk, Lines, between, tokens
-from context.edits.types import EditKind, NextEdit, Scene
 from context.syntax.document import broken_by
 
 _RULES: MappingProxyType[EditKind, Callable[[Scene], list[NextEdit]]] = MappingProxyType(

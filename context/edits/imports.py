@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from context.edits import EditKind, NextEdit, OtherDefinition, Scene
 from context.edits.history import is_identifier, tokens
 from context.edits.scopes import Scopes, scopes_of
-from context.edits.types import EditKind, NextEdit, OtherDefinition, Scene
 from context.syntax.document import Source
 from context.syntax.syntax_tree import Import
 from context.syntax.text import line_end, line_start

@@ -18,8 +18,8 @@ from importlib import resources
 from types import MappingProxyType
 from typing import Any
 
+from context.edits import EditKind, NextEdit, Scene
 from context.edits.history import Hunk, between, reverted
-from context.edits.types import EditKind, NextEdit, Scene
 from context.syntax.secrets import HIDDEN, masked, masked_runs
 from context.syntax.text import common_ends, rewritten
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
+from context.edits import EditKind, NextEdit, Scene
 from context.edits.history import alike, is_identifier, renamed, tokens
 from context.edits.scopes import Binding, Scopes, Use, scopes_of
-from context.edits.types import EditKind, NextEdit, Scene
 from context.retrieval.definition_lookup import places
 from context.syntax.document import Source
 from context.syntax.syntax_tree import Import

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from context.edits import EditKind, NextEdit, Scene
 from context.edits.history import LONGEST_LINE, is_identifier, opcodes, tokens
-from context.edits.types import EditKind, NextEdit, Scene
 
 _MOST_PAIRS = 24
 _FEWEST_FIXED = 3

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import tree_sitter
 
+from context.edits import EditKind, NextEdit, Scene
 from context.edits.history import Hunk, reverted
 from context.edits.scopes import Scopes, scopes_of
-from context.edits.types import EditKind, NextEdit, Scene
 from context.syntax.document import Source, read
 from context.syntax.text import byte_offset, common_ends
 

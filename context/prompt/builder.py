@@ -24,9 +24,7 @@ from context.prompt.head import (
     worth_showing,
 )
 from context.prompt.window import prefix_window, repo_section_overhead, suffix_window
-from context.retrieval.lexical_search import candidates
-from context.retrieval.name_usage import missing, unused_definitions, unused_imports, waiting
-from context.retrieval.query import (
+from context.retrieval import (
     UNUSED_NEED,
     Candidate,
     Place,
@@ -35,6 +33,8 @@ from context.retrieval.query import (
     among_imports,
     best,
 )
+from context.retrieval.lexical_search import candidates
+from context.retrieval.name_usage import missing, unused_definitions, unused_imports, waiting
 from context.syntax.document import Document, shown_path
 from context.syntax.language import Language, language_for
 from context.syntax.secrets import masked, masked_runs

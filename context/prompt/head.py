@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from context.prompt.window import assemble, overhead_tokens, prefix_window, suffix_window
-from context.retrieval.query import Candidate
+from context.retrieval import Candidate
 from context.syntax.document import Document, shown_path
 from context.syntax.language import Language
 from context.syntax.secrets import masked_runs

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from context.index.store import EntryRow, FileRow, Store
-from context.retrieval.query import (
+from context.retrieval import (
     ASKED_NEED,
     IMPORT_NEED,
     UNUSED_NEED,

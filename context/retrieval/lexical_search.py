@@ -20,8 +20,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from context.index.store import FileRow, PassageRow, Store
+from context.retrieval import Candidate, Place, Region, Relation, best, closeness, score
 from context.retrieval.definition_lookup import asked
-from context.retrieval.query import Candidate, Place, Region, Relation, best, closeness, score
 from context.syntax.text import line_end, query_terms, shingles, similarity
 
 Words = frozenset[str]

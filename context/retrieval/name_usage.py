@@ -15,7 +15,7 @@ from collections.abc import Set as AbstractSet
 import tree_sitter
 
 from context.index.file_record import signature
-from context.retrieval.query import Candidate, Relation, score
+from context.retrieval import Candidate, Relation, score
 from context.syntax.document import Document, Source
 from context.syntax.syntax_tree import Definition, Kind, Outline
 from context.syntax.text import byte_offset, line_end, line_start

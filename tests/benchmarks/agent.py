@@ -36,11 +36,10 @@ from head import head, publish
 from scripted_model import Line, Recorder, ScriptedModel, say, use
 
 from assistant.agent import session as agent_session
-from assistant.agent.conversation import Answer, Message, ToolCall
+from assistant.agent.conversation import Answer, Message, SessionStore, ToolCall
 from assistant.agent.loop import Limits
 from assistant.agent.model import calls_in_text
 from assistant.agent.session import AgentSession
-from assistant.agent.sessions import SessionStore
 from assistant.agent.tools import tools
 from assistant.errors import WorkerDiedError
 

@@ -97,12 +97,11 @@ class Caller:
     """Asks for tool calls in the model's own chat template."""
 
     def __init__(self, bench: Any) -> None:
-        from assistant.daemon.http import chat_template
-        from assistant.daemon.http.tool_calls import families
+        from assistant.daemon.http import chat_template, tool_calls
 
         self.bench = bench
         self.template = bench.model.facts.chat_template
-        self.family = families.of_template(self.template)
+        self.family = tool_calls.family_of(self.template)
         self._render = chat_template.render
         ids = (bench.model.tokenise(text, special=True) for text in self.family.control)
         self.visible = tuple(found[0] for found in ids if len(found) == 1)

@@ -38,9 +38,8 @@ from typing import Any
 
 from head import head, publish
 
-from context.edits import gate
+from context.edits import NextEdit, Scene, gate
 from context.edits.history import History, between, tokens
-from context.edits.types import NextEdit, Scene
 from context.syntax.document import Document
 
 _HERE = Path(__file__).parent

@@ -34,9 +34,8 @@ from edits import Chain, applied, delta_chr_f, is_quiet, is_right, shown, state
 from assistant.engine.local import LlamaEngine
 from assistant.engine.types import Delta, Done, GenerateRequest, LoadSpec
 from assistant.models import vocabulary
-from context.edits import gate, model_edits
+from context.edits import NextEdit, Scene, gate, model_edits
 from context.edits.model_edits import Answer, AnswerToken, EditPrompt, Format
-from context.edits.types import NextEdit, Scene
 from context.syntax.document import Document
 from context.syntax.text import Encoder
 

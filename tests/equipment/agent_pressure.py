@@ -14,9 +14,9 @@ from pathlib import Path
 
 from scripted_model import Line, Recorder, ScriptedModel, use
 
+from assistant.agent.conversation import SessionStore
 from assistant.agent.loop import Limits, Reason
 from assistant.agent.session import AgentSession
-from assistant.agent.sessions import SessionStore
 from assistant.errors import ContextFullError, UnderkeelError, WorkerDiedError
 
 RUNGS = (2400, 3000, 4000, 8000, 16_000)

@@ -8,12 +8,13 @@ from typing import Any
 
 import msgspec
 
+from assistant.daemon.http import tool_calls
 from assistant.daemon.http.chat_template import conversation
 from assistant.daemon.http.ollama_api import OllamaChatBody
 from assistant.daemon.http.request_fields import checked
 from assistant.daemon.http.request_schemas import ChatBody
 from assistant.daemon.http.responses_api import ResponsesBody
-from assistant.daemon.http.tool_calls import families, grammar
+from assistant.daemon.http.tool_calls import grammar
 from assistant.engine.types import Constraint
 from assistant.engine.worker.constraint import Compiler
 from assistant.errors import UnderkeelError
@@ -150,7 +151,7 @@ def fuzz(seed: int, count: int) -> dict[str, Any]:
     compiler = Compiler(lambda token: bytes([token]) if token < END else b"", END + 1, {END})
     kinds: list[type[Any]] = [ChatBody, ResponsesBody, OllamaChatBody]
     fields = {kind: [one.encode_name for one in msgspec.structs.fields(kind)] for kind in kinds}
-    table = families.table()
+    table = tool_calls.families()
 
     def compiled(text: str) -> None:
         compiler.compile(Constraint(grammar=text, at_once=True)).result()

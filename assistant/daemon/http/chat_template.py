@@ -33,7 +33,7 @@ from assistant.daemon.http.request_schemas import (
     ToolCallBody,
     ToolChoice,
 )
-from assistant.daemon.http.tool_calls.families import Family
+from assistant.daemon.http.tool_calls import Family
 from assistant.errors import RequestError
 
 EXECUTOR = ThreadPoolExecutor(max_workers=1, thread_name_prefix="chat-template")

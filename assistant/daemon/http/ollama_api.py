@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from assistant.daemon.http import tool_calls
 from assistant.daemon.http.request_schemas import (
     ChatBody,
     FunctionCallBody,
@@ -22,7 +23,6 @@ from assistant.daemon.http.request_schemas import (
     ToolCallBody,
 )
 from assistant.daemon.http.response_formats import Answer, Call, Json, logprob_object
-from assistant.daemon.http.tool_calls import families
 from assistant.daemon.http.tool_calls.parser import Kind
 from assistant.engine.types import Delta, ModelInfo, StopReason
 from assistant.errors import RequestError
@@ -368,7 +368,7 @@ def shown(model: ModelInfo, *, fills: bool) -> Json:
     architecture = model.architecture or "unknown"
     capabilities = ["completion"]
     if model.chat_template:
-        family = families.of_template(model.chat_template)
+        family = tool_calls.family_of(model.chat_template)
         capabilities.append("tools")
         if family.answer(model.chat_template, "").separate:
             capabilities.append("thinking")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from assistant.daemon.engine_supervisor import EngineSupervisor
-from assistant.daemon.http import chat_template
+from assistant.daemon.http import chat_template, tool_calls
 from assistant.daemon.http.chat_template import Conversation, conversation
 from assistant.daemon.http.request_schemas import (
     ChatBody,
@@ -19,9 +19,7 @@ from assistant.daemon.http.request_schemas import (
     ToolChoice,
     prompt_parts,
 )
-from assistant.daemon.http.tool_calls import families as families_of_calls
-from assistant.daemon.http.tool_calls import grammar
-from assistant.daemon.http.tool_calls.families import Family
+from assistant.daemon.http.tool_calls import Family, grammar
 from assistant.daemon.http.tool_calls.parser import AnswerParser
 from assistant.engine.types import Constraint, Counting, ModelInfo
 from assistant.errors import ModelError, RequestError
@@ -96,8 +94,8 @@ class Encoder:
             turns = tuple((message.role, message.text()) for message in body.messages)
             text = "\n".join(text for _, text in turns)
             return Encoded(await self._supervisor.tokenise(text), turns=turns)
-        family = families_of_calls.of_template(model.chat_template)
-        takes_tools = families_of_calls.takes_tools(model.chat_template)
+        family = tool_calls.family_of(model.chat_template)
+        takes_tools = tool_calls.takes_tools(model.chat_template)
         said = conversation(body, choice, family, takes_tools=takes_tools)
         bos = await self._supervisor.detokenise([model.bos]) if model.bos >= 0 else ""
         loop = asyncio.get_running_loop()

@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from assistant.errors import GGUFError
-from assistant.memory.gguf.reader import (
+from assistant.memory.gguf import (
     ByteSource,
     BytesSource,
     FileSource,

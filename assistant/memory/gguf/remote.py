@@ -17,8 +17,8 @@ import msgspec
 
 from assistant.errors import DownloadError, GGUFError, ModelError
 from assistant.http_client import authorise_hub, hub_endpoint, open_client
+from assistant.memory.gguf import ByteSource
 from assistant.memory.gguf.header import Header, read_parts
-from assistant.memory.gguf.reader import ByteSource
 
 _SITES = ("huggingface.co/", "www.huggingface.co/", "hf.co/")
 _PAGES = {"resolve", "blob", "raw", "tree", "commit", "commits", "blame"}

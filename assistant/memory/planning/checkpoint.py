@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from assistant.errors import GGUFError, ModelError
-from assistant.memory.gguf.reader import ByteSource, FileSource
+from assistant.memory.gguf import ByteSource, FileSource
 
 if TYPE_CHECKING:
     import httpx

@@ -20,7 +20,7 @@ from scripted_model import Line, ScriptedModel, say, use
 
 from assistant.agent.acp_client import Messages
 from assistant.agent.acp_server import AcpAgent
-from assistant.agent.sessions import SessionStore
+from assistant.agent.conversation import SessionStore
 from assistant.settings import Settings
 
 LIMIT_BYTES = 1 << 16

@@ -16,10 +16,10 @@ from acp import schema
 from scripted_model import Line, Recorder, ScriptedModel, say, use
 
 from assistant.agent import acp_server, mcp_servers
+from assistant.agent.conversation import SessionStore
 from assistant.agent.mcp_servers import Connection, Server, configured, tools_of
 from assistant.agent.permissions import Mode
 from assistant.agent.session import AgentSession, Approval
-from assistant.agent.sessions import SessionStore
 
 SERVER = """
 import sys

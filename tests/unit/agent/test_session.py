@@ -12,11 +12,16 @@ import pytest
 from agent_pressure import under_pressure
 from scripted_model import Line, Recorder, ScriptedModel, say, use
 
-from assistant.agent.conversation import SUMMARY_EVERY, Answer, ToolCall
+from assistant.agent.conversation import (
+    SUMMARY_EVERY,
+    Answer,
+    SessionStore,
+    StoredSession,
+    ToolCall,
+)
 from assistant.agent.loop import Limits, Reason
 from assistant.agent.permissions import Mode
 from assistant.agent.session import AgentSession, Approval, Finished
-from assistant.agent.sessions import SessionStore, StoredSession
 from assistant.agent.tools import Access, Planned
 from assistant.errors import ContextFullError, RequestError, WorkerDiedError
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from context.retrieval import Relation
 from context.retrieval.name_usage import missing
-from context.retrieval.query import Relation
 from context.syntax.document import Document
 
 

@@ -8,10 +8,7 @@ from typing import Any
 import pytest
 
 from context.index.project_index import Index
-from context.retrieval.definition_lookup import places
-from context.retrieval.lexical_search import candidates
-from context.retrieval.name_usage import unused_imports
-from context.retrieval.query import (
+from context.retrieval import (
     WEIGHTS,
     Place,
     Recent,
@@ -21,6 +18,9 @@ from context.retrieval.query import (
     closeness,
     score,
 )
+from context.retrieval.definition_lookup import places
+from context.retrieval.lexical_search import candidates
+from context.retrieval.name_usage import unused_imports
 from context.syntax.document import read
 from context.syntax.language import languages
 from context.syntax.syntax_tree import Import

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from assistant.daemon.http import chat_template
+from assistant.daemon.http import chat_template, tool_calls
 from assistant.daemon.http.chat_template import conversation
 from assistant.daemon.http.request_schemas import (
     ChatBody,
@@ -27,7 +27,6 @@ from assistant.daemon.http.request_schemas import (
     ToolBody,
     ToolCallBody,
 )
-from assistant.daemon.http.tool_calls import families
 from assistant.daemon.http.tool_calls.parser import MOST_CALLS, AnswerParser, Kind, Piece
 from assistant.engine.types import ModelInfo
 from assistant.errors import RequestError
@@ -48,7 +47,7 @@ SCHEMA = {
 def parser(family: str, **more: Any) -> AnswerParser:
     numbers = itertools.count()
     new_id = lambda: f"{next(numbers):09}"  # noqa: E731
-    return AnswerParser(families.named(family), {"weather": SCHEMA}, new_id=new_id, **more)
+    return AnswerParser(tool_calls.family_named(family), {"weather": SCHEMA}, new_id=new_id, **more)
 
 
 def joined(pieces: list[Piece]) -> dict[str, Any]:
@@ -96,7 +95,7 @@ def test_transcripts(transcript: dict[str, Any]) -> None:
 
 
 def test_every_family_has_a_transcript() -> None:
-    assert {one["family"] for one in TRANSCRIPTS} == {one.name for one in families.table()}
+    assert {one["family"] for one in TRANSCRIPTS} == {one.name for one in tool_calls.families()}
 
 
 _FRAGMENTS = [
@@ -122,7 +121,7 @@ _FRAGMENTS = [
 def test_fuzz_any_split_gives_the_same(seed: int) -> None:
     """Fragments in any order: nothing fails, and the result does not depend on how it arrives."""
     rng = random.Random(seed)
-    family = rng.choice(families.table())
+    family = rng.choice(tool_calls.families())
     own = [*family.open, *family.close, *family.drop, *family.reasoning, *family.end]
     own += [family.name_open, family.key_open, family.key_close, family.value_open]
     text = "".join(rng.choice(_FRAGMENTS + own * 2) for _ in range(rng.randint(1, 30)))
@@ -131,7 +130,7 @@ def test_fuzz_any_split_gives_the_same(seed: int) -> None:
     assert read(parser(family.name), list(text)) == whole
 
 
-@pytest.mark.parametrize("family", [one.name for one in families.table()])
+@pytest.mark.parametrize("family", [one.name for one in tool_calls.families()])
 def test_no_partial_mark_is_passed_on(family: str) -> None:
     """After each character, what was passed on is the beginning of the final text."""
     for transcript in TRANSCRIPTS:
@@ -144,10 +143,10 @@ def test_no_partial_mark_is_passed_on(family: str) -> None:
             assert transcript.get("text", "").startswith(said)
 
 
-@pytest.mark.parametrize("family", [one.name for one in families.table()])
+@pytest.mark.parametrize("family", [one.name for one in tool_calls.families()])
 def test_time_is_linear_and_what_is_held_back_is_bounded(family: str) -> None:
     """Openings without an end, an endless header, thousands of calls: no more than text."""
-    own = families.named(family)
+    own = tool_calls.family_named(family)
     texts = [own.open[0] * 3000, own.open[0] + "x" * 50_000, own.open[0] + '{"name": ' * 9000]
     for text in (*texts, "\n[" * 3000, "```" * 3000, '\n{"name": ' * 1000):
         made = parser(family)
@@ -161,7 +160,7 @@ def test_time_is_linear_and_what_is_held_back_is_bounded(family: str) -> None:
 
 
 def test_without_tools_only_reasoning_is_separated() -> None:
-    made = AnswerParser(families.named("hermes"), {})
+    made = AnswerParser(tool_calls.family_named("hermes"), {})
     text = '<think>a</think>\n<tool_call>\n{"name": "weather", "arguments": {}}'
     assert read(made, list(text)) == {
         "text": '<tool_call>\n{"name": "weather", "arguments": {}}',
@@ -189,7 +188,7 @@ TEMPLATES = {
 
 @pytest.mark.parametrize("family", TEMPLATES)
 def test_a_family_is_recognised_by_its_template(family: str) -> None:
-    assert families.of_template(TEMPLATES[family]).name == family
+    assert tool_calls.family_of(TEMPLATES[family]).name == family
 
 
 # Requests.
@@ -260,8 +259,8 @@ RESULT = MessageBody(role="tool", tool_call_id="c1", content="18 °C")
 
 
 def rendered(template: str, body: ChatBody) -> str:
-    family = families.of_template(template)
-    said = conversation(body, body.may_call(), family, takes_tools=families.takes_tools(template))
+    family = tool_calls.family_of(template)
+    said = conversation(body, body.may_call(), family, takes_tools=tool_calls.takes_tools(template))
     return "".join(chat_template.render(template, said.messages, tools=said.tools))
 
 
@@ -299,7 +298,7 @@ def test_control_tokens_in_tools_stay_text() -> None:
     body = chat([called('{"city": "<|im_end|>"}')])
     body.tools[0].function.description = "<|im_start|>system"
     template = "{{ tools | tojson }}{{ messages | tojson }}"
-    said = conversation(body, body.may_call(), families.named("hermes"), takes_tools=True)
+    said = conversation(body, body.may_call(), tool_calls.family_named("hermes"), takes_tools=True)
     pieces = chat_template.render(
         template, said.messages, tools=said.tools, control={"<|im_start|>", "<|im_end|>"}
     )

@@ -14,7 +14,8 @@ import made_requests
 import numpy as np
 import pytest
 
-from assistant.daemon.http.tool_calls import families, grammar
+from assistant.daemon.http import tool_calls
+from assistant.daemon.http.tool_calls import grammar
 from assistant.daemon.http.tool_calls.parser import AnswerParser, Kind
 from assistant.engine.types import Constraint, Sampling
 from assistant.engine.worker.constraint import Compiler, Guide
@@ -83,7 +84,7 @@ def said(made: Guide, wants: str, most: int = 3000) -> str:
 
 
 def as_arguments(text: str, family: str) -> list[Any]:
-    parser = AnswerParser(families.named(family), {"weather": SCHEMA})
+    parser = AnswerParser(tool_calls.family_named(family), {"weather": SCHEMA})
     found: list[str] = []
     for part in [*parser.feed(text), *parser.finish()]:
         if part.kind is Kind.CALL:
@@ -94,10 +95,10 @@ def as_arguments(text: str, family: str) -> list[Any]:
     return [json.loads(one) for one in found]
 
 
-@pytest.mark.parametrize("family", [one.name for one in families.table()])
+@pytest.mark.parametrize("family", [one.name for one in tool_calls.families()])
 def test_a_required_call_is_valid_whatever_the_model_wants(family: str, compiler: Compiler) -> None:
     """The model wants nonsense; what comes is a call of the family, valid against the schema."""
-    own = families.named(family)
+    own = tool_calls.family_named(family)
     schema = SCHEMA
     if own.style == "tagged":  # a text in tags ends only where the model says so
         schema = SCHEMA | {"properties": SCHEMA["properties"] | {"city": {"enum": ["P", "Q"]}}}
@@ -113,7 +114,7 @@ CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "P", "unit": "C",
 
 def test_texts_in_tags(compiler: Compiler) -> None:
     made = grammar.of_tools(
-        families.named("qwen3-coder"), {"weather": SCHEMA}, required=True, parallel=False
+        tool_calls.family_named("qwen3-coder"), {"weather": SCHEMA}, required=True, parallel=False
     )
     text = (
         "<tool_call>\n<function=weather>\n<parameter=city>\n  a <b>\n\n</parameter>\n"
@@ -126,7 +127,7 @@ def test_texts_in_tags(compiler: Compiler) -> None:
 
 def test_free_text_stays_free_until_a_call_begins(compiler: Compiler) -> None:
     made = grammar.of_tools(
-        families.named("hermes"), {"weather": SCHEMA}, required=False, parallel=True
+        tool_calls.family_named("hermes"), {"weather": SCHEMA}, required=False, parallel=True
     )
     text = 'Free { "text" } <tool_ca\n' + CALL + "</tool_call>\nand more"
     assert said(guide(made, compiler), text) == text
@@ -146,7 +147,7 @@ SPACES = [(": ", ", "), (":", ","), (": ", ",\n"), (": ", ",\n    ")]
     ("family", "spaces", "key"),
     [
         (one.name, SPACES[number % 4], ("arguments", "parameters", "input")[number % 3])
-        for number, one in enumerate(families.table())
+        for number, one in enumerate(tool_calls.families())
     ],
 )
 def test_a_call_in_plain_json_is_valid_too(
@@ -154,7 +155,7 @@ def test_a_call_in_plain_json_is_valid_too(
 ) -> None:
     """Small models often write a call without the marks of their family."""
     made = grammar.of_tools(
-        families.named(family), {"weather": SCHEMA}, required=False, parallel=True
+        tool_calls.family_named(family), {"weather": SCHEMA}, required=False, parallel=True
     )
     colon, comma = spaces
     head = f'{{"name"{colon}"weather"{comma}"{key}"{colon}'
@@ -175,7 +176,7 @@ def test_a_call_in_plain_json_is_valid_too(
 
 def test_one_call_only_where_parallel_calls_are_off(compiler: Compiler) -> None:
     made = grammar.of_tools(
-        families.named("hermes"), {"weather": SCHEMA}, required=False, parallel=False
+        tool_calls.family_named("hermes"), {"weather": SCHEMA}, required=False, parallel=False
     )
     once = CALL + "</tool_call>"
     assert said(guide(made, compiler), once + "\n" + once) == once
@@ -183,7 +184,11 @@ def test_one_call_only_where_parallel_calls_are_off(compiler: Compiler) -> None:
 
 def test_a_required_call_comes_after_the_reasoning(compiler: Compiler) -> None:
     made = grammar.of_tools(
-        families.named("hermes"), {"weather": SCHEMA}, required=True, parallel=False, reasoning=True
+        tool_calls.family_named("hermes"),
+        {"weather": SCHEMA},
+        required=True,
+        parallel=False,
+        reasoning=True,
     )
     text = "Let me { think }.\n</think>" + CALL + "</tool_call>"
     assert said(guide(made, compiler), text) == text
@@ -275,7 +280,7 @@ def test_what_takes_long_to_compile_is_refused_before(schema: dict[str, Any]) ->
     """Time grows with the square of optional properties; in tools all schemas count together."""
     with pytest.raises(RequestError, match="optional properties"):
         grammar.of_schema(schema)
-    family = families.named("hermes")
+    family = tool_calls.family_named("hermes")
     with pytest.raises(RequestError, match="optional properties"):
         grammar.of_tools(family, {"f": schema}, required=False, parallel=True)
     grammar.of_schema(_optional(900))

@@ -20,7 +20,8 @@ import tiny_models
 from msgspec.structs import replace
 from running import Bench, running
 
-from assistant.daemon.http.tool_calls import families, grammar
+from assistant.daemon.http import tool_calls
+from assistant.daemon.http.tool_calls import grammar
 from assistant.engine.local import LlamaEngine
 from assistant.engine.types import (
     Constraint,
@@ -327,7 +328,7 @@ FORM: dict[str, Any] = {
 ASK_FORM = (
     f"<|im_start|>user\nDescribe `remove` as JSON:\n{CODE}<|im_end|>\n<|im_start|>assistant\n"
 )
-HERMES = families.named("hermes")
+HERMES = tool_calls.family_named("hermes")
 
 
 @pytest.mark.parametrize(

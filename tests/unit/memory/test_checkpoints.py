@@ -12,7 +12,7 @@ import pytest
 from assistant.errors import ModelError
 from assistant.llama.spec import DeviceKind
 from assistant.memory.devices import Device
-from assistant.memory.gguf.reader import BytesSource
+from assistant.memory.gguf import BytesSource
 from assistant.memory.planning.checkpoint import (
     Checkpoint,
     CheckpointTensor,

@@ -14,9 +14,8 @@ from llama_tokeniser import ODDITIES, LlamaTokeniser, gguf_bytes, sources, vocab
 
 from assistant.errors import VocabularyError
 from assistant.memory.gguf.header import read_bytes, read_header
-from assistant.models.byte_level import split_patterns
 from assistant.models.gguf_file import raw_values, string
-from assistant.models.vocabulary import Vocabulary, facts_of, load
+from assistant.models.vocabulary import Vocabulary, facts_of, load, split_patterns
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
-from assistant.daemon.http.tool_calls.families import Family
+from assistant.daemon.http.tool_calls import Family
 from assistant.engine.types import Constraint
 from assistant.errors import RequestError
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
-from assistant.daemon.http.tool_calls.families import Family
+from assistant.daemon.http.tool_calls import Family
 from assistant.daemon.http.tool_calls.json_stream import (
     Malformed,
     ObjectScanner,

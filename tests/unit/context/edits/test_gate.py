@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from context.edits import EditKind, NextEdit
 from context.edits.gate import Level, Moment, judge, key
 from context.edits.history import Hunk
 from context.edits.model_edits import formats
-from context.edits.types import EditKind, NextEdit
 
 _TEXT = "".join(f"x{number} = {number}\n" for number in range(40))
 _RELATED = (Hunk(0, ("x0 = 3 + 33",), ("x0 = 0",)),)

@@ -13,10 +13,9 @@ import pytest
 from assistant.memory.gguf.remote import choose_file
 from assistant.memory.model.known_models import known_models
 from assistant.models.catalogue import model_name
-from context.edits import gate, model_edits
+from context.edits import NextEdit, Problem, Scene, gate, model_edits
 from context.edits.history import History, between
 from context.edits.model_edits import Answer, AnswerToken, EditPrompt
-from context.edits.types import NextEdit, Problem, Scene
 from context.syntax.document import Document
 
 _GOLDEN: dict[str, str] = tomllib.loads(

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from context.edits import imports, renames, siblings, signatures
+from context.edits import NextEdit, OtherDefinition, Scene, imports, renames, siblings, signatures
 from context.edits.history import History, between
-from context.edits.types import NextEdit, OtherDefinition, Scene
 from context.syntax.document import Document, Source, read_file
 
 _RULES: dict[str, Callable[[Scene], list[NextEdit]]] = {
