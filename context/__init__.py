@@ -8,19 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from context.index.project_index import Index, Progress, Report
     from context.index.walk import Limits
+    from context.prompt import FimLayout, Part, Prompt, Section
     from context.prompt.builder import Explanation, Passage, Topic
     from context.prompt.head import Shares
     from context.prompt.window import window
     from context.syntax.document import Document, TextEdit, broken_by, damage
     from context.syntax.syntax_tree import Definition, Kind
-    from context.types import (
-        CursorKind,
-        FimLayout,
-        Part,
-        Prompt,
-        Section,
-        TokenCounter,
-    )
+    from context.syntax.text import CursorKind, TokenCounter
     from context.workspace import Workspace
 
 __all__ = [
@@ -66,12 +60,12 @@ _MODULES = {
     "damage": "syntax.document",
     "Definition": "syntax.syntax_tree",
     "Kind": "syntax.syntax_tree",
-    "CursorKind": "types",
-    "FimLayout": "types",
-    "Part": "types",
-    "Prompt": "types",
-    "Section": "types",
-    "TokenCounter": "types",
+    "CursorKind": "syntax.text",
+    "FimLayout": "prompt",
+    "Part": "prompt",
+    "Prompt": "prompt",
+    "Section": "prompt",
+    "TokenCounter": "syntax.text",
     "Workspace": "workspace",
 }
 

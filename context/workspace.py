@@ -28,14 +28,23 @@ from context.index.open_file import names_of
 from context.index.project_index import Index
 from context.index.read_policy import hidden_part, is_secret
 from context.index.walk import Limits
+from context.prompt import FimLayout, Part, Prompt
 from context.prompt.builder import Builder, Explanation, explain, overview
 from context.prompt.head import Head, Reason, Shares, compose, room_for, verdict
 from context.prompt.window import control_ids, order_of, window
 from context.retrieval import MAX_REGION_CHARS, Recent, Region
 from context.syntax.document import Document
 from context.syntax.secrets import masked_runs
-from context.syntax.text import Encoder, byte_offset, char_offset, cursor_kind, line_end, line_start
-from context.types import CursorKind, FimLayout, Part, Prompt, TokenCounter
+from context.syntax.text import (
+    CursorKind,
+    Encoder,
+    TokenCounter,
+    byte_offset,
+    char_offset,
+    cursor_kind,
+    line_end,
+    line_start,
+)
 
 _FRAGMENT = re.compile("[#?]")
 

@@ -34,8 +34,8 @@ from assistant.errors import DaemonError, GGUFError, ModelError, UnknownModelErr
 from assistant.memory.gguf.header import Header, read_header
 from assistant.memory.gguf.remote import is_remote, read_remote_header
 from assistant.memory.model.profile import take_inventory
+from assistant.memory.planning import this_machine
 from assistant.memory.planning.measured_planner import plan_and_measure, plan_report
-from assistant.memory.planning.plan import this_machine
 from assistant.memory.planning.plan_report import billions
 from assistant.memory.planning.planner import requirements_of
 from assistant.memory.planning.together import plan_together, wanted_by

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from assistant.cli.terminal import printable
 from assistant.memory.model.profile import Amount, Model
+from assistant.memory.planning import DeviceUsage, Machine, Plan
 from assistant.memory.planning.checkpoint import Checkpoint
 from assistant.memory.planning.checkpoint_plan import (
     active_parameters,
@@ -21,7 +22,6 @@ from assistant.memory.planning.checkpoint_plan import (
     token_bytes,
     vllm_command,
 )
-from assistant.memory.planning.plan import DeviceUsage, Machine, Plan
 from assistant.memory.planning.plan_report import (
     PlanReport,
     Speed,

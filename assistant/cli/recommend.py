@@ -30,15 +30,7 @@ from assistant.memory.gguf.remote import (
 )
 from assistant.memory.model.known_models import known_header, known_models
 from assistant.memory.model.profile import model_of
-from assistant.memory.planning.checkpoint import (
-    Checkpoint,
-    is_checkpoint,
-    read_checkpoint,
-    read_remote_checkpoint,
-)
-from assistant.memory.planning.dry_run import DryRun
-from assistant.memory.planning.measured_planner import plan_and_measure, plan_report
-from assistant.memory.planning.plan import (
+from assistant.memory.planning import (
     HOST_MEMORY,
     Machine,
     Plan,
@@ -47,6 +39,14 @@ from assistant.memory.planning.plan import (
     parse_size,
     this_machine,
 )
+from assistant.memory.planning.checkpoint import (
+    Checkpoint,
+    is_checkpoint,
+    read_checkpoint,
+    read_remote_checkpoint,
+)
+from assistant.memory.planning.dry_run import DryRun
+from assistant.memory.planning.measured_planner import plan_and_measure, plan_report
 from assistant.memory.planning.plan_report import PlanReport, Speed, gib, predict_speed
 from assistant.memory.planning.planner import make_plan, requirements_of
 from assistant.memory.planning.together import PlannedModel, plan_together, wanted_by

@@ -19,7 +19,7 @@ from assistant.engine.types import EngineStats, ModelInfo, Priority
 from assistant.memory import ladder
 from assistant.memory.devices import Device
 from assistant.memory.ladder import DROP, TRIM, LadderPosition, Move, Rules, Situation
-from assistant.memory.planning.plan import HOST_MEMORY
+from assistant.memory.planning import HOST_MEMORY
 from assistant.memory.sampler import QUIET_AFTER_S, Reader, Sample, Sampler
 from assistant.wire import DeviceNow, ErrorNow, RungNow, ServiceState
 

@@ -21,6 +21,7 @@ from assistant.llama.spec import BackendDevice, DeviceFree, LoadSpec
 from assistant.memory.devices import RAISE_THE_LIMIT, Device, ask_backend, merge
 from assistant.memory.gguf.header import read_header
 from assistant.memory.ladder import Rung
+from assistant.memory.planning import HOST_MEMORY, Machine, Plan, credited, machine_of
 from assistant.memory.planning.checkpoint import Checkpoint, read_checkpoint
 from assistant.memory.planning.checkpoint_plan import (
     Mapped,
@@ -30,7 +31,6 @@ from assistant.memory.planning.checkpoint_plan import (
 )
 from assistant.memory.planning.load_report import LoadReport, compare, planned_memory
 from assistant.memory.planning.measured_planner import plan_with_ladder
-from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, credited, machine_of
 from assistant.memory.planning.planner import reduced_context, requirements_of
 from assistant.memory.rates import ASSUMED, stored_rates
 from assistant.memory.sampler import Sample

@@ -32,7 +32,7 @@ from assistant.engine.types import Counting, LoadSpec, ModelInfo
 from assistant.errors import DaemonError, LoadError, PlanError, SettingsError, UnderkeelError
 from assistant.install.detect import detect
 from assistant.memory.devices import ask_backend, merge
-from assistant.memory.planning.plan import machine_of
+from assistant.memory.planning import machine_of
 from assistant.memory.planning.together import explain_settings
 from assistant.memory.sampler import Probes, Reader
 from assistant.models import catalogue, local_store

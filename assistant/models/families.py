@@ -16,7 +16,8 @@ from typing import Protocol
 import msgspec
 
 from assistant.memory.gguf.header import Header, StringArray
-from context.types import CursorKind, FimLayout, Part
+from context.prompt import FimLayout, Part
+from context.syntax.text import CursorKind
 
 HOLE = "hole"
 """Family of models for conversations without fill-in-the-middle."""

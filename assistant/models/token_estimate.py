@@ -41,7 +41,7 @@ MARGIN_SHARE = 0.05
 
 
 class Estimate:
-    """Implements `context.types.TokenCounter`.
+    """Implements `context.syntax.text.TokenCounter`.
 
     Attributes:
         special: id of every control token's text that any family has.

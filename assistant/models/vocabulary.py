@@ -115,7 +115,7 @@ def facts_of(header: Header) -> Facts:
 
 
 class Vocabulary:
-    """One model's tokens. Implements `context.types.TokenCounter`.
+    """One model's tokens. Implements `context.syntax.text.TokenCounter`.
 
     Attributes:
         name, architecture: of the model, as its header says.

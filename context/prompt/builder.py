@@ -12,6 +12,7 @@ from enum import StrEnum
 from context.index.file_record import signature
 from context.index.read_policy import is_secret
 from context.index.store import Store
+from context.prompt import FimLayout, Part, Section
 from context.prompt.distant_prefix import far_prefix, later_outline
 from context.prompt.head import (
     Asked,
@@ -39,9 +40,16 @@ from context.syntax.document import Document, shown_path
 from context.syntax.language import Language, language_for
 from context.syntax.secrets import masked, masked_runs
 from context.syntax.syntax_tree import Outline
-from context.syntax.text import Encoder, char_offset, line_end, line_start, pieces, shingles
+from context.syntax.text import (
+    CursorKind,
+    Encoder,
+    char_offset,
+    line_end,
+    line_start,
+    pieces,
+    shingles,
+)
 from context.syntax.trim import Depth, apply, cuts, licence_end
-from context.types import CursorKind, FimLayout, Part, Section
 
 _MIN_LATER_TOKENS = 48
 _BEFORE_CHARS, _AFTER_CHARS = 2400, 800  # what counts as near the cursor when picking

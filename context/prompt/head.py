@@ -23,13 +23,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from context.prompt import FimLayout, Part, Prompt, Section
 from context.prompt.window import assemble, overhead_tokens, prefix_window, suffix_window
 from context.retrieval import Candidate
 from context.syntax.document import Document, shown_path
 from context.syntax.language import Language
 from context.syntax.secrets import masked_runs
-from context.syntax.text import Encoder
-from context.types import CursorKind, FimLayout, Part, Prompt, Section
+from context.syntax.text import CursorKind, Encoder
 
 _MIN_SCORE = 0.03
 _WIDE_SHARE = 0.4  # of the room for other files; what takes more is shown in short

@@ -11,16 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from context.prompt import FimLayout, Part, Prompt, Section
 from context.syntax.secrets import ShownText, masked_runs
 from context.syntax.text import (
+    CursorKind,
     Encoder,
+    TokenCounter,
     char_offset,
     clean,
     cursor_kind,
     pieces_after,
     pieces_before,
 )
-from context.types import CursorKind, FimLayout, Part, Prompt, Section, TokenCounter
 
 TOKEN_PARTS = frozenset(
     {

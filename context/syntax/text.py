@@ -6,10 +6,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterator
+from enum import StrEnum
 from functools import lru_cache
-from typing import TypeVar
-
-from context.types import CursorKind, TokenCounter
+from typing import Protocol, TypeVar
 
 PIECE_CHARS = 256
 """A longer line (or run of blank lines) is cut every so many characters, counted from its start."""
@@ -92,6 +91,13 @@ def next_text_line(text: str, offset: int) -> int:
             return offset
         offset = end
     return len(text)
+
+
+class CursorKind(StrEnum):
+    """Where the cursor stands in its line; the best layout may differ."""
+
+    LINE_START = "line_start"
+    MID_LINE = "mid_line"
 
 
 def cursor_kind(text: str, cursor: int) -> CursorKind:
@@ -227,6 +233,16 @@ def similarity(one: set[str], other: set[str]) -> float:
 
 
 _CAPACITY = 32_768  # pieces; about 100 bytes each, so a few MB at most
+
+
+class TokenCounter(Protocol):
+    """Counts and encodes text as the model will. `context` never loads a vocabulary itself."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text; control tokens written in it are ordinary text."""
+        ...
+
+    def count(self, text: str) -> int: ...
 
 
 class Encoder:

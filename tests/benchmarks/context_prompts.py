@@ -18,9 +18,9 @@ from context_places import SITE, MaskedLine
 
 import context
 from assistant.models import families
+from context.prompt import FimLayout, Part, Section
 from context.prompt.window import assemble, overhead_tokens, repo_section_overhead, window, windows
-from context.syntax.text import Encoder, byte_offset, shingles, similarity
-from context.types import CursorKind, FimLayout, Part, Section
+from context.syntax.text import CursorKind, Encoder, byte_offset, shingles, similarity
 
 # Orders of parts to compare with the one that the model's family ships with.
 ORDERS = {

@@ -26,7 +26,8 @@ import httpx
 import context
 from assistant import paths
 from assistant.models import families, vocabulary
-from context.types import CursorKind, FimLayout
+from context.prompt import FimLayout
+from context.syntax.text import CursorKind
 
 SITE = Path(httpx.__file__).resolve().parents[1]
 FILES = (

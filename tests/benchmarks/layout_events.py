@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import context
 from assistant.engine.types import shared_length
-from context.types import FimLayout
+from context.prompt import FimLayout
 
 EVENTS = {
     "open": "the file is opened here: nothing is held",

@@ -39,7 +39,8 @@ from layout_writer import Writer
 import context
 from assistant.models import families, vocabulary
 from assistant.models.catalogue import resolve
-from context.types import CursorKind, FimLayout, Part
+from context.prompt import FimLayout, Part
+from context.syntax.text import CursorKind
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).with_name("results")

@@ -35,9 +35,9 @@ from assistant.errors import PlanError  # noqa: E402
 from assistant.memory.gguf.header import Header, read_header  # noqa: E402
 from assistant.memory.model.known_models import known_header, known_models  # noqa: E402
 from assistant.memory.model.profile import model_of  # noqa: E402
+from assistant.memory.planning import Plan, Requirements  # noqa: E402
 from assistant.memory.planning.dry_run import DryRun  # noqa: E402
 from assistant.memory.planning.measured_planner import measure  # noqa: E402
-from assistant.memory.planning.plan import Plan, Requirements  # noqa: E402
 from assistant.memory.planning.planner import make_plan  # noqa: E402
 
 MIB = 1 << 20

@@ -35,7 +35,7 @@ from assistant.llama.spec import LoadSpec, choose_threads, processors  # noqa: E
 from assistant.memory.gguf.header import read_header  # noqa: E402
 from assistant.memory.model.known_models import header_of, known_models  # noqa: E402
 from assistant.memory.model.profile import model_of  # noqa: E402
-from assistant.memory.planning.plan import Requirements, this_machine  # noqa: E402
+from assistant.memory.planning import Requirements, this_machine  # noqa: E402
 from assistant.memory.planning.plan_report import predict_speed  # noqa: E402
 from assistant.memory.planning.planner import make_plan  # noqa: E402
 from assistant.memory.rates import machine_rates  # noqa: E402

@@ -20,8 +20,8 @@ from assistant.errors import ContextFullError, WorkerDiedError
 from assistant.memory.devices import HostMemory, ask_backend, merge
 from assistant.memory.gguf.header import read_header
 from assistant.memory.ladder import Rung
+from assistant.memory.planning import Requirements, machine_of
 from assistant.memory.planning.measured_planner import plan_with_ladder
-from assistant.memory.planning.plan import Requirements, machine_of
 
 pytestmark = pytest.mark.model
 

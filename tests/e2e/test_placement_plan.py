@@ -14,10 +14,10 @@ from simulated import GIB, MIB, Gpu, Machine
 from assistant.errors import PlanError
 from assistant.memory.devices import Device, HostMemory, ask_backend, merge
 from assistant.memory.gguf.header import read_header
+from assistant.memory.planning import Machine as PlanMachine
+from assistant.memory.planning import Plan, Requirements
 from assistant.memory.planning.load_report import compare, planned_memory
 from assistant.memory.planning.measured_planner import plan_and_measure
-from assistant.memory.planning.plan import Machine as PlanMachine
-from assistant.memory.planning.plan import Plan, Requirements
 
 pytestmark = pytest.mark.model
 

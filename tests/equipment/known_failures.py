@@ -20,9 +20,9 @@ from assistant.memory.devices import Device
 from assistant.memory.gguf.header import Header
 from assistant.memory.model.architecture import CacheParams, cache_bytes, model_memory
 from assistant.memory.model.profile import model_of
+from assistant.memory.planning import HOST_MEMORY, Machine, Requirements
 from assistant.memory.planning.dry_run import DryRun
 from assistant.memory.planning.measured_planner import measure, plan_and_measure
-from assistant.memory.planning.plan import HOST_MEMORY, Machine, Requirements
 from assistant.memory.planning.planner import make_plan
 
 MIB = 1 << 20

@@ -12,8 +12,8 @@ from itertools import accumulate
 from assistant.llama.spec import LoadSpec
 from assistant.memory.model.architecture import CacheParams
 from assistant.memory.model.profile import Model
+from assistant.memory.planning import HOST_MEMORY, Choice, DeviceUsage, Machine, Requirements
 from assistant.memory.planning.footprint import ModelBreakdown, breakdown_of, usages
-from assistant.memory.planning.plan import HOST_MEMORY, Choice, DeviceUsage, Machine, Requirements
 
 
 def spec_usages(

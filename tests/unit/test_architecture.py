@@ -44,7 +44,6 @@ ORDER = [
     "context.retrieval",
     "context.index",
     "context.syntax",
-    "context.types",
 ]
 
 # Packages that must not load these modules.

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from assistant.memory.planning import Machine
 from assistant.memory.planning.checkpoint import Checkpoint, CheckpointTensor
 from assistant.memory.planning.placement import Costs, place
-from assistant.memory.planning.plan import Machine
 
 _NF4_BLOCK = 64
 _NESTED_BLOCK = 256

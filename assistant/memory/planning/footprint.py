@@ -24,7 +24,7 @@ from assistant.memory.model.architecture import (
     window_cells,
 )
 from assistant.memory.model.profile import Model, sized
-from assistant.memory.planning.plan import (
+from assistant.memory.planning import (
     HOST_MEMORY,
     Choice,
     DeviceUsage,

@@ -15,9 +15,9 @@ from assistant.memory.gguf.header import Header
 from assistant.memory.ladder import DROP, TRIM, Rung
 from assistant.memory.model.architecture import unusable_types
 from assistant.memory.model.profile import Model, model_of
+from assistant.memory.planning import HOST_MEMORY, Choice, Machine, Plan, Requirements
 from assistant.memory.planning.dry_run import DryRun
 from assistant.memory.planning.footprint import breakdown_of
-from assistant.memory.planning.plan import HOST_MEMORY, Choice, Machine, Plan, Requirements
 from assistant.memory.planning.plan_report import PlanReport, make_report, predict_speed
 from assistant.memory.planning.planner import make_plan, replan
 from assistant.memory.rates import ASSUMED, MachineRates

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from assistant.memory.model.architecture import CacheParams, layer_bytes
+from assistant.memory.planning import HOST_MEMORY, Choice, Plan, Requirements
 from assistant.memory.planning.footprint import (
     ModelBreakdown,
     Work,
@@ -20,7 +21,6 @@ from assistant.memory.planning.footprint import (
     usages,
     work_of,
 )
-from assistant.memory.planning.plan import HOST_MEMORY, Choice, Plan, Requirements
 
 _MOST_STEPS = 64
 _MOST_PASSES = 3

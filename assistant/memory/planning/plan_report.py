@@ -19,7 +19,7 @@ from assistant.memory.model.architecture import (
     unusable_types,
 )
 from assistant.memory.model.profile import Model
-from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements
+from assistant.memory.planning import HOST_MEMORY, Machine, Plan, Requirements
 from assistant.memory.rates import ASSUMED, MachineRates
 
 _PCIE_BYTES_PER_S = 12e9  # PCIe 4.0 with 16 lanes, what pageable memory reaches

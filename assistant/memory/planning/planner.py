@@ -16,15 +16,15 @@ from assistant.memory.devices import RAISE_THE_LIMIT
 from assistant.memory.gguf.header import BY_NAME, GgmlType, Tensor
 from assistant.memory.model.architecture import CacheParams, unusable_types, with_window
 from assistant.memory.model.profile import Amount, LayerInventory, Model
-from assistant.memory.planning.footprint import ModelBreakdown, breakdown_of, usages
-from assistant.memory.planning.placement import Corrections, PlanCandidate, best_candidate
-from assistant.memory.planning.plan import (
+from assistant.memory.planning import (
     HOST_MEMORY,
     Choice,
     Machine,
     Plan,
     Requirements,
 )
+from assistant.memory.planning.footprint import ModelBreakdown, breakdown_of, usages
+from assistant.memory.planning.placement import Corrections, PlanCandidate, best_candidate
 from assistant.memory.planning.plan_report import caveats_of, explain, gib, predict_speed
 from assistant.settings import ModelSettings
 

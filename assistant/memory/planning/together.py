@@ -16,7 +16,7 @@ from msgspec import structs
 from assistant.errors import PlanError
 from assistant.memory.devices import RAISE_THE_LIMIT
 from assistant.memory.gguf.header import Header
-from assistant.memory.planning.plan import Machine, Plan, Requirements, credited
+from assistant.memory.planning import Machine, Plan, Requirements, credited
 from assistant.memory.planning.plan_report import gib
 from assistant.memory.planning.planner import requirements_of
 from assistant.settings import ModelSettings, Settings

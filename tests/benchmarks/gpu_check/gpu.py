@@ -9,7 +9,7 @@ from typing import Any
 
 from assistant.memory.devices import Device, DeviceKind, Nvml, ask_backend, merge
 from assistant.memory.gguf.header import Header
-from assistant.memory.planning.plan import HOST_MEMORY, Machine, machine_of
+from assistant.memory.planning import HOST_MEMORY, Machine, machine_of
 from assistant.memory.sampler import read_host_memory
 from gpu_check.results import Config
 

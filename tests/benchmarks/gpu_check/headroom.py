@@ -27,8 +27,8 @@ from assistant.engine.local import LlamaEngine
 from assistant.engine.types import Delta, Done, GenerateRequest
 from assistant.errors import ContextFullError, UnderkeelError
 from assistant.memory.gguf.header import read_header
+from assistant.memory.planning import Requirements
 from assistant.memory.planning.measured_planner import plan_with_ladder
-from assistant.memory.planning.plan import Requirements
 from gpu_check import models
 from gpu_check.gpu import GIB, MIB, SIMULATED_CONTEXT_BYTES, SIMULATED_POOL_BYTES, Gpu, model_file
 from gpu_check.results import Config, Row, emit, open_rows, skip

@@ -14,10 +14,10 @@ import time
 from assistant.errors import UnderkeelError
 from assistant.memory.gguf.header import Header
 from assistant.memory.model.profile import model_of
+from assistant.memory.planning import HOST_MEMORY, Plan, Requirements
 from assistant.memory.planning.dry_run import DryRun
 from assistant.memory.planning.load_report import DeviceReport, Sizes, compare, planned_memory
 from assistant.memory.planning.measured_planner import measure, plan_and_measure
-from assistant.memory.planning.plan import HOST_MEMORY, Plan, Requirements
 from assistant.memory.planning.planner import make_plan
 from gpu_check import models
 from gpu_check.gpu import (

@@ -20,8 +20,8 @@ from assistant.engine.types import Done, GenerateRequest
 from assistant.llama.spec import LoadSpec, TensorOverride
 from assistant.memory.devices import Device
 from assistant.memory.gguf.header import Header
+from assistant.memory.planning import HOST_MEMORY, Machine, Plan, Requirements, expert_pattern
 from assistant.memory.planning.measured_planner import plan_and_measure
-from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements, expert_pattern
 from gpu_check import models
 from gpu_check.gpu import GIB, MIB, Gpu, model_file
 from gpu_check.loader import Job, load

@@ -21,8 +21,8 @@ from assistant.cli import build_app
 from assistant.cli.plan_view import plan_json, plan_text
 from assistant.errors import PlanError, SettingsError, UnderkeelError, UnknownModelError
 from assistant.memory.gguf.header import read_header
+from assistant.memory.planning import Plan, Requirements, imagined, parse_size, this_machine
 from assistant.memory.planning.measured_planner import plan_report
-from assistant.memory.planning.plan import Plan, Requirements, imagined, parse_size, this_machine
 from assistant.memory.planning.plan_report import PlanReport, gib
 from assistant.memory.planning.planner import requirements_of
 from assistant.settings import ModelSettings

@@ -26,8 +26,8 @@ from assistant.cli.terminal import area, bar, console, print_json, printable
 from assistant.engine.types import EngineStats, ModelInfo
 from assistant.install.progress import ProgressLine
 from assistant.memory.model.known_models import known_header
+from assistant.memory.planning import Requirements, imagined, this_machine
 from assistant.memory.planning.measured_planner import plan_report
-from assistant.memory.planning.plan import Requirements, imagined, this_machine
 from assistant.wire import (
     BudgetNow,
     ChangeNow,

@@ -11,7 +11,8 @@ import httpx
 import pytest
 from toy_counter import FastCounter, ToyCounter
 
-from context.types import CursorKind, FimLayout, Part
+from context.prompt import FimLayout, Part
+from context.syntax.text import CursorKind
 
 
 @pytest.fixture

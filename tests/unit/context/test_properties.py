@@ -15,11 +15,11 @@ from examples import examples
 import context
 from context import FimLayout, Prompt, TokenCounter
 from context.index.file_record import chunks
+from context.prompt import Part
 from context.syntax.document import Source, read_file
 from context.syntax.language import language_for, languages
 from context.syntax.text import Encoder, byte_offset
 from context.syntax.trim import Depth, cuts, trim
-from context.types import Part
 
 TRIPLES = examples(7_000)
 TRIPLES_A_LANGUAGE = examples(80)

@@ -11,8 +11,8 @@ from toy_counter import ToyCounter
 
 import context
 from context import FimLayout, Prompt
-from context.syntax.text import byte_offset, char_offset, clean, pieces, pieces_before
-from context.types import CursorKind, Part
+from context.prompt import Part
+from context.syntax.text import CursorKind, byte_offset, char_offset, clean, pieces, pieces_before
 
 SOURCE = (Path(context.__file__).with_name("prompt") / "window.py").read_text(encoding="utf-8")
 

@@ -11,9 +11,10 @@ from toy_counter import ToyCounter
 
 import context
 from context import Prompt, TokenCounter, Workspace
+from context.prompt import FimLayout, Part
 from context.prompt.head import SETTLE_CHARS, Reason, Shares, rooms
 from context.prompt.window import order_of
-from context.types import CursorKind, FimLayout, Part
+from context.syntax.text import CursorKind
 
 FILE = "".join(
     f"def function_{at}(one, two):\n    total = one * {at}\n    for step in range(two):\n"

@@ -13,9 +13,9 @@ from assistant.engine.local import LlamaEngine
 from assistant.engine.transformers import TransformersEngine
 from assistant.errors import LoadError, ModelError, PlanError
 from assistant.memory.devices import Device, DeviceKind
+from assistant.memory.planning import Machine
 from assistant.memory.planning.checkpoint import read_checkpoint
 from assistant.memory.planning.checkpoint_plan import Scheme, checkpoint_bytes
-from assistant.memory.planning.plan import Machine
 from assistant.memory.sampler import Probes
 from assistant.settings import ModelSettings, Settings
 

@@ -18,7 +18,7 @@ from assistant.engine.types import LoadSpec
 from assistant.errors import LoadError, ModelChangedError, ModelError, PlanError
 from assistant.memory.devices import Device, DeviceKind
 from assistant.memory.ladder import Rung
-from assistant.memory.planning.plan import Machine, credited
+from assistant.memory.planning import Machine, credited
 from assistant.settings import ExplainSettings, ModelSettings, Settings
 from assistant.wire import ChatMessage, CompletionRequest, ServiceState
 

@@ -21,9 +21,9 @@ from assistant.engine.transformers import TransformersEngine
 from assistant.engine.types import Delta, GenerateRequest, LoadSpec
 from assistant.errors import LoadError
 from assistant.memory.devices import Device, DeviceKind
+from assistant.memory.planning import Machine
 from assistant.memory.planning.checkpoint import read_checkpoint
 from assistant.memory.planning.checkpoint_plan import Scheme, checkpoint_bytes, map_devices
-from assistant.memory.planning.plan import Machine
 from assistant.settings import ModelSettings
 
 torch = pytest.importorskip(

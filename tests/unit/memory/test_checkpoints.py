@@ -13,6 +13,7 @@ from assistant.errors import ModelError
 from assistant.llama.spec import DeviceKind
 from assistant.memory.devices import Device
 from assistant.memory.gguf import BytesSource
+from assistant.memory.planning import HOST_MEMORY, Machine
 from assistant.memory.planning.checkpoint import (
     Checkpoint,
     CheckpointTensor,
@@ -30,7 +31,6 @@ from assistant.memory.planning.checkpoint_plan import (
     token_bytes,
     vllm_command,
 )
-from assistant.memory.planning.plan import HOST_MEMORY, Machine
 
 GIB = 1 << 30
 MIB = 1 << 20

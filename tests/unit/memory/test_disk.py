@@ -21,10 +21,10 @@ from assistant.memory.devices import Device
 from assistant.memory.gguf.header import Header
 from assistant.memory.model.known_models import header_of, known_header, known_models
 from assistant.memory.model.profile import model_of
+from assistant.memory.planning import HOST_MEMORY, Machine, Requirements
 from assistant.memory.planning.dry_run import DryRun
 from assistant.memory.planning.load_report import compare, planned_memory
 from assistant.memory.planning.measured_planner import plan_and_measure
-from assistant.memory.planning.plan import HOST_MEMORY, Machine, Requirements
 from assistant.memory.planning.plan_report import predict_speed
 from assistant.memory.planning.planner import make_plan
 from assistant.memory.rates import ASSUMED, MachineRates

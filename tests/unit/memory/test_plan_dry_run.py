@@ -20,6 +20,7 @@ from assistant.memory.devices import Device
 from assistant.memory.model.architecture import nextn_bytes
 from assistant.memory.model.known_models import header_of, known_header, known_models
 from assistant.memory.model.profile import model_of
+from assistant.memory.planning import HOST_MEMORY, Machine, Plan, Requirements
 from assistant.memory.planning import dry_run as dry_run_module
 from assistant.memory.planning.dry_run import DryRun, start_ahead
 from assistant.memory.planning.measured_planner import (
@@ -28,7 +29,6 @@ from assistant.memory.planning.measured_planner import (
     plan_and_measure,
     plan_report,
 )
-from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements
 from assistant.memory.planning.planner import make_plan
 
 GPUS = {"SIM0": 24, "SIM1": 12}

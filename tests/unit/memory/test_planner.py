@@ -20,8 +20,8 @@ from assistant.memory.model.architecture import cache_bytes
 from assistant.memory.model.block_tensors import ModelShape
 from assistant.memory.model.known_models import header_of, known_header
 from assistant.memory.model.profile import Model, model_of
+from assistant.memory.planning import HOST_MEMORY, Machine, Plan, Requirements
 from assistant.memory.planning.footprint import breakdown_of
-from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements
 from assistant.memory.planning.plan_report import PlanReport, make_report, predict_speed
 from assistant.memory.planning.planner import make_plan, nearest, shrunk
 

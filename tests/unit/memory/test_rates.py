@@ -13,7 +13,7 @@ from assistant.llama.spec import DeviceRates, TypeRate
 from assistant.memory.devices import Device, DeviceKind
 from assistant.memory.model.known_models import header_of, known_header, known_models
 from assistant.memory.model.profile import model_of
-from assistant.memory.planning.plan import HOST_MEMORY, Machine, Requirements
+from assistant.memory.planning import HOST_MEMORY, Machine, Requirements
 from assistant.memory.planning.plan_report import Speed, predict_speed
 from assistant.memory.planning.planner import make_plan
 from assistant.memory.rates import (

@@ -10,8 +10,8 @@ from assistant.llama.spec import DeviceKind, DeviceMemory
 from assistant.memory.devices import Device
 from assistant.memory.gguf.header import read_header
 from assistant.memory.model.profile import model_of
+from assistant.memory.planning import Machine, Plan, Requirements
 from assistant.memory.planning.load_report import compare, planned_memory
-from assistant.memory.planning.plan import Machine, Plan, Requirements
 from assistant.memory.planning.planner import make_plan
 
 MIB = 1 << 20

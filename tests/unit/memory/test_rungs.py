@@ -11,8 +11,8 @@ from assistant.memory.devices import Device
 from assistant.memory.gguf.header import read_header
 from assistant.memory.ladder import Rung
 from assistant.memory.model.profile import model_of
+from assistant.memory.planning import Machine, Plan, Requirements
 from assistant.memory.planning.measured_planner import build
-from assistant.memory.planning.plan import Machine, Plan, Requirements
 from assistant.memory.planning.planner import make_plan
 from assistant.memory.rates import MachineRates
 

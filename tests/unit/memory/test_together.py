@@ -12,7 +12,7 @@ from assistant.llama.spec import DeviceKind
 from assistant.memory.devices import Device
 from assistant.memory.gguf.header import Header
 from assistant.memory.model.profile import model_of
-from assistant.memory.planning.plan import HOST_MEMORY, Machine, Plan, Requirements, credited
+from assistant.memory.planning import HOST_MEMORY, Machine, Plan, Requirements, credited
 from assistant.memory.planning.planner import make_plan
 from assistant.memory.planning.together import PlannedModel, Wanted, plan_together
 

@@ -23,7 +23,8 @@ from assistant.models.gguf_file import string
 from assistant.models.token_estimate import EngineEncoded
 from assistant.models.vocabulary import load
 from context import window
-from context.types import CursorKind, FimLayout, Part
+from context.prompt import FimLayout, Part
+from context.syntax.text import CursorKind
 
 QWEN = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|repo_name|>", "<|file_sep|>"]
 STARCODER = ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"]
