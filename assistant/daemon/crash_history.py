@@ -29,7 +29,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from assistant.errors import LoadError, PlanError, UnderkeelError, WorkerDiedError
-from assistant.llama.spec import LoadSpec
+from assistant.llama import LoadSpec
 from assistant.memory.devices import RAISE_THE_LIMIT, merge
 from assistant.memory.sampler import read_host_memory
 

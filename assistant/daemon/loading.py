@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from assistant.engine.local import Identity, LlamaEngine, file_identity
 from assistant.engine.types import ElasticEngine, ModelInfo, TensorOverride
 from assistant.errors import ModelError, PlanError, UnderkeelError
-from assistant.llama.spec import BackendDevice, DeviceFree, LoadSpec
+from assistant.llama import BackendDevice, DeviceFree, LoadSpec
 from assistant.memory.devices import RAISE_THE_LIMIT, Device, ask_backend, merge
 from assistant.memory.gguf.header import read_header
 from assistant.memory.ladder import Rung

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import msgspec
 
-from assistant import __version__
+from assistant import __version__, llama
 from assistant.install.choice import choose, cpu_only_beside_gpu, unusable
 from assistant.install.machine import Machine, Vendor
-from assistant.llama import spec
-from assistant.llama.spec import BackendDevice, DeviceKind
+from assistant.llama import BackendDevice, DeviceKind
 from assistant.memory.devices import (
     RAISE_THE_LIMIT,
     Device,
@@ -162,16 +161,16 @@ def build(
     return found
 
 
-def computing(requested: int, machine: spec.Processors | None = None) -> Finding:
+def computing(requested: int, machine: llama.Processors | None = None) -> Finding:
     """How many threads llama.cpp computes with.
 
     Args:
         requested: model.n_threads of the settings; 0 for automatic.
     """
-    machine = machine or spec.processors()
-    chosen = spec.choose_threads(requested, machine)
+    machine = machine or llama.processors()
+    chosen = llama.choose_threads(requested, machine)
     message = f"llama.cpp computes with {chosen.count} threads: {chosen.reason}"
-    if requested and requested > (least := spec.choose_threads(0, machine)).count:
+    if requested and requested > (least := llama.choose_threads(0, machine)).count:
         advice = f"Unset model.n_threads: {least.count} is better, {least.reason}"
         return fail("threads", message, advice)
     return ok("threads", message)

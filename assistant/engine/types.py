@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 from msgspec.structs import replace
 
-from assistant.llama.spec import (
+from assistant.llama import (
     GREEDY,
     DeviceFree,
     DeviceMemory,

@@ -17,10 +17,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from assistant.errors import EngineError, LoadError
-from assistant.llama import ggml, structs
+from assistant.llama import DeviceMemory, LoadSpec, ggml, structs
 from assistant.llama.ggml import llama_cpp
 from assistant.llama.nextn import open_context
-from assistant.llama.spec import DeviceMemory, LoadSpec
 
 _BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
 _TREE_STEP = "_ZSt18_Rb_tree_incrementPSt18_Rb_tree_node_base"  # only libstdc++ has it

@@ -15,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from assistant.errors import EngineError, LoadError
-from assistant.llama import breakdown, ggml, structs
+from assistant.llama import DeviceMemory, LoadSpec, Sampling, breakdown, ggml, structs
 from assistant.llama.ggml import llama_cpp
 from assistant.llama.model import Model
 from assistant.llama.nextn import Nextn
-from assistant.llama.spec import DeviceMemory, LoadSpec, Sampling
 from assistant.llama.structs import Batch, Span
 
 Logits = npt.NDArray[np.float32]

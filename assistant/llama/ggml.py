@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant.errors import EngineError, LoadError
-from assistant.llama.spec import BackendDevice, DeviceFree, DeviceKind
+from assistant.llama import BackendDevice, DeviceFree, DeviceKind
 
 
 def _declarations() -> Any:

@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 
 from assistant.errors import EngineError, LoadError
-from assistant.llama import ggml, structs
+from assistant.llama import LoadSpec, ggml, structs
 from assistant.llama.ggml import llama_cpp
-from assistant.llama.spec import LoadSpec
 
 _MAGIC = b"GGUF"
 _TOO_MANY_TOKENS = -(1 << 31)  # INT32_MIN: more than fit a count

@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 
 from assistant.errors import LoadError
-from assistant.llama import ggml, structs
+from assistant.llama import LoadSpec, ggml, structs
 from assistant.llama.ggml import llama_cpp
-from assistant.llama.spec import LoadSpec
 from assistant.llama.structs import Batch, Span
 
 _UNKNOWN = -2  # position -1 comes before the first token

@@ -25,7 +25,7 @@ import msgspec
 
 from assistant import oom_score
 from assistant.errors import UnderkeelError
-from assistant.llama.spec import DeviceRates, LoadSpec, TypeRate, choose_threads, processors
+from assistant.llama import DeviceRates, LoadSpec, TypeRate, choose_threads, processors
 
 _N_CTX = 256
 _PROMPT_TOKENS = 128

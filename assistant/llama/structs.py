@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from assistant.errors import LoadError
-from assistant.llama import ggml
+from assistant.llama import LoadSpec, TensorOverride, choose_threads, ggml, processors
 from assistant.llama.ggml import llama_cpp
-from assistant.llama.spec import LoadSpec, TensorOverride, choose_threads, processors
 
 _MOST_OVERRIDES = 4096  # llama_max_tensor_buft_overrides() (src/llama.cpp)
 

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from assistant.errors import LoadError, from_wire
-from assistant.llama.spec import BackendDevice, DeviceKind
+from assistant.llama import BackendDevice, DeviceKind
 
 __all__ = [
     "Device",

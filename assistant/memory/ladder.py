@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from assistant.llama.spec import LoadSpec
+from assistant.llama import LoadSpec
 
 TRIM = "trim"
 """The rung of shorter prompts: the budget is below its full step."""

@@ -23,7 +23,7 @@ import msgspec
 import psutil
 
 from assistant import paths
-from assistant.llama.spec import DeviceRates, TypeRate, processors
+from assistant.llama import DeviceRates, TypeRate, processors
 from assistant.memory.devices import Device
 
 _LIMIT_S = 60.0

@@ -17,6 +17,9 @@ from context.index.open_file import read_text
 from context.syntax.document import Document, Source, read_file
 from context.syntax.text import line_start, terms
 
+if TYPE_CHECKING:
+    from context.index.project_index import Index
+
 __all__ = [
     "MAX_FILE_BYTES",
     "EditKind",
@@ -30,13 +33,10 @@ __all__ = [
     "history",
     "imports",
     "model_edits",
-    "renames",
+    "names",
     "siblings",
     "signatures",
 ]
-
-if TYPE_CHECKING:
-    from context.index.project_index import Index
 
 MAX_FILE_BYTES = 1_000_000
 _MOST_PASSAGES = 60

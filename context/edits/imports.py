@@ -16,7 +16,7 @@ from pathlib import Path
 
 from context.edits import EditKind, NextEdit, OtherDefinition, Scene
 from context.edits.history import is_identifier, tokens
-from context.edits.scopes import Scopes, scopes_of
+from context.edits.names import Scopes, scopes_of
 from context.syntax.document import Source
 from context.syntax.syntax_tree import Import
 from context.syntax.text import line_end, line_start

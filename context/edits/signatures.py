@@ -13,7 +13,7 @@ import tree_sitter
 
 from context.edits import EditKind, NextEdit, Scene
 from context.edits.history import Hunk, reverted
-from context.edits.scopes import Scopes, scopes_of
+from context.edits.names import Scopes, scopes_of
 from context.syntax.document import Source, read
 from context.syntax.text import byte_offset, common_ends
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from assistant.llama import LoadSpec
 from assistant.llama.context import Context, DecodeStatus
 from assistant.llama.model import Model
-from assistant.llama.spec import LoadSpec
 from assistant.llama.structs import Span
 
 MAX_ANSWER_TOKENS = 40

@@ -30,8 +30,8 @@ import msgspec  # noqa: E402
 from gpu_check.random_weights import write_random  # noqa: E402
 from head import head, publish  # noqa: E402
 
+from assistant.llama import LoadSpec, choose_threads, processors  # noqa: E402
 from assistant.llama.probe import Stopwatch  # noqa: E402
-from assistant.llama.spec import LoadSpec, choose_threads, processors  # noqa: E402
 from assistant.memory.gguf.header import read_header  # noqa: E402
 from assistant.memory.model.known_models import header_of, known_models  # noqa: E402
 from assistant.memory.model.profile import model_of  # noqa: E402

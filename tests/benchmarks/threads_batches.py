@@ -10,7 +10,7 @@ For the dense starter model and the mixture of experts, each setting in a contex
   was requested to stop, at random moments.
 
 Rounds take turns over all settings, and the fastest of each counts: other programs can only make it
-slower. `assistant.llama.spec` and `assistant.engine.worker.scheduler` choose by what this shows.
+slower. `assistant.llama` and `assistant.engine.worker.scheduler` choose by what this shows.
 
 Prints JSON; `--save` also writes it to tests/benchmarks/results/threads_batches.json.
 """

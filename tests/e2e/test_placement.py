@@ -11,7 +11,7 @@ import pytest
 from placement import Job, Outcome, run
 from simulated import GIB, MIB, Compute, Gpu, Machine, Stage
 
-from assistant.llama.spec import DeviceMemory, LoadSpec, TensorOverride
+from assistant.llama import DeviceMemory, LoadSpec, TensorOverride
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 

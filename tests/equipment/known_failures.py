@@ -15,7 +15,7 @@ from simulated import Machine as SimulatedMachine
 from spec_choice import spec_usages
 
 from assistant.errors import PlanError
-from assistant.llama.spec import DeviceKind, LoadSpec
+from assistant.llama import DeviceKind, LoadSpec
 from assistant.memory.devices import Device
 from assistant.memory.gguf.header import Header
 from assistant.memory.model.architecture import CacheParams, cache_bytes, model_memory

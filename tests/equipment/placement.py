@@ -20,7 +20,7 @@ import numpy.typing as npt
 from simulated import Machine, read_usage
 
 from assistant.errors import LoadError
-from assistant.llama.spec import DeviceMemory, LoadSpec
+from assistant.llama import DeviceMemory, LoadSpec
 
 if TYPE_CHECKING:  # the parent must not load llama.cpp
     from assistant.llama.context import Context

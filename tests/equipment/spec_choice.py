@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from itertools import accumulate
 
-from assistant.llama.spec import LoadSpec
+from assistant.llama import LoadSpec
 from assistant.memory.model.architecture import CacheParams
 from assistant.memory.model.profile import Model
 from assistant.memory.planning import HOST_MEMORY, Choice, DeviceUsage, Machine, Requirements

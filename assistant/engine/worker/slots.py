@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from assistant.engine.types import SlotState
 from assistant.engine.worker import scheduler
+from assistant.llama import CHECKPOINT_BYTES, MOST_CHECKPOINTS
 from assistant.llama.context import Context
-from assistant.llama.spec import CHECKPOINT_BYTES, MOST_CHECKPOINTS
 
 
 @dataclass

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from assistant.llama.spec import CHECKPOINT_BYTES, MOST_CHECKPOINTS
+from assistant.llama import CHECKPOINT_BYTES, MOST_CHECKPOINTS
 from assistant.memory.gguf.header import BY_NAME, CACHE_TYPES, Header
 
 _MOST_LAYERS = 1024  # LLAMA_MAX_LAYERS is 512; more than that is refused before it costs memory

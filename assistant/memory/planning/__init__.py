@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from assistant.errors import SettingsError
-from assistant.llama.spec import DeviceKind, DeviceMemory, LoadSpec, TensorOverride
+from assistant.llama import DeviceKind, DeviceMemory, LoadSpec, TensorOverride
 from assistant.memory.devices import Device, ask_backend, merge
 from assistant.memory.model.architecture import CacheParams
 from assistant.memory.model.profile import EXPERT_PATTERN, Model

@@ -27,7 +27,7 @@ import msgspec
 
 from assistant import oom_score
 from assistant.errors import EngineError, GGUFError, LoadError, UnderkeelError, from_wire
-from assistant.llama.spec import DeviceMemory, LoadSpec
+from assistant.llama import DeviceMemory, LoadSpec
 from assistant.memory.gguf.header import DEFAULT_ALIGNMENT, Header, StringArray, Tensor
 from assistant.memory.model.architecture import padded
 

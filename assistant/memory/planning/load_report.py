@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from assistant.llama.spec import DeviceMemory
+from assistant.llama import DeviceMemory
 from assistant.memory.planning import HOST_MEMORY, Plan
 
 _MAPPED_SUFFIX = "_Mapped"  # buffer type of weights that stay in the mapped file ("CPU_Mapped")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from assistant.errors import EngineError, PlanError
-from assistant.llama.spec import LoadSpec
+from assistant.llama import LoadSpec
 from assistant.memory.gguf.header import Header
 from assistant.memory.ladder import DROP, TRIM, Rung
 from assistant.memory.model.architecture import unusable_types

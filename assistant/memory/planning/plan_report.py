@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from assistant.errors import PlanError
-from assistant.llama.spec import DeviceRates, TypeRate
+from assistant.llama import DeviceRates, TypeRate
 from assistant.memory.gguf.header import Tensor
 from assistant.memory.model.architecture import (
     CacheParams,

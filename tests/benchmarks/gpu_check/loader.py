@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from assistant.llama.spec import DeviceMemory, LoadSpec
+from assistant.llama import DeviceMemory, LoadSpec
 from assistant.memory.devices import Nvml
 
 _FIRST_TOKEN, _LAST_TOKEN = 300, 4000  # fillers of every vocabulary that is written here

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from assistant.engine.local import LlamaEngine
 from assistant.engine.types import Done, GenerateRequest
-from assistant.llama.spec import LoadSpec, TensorOverride
+from assistant.llama import LoadSpec, TensorOverride
 from assistant.memory.devices import Device
 from assistant.memory.gguf.header import Header
 from assistant.memory.planning import HOST_MEMORY, Machine, Plan, Requirements, expert_pattern

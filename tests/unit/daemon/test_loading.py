@@ -5,7 +5,7 @@ from __future__ import annotations
 from daemons import fake_model
 
 from assistant.daemon.loading import Loadable
-from assistant.llama.spec import BackendDevice, DeviceFree, DeviceKind
+from assistant.llama import BackendDevice, DeviceFree, DeviceKind
 from assistant.memory.devices import GpuMemory, HostMemory
 from assistant.memory.sampler import Sample
 

@@ -18,7 +18,7 @@ from assistant.daemon.crash_history import (
     next_restart,
     strikes,
 )
-from assistant.llama.spec import LoadSpec
+from assistant.llama import LoadSpec
 
 FAULTS = (Cause.MEMORY, Cause.CRASH, Cause.HANG)
 CPU = LoadSpec(path="m.gguf", n_ctx=8192)

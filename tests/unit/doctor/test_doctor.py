@@ -18,7 +18,7 @@ from assistant.cli import build_app
 from assistant.doctor import Level, checks, examine
 from assistant.doctor.checks import Finding
 from assistant.install.machine import Backend, Gpu, Machine, Vendor
-from assistant.llama.spec import BackendDevice, DeviceKind, Processors
+from assistant.llama import BackendDevice, DeviceKind, Processors
 from assistant.memory.devices import GpuMemory, HostMemory
 from assistant.memory.sampler import Probes
 from assistant.service import Manager, ServiceNow

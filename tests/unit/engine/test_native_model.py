@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import tiny_models
 
-from assistant.llama import structs
+from assistant.llama import LoadSpec, structs
 from assistant.llama.model import Model
-from assistant.llama.spec import LoadSpec
 
 # The vocabulary has the bytes 0x00 to 0xFC and no word: a space is "\u2581", which is three tokens.
 _LONG_NAME = "\u00e9" * 300

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistant.llama.spec import LoadSpec, Processors, choose_threads, processors
+from assistant.llama import LoadSpec, Processors, choose_threads, processors
 from assistant.llama.structs import context_params
 
 

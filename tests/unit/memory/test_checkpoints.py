@@ -10,7 +10,7 @@ import checkpoint_files
 import pytest
 
 from assistant.errors import ModelError
-from assistant.llama.spec import DeviceKind
+from assistant.llama import DeviceKind
 from assistant.memory.devices import Device
 from assistant.memory.gguf import BytesSource
 from assistant.memory.planning import HOST_MEMORY, Machine

@@ -15,7 +15,7 @@ import pytest
 from simulated import GIB, Foreign, Gpu, Machine, Slice
 
 from assistant.errors import LoadError
-from assistant.llama.spec import BackendDevice, DeviceKind
+from assistant.llama import BackendDevice, DeviceKind
 from assistant.memory import devices
 from assistant.memory.devices import HostMemory, ask_backend, merge, normal_bus_id
 from assistant.memory.sampler import read_amdgpu, read_host_memory

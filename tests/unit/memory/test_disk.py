@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from gpu_check.random_weights import write_random
 
 from assistant.errors import PlanError
+from assistant.llama import DeviceKind
 from assistant.llama.context import Context, DecodeStatus
 from assistant.llama.model import Model as LoadedModel
-from assistant.llama.spec import DeviceKind
 from assistant.llama.structs import Span
 from assistant.memory.devices import Device
 from assistant.memory.gguf.header import Header

@@ -10,7 +10,7 @@ import pytest
 import shapes
 
 from assistant.errors import LoadError
-from assistant.llama.spec import LoadSpec
+from assistant.llama import LoadSpec
 from assistant.memory.model.architecture import (
     CacheParams,
     cache_bytes,

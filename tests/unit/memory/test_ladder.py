@@ -9,7 +9,7 @@ from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assistant.llama.spec import LoadSpec
+from assistant.llama import LoadSpec
 from assistant.memory.ladder import (
     LadderPosition,
     Move,

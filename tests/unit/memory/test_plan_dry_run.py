@@ -15,7 +15,7 @@ from simulated import Machine as SimulatedMachine
 from spec_choice import spec_usages
 
 from assistant.errors import EngineError, LoadError, PlanError
-from assistant.llama.spec import DeviceKind, LoadSpec
+from assistant.llama import DeviceKind, LoadSpec
 from assistant.memory.devices import Device
 from assistant.memory.model.architecture import nextn_bytes
 from assistant.memory.model.known_models import header_of, known_header, known_models

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from spec_choice import choice_of, spec_usages
 
 from assistant.errors import PlanError
-from assistant.llama.spec import DeviceKind, LoadSpec
+from assistant.llama import DeviceKind, LoadSpec
 from assistant.memory.devices import Device
 from assistant.memory.model.architecture import cache_bytes
 from assistant.memory.model.block_tensors import ModelShape

@@ -9,7 +9,7 @@ import pytest
 
 from assistant import paths
 from assistant.cli.recommend import CodingModel, judge
-from assistant.llama.spec import DeviceRates, TypeRate
+from assistant.llama import DeviceRates, TypeRate
 from assistant.memory.devices import Device, DeviceKind
 from assistant.memory.model.known_models import header_of, known_header, known_models
 from assistant.memory.model.profile import model_of

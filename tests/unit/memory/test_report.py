@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant.llama.spec import DeviceKind, DeviceMemory
+from assistant.llama import DeviceKind, DeviceMemory
 from assistant.memory.devices import Device
 from assistant.memory.gguf.header import read_header
 from assistant.memory.model.profile import model_of

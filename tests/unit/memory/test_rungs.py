@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant.llama.spec import DeviceKind
+from assistant.llama import DeviceKind
 from assistant.memory.devices import Device
 from assistant.memory.gguf.header import read_header
 from assistant.memory.ladder import Rung

@@ -8,7 +8,7 @@ import pytest
 import shapes
 
 from assistant.errors import PlanError
-from assistant.llama.spec import DeviceKind
+from assistant.llama import DeviceKind
 from assistant.memory.devices import Device
 from assistant.memory.gguf.header import Header
 from assistant.memory.model.profile import model_of

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from context.edits import NextEdit, OtherDefinition, Scene, imports, renames, siblings, signatures
+from context.edits import NextEdit, OtherDefinition, Scene, imports, names, siblings, signatures
 from context.edits.history import History, between
 from context.syntax.document import Document, Source, read_file
 
 _RULES: dict[str, Callable[[Scene], list[NextEdit]]] = {
-    "rename": renames.find,
+    "rename": names.find_renames,
     "signature": signatures.find,
     "sibling": siblings.find,
     "import": imports.find,
@@ -93,7 +93,7 @@ def test_a_rename_reaches_the_files_that_import_the_name() -> None:
         "pkg/d.py": "from .a import x, load as read\n",
     }
     seen = scene("pkg/a.py", ["def load():\n    pass\n", "def fetch():\n    pass\n"], files)
-    found = renames.find(seen)
+    found = names.find_renames(seen)
     assert shown(seen, found) == ["pkg/b.py 18: fetch", "pkg/d.py 18: fetch"]
 
 
