@@ -286,10 +286,6 @@ class Document:
         """`change` and `apply` at once."""
         self.apply(self.change(text, start, end))
 
-    def replace_all(self, text: str) -> None:
-        """Take a new text as a whole; `edited` is where it differs from the old one."""
-        self.apply(self.change(text))
-
     def place(self, line: int, units: int) -> Place:
         """The place of a client position. One past the end of a line is the line's end; one past
         the last line is the end of the document."""

@@ -327,19 +327,3 @@ def _digest(steps: Sequence[Step]) -> str:
     if len(lines) > len(shown):
         head += f", the first {len(lines) - len(shown)} of which are left out"
     return "\n\n" + "\n".join([f"{head}:", *(f"- {line}" for line in shown)]) + "]"
-
-
-def shared_tokens(before: Sequence[Message], now: Sequence[Message], count: Count) -> int:
-    """How many of the tokens of `now` are a prefix that `before` had, too: whole messages and the
-    common start of the first that differs."""
-    shared = 0
-    for old, new in zip(before, now, strict=False):
-        if old == new:
-            shared += MESSAGE_TOKENS + count(json.dumps(new, ensure_ascii=False))
-            continue
-        one, other = str(old.get("content")), str(new.get("content"))
-        same = 0
-        while same < min(len(one), len(other)) and one[same] == other[same]:
-            same += 1
-        return shared + (count(other[:same]) if old["role"] == new["role"] else 0)
-    return shared

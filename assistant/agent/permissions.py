@@ -63,9 +63,6 @@ class Rules:
             return replace(self, exact=self.exact | {words})
         return replace(self, commands=(*self.commands, words[:1]))
 
-    def with_tool(self, name: str) -> Rules:
-        return replace(self, tools=self.tools | {name})
-
 
 # In a shell these do more than name a program and its arguments.
 _SHELL = re.compile(r"[;&|<>`$(){}\[\]*?~!#\\\n\r\x00-\x1f\x7f]")

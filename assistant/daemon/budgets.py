@@ -68,10 +68,6 @@ class Policy:
             return floor
         return max(floor, int(self.full_tokens * self.steps[level]))
 
-    def recovery_s(self) -> float:
-        """The longest way back to the full budget once all is well."""
-        return self.floor_level * self.hold_s
-
 
 @dataclass(frozen=True, slots=True)
 class Memory:

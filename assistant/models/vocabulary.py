@@ -192,14 +192,6 @@ class Vocabulary:
         """As `decode`, but the bytes as they are; a token may end inside a character."""
         return b"".join([self._bytes[token] for token in ids])
 
-    def token_id(self, text: str) -> int | None:
-        """The id of a special token by its text, or of a text that is exactly one token."""
-        found = self.special.get(text)
-        if found is None and text:
-            ids = self.encode(text)
-            found = ids[0] if len(ids) == 1 else None
-        return found
-
     def _plain_ids(self, text: str, *, first: bool) -> list[int]:
         encoder = self._encoder
         if isinstance(encoder, Unigram):

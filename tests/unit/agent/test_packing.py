@@ -16,10 +16,10 @@ from assistant.agent import conversation
 from assistant.agent.conversation import Message, Step, ToolCall, ToolResult, Turn
 from assistant.agent.packing import (
     LOW_WATER,
+    MESSAGE_TOKENS,
     DoesNotFitError,
     Level,
     pack,
-    shared_tokens,
 )
 
 
@@ -95,6 +95,22 @@ def test_steps_never_grow_again(turns: list[Turn], budget: int, less: int) -> No
     assert third.levels == second.levels and not third.repacked
 
 
+def shared_tokens(before: Sequence[Message], now: Sequence[Message]) -> int:
+    """How many of the tokens of `now` are a prefix that `before` had, too: whole messages and the
+    common start of the first that differs."""
+    shared = 0
+    for old, new in zip(before, now, strict=False):
+        if old == new:
+            shared += MESSAGE_TOKENS + count(json.dumps(new, ensure_ascii=False))
+            continue
+        one, other = str(old.get("content")), str(new.get("content"))
+        same = 0
+        while same < min(len(one), len(other)) and one[same] == other[same]:
+            same += 1
+        return shared + (count(other[:same]) if old["role"] == new["role"] else 0)
+    return shared
+
+
 @pytest.mark.parametrize("budget", [3000, 6000, 14_000])
 def test_most_of_each_prompt_was_in_the_one_before(budget: int) -> None:
     """At least 90 % over the requests of a long turn, at windows of 4k, 8k and 16k."""
@@ -110,9 +126,7 @@ def test_most_of_each_prompt_was_in_the_one_before(budget: int) -> None:
             # What is new since the last request is no part of what could have been kept.
             new = size(packed.messages[-2:])
             tokens += size(packed.messages) - new
-            shared += min(
-                shared_tokens(before, packed.messages, count), size(packed.messages) - new
-            )
+            shared += min(shared_tokens(before, packed.messages), size(packed.messages) - new)
         repacks += packed.repacked
         before = packed.messages
         steps.append(step(index, size=300 + index * 37 % 400))

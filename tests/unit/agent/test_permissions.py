@@ -142,6 +142,6 @@ def test_other_files_do_not(name: str) -> None:
 
 
 def test_an_mcp_tool_is_approved_once() -> None:
-    rules = Rules().with_tool("weather")
+    rules = Rules(tools=frozenset({"weather"}))
     assert verdict(Access.FOREIGN, Mode.ASK, rules, tool="weather") is Verdict.ALLOW
     assert verdict(Access.FOREIGN, Mode.ASK, rules, tool="other") is Verdict.ASK

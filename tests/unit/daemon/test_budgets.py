@@ -73,7 +73,8 @@ def test_it_climbs_one_level_at_a_time() -> None:
     assert levels[-1] == 0
     assert set(levels) == {0, 1, 2, 3, 4}
     first_full = levels.index(0)
-    assert POLICY.recovery_s() <= first_full <= POLICY.recovery_s() + 2
+    whole_s = POLICY.floor_level * POLICY.hold_s
+    assert whole_s <= first_full <= whole_s + 2
 
 
 def test_a_dip_on_the_way_up_starts_the_wait_again() -> None:

@@ -87,7 +87,7 @@ def test_a_whole_new_text_agrees_with_the_reference(
         document, reference = Document("file:///a", text), Reference(text, Encoding.UTF16)
         for new in news:
             if whole:
-                document.replace_all(new)
+                document.apply(document.change(new))
             else:
                 document.replace((0, 0), (10**6, 0), new)
             reference.text = lines_module.clean(new)
@@ -121,7 +121,7 @@ def test_the_place_of_change_is_where_the_texts_differ(
     """C22: not the start of the file, which many clients that send the whole text would mean."""
     document = Document("file:///a", old)
     if whole:
-        document.replace_all(new)
+        document.apply(document.change(new))
     else:
         document.replace((0, 0), (10**6, 0), new)
     assert document.text == new

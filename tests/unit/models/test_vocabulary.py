@@ -128,11 +128,9 @@ def test_lone_surrogates_become_replacement_characters(vocabulary: Vocabulary) -
 
 def test_control_tokens_have_ids_only_when_asked_for(vocabulary: Vocabulary) -> None:
     prefix = vocabulary.control["<|fim_prefix|>"]
-    assert vocabulary.token_id("<|fim_prefix|>") == prefix
+    assert vocabulary.special["<|fim_prefix|>"] == prefix
     assert prefix not in vocabulary.encode("<|fim_prefix|>")
     assert vocabulary.decode([prefix]) == "<|fim_prefix|>"
-    assert vocabulary.token_id(" return") is not None
-    assert vocabulary.token_id("no single token at all") is None
 
 
 def test_moe_has_the_same_vocabulary(vocabulary: Vocabulary, moe_model: Path) -> None:
