@@ -47,7 +47,6 @@ REQUEST = (
 
 _MOST_PROMPTS = 4
 _LONG_LINE = 120
-
 MAX_SESSIONS = 50
 MAX_SESSION_BYTES = 32 << 20
 _ID = re.compile(r"[0-9a-f]{32}")

@@ -22,11 +22,10 @@ from assistant.llama.nextn import Nextn
 from assistant.llama.structs import Batch, Span
 
 Logits = npt.NDArray[np.float32]
-_PARTIAL = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
-_ALL_TOKENS = 2**20
-
 Tokens = npt.NDArray[np.int32]
 
+_PARTIAL = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+_ALL_TOKENS = 2**20
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 """`llama_token_data` (llama.h)."""
 
