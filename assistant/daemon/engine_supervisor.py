@@ -78,6 +78,7 @@ class EngineSupervisor:
         loadable: the ways to load it; `step` is the rung of its ladder that is in use.
         report: what the last load took against its plan.
         shape: counts the shapes that were served; another number, another context.
+        edition: counts the files that were served; another number, other tokens.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class EngineSupervisor:
         self._history = CrashHistory(clock, rules)
         self._identity = identity
         self._loaded_identity: object = None
+        self._files: object = ()  # of what is served, as they were before the load
         self._state = ServiceState.RELEASED if released else ServiceState.LOADING
         self.stage = ""
         self.progress = 0.0
@@ -113,7 +115,7 @@ class EngineSupervisor:
         self.loadable: Loadable | None = None
         self.report: LoadReport | None = None
         self.step = 0
-        self.shape = 0
+        self.shape = self.edition = 0
         self._advisor: HeadroomAdvisor | None = None
 
     def follow(self, advisor: HeadroomAdvisor) -> None:
@@ -192,6 +194,9 @@ class EngineSupervisor:
         async with self._life:
             if self.state is not ServiceState.READY or self.loadable is None:
                 return False
+            if self._replaced():
+                self._load_replaced()
+                return False
             rung, here = self.loadable.ladder[step], self.loadable.ladder[self.step]
             log.info("ladder from=%s to=%s", here.name, rung.name)
             self._least_step = step
@@ -236,7 +241,7 @@ class EngineSupervisor:
         async with self._life:
             if self.state is not ServiceState.READY or self.info is None:
                 raise LoadError("no model is served that could be changed", advice="Try again")
-            before, spec = self.info.name, loadable.specs[0]
+            before, spec, files = self.info.name, loadable.specs[0], loadable.files()
             self.stage = "changing the model"
             try:
                 info = await self._engine.reshape(spec, self._on_progress)
@@ -250,6 +255,7 @@ class EngineSupervisor:
                 self.state = ServiceState.LOADING
             else:
                 self.loadable, self.step, self._least_step = loadable, 0, 0
+                self._served_from(files)
                 self._serve(info)
                 return info
         self._start(plan=False)
@@ -302,6 +308,8 @@ class EngineSupervisor:
         """
         if self.state is ServiceState.RELEASED:
             self.start_load()
+        elif self._replaced():
+            self._load_replaced()
         if self.state is ServiceState.LOADING and self._loading is not None and self.info:
             await asyncio.wait({self._loading}, timeout=within_s)
         if self.state is ServiceState.LOADING:
@@ -315,9 +323,11 @@ class EngineSupervisor:
             raise self.error.rebuild() if self.error else LoadError("no model is loaded")
         return self.info
 
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta | Done, None]:
+    def generate(
+        self, request: GenerateRequest, edition: int | None = None
+    ) -> AsyncGenerator[Delta | Done, None]:
         """Stream the answer; see `retry.generate`."""
-        return retry.generate(self, request)
+        return retry.generate(self, request, edition)
 
     @asynccontextmanager
     async def attempt(
@@ -408,6 +418,33 @@ class EngineSupervisor:
         self._history.free_s = None
         self._loading = asyncio.create_task(self._load(plan=plan))
 
+    def _replaced(self) -> bool:
+        """Whether other files have taken the place of those that are served (case S9).
+
+        Files that are gone replace nothing: what is loaded needs only the memory that it has.
+        """
+        if self.state is not ServiceState.READY or self.loadable is None:
+            return False
+        if not self._files or (self.info is not None and self.info.server):
+            return False
+        now = self.loadable.files()
+        return bool(now) and now != self._files
+
+    def _load_replaced(self) -> None:
+        """Plan and load again, once the answers in progress have ended."""
+        log.info("the model's file has changed: it is loaded again")
+        self.state, self.error, self.progress = ServiceState.LOADING, None, 0.0
+        self.stage = "waiting for answers to end"
+        self._loading = asyncio.create_task(self._after_answers())
+
+    async def _after_answers(self) -> None:
+        async with self._gate.drained(), self._life:
+            self._epoch += 1
+            self._history.serves(None)
+            with suppress(UnderkeelError):
+                await self._engine.unload()
+        await self._load(plan=True)
+
     async def _load(self, *, plan: bool) -> None:
         async with self._life:
             try:
@@ -446,7 +483,10 @@ class EngineSupervisor:
             self.stage, self.progress = "loading the model", 0.0
             log.info("loading step=%d spec=%s", restart.step, spec)
             try:
-                return await self._engine.load(spec, self._on_progress)
+                files = loadable.files()
+                info = await self._engine.load(spec, self._on_progress)
+                self._served_from(files)
+                return info
             except WorkerDiedError as error:
                 self._history.note(spec, self._load_cause(error), error)
             except LoadError as error:
@@ -461,6 +501,10 @@ class EngineSupervisor:
         if restart.delay_s:
             self.stage = f"starting again in {restart.delay_s:.1f} s"
             await asyncio.sleep(restart.delay_s)
+
+    def _served_from(self, files: object) -> None:
+        self.edition += files != self._files
+        self._files = files
 
     def _serve(self, info: ModelInfo) -> None:
         self._epoch, self.shape = self._epoch + 1, self.shape + 1

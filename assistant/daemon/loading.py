@@ -69,6 +69,12 @@ class Loadable:
         """How each rung is loaded, the last one (nothing) left out."""
         return [rung.spec for rung in self.ladder if rung.spec is not None]
 
+    def files(self) -> Identity:
+        """Tells the files that it is loaded from from others under the same names; empty where
+        there are none."""
+        specs = self.specs
+        return file_identity(specs[0].path) if specs else ()
+
     def report(self, info: ModelInfo, step: int) -> LoadReport | None:
         """What the load took against the plan; None where there is no plan or another rung."""
         if info.server or self.plan is None or self.ladder[step].holds != self.ladder[0].holds:

@@ -18,7 +18,14 @@ from msgspec.structs import replace
 
 from assistant.daemon.crash_history import from_outside
 from assistant.engine.types import Delta, Done, GenerateRequest, ModelInfo
-from assistant.errors import EngineError, LoadError, RefusedError, UnderkeelError, WorkerDiedError
+from assistant.errors import (
+    EngineError,
+    LoadError,
+    ModelChangedError,
+    RefusedError,
+    UnderkeelError,
+    WorkerDiedError,
+)
 from assistant.wire import ServiceState
 
 log = logging.getLogger(__name__)
@@ -90,11 +97,12 @@ class Answering(Protocol):
 
     Attributes:
         info: what is served.
-        shape: number of shapes served so far.
+        shape, edition: number of shapes and of model files served so far.
     """
 
     info: ModelInfo | None
     shape: int
+    edition: int
 
     def attempt(
         self, request: GenerateRequest
@@ -115,7 +123,7 @@ class Answering(Protocol):
 
 
 async def generate(
-    supervisor: Answering, request: GenerateRequest
+    supervisor: Answering, request: GenerateRequest, edition: int | None = None
 ) -> AsyncGenerator[Delta | Done, None]:
     """Stream the answer; the last item is a Done. Closing the generator cancels the request.
 
@@ -123,6 +131,12 @@ async def generate(
     again: another request may have caused it. An engine killed from outside says nothing about the
     request, so such deaths are not counted within its time limit. No part of an answer is sent
     twice.
+
+    Args:
+        edition: the one that the prompt was encoded for; None for any.
+
+    Raises:
+        ModelChangedError: another edition is served: the model's file was replaced.
     """
     replay = Replay()
     failure: UnderkeelError | None = None
@@ -134,6 +148,12 @@ async def generate(
         try:
             fitting = _fitting(request, supervisor.info, ends_s if failure else None)
             async with supervisor.attempt(fitting) as stream:
+                if edition is not None and edition != supervisor.edition:
+                    raise ModelChangedError(
+                        "the model's file was replaced since the prompt was encoded",
+                        subject=request.id,
+                        advice="Try again",
+                    )
                 async for item in stream:
                     if isinstance(item, Done):
                         replay.end()

@@ -182,9 +182,13 @@ class Explainer:
         look: Reader,
         *,
         busy: Callable[[], bool],
+        identity: Callable[[], object] = lambda: None,
     ) -> None:
-        """`busy`: whether anybody is being answered by either model."""
-        supervisor = EngineSupervisor(engine, planner, released=True)
+        """`busy`: whether anybody is being answered by either model.
+
+        `identity`: of `EngineSupervisor`.
+        """
+        supervisor = EngineSupervisor(engine, planner, released=True, identity=identity)
         budgets = Budgets(settings.completion.budget_tokens, settings.completion.max_tokens)
         self.served = ServedModel(supervisor, budgets, Encoder(supervisor))
         self.governor = Governor(

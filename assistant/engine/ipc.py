@@ -44,10 +44,12 @@ class Load(_Message, frozen=True, kw_only=True, tag="load"):
     """Load or reload; `carry` keeps the sequences where the new shape can take them.
 
     `saved`: sequences of an earlier worker with the same spec.
+    `same_files`: what is loaded from the spec's path may stay; False where it was replaced.
     """
 
     spec: LoadSpec
     carry: bool = False
+    same_files: bool = True
     saved: tuple[Sequence, ...] = ()
 
 

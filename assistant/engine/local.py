@@ -391,7 +391,9 @@ class LlamaEngine:
         if not again:
             self._spec = None  # what a failed change leaves behind is for the caller to say
         worker.progress, worker.loading = progress, True
-        command = ipc.Load(id=self._id(), spec=spec, carry=carry, saved=saved)
+        command = ipc.Load(
+            id=self._id(), spec=spec, carry=carry, same_files=same_file, saved=saved
+        )
         try:
             report = await self._ask(worker, command)
         except asyncio.CancelledError:

@@ -9,6 +9,7 @@ Tokens are ids of the model's own vocabulary. Times are milliseconds, sizes byte
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Callable, Sequence
 from enum import StrEnum
 from typing import Protocol
@@ -68,36 +69,89 @@ def shared_length(one: Sequence[int], other: Sequence[int]) -> int:
     return at
 
 
+class _Prefix:
+    """The start of some of the stop texts `low` to `high`, which are in order.
+
+    Attributes:
+        next: by the next character, the longer starts that an answer has come by so far.
+        shorter: the longest other start that it ends with; itself for the empty one.
+        ended: the longest stop text that it ends with, or "".
+    """
+
+    __slots__ = ("ended", "high", "length", "low", "next", "shorter")
+
+    def __init__(self, low: int, high: int, length: int) -> None:
+        self.low, self.high, self.length = low, high, length
+        self.next: dict[str, _Prefix] = {}
+        self.shorter = self
+        self.ended = ""
+
+
 class StopTexts:
-    """Ends an answer at the first of some texts; what may be the start of one is held back."""
+    """Ends an answer at the first of some texts; what may be the start of one is held back.
+
+    The search is Aho and Corasick's, with its states made when an answer first comes by them: the
+    work for a character does not depend on how many stop texts there are, nor how long they are.
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = [stop for stop in stops if stop]
+        self._stops = sorted({stop for stop in stops if stop})
+        self._root = self._at = _Prefix(0, len(self._stops), 0)
         self._held = ""
 
     def add(self, text: str) -> tuple[str, str]:
         """The text that is sure now, and the stop text that ended the answer (or "")."""
+        if not self._stops:
+            return text, ""
+        at, end, first, found = self._at, len(self._held), -1, ""
+        for char in text:
+            at, end = self._step(at, char), end + 1
+            if at.ended and (first < 0 or end - len(at.ended) < first):
+                first, found = end - len(at.ended), at.ended
         self._held += text
-        found = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
-            at, stop = min(found)
-            sure, self._held = self._held[:at], ""
-            return sure, stop
-        keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
-        cut = len(self._held) - keep
-        sure, self._held = self._held[:cut], self._held[cut:]
+            sure, self._held, self._at = self._held[:first], "", self._root
+            return sure, found
+        cut = len(self._held) - at.length
+        sure, self._held, self._at = self._held[:cut], self._held[cut:], at
         return sure, ""
 
     def rest(self) -> str:
         """What was held back, once no stop text can follow."""
-        text, self._held = self._held, ""
+        text, self._held, self._at = self._held, "", self._root
         return text
 
+    def _step(self, at: _Prefix, char: str) -> _Prefix:
+        """The longest start of a stop text that `at` and `char` end with."""
+        longer: list[_Prefix] = []
+        while (found := at.next.get(char)) is None:
+            if self._goes_on(at, char):
+                longer.append(self._longer(at, char))
+            if at is self._root:
+                found = at
+                break
+            at = at.shorter
+        for one in reversed(longer):  # the shortest first: each ends with the one before
+            one.shorter, found = found, one
+            one.ended = one.ended or one.shorter.ended
+        return found
 
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
-    most = min(len(text), len(stop) - 1)
-    return next((size for size in range(most, 0, -1) if text.endswith(stop[:size])), 0)
+    def _goes_on(self, at: _Prefix, char: str) -> bool:
+        low = self._find(at, char)
+        return low < at.high and self._stops[low][at.length : at.length + 1] == char
+
+    def _longer(self, at: _Prefix, char: str) -> _Prefix:
+        low, high = self._find(at, char), self._find(at, char, after=True)
+        longer = at.next[char] = _Prefix(low, high, at.length + 1)
+        if len(self._stops[low]) == longer.length:  # the shortest is the first in order
+            longer.ended = self._stops[low]
+        return longer
+
+    def _find(self, at: _Prefix, char: str, *, after: bool = False) -> int:
+        """Where the stop texts that go on with `char` begin in order, or end."""
+        bisect = bisect_right if after else bisect_left
+        next_char = lambda stop: stop[at.length : at.length + 1]  # noqa: E731
+        return bisect(self._stops, char, at.low, at.high, key=next_char)
 
 
 class Priority(StrEnum):

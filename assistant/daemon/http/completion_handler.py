@@ -148,6 +148,7 @@ class CompletionHandler:
         with self.admitted(client):
             for encoding in range(1, _MOST_ENCODINGS + 1):
                 model = await served.supervisor.usable(limit_s)
+                edition = served.supervisor.edition
                 ready = prompt if isinstance(prompt, Encoded) else await prompt(model)
                 answers = _prepared(body, ready, model, served.budgets, _left_ms(started, limit_s))
                 request, opened = answers[0].request, False
@@ -157,7 +158,8 @@ class CompletionHandler:
                         for answer in answers:
                             left_ms = _left_ms(started, limit_s) // (len(answers) - answer.index)
                             request = _in_time(answer.request, left_ms)
-                            async with aclosing(served.supervisor.generate(request)) as stream:
+                            stream = served.supervisor.generate(request, edition)
+                            async with aclosing(stream):
                                 async for item in stream:
                                     if body.stream and not opened:
                                         opened = True

@@ -375,6 +375,7 @@ def seat_models(service: Service, planning: Planning, ledger: Ledger, look: Read
             settings,
             look,
             busy=lambda: service.admission.inside > 0,
+            identity=second.identity,
         )
         ledger.supervisors["explain"] = service.explainer.served.supervisor
         plannings["explain"] = second

@@ -79,7 +79,7 @@ class Worker(WorkerLoop[Runner]):
                 ]
             self.runner = None
             old.context.free()
-            if _same_model(old.spec, spec):
+            if command.same_files and _same_model(old.spec, spec):
                 model = old.model
             else:
                 old.model.free()

@@ -68,7 +68,7 @@ class Restarting:
     """An engine that dies in its first answer and gives these answers afterwards."""
 
     info: ModelInfo | None = None
-    shape = 0
+    shape = edition = 0
 
     def __init__(self, *answers: str) -> None:
         self.answers = list(answers)

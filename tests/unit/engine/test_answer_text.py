@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from steps import linear_steps, steps
 
-from assistant.engine.types import Delta, GenerateRequest, StopReason
+from assistant.engine.types import Delta, GenerateRequest, StopReason, StopTexts
 from assistant.engine.worker.job import AnswerText
 from assistant.engine.worker.token_generation import Ending, take_token
 
@@ -65,3 +68,51 @@ def test_tokens_come_with_the_text_that_they_complete() -> None:
     job, ending = generate("ab</s>c", "</s>")
     assert ending == Ending(StopReason.STOP_TEXT, "</s>")
     assert job.answer_text.take_tokens() == tuple(b"</s>")
+
+
+def by_search(stops: list[str], held: str) -> tuple[str, str, str]:
+    """The same by looking for each text in all that is held: what is sure, the stop, the rest."""
+    found = [(held.find(stop), stop) for stop in stops if stop in held]
+    if found:
+        at, stop = min(found)
+        return held[:at], stop, ""
+    sizes = [n for stop in stops for n in range(1, len(stop)) if held.endswith(stop[:n])]
+    cut = len(held) - max(sizes, default=0)
+    return held[:cut], "", held[cut:]
+
+
+@given(
+    st.lists(st.text("ab", min_size=1, max_size=6), max_size=8),
+    st.lists(st.text("abc", max_size=6), max_size=8),
+)
+def test_stop_texts_are_found_where_a_search_finds_them(stops: list[str], parts: list[str]) -> None:
+    texts, held = StopTexts(stops), ""
+    for part in parts:
+        sure, stop, held = by_search(stops, held + part)
+        assert texts.add(part) == (sure, stop)
+        if stop:
+            break
+    assert texts.rest() == held
+
+
+HOSTILE = {
+    "the same start": lambda n: ["a" * n + chr(0x4E00 + i) for i in range(256)],
+    "starts in each other": lambda n: [("ab" * n)[i : i + n] + "!" for i in range(256)],
+    "ends in each other": lambda n: ["a" * (n - i) + "b" for i in range(min(256, n))],
+}
+
+
+@pytest.mark.parametrize("stops", HOSTILE.values(), ids=HOSTILE)
+def test_the_work_for_stop_texts_is_linear(stops: Callable[[int], list[str]]) -> None:
+    """T1: 256 of the longest, all of them nearly said again and again."""
+
+    def run(text: str) -> None:
+        texts = StopTexts(stops(len(text) // 4))
+        for start in range(0, len(text), 3):
+            texts.add(text[start : start + 3])
+
+    def make(size: int) -> str:
+        return ("a" * (size // 4) + "ab" * (size // 8)) * 2
+
+    assert linear_steps(run, make, 1024)
+    assert steps(run, make(4096)) < 40 * 4096
