@@ -391,9 +391,7 @@ class LlamaEngine:
         if not again:
             self._spec = None  # what a failed change leaves behind is for the caller to say
         worker.progress, worker.loading = progress, True
-        command = ipc.Load(
-            id=self._id(), spec=spec, carry=carry, same_files=same_file, saved=saved
-        )
+        command = ipc.Load(id=self._id(), spec=spec, carry=carry, same_files=same_file, saved=saved)
         try:
             report = await self._ask(worker, command)
         except asyncio.CancelledError:

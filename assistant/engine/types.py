@@ -327,6 +327,9 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         server: address of the remote server that answers; empty for an engine of this machine.
         vocabulary: a GGUF on this machine that holds its vocabulary; empty where `path` does, and
             where tokens are estimated (`assistant.models.families`).
+        chat_template: in Jinja; empty where there is none. tool_template: the one for requests
+            with tools, where the model has its own for them.
+        special_tokens: texts of tokens by the names that templates use ("eos_token"), in pairs.
         counting: whether token counts made here are the model's own, or an estimate above them.
         family: of `families.toml`; empty where vocabulary and name decide it.
         writes_chat: the server applies its own chat template; this side has none.
@@ -345,6 +348,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     add_bos: bool = False
     bos: int = -1
     chat_template: str = ""
+    tool_template: str = ""
+    special_tokens: tuple[tuple[str, str], ...] = ()
     reuse: str = "partial"
     load_ms: float = 0.0
     memory: tuple[DeviceMemory, ...] = ()

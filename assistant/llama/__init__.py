@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import msgspec
@@ -40,6 +41,7 @@ __all__ = [
     "TypeRate",
     "breakdown",
     "choose_threads",
+    "control_groups",
     "context",
     "ggml",
     "model",
@@ -228,9 +230,6 @@ class DeviceMemory(msgspec.Struct, frozen=True, kw_only=True):
     device: str = ""
 
 
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-
-
 @dataclass(frozen=True)
 class Processors:
     """What a process may compute on; 0 where that is not known.
@@ -274,20 +273,54 @@ def choose_threads(wanted: int, processors: Processors) -> Threads:
     return min(limits, key=lambda limit: limit.count)
 
 
-def processors(quota_file: Path = _QUOTA) -> Processors:
-    """Those of this machine, for this process."""
+def processors(root: Path = Path("/")) -> Processors:
+    """Those of this machine, for this process.
+
+    Args:
+        root: where `/proc` and `/sys` are looked for.
+    """
+    quotas = [quota for folder in control_groups("cpu", root) if (quota := _quota(folder))]
     return Processors(
         cores=psutil.cpu_count(logical=False) or 0,
         logical=psutil.cpu_count() or 0,
         allowed=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
-        quota=_quota(quota_file),
+        quota=min(quotas, default=0.0),
     )
 
 
-def _quota(path: Path) -> float:
-    """Of a control group's `cpu.max`: microseconds of computing, and in how many of them."""
+def control_groups(controller: str, root: Path = Path("/")) -> Iterator[Path]:
+    """The folders of this process's control groups, from its own up to the topmost, as far as they
+    may be mounted here: of version 2, and of version 1 for `controller`.
+
+    Inside a container its path may be the host's, which is not mounted; its own group is then the
+    mount itself.
+    """
     try:
-        most, period = path.read_text(encoding="ascii").split()
-        return int(most) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):  # "max" is no number either
-        return 0.0
+        lines = (root / "proc/self/cgroup").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    mount = root / "sys/fs/cgroup"
+    for line in lines or ["0::/"]:
+        number, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if number == "0" and not controllers:
+            top = mount
+        elif controller in controllers.split(","):
+            top = mount / controller
+            top = top if top.is_dir() else mount / controllers
+        else:
+            continue
+        inner = PurePosixPath(path.lstrip("/"))
+        inner = PurePosixPath() if ".." in inner.parts else inner
+        yield from (top / part for part in (inner, *inner.parents))
+
+
+def _quota(folder: Path) -> float:
+    """Of a control group: the processors that it may use at a time; 0.0 for no limit."""
+    for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            words = " ".join((folder / name).read_text("ascii", "replace") for name in files)
+            most, period = words.split()
+            return max(int(most) / int(period), 0.0)
+        except (OSError, ValueError, OverflowError, ZeroDivisionError):  # "max" is no number either
+            continue
+    return 0.0

@@ -34,7 +34,12 @@ GoesOn = Callable[[float], bool]
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the GGUF says. `n_swa` is the sliding window in tokens, 0 where there is none."""
+    """What the GGUF says.
+
+    Attributes:
+        n_swa: the sliding window in tokens, 0 where there is none.
+        tool_template, special_tokens: as of `assistant.engine.types.ModelInfo`.
+    """
 
     name: str
     architecture: str
@@ -47,6 +52,8 @@ class ModelFacts:
     add_bos: bool
     bos: int
     chat_template: str
+    tool_template: str
+    special_tokens: tuple[tuple[str, str], ...]
 
 
 class Model:
@@ -99,7 +106,6 @@ class Model:
     @functools.cached_property
     def facts(self) -> ModelFacts:
         model = self._handle
-        template = llama_cpp.llama_model_chat_template(model, None)
         return ModelFacts(
             name=self._meta("general.name"),
             architecture=self._meta("general.architecture"),
@@ -112,7 +118,29 @@ class Model:
             or llama_cpp.llama_model_is_hybrid(model),
             add_bos=llama_cpp.llama_vocab_get_add_bos(self._vocab),
             bos=llama_cpp.llama_vocab_bos(self._vocab),
-            chat_template=(template or b"").decode("utf-8", "replace"),
+            chat_template=self._template() or self._template("default"),
+            tool_template=self._template("tool_use"),
+            special_tokens=self._special_tokens(),
+        )
+
+    def _template(self, name: str = "") -> str:
+        return self._meta(f"tokenizer.chat_template{'.' if name else ''}{name}")
+
+    def _special_tokens(self) -> tuple[tuple[str, str], ...]:
+        ids = {
+            "bos_token": llama_cpp.llama_vocab_bos(self._vocab),
+            "eos_token": llama_cpp.llama_vocab_eos(self._vocab),
+            "pad_token": llama_cpp.llama_vocab_pad(self._vocab),
+            "sep_token": llama_cpp.llama_vocab_sep(self._vocab),
+        }
+        for name, key in (("unk", "unknown"), ("cls", "cls"), ("mask", "mask")):
+            number = self._meta(f"tokenizer.ggml.{key}_token_id")
+            ids[f"{name}_token"] = int(number) if number.isascii() and number.isdigit() else -1
+        n_vocab = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        return tuple(
+            (name, self.piece(token, special=True).decode("utf-8", "replace"))
+            for name, token in ids.items()
+            if 0 <= token < n_vocab
         )
 
     def tokenise(self, text: str, *, special: bool = False) -> list[int]:

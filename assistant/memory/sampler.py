@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 import psutil
 
+from assistant.llama import control_groups
 from assistant.memory.devices import GpuMemory, HostMemory, Nvml, normal_bus_id
 
 _KIB = 1024
@@ -66,48 +67,26 @@ def _meminfo(path: Path) -> tuple[int, int] | None:
 
 
 def _groups(root: Path) -> Iterator[_Group]:
-    """Every memory control group above this process whose limit can be read."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return
-    mount = root / "sys/fs/cgroup"
-    for line in lines:
-        number, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if number == "0" and not controllers:
-            limits = ("memory.max", "memory.high")
-            yield from _chain(mount, path, limits, "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            yield from _chain(
-                mount / "memory",
-                path,
-                ("memory.limit_in_bytes",),
-                "memory.usage_in_bytes",
-                "total_inactive_file",
-            )
+    """Every memory control group above this process whose limit can be read.
 
-
-def _chain(
-    mount: Path, path: str, limits: Sequence[str], usage: str, cache: str
-) -> Iterator[_Group]:
-    """The group at `path` and all above it, as far as they are mounted here.
-
-    Inside a container `path` may be the host's, which is not mounted; its own group is then the
-    mount itself. In v1 a group also tells the least limit above it, which may not be mounted here.
+    In version 1 a group also tells the least limit above it, which may not be mounted here.
     """
-    inner = PurePosixPath(path.lstrip("/"))
-    if ".." in inner.parts:
-        inner = PurePosixPath()
-    for part in (inner, *inner.parents):
-        folder = mount / part
+    for folder in control_groups("memory", root):
+        limits = ("memory.max", "memory.high", "memory.limit_in_bytes")
         found = [_read_limit(folder / limit) for limit in limits]
         found.append(_stat(folder / "memory.stat", "hierarchical_memory_limit"))
         limits_bytes = [one for one in found if one is not None]
-        used_bytes = _read_limit(folder / usage)
+        usages = map(_read_limit, (folder / "memory.current", folder / "memory.usage_in_bytes"))
+        used_bytes = next((one for one in usages if one is not None), None)
         if not limits_bytes or used_bytes is None:
             continue
-        droppable = _stat(folder / "memory.stat", cache) or 0
+        # Version 1 counts the groups below it in another line.
+        caches = (_stat(folder / "memory.stat", key) for key in _DROPPABLE)
+        droppable = next((one for one in caches if one is not None), 0)
         yield _Group(folder, min(limits_bytes), max(0, used_bytes - droppable))
+
+
+_DROPPABLE = ("total_inactive_file", "inactive_file")
 
 
 def _read_limit(path: Path) -> int | None:

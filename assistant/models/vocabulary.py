@@ -110,7 +110,7 @@ def facts_of(header: Header) -> Facts:
         bos=_integer(header, "bos_token_id", bos),
         eos=_integer(header, "eos_token_id", eos),
         add_bos=bool(add_bos),
-        chats="tokenizer.chat_template" in header.metadata,
+        chats=any(f"tokenizer.chat_template{name}" in header.metadata for name in ("", ".default")),
     )
 
 

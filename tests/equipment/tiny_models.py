@@ -69,9 +69,23 @@ def hybrid(path: Path) -> Path:
     return _finished(writer, path, both | convolution, both | attention)
 
 
-def sliding_window(path: Path, name: str = "Tiny gemma3") -> Path:
-    """Gemma 3: layers that see a window of WINDOW tokens."""
+def sliding_window(
+    path: Path,
+    name: str = "Tiny gemma3",
+    templates: str | list[dict[str, str]] = "",
+    ids: dict[str, int] | None = None,
+) -> Path:
+    """Gemma 3: layers that see a window of WINDOW tokens.
+
+    Args:
+        templates: a chat template, or several with a `name` and a `template` each.
+        ids: of special tokens, by their names in the metadata ("padding").
+    """
     writer = _writer(path, "gemma3", name)
+    if templates:
+        writer.add_chat_template(templates)
+    for role, token in (ids or {}).items():
+        writer.add_uint32(f"tokenizer.ggml.{role}_token_id", token)
     heads, head, ffn = 2, 32, 2 * WIDTH
     writer.add_feed_forward_length(ffn)
     writer.add_head_count(heads)

@@ -100,12 +100,15 @@ def build_app(
 
     async def props(_: Request) -> Response:
         found = await service.props()
+        tools = found.model.tool_template
         return Json(
             {
                 "default_generation_settings": {"n_ctx": found.model.n_ctx},
                 "total_slots": found.n_slots,
                 "model_path": found.model.path,
                 "chat_template": found.model.chat_template,
+                **({"chat_template_tool_use": tools} if tools else {}),
+                **dict(found.model.special_tokens),
                 "build_info": f"underkeel {__version__}",
                 "underkeel": {
                     "model": found.model,

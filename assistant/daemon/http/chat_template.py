@@ -62,6 +62,7 @@ def render(
     control: Collection[str] = (),
     bos: str = "",
     eos: str = "",
+    special: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """The prompt in pieces, to be encoded one by one and joined. Blocks: call it in `EXECUTOR`.
@@ -73,6 +74,7 @@ def render(
         messages: with `role` and `content`, and whatever else the template may read.
         tools: OpenAI's tool objects, for a template that writes them.
         control: texts of the model's control tokens; likely ones are guessed where it is empty.
+        special: texts of other special tokens by the names that templates use ("pad_token").
         options: more variables for the template, e.g. `enable_thinking`.
 
     Raises:
@@ -90,7 +92,7 @@ def render(
     continued = last["role"] == "assistant" and not last.get("tool_calls")
     opening = guarded.pop()["content"] or "" if continued else ""
     # As transformers' `apply_chat_template` passes them: a template may test for None.
-    variables: dict[str, Any] = {"documents": None}
+    variables: dict[str, Any] = {"documents": None, **(special or {})}
     variables |= dict(options or {}) | {
         "messages": guarded,
         "tools": _guarded(tools, control) if tools else None,

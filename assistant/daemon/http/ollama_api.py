@@ -367,17 +367,17 @@ def shown(model: ModelInfo, *, fills: bool) -> Json:
     """What /api/show says of a model. `fills`: it can complete between a prefix and a suffix."""
     architecture = model.architecture or "unknown"
     capabilities = ["completion"]
-    if model.chat_template:
-        family = tool_calls.family_of(model.chat_template)
+    if template := model.chat_template or model.tool_template:
+        family = tool_calls.family_of(template)
         capabilities.append("tools")
-        if family.answer(model.chat_template, "").separate:
+        if family.answer(template, "").separate:
             capabilities.append("thinking")
     if fills:
         capabilities.append("insert")
     return {
         "modelfile": "",
         "parameters": "",
-        "template": model.chat_template,
+        "template": template,
         "details": _details(model),
         "model_info": {
             "general.architecture": architecture,

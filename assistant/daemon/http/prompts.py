@@ -94,17 +94,19 @@ class Encoder:
             turns = tuple((message.role, message.text()) for message in body.messages)
             text = "\n".join(text for _, text in turns)
             return Encoded(await self._supervisor.tokenise(text), turns=turns)
-        family = tool_calls.family_of(model.chat_template)
-        takes_tools = tool_calls.takes_tools(model.chat_template)
+        template = _template(model, tools=bool(choice.functions))
+        family = tool_calls.family_of(template)
+        takes_tools = tool_calls.takes_tools(template)
         said = conversation(body, choice, family, takes_tools=takes_tools)
         bos = await self._supervisor.detokenise([model.bos]) if model.bos >= 0 else ""
         loop = asyncio.get_running_loop()
-        pieces = await loop.run_in_executor(chat_template.EXECUTOR, _render, said, model, bos)
+        render = partial(_render, template, said, model, bos)
+        pieces = await loop.run_in_executor(chat_template.EXECUTOR, render)
         ids: list[int] = []
         for piece in pieces:
             ids += await self._supervisor.tokenise(piece, special=True)
         ids = _with_bos(ids, model)
-        answer = family.answer(model.chat_template, pieces[-1] if pieces else "")
+        answer = family.answer(template, pieces[-1] if pieces else "")
         separate = answer.separate and body.reasoning_format != "none"
         tools = {one.name: one.parameters for one in choice.functions}
         if not tools and not separate and family.style != "harmony":
@@ -185,22 +187,41 @@ def _tool_constraint(
     )
 
 
-def _render(said: Conversation, model: ModelInfo, bos: str) -> list[str]:
+def _template(model: ModelInfo, *, tools: bool) -> str:
+    """The model's template for a conversation, with tools or without.
+
+    Raises:
+        RequestError: it has one for conversations with tools only.
+    """
+    if tools and model.tool_template:
+        return model.tool_template
+    if model.tool_template and not model.chat_template:
+        raise RequestError(
+            "this model has a chat template for conversations with tools only",
+            subject=model.name,
+            advice="Send tools with the messages, or use /completion",
+        )
+    return model.chat_template
+
+
+def _render(template: str, said: Conversation, model: ModelInfo, bos: str) -> list[str]:
     """Reads the vocabulary for its control tokens, if it is one that can be read here."""
     control: Collection[str] = ()
-    eos = ""
+    special = dict(model.special_tokens)
+    eos = special.pop("eos_token", "")
     if model.vocabulary_path:
         with suppress(ModelError):
             words = vocabulary.load(model.vocabulary_path)
             control = words.special
-            eos = words.decode([words.eos]) if words.eos >= 0 else ""
+            eos = eos or (words.decode([words.eos]) if words.eos >= 0 else "")
     return chat_template.render(
-        model.chat_template,
+        template,
         said.messages,
         tools=said.tools,
         control=control,
-        bos=bos,
+        bos=bos or special.pop("bos_token", ""),
         eos=eos,
+        special=special,
         options=said.options,
     )
 

@@ -91,6 +91,12 @@ class LlamaServer:
             add_bos=add_bos,
             bos=first[0] if add_bos else -1,
             chat_template=text_of(props.get("chat_template")),
+            tool_template=text_of(props.get("chat_template_tool_use")),
+            special_tokens=tuple(
+                (name, text)
+                for name in ("bos_token", "eos_token")
+                if (text := text_of(props.get(name)))
+            ),
         )
 
     def _no_model(self, server: str, names: list[str]) -> RemoteError:

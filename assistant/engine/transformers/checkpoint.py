@@ -92,6 +92,7 @@ class LoadedCheckpoint:
         text = getattr(config, "text_config", config)
         trained = int(getattr(text, "max_position_embeddings", 0) or 0)
         template = getattr(self.tokenizer, "chat_template", "") or ""
+        named = template if isinstance(template, dict) else {"default": template}
         bos = self.tokenizer.bos_token_id
         adds = bos is not None and self.tokenizer("x")["input_ids"][:1] == [bos]
         return ModelInfo(
@@ -106,7 +107,13 @@ class LoadedCheckpoint:
             n_seq_max=self.spec.n_seq_max,
             add_bos=adds,
             bos=bos if adds else -1,
-            chat_template=template if isinstance(template, str) else "",
+            chat_template=str(named.get("default", "")),
+            tool_template=str(named.get("tool_use", "")),
+            special_tokens=tuple(
+                (name, str(text))
+                for name, text in self.tokenizer.special_tokens_map.items()
+                if isinstance(text, str)
+            ),
             load_ms=self.load_ms,
             memory=self._memory(),
             vocabulary=self._vocabulary_path,

@@ -58,6 +58,8 @@ def described(model: Model, context: Context, path: str, *, load_ms: float) -> M
         add_bos=facts.add_bos,
         bos=facts.bos,
         chat_template=facts.chat_template,
+        tool_template=facts.tool_template,
+        special_tokens=facts.special_tokens,
         reuse="append" if facts.recurrent else "partial",
         load_ms=load_ms,
         memory=context.memory,

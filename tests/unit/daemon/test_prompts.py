@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
+import msgspec
 import pytest
+import tiny_models
 from daemons import fake_model, until
 from fake_engine import FakeEngine
 
 from assistant.daemon.engine_supervisor import EngineSupervisor
 from assistant.daemon.http.prompts import Encoder
-from assistant.daemon.http.request_schemas import TokenizeBody
-from assistant.engine.types import ModelInfo
+from assistant.daemon.http.request_schemas import ChatBody, TokenizeBody
+from assistant.daemon.loading import Loadable
+from assistant.engine.local import LlamaEngine
+from assistant.engine.types import LoadSpec, ModelInfo
+from assistant.errors import RequestError
+from assistant.memory.ladder import Rung
 from assistant.wire import PromptBody
 
 
@@ -83,3 +90,59 @@ def test_a_plain_text_alone_holds_no_control_token(add_bos: bool) -> None:
         return found.ids
 
     assert asyncio.run(main()) == [97, 98]
+
+
+SAID = "{{ messages[0].content }}"
+NAMED = [
+    {"name": "default", "template": f"default:{SAID}"},
+    {"name": "tool_use", "template": f"{{{{ tools[0].function.name }}}}:{SAID}"},
+    {"name": "rag", "template": f"documents:{SAID}"},
+]
+UNSET = "{% if cls_token is defined %}no{% else %}unset{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("templates", "tools", "expected"),
+    [
+        (f"alone:{SAID}", False, "alone:hi"),
+        (f"alone:{SAID}{{% if tools %}}{{{{ tools|length }}}}{{% endif %}}", True, "alone:hi1"),
+        (NAMED, False, "default:hi"),
+        (NAMED, True, "look:hi"),
+        ([NAMED[0], NAMED[2]], False, "default:hi"),
+        (NAMED[1:], True, "look:hi"),
+        (NAMED[1:], False, "for conversations with tools only"),
+        (NAMED[2:], False, "no chat template"),
+        (
+            f"{{{{ bos_token + eos_token + pad_token + unk_token }}}}{UNSET}:{SAID}",
+            False,
+            "<s></s></s><unk>unset:hi",
+        ),
+    ],
+)
+def test_the_template_that_the_model_has_for_a_conversation(
+    tmp_path: Path, templates: str | list[dict[str, str]], tools: bool, expected: str
+) -> None:
+    """S4: Hugging Face's rule: `tool_use` where tools are given, else `default`; and the special
+    tokens that the file names."""
+    ids = {"padding": 2, "unknown": 0}
+    file = tiny_models.sliding_window(tmp_path / "m.gguf", templates=templates, ids=ids)
+    look = {"type": "function", "function": {"name": "look", "parameters": {}}}
+    asked = {"messages": [{"role": "user", "content": "hi"}], "tools": [look] if tools else []}
+    body = msgspec.convert(asked, ChatBody)
+
+    async def main() -> str:
+        spec = LoadSpec(path=str(file), n_ctx=512, n_threads=1)
+        loadable = Loadable((Rung("plan", "plan", spec, {}),))
+        supervisor = EngineSupervisor(LlamaEngine(), lambda: loadable)
+        supervisor.start_load()
+        await until(lambda: supervisor.info is not None)
+        model = await supervisor.usable()
+        try:
+            found = await Encoder(supervisor).chat(body, model)
+            return (await supervisor.detokenise(found.ids)).replace("\u2581", "")
+        except RequestError as error:
+            return str(error)
+        finally:
+            await supervisor.close()
+
+    assert expected in asyncio.run(main())

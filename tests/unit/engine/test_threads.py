@@ -44,13 +44,50 @@ def test_never_none_and_never_more_than_there_are(
     assert 1 <= choose_threads(0, machine).count <= max(cores, 1)
 
 
+V2, V1 = "sys/fs/cgroup", "sys/fs/cgroup/cpu"
+
+
 @pytest.mark.parametrize(
-    ("text", "quota"), [("max 100000\n", 0.0), ("150000 100000\n", 1.5), ("?", 0.0), ("1 0", 0.0)]
+    ("files", "group", "quota"),
+    [
+        ({f"{V2}/cpu.max": "max 100000"}, "0::/", 0.0),
+        ({f"{V2}/cpu.max": "150000 100000"}, "0::/", 1.5),
+        ({f"{V2}/cpu.max": "?"}, "0::/", 0.0),
+        ({f"{V2}/cpu.max": "1 0"}, "0::/", 0.0),
+        ({f"{V2}/cpu.max": "1" * 5000 + " 100000"}, "0::/", 0.0),
+        ({f"{V2}/cpu.max": "150000 100000"}, "", 1.5),
+        ({f"{V2}/a/b/cpu.max": "200000 100000"}, "0::/a/b", 2.0),
+        ({f"{V2}/a/cpu.max": "50000 100000", f"{V2}/a/b/cpu.max": "max 1"}, "0::/a/b", 0.5),
+        ({f"{V2}/a/b/cpu.max": "90000 30000", f"{V2}/a/cpu.max": "8 2"}, "0::/a/b", 3.0),
+        ({f"{V2}/cpu.max": "300000 100000"}, "0::/docker/not/mounted/here", 3.0),
+        ({f"{V2}/cpu.max": "300000 100000"}, "0::/../other", 3.0),
+        ({f"{V2}/other/cpu.max": "1 1"}, "0::/a", 0.0),
+        ({f"{V1}/cpu.cfs_quota_us": "-1", f"{V1}/cpu.cfs_period_us": "100000"}, "4:cpu:/", 0.0),
+        (
+            {f"{V1}/a/cpu.cfs_quota_us": "250000", f"{V1}/a/cpu.cfs_period_us": "100000"},
+            "7:memory:/x\n4:cpu:/a/b\n0::/init.scope",
+            2.5,
+        ),
+        (
+            {f"{V1},cpuacct/cpu.cfs_quota_us": "5", f"{V1},cpuacct/cpu.cfs_period_us": "5"},
+            "4:cpu,cpuacct:/docker/1",
+            1.0,
+        ),
+        ({f"{V1}/cpu.cfs_quota_us": "250000"}, "4:cpu:/", 0.0),
+        ({f"{V1}set/cpu.cfs_quota_us": "1", f"{V1}set/cpu.cfs_period_us": "1"}, "3:cpuset:/", 0.0),
+    ],
 )
-def test_the_control_group_is_read(tmp_path: Path, text: str, quota: float) -> None:
-    (tmp_path / "cpu.max").write_text(text)
-    assert processors(tmp_path / "cpu.max").quota == quota
-    assert processors(tmp_path / "none").quota == 0.0
+def test_each_control_group_above_is_read(
+    tmp_path: Path, files: dict[str, str], group: str, quota: float
+) -> None:
+    """The tightest one counts, in version 1 and 2, nested or seen from inside a container."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    if group:
+        (tmp_path / "proc/self").mkdir(parents=True)
+        (tmp_path / "proc/self/cgroup").write_text(group + "\n")
+    assert processors(tmp_path).quota == quota
 
 
 def test_llama_cpp_is_reported() -> None:
