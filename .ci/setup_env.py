@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +39,7 @@ OLDEST = (3, 11)
 LLAMA = "llama-cpp-python"
 CACHE_HOME = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 LLAMA_CACHE = CACHE_HOME / "underkeel-build"
+KEPT_BUILDS = 3
 # What changes the build of llama.cpp besides its version.
 BUILD_VARIABLES = ("CMAKE_ARGS", "CC", "CXX", "CFLAGS", "CXXFLAGS")
 PACKAGE = re.compile(r"^\s*(Collecting|Downloading|Building wheels? for|Installing) (.{0,60})")
@@ -182,6 +184,25 @@ def build_llama(lock: Path, current: str) -> None:
     options = ("--force-reinstall", "--no-deps", "--no-build-isolation", *cache)
     pip("llama.cpp", "--require-hashes", *options, "-r", str(lock))
     LLAMA_STAMP.write_text(current, encoding="utf-8")
+    remove_old_builds(LLAMA_CACHE, LLAMA_CACHE / current[:16])
+
+
+def remove_old_builds(folder: Path, used: Path) -> None:
+    """Keep the caches of the builds that were used last, `KEPT_BUILDS` in all, and say so.
+
+    Anything else in the folder stays, and so does what cannot be removed.
+    """
+    with suppress(OSError):
+        os.utime(used)
+    builds = []
+    for path in folder.glob("*"):
+        with suppress(OSError):
+            if re.fullmatch("[0-9a-f]{16}", path.name) and path.is_dir() and not path.is_symlink():
+                builds.append((path == used, path.stat().st_mtime_ns, path))
+    for *_, path in sorted(builds, reverse=True)[KEPT_BUILDS:]:
+        shutil.rmtree(path, ignore_errors=True)
+        left = "cannot be removed" if path.exists() else "removed"
+        print(f"Cache of an older build of llama.cpp {left}: {path}")
 
 
 if __name__ == "__main__":

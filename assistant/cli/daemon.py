@@ -83,6 +83,12 @@ def serve(  # noqa: PLR0917 - one parameter an option
         return settings.override(found, options), problems
 
     chosen, problems = read()
+    if model is not None:
+        # Who types a name reads the answer here. A daemon that a client or the system starts stays
+        # with a wrong setting, and says so in its status.
+        from assistant.daemon.loading import check_model
+
+        check_model(chosen)
     if not take_over:
         _start_planning(chosen)
     # Here, not above: `--help` and other commands need no web server.

@@ -146,7 +146,7 @@ class Planning:
         try:
             return file_identity(str(catalogue.resolve(self.settings.name)))
         except UnderkeelError:
-            return file_identity(str(Path(self.settings.name).expanduser()))
+            return file_identity(self.settings.name)
 
     def like(self, settings: ModelSettings, credit: Callable[[], Credit]) -> Planning:
         """The same for another model."""
@@ -356,7 +356,22 @@ def planner_for(settings: Settings, local: Callable[[], Loadable]) -> Callable[[
     return ServerPlanning(local if settings.remote.fallback else None)
 
 
+def check_model(settings: Settings) -> None:
+    """Whether there is a model of the name in the settings.
+
+    Raises:
+        UnknownModelError: there is none; names the near ones, and how to get it.
+        GGUFError: the file is not one that can be trusted.
+    """
+    needed = settings.remote.fallback or not settings.remote.url
+    if needed and not is_checkpoint_folder(settings.model.name):
+        read_header(catalogue.resolve(settings.model.name))
+
+
 def is_checkpoint_folder(name: str) -> bool:
     """Whether a model's name is a folder of safetensors."""
-    folder = Path(name).expanduser()
-    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    try:
+        folder = Path(name).expanduser()
+        return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, ~ of nobody
+        return False

@@ -301,9 +301,9 @@ def file_identity(path: str) -> Identity:
     """
     if not path:
         return ()
-    file = Path(path)
-    part = _PART.search(file.name)
     try:
+        file = Path(path).expanduser()
+        part = _PART.search(file.name)
         if file.is_dir():
             files = sorted(one for one in file.iterdir() if one.is_file())
         elif part:
@@ -311,7 +311,7 @@ def file_identity(path: str) -> Identity:
         else:
             files = [file]
         stats = [one.stat() for one in files]
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # a NUL, ~ of nobody
         return ()
     return tuple(
         (one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in stats

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import NoReturn
 
 import pytest
 import typer
+from real_daemon import configure, ended_afterwards, underkeel
 
-from assistant import cli
+from assistant import cli, paths
+from assistant.client import DaemonClient
+from assistant.daemon.process.instance import running_pid
 from assistant.errors import UnknownModelError
 
 
@@ -68,12 +72,6 @@ def test_debug_lets_the_unexpected_through(monkeypatch: pytest.MonkeyPatch) -> N
         cli.run([])
 
 
-def underkeel(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "assistant", *arguments], capture_output=True, text=True, timeout=60
-    )
-
-
 def test_help_lists_the_commands(home: Path) -> None:
     found = underkeel("--help")
     assert found.returncode == 0
@@ -124,3 +122,46 @@ def test_the_client_loads_neither_web_server_nor_engine() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stdout == "[]\n", found.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("qwen2.5-coder-0.5", "Did you mean qwen2.5-coder-0.5b"),
+        ("Qwen2.5-Coder-1.5B", "Did you mean qwen2.5-coder-1.5b"),
+        ("gemma-3-270m", "not on this machine. Run: underkeel pull gemma-3-270m"),
+        ("nothing-like-it", "there is no model of this name"),
+        ("nothing.gguf", "there is no such file"),
+        ("{home}", "this is a folder, not a GGUF"),
+        ("{home}/text.gguf", "this is not a GGUF file"),
+        ("{home}/empty.gguf", "empty.gguf"),
+        ("~nobody-of-this-name/m.gguf", "this cannot be the name of a file"),
+        ("", "--model"),
+    ],
+)
+def test_a_model_that_is_asked_for_and_cannot_be_served_ends_the_command(
+    home: Path, name: str, said: str
+) -> None:
+    """With an error for a person; nothing stays behind, neither a daemon nor its files."""
+    (home / "text.gguf").write_text("a text")
+    (home / "empty.gguf").touch()
+    found = underkeel("serve", "--model", name.format(home=home))
+    assert found.returncode == 1 and found.stdout == ""
+    assert said in found.stderr and "Traceback" not in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert running_pid() is None and not paths.socket_path().exists()
+
+
+def test_a_daemon_that_clients_start_stays_to_say_what_is_wrong(home: Path) -> None:
+    """The settings name an unknown model: an editor reads the reason from the status."""
+    configure(home, model={"name": "qwen2.5-coder-0.5"})
+
+    async def main() -> str:
+        async with DaemonClient() as client:
+            with pytest.raises(UnknownModelError) as caught:
+                await client.wait_ready()
+            return caught.value.advice
+
+    with ended_afterwards():
+        assert "Did you mean qwen2.5-coder-0.5b" in asyncio.run(main())
+        assert running_pid() is not None
