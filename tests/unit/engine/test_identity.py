@@ -15,9 +15,9 @@ import tiny_models
 from daemons import until
 from msgspec.structs import replace
 
+from assistant.daemon.engine_supervisor import EngineSupervisor
 from assistant.daemon.http.response_formats import error_object
 from assistant.daemon.loading import Loadable
-from assistant.daemon.supervisor.engine_supervisor import EngineSupervisor
 from assistant.engine.local import LlamaEngine, file_identity
 from assistant.engine.types import Delta, Done, GenerateRequest, LoadSpec, ModelInfo
 from assistant.errors import GGUFError, LoadError, ModelChangedError, UnderkeelError
