@@ -26,6 +26,8 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from assistant import oom_score
+
 LENGTH = struct.Struct("<I")
 _LONGEST_MESSAGE_CHARS = 500
 
@@ -238,5 +240,6 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
+    oom_score.raise_to(oom_score.WORKER)  # it is started again when needed
     sys.setrecursionlimit(2000)
     serve(sys.stdin.buffer, sys.stdout.buffer)

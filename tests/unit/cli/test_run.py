@@ -13,7 +13,7 @@ import typer
 from real_daemon import configure, ended_afterwards, underkeel
 
 from assistant import cli, paths
-from assistant.client import DaemonClient
+from assistant.client.client import DaemonClient
 from assistant.daemon.process.instance import running_pid
 from assistant.errors import UnknownModelError
 
