@@ -148,7 +148,7 @@ class StopTexts:
         return longer
 
     def _find(self, at: _Prefix, char: str, *, after: bool = False) -> int:
-        """Where the stop texts that go on with `char` begin in order, or end."""
+        """Where the stop texts that continue with `char` begin in order, or end."""
         bisect = bisect_right if after else bisect_left
         next_char = lambda stop: stop[at.length : at.length + 1]  # noqa: E731
         return bisect(self._stops, char, at.low, at.high, key=next_char)
