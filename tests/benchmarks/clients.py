@@ -203,6 +203,8 @@ class Bench:
     def cancel(self, *command: str | Path) -> float | None:
         """Interrupt the client in the middle of its answer, as Ctrl+C does.
 
+        A terminal sends the signal to all processes of the command, so this does too.
+
         Returns:
             Seconds until the daemon had ended the request; None where it did not within a minute.
         """
@@ -213,13 +215,14 @@ class Bench:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         try:
             deadline = time.monotonic() + self.limit_s
             while not self._running() and time.monotonic() < deadline:
                 time.sleep(0.1)
             time.sleep(1)
-            process.send_signal(signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)
             started = time.monotonic()
             while self._running():
                 if time.monotonic() - started > 60:
@@ -227,7 +230,8 @@ class Bench:
                 time.sleep(0.05)
             return round(time.monotonic() - started, 2)
         finally:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
     def _running(self) -> bool:
