@@ -22,3 +22,23 @@ if(UNDERKEEL_HAS_AMX_FLAGS)
     "$<$<COMPILE_LANGUAGE:C,CXX>:-mno-amx-int8>"
     "$<$<COMPILE_LANGUAGE:C,CXX>:-mno-amx-bf16>")
 endif()
+
+# Attention on the CPU, in two places of ggml-cpu/ops.cpp:
+# - For a single row over 512 cells or more, ggml splits the cells among the threads and adds up the
+#   parts. Several rows at once are not split, so their sums differ in the last bits, and drafts,
+#   which are checked several rows at a time, could change the text. With as many heads as threads
+#   the split gains nothing: each thread has heads of its own.
+# - ggml computes attention in tiles from 64 rows on. At 1,200 cells tiles are faster from 8 rows on,
+#   and a batch of 48 rows takes 40 % of the time.
+# Where llama.cpp has changed these lines, it is built as it is: drafts are then checked as with any
+# other build.
+set(underkeel_ops "${CMAKE_CURRENT_SOURCE_DIR}/vendor/llama.cpp/ggml/src/ggml-cpu/ops.cpp")
+if(EXISTS "${underkeel_ops}")
+  file(READ "${underkeel_ops}" underkeel_source)
+  string(REPLACE "GGML_TYPE_F32 && nek1 >= 512;" "GGML_TYPE_F32 && nek1 >= 512 && neq2 < nth;"
+    underkeel_changed "${underkeel_source}")
+  string(REPLACE "neq1 >= Q_TILE_SZ);" "neq1 >= 8);" underkeel_changed "${underkeel_changed}")
+  if(NOT underkeel_changed STREQUAL underkeel_source)
+    file(WRITE "${underkeel_ops}" "${underkeel_changed}")
+  endif()
+endif()

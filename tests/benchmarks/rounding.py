@@ -43,7 +43,7 @@ from assistant.models import vocabulary
 from assistant.models.catalogue import resolve
 
 RESULT = Path(__file__).with_name("results") / "rounding.json"
-BATCHES = (4, 1 + MOST_DRAFTED)
+BATCHES = (4, 13, 1 + MOST_DRAFTED)
 CHUNK = 64
 SMALL_LEAD = 1.5
 MOST_ALONE = 4

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import NamedTuple
 
 import numpy as np
 
@@ -195,6 +196,14 @@ class AnswerText:
         return self._stops.rest()
 
 
+class Doubted(NamedTuple):
+    """Logits after a batch of `rows` with a draft, while so many cells were in use."""
+
+    rows: int
+    cells: int
+    logits: Logits
+
+
 @dataclass
 class Job:
     """A request in progress.
@@ -215,7 +224,8 @@ class Job:
         drafted_from: how many tokens come before the first one whose cells a batch with a draft
             has written; -1 where there is none.
         unsure: for each draft since those cells, how many tokens it matched.
-        singly: its tokens are evaluated one by one, to write those cells again.
+        singly: its tokens are evaluated as without drafts, to write those cells again.
+        doubted: the logits that are to come again if a batch like theirs needs no margin.
     """
 
     request: GenerateRequest
@@ -235,6 +245,7 @@ class Job:
     drafted_from: int = -1
     unsure: list[int] = field(default_factory=list)
     singly: bool = False
+    doubted: Doubted | None = None
     drafted: int = 0
     accepted: int = 0
     generated: int = 0

@@ -243,6 +243,7 @@ class Runner:
             job.text = [*slot.tokens, *job.todo]
             slot.busy, job.slot, job.todo = False, -1, []
             job.singly = job.apart = False
+            job.doubted = None
 
     def step(self) -> None:
         """One batch: end what is over, admit what fits, evaluate, sample."""
@@ -354,6 +355,7 @@ class Runner:
             kept = self.slots.cut(slot, held)
             if kept < held:
                 job.todo, job.singly = [*held_tokens[kept:], *job.todo], False
+                job.doubted = None
         if verdict is DecodeStatus.ABORTED:
             return
         if verdict in {DecodeStatus.NO_CELLS, DecodeStatus.NO_MEMORY} and self.slots.evict():

@@ -18,19 +18,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-MOST_DRAFTED = 12
-MOST_DRAFTED_INEXACT = 31
-"""For a request whose drafts need not be exact: rounding was measured with shorter batches only."""
-
+MOST_DRAFTED = 31
 MOST_PREDICTED = 4
 SURE_MARGIN = 1.0
 """By how much the best logit must lead to be believed where drafts have been evaluated.
 
-Several rows at once go through other kernels than a single one, so that their logits, and those of
-all rows after them, differ by rounding. What leads by less is evaluated again without drafts. The
-margin is more than twice the most by which rounding was seen to move a lead
-(tests/benchmarks/results/rounding.json).
+Several rows at once may go through other kernels than a single one, so that their logits, and those
+of all rows after them, differ by rounding. What leads by less is evaluated again without drafts.
+The margin is more than twice the most by which rounding was seen to move a lead
+(tests/benchmarks/results/rounding.json). Batches that are known to give the same bits as single
+rows (`SameBits`) need no margin.
 """
+
+FEW_ROWS = 3
+"""Batches of up to so many rows may give the same bits as single rows: ggml's kernels for quantised
+weights take up to three rows one by one."""
 
 _GRAMS = (4, 2)
 _LONGEST_MATCH = 16
@@ -173,6 +175,39 @@ class Lookup:
         return length
 
 
+class SameBits:
+    """Which small batches give the very logits that their rows give one by one, as far as seen.
+
+    That depends on the CPU, on how llama.cpp was built, on the model and on how many cells are in
+    use, and on nothing else: whoever has compared a whole row of logits bit for bit knows it.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[int, int], int] = {}
+        """By rows and `_scale`: how often they were the same; -1 once they were not."""
+
+    def known(self, rows: int, cells: int) -> bool | None:
+        """Whether a batch of `rows` over `cells` gives the same bits; None before that is known."""
+        if rows > FEW_ROWS:
+            return False
+        seen = self._seen.get((rows, _scale(cells)), 0)
+        return None if 0 <= seen < _ENOUGH_SEEN else seen > 0
+
+    def saw(self, rows: int, cells: int, *, same: bool) -> None:
+        """Logits after a batch of `rows` were compared with those of the rows one by one."""
+        key = rows, _scale(cells)
+        seen = self._seen.get(key, 0)
+        self._seen[key] = seen + 1 if same and seen >= 0 else -1
+
+
+_ENOUGH_SEEN = 2
+
+
+def _scale(cells: int) -> int:
+    """llama.cpp looks at cells 256 at a time, and its kernels change at powers of two."""
+    return ((cells - 1) // 256).bit_length()
+
+
 @dataclass
 class _Chance:
     """What drafts of one kind have come to; what is long ago fades.
@@ -218,6 +253,8 @@ _LEAST_GAIN = 1.1
 _SMOOTHING = 0.1
 _FIRST_ROW_COST, _LEAST_ROW_COST = 0.35, 0.01
 _FIRST_PREDICT_COST = 0.1
+_SIZES = (2, 3, 4, 8, 16)
+"""Batches of so many rows and more go through other kernels, so that a row costs something else."""
 
 
 def _chances() -> dict[int, _Chance]:
@@ -236,34 +273,42 @@ class Pace:
     """How long drafts should be, for one model on one machine.
 
     Attributes:
-        row_cost: what one more row adds to a batch, as a share of a batch of one row.
+        row_costs: what one more row adds to a batch, as a share of a batch of one row, by the
+            largest of `_SIZES` that the batch has. A size not measured yet is taken to be like the
+            next smaller one that was.
         predict_cost: what a token costs that the model's own layers predict, in the same unit.
     """
 
-    row_cost: float = _FIRST_ROW_COST
+    row_costs: dict[int, float] = field(default_factory=dict)
     predict_cost: float = _FIRST_PREDICT_COST
     _one_s: float = 0.0
     _aside: dict[int, _Chance] = field(default_factory=_chances)
     _chances: dict[int, _Chance] = field(default_factory=_chances)
 
-    def length(self, draft: Draft, *, exact: bool = True) -> int:
+    def length(self, draft: Draft, free: int = MOST_DRAFTED) -> int:
         """How much of a draft to evaluate: as much as brings most tokens a second; may be 0.
 
         Args:
-            exact: rows without a sure lead have to be evaluated again.
+            free: after a longer draft, rows without a sure lead have to be evaluated again.
         """
         chance = self._chance(draft.matched)
-        redone = chance.redone_a_draft if exact else 0.0
-        row_cost = self.row_cost + (self.predict_cost if draft.matched == NEXTN else 0.0)
+        predict_cost = self.predict_cost if draft.matched == NEXTN else 0.0
         best, best_gain = 0, _LEAST_GAIN
         for length in range(1, len(draft.tokens) + 1):
-            cost = 1.0 + row_cost * length + redone
+            cost = self._cost(length + 1) + predict_cost * length
+            if length > free:
+                cost += chance.redone_a_draft
             gain = expected(chance.value, length) / cost
             if gain > best_gain:
                 best, best_gain = length, gain
         if draft.tokens and not best:
             chance.fade(_KEPT_A_PASS)  # so that it is tried again some day
         return best
+
+    def _cost(self, rows: int) -> float:
+        """A batch of so many rows, as a share of one of a single row."""
+        costs = [self.row_costs[size] for size in _SIZES if size <= rows and size in self.row_costs]
+        return 1.0 + (costs[-1] if costs else _FIRST_ROW_COST) * (rows - 1)
 
     def learn(self, draft: Draft, came_true: int) -> None:
         """Of a draft that was evaluated as it is, so many tokens came true."""
@@ -284,8 +329,9 @@ class Pace:
         if rows == 1:
             self._one_s = _near(self._one_s, took_s)
         elif self._one_s:
+            size = max(size for size in _SIZES if size <= rows)
             cost = max((took_s / self._one_s - 1.0) / (rows - 1), _LEAST_ROW_COST)
-            self.row_cost = _near(self.row_cost, cost)
+            self.row_costs[size] = _near(self.row_costs.get(size, 0.0), cost)
 
     def predicted(self, tokens: int, took_s: float) -> None:
         """So many tokens were predicted by the model's own layers."""

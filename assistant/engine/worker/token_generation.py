@@ -2,11 +2,12 @@
 its text, and detects the end.
 
 Drafts should not change the text, unless a request allows it (`exact_drafts`). A draft is alone in
-its batch. A batch with a draft decides where its logits are sure (`SURE_MARGIN`). Where they are
-not, all cells that batches with drafts have written for this answer are evaluated again, token by
-token: cells and logits are then bit for bit those of a run without drafts, and they decide.
-Everywhere else both choose the same token as long as rounding moves the lead of the best one by
-less than the margin. That is not proven of llama.cpp's kernels, but measured
+its batch. Batches of a few rows that give the same bits as single rows always decide; which ones do
+is found out by comparing (`SameBits`). Any other batch with a draft decides where its logits are
+sure (`SURE_MARGIN`). Where they are not, all cells that such batches have written for this answer
+are evaluated again as without drafts: cells and logits are then bit for bit the same, and they
+decide. Everywhere else both choose the same token as long as rounding moves the lead of the best
+one by less than the margin. That is not proven of llama.cpp's kernels, but measured
 (tests/benchmarks/results/rounding.json).
 """
 
@@ -21,11 +22,11 @@ import numpy as np
 
 from assistant.engine.types import Delta, GenerateRequest, StopReason, TokenLogprob
 from assistant.engine.worker import scheduler
-from assistant.engine.worker.job import AnswerText, Job, Stance, Unlike
+from assistant.engine.worker.job import AnswerText, Doubted, Job, Stance, Unlike
 from assistant.engine.worker.slots import Slot, Slots
 from assistant.engine.worker.speculation import (
+    FEW_ROWS,
     MOST_DRAFTED,
-    MOST_DRAFTED_INEXACT,
     MOST_PREDICTED,
     NEXTN,
     NO_ASIDE,
@@ -35,6 +36,7 @@ from assistant.engine.worker.speculation import (
     Draft,
     Lookup,
     Pace,
+    SameBits,
     Verified,
     verify,
 )
@@ -75,6 +77,7 @@ class Drafter:
         self._slots = slots
         self._can_take_back = not slots.recurrent and context.n_outputs > 1
         self.pace = Pace()
+        self.same_bits = SameBits()
         self._aside = NO_ASIDE
         self.drafted = self.accepted = self.rewritten = 0
 
@@ -92,25 +95,36 @@ class Drafter:
         """What to evaluate after the token that the job has to evaluate next; may be empty."""
         if job.lookup is None or len(job.todo) != 1 or job.singly or job.must_start_with:
             return NO_DRAFT
-        exact = job.request.exact_drafts
-        longest = MOST_DRAFTED if exact else MOST_DRAFTED_INEXACT
-        most = min(longest, self._context.n_outputs - 1, job.most_left - 1)
+        most = min(MOST_DRAFTED, self._context.n_outputs - 1, job.most_left - 1)
+        if most < 1:
+            return NO_DRAFT
+        free = self._free(job)
         forced = job.guide.forced(most) if job.guide is not None else ()
         if forced:
             found = Draft(forced, len(forced))
-            return found.cut(self.pace.length(found, exact=exact))
-        found = job.lookup.draft(most) if most > 0 else NO_DRAFT
-        found = found.cut(self.pace.length(found, exact=exact))
-        return (
-            found if found.tokens else self._predicted(job, min(most, MOST_PREDICTED), exact=exact)
-        )
+            return found.cut(self.pace.length(found, free))
+        found = job.lookup.draft(most)
+        found = found.cut(self.pace.length(found, free))
+        return found if found.tokens else self._predicted(job, min(most, MOST_PREDICTED), free)
 
-    def _predicted(self, job: Job, most: int, *, exact: bool) -> Draft:
+    def _free(self, job: Job) -> int:
+        """How long a draft may be without costing anything besides its batch."""
+        if not job.request.exact_drafts:
+            return MOST_DRAFTED
+        if job.drafted_from >= 0:
+            return 0
+        cells = self._slots.cells_used + FEW_ROWS
+        rows = 1
+        while rows < FEW_ROWS and self.same_bits.known(rows + 1, cells) is not False:
+            rows += 1
+        return rows - 1
+
+    def _predicted(self, job: Job, most: int, free: int) -> Draft:
         """What the model's own layers for multi-token prediction expect."""
         nextn = self._context.nextn
-        if nextn is None or most <= 0:
+        if nextn is None:
             return NO_DRAFT
-        length = self.pace.length(Draft((0,) * most, NEXTN), exact=exact)
+        length = self.pace.length(Draft((0,) * most, NEXTN), free)
         position = len(self._slots[job.slot].tokens)
         if not length:
             return NO_DRAFT
@@ -119,11 +133,11 @@ class Drafter:
         self.pace.predicted(len(tokens), time.perf_counter() - started_s)
         return Draft(tokens, NEXTN)
 
-    def read(self, job: Job, first_row: int, words: Words) -> Verified:
+    def read(self, job: Job, slot: Slot, first_row: int, words: Words) -> Verified:
         """What the batch says after `job.draft`, whose rows begin at `first_row`."""
-        draft = job.draft
-        margin = SURE_MARGIN if job.request.exact_drafts else 0.0
-        count = len(draft.tokens) + 1
+        draft, count = job.draft, len(job.draft.tokens) + 1
+        same = self._same_bits(job, count)
+        margin = 0.0 if same else SURE_MARGIN
         if job.guide is not None:
             rows = self._guided_rows(job, first_row, count, words, margin)
         else:
@@ -133,18 +147,37 @@ class Drafter:
         while right and found.tokens[right - 1] != draft.tokens[right - 1]:
             right -= 1
         self.pace.learn(draft, right)
-        if job.request.exact_drafts:
-            job.unsure.append(draft.matched)
         self.drafted += len(draft.tokens)
         self.accepted += right
         job.drafted += len(draft.tokens)
         job.accepted += right
+        if same:
+            return found
+        job.unsure.append(draft.matched)
+        if job.drafted_from < 0:
+            job.drafted_from = len(slot.tokens) - count
+        if same is None:
+            if not found.again:
+                found = Verified(found.tokens[:-1], again=True)
+            logits = self._context.logits(first_row + len(found.tokens)).copy()
+            job.doubted = Doubted(count, self._slots.cells_used, logits)
         return found
+
+    def _same_bits(self, job: Job, rows: int) -> bool | None:
+        """Whether a batch of so many rows decides without a margin; None if that is to be tried."""
+        if not job.request.exact_drafts:
+            return True
+        if job.drafted_from >= 0:
+            return False
+        return self.same_bits.known(rows, self._slots.cells_used)
 
     def sure(self, job: Job, row: int, words: Words) -> bool:
         """Whether a row that was evaluated by itself is to be believed."""
         if job.singly:
-            job.drafted_from, job.singly, job.unsure = -1, False, []
+            if job.doubted is not None:
+                same = np.array_equal(job.doubted.logits, self._context.logits(row))
+                self.same_bits.saw(job.doubted.rows, job.doubted.cells, same=same)
+            job.drafted_from, job.singly, job.unsure, job.doubted = -1, False, [], None
         if not job.request.exact_drafts or job.drafted_from < 0:
             return True
         logits = self._context.logits(row)
@@ -160,6 +193,14 @@ class Drafter:
         job.todo, job.singly = held[kept:], True
         self.rewritten += len(job.todo)
         self.pace.redid(job.unsure, len(job.todo))
+
+    def rewrite_rows(self, todo: int) -> int:
+        """How many of so many tokens a batch may hold that evaluates cells again."""
+        cells = self._slots.cells_used + FEW_ROWS
+        rows = min(todo, FEW_ROWS)
+        while rows > 1 and not self.same_bits.known(rows, cells):
+            rows -= 1
+        return rows
 
     def _rows(self, first: int, count: int) -> Iterator[tuple[int, float]]:
         return (Sampler.best(self._context.logits(first + row)) for row in range(count))
@@ -233,7 +274,8 @@ class BatchBuilder:
         """How many of its tokens the next batch may hold."""
         slot = self._slots[job.slot]
         if job.singly:
-            return max(job.drafted_from - len(slot.tokens), 1)
+            before = job.drafted_from - len(slot.tokens)
+            return before if before > 0 else self._drafter.rewrite_rows(len(job.todo))
         if not self._slots.recurrent:
             if not job.generated:
                 self._slots.before_prompt(slot)
@@ -393,10 +435,8 @@ class TokenGenerator:
                 return self._take(job, slot, token, self._logprob(job, token, row))
             self._drafter.rewrite(job, slot)
             return None
-        found = self._drafter.read(job, row, self._model)
         before = len(slot.tokens) - 1 - len(job.draft.tokens)
-        if job.drafted_from < 0:
-            job.drafted_from = before
+        found = self._drafter.read(job, slot, row, self._model)
         self._slots.cut(slot, before + len(found.tokens) + found.again)
         for at, token in enumerate(found.tokens):
             ending = self._take(job, slot, token, self._logprob(job, token, row + at))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import platform
 import random
 import threading
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,7 @@ from assistant.engine.types import (
 from assistant.engine.worker import slots, speculation, token_generation
 from assistant.engine.worker.job import Job
 from assistant.engine.worker.scheduler import PREFILL_CHUNK
+from assistant.engine.worker.speculation import FEW_ROWS
 from assistant.errors import ContextFullError, RequestError
 from assistant.llama.context import DecodeStatus
 from assistant.llama.model import Model
@@ -307,6 +309,7 @@ def test_an_answer_that_is_cut_short_within_the_line_is_said(bench: Bench, limit
 
 @pytest.mark.parametrize("prompt", [EDIT, LONG, CODE, f"{LONG}        self.items"])
 def test_speculation_says_the_same(bench: Bench, prompt: str) -> None:
+    bench.answer(prompt, 1)  # both find the prompt in the cache
     plain = bench.answer(prompt, 48, speculate=False)
     drafted = bench.answer(prompt, 48)
     assert plain.timings.drafted_tokens == 0
@@ -345,7 +348,7 @@ def test_drafts_within_a_grammar_say_the_same(bench: Bench, constraint: Constrai
     prompt = ASK_FORM if constraint.at_once else f"{ASK_FORM}<tool_call>\n<tool_call>\n"
     most = 64 if constraint.at_once else 24
     plain = bench.answer(prompt, most, speculate=False, **given)
-    bench.runner.drafter.pace.row_cost = 0.05
+    bench.runner.drafter.pace.row_costs = {2: 0.05}
     drafted = bench.answer(prompt, most, **given)
     assert (drafted.tokens, drafted.text) == (plain.tokens, plain.text)
     if constraint.at_once:
@@ -354,7 +357,7 @@ def test_drafts_within_a_grammar_say_the_same(bench: Bench, constraint: Constrai
 
 
 def test_an_edit_is_written_in_fewer_steps(bench: Bench) -> None:
-    bench.runner.drafter.pace.row_cost = 0.1
+    bench.runner.drafter.pace.row_costs = {2: 0.1}
     asked = bench.ask(EDIT, 48)
     steps = bench.until(lambda: bench.heard[asked].done is not None)
     timings = bench.heard[asked].timings
@@ -366,8 +369,9 @@ def test_an_edit_is_written_in_fewer_steps(bench: Bench) -> None:
 def test_text_besides_the_prompt_is_drafted_from(bench: Bench) -> None:
     """What the answer will say is given, in part and after other code: the text stays the same."""
     prompt = f"def total(counts: list[int]) -> int:\n    {'':2}"
+    bench.answer(prompt, 1)  # all find the prompt in the cache
     plain = bench.answer(prompt, 24, speculate=False)
-    bench.runner.drafter.pace.row_cost = 0.05
+    bench.runner.drafter.pace.row_costs = {2: 0.05}
     rest = tuple(bench.model.tokenise(CODE) + plain.tokens)
     alone = bench.answer(prompt, 24)
     helped = bench.answer(prompt, 24, draft_from=rest)
@@ -380,7 +384,7 @@ def test_text_besides_the_prompt_is_drafted_from(bench: Bench) -> None:
 def test_unchanged_lines_cost_one_step_where_drafts_need_not_be_exact(bench: Bench) -> None:
     """A region that is written again: its lines are drafted from the prompt, many a batch."""
     again = f"File: stock.py\n```\n{CODE}```\n\nThe same file again:\n```\n"
-    bench.runner.drafter.pace.row_cost = 0.1
+    bench.runner.drafter.pace.row_costs = {2: 0.1}
     asked = bench.ask(again, 48, exact_drafts=False, logprobs=0)
     bench.until(lambda: bool(bench.heard[asked].tokens))
     steps = bench.until(lambda: bench.heard[asked].done is not None)
@@ -395,7 +399,7 @@ def test_a_wrong_draft_leaves_no_trace(bench: Bench) -> None:
     """Whatever is drafted, the cache holds what was said and the text stays the same."""
     plain = bench.answer(CODE, 24, speculate=False, cache=False)
     pace = bench.runner.drafter.pace
-    pace.length = lambda draft, **_: min(len(draft.tokens), 4)  # type: ignore[method-assign]
+    pace.length = lambda draft, *_: min(len(draft.tokens), 4)  # type: ignore[method-assign]
     prompt = bench.model.tokenise(CODE)
     name = bench.ask(CODE, 24)
     job = bench.runner._jobs[name]
@@ -435,17 +439,72 @@ def test_what_is_not_believed_is_decided_by_the_bits_that_come_without_drafts(
     without, decided[:] = [*decided], []
     monkeypatch.setattr(speculation, "SURE_MARGIN", math.inf)
     monkeypatch.setattr(token_generation, "SURE_MARGIN", math.inf)
-    monkeypatch.setattr(bench.runner.drafter.pace, "length", lambda draft, **_: len(draft.tokens))
+    monkeypatch.setattr(bench.runner.drafter.pace, "length", lambda draft, *_: len(draft.tokens))
+    monkeypatch.setattr(bench.runner.drafter.same_bits, "known", lambda *_: False)
     drafted = bench.answer(EDIT, 16)
     assert drafted.timings.drafted_tokens > 0 < bench.runner.drafter.rewritten
     assert drafted.tokens == plain.tokens
     assert decided == without
 
 
+def fill(bench: Bench, tokens: list[int]) -> None:
+    """Evaluate `tokens` as the only ones."""
+    bench.context.forget(0, 0)
+    for start in range(0, len(tokens), 64):
+        part = tokens[start : start + 64]
+        assert bench.context.decode([Span(0, start, part, 1)]) is DecodeStatus.DONE
+
+
+def logits_of(bench: Bench, tokens: list[int], at: int, rows: int) -> list[bytes]:
+    """Of each of `tokens`, which stand from `at` on, in batches of `rows`."""
+    bench.context.forget(0, at)
+    found = []
+    for start in range(0, len(tokens), rows):
+        part = tokens[start : start + rows]
+        assert bench.context.decode([Span(0, at + start, part, len(part))]) is DecodeStatus.DONE
+        found += [bench.context.logits(row).tobytes() for row in range(len(part))]
+    return found
+
+
+@pytest.mark.parametrize("cells", [100, 700])
+def test_it_is_found_out_which_batches_need_no_margin(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, cells: int
+) -> None:
+    """By drafts of every length, as they come; the same as a comparison by hand, text unchanged."""
+    tokens = bench.model.tokenise(EDIT)
+    prompt = (tokens * (cells // len(tokens) + 1))[-cells:]
+    plain = bench.answer(prompt, 40, speculate=False)
+    lengths = iter([1, 1, 1, 1, 2, 2, 2, 2] * 20)
+    pace = bench.runner.drafter.pace
+    monkeypatch.setattr(pace, "length", lambda draft, *_: min(next(lengths), len(draft.tokens)))
+    drafted = bench.answer(prompt, 40)
+    assert drafted.tokens == plain.tokens
+    known = {
+        rows: bench.runner.drafter.same_bits.known(rows, cells + rows)
+        for rows in range(2, FEW_ROWS + 1)
+    }
+    bench.runner.slots.drop_idle()
+    end = bench.model.tokenise(CODE)[:6]
+    fill(bench, prompt)
+    alone = logits_of(bench, end, cells, 1)
+    assert known == {rows: logits_of(bench, end, cells, rows) == alone for rows in known}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other CPUs have other kernels")
+def test_this_build_needs_no_margin_for_a_few_rows(bench: Bench) -> None:
+    """Attention of one row is computed as that of several, also over many cells: our build of
+    llama.cpp does not split the cells of a single row among the threads."""
+    tokens = bench.model.tokenise(LONG * 4)[:600]
+    fill(bench, tokens)
+    end = bench.model.tokenise(CODE)[:6]
+    alone = logits_of(bench, end, len(tokens), 1)
+    assert [logits_of(bench, end, len(tokens), rows) == alone for rows in (2, 3)] == [True, True]
+
+
 def test_another_request_is_never_in_a_batch_with_a_draft(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench.runner.drafter.pace, "length", lambda draft, **_: len(draft.tokens))
+    monkeypatch.setattr(bench.runner.drafter.pace, "length", lambda draft, *_: len(draft.tokens))
     decode, batches = bench.context.decode, list[list[Span]]()
 
     def seen(spans: list[Span]) -> DecodeStatus:

@@ -8,14 +8,15 @@ from hypothesis import strategies as st
 
 from assistant.engine.worker.speculation import (
     ASIDE,
+    FEW_ROWS,
     MOST_DRAFTED,
-    MOST_DRAFTED_INEXACT,
     NO_DRAFT,
     SURE_MARGIN,
     Aside,
     Draft,
     Lookup,
     Pace,
+    SameBits,
     expected,
     verify,
 )
@@ -48,7 +49,7 @@ def drafted_steps(answer: list[int]) -> int:
     """Batches for an answer, where drafts are evaluated as they come."""
     lookup, steps, at = Lookup(START), 0, 0
     while at < len(answer):
-        draft = lookup.draft(MOST_DRAFTED_INEXACT).tokens
+        draft = lookup.draft(MOST_DRAFTED).tokens
         right = 0
         while right < min(len(draft), len(answer) - at) and draft[right] == answer[at + right]:
             right += 1
@@ -139,7 +140,7 @@ def test_a_draft_is_from_the_request_or_from_what_it_gives_aside(
 
 
 def test_drafts_from_aside_end_by_themselves() -> None:
-    pace = Pace(row_cost=0.1)
+    pace = Pace(row_costs={2: 0.1})
     own, other = Draft((1, 2, 3), 8), Draft((1, 2, 3), ASIDE - 8)
     assert pace.length(own) and pace.length(other)
     for _ in range(40):
@@ -177,7 +178,7 @@ def test_only_sure_rows_speak(draft: list[int], data: st.DataObject) -> None:
 
 
 def taught(accepted: int, matched: int = 4, times: int = 60, row_cost: float = 0.3) -> Pace:
-    pace = Pace(row_cost=row_cost)
+    pace = Pace(row_costs={2: row_cost})
     for _ in range(times):
         pace.learn(Draft((1, 2, 3, 4), matched), accepted)
     return pace
@@ -207,8 +208,8 @@ def test_drafts_stop_where_their_rows_have_to_be_evaluated_again() -> None:
     for _ in range(60):
         pace.learn(Draft((1, 2, 3, 4), 4), 3)
         pace.redid([4, 4], 6)
-    assert pace.length(LONG) == 0
-    assert pace.length(Draft(LONG.tokens, matched=12)) > 0  # others are not to blame
+    assert pace.length(LONG, 0) == 0
+    assert pace.length(Draft(LONG.tokens, matched=12), 0) > 0  # others are not to blame
 
 
 def test_short_matches_are_judged_by_themselves() -> None:
@@ -217,17 +218,57 @@ def test_short_matches_are_judged_by_themselves() -> None:
     assert pace.length(Draft((1, 2, 3), matched=12)) == 3
 
 
-def test_the_cost_of_a_row_is_measured() -> None:
+def test_the_cost_of_a_row_is_measured_by_the_size_of_the_batch() -> None:
     pace = Pace()
     for _ in range(60):
         pace.took(1, 0.02)
         pace.took(5, 0.02)
-    assert pace.row_cost < 0.1
+    assert pace.row_costs[4] < 0.1
     for _ in range(60):
         pace.took(5, 0.1)
-    assert 0.9 < pace.row_cost < 1.1
+        pace.took(20, 0.1)
+    assert 0.9 < pace.row_costs[4] < 1.1
+    assert 0.2 < pace.row_costs[16] < 0.22
     pace.took(5, 60.0)  # the machine had a hiccup
-    assert pace.row_cost < 1.5
+    assert pace.row_costs[4] < 1.5
+
+
+def test_a_draft_is_as_long_as_its_kernels_are_cheap() -> None:
+    """Up to 7 rows cost nearly one each, 8 and more together little: all or nothing."""
+    pace = Pace(row_costs={2: 0.8, 8: 0.1})
+    draft = Draft(LONG.tokens, matched=12)
+    assert pace.length(draft) >= 7
+    assert pace.length(draft.cut(6)) == 0
+
+
+def test_what_never_has_to_be_evaluated_again_is_drafted_more_readily() -> None:
+    pace = taught(3)
+    for _ in range(60):
+        pace.learn(Draft((1, 2, 3, 4), 4), 3)
+        pace.redid([4, 4], 6)
+    assert pace.length(LONG, 0) == 0
+    assert pace.length(LONG, 2) == 2
+    assert pace.length(LONG) >= 2
+
+
+def test_same_bits_are_known_once_they_were_seen_twice() -> None:
+    same = SameBits()
+    assert same.known(2, 100) is None
+    same.saw(2, 100, same=True)
+    assert same.known(2, 100) is None
+    same.saw(2, 200, same=True)
+    assert same.known(2, 256) is True
+    assert same.known(3, 100) is None, "a batch of another size"
+    assert same.known(2, 257) is None, "other kernels may begin there"
+
+
+def test_bits_that_differed_once_are_never_believed() -> None:
+    same = SameBits()
+    same.saw(3, 600, same=False)
+    for _ in range(5):
+        same.saw(3, 600, same=True)
+    assert same.known(3, 900) is False
+    assert same.known(FEW_ROWS + 1, 10) is False
 
 
 def test_expected_tokens() -> None:
