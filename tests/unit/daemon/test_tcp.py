@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from daemons import Daemon, serving, until
 from fake_engine import DEFAULT_REPLY, FakeEngine
+from msgspec.structs import replace
 
 from assistant import paths
 from assistant.client.client import DaemonClient
 from assistant.daemon.http import app
 from assistant.daemon.process import instance
+from assistant.engine.types import LoadSpec, ModelInfo, Progress
 from assistant.errors import DaemonError
 from assistant.wire import CompletionRequest
 
@@ -191,32 +194,117 @@ def test_so_many_connections_and_no_more(home: Path, monkeypatch: pytest.MonkeyP
     run(body)
 
 
-@pytest.mark.parametrize("streamed", [False, True])
+SAID = [{"role": "user", "content": "a"}]
+STREAMS: dict[str, dict[str, Any]] = {
+    "/completion": {"prompt": "a", "n_predict": 4000},
+    "/v1/completions": {"prompt": "a", "max_tokens": 4000},
+    "/v1/chat/completions": {"messages": SAID, "max_tokens": 4000},
+    "/v1/responses": {"input": "a", "max_output_tokens": 4000},
+    "/api/chat": {"model": "m", "messages": SAID, "options": {"num_predict": 4000}},
+    "/api/generate": {"model": "m", "prompt": "a", "options": {"num_predict": 4000}},
+}
+
+
+class Chatting(FakeEngine):
+    """The fake engine with a chat template and long answers."""
+
+    def __init__(self) -> None:
+        super().__init__(reply=lambda _: "x" * 4000)
+
+    async def describe(self) -> ModelInfo:
+        return replace(await super().describe(), chat_template="{{ messages[0].content }}")
+
+    async def load(self, spec: LoadSpec, progress: Progress | None = None) -> ModelInfo:
+        await super().load(spec, progress)
+        return await self.describe()
+
+
+def written(path: str, token: str) -> bytes:
+    """A request as a client writes it."""
+    body = STREAMS.get(path)
+    content = msgspec.json.encode(body | {"stream": True}) if body else b""
+    head = (
+        f"{'POST' if body else 'GET'} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}"
+    )
+    return f"{head}\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
+
+
+@pytest.mark.parametrize("path", [*STREAMS, "/openapi.json", "/metrics", "/underkeel/status"])
 def test_a_client_that_stops_reading_loses_its_connection(
-    home: Path, monkeypatch: pytest.MonkeyPatch, streamed: bool
+    home: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    """T15: whether it reads a stream or one long answer, and however many it requests."""
+    """T15: whether it reads a stream or whole answers, and however many it requests at once."""
     monkeypatch.setattr(app, "WRITE_LIMIT_S", 0.5)
-    engine = FakeEngine(reply=lambda _: "x" * 4000)
+    engine = Chatting()
 
     async def body(daemon: Daemon) -> None:
         way = paths.find_tcp_address()
         assert way is not None
         loop = asyncio.get_running_loop()
-        content = b'{"prompt": "a", "stream": true, "n_predict": 4000}' if streamed else b""
-        line = "POST /completion" if streamed else "GET /openapi.json"
-        head = f"{line} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {way.token}\r\n"
-        request = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+        request = written(path, way.token)
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.setblocking(False)
             await loop.sock_connect(client, (paths.LOOPBACK, way.port))
             with suppress(OSError, TimeoutError):
-                for _ in range(400):
+                for _ in range(4000):
                     await asyncio.wait_for(loop.sock_sendall(client, request), 2)
             await until(lambda: _is_broken(client, request))
         await daemon.idle()
         assert engine.in_flight == 0
+
+    run(body, engine=engine)
+
+
+def test_a_client_that_reads_by_the_byte_holds_no_engine(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T15: reading something now and then is not reading on."""
+    monkeypatch.setattr(app, "WRITE_LIMIT_S", 0.5)
+    engine = Chatting()
+
+    async def body(daemon: Daemon) -> None:
+        way = paths.find_tcp_address()
+        assert way is not None
+        loop = asyncio.get_running_loop()
+        request = written("/v1/chat/completions", way.token)
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            await loop.sock_connect(client, (paths.LOOPBACK, way.port))
+
+            async def send() -> None:
+                with suppress(OSError):
+                    for _ in range(4000):
+                        await loop.sock_sendall(client, request)
+
+            sending = asyncio.create_task(send())
+            while not sending.done():
+                with suppress(BlockingIOError, ConnectionResetError):
+                    client.recv(1)
+                await asyncio.sleep(0.05)
+        await daemon.idle()
+        assert engine.in_flight == 0
+
+    run(body, engine=engine)
+
+
+@pytest.mark.parametrize("path", STREAMS)
+def test_a_client_that_has_closed_its_side_is_gone(home: Path, path: str) -> None:
+    """T15: a process that ended looks like this; nobody computes for it any more."""
+    engine = Chatting()
+    engine.token_ms = 20
+
+    async def body(daemon: Daemon) -> None:
+        way = paths.find_tcp_address()
+        assert way is not None
+        reader, writer = await asyncio.open_connection(paths.LOOPBACK, way.port)
+        writer.write(written(path, way.token))
+        await until(lambda: engine.in_flight > 0)
+        writer.write_eof()
+        await until(lambda: engine.in_flight == 0)
+        await reader.read()
+        writer.close()
 
     run(body, engine=engine)
 
