@@ -128,10 +128,11 @@ class _Process:
     def kill(self) -> None:
         """Kill the process and every other one of its group."""
         if sys.platform != "win32":
-            # It leads a session of its own, so its id is the group's.
+            # It leads a session of its own, so its id is the group's. `Process.kill` is not for
+            # here: it takes the exit code of one that has just ended from the task that waits.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-        if self.process.returncode is None:
+        elif self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.kill()
 
@@ -205,10 +206,14 @@ class _Process:
         loop = asyncio.get_running_loop()
         while True:
             await self._owing.wait()
-            await asyncio.sleep(min(_CHECK_S, self._hang_s / 4))
+            pause_s, before_s = min(_CHECK_S, self._hang_s / 4), loop.time()
+            await asyncio.sleep(pause_s)
             if not self.waiting:
                 self._owing.clear()
                 continue
+            # This process itself was stopped, or had no turn: perhaps both were.
+            late_s = loop.time() - before_s - pause_s
+            self.heard_s += late_s if late_s > pause_s else 0.0
             silent_s = loop.time() - self.heard_s
             if silent_s <= self._hang_s:
                 self._activity.look()
@@ -243,7 +248,7 @@ class _Process:
 
 
 class _Activity:
-    """Signs that a process advances: processor time used and pages read from a disk."""
+    """Signs that a process advances: processor time used, and bytes and pages read from a disk."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -253,20 +258,21 @@ class _Activity:
     def look(self) -> bool:
         """Whether it has advanced within the last `_ACTIVITY_S`."""
         now_s = asyncio.get_running_loop().time()
-        before, self._seen = self._seen, self._read()
-        spent_s, pages = (new - old for new, old in zip(self._seen, before, strict=True))
-        if spent_s >= _LEAST_SPENT_S or pages > 0:
-            self._changed_s = now_s
+        now = self._read()
+        spent_s, read = (new - old for new, old in zip(now, self._seen, strict=True))
+        # Small amounts add up: where many processes compute, each has few turns.
+        if spent_s >= _LEAST_SPENT_S or read > 0:
+            self._seen, self._changed_s = now, now_s
         return now_s - self._changed_s <= _ACTIVITY_S
 
     def _read(self) -> tuple[float, float]:
-        """Seconds of processor time, and major page faults where the system counts them."""
+        """Seconds of processor time, and what was read from a disk, where the system counts it."""
         try:
             process = psutil.Process(self._pid)
             times = process.cpu_times()
         except psutil.Error:
             return 0.0, 0.0
-        return times.user + times.system, float(_major_faults(self._pid))
+        return times.user + times.system, float(_major_faults(self._pid) + _read_bytes(self._pid))
 
 
 def _major_faults(pid: int) -> int:
@@ -275,6 +281,17 @@ def _major_faults(pid: int) -> int:
         return int(stat.rpartition(")")[2].split()[9])  # proc(5): majflt, the 12th field
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def _read_bytes(pid: int) -> int:
+    """Bytes that it had fetched from storage by reading files."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in (
+            Path(f"/proc/{pid}/io").read_text(encoding="ascii", errors="replace").split("\n")
+        ):
+            if line.startswith("read_bytes:"):
+                return int(line.partition(":")[2])
+    return 0
 
 
 def _log_line(line: bytes) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import textwrap
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -42,6 +44,8 @@ def info():
 
 for command in commands():
     if isinstance(command, ipc.Load):
+        progress = lambda share: send(ipc.Progress(id=command.id, share=share))
+        {load}
         send(ipc.Loaded(id=command.id, info=info()))
     elif isinstance(command, ipc.Tokenise):
         {reaction}
@@ -54,13 +58,15 @@ for command in commands():
 
 @pytest.fixture
 def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., LlamaEngine]:
-    """An engine whose worker does `reaction` when it is to tokenise."""
+    """An engine whose worker does `reaction` when it is to tokenise, and `load` before a load."""
     folders = [str(tmp_path), str(Path.cwd()), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, folders)))
 
-    def make(reaction: str, hang_s: float = 30.0) -> LlamaEngine:
+    def make(reaction: str, hang_s: float = 30.0, load: str = "pass") -> LlamaEngine:
         body = textwrap.indent(textwrap.dedent(reaction).strip(), " " * 8).strip()
-        (tmp_path / "scripted_worker.py").write_text(_WORKER.replace("{reaction}", body))
+        (tmp_path / "scripted_worker.py").write_text(
+            _WORKER.replace("{reaction}", body).replace("{load}", load)
+        )
 
         class Scripted(LlamaEngine):
             module = "scripted_worker"
@@ -210,14 +216,120 @@ def test_output_that_is_no_frame_ends_the_worker(
     run(body)
 
 
-def test_a_long_step_is_waited_for_while_it_computes(scripted: Callable[..., LlamaEngine]) -> None:
-    """T19: a worker that computes for longer than `hang_s` is not killed."""
-    busy = "end = time.monotonic() + 2\nwhile time.monotonic() < end: sum(range(1000))\n"
-    engine = scripted(busy + ANSWER, hang_s=0.5)
+SLOW = {
+    "computes": "end = time.monotonic() + 2\nwhile time.monotonic() < end: sum(range(1000))",
+    "computes in a thread": """
+t = threading.Thread(target=lambda: [sum(range(10**6)) for _ in range(60)])
+t.start(); t.join()
+""",
+    "has few turns": "for _ in range(16): time.sleep(0.1); sum(range(10**6))",
+    "reads from a disk": """
+with open("big", "wb") as file: file.write(os.urandom(1 << 20)); os.fsync(file.fileno())
+file = open("big", "rb")
+for _ in range(6):
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    file.seek(0), file.read(), time.sleep(0.3)
+""",
+    "has its pages read again": """
+import mmap
+with open("big", "wb") as file: file.write(os.urandom(1 << 22)); os.fsync(file.fileno())
+file = open("big", "rb")
+pages = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+for _ in range(6):
+    pages.madvise(mmap.MADV_DONTNEED)
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    sum(pages[at] for at in range(0, len(pages), 4096)), time.sleep(0.3)
+""",
+    "works for others between": """
+for _ in range(8):
+    time.sleep(0.25); send(ipc.Stats(id="of another", stats=EngineStats()))
+""",
+}
+
+
+@pytest.mark.parametrize("reaction", SLOW.values(), ids=SLOW)
+def test_a_long_step_is_waited_for_while_it_advances(
+    scripted: Callable[..., LlamaEngine],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reaction: str,
+) -> None:
+    """T19: a worker that is busy or reads for longer than `hang_s` is not killed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("assistant.engine.local._ACTIVITY_S", 0.7)
+    engine = scripted(f"{reaction}\n{ANSWER}", hang_s=0.5)
 
     async def body() -> None:
         await engine.load(SPEC)
         assert await engine.tokenise("abc") == [3]
+        await engine.close()
+
+    run(body)
+
+
+@pytest.mark.parametrize(
+    "load", ["time.sleep(2)", "for n in range(10): time.sleep(0.2); progress(n / 10)"]
+)
+def test_a_slow_load_is_waited_for(scripted: Callable[..., LlamaEngine], load: str) -> None:
+    """T19: the disk may be slow, and the process does nothing meanwhile."""
+    engine = scripted(ANSWER, hang_s=0.4, load=load)
+
+    async def body() -> None:
+        shares: list[float] = []
+        await engine.load(SPEC, shares.append)
+        assert await engine.tokenise("abc") == [3] and sorted(shares) == shares
+        await engine.close()
+
+    run(body)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+def test_a_worker_that_was_stopped_for_a_moment_goes_on(
+    scripted: Callable[..., LlamaEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T19: SIGSTOP and SIGCONT, to it and to the process that waits for it."""
+    monkeypatch.setattr("assistant.engine.local._ACTIVITY_S", 0.1)
+    engine = scripted(f"time.sleep(0.2)\n{ANSWER}", hang_s=2.0)
+
+    async def body() -> None:
+        await engine.load(SPEC)
+        assert engine.pid is not None
+        os.kill(engine.pid, signal.SIGSTOP)
+        waiting = asyncio.create_task(engine.tokenise("abc"))
+        await asyncio.sleep(0.5)
+        os.kill(engine.pid, signal.SIGCONT)
+        assert await waiting == [3]
+        # Both, as with a container that is paused: nobody was silent for anybody.
+        waiting = asyncio.create_task(engine.tokenise("abcd"))
+        await asyncio.sleep(0.05)
+        os.kill(engine.pid, signal.SIGSTOP)
+        time.sleep(3.0)  # noqa: ASYNC251 - this process stands still
+        os.kill(engine.pid, signal.SIGCONT)
+        assert await waiting == [4]
+        await engine.close()
+
+    run(body)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+def test_the_end_of_a_worker_keeps_its_cause(scripted: Callable[..., LlamaEngine]) -> None:
+    """T16, T19: it was killed from outside, and is ended by us in the same moment."""
+    engine = scripted(ANSWER)
+
+    async def body() -> None:
+        for _ in range(20):
+            await engine.load(SPEC)
+            assert engine.pid is not None
+            waiting = asyncio.create_task(engine.stats())
+            await asyncio.sleep(0)
+            os.kill(engine.pid, signal.SIGKILL)
+            await engine.unload()
+            with suppress(WorkerDiedError):
+                await waiting
+            error = waiting.exception()
+            assert error is None or (
+                isinstance(error, WorkerDiedError) and error.exit_code == -signal.SIGKILL
+            )
         await engine.close()
 
     run(body)
