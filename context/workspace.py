@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from context.index.open_file import names_of
+from context.index.open_file import names_beside, names_of
 from context.index.project_index import Index
 from context.index.read_policy import hidden_part, is_secret
 from context.index.walk import Limits
@@ -34,6 +34,7 @@ from context.prompt.head import Head, Reason, Shares, compose, room_for, verdict
 from context.prompt.window import control_ids, order_of, window
 from context.retrieval import MAX_REGION_CHARS, Recent, Region
 from context.syntax.document import Document
+from context.syntax.language import has_other, language_for
 from context.syntax.secrets import masked_runs
 from context.syntax.text import (
     CursorKind,
@@ -140,7 +141,9 @@ class Workspace:
             names = (*names_of(path.with_name(plain)), *names)
         place = self.index.place(names[-1])
         root, relative = (str(place[0]), place[1]) if place else ("", str(names[-1]))
-        document = Document(root, relative, text, language_id)
+        shared = has_other(language_for(path.name, "", language_id), path.name)
+        beside = names_beside(path) if shared else ()
+        document = Document(root, relative, text, language_id, beside)
         document.names = tuple(dict.fromkeys((*map(self._name, names), relative)))
         return document
 

@@ -13,12 +13,14 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 
 _BINARY_LOOK_BYTES = 8192
 _MOST_LINKS = 40
+_MOST_BESIDE = 2_000
 _CLOSED = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -149,6 +151,17 @@ def names_of(path: Path) -> tuple[Path, ...]:
     except (OSError, RuntimeError, ValueError):
         pass
     return tuple(dict.fromkeys(found))
+
+
+def names_beside(path: Path) -> list[str]:
+    """Names of other files in the folder of `path`, of a large folder only some; none if it cannot
+    be read."""
+    try:
+        with os.scandir(path.parent) as found:
+            names = [one.name for one in islice(found, _MOST_BESIDE)]
+    except OSError:
+        return []
+    return [name for name in names if name != path.name]
 
 
 def _size(size_bytes: int) -> str:

@@ -3,7 +3,7 @@ chunking and picking read of any text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import PurePath
@@ -20,6 +20,7 @@ Position = tuple[int, int]
 """A line and a column. Both count from 0, and columns count characters."""
 
 _BLOCK_BYTES = 4096
+_AROUND_BYTES = 2_000
 
 
 class TextEdit(NamedTuple):
@@ -51,7 +52,14 @@ class Document:
         edited_chars: characters changed since the document was opened.
     """
 
-    def __init__(self, root: str, path: str, text: str, language_id: str = "") -> None:
+    def __init__(
+        self,
+        root: str,
+        path: str,
+        text: str,
+        language_id: str = "",
+        beside: Collection[str] = (),
+    ) -> None:
         self.root = root
         self.path = path
         self.view = ""
@@ -61,7 +69,7 @@ class Document:
         self.data = self.text.encode("utf-8")
         self.revision = 0
         self.edited_chars = 0
-        self.language: Language | None = language_for(path, self.text, language_id)
+        self.language: Language | None = language_for(path, self.text, language_id, beside)
         self._tree: SyntaxTree | None = None
         self._source: tuple[int, Source] | None = None
         self._shown: ShownText | None = None
@@ -116,12 +124,14 @@ class Document:
         self.edit(start_byte, stop_byte, new[start : len(new) - end])
 
     def _look_again(self, start_byte: int, stop_byte: int) -> None:
-        """Whether the lines that were edited say that this is another language."""
-        start = self.data.rfind(b"\n", 0, start_byte) + 1
+        """Whether an edit makes this another language: what is around it is looked at first."""
+        start = self.data.rfind(b"\n", 0, max(start_byte - _AROUND_BYTES, 0)) + 1
         stop = self.data.find(b"\n", stop_byte)
-        lines = self.data[start : stop if stop >= 0 else len(self.data)].decode("utf-8")
-        found = language_for(self.path, lines, self.language_id)
-        if found is not None and found is not self.language:
+        around = self.data[start : stop if stop >= 0 else len(self.data)].decode("utf-8")
+        if language_for(self.path, around, self.language_id) is self.language:
+            return
+        found = language_for(self.path, self.text, self.language_id)
+        if found is not self.language:
             self.language, self._tree, self._source = found, None, None
 
     @property

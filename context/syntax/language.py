@@ -10,10 +10,11 @@ from __future__ import annotations
 import importlib
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 import msgspec
 import tree_sitter
@@ -22,7 +23,7 @@ FOLDER = Path(__file__).with_name("languages")
 QUERIES = ("imports", "definitions", "comments", "bodies", "boilerplate")
 OPTIONAL_QUERIES = ("scopes",)
 _LOOK_CHARS = 100_000
-_LOOK_BACK_CHARS = 240
+_LOOK_BACK_CHARS = 400
 _SHEBANG = re.compile(r"^#!\s*\S*?([\w.+-]+?)[\d.]*(?:\s+(?:-\S+\s+)*([\w.+-]+?)[\d.]*)?(?:\s|$)")
 
 
@@ -55,6 +56,41 @@ class Resolve:
     skip: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Sign:
+    """What one language has and another does not.
+
+    Attributes:
+        word: a part of every text with this sign; it is looked for first, since that is quick.
+        pattern: the sign itself. It begins with `word`, or is searched for in any case.
+        before: what the statement must have before the sign, from the start of a line on, or with
+            "^" from the statement's own start; None where anything may stand there.
+    """
+
+    word: str
+    pattern: str
+    before: str | None = None
+
+    @cached_property
+    def search(self) -> re.Pattern[str]:
+        return re.compile(self.pattern, re.VERBOSE | re.MULTILINE)
+
+    @cached_property
+    def _before(self) -> re.Pattern[str]:
+        before = self.before or ""
+        line = r"(?s:.*\n)?\s*" if before[:1] != "^" else ""
+        return re.compile(f"{line}(?:{before})", re.VERBOSE)
+
+    def is_in(self, code: str) -> bool:
+        """Whether the code has this sign."""
+        if self.word not in code:
+            return False
+        return any(
+            self.before is None or self._before.fullmatch(_statement_before(code, found.start()))
+            for found in self.search.finditer(code)
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Language:
     """One language. `*_marker` texts stand where something was cut, and are legal there.
@@ -62,8 +98,7 @@ class Language:
     Attributes:
         other, other_extensions: a language that uses some of the file extensions too, and these
             extensions (C++ in a `.h` file).
-        other_if, other_within: patterns of what only the other language has: at the start of a
-            line, and within one but not in a string or comment.
+        other_signs: what only the other language has.
         self_names: what an object calls itself.
         implicit_self: methods reach the object's members without it.
         queries: the folders whose query files it uses, one after another; by default its own.
@@ -80,8 +115,7 @@ class Language:
     interpreters: tuple[str, ...] = ()
     wrappers: tuple[str, ...] = ()
     other: str = ""
-    other_if: str = ""
-    other_within: str = ""
+    other_signs: tuple[Sign, ...] = ()
     other_extensions: tuple[str, ...] = ()
     queries: tuple[str, ...] = ()
     family: str = ""
@@ -199,17 +233,23 @@ def language_of_id(language_id: str) -> Language | None:
     return languages().get(_ids()[1].get(name, name))
 
 
-def language_for(path: str, text: str = "", language_id: str = "") -> Language | None:
+def language_for(
+    path: str, text: str = "", language_id: str = "", beside: Collection[str] = ()
+) -> Language | None:
     """The language of a document; None if it is unknown.
 
     The language id decides, except for `.h` files: editors call C++ in them C. The path, and then
     the first line, count where there is none, where nobody knows it, and for plain text, which
     editors call every file that they do not know.
+
+    Args:
+        beside: names of the files in the same folder, if they are known. They count for a `.h`
+            file that has nothing of C++ and does not ask either whether it is read as C++.
     """
     name = canonical_id(language_id)
     if is_known_id(name) and name != "plaintext":
-        return _or_other(language_of_id(name), path, text)
-    found = _or_other(_by_path(path), path, text)
+        return _or_other(language_of_id(name), path, text, beside)
+    found = _or_other(_by_path(path), path, text, beside)
     if found is not None or PurePath(path).suffix:
         return found
     shebang = _SHEBANG.match(text[:200])
@@ -229,44 +269,237 @@ def _by_lower_name() -> Mapping[str, Language]:
     return {name.lower(): one for one in languages().values() for name in one.filenames}
 
 
-def _or_other(language: Language | None, path: str, text: str) -> Language | None:
-    """`language`, or the other that uses the path's extension too, if the text has its lines."""
-    if language is None or PurePath(path).suffix.lower() not in language.other_extensions:
+def has_other(language: Language | None, path: str) -> bool:
+    """Whether another language than `language` uses the path's extension too."""
+    return language is not None and PurePath(path).suffix.lower() in language.other_extensions
+
+
+def _or_other(
+    language: Language | None, path: str, text: str, beside: Collection[str]
+) -> Language | None:
+    """`language`, or the other that uses the path's extension too, if the text has its signs."""
+    if language is None or not has_other(language, path):
         return language
-    return languages()[language.other] if _is_other(language, text[:_LOOK_CHARS]) else language
+    text = text[:_LOOK_CHARS]
+    other = languages()[language.other]
+    is_other = _is_other(language, text) or (
+        _IS_FOR_BOTH not in text and _is_among(language, other, path, beside)
+    )
+    return other if is_other else language
+
+
+_IS_FOR_BOTH = "__cplusplus"
+
+
+def _is_among(language: Language, other: Language, path: str, beside: Collection[str]) -> bool:
+    """Whether files of `other` and none of `language` alone are beside the path; first those with
+    its stem count, then all."""
+    names = list(map(PurePath, beside))
+    same = [one for one in names if one.stem == PurePath(path).stem]
+    for some in (same, names):
+        found = {one.suffix for one in some} - set(language.other_extensions)
+        if found & set(language.extensions):
+            return False
+        if found & set(other.extensions):
+            return True
+    return False
+
+
+def _statement_before(code: str, at: int) -> str:
+    """What its statement has before `at`; "?" for a part that is not known."""
+    first = max(at - _LOOK_BACK_CHARS, 0)
+    start = max(code.rfind(end, first, at) for end in (*";{}", _START))
+    return code[start + 1 : at] if start >= 0 else f"?{code[first:at]}"
 
 
 def _is_other(language: Language, text: str) -> bool:
-    """Whether a text has what only `language.other` has, outside of comments and of what is for
-    that language's compilers only."""
-    text = f"\n{text}"
-    return _has_other(language, text) and _has_other(language, _NOT_FOR_ALL.sub("\n", text))
-
-
-def _has_other(language: Language, text: str) -> bool:
-    at_start, within = _other_patterns(language)
-    return at_start.search(text) is not None or any(
-        _is_code(text, found.start()) for found in within.finditer(text)
+    """Whether a text has what only `language.other` has, outside of comments, strings and of what
+    is for that language's compilers only."""
+    code = _common_code(text)
+    return (
+        code is None
+        or any(sign.is_in(code) for sign in language.other_signs)
+        or any(_has_methods(name, members) for name, members in _structures(code))
     )
 
 
-_NOT_FOR_ALL = re.compile(
-    r"/\*(?:[^*]|\*(?!/))*+(?:\*/)?"
-    r"|\n#[ \t]*if(?!ndef)[^\n]*__cplusplus.{0,20000}?(?=\n[ \t]*#[ \t]*(?:endif|el))",
-    re.DOTALL,
+_BRACE = re.compile("[{}]")
+_STRUCTURE = re.compile(
+    r"(?:[\w\s]*\s)?(?:struct|union)(?:\s*\w*\({1,2}[^()]*\){1,2})?\s*([\w\s]*)", re.DOTALL
 )
-"""Comments of several lines, and what only a C++ compiler reads of a header that is C too."""
+_METHOD_WORDS = re.compile(
+    r"(?:static|inline|using|virtual|friend|explicit|typename|template|mutable)\s+[\w:<]"
+)
+_INITIAL_VALUE = re.compile(r"=(?<![=!<>&|^%*/+-]=)(?!=)")
+_METHOD = re.compile(
+    r"""\((?:\s*(?:void\s*)?\)
+        |(?=[^(){};]{0,200}+\))(?:
+            [^(){};]*?\b(?:int|char|bool|float|double|long|short|unsigned)\b
+            |[^(){};]*?[A-Za-z_]\w*(?:\s+|\s*[*&]+\s*)[A-Za-z_])[^(){};]*\))
+        \s*(?:const\s*)?[;{]""",
+    re.VERBOSE,
+)
+_TYPE_AND_NAME = re.compile(r".*[\w>*&]\s+[*&]*(?!__|[A-Z_0-9]+\b)[A-Za-z_]\w*\s*", re.DOTALL)
+_NAMED = re.compile(r"[;}:]\s*(?:(?:explicit|inline|constexpr)\s+)*(\w+)\s*\(")
+_MEMBERS_CHARS = 20_000
 
 
-@cache
-def _other_patterns(language: Language) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Both begin with a character and not with a place, which is several times as fast."""
-    at_start = rf"\n[ \t]*(?:{language.other_if})"
-    flags = re.VERBOSE | re.MULTILINE
-    return re.compile(at_start, flags), re.compile(language.other_within, flags)
+def _has_methods(name: str, members: str) -> bool:
+    """Whether a struct has what only C++ allows in one: methods, initial values, specifiers."""
+    if _INITIAL_VALUE.search(members) or _METHOD_WORDS.search(members):
+        return True
+    if "(" not in members:
+        return False
+    return any(found[1] == name for found in _NAMED.finditer(members)) or any(
+        _TYPE_AND_NAME.fullmatch(_statement_before(members, found.start()))
+        for found in _METHOD.finditer(members)
+    )
 
 
-def _is_code(text: str, at: int) -> bool:
-    """Whether no string or comment begins before `at` on its line, which is not too long."""
-    line = text.rfind("\n", max(at - _LOOK_BACK_CHARS, 0), at)
-    return line >= 0 and not any(char in text[line:at] for char in '"/*')
+def _structures(code: str) -> Iterator[tuple[str, str]]:
+    """Names and members of structs and unions; of a block within the members only the braces."""
+    around: list[tuple[str, list[str]] | None] = []
+    at = 0
+    for brace in _BRACE.finditer(code):
+        if around and around[-1] is not None:
+            around[-1][1].append(code[at : brace.end()])
+        at = brace.end()
+        if brace[0] == "{":
+            found = _STRUCTURE.fullmatch(_statement_before(code, brace.start()))
+            name = found[1].split()[-1:] if found is not None else []
+            around.append(("".join(name), [";"]) if found is not None else None)
+        elif around and (done := around.pop()) is not None:
+            yield done[0], _without_directives("".join(done[1])[:_MEMBERS_CHARS])
+    for rest in around:
+        if rest is not None:
+            yield rest[0], _without_directives("".join(rest[1])[:_MEMBERS_CHARS])
+
+
+def _without_directives(code: str) -> str:
+    return _DIRECTIVE.sub("\n", code)
+
+
+_NO_CODE = re.compile(
+    r"""
+    /(?:\*[^*]*+(?:\*(?!/)[^*]*+)*+(?:\*/)?|/(?:[^\\\n]|\\.)*+)
+    |"(?:(?<=(?<!\w)R")|(?<=(?<!\w)[uUL]R")|(?<=(?<!\w)u8R"))(?P<raw>[^()\\\s"]{0,16}\()
+    |"(?:[^"\\\n]|\\.)*+"?
+    |'(?:(?<=[0-9a-fA-F]')(?=[0-9a-fA-F]{3})|(?:[^'\\\n]|\\.)*+'?)
+    |\\\n
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+"""Comments, texts and joined lines. Raw strings are C++'s only."""
+
+_KEEPS_TEXT = re.compile(r"\s*(?:#\s*(?:include|import)\b|extern\b)")
+_DIRECTIVE = re.compile(r"\n[ \t]*#[ \t]*(\w*)([^\n]*)")
+_VERSION = re.compile(r"__cplusplus\s*[<>]")
+_NOT_OTHER = re.compile(r"!\s*(?:defined\b)?\s*\(?\s*__cplusplus\b")
+
+
+def _common_code(text: str) -> str | None:
+    """What C and C++ compilers both read of a header; None if no C compiler can read it.
+
+    A statement begins at the start and after a directive. Of directives only definitions and
+    includes stay, and only the names of files stay of texts.
+    """
+    code = f"\n{_NO_CODE.sub(_blanked, text)}"
+    if _ONLY_OTHER in code:
+        return None
+    kept = [_START]
+    conditions = _Conditions()
+    at = 0
+    for found in _DIRECTIVE.finditer(code):
+        left_out = conditions.saw_code(code[at : found.start()])
+        if not left_out:
+            kept.append(code[at : found.start()])
+        at = found.end()
+        name, rest = found.groups()
+        if name == "error" and conditions.is_c:
+            return None
+        conditions.take(name, rest)
+        if name in ("define", "include", "import") and not left_out:
+            kept.append(found[0])
+        kept.append(f"\n{_START}\n")
+    if not conditions.saw_code(code[at:]):
+        kept.append(code[at:])
+    made = "".join(kept)
+    has_code = _DIRECTIVE.sub("", made).replace(_START, "").strip()
+    return made if has_code or not conditions.has_versions else None
+
+
+_START = "\1"
+"""Stands where a statement begins."""
+
+_ONLY_OTHER = "\0"
+"""Stands for a raw string and for a number with separators."""
+
+
+def _blanked(found: re.Match[str]) -> str:
+    text, at = found.string, found.start()
+    if found["raw"] is not None or (found[0] == "'" and text[at - 1 : at].isdigit()):
+        return _ONLY_OTHER
+    if text[at] != '"':
+        return " "
+    line = text.rfind("\n", max(at - _LOOK_BACK_CHARS, 0), at) + 1
+    return found[0] if line <= at and _KEEPS_TEXT.match(text, line, at) else '""'
+
+
+class _Branch(NamedTuple):
+    """The branch of a condition that a header is in.
+
+    Attributes:
+        left_out: no C compiler reads it.
+        is_c: no C++ compiler reads it, and nothing else is asked.
+    """
+
+    left_out: bool
+    is_c: bool
+
+    @classmethod
+    def of(cls, name: str, rest: str) -> _Branch:
+        if "__cplusplus" not in rest:
+            return cls(name == "if" and rest.strip() == "0", False)
+        is_c = name == "ifndef" or _NOT_OTHER.search(rest) is not None
+        return cls(not is_c, is_c and "&&" not in rest and "||" not in rest)
+
+
+class _Conditions:
+    """Follows the conditions of a header.
+
+    Attributes:
+        has_versions: code is left out, and a version of C++ is asked for.
+    """
+
+    def __init__(self) -> None:
+        self.has_versions = False
+        self._branches: list[_Branch] = []
+        self._left_out = 0  # of the branches
+        self._asks = False
+
+    @property
+    def is_c(self) -> bool:
+        return bool(self._branches) and self._branches[-1].is_c
+
+    def saw_code(self, code: str) -> bool:
+        """Whether no C compiler reads `code`, which stands here."""
+        if self._left_out and self._asks and not self.has_versions:
+            self.has_versions = bool(code.strip())
+        return self._left_out > 0
+
+    def take(self, name: str, rest: str) -> None:
+        """Go past a directive."""
+        self._asks = self._asks or _VERSION.search(rest) is not None
+        if name in ("if", "ifdef", "ifndef"):
+            self._enter(_Branch.of(name, rest))
+        elif self._branches and (name == "endif" or name.startswith("el")):
+            before = self._branches.pop()
+            self._left_out -= before.left_out
+            if name == "else":
+                self._enter(_Branch(before.is_c, False))
+            elif name != "endif":
+                self._enter(_Branch.of(name[2:], rest))
+
+    def _enter(self, branch: _Branch) -> None:
+        self._branches.append(branch)
+        self._left_out += branch.left_out

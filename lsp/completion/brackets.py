@@ -78,12 +78,25 @@ def _without_what_is_closed_below(text: str, site: Site) -> str:
     """`text` without last lines that close what it has not opened and the line below closes."""
     head, line_end, last = text.rstrip().rpartition("\n")
     below = site.next_line.strip()
+    more: dict[str, int] | None = None  # closing brackets than opening ones, by closing bracket
     while line_end and _ONLY_CLOSING.fullmatch(last.strip()) and below.startswith(last.strip()[0]):
-        if not closes_more(site.line_prefix + text, last.strip()[0], site.code_language_id):
+        if more is None:
+            more = _more_closed(site.line_prefix + text, site.code_language_id)
+        if more[last.strip()[0]] <= 0:
             break
+        for char in last:
+            if char in more:
+                more[char] -= 1
         text = head
         head, line_end, last = text.rstrip().rpartition("\n")
     return text
+
+
+def _more_closed(text: str, language_id: str) -> dict[str, int]:
+    """By how much each kind of bracket is closed more often than opened."""
+    long = len(text) > _MOST_CHARS
+    chars = text if long else [char for _, char in _Reader(language_id).code(text)]
+    return {closer: chars.count(closer) - chars.count(opener) for closer, opener in PAIRS.items()}
 
 
 def opens(text: str, closer: str, site: Site) -> bool:
@@ -136,9 +149,8 @@ def statements(text: str, language_id: str) -> int:
 
 def closes_more(text: str, closers: str = ")]}", language_id: str = "") -> bool:
     """Whether brackets of one of these kinds are closed more often than opened in `text`."""
-    code = _Reader(language_id).code
-    chars = text if len(text) > _MOST_CHARS else [char for _, char in code(text)]
-    return any(chars.count(closer) > chars.count(PAIRS[closer]) for closer in closers)
+    more = _more_closed(text, language_id)
+    return any(more[closer] > 0 for closer in closers)
 
 
 def unclosed(text: str, language_id: str = "") -> list[str]:

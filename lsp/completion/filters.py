@@ -27,6 +27,10 @@ _TIMES_OF_ONE_LINE = 3
 _FEWEST_CYCLE_CHARS = 8
 _CYCLE_CHARS = range(4, 64)
 _TIMES_IN_A_LINE = 5
+_MOST_TRIES = 16
+"""Places where the rest of the line may begin in an answer, of which brackets decide."""
+_LONGEST_OVERLAP = 1 << 11
+"""Of a longer rest of the line, only its beginning is looked for at the end of an answer."""
 _CLOSER = re.compile(r"\\?[)\]}]|>")
 """Patterns of some programs, and LaTeX, pair brackets after backslashes."""
 
@@ -136,9 +140,13 @@ def _deep_enough(line: str, columns: int) -> bool:
 def _columns(line: str, columns: int) -> str:
     """The shortest run of blanks at the start of `line` that takes `columns`."""
     blanks = leading_blanks(line)
-    return next(
-        (blanks[:n] for n in range(len(blanks) + 1) if width(blanks[:n]) >= columns), blanks
-    )
+    if "\t" not in blanks:
+        return blanks[:columns]
+    low, high = 0, len(blanks)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if width(blanks[:middle]) >= columns else (middle + 1, high)
+    return blanks[:low]
 
 
 def _as_document(text: str, site: Site) -> str:
@@ -328,9 +336,9 @@ def cut_line_below(text: str, site: Site) -> str:
     first, *others = text.split("\n")
     if (site.line_prefix + first).rstrip() == below and not site.line_suffix.strip():
         return ""
+    last = max((at for at, line in enumerate(others) if line.strip()), default=0)
     for at, line in enumerate(others):
-        last = not any(other.strip() for other in others[at + 1 :])
-        if line.rstrip() == below and (last or len(below.strip()) >= _FEWEST_CHARS):
+        if line.rstrip() == below and (at >= last or len(below.strip()) >= _FEWEST_CHARS):
             return "\n".join([first, *others[:at]])
     return text
 
@@ -351,14 +359,16 @@ def _before_rest_of_line(text: str, rest: str, site: Site) -> str:
     start = text.rfind("\n") + 1
     if len(rest) >= _FEWEST_CHARS:
         at = text.find(rest, start)
-        while at >= 0:
+        for _ in range(_MOST_TRIES):
+            if at < 0:
+                break
             if not opens_what_follows(text[:at], rest, site):
                 return text[: at + is_escaped(text, at, site)]
             at = text.find(rest, at + 1)
-    for at in range(start, len(text)):
+    end = len(text.rstrip())
+    for at in range(max(start, end - min(len(rest), _LONGEST_OVERLAP)), end):
         if (
-            rest.startswith(text[at:].rstrip())
-            and text[at:].strip()
+            rest.startswith(text[at:end])
             and _whole(text, at)
             and not opens_what_follows(text[:at], text[at:], site)
         ):
@@ -388,11 +398,11 @@ def _before_lines_below(text: str, site: Site) -> str:
     while below and not below[0]:
         below.pop(0)
     lines = text.split("\n")
-    for start in range(1, len(lines)):
-        tail = [line.rstrip() for line in lines[start:]]
-        while tail and not tail[-1]:
-            tail.pop()
-        if tail and tail == below[: len(tail)]:
+    stripped = [line.rstrip() for line in lines]
+    while stripped and not stripped[-1]:
+        stripped.pop()
+    for start in range(max(1, len(stripped) - len(below)), len(stripped)):
+        if stripped[start:] == below[: len(stripped) - start]:
             return "\n".join(lines[:start])
     return text
 

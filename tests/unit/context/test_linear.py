@@ -67,6 +67,26 @@ def test_patterns_are_linear(run: Any, name: str) -> None:
     assert linear(run, made, 4_000)
 
 
+HEADERS = {
+    "structs": "struct a{", "closed structs": "struct a{int f(a b);};", "struct words": "struct a ", "ampersands": "a&b,", "defaults": "a b(c=",
+    "conditions": "\n#if 1", "const": "const a ", "for (": "for(a b", "chars": "'a", "raw": 'R"(', "block comments": "/*", "stars": "/**",
+    "colons (": ":a(b)", "open (": "a b(c ", "angles": "a<b", "operator": "operator ", "square": "=[a,", "names (": "a b(int c d ",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(HEADERS))
+def test_the_language_of_a_header_is_found_in_linear_time(name: str) -> None:
+    """T1, C14: each sign of C++, on what nearly is one."""
+    part, other = HEADERS[name], language_for("a.h", HEADERS[name])
+
+    def made(size: int) -> str:
+        return part * (size // len(part))
+
+    assert linear_steps(lambda text: language_for("a.h", text), made, 1_000)
+    assert linear(lambda text: language_for("a.h", text), made, 4_000)
+    assert other is not None
+
+
 def whole(text: str) -> None:
     document = Document("", "/x/a.py", text)
     counter = Quick()
