@@ -200,6 +200,7 @@ class Workspace:
         kind = cursor_kind(text, cursor)
         if hidden := self.hidden(document):
             return Prompt((), (), self._layout, kind, budget_tokens, (hidden,))
+        document.look_at(byte_offset(text, cursor))
         room = room_for(self._layout, kind, budget_tokens, max_answer_tokens)
         if room <= 0:
             return self._plain(document, cursor, budget_tokens, max_answer_tokens)
@@ -234,6 +235,7 @@ class Workspace:
         """What a model should see to explain a selection: see `context.prompt.builder`."""
         if hidden := self.hidden(document):
             return Explanation((), budget_tokens, cut=(hidden,))
+        document.look_at(start_byte)
         return explain(
             self.index.store,
             document,

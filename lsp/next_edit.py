@@ -300,6 +300,8 @@ class NextEdits:
         source = document.source
         if source is None or self.settings is None or not history.hunks:
             return _Look()
+        if source.parsed_bytes is not None:
+            return _Look()  # what a rule looks for may stand in the part that is not parsed
         project = IndexedFiles(workspace.index, others) if workspace is not None else None
         hints = tuple(itertools.starmap(Problem, problems))
         scene = Scene(document, source, where.start, history.hunks, project, hints)

@@ -74,9 +74,12 @@ def far_prefix(
     start, verbatim_tokens = _verbatim(text, stop, verbatim_room, encoder)
     if source is None or not structured or start <= 0:
         return Far(text[start:stop], verbatim_tokens, text.count("\n", 0, start))
-    segments = _segments(source, (0, start), stop, weights, depth)
     marker = source.language.cut_marker + "\n"
+    begin = min(line_start(text, source.reach[0]), start)
+    segments = _segments(source, (begin, start), stop, weights, depth)
     head = _chosen(text, segments, room_tokens - verbatim_tokens, encoder, marker)
+    if begin > 0 and not head.startswith(marker):
+        head = marker + head
     shown = head + text[start:stop]
     tokens = encoder.text_count(shown)
     if tokens > room_tokens:  # the seam merged otherwise than counted
@@ -125,7 +128,8 @@ def later_outline(
     if room_tokens <= 0 or begin >= len(text):
         return Far("", 0, 0)
     begin = line_start(text, begin)
-    segments = _segments(source, (begin, len(text)), start, weights, Depth.DOCS)
+    end = line_start(text, source.reach[1]) if source.parsed_bytes is not None else len(text)
+    segments = _segments(source, (begin, max(begin, end)), start, weights, Depth.DOCS)
     shown = _chosen(text, segments, room_tokens, encoder, source.language.cut_marker + "\n")
     if not shown.endswith("\n"):
         shown += "\n"

@@ -13,7 +13,17 @@ import tree_sitter
 
 from context.syntax.language import Language, language_for
 from context.syntax.secrets import ShownText
-from context.syntax.syntax_tree import ByteMap, Outline, SyntaxTree, captures, outline
+from context.syntax.syntax_tree import (
+    MAX_PARSED_BYTES,
+    ByteMap,
+    Outline,
+    Reach,
+    SyntaxTree,
+    captures,
+    only_reach,
+    outline,
+    reach,
+)
 from context.syntax.text import clean, common_ends
 
 Position = tuple[int, int]
@@ -21,6 +31,9 @@ Position = tuple[int, int]
 
 _BLOCK_BYTES = 4096
 _AROUND_BYTES = 2_000
+_LONG_TEXT_BYTES = 300_000
+_LONG_TEXT_LINES = 12_000
+"""A text past one of these is parsed around the cursor only."""
 
 
 class TextEdit(NamedTuple):
@@ -70,6 +83,7 @@ class Document:
         self.revision = 0
         self.edited_chars = 0
         self.language: Language | None = language_for(path, self.text, language_id, beside)
+        self._focus_byte = 0
         self._tree: SyntaxTree | None = None
         self._source: tuple[int, Source] | None = None
         self._shown: ShownText | None = None
@@ -145,13 +159,35 @@ class Document:
         if self.language is None:
             return None
         if self._source is None or self._source[0] != self.revision:
-            if self._tree is None:
-                self._tree = SyntaxTree(self.language, self.data)
-            self._source = (
-                self.revision,
-                Source(self.text, self.data, self.language, self._tree),
-            )
+            within = self._within()
+            if within is not None:
+                self._tree = None
+                tree = SyntaxTree(self.language, only_reach(self.data, within))
+            else:
+                tree = self._tree = self._tree or SyntaxTree(self.language, self.data)
+            source = Source(self.text, self.data, self.language, tree, within)
+            self._source = self.revision, source
         return self._source[1]
+
+    def _within(self) -> Reach | None:
+        """The part to parse of a very long text; None for all of it, and where none is parsed."""
+        size = len(self.data)
+        if size > MAX_PARSED_BYTES or (
+            size <= _LONG_TEXT_BYTES and self.data.count(b"\n") <= _LONG_TEXT_LINES
+        ):
+            return None
+        within = reach(self.data, self._focus_byte)
+        return None if within == (0, len(self.data)) else within
+
+    def look_at(self, byte: int) -> None:
+        """Say where the cursor is: of a very long text `source` has what is around it."""
+        self._focus_byte = byte
+        within = self._source[1].parsed_bytes if self._source is not None else None
+        if within is None:
+            return
+        near = within[0] + _AROUND_BYTES if within[0] else 0
+        if not near <= byte <= within[1] - _AROUND_BYTES * (within[1] < len(self.data)):
+            self._source = None
 
     @property
     def shown_text(self) -> str:
@@ -234,12 +270,18 @@ def _line_byte(data: bytes, line: int) -> int | None:
 
 @dataclass(frozen=True)
 class Source:
-    """A text, parsed. Offsets are characters of `text`; `data` is its UTF-8."""
+    """A text, parsed. Offsets are characters of `text`; `data` is its UTF-8.
+
+    Attributes:
+        parsed_bytes: the part of a very long text that the tree has, besides the text's start; None
+            for all of it.
+    """
 
     text: str
     data: bytes
     language: Language
     tree: SyntaxTree
+    parsed_bytes: Reach | None = None
     _known: dict[str, dict[str, list[tuple[int, int]]]] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -251,6 +293,12 @@ class Source:
     def outline(self) -> Outline:
         """Definitions and imports; empty where there is no tree."""
         return outline(self.language, self.tree, self.data, self.text)
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """The characters in which all definitions, comments and bodies are known."""
+        first, stop = self.parsed_bytes or (0, len(self.data))
+        return self.at.char(first), self.at.char(stop)
 
     def with_text(self, text: str) -> Source:
         """The same with another text of the same length; outline and spans stay."""

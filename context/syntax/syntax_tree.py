@@ -64,7 +64,8 @@ def _has_long_line(data: bytes) -> bool:
 
 _FEWEST_STEPS = 2_000
 _BYTES_A_STEP = 8  # code takes a step for 20 bytes or more
-_PIECE_BYTES = 1 << 16
+_BYTES_A_READ = 4  # code is read again from a place for 10 bytes or more
+_PIECE_BYTES = 1 << 10
 _EDITS_BETWEEN = 20
 
 
@@ -74,28 +75,85 @@ def parsed(
     """The tree of a text; None where the parser gives up.
 
     Its recovery from errors takes more than linear time on some texts that are no code of the
-    language, such as `<!--` over and over in Python: its steps are counted, and bounded.
+    language, such as `<!--` over and over in Python, or `\\)` in a string of Lua: its steps are
+    counted, and bounded, and so is what it reads again.
 
     Args:
         old: the earlier tree, moved along with the edits since.
     """
     left = _FEWEST_STEPS + len(data) // _BYTES_A_STEP
+    reads_left = _FEWEST_STEPS + len(data) // _BYTES_A_READ
 
     def gives_up(_offset: int, _has_error: bool) -> bool:
         nonlocal left
         left -= 1
-        return left < 0
+        return left < 0 or reads_left < 0
 
     def read(at: int, _point: object) -> bytes:
-        return data[at : at + _PIECE_BYTES]
+        nonlocal reads_left
+        reads_left -= 1
+        return data[at : at + _PIECE_BYTES] if reads_left >= 0 else b""
 
     try:
         if old is None:
-            return parser.parse(read, progress_callback=gives_up)
-        return parser.parse(read, old, progress_callback=gives_up)
+            tree = parser.parse(read, progress_callback=gives_up)
+        else:
+            tree = parser.parse(read, old, progress_callback=gives_up)
     except ValueError:
+        tree = None
+    if tree is None or reads_left < 0:
         parser.reset()
         return None
+    return tree
+
+
+_LONG_LINES = 3_000
+_LONG_BYTES = 192_000
+_START_BYTES = 16_000
+_INDENTED_LINES = 1_000
+
+Reach = tuple[int, int]
+"""Bytes of a text, from the first to just past the last."""
+
+
+def reach(data: bytes, focus_byte: int) -> Reach:
+    """The lines of a text around `focus_byte` that are parsed: some thousand on either side.
+
+    They begin with one that is not indented, where there is one near. A text that is not parsed for
+    its long lines has no such part: it is the whole.
+    """
+    if _has_long_line(data):
+        return 0, len(data)
+    focus = min(max(focus_byte, 0), len(data))
+    first = _lines_back(data, focus, _LONG_LINES, max(focus - _LONG_BYTES, 0))
+    for _ in range(_INDENTED_LINES):
+        if not first or data[first : first + 1] not in b" \t\r\n})]":
+            break
+        first = _lines_back(data, first, 1, 0)
+    stop, at = min(focus + _LONG_BYTES, len(data)), focus
+    for _ in range(_LONG_LINES):
+        at = data.find(b"\n", at, stop) + 1
+        if not at:
+            return first, len(data) if stop == len(data) else data.rfind(b"\n", focus, stop) + 1
+    return first, at
+
+
+def _lines_back(data: bytes, at: int, lines: int, least: int) -> int:
+    """Where the line begins that is `lines` above that of `at`, or the first from `least` on."""
+    start = data.rfind(b"\n", least, at) + 1
+    for _ in range(lines):
+        if start <= least:
+            break
+        start = data.rfind(b"\n", least, start - 1) + 1
+    return start if start or not least else data.find(b"\n", least) + 1
+
+
+def only_reach(data: bytes, within: Reach) -> bytes:
+    """`data` with line ends for what is outside of `within` and not at its start, where the imports
+    are. Offsets stay."""
+    first, stop = within
+    head = data.rfind(b"\n", 0, min(_START_BYTES, first)) + 1
+    return data[:head] + b"\n" * (first - head) + data[first:stop] + b"\n" * (len(data) - stop)
 
 
 class SyntaxTree:

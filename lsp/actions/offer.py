@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from context.syntax.text import line_end, line_start
+from context.syntax.text import byte_offset, line_end, line_start
 from lsp.actions import conventions
 from lsp.actions.document_range import DocumentRange
 from lsp.site import embedded_id, language
@@ -174,10 +174,11 @@ def definition_at(document: Document, document_range: DocumentRange) -> Definiti
     """The innermost function or class that holds the whole range, its own comments included."""
     from context import Kind
 
+    text = document.text
+    document.look_at(byte_offset(text, document_range.start))
     source = document.source
     if source is None:
         return None
-    text = document.text
     around = [
         one
         for one in source.outline.definitions

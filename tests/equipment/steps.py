@@ -58,10 +58,10 @@ def took(run: Any, text: str) -> Any:
     return best
 
 
-def linear(run: Any, make: Any, size: int) -> Any:
+def linear(run: Any, make: Any, size: int, most: int = 400_000) -> Any:
     """Whether `run` takes no more than in proportion; sizes grow until there is something to
-    measure."""
-    while took(run, make(4 * size)) < NOISE_S and size < 400_000:
+    measure, or to `most`."""
+    while took(run, make(4 * size)) < NOISE_S and size < most:
         size *= 4
     for _ in range(3):
         small, large = took(run, make(size)), took(run, make(4 * size))

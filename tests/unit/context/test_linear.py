@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from steps import linear, linear_steps
+from steps import linear, linear_steps, steps
 
 import context
 from context.index.file_record import digest
@@ -20,7 +20,7 @@ from context.retrieval.name_usage import _binds
 from context.syntax.document import Document, TextEdit
 from context.syntax.language import language_for
 from context.syntax.secrets import ShownText, masked
-from context.syntax.syntax_tree import MAX_LINE_BYTES, _has_long_line
+from context.syntax.syntax_tree import MAX_LINE_BYTES, _has_long_line, only_reach, reach
 from context.syntax.text import members, near_names, terms, words
 
 PATTERNS = {
@@ -147,6 +147,62 @@ def test_prompts_and_records_are_linear(run: Any, name: str) -> None:
     assert linear_steps(run, TEXTS[name], 250)
 
 
+ONE_LINE = {
+    "functions": "def f{0}(): pass\n",
+    "constants": "N{0} = {0}\n",
+    "imports": "import m{0}\n",
+    "classes": "class A{0}: x = 1\n",
+}
+
+
+@pytest.mark.parametrize("name", sorted(ONE_LINE))
+def test_the_first_prompt_of_a_very_long_text_takes_a_bounded_number_of_steps(name: str) -> None:
+    """C21: definitions count around the cursor, however many there are."""
+    texts = ["".join(map(ONE_LINE[name].format, range(n))) for n in (30_000, 90_000)]
+    whole("x = 1\n")
+    small, large = (steps(whole, text) for text in texts)
+    assert small < 3_000_000
+    assert large - small < 15 * 60_000  # what searches the text for secrets
+
+
+def test_what_is_around_the_cursor_of_a_very_long_text_is_parsed() -> None:
+    """C21: with its places, wherever the cursor goes, and with the imports at the start."""
+    lines = [f"class A{at}:\n    def f{at}(self):\n        return {at}\n" for at in range(9_000)]
+    text = "import os\n" + "é = 1\n" + "".join(lines)
+    document = Document("", "a.py", text)
+    for at in (0, 4_000, 8_999, 100):
+        offset = text.index(f"return {at}\n")
+        document.look_at(len(text[:offset].encode()))
+        source = document.source
+        assert source is not None and source.parsed_bytes is not None
+        assert [one.name for one in source.outline.enclosing(offset)] == [f"A{at}", f"f{at}"]
+        assert source.outline.imports[0].module == "os"
+        assert source.reach[0] <= offset < source.reach[1]
+        assert len(source.outline.definitions) < 12_000
+        assert all(
+            text[one.start :].startswith(("class ", "def ", "é"))
+            for one in source.outline.definitions
+        )
+    document.replace(text[:3_000])
+    source = document.source
+    assert source is not None and source.parsed_bytes is None
+    assert source.outline.definitions[-1].stop == len(text[:3_000].rstrip())
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [("", 0), ("\n" * 20_000, 9_000), ("a" * 400_000, 10), ("a\n" * 200_000, 399_999)],
+)
+def test_the_part_that_is_parsed_has_whole_lines(text: str, at: int) -> None:
+    """C21: also in texts of one line or of none."""
+    data = text.encode()
+    first, stop = reach(data, at)
+    assert 0 <= first <= at <= stop <= len(data) or "\n" not in text
+    assert first == 0 or data[first - 1 : first] == b"\n"
+    assert stop == len(data) or stop == 0 or data[stop - 1 : stop] == b"\n"
+    assert len(only_reach(data, (first, stop))) == len(data)
+
+
 def test_very_long_lines_are_not_parsed() -> None:
     """C21: one line of 900,000 characters costs no parse; the document still gets a prompt."""
     long = "x = [" + "1, " * 300_000 + "]\n"
@@ -182,15 +238,17 @@ def test_an_edit_in_a_long_line_searches_its_neighbourhood() -> None:
     assert shown.spans == ShownText(text).spans and len(shown.spans) == 1
 
 
-@pytest.mark.parametrize("part", ["<!--", "<!--\n"])
-def test_texts_that_are_no_code_are_parsed_in_linear_time(part: str) -> None:
-    """T1: recovery from errors takes a bounded number of steps."""
+@pytest.mark.parametrize(
+    ("part", "path"), [("<!--", "a.py"), ("<!--\n", "a.py"), ('"\\)', "a.lua"), ("%w[", "a.rs")]
+)
+def test_texts_that_are_no_code_are_parsed_in_linear_time(part: str, path: str) -> None:
+    """T1: recovery from errors takes a bounded number of steps, and reads little again."""
 
     def made(size: int) -> str:
-        return part * (size // len(part)) + "\n"
+        return part[:1] + part[1:] * (size // len(part)) + "\n"
 
     def parse(text: str) -> None:
-        source = Document("", "a.py", text).source
+        source = Document("", path, text).source
         assert source is not None
         _ = source.tree.root
 

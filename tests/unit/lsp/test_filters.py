@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from steps import linear
 
 from lsp.completion import filters
 from lsp.completion.completion_stream import end_of
@@ -100,3 +101,61 @@ def test_shape(document: str, shape: Shape) -> None:
 def test_a_word_that_ends_like_an_opening_one_opens_nothing() -> None:
     assert site({"document": "undo‸", "language": "lua"}).shape is Shape.LINE
     assert site({"document": "while x do‸", "language": "lua"}).shape is Shape.BLOCK
+
+
+PLACES = {
+    "block": Site("def f():\n    ", "\n    return 1\n", "python"),
+    "brackets": Site("x = foo(", ")))\n", "python"),
+    "long rest": Site("x = ", "abcd" * 500 + "\n", "javascript"),
+    "closed below": Site("    ", "\n)\n", "typescript"),
+    "lua string": Site('s = "', '"', "lua"),
+    "comment": Site("/* a ", " */", "rust"),
+    "recipe": Site("all:\n\t", "\n", "makefile"),
+}
+ANSWERS = (
+    *("\n", " ", "\t", " \n", "(", ")", ")\n", "}\n", "}", '"', "'", "\\", "\\)", "# x\n", "/*"),
+    *(
+        "<|im_end|>",
+        "[INST]",
+        "a ",
+        "a\n",
+        "ab ab ",
+        "\u200d",
+        "\r",
+        "\u2028",
+        "print(",
+        "x\n\n",
+        "$(",
+    ),
+    *(" \t", "  x\n", "= ", "abcd", "'''", "<!--"),
+)
+
+
+@pytest.mark.parametrize("place", sorted(PLACES))
+@pytest.mark.parametrize("name", filters.CHAIN)
+def test_filters_are_linear(name: str, place: str) -> None:
+    """T1: an answer of one thing over and over, at each kind of place."""
+    site, one = PLACES[place], filters.CHAIN[name]
+
+    def judged(part: str) -> bool:
+        def made(size: int) -> str:
+            return part * (size // len(part))
+
+        return bool(linear(lambda text: one(text, site), made, 1_000, most=4_000))
+
+    assert [part for part in ANSWERS if not judged(part)] == []
+
+
+def test_filters_still_find_overlaps_at_the_end_of_an_answer() -> None:
+    """T1: the bounds do not change what is found."""
+    below = Site("x\n", "\nfoo()\nbar()\n", "python")
+    assert filters.CHAIN["suffix_overlap"]("a\n\nfoo()\nbar()\n\n", below) == "a\n"
+    assert filters.CHAIN["suffix_overlap"]("a\nfoo()\nbaz()", below) == "a\nfoo()\nbaz()"
+    brace = Site("", "\n}\n", "c")
+    assert filters.CHAIN["duplicate_line"]("a\n}\nb\n}\n\n", brace) == "a\n}\nb"
+    closed = Site("f(\n", "\n)\n", "python")
+    assert filters.CHAIN["brackets"]("a\n)\n)\n)", closed) == "a"
+    rest = Site("x = ", "+ total\n", "python")
+    assert filters.CHAIN["suffix_overlap"]("a + total  ", rest) == "a "
+    assert filters.CHAIN["suffix_overlap"]("a + tot ", rest) == "a "
+    assert filters.CHAIN["suffix_overlap"]("a + ", rest) == "a "
