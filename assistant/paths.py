@@ -214,6 +214,8 @@ def find_tcp_address() -> Address | None:
         told = msgspec.json.decode(tcp_file().read_bytes(), type=TcpAddress)
     except (OSError, msgspec.DecodeError):
         return None
+    if not 0 < told.port < 1 << 16 or not re.fullmatch("[!-~]{1,512}", told.token):
+        return None
     return Address(port=told.port, token=told.token)
 
 

@@ -49,6 +49,7 @@ _ATTEMPTS = 3
 _ENDED = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 # The daemon reports its own time limit earlier: after this it no longer answers at all.
 _SILENCE_LIMIT_S = 300.0
+_PROMPT_LIMIT_S = 30.0
 
 
 class _Health(msgspec.Struct, kw_only=True):
@@ -144,7 +145,8 @@ class DaemonClient:
 
     async def status(self) -> Status:
         """The daemon's status; never starts one."""
-        return events.decode((await self._get("/underkeel/status")).content, Status)
+        async with _within(_PROMPT_LIMIT_S):
+            return events.decode((await self._get("/underkeel/status")).content, Status)
 
     async def metrics(self) -> str:
         """Prometheus text."""
@@ -152,7 +154,8 @@ class DaemonClient:
 
     async def stop(self) -> None:
         """Ask the daemon to end. Requests in flight get a clear error."""
-        await self._post("/underkeel/stop", {})
+        async with _within(_PROMPT_LIMIT_S):
+            await self._post("/underkeel/stop", {})
 
     async def use_model(self, name: str, purpose: str = "complete") -> ModelInfo:
         """Have the daemon serve another model; see `assistant.wire.UseBody`. Waits for its load.
@@ -384,6 +387,16 @@ def _report(on_progress: OnProgress | None, stage: str, share: float) -> None:
 
 def _silent() -> DaemonError:
     return DaemonError("the daemon does not answer", advice="Run: underkeel stop, and start again")
+
+
+@asynccontextmanager
+async def _within(limit_s: float) -> AsyncIterator[None]:
+    """For what waits for no model. Raises DaemonError after `limit_s`."""
+    try:
+        async with asyncio.timeout(limit_s):
+            yield
+    except TimeoutError as error:
+        raise _silent() from error
 
 
 def _unreachable() -> DaemonError:

@@ -12,7 +12,7 @@ import pytest
 
 from assistant import paths
 from assistant.client.client import DaemonClient
-from assistant.errors import DaemonError
+from assistant.errors import DaemonError, UnderkeelError
 
 
 def test_unix_sockets_where_there_are_any(home: Path) -> None:
@@ -85,6 +85,63 @@ def test_another_program_on_the_port_gets_no_token(
         asyncio.run(main())
         with pytest.raises(BlockingIOError):
             listener.accept()
+
+
+ANSWERS = {
+    "its own request": b"",
+    "another protocol": b"SSH-2.0-OpenSSH_9.9\r\n",
+    "a web page": b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n<html>no</html>",
+    "other JSON": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
+    "no such page": b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+    "another address": b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n",
+    "endless headers": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 100_000,
+    "half of an answer": b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{",
+}
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["closed at once", "left open"])
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+def test_what_answers_in_the_daemons_place_is_an_error_of_ours(
+    home: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes, held: bool
+) -> None:
+    """T12: whatever it says, and if it says nothing more, after a limit."""
+    monkeypatch.setattr(paths, "has_unix_sockets", lambda _="": False)
+    monkeypatch.setattr("assistant.client.client._PROMPT_LIMIT_S", 0.5)
+    lock = os.open(paths.lock_file(), os.O_RDWR | os.O_CREAT, 0o600)
+    assert paths.try_lock(lock)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.read(1 << 16)
+        writer.write(answer or asked)
+        if not held:
+            writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        paths.write_tcp(server.sockets[0].getsockname()[1], "secret")
+        async with DaemonClient(autostart=False) as client:
+            with pytest.raises(UnderkeelError):
+                await client.status()
+        server.close()
+
+    try:
+        asyncio.run(main())
+    finally:
+        os.close(lock)
+
+
+@pytest.mark.parametrize(
+    ("port", "token"),
+    [
+        *(("0", "x"), ("65536", "x"), ("-1", "x"), ("1e3", "x"), ("9" * 5000, "x")),
+        *(("80", ""), ("80", "a\\r\\nb: c"), ("80", "\\u00e9"), ("80", "\\ud800")),
+        ("80", "x" * 9999),
+    ],
+)
+def test_an_address_that_can_be_none_is_none(home: Path, port: str, token: str) -> None:
+    """T12: the file is read as foreign."""
+    paths.tcp_file().write_text(f'{{"port": {port}, "token": "{token}"}}')
+    assert paths.find_tcp_address() is None
 
 
 def test_the_token_over_tcp_stays_the_same(home: Path) -> None:

@@ -79,6 +79,11 @@ def claim(
     predecessor = handover.take_over() if take_over else None
     lock = predecessor.lock if predecessor else _lock(folder, patient=bool(activated))
     claimed = Claim(lock, [], predecessor=predecessor, activated=bool(activated))
+    if predecessor is None:
+        # Of a daemon that was killed. From now on the lock says that a daemon lives, and what
+        # listens at that address need not be one (case T12).
+        with suppress(OSError):
+            paths.tcp_file().unlink()
     try:
         if predecessor:
             claimed.listeners = predecessor.listeners
@@ -99,7 +104,11 @@ def claim(
 
 
 def running_pid() -> int | None:
-    """The process id of the daemon; None if none is running."""
+    """The process id of the daemon; None if none is running.
+
+    Never that of another process: a daemon that was killed leaves its id behind, which the system
+    gives to others, and somebody who looks for a daemon holds the lock for a moment.
+    """
     folder = paths.runtime_dir()
     lock = Lock.take(paths.lock_file())
     if lock is None:
@@ -141,7 +150,8 @@ def _listen(claimed: Claim, path: Path | None, activated: Sequence[int], tcp_por
 
 
 def _write_pid() -> None:
-    (paths.runtime_dir() / "daemon.pid").write_text(f"{os.getpid()}\n", encoding="utf-8")
+    pid = os.getpid()
+    (paths.runtime_dir() / "daemon.pid").write_text(f"{pid} {_began(pid)}\n", encoding="utf-8")
 
 
 def _clean(claimed: Claim, path: Path | None) -> None:
@@ -256,9 +266,22 @@ def _listen_tcp(port: int) -> socket.socket:
 
 def _pid(pid_file: Path) -> int | None:
     try:
-        return int(pid_file.read_text(encoding="utf-8"))
+        pid, _, began = pid_file.read_text(encoding="utf-8").strip().partition(" ")
+        return int(pid) if began == _began(int(pid)) else None
     except (OSError, ValueError):
         return None
+
+
+def _began(pid: int) -> str:
+    """When a process began, in the system's own count: another one of the same id began later.
+
+    Empty where there is no such process, or the system does not tell.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        return stat.rpartition(")")[2].split()[19]  # proc(5): starttime, the 22nd field
+    except (OSError, IndexError):
+        return ""
 
 
 def _whose(pid_file: Path) -> str:

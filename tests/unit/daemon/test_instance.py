@@ -51,6 +51,31 @@ def test_stale_socket_of_a_killed_daemon_is_replaced(home: Path) -> None:
         client.connect(str(paths.socket_path()))
 
 
+def test_the_address_of_a_killed_daemon_is_gone_before_another_lives(home: Path) -> None:
+    """T12: while the next one starts, the lock is held and another program may have the port."""
+    paths.write_tcp(4711, "secret")
+    with instance.claim():
+        assert paths.daemon_lives() and paths.find_tcp_address() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the start of a process is not known")
+@pytest.mark.parametrize(
+    "left", ["{pid} 17", "{pid}", "{pid} {began}0", "", "x", "-1 5", "9" * 5000]
+)
+def test_the_id_that_a_killed_daemon_left_names_nobody_else(home: Path, left: str) -> None:
+    """T12: the system gives it to another process, which `stop` must not end. The lock is held for
+    a moment by every client that looks for a daemon."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        (paths.runtime_dir() / "daemon.pid").write_text(
+            left.format(pid=other.pid, began=instance._began(other.pid))
+        )
+        lock = os.open(paths.lock_file(), os.O_RDWR | os.O_CREAT, 0o600)
+        assert paths.try_lock(lock)
+        assert instance.running_pid() is None
+        os.close(lock)
+        other.communicate(b"\n")
+
+
 def test_something_else_in_the_sockets_place_is_kept(home: Path) -> None:
     paths.socket_path().write_text("precious")
     with pytest.raises(DaemonError, match="not a socket"), instance.claim():
