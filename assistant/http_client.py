@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import ssl
 import threading
 import urllib.request
@@ -26,6 +27,7 @@ import httpx
 from assistant.errors import DownloadError, NetworkSettingsError
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_PORT = re.compile(r"[0-9]{1,5}")
 _PROXY_SCHEMES = {"http", "https", "socks5", "socks5h"}
 
 
@@ -324,9 +326,9 @@ def _host_and_port(entry: str) -> tuple[str, int]:
     if entry.startswith("["):
         inside, _, rest = entry[1:].partition("]")
         range_, _, port = rest.partition(":")
-        return inside + range_, int(port) if port.isdecimal() else 0
+        return inside + range_, int(port) if _PORT.fullmatch(port) else 0
     host, colon, port = entry.rpartition(":")
-    if colon and port.isdecimal() and ":" not in host:
+    if colon and _PORT.fullmatch(port) and ":" not in host:
         return host, int(port)
     return entry, 0
 

@@ -212,7 +212,7 @@ def find_tcp_address() -> Address | None:
     """The loopback port and its token; None where no daemon has written them."""
     try:
         told = msgspec.json.decode(tcp_file().read_bytes(), type=TcpAddress)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not 0 < told.port < 1 << 16 or not re.fullmatch("[!-~]{1,512}", told.token):
         return None

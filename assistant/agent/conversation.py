@@ -273,7 +273,7 @@ class SessionStore:
         folder = self._folder(id_)
         try:
             record = msgspec.json.decode((folder / "session.json").read_bytes(), type=Record)
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RequestError(
                 "there is no such session", subject=id_[:64], advice="List the sessions"
             ) from error
@@ -283,7 +283,7 @@ class SessionStore:
         """Newest first. What cannot be read is left out."""
         found = []
         for path in self.folder.glob("*/session.json"):
-            with contextlib.suppress(OSError, msgspec.DecodeError):
+            with contextlib.suppress(OSError, ValueError, RecursionError):
                 found.append(msgspec.json.decode(path.read_bytes(), type=Record))
         return sorted(found, key=lambda one: (-one.updated_at, one.id))
 
@@ -356,7 +356,7 @@ class StoredSession:
         for row in whole.splitlines():
             try:
                 line = msgspec.json.decode(row, type=_Line)
-            except msgspec.DecodeError:
+            except (ValueError, RecursionError):
                 continue
             if line.prompt is not None:
                 self.turns.append(Turn(prompt=line.prompt))

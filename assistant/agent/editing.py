@@ -16,7 +16,7 @@ from context.syntax.document import damage
 from context.syntax.text import rewritten
 
 _MOST_FILE_CHARS = 400_000
-_HUNK = re.compile(r"^@@ -(\d+)")
+_HUNK = re.compile(r"^@@ -(\d{1,9})(?!\d)")
 _FILE_MARK = re.compile(r"^\*\*\* (Update|Add|Delete) File: (.+)$")
 
 

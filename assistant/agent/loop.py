@@ -208,7 +208,7 @@ def fingerprint(call: ToolCall, result: ToolResult | None = None) -> str:
     """Equal for equal calls, whatever the order and the spacing of their arguments."""
     try:
         arguments = json.dumps(json.loads(call.arguments), sort_keys=True)
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = call.arguments
     text = "\0".join([call.name, arguments, result.text if result else ""])
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]

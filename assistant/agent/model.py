@@ -29,7 +29,7 @@ OnText = Callable[[str], Awaitable[None]]
 MAX_ANSWER_CHARS = 200_000
 _MOST_CALLS = 16
 _DEFAULT_BUDGET = 4096
-_FULL = re.compile(r"has (\d+) tokens, the (?:budget is|context holds) (\d+)")
+_FULL = re.compile(r"has (\d{1,12}) tokens, the (?:budget is|context holds) (\d{1,12})")
 
 
 class Model(Protocol):

@@ -383,7 +383,7 @@ class Journal:
         self.changes: list[Change] = []
         if path is not None and path.exists():
             for line in path.read_bytes().split(b"\n"):
-                with contextlib.suppress(msgspec.DecodeError):
+                with contextlib.suppress(ValueError, RecursionError):
                     self.changes.append(msgspec.json.decode(line, type=Change))
 
     def add(self, change: Change) -> None:

@@ -73,7 +73,7 @@ def read_place(place: str) -> Cursor:
     Raises:
         RequestError: it has another form, or there is no such file, line or column.
     """
-    match = re.fullmatch(r"(.+):(\d+):(\d+)", place, re.DOTALL)
+    match = re.fullmatch(r"(.+):(\d{1,9}):(\d{1,9})", place, re.DOTALL)
     if match is None:
         raise RequestError(
             "this is not a position in a file",
@@ -183,7 +183,7 @@ def _picture(cursor: Cursor, items: list[Message], took_s: float) -> dict[str, A
 
 _MOST_FILE_BYTES = 4 << 20
 _MOST_ANSWER_TOKENS = 1024
-_HUNK = re.compile(r"@@ -\d+(?:,\d+)? \+(\d+)(?:,\d+)? @@")
+_HUNK = re.compile(r"@@ -\d+(?:,\d+)? \+(\d{1,9})(?:,\d+)? @@")
 
 
 def show(

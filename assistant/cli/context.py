@@ -99,7 +99,7 @@ def read_cursor(place: str) -> tuple[Path, str, int]:
     Raises:
         RequestError: it has another form, the file cannot be read, or has no such line.
     """
-    match = re.fullmatch(r"(.+?):(\d+)(?::(\d+))?", place, re.DOTALL)
+    match = re.fullmatch(r"(.+?):(\d{1,9})(?::(\d{1,9}))?", place, re.DOTALL)
     if match is None:
         raise RequestError(
             "this is not a position in a file",

@@ -173,7 +173,7 @@ def ask_backend(environment: Mapping[str, str] | None = None) -> tuple[BackendDe
         message = f"llama.cpp cannot list its devices: no answer within {_ASK_LIMIT_S:.0f} s"
         advice = "A driver may hang; restart the machine, or run: underkeel setup --rebuild"
         raise LoadError(message, subject=_PACKAGE, advice=advice) from error
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise not_loaded(child.returncode, errors.decode("utf-8", "replace")) from error
     raise from_wire(**refusal)
 

@@ -85,7 +85,7 @@ def _best(rates: DeviceRates) -> float:
 
 def stored_rates(gpus: Sequence[Device] = ()) -> MachineRates | None:
     """What was measured on this hardware before; None for never, or on other hardware."""
-    with suppress(OSError, msgspec.MsgspecError):
+    with suppress(OSError, ValueError, RecursionError):
         found = msgspec.json.decode(_record().read_bytes(), type=MachineRates)
         if found.fingerprint == fingerprint(gpus):
             return found
@@ -167,7 +167,7 @@ def _child(folder: Path, device: str) -> DeviceRates | None:
             check=True,
         )
         return msgspec.json.decode(done.stdout, type=DeviceRates)
-    except (OSError, subprocess.SubprocessError, msgspec.MsgspecError):
+    except (OSError, ValueError, RecursionError, subprocess.SubprocessError):
         return None
 
 

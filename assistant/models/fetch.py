@@ -42,7 +42,7 @@ _PARALLEL = 4
 _TRIES = 6  # without a single new byte in between
 _BUSY = {429, 500, 502, 503, 504}
 _Item = TypeVar("_Item")
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
 def partial_dir() -> Path:
@@ -324,7 +324,8 @@ def _go_on(
         start = _start_of(file, response, have)
         told = response.headers.get("Content-Length", "")
         whole = response.status_code != httpx.codes.PARTIAL_CONTENT
-        wrong = told.isdecimal() and file.size_bytes not in {0, int(told)}
+        known = file.size_bytes != 0 and told.isdecimal()
+        wrong = known and told.lstrip("0") != str(file.size_bytes)
         if whole and wrong and not encoded:
             why = f"the server sends {told} bytes, not {file.size_bytes}"
             raise _dropped(file, partial, f"{why}: it is another file, or compressed")

@@ -158,7 +158,7 @@ def _in_repository(name: HubName, client: httpx.Client) -> Wanted:
 def _listing(client: httpx.Client, url: str, repository: str) -> _Repository:
     try:
         return msgspec.json.decode(read_listing(url, repository, client), type=_Repository)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DownloadError(
             f"the repository cannot be listed ({error})",
             subject=repository,
@@ -189,7 +189,7 @@ def _facts(client: httpx.Client, url: str) -> tuple[int, str]:
             length = response.headers.get("Content-Length", "")
             if encoding not in {"", "identity"}:
                 length = ""  # of the compressed file
-            if not length.isdigit() or not int(length):
+            if not re.fullmatch("[0-9]{1,18}", length) or not int(length):
                 raise DownloadError(
                     "the server does not say how long the file is",
                     subject=shown(url),

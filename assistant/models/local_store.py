@@ -55,7 +55,7 @@ def read_origin(name: str) -> Origin | None:
     """The record of a model; None where there is none, or none that can be read."""
     try:
         return msgspec.json.decode((_folder() / f"{name}.json").read_bytes(), type=Origin)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

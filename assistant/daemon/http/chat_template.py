@@ -307,7 +307,7 @@ def _arguments(call: ToolCallBody) -> Any:
         return arguments or {}
     try:
         found = msgspec.json.decode(arguments or "{}")
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return arguments
     return found if isinstance(found, dict) else arguments
 

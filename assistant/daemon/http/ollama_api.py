@@ -330,7 +330,7 @@ class OllamaFormat:
 def _call(call: Call) -> Json | None:
     try:
         arguments = msgspec.json.decode(call.arguments)
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     return {"id": call.id, "function": {"name": call.name, "arguments": arguments}}
 

@@ -152,7 +152,7 @@ def take_served_record() -> ModelInfo | None:
         data = _served_record().read_bytes()
         _served_record().unlink()
         model = msgspec.json.decode(data, type=ModelInfo)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError, RecursionError):
         return None
     return model if age_s < _FRESH_S else None
 
@@ -194,7 +194,7 @@ def take_over() -> Predecessor | None:
             raise ValueError(f"{length} bytes, {len(fds)} descriptors")
         offer = msgspec.json.decode(_read(channel, length), type=HandoverOffer)
         listeners = [socket.socket(fileno=fd) for fd in fds[1:]]
-    except (OSError, ValueError, struct.error, msgspec.DecodeError) as error:
+    except (OSError, ValueError, RecursionError, struct.error) as error:
         channel.close()
         raise DaemonError(
             f"the running daemon cannot be replaced ({error})",

@@ -10,6 +10,7 @@ import asyncio
 import ctypes
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -47,6 +48,8 @@ from assistant.memory.planning.together import explain_settings
 from assistant.memory.sampler import Probes, Reader
 from assistant.settings import Settings
 
+_COUNT = re.compile(r"[0-9]{1,15}")
+
 
 class Notifier:
     """Tells the service manager how the daemon is; silent where there is none."""
@@ -55,7 +58,7 @@ class Notifier:
         self._path = environment.get("NOTIFY_SOCKET", "")
         watchdog = environment.get("WATCHDOG_USEC", "")
         ours = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        self.watchdog_s = int(watchdog) / 1e6 if watchdog.isdigit() and ours else 0.0
+        self.watchdog_s = int(watchdog) / 1e6 if _COUNT.fullmatch(watchdog) and ours else 0.0
         """How often it wants to hear from us at the least; 0 where it does not care."""
 
     @property
@@ -98,7 +101,7 @@ def systemd_fds(environment: MutableMapping[str, str] = os.environ) -> dict[int,
     pid = environment.pop("LISTEN_PID", "")
     count = environment.pop("LISTEN_FDS", "")
     names = environment.pop("LISTEN_FDNAMES", "").split(":")
-    if pid != str(os.getpid()) or not count.isdigit():
+    if pid != str(os.getpid()) or not _COUNT.fullmatch(count):
         return {}
     first = 3  # SD_LISTEN_FDS_START
     found = range(first, first + int(count))

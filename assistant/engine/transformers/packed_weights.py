@@ -212,6 +212,6 @@ def _experts(
     found: dict[int, dict[str, dict[str, CheckpointTensor]]] = {}
     for path, tensors in parts.items():
         number, _, projection = path.removeprefix(name + ".").partition(".")
-        if path.startswith(name + ".") and number.isdigit():
+        if path.startswith(name + ".") and number.isdecimal() and len(number) < 7:
             found.setdefault(int(number), {})[projection] = tensors
     return PackedExperts(packing, found, module._apply_gate)

@@ -198,7 +198,7 @@ def _named(files: Sequence[str]) -> str:
 _TIMEOUT_S = 30.0
 _LISTING_LIMIT_BYTES = 16 << 20
 _REPOSITORY = re.compile(r"^[\w.-]+/[\w.-]+$")
-_RANGE = re.compile(r"^bytes (\d+)-(\d+)/(\d+)$")
+_RANGE = re.compile(r"^bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})$")
 _HEADERS = {"User-Agent": "underkeel", "Accept-Encoding": "identity"}
 _OFFLINE = "Check the connection, or name a file on this machine"
 
@@ -343,7 +343,7 @@ def list_files(repository: str, client: httpx.Client, revision: str = "main") ->
     body = read_listing(listing_url(repository, revision), repository, client)
     try:
         return [file.rfilename for file in msgspec.json.decode(body, type=_Listing).siblings]
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError("the repository's listing is not what was expected") from error
 
 

@@ -285,7 +285,7 @@ def expert_pattern(layers: Iterable[int]) -> str:
 
 
 _UNITS = {"": 1 << 30, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?$", re.IGNORECASE)
+_SIZE = re.compile(r"^(\d{1,20}(?:\.\d{1,20})?)\s*([KMGT]?)(?:i?B)?$", re.IGNORECASE)
 _MOST_BYTES = 1 << 50
 
 

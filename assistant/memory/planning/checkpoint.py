@@ -29,7 +29,7 @@ MAX_CONFIG_BYTES = 1 << 20
 _LAYER = re.compile(r"^(?P<stem>.*?\blayers)\.(?P<index>\d{1,4})\.(?P<rest>.+)$")
 _ROUTED = re.compile(r"\bexperts?\.")
 _SHARED = re.compile(r"shared_experts?\.")
-_DTYPE_BITS = re.compile(r"^(?:BOOL|[A-Z]+(?P<bits>\d+)(?:_.*)?)$")
+_DTYPE_BITS = re.compile(r"^(?:BOOL|[A-Z]+(?P<bits>\d{1,3})(?:_.*)?)$")
 # What GPTQ and AWQ keep beside the packed weights: no parameters of the model.
 _BESIDE = ("qzeros", "scales", "g_idx")
 
