@@ -117,6 +117,9 @@ class Index:
         return report if not self.store.damaged else Report(0, 0, 0, {})
 
     def _refresh(self, progress: Progress | None) -> Report:
+        self.store.check()
+        if self.store.damaged:
+            return Report(0, 0, 0, {})
         self.store.forget_roots(str(root) for root in self.roots)
         self._moved = self._missed = False
         known = {str(root): self.store.stamps(str(root)) for root in self.roots}

@@ -22,7 +22,7 @@ from context.index.file_record import Digest
 
 _log = logging.getLogger(__name__)
 
-_VERSION = 6
+_VERSION = 7
 _DAMAGE = frozenset(
     (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT)
 )
@@ -32,7 +32,8 @@ _SCHEMA = """
 CREATE TABLE files (
     id INTEGER PRIMARY KEY, root TEXT NOT NULL, path TEXT NOT NULL, tail TEXT NOT NULL,
     folder TEXT NOT NULL, size_bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-    language TEXT NOT NULL, generated INTEGER NOT NULL, UNIQUE (root, path)
+    language TEXT NOT NULL, generated INTEGER NOT NULL, entries INTEGER NOT NULL,
+    passages INTEGER NOT NULL, UNIQUE (root, path)
 );
 CREATE INDEX files_tail ON files (tail);
 CREATE TABLE entries (
@@ -127,6 +128,23 @@ def _own_layout() -> frozenset[tuple[str, str]]:
         db.executescript(_SCHEMA)
         return _layout(db)
 
+
+_LOST = (
+    *(
+        f"SELECT 1 FROM files LEFT JOIN (SELECT file, count(*) AS found FROM {table} GROUP BY file)"
+        f" AS rows ON rows.file = files.id WHERE files.{table} != coalesce(found, 0) LIMIT 1"
+        for table in ("entries", "passages")
+    ),
+    *(
+        f"SELECT 1 FROM {table} WHERE file NOT IN (SELECT id FROM files) LIMIT 1"
+        for table in ("entries", "passages")
+    ),
+    "SELECT 1 FROM passages WHERE id NOT IN (SELECT id FROM search_docsize) LIMIT 1",
+    "SELECT 1 FROM search_docsize WHERE id NOT IN (SELECT id FROM passages) LIMIT 1",
+    "SELECT 1 FROM passages WHERE id NOT IN (SELECT id FROM search_content) LIMIT 1",
+    "SELECT 1 FROM search_content WHERE c0 != '' AND NOT EXISTS (SELECT 1 FROM vocabulary) LIMIT 1",
+)
+"""Queries that find rows where what is stored is not whole."""
 
 _FILE = "files.id, files.root, files.path, files.language, files.generated"
 _ENTRY = "position, name, kind, parent, text, start, stop"
@@ -228,6 +246,14 @@ class Store:
                 raise
             self._db.execute("COMMIT")
 
+    def check(self) -> None:
+        """Set `damaged` where files lack some of their rows, or rows their file.
+
+        SQLite's own check does not find what another program has deleted.
+        """
+        if any(self._all(query, ()) for query in _LOST):
+            self.damaged = True
+
     def stamps(self, root: str) -> dict[str, tuple[int, int]]:
         """Size and modification time of each known file of a root."""
         rows = self._all("SELECT path, size_bytes, mtime_ns FROM files WHERE root = ?", (root,))
@@ -241,8 +267,11 @@ class Store:
             self.remove(root, path)
             row = self._db.execute(
                 "INSERT INTO files (root, path, tail, folder, size_bytes, mtime_ns, language,"
-                " generated) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (root, path, tail, folder, *stamp, made.language, made.generated),
+                " generated, entries, passages) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(root, path, tail, folder, *stamp, made.language, made.generated),
+                    *(len(made.entries), len(made.passages)),
+                ),
             )
             file = row.lastrowid
             self._db.executemany(
@@ -264,7 +293,7 @@ class Store:
 
     def remove(self, root: str, path: str) -> None:
         """Forget a file; one that is not known is no error."""
-        with self._lock:
+        with self._lock if self._db.in_transaction else self.batch():
             found = self._all("SELECT id FROM files WHERE root = ? AND path = ?", (root, path))
             for (file,) in found:
                 self._db.execute(

@@ -102,6 +102,17 @@ DAMAGE = {
     "no index": _sql("DROP INDEX entries_name"), "a column more": _sql("ALTER TABLE files ADD COLUMN x TEXT"),
     "another column": _sql("ALTER TABLE entries RENAME COLUMN name TO title"),
     "version 0": _sql("PRAGMA user_version = 0"), "a later version": _sql("PRAGMA user_version = 99"),
+    "a file's entries gone": _sql("DELETE FROM entries WHERE file = 7"),
+    "an entry gone": _sql("DELETE FROM entries WHERE file = 9 AND position = 0"),
+    "all entries gone": _sql("DELETE FROM entries"),
+    "passages gone": _sql("DELETE FROM passages WHERE file > 100"),
+    "a file gone": _sql("DELETE FROM files WHERE id = 120"), "files gone": _sql("DELETE FROM files"),
+    "found words gone": _sql("DELETE FROM search WHERE rowid < 40"),
+    "sizes gone": _sql("DELETE FROM search_docsize WHERE id = 3"),
+    "texts gone": _sql("DELETE FROM search_content WHERE id = 3"),
+    "terms gone": _sql("DELETE FROM search_data"), "term places gone": _sql("DELETE FROM search_idx"),
+    "an entry too many": _sql("INSERT INTO entries VALUES (999, 0, 'a', 'value', -1, 'a', 0, 1)"),
+    "a row moved": _sql("UPDATE passages SET file = file + 1000 WHERE id = 5"),
     "no UTF-8": _sql("UPDATE files SET path = x'ff' || path"),
 }  # fmt: skip
 
@@ -123,6 +134,22 @@ def test_a_store_that_is_not_as_it_was_made_is_built_again(
     again = Index([project], path)
     assert complete(again) and again.store.search(["harbour"], 3)
     again.close()
+
+
+def test_rows_deleted_while_a_store_is_open_come_back(project: Path, tmp_path: Path) -> None:
+    """T13: with the next refresh, though no file has changed; a whole store is not built again."""
+    path = tmp_path / "index.db"
+    index = Index([project], path)
+    index.refresh()
+    index.store.check()
+    assert not index.store.damaged
+    inode = path.stat().st_ino
+    assert index.refresh().read == 0 and path.stat().st_ino == inode
+    _sql("DELETE FROM entries WHERE file < 50")(path)
+    index.refresh()
+    assert complete(index) and index.store.search(["harbour"], 3) and index.problem == ""
+    index.store.check()
+    assert not index.store.damaged
 
 
 @pytest.mark.parametrize("what", ["folder", "dangling link", "file above"])
