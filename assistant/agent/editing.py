@@ -362,8 +362,9 @@ def apply_hunks(name: str, text: str, hunks: Sequence[Hunk]) -> str:
             if not hunk.at and lines[-1:] == [""]:
                 place -= 1
         else:
-            places = _places(lines, hunk.old)
             near = hunk.at - 1 + shift
+            exact = hunk.at > 0 <= near and lines[near : near + len(hunk.old)] == list(hunk.old)
+            places = [near] if exact else _places(lines, hunk.old)
             if len(places) > 1 and hunk.at:
                 places = sorted(places, key=lambda one: abs(one - near))
                 if abs(places[0] - near) < abs(places[1] - near):
@@ -382,9 +383,9 @@ def apply_hunks(name: str, text: str, hunks: Sequence[Hunk]) -> str:
     return "\n".join(lines)
 
 
-def _places(lines: Sequence[str], wanted: Sequence[str]) -> list[int]:
+def _places(lines: list[str], wanted: Sequence[str]) -> list[int]:
     first, count = wanted[0], len(wanted)
-    lines, wanted = list(lines), list(wanted)
+    wanted = list(wanted)
     found: list[int] = []
     at, last = 0, len(lines) - count + 1
     while at < last:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import string
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -25,7 +26,7 @@ _MAX_PATTERNS = 100_000
 _MAX_PATTERN_BYTES = 4096
 _MOST_INCLUDES = 10
 _HEADER = re.compile(r'\[\s*([\w.-]+)(?:\s+"((?:[^"\\]|\\.)*+)")?\s*\]')
-_ENTRY = re.compile(r"(excludesfile|ignorecase|path)\s*(?:=(.*))?$", re.IGNORECASE)
+_ENTRY = re.compile(r"(excludesfile|ignorecase|path|url)\s*(?:=(.*))?$", re.IGNORECASE)
 _CONTINUED = re.compile(r"(?<!\\)((?:\\\\)*)\\\r?\n")
 _ESCAPES = {"n": "\n", "t": "\t", "b": "\b"}
 _TRUE = {"true", "yes", "on", "1"}
@@ -297,12 +298,19 @@ class Outer:
         rules: those that hold in the root, the weakest first.
         ignored: the root itself is ignored.
         folds_case: the case of names does not matter in the repository.
+        repository: where it is; None outside of any.
     """
 
     prefix: str
     rules: tuple[Rules, ...]
     ignored: bool
     folds_case: bool = False
+    repository: Path | None = None
+
+    def tracks(self, path: str) -> bool:
+        """Whether git tracks a path below the root, or something in a folder that ends with "/":
+        no pattern ignores such a file."""
+        return self.repository is not None and self.prefix + path in tracked(self.repository)
 
 
 def outer_rules(root: Path) -> Outer:
@@ -326,7 +334,78 @@ def outer_rules(root: Path) -> Outer:
             rules.append(own)
         folder += f"{part}/"
         ignored = ignored or is_ignored(folder, rules)
-    return Outer(folder, tuple(rules), ignored, fold_case)
+    return Outer(folder, tuple(rules), ignored, fold_case, repository)
+
+
+def tracked(repository: Path) -> frozenset[str]:
+    """The files that git tracks in a work tree, and the folders of these, which end with "/".
+
+    Empty where its index cannot be read.
+    """
+    file = _git_folder(repository) / "index"
+    try:
+        status = file.stat()
+    except OSError:
+        return frozenset()
+    return _tracked(file, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=4)
+def _tracked(file: Path, _mtime_ns: int, _size_bytes: int) -> frozenset[str]:
+    try:
+        data = read_bytes(file, _MOST_INDEX_BYTES)
+        sha256 = _SHA256.search(_text(file.with_name("config")) or "")
+        names = [name.decode("utf-8", "surrogateescape") for name in _names(data, bool(sha256))]
+    except (UnreadableError, ValueError, IndexError, struct.error):
+        return frozenset()
+    found: set[str] = set()
+    for name in names:
+        folder = name.rpartition("/")[0]
+        while folder and f"{folder}/" not in found:
+            found.add(f"{folder}/")
+            folder = folder.rpartition("/")[0]
+    return frozenset(found.union(names))
+
+
+_MOST_INDEX_BYTES = 64 << 20
+_SHA256 = re.compile(r"objectformat\s*=\s*sha256", re.IGNORECASE)
+_EXTENDED = 0x4000
+
+
+def _names(data: bytes, sha256: bool) -> Iterator[bytes]:
+    """The paths in git's index, of version 2 to 4 (gitformat-index(5)).
+
+    Raises:
+        ValueError, IndexError, struct.error: it is cut off or of another form.
+    """
+    mark, version, count = struct.unpack_from(">4sII", data)
+    if mark != b"DIRC" or version not in {2, 3, 4}:
+        raise ValueError
+    at, name = 12, b""
+    for _ in range(count):
+        start = at
+        at += 40 + (32 if sha256 else 20)
+        (flags,) = struct.unpack_from(">H", data, at)
+        at += 4 if version > 2 and flags & _EXTENDED else 2
+        if version == 4:
+            drop, at = _offset(data, at)
+            end = data.index(b"\0", at)
+            name = name[: len(name) - drop] + data[at:end]
+            at = end + 1
+        else:
+            end = data.index(b"\0", at)
+            name = data[at:end]
+            at = start + (end - start + 8) // 8 * 8
+        yield name
+
+
+def _offset(data: bytes, at: int) -> tuple[int, int]:
+    """A number in git's variable width, and the place behind it."""
+    value = data[at] & 0x7F
+    while data[at] & 0x80:
+        at += 1
+        value = (value + 1) << 7 | data[at] & 0x7F
+    return value, at + 1
 
 
 def is_ignored(path: str, rules: Sequence[Rules]) -> bool:
@@ -426,9 +505,28 @@ def _core_in(file: Path, gits: Sequence[Path], depth: int = 0) -> dict[str, str]
     return found
 
 
+def _remote_urls(file: Path) -> Iterator[str]:
+    """The addresses of a repository's remotes; those that included files name do not count."""
+    section = ""
+    for line in _lines(_CONTINUED.sub(r"\1", _text(file) or "")):
+        line = line.strip()  # noqa: PLW2901
+        if header := _HEADER.match(line):
+            section = header[1].lower()
+            line = line[header.end() :].strip()  # noqa: PLW2901
+        entry = _ENTRY.match(line) if section == "remote" else None
+        if entry is not None and entry[1].lower() == "url" and entry[2] is not None:
+            yield _value(entry[2])
+
+
 def _holds(condition: str, file: Path, gits: Sequence[Path]) -> bool:
-    """Whether a condition of `includeIf` holds; of those `gitdir` and `onbranch` are known."""
+    """Whether a condition of `includeIf` holds; git's `gitdir`, `onbranch` and `hasconfig` are
+    known."""
     kind, _, pattern = condition.partition(":")
+    if kind == "hasconfig":
+        name, _, pattern = pattern.partition(":")
+        known = Patterns([f"/{pattern}"])
+        urls = _remote_urls(gits[-1] / "config") if name.lower() == "remote.*.url" else ()
+        return bool(pattern) and any(known.verdict(url) for url in urls)
     if kind == "onbranch":
         head = (_text(_git_folder(gits[0].parent) / "HEAD", 4096) or "").strip()
         branch = head.removeprefix("ref: refs/heads/")

@@ -73,12 +73,18 @@ class Walk:
         self._user = Patterns(self.excludes)
         self._outer: Outer = outer_rules(self.root)
         self._hidden_part = hidden_part(self.root)
+        # Ignored folders in which git tracks files, all the same: the root is the empty one.
+        self._ignored = {""} if self._outer.ignored and self._outer.tracks("") else set[str]()
+
+    @property
+    def _is_left_out(self) -> bool:
+        return self._outer.ignored and "" not in self._ignored
 
     def files(self) -> Iterator[Found]:
         """All files, folder by folder: the folders with the fewest steps through the tree to one of
         `near` (paths of folders, relative to the root, the most important one first) first, and
         of these in the order of their names. What vanishes meanwhile is passed over."""
-        if self._outer.ignored:
+        if self._is_left_out:
             self._leave(".gitignore")
             return
         files = total = 0
@@ -125,7 +131,7 @@ class Walk:
 
     def allows(self, path: str) -> bool:
         """Whether one file, relative to the root, may be indexed (for changes as they come)."""
-        if self._outer.ignored:
+        if self._is_left_out:
             return False
         rules: Sequence[Rules] = self._outer.rules
         folder = ""
@@ -157,7 +163,14 @@ class Walk:
             return "secret"
         if self._user.verdict(path):
             return "excluded by the user"
-        return ".gitignore" if is_ignored(self._outer.prefix + path, rules) else None
+        ignored = _folder_of(path) in self._ignored or is_ignored(self._outer.prefix + path, rules)
+        if not ignored:
+            return None
+        if not self._outer.tracks(path):
+            return ".gitignore"
+        if path.endswith("/"):
+            self._ignored.add(path)  # only what git tracks in it may be read
+        return None
 
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:
         try:
@@ -185,6 +198,11 @@ class Walk:
 
     def _leave(self, reason: str) -> None:
         self.left_out[reason] = self.left_out.get(reason, 0) + 1
+
+
+def _folder_of(path: str) -> str:
+    folder = path.rstrip("/").rpartition("/")[0]
+    return f"{folder}/" if folder else ""
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from steps import linear, linear_steps
 
 from assistant.agent import commands
 from assistant.agent.conversation import ToolCall
@@ -366,6 +367,28 @@ def test_other_forms_of_patches_are_read() -> None:
         "```diff\n--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n-x\n+y\n\\ No newline\n```"
     )
     assert part.hunks == (Hunk(("x",), ("y",), 1),)
+
+
+def test_a_patch_of_many_hunks_is_applied_in_linear_time() -> None:
+    """T1: a hunk that says where it is is found there."""
+
+    def run(text: str) -> None:
+        lines = text.split("\n")[:-1]
+        hunks = [Hunk((line,), (f"{line}!",), at) for at, line in enumerate(lines, 1)]
+        assert apply_hunks("a", text, hunks) == "".join(f"{line}!\n" for line in lines)
+
+    def made(size: int) -> str:
+        return "".join(f"{at % 7}\n" for at in range(size))
+
+    assert linear_steps(run, made, 500) and linear(run, made, 500, most=8_000)
+
+
+def test_a_hunk_goes_to_the_nearest_place() -> None:
+    """T1: and not to one that is as near as another."""
+    assert apply_hunks("a", "x\ny\nx\nz", [Hunk(("x",), ("w",), 3)]) == "x\ny\nw\nz"
+    assert apply_hunks("a", "x\ny\nz\nz\nx", [Hunk(("x",), ("w",), 2)]) == "w\ny\nz\nz\nx"
+    with pytest.raises(ToolError, match="occur 2 times"):
+        apply_hunks("a", "x\ny\nx", [Hunk(("x",), ("w",), 2)])
 
 
 def test_one_step_undoes_a_session(box: Toolbox, tmp_path: Path) -> None:

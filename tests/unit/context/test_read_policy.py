@@ -243,6 +243,85 @@ def test_where_a_configuration_holds(
     assert walked(repository) == ({"a.py"} if shown else set())
 
 
+@pytest.mark.parametrize("version", ["2", "3", "4"])
+def test_what_git_tracks_is_not_ignored(repository: Path, version: str) -> None:
+    """C3: patterns are for files that git does not track; in every version of its index."""
+    git = ["git", "-C", str(repository)]
+    write(
+        repository, {".gitignore": "*.gen.py\nprivate/\n!deep/\n", "a.py": "a\n", "b.gen.py": "b\n"}
+    )
+    write(repository, {"c.gen.py": "c\n", "private/kept.py": "k\n", "private/own.py": "o\n"})
+    write(repository, {"private/deep/kept.py": "k\n", "private/deep/own.py": "o\n"})
+    write(repository, {"private/.gitignore": "!own.py\n", "other/private/x.py": "x\n"})
+    names = ["a.py", "b.gen.py", "private/kept.py", "private/deep/kept.py"]
+    subprocess.run([*git, "add", "-f", *names], check=True)
+    if version == "3":  # what is to be added makes it that
+        subprocess.run([*git, "add", "-N", "-f", "c.gen.py"], check=True)
+    subprocess.run([*git, "update-index", "--index-version", version], check=True)
+    shown = {*names, *(["c.gen.py"] if version == "3" else [])}
+    assert walked(repository) - {".gitignore"} == shown
+    walk = Walk(repository)
+    assert all(map(walk.allows, shown))
+    assert not walk.allows("private/own.py") and not walk.allows("private/deep/own.py")
+    assert not walk.allows("other/private/x.py")
+    inner = Walk(repository / "private")
+    assert {found.path for found in inner.files()} == {"kept.py", "deep/kept.py"}
+    assert inner.allows("deep/kept.py") and not inner.allows("own.py")
+    deeper = Walk(repository / "private" / "deep")
+    assert {found.path for found in deeper.files()} == {"kept.py"}
+
+
+@pytest.mark.parametrize("damage", [b"", b"DIRC", b"DIRC\0\0\0\2\0\0\1\0", b"junk" * 100])
+def test_an_index_that_cannot_be_read_tracks_nothing(repository: Path, damage: bytes) -> None:
+    """C3: then patterns ignore what they name."""
+    write(repository, {".gitignore": "*.gen.py\n", "a.py": "a\n", "b.gen.py": "b\n"})
+    subprocess.run(["git", "-C", str(repository), "add", "-f", "b.gen.py"], check=True)
+    (repository / ".git" / "index").write_bytes(damage)
+    assert walked(repository) - {".gitignore"} == {"a.py"}
+    (repository / ".git" / "index").unlink()
+    assert walked(repository) - {".gitignore"} == {"a.py"}
+
+
+def test_a_linked_work_tree_has_its_own_index(repository: Path, tmp_path: Path) -> None:
+    """C3, C25: what is tracked there is not ignored there."""
+    git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b"]
+    write(repository, {".gitignore": "*.gen.py\n", "b.gen.py": "b\n"})
+    subprocess.run([*git, "add", "-f", ".gitignore", "b.gen.py"], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "x"], check=True)
+    tree = tmp_path / "tree"
+    subprocess.run([*git, "worktree", "add", "-q", str(tree)], check=True)
+    write(tree, {"c.gen.py": "c\n"})
+    assert walked(tree) == {".gitignore", "b.gen.py"}
+
+
+@pytest.mark.parametrize(
+    ("condition", "shown"),
+    [
+        ("hasconfig:remote.*.url:https://example.org/**", False),
+        ("hasconfig:remote.*.url:https://example.org/harbour/quay.git", False),
+        ("hasconfig:remote.*.url:https://*.org/*/quay.git", False),
+        ("hasconfig:remote.*.url:https://example.com/**", True),
+        ("hasconfig:remote.*.url:", True),
+        ("hasconfig:remote.*.pushurl:https://example.org/**", True),
+        ("hasconfig:", True),
+    ],
+)
+def test_an_include_may_depend_on_a_remote(
+    repository: Path, home: Path, condition: str, shown: bool
+) -> None:
+    """C3: as git itself decides."""
+    git = ["git", "-C", str(repository)]
+    url = "https://example.org/harbour/quay.git"
+    subprocess.run([*git, "remote", "add", "origin", url], check=True)
+    write(home, {".gitconfig": f'[includeIf "{condition}"]\n\tpath = more.inc\n', "mine": "a.py\n"})
+    write(home, {"more.inc": "[core]\n\texcludesFile = ~/mine\n"})
+    write(repository, {"a.py": "a\n"})
+    assert walked(repository) == ({"a.py"} if shown else set())
+    if condition.endswith(("/**", ".git")) and "push" not in condition:
+        found = subprocess.run([*git, "check-ignore", "a.py"], check=False, capture_output=True)
+        assert (found.returncode == 1) is shown
+
+
 def test_long_lists_of_patterns_are_read_to_their_end(repository: Path) -> None:
     """C3, C4: a list that a program wrote, with a null character in it."""
     lines = [f"build/{number}.py" for number in range(60_000)]
