@@ -123,7 +123,7 @@ def test_a_home_of_the_users_own_keeps_other_files(tmp_path: Path) -> None:
 def test_the_running_daemon_is_stopped(tmp_path: Path) -> None:
     env = environment(tmp_path, UNDERKEEL_HOME=str(tmp_path / "all"))
     daemon = subprocess.Popen(
-        [sys.executable, "-m", "assistant", "serve", "--model", "no-such-model"],
+        [sys.executable, "-m", "assistant", "serve"],
         env=env,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -136,6 +136,7 @@ def test_the_running_daemon_is_stopped(tmp_path: Path) -> None:
                 daemon.wait(0.1)
             except subprocess.TimeoutExpired:
                 continue
+        assert (tmp_path / "all/run/daemon.sock").exists() and daemon.poll() is None
         assert underkeel(env, "uninstall", "--all", "--yes").returncode == 0
         assert daemon.wait(30) is not None
     finally:
