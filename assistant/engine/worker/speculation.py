@@ -184,24 +184,17 @@ class SameBits:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[int, int], int] = {}
-        """By rows and `_scale`: how often they were the same; -1 once they were not."""
+        self._seen: dict[tuple[int, int], bool] = {}
+        """By rows and `_scale`."""
 
     def known(self, rows: int, cells: int) -> bool | None:
         """Whether a batch of `rows` over `cells` gives the same bits; None before that is known."""
-        if rows > FEW_ROWS:
-            return False
-        seen = self._seen.get((rows, _scale(cells)), 0)
-        return None if 0 <= seen < _ENOUGH_SEEN else seen > 0
+        return self._seen.get((rows, _scale(cells))) if rows <= FEW_ROWS else False
 
     def saw(self, rows: int, cells: int, *, same: bool) -> None:
         """Logits after a batch of `rows` were compared with those of the rows one by one."""
         key = rows, _scale(cells)
-        seen = self._seen.get(key, 0)
-        self._seen[key] = seen + 1 if same and seen >= 0 else -1
-
-
-_ENOUGH_SEEN = 2
+        self._seen[key] = same and self._seen.get(key, True)
 
 
 def _scale(cells: int) -> int:
@@ -250,7 +243,7 @@ _PRIOR_TRIALS = 4.0
 _PRIOR_DRAFTS = 4.0
 _KEPT_A_TRIAL = 0.97
 _KEPT_A_PASS = 0.99
-_LEAST_GAIN = 1.1
+_LEAST_GAIN = 1.05
 _SMOOTHING = 0.1
 _FIRST_ROW_COST, _LEAST_ROW_COST = 0.35, 0.01
 _FIRST_PREDICT_COST = 0.1

@@ -235,7 +235,7 @@ def test_the_cost_of_a_row_is_measured_by_the_size_of_the_batch() -> None:
 
 def test_a_draft_is_as_long_as_its_kernels_are_cheap() -> None:
     """Up to 7 rows cost nearly one each, 8 and more together little: all or nothing."""
-    pace = Pace(row_costs={2: 0.8, 8: 0.1})
+    pace = Pace(row_costs={2: 0.95, 8: 0.1})
     draft = Draft(LONG.tokens, matched=12)
     assert pace.length(draft) >= 7
     assert pace.length(draft.cut(6)) == 0
@@ -251,10 +251,8 @@ def test_what_never_has_to_be_evaluated_again_is_drafted_more_readily() -> None:
     assert pace.length(LONG) >= 2
 
 
-def test_same_bits_are_known_once_they_were_seen_twice() -> None:
+def test_same_bits_are_known_once_they_were_seen() -> None:
     same = SameBits()
-    assert same.known(2, 100) is None
-    same.saw(2, 100, same=True)
     assert same.known(2, 100) is None
     same.saw(2, 200, same=True)
     assert same.known(2, 256) is True
