@@ -7,6 +7,7 @@ took the pictures.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -17,7 +18,10 @@ from pathlib import Path
 
 import terminal
 import vscode_session
+from chatting import call, large_context, played
+from daemons import serving
 from neovim import PLUGIN, program
+from small_vocabulary import write_small_vocabulary
 from terminal import picture
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +42,22 @@ def report(shelf):
     print("in the back:", total(shelf.rest))
 """
 
+SHAPE = """def area(width, height):
+    return width + height
+
+
+def perimeter(width, height):
+    return 2 * (width + height)
+"""
+AGENT = [
+    call("update_plan", items=[{"text": "Find the mistake", "status": "completed"},
+                               {"text": "Correct area()", "status": "in_progress"}]),
+    call("read_file", path="shape.py"),
+    call("replace_text", path="shape.py", old="return width + height",
+         new="return width * height"),
+]  # fmt: skip
+"""What a model would answer; the starter model solves no task."""
+
 
 def main() -> None:
     lacking = terminal.missing() or vscode_session.missing()
@@ -55,13 +75,14 @@ def main() -> None:
             "PYTHONPATH": str(ROOT),
             "COLORTERM": "truecolor",
         }
-        environment.setdefault("UNDERKEEL_MODELS", os.environ.get("UNDERKEEL_MODELS", _models()))
+        environment["UNDERKEEL_MODELS"] = str(_models())
         views = Views(folder, environment, installation)
         try:
             views.plan()
             views.demo()
             views.neovim()
             views.next_edit()
+            views.agent(Path(place) / "played")
         finally:
             stop = [*UNDERKEEL.split(), "stop"]
             subprocess.run(stop, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
@@ -89,7 +110,7 @@ class Views:
             "stock.py", SAMPLE.read_text(encoding="utf-8").replace("‸", "")
         ) as editor:
             editor.wait("Stock keeping")
-            editor.keys("/Value of the whole", "Enter", "j", "^", "C", "return sum(")
+            editor.keys("/Value of the whole", "Enter", "j", "^", "C", "return ")
             editor.wait("underkeel ")
             editor.insist(r"return sum\(.+\)", "M-\\")
             self._draw("neovim-ghost-text", editor.screen(colours=True), "stock.py - Neovim")
@@ -106,8 +127,39 @@ class Views:
             editor.wait("totaltotal_value")
             self._draw("neovim-next-edit", editor.screen(colours=True), "shelves.py - Neovim")
 
+    def agent(self, home: Path) -> None:
+        """The agent's panel in Neovim asks before it edits. Its model is played."""
+        home.mkdir(mode=0o700)
+        os.environ |= {**self._environment, "UNDERKEEL_HOME": str(home)}
+        model = write_small_vocabulary(
+            home / "small.gguf", _models() / "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
+        )
+        (home / "config.toml").write_text(f'[model]\nname = "{model}"\n', encoding="utf-8")
+        self._environment["UNDERKEEL_HOME"] = str(home)
+        (self._folder / ".git").mkdir()
+
+        def drive() -> None:
+            with self._editor("shape.py", SHAPE, rows=26, columns=120) as editor:
+                editor.wait("def area")
+                editor.keys(
+                    ":set laststatus=0",
+                    "Enter",
+                    ":UnderkeelAgent area() is wrong. Correct it.",
+                    "Enter",
+                )
+                editor.wait("y allow")
+                self._draw("neovim-agent", editor.screen(colours=True), "shape.py - Neovim")
+
+        async def serve() -> None:
+            async with serving(played(model, AGENT), planner=lambda: large_context(model)):
+                await asyncio.to_thread(drive)
+
+        asyncio.run(serve())
+
     @contextmanager
-    def _editor(self, name: str, text: str, rows: int = 28) -> Iterator[terminal.Terminal]:
+    def _editor(
+        self, name: str, text: str, rows: int = 28, columns: int = 100
+    ) -> Iterator[terminal.Terminal]:
         """Neovim with the plugin, in a new file."""
         (self._folder / name).write_text(text, encoding="utf-8")
         init = self._folder / "init.lua"
@@ -124,7 +176,7 @@ class Views:
             f"{program()} --clean -n -i NONE -u {init} -S {PLUGIN}/plugin/underkeel.lua {name}"
         )
         with terminal.terminal(
-            command, folder=self._folder, environment=self._environment, columns=100, rows=rows
+            command, folder=self._folder, environment=self._environment, columns=columns, rows=rows
         ) as editor:
             yield editor
 
@@ -140,10 +192,10 @@ class Views:
         picture(screen, title, IMAGES / f"{name}.png", self._installation)
 
 
-def _models() -> str:
+def _models() -> Path:
     from assistant import paths
 
-    return str(paths.models_dir())
+    return paths.models_dir()
 
 
 if __name__ == "__main__":

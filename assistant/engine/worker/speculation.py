@@ -25,9 +25,9 @@ SURE_MARGIN = 1.0
 
 Several rows at once may go through other kernels than a single one, so that their logits, and those
 of all rows after them, differ by rounding. What leads by less is evaluated again without drafts.
-The margin is more than twice the most by which rounding was seen to move a lead
-(tests/benchmarks/results/rounding.json). Batches that are known to give the same bits as single
-rows (`SameBits`) need no margin.
+The margin is above the most by which rounding was seen to move a lead, and several times the
+largest lead that it turned (tests/benchmarks/results/rounding.json). Batches that are known to give
+the same bits as single rows (`SameBits`) need no margin.
 """
 
 FEW_ROWS = 3
