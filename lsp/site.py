@@ -44,6 +44,8 @@ class Language:
     blocks: tuple[tuple[str, str], ...] = ()
     nested: bool = False
     quotes: tuple[str, ...] = ()
+    long_quotes: tuple[str, ...] = ()
+    chars: bool = False
     texts: tuple[tuple[str, str], ...] = ()
     heredoc: re.Pattern[str] | None = None
     code: tuple[str, ...] = ()
@@ -75,7 +77,7 @@ class Language:
                 end = re.compile(rf"^[ \t]*{re.escape(found['end'])}\b", re.MULTILINE)
                 if text.find("\n", found.end()) >= 0 and not end.search(text, found.end()):
                     return True
-        inside = self._open_at_end(text) if self.texts else None
+        inside = self._open_at_end(text) if self.texts or self.long_quotes else None
         return inside is not None and not inside.comment
 
     def only_comments(self, text: str, before: str = "") -> bool:
@@ -135,6 +137,8 @@ class Language:
                 if end < 0:
                     return _Open(opener, texts[opener], 1, comment=False)
                 at = end + len(texts[opener])
+            elif found.lastgroup is not None:
+                return _Open(opener[0], opener[0], 1, comment=False)
         return None
 
     def _comment_end(
@@ -153,13 +157,27 @@ class Language:
     @cached_property
     def _parts(self) -> re.Pattern[str]:
         """The start of a comment or string of several lines, a string of one line (one that does
-        not close ends with its line), or a comment of one line."""
+        not close ends with its line), one of several that has no start of its own, or a comment of
+        one line."""
         starts = sorted(
             (opener for opener, _ in (*self.blocks, *self.texts)), key=len, reverse=True
         )
         strings = [rf"{quote}(?:[^{quote}\\\n]|\\.)*+{quote}?" for quote in self.quotes]
-        marks = "|".join(re.escape(mark) for mark in self.comment if not mark[-1].isalpha())
-        lines = [rf"(?:{marks})[^\n]*"] if marks and self.quotes else []
+        if self.long_quotes:
+            strings += [
+                rf"{quote}(?:[^{quote}\\]|\\[\s\S])*+(?:{quote}|(?P<open_{at}>\\?\Z))"
+                for at, quote in enumerate(self.long_quotes)
+            ]
+            strings.append(r"\\[\s\S]")
+        if self.chars:
+            strings.insert(0, r"'(?:[^'\\\n]|\\[^\n][^'\n]{0,8})'")
+        marks = "|".join(
+            r"(?<![\w${&\\])#" if mark == "#" else re.escape(mark)
+            for mark in self.comment
+            if not mark[-1].isalpha()
+        )
+        has_strings = self.quotes or self.long_quotes
+        lines = [rf"(?:{marks})[^\n]*"] if marks and has_strings else []
         return re.compile("|".join([*map(re.escape, starts), *lines, *strings]))
 
 
@@ -200,6 +218,8 @@ def _rows() -> dict[str, Language]:
             blocks=tuple((opener, closer) for opener, closer in row.get("block", ())),
             nested=row.get("nested", False),
             quotes=tuple(row.get("quotes", ())),
+            long_quotes=tuple(row.get("long_quotes", ())),
+            chars=row.get("chars", False),
             texts=tuple((opener, closer) for opener, closer in row.get("text", ())),
             heredoc=re.compile(row["heredoc"]) if "heredoc" in row else None,
             code=tuple(row.get("code", ())),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 
 import pytest
+from steps import linear
 
 from lsp.completion import filters
 from lsp.completion.brackets import unclosed
-from lsp.site import Site, is_listed, language
+from lsp.completion.filters import drop_worthless
+from lsp.site import Site, _rows, is_listed, language
 
 CURSOR = "\u2038"
 
@@ -659,3 +661,130 @@ def test_a_line_of_comments_without_end_is_no_comment() -> None:
     assert language("c").only_comments("/* */ " * 100)
     assert not language("c").only_comments("/* */ " * 100_000)
     assert not language("c").in_comment("'\\" * 100_000)
+
+
+MARKS_IN_TEXTS = [
+    ("rust", 'let s = "a\n    ', "* d\n", '";\n', True),
+    ("rust", 'let s = "a\n    ', "// d", '";\n', True),
+    ("rust", "let c = '\"';\nfoo();\n", "// d", "\n", False),
+    ("rust", "let c = b'\"';\n/* a\n", " // d", "\n*/", True),
+    ("rust", "fn f<'a>(x: &'a str) {}\n", "// d", "\n", False),
+    ("rust", 'let s = "a \\" b\n', "// d", '";\n', True),
+    ("rust", 'let s = "x";\n', "// d", "\n", False),
+    ("rust", 'let s = br#"a\n', "// d", '"#;\n', True),
+    ("rust", "/* a /* b */\n", "// d", "*/", True),
+    ("rust", "", "* d", "", True),
+    ("php", '$s = "a\n', "// d", '";\n', True),
+    ("php", "$s = 'a\n", "# d", "';\n", True),
+    ("php", '<?php $s = "a";\n', "# d", "\n", False),
+    ("ruby", 's = "a\n', "# d", '"\n', True),
+    ("ruby", 's = "#{a}"\n', "# d", "\n", False),
+    ("ruby", "s = %q(a\n", "# d", ")\n", True),
+    ("shellscript", 's="a\n', "# d", '"\n', True),
+    ("shellscript", "s='a\n", "# d", "'\n", True),
+    ("shellscript", "s='a'\n", "# d", "\n", False),
+    ("shellscript", "# it's\n", "# d", "\n", False),
+    ("shellscript", 'x=${#a}\necho "$#"\n', "# d", "\n", False),
+    ("shellscript", "cat <<EOF\n", "# d", "\nEOF\n", True),
+    ("perl", '$s = "a\n', "# d", '";\n', True),
+    ("perl", "$s = q{a\n", "# d", "};\n", True),
+    ("elixir", 's = "a\n', "# d", '"\n', True),
+    ("julia", 's = "a\n', "# d", '"\n', True),
+    ("ocaml", 'let s = "a\n', "(* d *)", '"\n', True),
+    ("clojure", '(def s "a\n', "; d", '")\n', True),
+    ("lisp", '(defun f () "a\n', "; d", '")\n', True),
+    ("scheme", '(define s "a\n', ";; d", '")\n', True),
+    ("sql", "SELECT 'a\n", "-- d", "'\n", True),
+    ("sql", "SELECT 'a';\n", "-- d", "\n", False),
+    ("sql", "SELECT 'it''s';\n", "-- d", "\n", False),
+    ("mysql", "SELECT 1;\n", "# d", "\n", False),
+    ("sql", "SELECT * FROM\n", "#temp", "\n", True),
+    ("sql", "SELECT 1\n", "* FROM t", "\n", True),
+    ("smalltalk", "x := 1.\n", '"a comment"', "\n", False),
+    ("smalltalk", "x := 'a\n", '"d"', "'\n", True),
+    ("smalltalk", '"a\n', 'b"', "\n", True),
+    ("r", 's <- "a\n', "# d", '"\n', True),
+    ("nix", 's = "a\n', "# d", '";\n', True),
+    ("powershell", '$s = "a\n', "# d", '"\n', True),
+    ("fsharp", 'let s = "a\n', "// d", '"\n', True),
+    ("d", 'auto s = "a\n', "// d", '";\n', True),
+    ("vim", "let x = 1\n", '" d', "\n", False),
+    ("vb", "x = 1\n", "' d", "\n", False),
+    ("vb", "x = 1\n", "REM d", "\n", False),
+    ("vb", "x = 1\n", "Remove(x)", "\n", True),
+    ("bat", "echo a\n", "REM d", "\n", False),
+    ("bat", "echo a\n", "remove.exe", "\n", True),
+    ("m4", "a\n", "dnl d", "\n", False),
+    ("texinfo", "a\n", "@c d", "\n", False),
+    ("texinfo", "a\n", "@code{x}", "\n", True),
+    ("fortran", "x = 1\n", "! d", "\n", False),
+    ("fortran", "x = 1\n", "!$omp parallel", "\n", True),
+    ("matlab", "x = 1;\n", "%{\nd\n%}", "\n", False),
+    ("matlab", "x = 1;\n", "% d", "\n", False),
+    ("octave", "x = 1;\n", "# d", "\n", False),
+    ("haskell", "x = 1\n", "{- d -}", "\n", False),
+    ("haskell", "x = 1\n", "--> d", "\n", True),
+    ("haskell", "x = 1\n", "{-# INLINE x #-}", "\n", True),
+    ("haskell", "x = 1\n", "-- | d", "\n", False),
+    ("lua", "x = 1\n", "--[==[ d\nd ]==]", "\n", False),
+    ("lua", "s = [[a\n", "-- d", "]]\n", True),
+    ("lua", "x = 1\n", "--[===[ d\nd ]===]", "\n", False),
+    ("pascal", "x := 1;\n", "{ d }", "\n", False),
+    ("pascal", "x := 1;\n", "{$IFDEF X}", "\n", True),
+    ("racket", "(f)\n", "#| d |#", "\n", False),
+    ("perl", "$x = 1;\n", "=pod\n\nd\n\n=cut", "\n", False),
+    ("ruby", "x = 1\n", "=begin\nd\n=end", "\n", False),
+    ("erlang", "f() -> 1.\n", "%% d", "\n", False),
+    ("reason", "let x = 1;\n", "/* d */", "\n", False),
+    ("coffeescript", "x = 1\n", "###\nd\n###", "\n", False),
+    ("rst", "a\n", ".. d", "\n", True),
+    ("python", 's = """a\n', "# d", '"""\n', True),
+    ("python", "x = 1\n", "# type: ignore", "\n", False),
+    ("c", "int x;\n", "#include <a.h>", "\n", True),
+    ("c", "int x;\n", "# define A", "\n", True),
+    ("less", "a {}\n", "#header { }", "\n", True),
+    ("css", "a {}\n", "* { }", "\n", True),
+    ("sass", "a\n", "#header", "\n", True),
+    ("stylus", "a\n", "#header", "\n", True),
+    ("go", "s := `a\n", "// d", "`\n", True),
+    ("java", 'String s = """\n', "// d", '""";\n', True),
+    ("csharp", 'var s = @"a\n', "// d", '";\n', True),
+    ("csharp", 'var s = """\n', "// d", '""";\n', True),
+    ("javascript", "s = `a\n", "// d", "`\n", True),
+    ("kotlin", 'val s = """\n', "// d", '"""\n', True),
+    ("swift", 'let s = """\n', "// d", '"""\n', True),
+    ("dart", "var s = '''\n", "// d", "'''\n", True),
+    ("scala", 'val s = """\n', "// d", '"""\n', True),
+    ("cpp", 'auto s = R"(a\n', "// d", ')";\n', True),
+    ("toml", 's = """\n', "# d", '"""\n', True),
+    ("yaml", "a: 1\n", "# d", "\n", False),
+    ("terraform", "x = <<EOF\n", "# d", "\nEOF\n", True),
+    ("dockerfile", "RUN a\n", "# d", "\n", False),
+    ("graphql", '"""\n', "# d", '\n"""\n', True),
+    ("wat", "(f)\n", ";; d", "\n", False),
+    ("forth", "1 .\n", "\\ d", "\n", False),
+    ("lilypond", "c\n", "% d", "\n", False),
+    ("abap", "x.\n", "* d", "\n", False),
+    ("stata", "x\n", "* d", "\n", False),
+    ("zig", "x\n", "// d", "\n", False),
+    ("zig", "x =\n", "\\\\ // d", "\n", True),
+]
+"""A language, what stands before the cursor, an answer, what stands after, and whether it stays."""
+
+
+@pytest.mark.parametrize(("name", "before", "answer", "after", "kept"), MARKS_IN_TEXTS)
+def test_what_looks_like_a_comment_is_one_only_outside_of_strings(
+    name: str, before: str, answer: str, after: str, kept: bool
+) -> None:
+    """C17: also in strings that go over several lines, and in each language's own comments."""
+    assert drop_worthless(answer, Site(before, after, name)) == (answer if kept else "")
+
+
+@pytest.mark.parametrize("name", sorted(_rows()))
+def test_comments_and_strings_are_found_in_linear_time(name: str) -> None:
+    """C17, T1: every row, on what opens strings and comments over and over."""
+    row = _rows()[name]
+    openers = [one for one, _ in (*row.blocks, *row.texts)]
+    for part in (*openers, *row.quotes, *row.long_quotes, "\\", "'a", '"\\', *row.comment):
+        assert linear(row.in_text, lambda size: part * (size // len(part)), 1_000, most=4_000)  # noqa: B023
+        assert linear(row.in_comment, lambda size: part * (size // len(part)), 1_000, most=4_000)  # noqa: B023
