@@ -41,19 +41,20 @@ class Replay:
     """Passes on the new part of an answer, however often it restarts. Pure."""
 
     def __init__(self) -> None:
-        self._passed = ""
-        self._read = ""
+        self._parts: list[str] = []
+        self._known = ""  # what was passed on before the answer restarted
+        self._passed_length = self._read_length = 0
         self._tokens_passed = self._tokens_read = 0
 
     @property
     def passed(self) -> str:
         """The text that was passed on so far."""
-        return self._passed
+        return "".join(self._parts)
 
     def begin(self) -> None:
         """The answer restarts."""
-        self._read = ""
-        self._tokens_read = 0
+        self._known = self.passed
+        self._read_length = self._tokens_read = 0
 
     def new_part(self, delta: Delta) -> Delta | None:
         """The part of a piece that was not passed on before; None for nothing.
@@ -65,15 +66,16 @@ class Replay:
         self._tokens_read += len(delta.tokens)
         self._tokens_passed = max(self._tokens_passed, self._tokens_read)
         tokens, logprobs = delta.tokens[known_tokens:], delta.logprobs[known_tokens:]
-        start = len(self._read)
-        self._read += delta.text
-        known = self._passed[start : start + len(delta.text)]
+        start, self._read_length = self._read_length, self._read_length + len(delta.text)
+        known = self._known[start : start + len(delta.text)]
         if not delta.text.startswith(known):
             raise DivergedError
         if len(known) == len(delta.text):
             return replace(delta, text="", tokens=tokens, logprobs=logprobs) if tokens else None
-        self._passed = self._read
-        return replace(delta, text=delta.text[len(known) :], tokens=tokens, logprobs=logprobs)
+        new = delta.text[len(known) :]
+        self._parts.append(new)
+        self._passed_length = self._read_length
+        return replace(delta, text=new, tokens=tokens, logprobs=logprobs)
 
     def end(self) -> None:
         """The answer is complete.
@@ -81,7 +83,7 @@ class Replay:
         Raises:
             DivergedError: it is shorter than what was passed on.
         """
-        if self._read != self._passed:
+        if self._read_length != self._passed_length:
             raise DivergedError
 
 

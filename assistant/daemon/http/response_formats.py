@@ -78,14 +78,26 @@ class Answer(msgspec.Struct, kw_only=True):
     with_tokens: bool = False
     with_usage: bool = False
     parser: AnswerParser | None = None
-    text: str = ""
     tokens: list[int] = []
     logprobs: list[TokenLogprob] = []
-    content: str = ""
-    reasoning: str = ""
     calls: list[Call] = []
+    _texts: list[str] = []
+    _contents: list[str] = []
+    _thoughts: list[str] = []
     _logprobs_sent: int = 0
     _characters_sent: int = 0
+
+    @property
+    def text(self) -> str:
+        return "".join(self._texts)
+
+    @property
+    def content(self) -> str:
+        return "".join(self._contents)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._thoughts)
 
     @property
     def with_logprobs(self) -> bool:
@@ -108,9 +120,9 @@ class Answer(msgspec.Struct, kw_only=True):
             found = self.parser.feed(delta.text) if delta is not None else self.parser.finish()
         for piece in found:
             if piece.kind is Kind.TEXT:
-                self.content += piece.text
+                self._contents.append(piece.text)
             elif piece.kind is Kind.REASONING:
-                self.reasoning += piece.text
+                self._thoughts.append(piece.text)
             elif piece.kind is Kind.CALL:
                 self.calls.append(Call(id=piece.id, name=piece.name))
             else:
@@ -118,7 +130,7 @@ class Answer(msgspec.Struct, kw_only=True):
         return found
 
     def add(self, delta: Delta) -> None:
-        self.text += delta.text
+        self._texts.append(delta.text)
         self.tokens.extend(delta.tokens)
         self.logprobs.extend(delta.logprobs)
 

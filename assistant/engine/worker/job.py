@@ -183,9 +183,9 @@ class AnswerText:
         """
         logprobs, self.logprobs = self.logprobs, []
         if stopped:
-            left = len(text.encode())
-            while logprobs and sum(len(one.text) for one in logprobs[:-1]) >= left:
-                logprobs.pop()
+            left, size = len(text.encode()), sum(len(one.text) for one in logprobs)
+            while logprobs and size - len(logprobs[-1].text) >= left:
+                size -= len(logprobs.pop().text)
         tokens = self.take_tokens()
         if not text and not tokens:
             return None
