@@ -4,7 +4,7 @@ of properties.
 
 The same tests as in `make test`, with more and other examples each time. Prints JSON; `--save`
 keeps it in tests/benchmarks/results/fuzz.json. `--only` leaves the other parts of that file as they
-are. Schemas, grammars and messages that are made up may raise only our own errors.
+are. Schemas, grammars, messages and chat templates that are made up may raise only our own errors.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from head import head, publish
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "tests/benchmarks/results/fuzz.json"
-PARTS = ("servers", "http", "frames", "requests", "properties")
+PARTS = ("servers", "http", "frames", "requests", "templates", "properties")
 HTTP, FRAMES = "tests/unit/daemon/test_openapi.py", "tests/unit/engine/test_frames_fuzz.py"
 TIMES = 10
 """How many times as many examples as in `make test` the tests of properties try."""
@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=1000, help="of each operation")
     parser.add_argument("--streams", type=int, default=10_000, help="of mutated servers")
     parser.add_argument("--requests", type=int, default=10_000, help="schemas, grammars, messages")
+    parser.add_argument("--templates", type=int, default=5000, help="chat templates")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--only", choices=PARTS, nargs="*", default=PARTS)
     parser.add_argument("--save", action="store_true")
@@ -54,12 +55,9 @@ def main() -> None:
         frames: Any = importlib.import_module("test_frames_fuzz")
         result["frames"] = _run([FRAMES], {}) | {"mutated_frames": frames.CASES}
     if "requests" in options.only:
-        sys.path[:0] = [str(ROOT), str(ROOT / "tests/equipment")]
-        requests: Any = importlib.import_module("made_requests")
-        started = time.monotonic()
-        found = requests.fuzz(options.seed, options.requests)
-        seconds = round(time.monotonic() - started)
-        result["requests"] = found | {"passed": not found["wrong"], "seconds": seconds}
+        result["requests"] = _made("fuzz", options.seed, options.requests)
+    if "templates" in options.only:
+        result["templates"] = _made("fuzz_templates", options.seed, options.templates)
     if "properties" in options.only:
         result["properties"] = _properties() | {"times_the_examples": TIMES}
     publish(result, RESULT, save=options.save)
@@ -80,6 +78,16 @@ def _servers(seed: int, count: int) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started),
         "most_memory_mib": most_kib >> 10,
     }
+
+
+def _made(what: str, seed: int, count: int) -> dict[str, Any]:
+    """Made-up requests or templates, in this process."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests/equipment")]
+    requests: Any = importlib.import_module("made_requests")
+    started = time.monotonic()
+    found: dict[str, Any] = getattr(requests, what)(seed, count)
+    seconds = round(time.monotonic() - started)
+    return found | {"passed": not found["wrong"], "seconds": seconds}
 
 
 def _http(examples: int) -> dict[str, Any]:

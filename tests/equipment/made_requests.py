@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from assistant.daemon.http import tool_calls
+from assistant.daemon.http import chat_template, tool_calls
 from assistant.daemon.http.chat_template import conversation
 from assistant.daemon.http.ollama_api import OllamaChatBody
 from assistant.daemon.http.request_fields import checked
@@ -17,7 +17,7 @@ from assistant.daemon.http.responses_api import ResponsesBody
 from assistant.daemon.http.tool_calls import grammar
 from assistant.engine.types import Constraint
 from assistant.engine.worker.constraint import Compiler
-from assistant.errors import UnderkeelError
+from assistant.errors import RequestError, UnderkeelError
 
 END = 256
 OURS = (UnderkeelError, msgspec.ValidationError)
@@ -34,6 +34,35 @@ _KEYS = [
 
 
 _GRAMMAR = ["root ::= ", "a", '"x"', "[a-z]", "(", ")", "*", "+", "?", "|", "\n", "a ::= ", "{3}"]
+
+_TEMPLATE = [
+    *("{{ ", " }}", "{% ", " %}", "{# ", " #}", "{%- ", " -%}", "for m in messages", "endfor"),
+    *("if m", "else", "elif x is defined", "endif", "set x = 1", "x", "m.content", "messages"),
+    *("messages[0]", "['role']", " | trim", " | tojson", " | list", " | length", " ~ ", " + "),
+    *(
+        "generation",
+        "endgeneration",
+        "break",
+        "continue",
+        "namespace(a=1)",
+        "range(3)",
+        "'",
+        '"',
+    ),
+    *(
+        "macro f(a)",
+        "endmacro",
+        "f(1)",
+        "raise_exception('no')",
+        "strftime_now('%Y')",
+        "(",
+        ")",
+    ),
+    *("loop.index", "caller()", "\n", "\x00", "\ud800", "é", "1e999", "-", "not ", "none"),
+    *("{{ m.role }}", "{{ x }}", "{% if true %}", "{% endif %}", "{% for m in messages %}"),
+    *("{% endfor %}", "{% generation %}", "{% endgeneration %}", "{{ messages | tojson }}"),
+]
+"""What made-up chat templates are put together from."""
 
 
 class Maker:
@@ -190,4 +219,30 @@ def fuzz(seed: int, count: int) -> dict[str, Any]:
         "requests": count,
         "outcomes": dict(sorted(outcomes.items())),
         "wrong": wrong,
+    }
+
+
+def fuzz_templates(seed: int, count: int) -> dict[str, Any]:
+    """Render made-up chat templates.
+
+    Returns:
+        How many were rendered and refused, and what raised another error than ours.
+    """
+    rng, outcomes, wrong = random.Random(seed), Counter[str](), list[str]()
+    said = [{"role": "user", "content": "x"}]
+    for _ in range(count):
+        template = "".join(rng.choices(_TEMPLATE, k=rng.randint(1, 12)))
+        try:
+            pieces = chat_template.render(template, said, special={"pad_token": "<pad>"})
+            assert all(isinstance(piece, str) for piece in pieces)
+            outcomes["rendered"] += 1
+        except RequestError:
+            outcomes["refused"] += 1
+        except Exception as error:
+            wrong.append(f"{type(error).__name__}: {error} {template!r}"[:300])
+    return {
+        "seed": seed,
+        "templates": count,
+        "outcomes": dict(sorted(outcomes.items())),
+        "wrong": wrong[:20],
     }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import psutil
 import pytest
 from examples import examples
+from made_requests import fuzz_templates
 
 from assistant.daemon.http import chat_template
 from assistant.errors import RequestError
@@ -274,40 +274,6 @@ def test_the_child_is_reused() -> None:
 
 def test_a_thousand_generated_templates() -> None:
     """T4, S4: each is rendered or refused with our own error, whatever it is made of."""
-    pieces = [
-        *("{{ ", " }}", "{% ", " %}", "{# ", " #}", "{%- ", " -%}", "for m in messages", "endfor"),
-        *("if m", "else", "elif x is defined", "endif", "set x = 1", "x", "m.content", "messages"),
-        *("messages[0]", "['role']", " | trim", " | tojson", " | list", " | length", " ~ ", " + "),
-        *(
-            "generation",
-            "endgeneration",
-            "break",
-            "continue",
-            "namespace(a=1)",
-            "range(3)",
-            "'",
-            '"',
-        ),
-        *(
-            "macro f(a)",
-            "endmacro",
-            "f(1)",
-            "raise_exception('no')",
-            "strftime_now('%Y')",
-            "(",
-            ")",
-        ),
-        *("loop.index", "caller()", "\n", "\x00", "\ud800", "é", "1e999", "-", "not ", "none"),
-        *("{{ m.role }}", "{{ x }}", "{% if true %}", "{% endif %}", "{% for m in messages %}"),
-        *("{% endfor %}", "{% generation %}", "{% endgeneration %}", "{{ messages | tojson }}"),
-    ]
-    rng = random.Random(20)
-    rendered = 0
-    for _ in range(examples(1000)):
-        template = "".join(rng.choices(pieces, k=rng.randint(1, 12)))
-        try:
-            assert isinstance(chat_template.render(template, user("x")), list)
-            rendered += 1
-        except RequestError:
-            continue
-    assert rendered > examples(100)
+    found = fuzz_templates(20, examples(1000))
+    assert found["wrong"] == []
+    assert found["outcomes"]["rendered"] > examples(100)
