@@ -25,6 +25,9 @@ from context.index.read_policy import (
 FILES_LIMIT = "limit of files"
 BYTES_LIMIT = "limit of bytes"
 
+_REPOSITORY = frozenset({"HEAD", "objects", "refs"})
+"""What git's own folder has, whatever it is called: a bare repository, a mirror, a backup."""
+
 _Distance = tuple[int, int]
 """Steps through the tree to the nearest of some folders, and that folder's position."""
 
@@ -111,6 +114,9 @@ class Walk:
                 continue
             folder = "".join(f"{part}/" for part in parts)
             entries = self._entries(folder)
+            if {entry.name for entry in entries} >= _REPOSITORY:
+                self._leave("not source")
+                continue
             rules = self._with_own(folder, rules)
             for entry in entries:
                 path = f"{folder}{entry.name}"
@@ -136,6 +142,8 @@ class Walk:
         rules: Sequence[Rules] = self._outer.rules
         folder = ""
         for part in path.split("/"):
+            if all((self.root / folder / name).exists() for name in _REPOSITORY):
+                return False
             rules = self._with_own(folder, rules)
             at = f"{folder}{part}"
             if self._excluded(at if at == path else f"{at}/", rules) is not None:

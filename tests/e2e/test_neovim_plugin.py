@@ -333,6 +333,38 @@ def test_neovim_s_own_inline_completion_is_used_where_it_exists(tmp_path: Path) 
         assert vim.ghost() == []
 
 
+def test_neovim_s_own_requests_follow_when_the_server_starts_or_is_ready(tmp_path: Path) -> None:
+    """Neovim 0.12 requests at CursorMovedI; what was typed before would wait for the next key."""
+    before = """
+      moves = 0
+      vim.lsp.inline_completion = { enable = function() end }
+      vim.api.nvim_create_autocmd('CursorMovedI', { callback = function() moves = moves + 1 end })
+    """
+    go = tmp_path / "go"
+    with session(tmp_path, config="{ enabled = false }", before=before) as vim:
+        (tmp_path / "sample.py").write_text("x = 1\n")
+        vim.lua(
+            """
+            local config = require('underkeel').config
+            local wait = 'until [ -e "$0" ]; do sleep 0.02; done; exec "$@"'
+            config.cmd = vim.list_extend({ 'sh', '-c', wait, ... }, config.cmd)
+            require('underkeel').enable()
+            """,
+            str(go),
+        )
+        vim.edit(tmp_path / "sample.py")
+        vim.keys("A + y")
+        vim.lua("moves = 0")
+        go.touch()
+        vim.wait("#vim.lsp.get_clients({ bufnr = 0, name = 'underkeel' }) == 1")
+        vim.wait("moves == 1")
+        for state in ("loading", "ready"):
+            params = {"state": state, "message": ""}
+            vim.tell("scripted/send", {"method": "underkeel/status", "params": params})
+        vim.wait("moves == 2")
+        vim.keys("<Esc>")
+
+
 def test_lazy_start_with_the_built_in_package_manager(tmp_path: Path) -> None:
     """The README's instructions for packages: the folder under pack/*/start, two lines of init."""
     start = tmp_path / "config" / "nvim" / "pack" / "underkeel" / "start"

@@ -282,6 +282,29 @@ def test_an_index_that_cannot_be_read_tracks_nothing(repository: Path, damage: b
     assert walked(repository) - {".gitignore"} == {"a.py"}
 
 
+@pytest.mark.parametrize("name", ["bare.git", "mirror", "deep/er/bare", ".git.bak"])
+def test_a_bare_repository_is_no_source(repository: Path, name: str) -> None:
+    """C25: git's own folder is left out by what is in it, whatever it is called."""
+    write(repository, {"a.py": "a\n", "objects/x.py": "x\n", "refs/y.py": "y\n"})
+    subprocess.run(["git", "init", "-q", "--bare", str(repository / name)], check=True)
+    assert walked(repository) == {"a.py", "objects/x.py", "refs/y.py"}
+    walk = Walk(repository)
+    assert not walk.allows(f"{name}/config") and not walk.allows(f"{name}/hooks/x.py")
+    assert walk.allows("objects/x.py")
+    assert walked(repository / name) == set()
+
+
+@pytest.mark.parametrize(
+    "tool", [".hg", ".jj", ".svn", ".bzr", "_darcs", ".pijul", "CVS", ".sl", ".repo"]
+)
+def test_the_folders_of_other_tools_are_no_source(repository: Path, tool: str) -> None:
+    """C25: at the root and in a repository inside."""
+    write(repository, {"a.py": "a\n", f"{tool}/store/x.py": "x\n"})
+    write(repository, {f"in/{tool}/store/x.py": "x\n", "in/b.py": "b\n"})
+    assert walked(repository) == {"a.py", "in/b.py"}
+    assert not Walk(repository).allows(f"in/{tool}/store/x.py")
+
+
 def test_a_linked_work_tree_has_its_own_index(repository: Path, tmp_path: Path) -> None:
     """C3, C25: what is tracked there is not ignored there."""
     git = ["git", "-C", str(repository), "-c", "user.name=a", "-c", "user.email=a@b"]

@@ -14,6 +14,7 @@ end
 
 --- Enable it for every buffer the server serves.
 function M.setup(config)
+  H.is_set_up = true
   vim.api.nvim_create_autocmd('LspAttach', {
     group = vim.api.nvim_create_augroup('UnderkeelNative', { clear = true }),
     desc = "Use Neovim's inline completion with the Underkeel server",
@@ -24,6 +25,7 @@ function M.setup(config)
         display.map_keys(args.buf, config.mappings, H.ACTIONS, function(key)
           display.press(key, false) -- the mapping stays, and must not run itself
         end)
+        vim.schedule(M.retry)
       end
     end,
   })
@@ -33,6 +35,16 @@ end
 function M.refresh(buf)
   local enabled = require('underkeel').is_enabled(buf)
   vim.lsp.inline_completion.enable(enabled, { bufnr = buf })
+end
+
+--- Let Neovim request completion for what was typed while the server was not ready: it does so when
+--- the cursor moves.
+function M.retry()
+  local buf = vim.api.nvim_get_current_buf()
+  local inserts = vim.api.nvim_get_mode().mode:sub(1, 1) == 'i'
+  if H.is_set_up and inserts and require('underkeel').is_enabled(buf) then
+    vim.api.nvim_exec_autocmds('CursorMovedI', { buffer = buf, modeline = false })
+  end
 end
 
 ---@param what 'all' | 'word' | 'line'
@@ -53,6 +65,8 @@ function M.cycle(step)
 end
 
 -- Helpers ---------------------------------------------------------------------------------------
+
+H.is_set_up = false
 
 --- Insert a word or line. Neovim sends a new request then, which the server answers from its cache.
 function H.accept_part(item, what)

@@ -24,6 +24,7 @@ function M.set(status)
   vim.schedule(function()
     if waited and (H.status.state == 'ready' or H.status.state == 'busy') then
       require('underkeel.ghost').retry()
+      require('underkeel.native').retry()
     end
     vim.api.nvim_exec_autocmds('User', { pattern = 'UnderkeelStatus', modeline = false })
     vim.cmd('redrawstatus!')
