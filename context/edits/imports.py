@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import tree_sitter
+
 from context.edits import EditKind, NextEdit, OtherDefinition, Scene
 from context.edits.history import is_identifier, tokens
 from context.edits.names import Scopes, scopes_of
 from context.syntax.document import Source
-from context.syntax.syntax_tree import Import
+from context.syntax.syntax_tree import Import, ancestors
 from context.syntax.text import line_end, line_start
 
 _MOST_NAMES = 8
@@ -82,13 +84,8 @@ def _is_missing(scene: Scene, scopes: Scopes, name: str, at: int) -> bool:
     return not any(one.name == name for one in scene.source.outline.definitions)
 
 
-def _in_error(node: object) -> bool:
-    at = node
-    while at is not None:
-        if getattr(at, "is_error", False):
-            return True
-        at = getattr(at, "parent", None)
-    return False
+def _in_error(node: tree_sitter.Node) -> bool:
+    return any(one.is_error for one in (node, *ancestors(node)))
 
 
 def _statement(scene: Scene, name: str, at: int) -> tuple[str, str] | None:

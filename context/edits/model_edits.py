@@ -21,6 +21,7 @@ from typing import Any
 from context.edits import EditKind, NextEdit, Scene
 from context.edits.history import Hunk, between, reverted
 from context.syntax.secrets import HIDDEN, masked, masked_runs
+from context.syntax.syntax_tree import ancestors
 from context.syntax.text import common_ends, rewritten
 
 GENERIC = "generic"
@@ -376,8 +377,7 @@ def _region(scene: Scene, form: Format) -> tuple[int, int]:
     if not form.syntax or root is None:
         return first, stop
     node = root.descendant_for_point_range((line, 0), (line, 0))
-    while node is not None and node.parent is not None and node.parent.parent is not None:
-        parent = node.parent
+    for parent in list(ancestors(node))[:-1] if node is not None else ():
         if parent.end_point.row - parent.start_point.row >= _LONGEST_REGION:
             break
         node = parent

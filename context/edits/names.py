@@ -20,7 +20,7 @@ from context.edits import EditKind, NextEdit, Scene
 from context.edits.history import alike, is_identifier, renamed, tokens
 from context.retrieval.definition_lookup import places
 from context.syntax.document import Source
-from context.syntax.syntax_tree import Import, matches
+from context.syntax.syntax_tree import Import, ancestors, matches
 from context.syntax.text import byte_offset
 
 _PLAIN = frozenset(("identifier", "type_identifier", "shorthand_property_identifier"))
@@ -99,11 +99,7 @@ class Scopes:
 
     def bound_within(self, name: str, scope: tree_sitter.Node) -> bool:
         """Whether a name is bound in a scope or in one around it."""
-        around = {scope.id}
-        node = scope.parent
-        while node is not None:
-            around.add(node.id)
-            node = node.parent
+        around = {scope.id, self._root.id, *(one.id for one in ancestors(scope))}
         return any(one.scope.id in around for one in self.binds(name))
 
     def uses(self, name: str, scope: tree_sitter.Node, *, member: bool) -> list[Use]:
@@ -156,11 +152,10 @@ class Scopes:
 
     def is_imported(self, node: tree_sitter.Node | None) -> bool:
         """Whether a leaf is in a statement that brings in names."""
-        while node is not None:
-            if "import" in node.type or node.type == "use_declaration":
-                return True
-            node = node.parent
-        return False
+        return node is not None and any(
+            "import" in one.type or one.type == "use_declaration"
+            for one in (node, *ancestors(node))
+        )
 
     def leaf_at(self, start: int, stop: int) -> tree_sitter.Node | None:
         """The smallest node over a range of characters."""
@@ -171,28 +166,22 @@ class Scopes:
 
     def scope_of(self, node: tree_sitter.Node) -> tree_sitter.Node:
         """The innermost scope around a node."""
-        at = node.parent
-        while at is not None and at.id not in self._scopes:
-            at = at.parent
-        return at if at is not None else self._root
+        return next((one for one in ancestors(node) if one.id in self._scopes), self._root)
 
     def is_class(self, scope: tree_sitter.Node) -> bool:
         """Whether a scope is a class."""
         return self._scopes.get(scope.id, False)
 
-    def class_around(self, node: tree_sitter.Node) -> tree_sitter.Node | None:
+    def classancestors(self, node: tree_sitter.Node) -> tree_sitter.Node | None:
         """The innermost class around a node."""
-        at = node.parent
-        while at is not None and not self._scopes.get(at.id, False):
-            at = at.parent
-        return at
+        return next((one for one in ancestors(node) if self.is_class(one)), None)
 
     def _binding(self, node: tree_sitter.Node, capture: str, owner: str) -> Binding | None:
         scope = self.scope_of(node)
         if capture == "outer":
             scope = self.scope_of(scope) if scope.id != self._root.id else scope
         if capture == "member":
-            around = self.class_around(node)
+            around = self.classancestors(node)
             if owner not in self._source.language.self_names or around is None:
                 return None
             scope = around
@@ -224,17 +213,18 @@ class Scopes:
 
     def _inside(self, node: tree_sitter.Node, shadowed: set[int], scope: tree_sitter.Node) -> bool:
         """Whether a scope between a use and `scope` binds the name itself. Methods do not see the
-        names of their class where they need the object for that."""
-        in_function = False
-        at = node.parent
-        while at is not None and at.id != scope.id:
+        names of their class where they need the object for that. A use that is too deep to tell
+        counts as inside."""
+        in_function, at = False, node
+        for at in ancestors(node):
+            if at.id == scope.id:
+                return False
             is_class = self.is_class(at)
             hidden = is_class and in_function and not self._source.language.implicit_self
             if at.id in shadowed and not hidden:
                 return True
             in_function = in_function or (at.id in self._scopes and not is_class)
-            at = at.parent
-        return False
+        return at.parent is not None
 
     def _text(self, node: tree_sitter.Node) -> str:
         return self._source.data[node.start_byte : node.end_byte].decode("utf-8", "replace")

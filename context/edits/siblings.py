@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from context.edits import EditKind, NextEdit, Scene
 from context.edits.history import LONGEST_LINE, is_identifier, opcodes, tokens
+from context.syntax.syntax_tree import ancestors
 
 _MOST_PAIRS = 24
 _FEWEST_FIXED = 3
@@ -91,11 +92,7 @@ def _in_parameters(scene: Scene, line: int, column: int) -> bool:
         return False
     point = line, len(scene.lines[line][:column].encode("utf-8", "replace"))
     node = root.descendant_for_point_range(point, point)
-    while node is not None:
-        if "parameter" in node.type:
-            return True
-        node = node.parent
-    return False
+    return node is not None and any("parameter" in one.type for one in (node, *ancestors(node)))
 
 
 def _examples(scene: Scene) -> Iterator[Example]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -200,6 +201,20 @@ class SyntaxTree:
             return
         self._tree = parsed(self._parser, self._data, self._tree)
         self._edits_to_wait = 0 if self._tree is not None else _EDITS_BETWEEN
+
+
+_MOST_ANCESTORS = 400
+
+
+def ancestors(node: tree_sitter.Node) -> Iterator[tree_sitter.Node]:
+    """The nodes around a node, the innermost first. Each is searched for from the root on, so of
+    very deep nesting only the inner part is looked at."""
+    at = node.parent
+    for _ in range(_MOST_ANCESTORS):
+        if at is None:
+            return
+        yield at
+        at = at.parent
 
 
 Match = dict[str, list[tree_sitter.Node]]

@@ -14,6 +14,8 @@ import pytest
 from steps import linear, linear_steps, steps
 
 import context
+from context.edits import Scene, gate
+from context.edits.history import History
 from context.index.file_record import digest
 from context.prompt.window import window
 from context.retrieval.name_usage import _binds
@@ -268,3 +270,22 @@ def test_a_text_on_which_the_parser_gave_up_is_tried_again() -> None:
         if source.tree.root is not None:
             break
     assert source.tree.root is not None
+
+
+@pytest.mark.parametrize("part", ["(", "[", "lambda: ("])
+def test_rules_for_next_edits_take_no_longer_in_deep_nesting(part: str) -> None:
+    """T1: only the inner part of what is around a name is looked at."""
+
+    def made(size: int) -> str:
+        closer = {"[": "]"}.get(part[-1], ")")
+        return "old = 1\n" + (part + "\n") * size + "old\n" + (closer + "\n") * size
+
+    def found(text: str) -> None:
+        document = Document("/p", "a.py", text.replace("old", "new", 1))
+        history = History()
+        history.changed(0, ["old = 1"], ["new = 1"])
+        source = document.source
+        assert source is not None
+        gate.find(Scene(document, source, 0, history.hunks))
+
+    assert linear(found, made, 500, most=2_000)
