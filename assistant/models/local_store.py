@@ -220,7 +220,7 @@ def use_model(name: str, path: Path | None = None, *, table: str = "model") -> P
         if target.exists():
             beside.chmod(target.stat().st_mode & 0o777)
         beside.replace(target)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(
             f"the settings cannot be changed ({error})",
             subject=str(path),

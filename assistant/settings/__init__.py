@@ -238,6 +238,7 @@ def _taken_back(rule: Rule, value: Any, subject: str) -> list[SettingsError]:
     return [SettingsError(f"an editor can only add; {quoted(first)} is ignored", subject=subject)]
 
 
+_MOST_PARTS = 1000
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
     codecs.BOM_UTF32_BE: "utf-32",
@@ -263,7 +264,12 @@ def read_text(path: Path) -> str:
     encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
     if encoding == "utf-8" and b"\0" in content[:4]:
         raise ValueError("it is UTF-16 without a byte order mark; save it as UTF-8")
-    return _MARK_OF_LINE.sub("", content.decode(encoding))
+    text = _MARK_OF_LINE.sub("", content.decode(encoding))
+    # The time that `tomllib` takes for a name grows with the square of its parts.
+    names = (line.partition("=")[0] for line in text.splitlines() if not line.startswith("#"))
+    if any(name.count(".") > _MOST_PARTS for name in names):
+        raise ValueError(f"a name has more than {_MOST_PARTS} parts")
+    return text
 
 
 def _reason(error: Exception) -> str:

@@ -49,10 +49,9 @@ JSON = {
 }
 
 
-@pytest.fixture(params=JSON.values(), ids=JSON)
+@pytest.fixture(params=list(JSON))
 def content(request: pytest.FixtureRequest) -> bytes:
-    assert isinstance(request.param, bytes)
-    return request.param
+    return JSON[request.param]
 
 
 def test_files_that_cannot_be_read_are_none(home: Path, tmp_path: Path, content: bytes) -> None:
@@ -76,8 +75,8 @@ def test_files_that_cannot_be_read_are_none(home: Path, tmp_path: Path, content:
     with pytest.raises(UnderkeelError):
         store.load(session.record.id)
     (history,) = (one for one in kept.folder.iterdir() if one.suffix == ".jsonl")
-    with history.open("ab") as file:
-        file.write(content.replace(b"\n", b"") + b"\n")
+    with history.open("ab") as lines:
+        lines.write(content.replace(b"\n", b"") + b"\n")
     assert [turn.prompt for turn in store.load(kept.record.id).turns] == ["a question"]
     (tmp_path / "journal").write_bytes(content)
     assert Journal(tmp_path / "journal").changes == []
