@@ -239,6 +239,8 @@ def with_model(text: str, name: str, table: str = "model") -> str:
         ValueError: the text is no TOML, or the result would not say what it should.
     """
     before = tomllib.loads(text)
+    if not isinstance(before.get(table, {}), dict):
+        raise ValueError(f"{table} is not a table")
     value = json.dumps(name, ensure_ascii=False)
     head = re.search(_TABLE.format(table), text, re.MULTILINE)
     if head is None:

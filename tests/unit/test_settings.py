@@ -215,6 +215,26 @@ def test_a_model_is_chosen_in_a_file_with_a_byte_order_mark(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        b"model = [1]\n",
+        b'model = "x"\n',
+        b"[[model]]\n",
+        b"a = " + b"[" * 20_000,
+        b"\xff",
+        b"[model",
+    ],
+)
+def test_a_model_is_not_written_into_settings_of_another_form(tmp_path: Path, text: bytes) -> None:
+    """S22: an error that says what to write, and the file as it was."""
+    file = tmp_path / "config.toml"
+    file.write_bytes(text)
+    with pytest.raises(SettingsError, match="cannot be changed"):
+        use_model("new", file)
+    assert file.read_bytes() == text
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         (b"[model\n", "line 1"),
