@@ -72,13 +72,25 @@ class Language:
     def in_text(self, text: str) -> bool:
         """Whether a string of several lines is open at the end of `text`."""
         text = text[-_TEXT_LOOK_CHARS:]
-        if self.heredoc is not None:
-            for found in self.heredoc.finditer(text):
-                end = re.compile(rf"^[ \t]*{re.escape(found['end'])}\b", re.MULTILINE)
-                if text.find("\n", found.end()) >= 0 and not end.search(text, found.end()):
-                    return True
+        if self.heredoc is not None and self._in_heredoc(text, self.heredoc):
+            return True
         inside = self._open_at_end(text) if self.texts or self.long_quotes else None
         return inside is not None and not inside.comment
+
+    def _in_heredoc(self, text: str, start: re.Pattern[str]) -> bool:
+        """Whether a string that ends with a line of its own is open at the end of `text`."""
+        at = 0
+        while found := start.search(text, at):
+            at = text.find("\n", found.end())
+            if at < 0:
+                return False
+            for one in (found, *start.finditer(text, found.end(), at)):
+                end = re.compile(rf"^[ \t]*{re.escape(one['end'])}\b", re.MULTILINE)
+                closed = end.search(text, at)
+                if closed is None:
+                    return True
+                at = closed.end()
+        return False
 
     def only_comments(self, text: str, before: str = "") -> bool:
         """Whether `text`, which follows `before`, has no line with anything but comments.

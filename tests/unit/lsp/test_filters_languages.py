@@ -788,3 +788,13 @@ def test_comments_and_strings_are_found_in_linear_time(name: str) -> None:
     for part in (*openers, *row.quotes, *row.long_quotes, "\\", "'a", '"\\', *row.comment):
         assert linear(row.in_text, lambda size: part * (size // len(part)), 1_000, most=4_000)  # noqa: B023
         assert linear(row.in_comment, lambda size: part * (size // len(part)), 1_000, most=4_000)  # noqa: B023
+
+
+def test_strings_that_end_with_a_line_are_passed_over_in_linear_time() -> None:
+    """C17, T1: starts within one are its text, and several may start on a line."""
+    row = _rows()["shellscript"]
+    assert linear(row.in_text, lambda size: "<<A\n" * (size // 4) + "A\n", 1_000)
+    assert row.in_text("cat <<A\n<<B\nA\n") is False
+    assert row.in_text("cat <<A <<B\nx\nA\ny\n") is True
+    assert row.in_text("cat <<A <<B\nx\nA\ny\nB\nz\n") is False
+    assert row.in_text("cat <<A") is False and row.in_text("cat <<A\n") is True
