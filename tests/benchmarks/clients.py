@@ -4,12 +4,15 @@
 
 Between client and daemon, a recorder notes what was requested and answered. So it is the client's
 own traffic that says whether it has listed the models, streamed, received a tool call, sent its
-result and read the usage. Prints JSON; `--save` keeps it in tests/benchmarks/results/clients.json.
+result and read the usage. The starter model calls no tool of Qwen Code's, so that client is used
+once more with a played model that does. Prints JSON; `--save` keeps it in
+tests/benchmarks/results/clients.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import http.client
 import json
@@ -288,18 +291,56 @@ def aider(bench: Bench) -> dict[str, Any]:
     return {"works": "Tokens:" in said, "edited_the_file": edited, "cancelled_s": cancelled}
 
 
+QWEN_CODE: list[str | Path] = [
+    CLIENTS / "qwen-code/node_modules/.bin/qwen",
+    *("--auth-type", "openai", "--approval-mode", "yolo", "--max-session-turns", "3"),
+    *("--system-prompt", "You are an assistant with tools.", "--core-tools", "read_file"),
+    *(part for name in ("agent", "skill", "tool_search") for part in ("--exclude-tools", name)),
+]
+
+
 def qwen_code(bench: Bench) -> dict[str, Any]:
-    program = CLIENTS / "qwen-code/node_modules/.bin/qwen"
-    (bench.home / "notes.txt").write_text("The ship leaves at nine.\n")
-    options = [
-        *("--auth-type", "openai", "--approval-mode", "yolo", "--max-session-turns", "3"),
-        *("--system-prompt", "You are an assistant with tools.", "--core-tools", "read_file"),
-        *(part for name in ("agent", "skill", "tool_search") for part in ("--exclude-tools", name)),
-    ]
-    ask = f"Read {bench.home / 'notes.txt'} with read_file. When does the ship leave?"
-    said = bench.run(program, *options, "-o", "json", "-p", ask)
-    cancelled = bench.cancel(program, *options, "-p", LONG)
+    said = qwen_code_reads(bench)
+    cancelled = bench.cancel(*QWEN_CODE, "-p", LONG)
     return {"works": '"usage"' in said, "cancelled_s": cancelled}
+
+
+def qwen_code_reads(bench: Bench) -> str:
+    (bench.home / "notes.txt").write_text("The ship leaves at nine.\n")
+    ask = f"Read {bench.home / 'notes.txt'} with read_file. When does the ship leave?"
+    return bench.run(*QWEN_CODE, "-o", "json", "-p", ask)
+
+
+async def with_a_played_model(home: Path, limit_s: float) -> dict[str, Any]:
+    """Qwen Code on a daemon whose model calls read_file, and answers once it has the result."""
+    from chatting import call, large_context, played
+    from daemons import serving
+    from small_vocabulary import write_small_vocabulary
+
+    from assistant import paths
+    from assistant.engine.types import GenerateRequest
+
+    own = home / "played"
+    own.mkdir(mode=0o700)
+    os.environ["UNDERKEEL_HOME"] = str(own)
+    starter = paths.models_dir() / "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
+    model = write_small_vocabulary(own / "small.gguf", starter)
+    engine = played(model, [])
+    reads = call("read_file", file_path=str(home / "notes.txt"))
+
+    def reply(request: GenerateRequest) -> str:
+        prompt = bytes(one for one in request.prompt if one < 256)
+        return "It leaves at nine." if b"The ship leaves at nine." in prompt else reads
+
+    engine.reply = reply
+    async with serving(engine, planner=lambda: large_context(model), tcp_port=18788):
+        way = paths.find_tcp_address()
+        assert way is not None
+        recorder = Recorder(f"http://127.0.0.1:{way.port}")
+        bench = Bench(home, way.port, way.token, recorder, limit_s)
+        said = await asyncio.to_thread(qwen_code_reads, bench)
+    seen = {key: value for key, value in vars(recorder.seen).items() if value}
+    return {"answered": "It leaves at nine." in said, "traffic": seen}
 
 
 def continue_cli(bench: Bench) -> dict[str, Any]:
@@ -388,6 +429,9 @@ def measure(names: list[str], limit_s: float) -> dict[str, Any]:
                     "traffic": seen,
                 }
                 print(name, json.dumps(found[name]), file=sys.stderr, flush=True)
+        if "qwen-code" in names:
+            second = asyncio.run(with_a_played_model(home, limit_s))
+            found["qwen-code"]["with_a_played_model"] = second
     return found
 
 
