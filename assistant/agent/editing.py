@@ -352,10 +352,10 @@ def apply_hunks(name: str, text: str, hunks: Sequence[Hunk]) -> str:
     """A text after its hunks, each found by its lines.
 
     Raises:
-        ToolError: a hunk's lines are not in the text, or several times.
+        ToolError: a hunk's lines are not in the text, or several times; or to find all takes long.
     """
     lines = text.split("\n")
-    shift = 0
+    shift = looked_at = 0
     for number, hunk in enumerate(hunks, 1):
         if not hunk.old:
             place = min(hunk.at - 1 + shift, len(lines)) if hunk.at else len(lines)
@@ -365,6 +365,12 @@ def apply_hunks(name: str, text: str, hunks: Sequence[Hunk]) -> str:
             near = hunk.at - 1 + shift
             exact = hunk.at > 0 <= near and lines[near : near + len(hunk.old)] == list(hunk.old)
             places = [near] if exact else _places(lines, hunk.old)
+            looked_at += 0 if exact else len(places) + len(lines) // _LINES_A_STEP
+            if looked_at > _MOST_LOOKED_AT:
+                raise ToolError(
+                    f"Nothing was changed: the patch of {name} has too many hunks whose line "
+                    "numbers are wrong. Read the file again, and make several smaller patches."
+                )
             if len(places) > 1 and hunk.at:
                 places = sorted(places, key=lambda one: abs(one - near))
                 if abs(places[0] - near) < abs(places[1] - near):
@@ -381,6 +387,11 @@ def apply_hunks(name: str, text: str, hunks: Sequence[Hunk]) -> str:
         lines[place : place + len(hunk.old)] = hunk.new
         shift += len(hunk.new) - len(hunk.old)
     return "\n".join(lines)
+
+
+# A search skips over lines that do not match in much less time than it takes for one that does.
+_LINES_A_STEP = 100
+_MOST_LOOKED_AT = 1_000_000
 
 
 def _places(lines: list[str], wanted: Sequence[str]) -> list[int]:

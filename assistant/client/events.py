@@ -137,11 +137,18 @@ class EventSplitter:
     """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest: list[bytes] = []
+        self._last = b""
 
     def feed(self, part: bytes) -> list[bytes]:
-        """The data of the events that `part` completes."""
-        *events, self._rest = (self._rest + part).split(b"\n\n")
+        """The data of the events that `part` completes. Each byte is searched once."""
+        ends = b"\n\n" in self._last + part
+        self._rest.append(part)
+        self._last = part[-1:] or self._last
+        if not ends:
+            return []
+        *events, rest = b"".join(self._rest).split(b"\n\n")
+        self._rest, self._last = [rest], rest[-1:]
         lines = (line for event in events for line in event.split(b"\n"))
         return [line.removeprefix(b"data: ") for line in lines if line.startswith(b"data: ")]
 

@@ -843,3 +843,12 @@ def test_wrong_calls_are_refused_with_what_to_do(
     assert says in str(found.value)
     assert len(str(found.value)) < 2000
     assert (box.workspace.root / "berth.py").read_text() == CODE
+
+
+def test_a_patch_of_many_hunks_takes_bounded_time() -> None:
+    """T1: a model repeats itself; each hunk has many places, and its number is of none."""
+    patch = "--- a/x\n+++ b/x\n" + "@@ -9999999 +1 @@\n-a\n+b\n" * 8000
+    (found,) = parse_patch(patch)
+    assert len(found.hunks) == 8000
+    with pytest.raises(ToolError, match="several smaller patches"):
+        apply_hunks("x", "a\n" * 8000, found.hunks)

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from steps import linear
 
 from assistant import paths
 from assistant.client import events
@@ -206,3 +207,22 @@ def test_a_failed_load_is_raised_with_its_own_kind(home: Path) -> None:
 
     with pytest.raises(UnknownModelError, match="Pull it"):
         asyncio.run(main())
+
+
+@given(st.lists(st.text("ad:\n ", max_size=9), max_size=9))
+def test_events_are_cut_wherever_their_parts_end(parts: list[str]) -> None:
+    splitter, text = events.EventSplitter(), "".join(parts).encode()
+    found = [data for part in parts for data in splitter.feed(part.encode())]
+    assert found == events.EventSplitter().feed(text)
+
+
+def test_an_event_without_an_end_is_read_in_linear_time() -> None:
+    """T1: in small parts."""
+
+    def run(text: str) -> None:
+        splitter = events.EventSplitter()
+        for start in range(0, len(text), 7):
+            splitter.feed(text[start : start + 7].encode())
+
+    for part in ("data: a\n", "a", "\r"):
+        assert linear(run, lambda size, part=part: part * (size // len(part)), 20_000)
