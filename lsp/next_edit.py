@@ -9,6 +9,7 @@ import os
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from assistant.settings import NextEditSettings
     from context import Document, Workspace
     from context.edits import NextEdit
-    from context.edits.gate import Key
+    from context.edits.gate import Key, Showings
     from context.edits.history import History
     from context.edits.model_edits import Answer, EditPrompt, Format
     from lsp.backend import Backend
@@ -83,10 +84,11 @@ class _Known:
     version: int
     language: str
     key: Key
+    newest: int
 
 
-_Judged = tuple["NextEdit", "Key"]
-"""An edit that passes the gate, and what identifies it."""
+_Judged = tuple["NextEdit", "Key", int]
+"""An edit that passes the gate, what identifies it, and the number of the newest hunk."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,12 @@ class NextEdits:
         self._rejected: OrderedDict[Key, None] = OrderedDict()
         session.on_edit = self._edited
         session.on_close = self._closed
+
+    @cached_property
+    def _showings(self) -> Showings:
+        from context.edits.gate import Showings
+
+        return Showings()
 
     async def find(
         self,
@@ -190,6 +198,7 @@ class NextEdits:
         known = self._known.get(id_)
         if known is not None:
             self._session.edit_shown(known.uri, known.version)
+            self._showings.note(known.key, known.newest)
             self._session.tally.count_edit(known.language, shown=1)
 
     def accepted(self, id_: str) -> None:
@@ -269,10 +278,12 @@ class NextEdits:
             history.undone,
             self._rejected.keys(),
             model_edits.confidence(made),
+            self._showings.passed(history.newest),
         )
         level = gate.Level(self.settings.level)
         passes = gate.judge(edit, moment).passes(level, prompt.format.thresholds)
-        return (edit, gate.key(document.path, where.text, edit)) if passes else None
+        found = gate.key(document.path, where.text, edit)
+        return (edit, found, history.newest) if passes else None
 
     def _look(
         self,
@@ -306,6 +317,7 @@ class NextEdits:
         hints = tuple(itertools.starmap(Problem, problems))
         scene = Scene(document, source, where.start, history.hunks, project, hints)
         level = gate.Level(self.settings.level)
+        passed = self._showings.passed(history.newest)
         for edit in gate.find(scene)[:_MOST_JUDGED]:
             text = where.text
             if edit.path and project is not None:
@@ -318,15 +330,19 @@ class NextEdits:
                 () if edit.path else history.hunks,
                 () if edit.path else history.undone,
                 self._rejected.keys(),
+                passed=passed,
             )
-            if gate.judge(edit, moment).passes(level):
-                return _Look((edit, gate.key(moment.path, text, edit)))
+            verdict = gate.judge(edit, moment)
+            if verdict.passes(level):
+                return _Look((edit, gate.key(moment.path, text, edit), history.newest))
+            if verdict.ends:
+                break
         if how is None:
             return _Look()
         count = how.fim.counter.count
         return _Look(prompt=model_edits.prompt_for(scene, how.form, how.budget_tokens, count))
 
-    def _offer(self, where: DocumentRange, edit: NextEdit, key: Key) -> Offer | None:
+    def _offer(self, where: DocumentRange, edit: NextEdit, key: Key, newest: int) -> Offer | None:
         target: DocumentRange | None = where
         uri, version = where.uri, where.version
         if edit.path:
@@ -343,7 +359,7 @@ class NextEdits:
             ends = self._position(lines, edit.start), self._position(lines, edit.stop)
         if ends is None:
             return None
-        self._known[id_] = _Known(where.uri, where.version, where.language, key)
+        self._known[id_] = _Known(where.uri, where.version, where.language, key, newest)
         self._session.tally.count_edit(where.language, offered=1)
         while len(self._known) > _MOST_OFFERED:
             self._known.popitem(last=False)

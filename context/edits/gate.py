@@ -10,14 +10,16 @@ the user. Pure.
 
 Worth is 0, whatever the rest, if the edit changes nothing but blanks at line ends; takes back or
 repeats what the user undid; is the reverse of a recent edit; deletes what was just typed; breaks
-the syntax; or was rejected before. An edit of a model has no worth either if it inserts what is
-already there, only deletes lines although the last edit added some, or changes more than half of a
-file. An edit is shown if its worth reaches the threshold of the level: quiet 0.8, normal 0.5, eager
-0.25 for the rules; a model's family has its own in `formats.toml`.
+the syntax; was rejected before; or was passed over: shown twice, and another change made each time.
+An edit of a model has no worth either if it inserts what is already there, only deletes lines
+although the last edit added some, or changes more than half of a file. An edit is shown if its
+worth reaches the threshold of the level: quiet 0.8, normal 0.5, eager 0.25 for the rules; a model's
+family has its own in `formats.toml`.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -56,6 +58,9 @@ _SMALL_FILE_LINES = 12
 _RECENT = 6
 _UNRELATED = 0.5
 _NEARBY_LINES = 40
+_MOST_SHOWINGS = 256
+_OFTEN = 2
+_PASSED = "it was passed over"
 
 
 class Level(StrEnum):
@@ -83,6 +88,12 @@ class Verdict:
     worth: float
     reason: str = ""
 
+    @property
+    def ends(self) -> bool:
+        """Whether the edits after this one, which follow from the same change, are not wanted
+        either."""
+        return self.reason == _PASSED
+
     def passes(self, level: Level, thresholds: Mapping[str, float] = THRESHOLDS) -> bool:
         """Whether the edit is shown at a level."""
         return self.worth >= thresholds[level]
@@ -99,6 +110,7 @@ class Moment:
         undone: old and new lines of what the user took back.
         rejected: `key` of the edits that the user rejected, of this file and others.
         confidence: of the model in the changed tokens; 1 for a rule.
+        passed: `key` of the edits that the user passed over.
     """
 
     path: str
@@ -108,6 +120,32 @@ class Moment:
     undone: Sequence[tuple[Lines, Lines]] = ()
     rejected: AbstractSet[Key] = frozenset()
     confidence: float = 1.0
+    passed: AbstractSet[Key] = frozenset()
+
+
+class Showings:
+    """Which edits were shown when: one that was shown at two moments is passed over at the next.
+
+    A moment is the number of the newest hunk, so looking again before another change is the same.
+    """
+
+    def __init__(self) -> None:
+        self._moments: OrderedDict[Key, set[int]] = OrderedDict()
+
+    def note(self, key: Key, newest: int) -> None:
+        """An edit was shown while a hunk was the newest."""
+        self._moments.setdefault(key, set()).add(newest)
+        self._moments.move_to_end(key)
+        while len(self._moments) > _MOST_SHOWINGS:
+            self._moments.popitem(last=False)
+
+    def passed(self, newest: int) -> AbstractSet[Key]:
+        """The edits that were passed over, now that a hunk is the newest."""
+        return {
+            key
+            for key, moments in list(self._moments.items())
+            if len(moments) >= _OFTEN and newest not in moments
+        }
 
 
 def key(path: str, text: str, edit: NextEdit) -> Key:
@@ -149,6 +187,8 @@ def _veto(edit: NextEdit, moment: Moment, found: tuple[int, Lines, Lines], line_
         return "it changes blanks only"
     if key(moment.path, moment.text, edit) in moment.rejected:
         return "it was rejected"
+    if key(moment.path, moment.text, edit) in moment.passed:
+        return _PASSED
     if (old, new) in moment.undone or (new, old) in moment.undone:
         return "it was undone"
     is_large = line_count > _SMALL_FILE_LINES and 2 * max(len(old), len(new)) > line_count

@@ -83,6 +83,11 @@ class History:
         """Old and new lines of the hunks that were undone, the newest last."""
         return tuple(self._undone)
 
+    @property
+    def newest(self) -> int:
+        """The number of the newest hunk; 0 without one."""
+        return self._hunks[-1].number if self._hunks else 0
+
     def changed(self, first: int, old: Sequence[str], new: Sequence[str]) -> None:
         """Lines from `first` on became other lines; neither have line ends."""
         edit = _trimmed(first, tuple(old), tuple(new))
@@ -236,24 +241,45 @@ def opcodes(before: Sequence[str], after: Sequence[str]) -> list[tuple[str, int,
     ]
 
 
-def renamed(old: str, new: str) -> list[tuple[str, str, int]]:
-    """Names that were replaced one by one: old name, new name, column in the new line."""
-    return [
-        (one.old[0], one.new[0], one.column)
-        for one in replacements(old, new)
-        if len(one.old) == len(one.new) == 1
-        and is_identifier(one.old[0])
-        and is_identifier(one.new[0])
-    ]
+@dataclass(frozen=True)
+class Renamed:
+    """A name that took the place of another one: its line, and its column there in characters."""
+
+    old: str
+    new: str
+    line: int
+    column: int
 
 
-def alike(old: str, new: str) -> bool:
-    """Whether a line was changed in at most three places, and most of it stayed: then it is the
-    same statement, not another one in its place."""
-    if max(len(old), len(new)) > LONGEST_LINE:
-        return False
-    before, after = tokens(old.strip()), tokens(new.strip())
-    found = opcodes(before, after)
-    changed = [one for one in found if one[0] != "equal"]
-    size = sum(max(i2 - i1, j2 - j1) for _, i1, i2, j1, j2 in changed)
-    return len(changed) <= 3 and 2 * size <= max(len(before), len(after))
+def renamed(hunk: Hunk) -> list[Renamed]:
+    """The names that a hunk replaced, in order; nothing if it changed anything else but blanks and
+    the same names in strings, or if a name became two."""
+    if hunk.stale or len(hunk.old) != len(hunk.new):
+        return []
+    found: list[Renamed] = []
+    strings: list[tuple[str, str]] = []
+    for line, (old, new) in enumerate(zip(hunk.old, hunk.new, strict=True), hunk.first):
+        if max(len(old), len(new)) > LONGEST_LINE:
+            return []
+        before, after = tokens(old), tokens(new)
+        if len(before) != len(after):
+            return []
+        column = 0
+        for one, other in zip(before, after, strict=True):
+            if one != other and is_identifier(one) and is_identifier(other):
+                found.append(Renamed(one, other, line, column))
+            elif one != other and one[0] in "'\"" and other[0] in "'\"":
+                strings.append((one, other))
+            elif one.strip() != other.strip():
+                return []
+            column += len(other)
+    names = {one.old: one.new for one in found}
+    clear = all(names[one.old] == one.new for one in found)
+    clear = clear and len(set(names.values())) == len(names)
+    same = all(_with_names(one, names) == other for one, other in strings)
+    return found if clear and same else []
+
+
+def _with_names(text: str, names: dict[str, str]) -> str:
+    """A text with other names in it."""
+    return re.sub(r"[^\W\d][\w$]*+", lambda found: names.get(found[0], found[0]), text)

@@ -9,18 +9,19 @@ the file, files that import the name follow. Offsets: characters.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import product
 
 import tree_sitter
 
 from context.edits import EditKind, NextEdit, Scene
-from context.edits.history import alike, is_identifier, renamed, tokens
+from context.edits.history import Hunk, Renamed, renamed, tokens
 from context.retrieval.definition_lookup import places
 from context.syntax.document import Source
-from context.syntax.syntax_tree import Import, ancestors, matches
+from context.syntax.syntax_tree import Import, Kind, ancestors, matches
 from context.syntax.text import byte_offset
 
 _PLAIN = frozenset(("identifier", "type_identifier", "shorthand_property_identifier"))
@@ -31,7 +32,9 @@ _MOST_USES = 400
 _SHORTEST_NAME = 2
 _MOST_FILES = 20
 _LARGEST_HUNK = 6
-_OPENING, _CLOSING = ("(", "[", "{"), (")", "]", "}")
+_RECENT = 4
+_SURE_LINES = 3
+_WORD = re.compile(r"[A-Z]?[a-z]++|[A-Z]++|[^A-Za-z]")
 
 
 @dataclass(frozen=True)
@@ -250,74 +253,154 @@ def find_renames(scene: Scene) -> list[NextEdit]:
     scopes = scopes_of(scene.source)
     if scopes is None:
         return []
-    for old, new, at in _declared(scene):
-        binding = scopes.binding_at(new, at)
-        if binding is None or not _is_clear(scopes, binding, old):
+    for one in _declared(scene, scopes):
+        old, binding = one.old, one.binding
+        new, at = binding.name, binding.start
+        if not _is_clear(scopes, binding, old) or _is_kept(scene, one):
             continue
         if scopes.is_imported(scopes.leaf_at(at, at + len(new))):
             continue  # another name is brought in, which need not replace the first
         if _meant_before(scene, scopes, binding):
             continue
-        found = _edits(scene, scopes.uses(old, binding.scope, member=binding.member), new)
+        uses = scopes.uses(old, binding.scope, member=binding.member)
+        found = _edits(scene, _clear_uses(scene, one, uses), new)
         if found:
             return scene.nearest(found)
-        if binding.top_level and scene.project is not None and not scopes.binds(old):
+        if not uses and binding.top_level and scene.project is not None and not scopes.binds(old):
             others = list(_in_other_files(scene, old, new))
             if others:
                 return others
     return []
 
 
-def _declared(scene: Scene) -> Iterator[tuple[str, str, int]]:
-    """Replaced names, the newest first: old, new, and the offset of the new one."""
-    for hunk in reversed(scene.hunks):
-        for line, old, new in hunk.pairs():
-            if line >= len(scene.lines) or scene.lines[line] != new:
-                continue
-            if len(hunk.new) > _LARGEST_HUNK or not alike(old, new):
-                continue
-            if (_is_open(old) or _is_open(new)) and not alike(
-                "\n".join(hunk.old), "\n".join(hunk.new)
-            ):
-                continue  # the statement goes on in other lines, and another one took its place
-            head = tokens(old.strip())[:1], tokens(new.strip())[:1]
-            for before, after, column in renamed(old, new):
-                if head[0] != head[1] and head != ([before], [after]):
-                    continue  # another kind of statement
-                if after.startswith("_") and not before.startswith("_"):
-                    continue  # it becomes private or unused; the old name often stays beside it
-                if _has_other_type(old, new, before, after):
-                    continue  # another parameter in its place
-                if len(before) >= _SHORTEST_NAME and len(after) >= _SHORTEST_NAME:
-                    yield before, after, scene.starts[line] + column
+@dataclass(frozen=True)
+class _Rename:
+    """An old name and the binding that replaced it.
+
+    Attributes:
+        hunk: which changed the binding.
+        lines: how many lines got the new name so.
+    """
+
+    old: str
+    binding: Binding
+    hunk: Hunk
+    lines: int
 
 
-def _is_open(line: str) -> bool:
-    """Whether a line has brackets that end in a later one."""
-    signs = [token for token in tokens(line) if len(token) == 1]
-    return sum(map(signs.count, _OPENING)) > sum(map(signs.count, _CLOSING))
+def _declared(scene: Scene, scopes: Scopes) -> Iterator[_Rename]:
+    """What was renamed where it is bound, the newest first."""
+    named = [
+        (hunk, [(one, _bound_at(scene, scopes, one)) for one in renamed(hunk)])
+        for hunk in scene.hunks
+        if len(hunk.new) <= _LARGEST_HUNK
+    ]
+    known = {
+        (one.old, one.new, _is_member_at(scene, scopes, one))
+        for _, pairs in named
+        for one, binding in pairs
+        if binding
+    }
+    lines = {(one.old, one.new, one.line) for _, pairs in named for one, _ in pairs}
+    counts = Counter((old, new) for old, new, _ in lines)
+    for hunk, pairs in reversed(named):
+        if any(
+            (one.old, one.new, _is_member_at(scene, scopes, one)) not in known for one, _ in pairs
+        ):
+            continue  # it names something else too, so it is another statement
+        for one, binding in pairs:
+            if binding is not None and _is_same_thing(one.old, one.new):
+                yield _Rename(one.old, binding, hunk, counts[one.old, one.new])
 
 
-def _has_other_type(old: str, new: str, before: str, after: str) -> bool:
-    """Whether a name that is declared with a type has a type of other words now. One that was made
-    wider, narrower or shorter is the same."""
-    one, other = _type_after(old, before), _type_after(new, after)
-    return bool(one and other) and not (one <= other or other <= one)
+def _is_kept(scene: Scene, rename: _Rename) -> bool:
+    """Whether later edits wrote the old name, or removed it other than by the new one."""
+    for hunk in scene.hunks:
+        if hunk.number > rename.hunk.number:
+            before, after = (
+                Counter(token for line in lines for token in tokens(line))
+                for lines in (hunk.old, hunk.new)
+            )
+            written = after[rename.old] - before[rename.old]
+            if written > 0 or after[rename.binding.name] - before[rename.binding.name] < -written:
+                return True
+    return False
 
 
-def _type_after(line: str, name: str) -> set[str]:
-    """The names in the type of a declaration `name: type`; empty without one."""
-    found = [token for token in tokens(line) if not token.isspace()]
-    at = next((at for at, pair in enumerate(pairwise(found)) if pair == (name, ":")), -1)
-    words: set[str] = set()
-    depth = 0
-    for token in found[at + 2 :] if at >= 0 else ():
-        depth += (token in _OPENING) - (token in _CLOSING)
-        if depth < 0 or (depth == 0 and token in {",", "=", ";", "{"}):
-            break
-        if is_identifier(token):
-            words.add(token)
-    return words
+def _clear_uses(scene: Scene, rename: _Rename, uses: list[Use]) -> list[Use]:
+    """The uses that are still the same: not in lines that were edited later, and not in a function
+    that is being rewritten, unless the new name is in several lines already."""
+    later = [hunk for hunk in scene.hunks if hunk.number > rename.hunk.number]
+    rewritten = []
+    if rename.lines < _SURE_LINES:
+        around = [hunk for hunk in scene.hunks if hunk.number <= rename.hunk.number]
+        rewritten = [
+            hunk
+            for hunk in [*around[-_RECENT:], *later]
+            if not hunk.stale and not renamed(hunk) and not _is_comment(hunk)
+        ]
+    found = []
+    for use in uses:
+        if any(scene.in_hunk(use.start, hunk) for hunk in later):
+            continue
+        lines = _function_around(scene, use.start)
+        if not any(hunk.first < lines.stop and hunk.stop >= lines.start for hunk in rewritten):
+            found.append(use)
+    return found
+
+
+def _is_comment(hunk: Hunk) -> bool:
+    """Whether only comments and blank lines were changed."""
+    return all(
+        not line.strip() or line.strip().startswith(("#", "//", "*", "/*"))
+        for line in (*hunk.old, *hunk.new)
+    )
+
+
+def _function_around(scene: Scene, offset: int) -> range:
+    """The lines of the innermost function around an offset; empty outside of all."""
+    around = [
+        one
+        for one in scene.source.outline.definitions
+        if one.kind == Kind.FUNCTION and one.start <= offset < one.stop
+    ]
+    if not around:
+        return range(0)
+    inner = min(around, key=lambda one: one.stop - one.start)
+    return range(scene.line_of(inner.start), scene.line_of(inner.stop) + 1)
+
+
+def _bound_at(scene: Scene, scopes: Scopes, one: Renamed) -> Binding | None:
+    return scopes.binding_at(one.new, scene.starts[one.line] + one.column)
+
+
+def _is_member_at(scene: Scene, scopes: Scopes, one: Renamed) -> bool:
+    at = scene.starts[one.line] + one.column
+    leaf = scopes.leaf_at(at, at + len(one.new))
+    return leaf is not None and scopes.is_member(leaf)
+
+
+def _is_same_thing(old: str, new: str) -> bool:
+    """Whether a name may stand for what another one stood for: not one thing for several, and not
+    a private thing for a public one, other than by its underscore."""
+    if min(len(old), len(new)) < _SHORTEST_NAME:
+        return False
+    if new.startswith("_") and not old.startswith("_"):
+        return False  # it becomes private or unused; the old name often stays beside it
+    if old.startswith("_") and not new.startswith("_") and old.lstrip("_") != new:
+        return False
+    return not differ_in_number(old, new)
+
+
+def differ_in_number(one: str, other: str) -> bool:
+    """Whether a word of one name stands in the other in the plural."""
+    mine, theirs = ({word.lower() for word in _WORD.findall(name)} for name in (one, other))
+    left, right = mine - theirs, theirs - mine
+    return any(_is_plural(*pair) or _is_plural(*pair[::-1]) for pair in product(left, right))
+
+
+def _is_plural(word: str, other: str) -> bool:
+    return other in {f"{word}s", f"{word}es", f"{word[:-1]}ies"}
 
 
 def _is_clear(scopes: Scopes, binding: Binding, old: str) -> bool:

@@ -11,8 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import tree_sitter
+
 from context.edits import EditKind, NextEdit, Scene
-from context.edits.history import LONGEST_LINE, is_identifier, opcodes, tokens
+from context.edits.history import LONGEST_LINE, is_identifier, opcodes, replacements, tokens
+from context.edits.names import scopes_of
 from context.syntax.syntax_tree import ancestors
 
 _MOST_PAIRS = 24
@@ -24,6 +27,8 @@ _CONSTANTS = frozenset(
     ("None", "True", "False", "null", "true", "false", "nil", "undefined", "nullptr", "NULL")
 )
 _COMMENTS = ("#", "//", "/*", "<!--")
+
+_HANDLERS = frozenset(("except_clause", "catch_clause"))
 
 _START, _STOP = "\x02", "\x03"
 
@@ -71,11 +76,15 @@ def find(scene: Scene) -> list[NextEdit]:
             if pattern is None or not _holds(scene, pattern):
                 continue
             changed = {one.line for one in examples}
+            longest = max(map(len, scene.lines))
             where = {_in_parameters(scene, one.line, one.column) for one in (newest, other)}
             found = [
                 NextEdit(at + start, at + stop, text, EditKind.SIBLING)
                 for number, start, stop, text in _matches(scene, pattern, changed)
                 if _in_parameters(scene, number, start) in where
+                and len(scene.lines[number]) - (stop - start) + len(text) <= longest
+                and _is_ahead(newest, other, number)
+                and _is_at_hand(scene, pattern, newest.line, number, start)
                 for at in (scene.starts[number],)
             ]
             if found:
@@ -136,6 +145,10 @@ def learned(one: Example, other: Example) -> Pattern | None:
     new = _new(one, other, mine, theirs)
     if new is None or _weight(fixed) < _FEWEST_FIXED:
         return None
+    around = [*mine[:left], *mine[len(mine) - right :]]
+    values = [*one.tokens[one.start : one.stop], *one.new]
+    if not any(map(_is_word, values)) and not any(map(_is_word, around)):
+        return None  # one value for another, and nothing says where
     kinds = tuple(_kind(token) for token in mine)
     start = one.start - first
     pattern = Pattern(fixed, kinds, start, start + one.stop - one.start, new)
@@ -148,10 +161,12 @@ def learned(one: Example, other: Example) -> Pattern | None:
 
 
 def _holds(scene: Scene, pattern: Pattern) -> bool:
-    """Whether every changed line that the pattern fits became what it says.
+    """Whether every changed line that the pattern fits became what it says, and what it replaces
+    became nothing else anywhere.
 
     One that became something else shows that what the pattern sees does not decide the change.
     """
+    replaced, put = pattern.fixed[pattern.start : pattern.stop], pattern.new
     for hunk in scene.hunks:
         if len(hunk.old) != len(hunk.new):
             continue
@@ -163,7 +178,54 @@ def _holds(scene: Scene, pattern: Pattern) -> bool:
                 start, stop, text = found[0]
                 if (old[:start] + text + old[stop:]).strip() != new.strip():
                     return False
+            elif len(replaced) == 1 and any(
+                one.old == replaced and len(one.new) == 1 and one.new != put
+                for one in replacements(old, new)
+            ):
+                return False
     return True
+
+
+def _is_ahead(newest: Example, other: Example, line: int) -> bool:
+    """Whether a line lies further on in the direction in which the examples were changed. What lies
+    behind was passed by without the change."""
+    return line > other.line if newest.line > other.line else line < other.line
+
+
+def _is_at_hand(scene: Scene, pattern: Pattern, example: int, number: int, column: int) -> bool:
+    """Whether the names that are put in mean something in a line too: those of a function are
+    bound in the line's function, and exceptions are caught around it."""
+    root, scopes = scene.source.tree.root, scopes_of(scene.source)
+    names = {one for one in pattern.new if isinstance(one, str) and is_identifier(one)}
+    if root is None or scopes is None or not names:
+        return True
+    if not names & _caught(scene, root, example) <= _caught(scene, root, number):
+        return False
+    at = scene.starts[number] + column
+    leaf = scopes.leaf_at(at, at)
+    if leaf is None:
+        return True
+    here = scopes.scope_of(leaf)
+    for name in names:
+        bound = scopes.binds(name)
+        own = [one for one in bound if not one.top_level and not one.member]
+        if own and len(own) == len(bound) and not scopes.bound_within(name, here):
+            return False
+    return True
+
+
+def _caught(scene: Scene, root: tree_sitter.Node, line: int) -> set[str]:
+    """The names of the exceptions that are handled in a line."""
+    text = scene.lines[line]
+    point = line, len(text[: len(text) - len(text.lstrip())].encode("utf-8", "replace"))
+    node: tree_sitter.Node | None = root.descendant_for_point_range(point, point)
+    found: set[str] = set()
+    while node is not None:
+        if node.type in _HANDLERS:
+            head = scene.lines[node.start_point[0]]
+            found.update(token for token in tokens(head) if is_identifier(token))
+        node = node.parent
+    return found
 
 
 def _is_personal(one: Example, pattern: Pattern) -> bool:
@@ -208,6 +270,10 @@ def _new(
             return None
         found.append(at)
     return tuple(found)
+
+
+def _is_word(token: str) -> bool:
+    return _kind(token) in {"name", "string"}
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import tree_sitter
 
 from context.edits import EditKind, NextEdit, Scene
-from context.edits.history import Hunk, reverted
-from context.edits.names import Scopes, scopes_of
+from context.edits.history import Hunk, reverted, tokens
+from context.edits.names import Scopes, differ_in_number, scopes_of
 from context.syntax.document import Source, read
 from context.syntax.text import byte_offset, common_ends
 
@@ -118,6 +118,8 @@ def compared(was: Sequence[Parameter], now: Sequence[Parameter]) -> Change | Non
     if len(gone) == 1 and len(added) == 1 and len(old) == len(new):
         if old.index(gone[0]) != new.index(added[0].name):
             return None
+        if differ_in_number(gone[0], added[0].name):
+            return None
         renamed = {gone[0]: added[0].name}
         if [renamed.get(name, name) for name in old] != new:
             return None
@@ -217,7 +219,7 @@ def _updated(
         arguments = _arguments(scopes.leaf_at(use.start, use.stop))
         if arguments is None or arguments.has_error:
             continue
-        made = _rewritten(scene.source, scopes, arguments, function.change)
+        made = _rewritten(scene, scopes, arguments, function.change)
         if made is not None:
             start = scene.source.at.char(arguments.start_byte)
             stop = scene.source.at.char(arguments.end_byte)
@@ -249,10 +251,31 @@ def _arguments(leaf: tree_sitter.Node | None) -> tree_sitter.Node | None:
     return None
 
 
+def _is_brought(scene: Scene, scopes: Scopes, name: str, arguments: tree_sitter.Node) -> bool:
+    """Whether a name is at hand in a call, and one of the edits brought it there or passed it on:
+    else what stands for an added parameter is only guessed."""
+    scope = scopes.scope_of(arguments)
+    if not scopes.bound_within(name, scope):
+        return False
+    around = [one for one in scopes.binds(name) if one.scope.id == scope.id]
+    if any(_is_new(scene, one.start, name) for one in around):
+        return True
+    return any(_is_new(scene, use.start, name) for use in scopes.uses(name, scope, member=False))
+
+
+def _is_new(scene: Scene, offset: int, name: str) -> bool:
+    """Whether one of the edits put a name where it stands."""
+    return any(
+        scene.in_hunk(offset, hunk) and not any(name in tokens(line) for line in hunk.old)
+        for hunk in scene.hunks
+    )
+
+
 def _rewritten(
-    source: Source, scopes: Scopes, arguments: tree_sitter.Node, change: Change
+    scene: Scene, scopes: Scopes, arguments: tree_sitter.Node, change: Change
 ) -> str | None:
     """The new text of a call's arguments; None where it stays, or is not clear."""
+    source = scene.source
     children = [one for one in arguments.named_children if one.type != "comment"]
     if any(one.type in _UNPACKED for one in children) or len(children) != len(
         arguments.named_children
@@ -279,7 +302,7 @@ def _rewritten(
             return None
         if len(texts) == change.before:
             made = [texts[one] if isinstance(one, int) else one for one in change.order]
-            if added and not scopes.bound_within(added, scopes.scope_of(arguments)):
+            if added and not _is_brought(scene, scopes, added, arguments):
                 return None
             texts = made
         elif len(keys) == len(kept):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from context.edits import EditKind, NextEdit
-from context.edits.gate import Level, Moment, judge, key
+from context.edits.gate import Level, Moment, Showings, judge, key
 from context.edits.history import Hunk
 from context.edits.model_edits import formats
 
@@ -100,3 +100,15 @@ def test_a_rejected_edit_stays_rejected_when_it_moves() -> None:
     moved = replace(edit, start=edit.start + 5, stop=edit.stop + 5)
     assert key("a.py", _TEXT, edit) == key("a.py", "# x\n\n" + _TEXT, moved)
     assert key("a.py", _TEXT, edit) != key("b.py", _TEXT, edit), "another file is another case"
+
+
+def test_an_edit_that_was_shown_after_two_changes_is_passed_over_at_the_third() -> None:
+    edit, showings = _edit("x3 = 3", "x3 = 4"), Showings()
+    mine = key("a.py", _TEXT, edit)
+    for newest, passes in ((1, True), (1, True), (2, True), (2, True), (3, False), (9, False)):
+        verdict = judge(edit, replace(_MOMENT, passed=showings.passed(newest)))
+        assert (verdict.worth > 0, verdict.ends) == (passes, not passes), newest
+        if passes:
+            showings.note(mine, newest)
+    other = _edit("x4 = 4", "x4 = 5")
+    assert judge(other, replace(_MOMENT, passed=showings.passed(9))).worth > 0
