@@ -4,11 +4,11 @@ Usage: python tests/benchmarks/edits.py [--save] [--set NAME ...] [--folder WHEE
     [--model NAME [--limit N]]
 
 The packages of `edits_packages.txt` (name, version, hash) are downloaded by pip from the configured
-index. They are in sets: the rules were tuned on the first, the wrong edits of the next two have
-been looked at since, those of the last have not. Each set has a result of its own. A chain is a
-file that two releases share: its changed places from top to bottom, all but the last made, and the
-last to be predicted. A quiet moment is a chain cut after its first change, where the next change
-shares no word with it. Reported for the rules behind the gate:
+index. They are in sets: the rules were tuned on the first, the wrong edits of the others but the last were
+looked at after each had been measured once. Each set has a result of its own. A chain is a file
+that two releases share: its changed places from top to bottom, all but the last made, and the last
+to be predicted. A quiet moment is a chain cut after its first change, where the next change shares
+no word with it. Reported for the rules behind the gate:
 
 - precision: of the edits shown, the share after which their lines are as in the newer release;
 - precision_in_part: the same and those whose whole change is a part of what the newer release
@@ -50,6 +50,8 @@ _RESULTS = {
     "held-out-2": _HERE / "results" / "edits_held_out_2.json",
     "held-out-3": _HERE / "results" / "edits_held_out_3.json",
     "held-out-4": _HERE / "results" / "edits_held_out_4.json",
+    "held-out-5": _HERE / "results" / "edits_held_out_5.json",
+    "held-out-6": _HERE / "results" / "edits_held_out_6.json",
 }
 _MODEL_RESULT = _HERE / "results" / "edits_model.json"
 _MOST_HUNKS = 8
@@ -112,8 +114,11 @@ def state(chain: Chain, count: int) -> tuple[list[str], History, int]:
     return lines, history, last
 
 
-def shown(chain: Chain, count: int) -> tuple[NextEdit | None, list[str]]:
-    """The edit that the user would see after so many changes, and the lines then."""
+def shown(
+    chain: Chain, count: int, showings: gate.Showings | None = None
+) -> tuple[NextEdit | None, list[str]]:
+    """The edit that the user would see after so many changes, and the lines then; `showings` are
+    those after fewer changes."""
     lines, history, last = state(chain, count)
     text = "\n".join(lines)
     document = Document("", chain.path, text)
@@ -122,10 +127,16 @@ def shown(chain: Chain, count: int) -> tuple[NextEdit | None, list[str]]:
         return None, lines
     cursor = sum(len(line) + 1 for line in lines[:last])
     scene = Scene(document, source, cursor, history.hunks)
-    moment = gate.Moment(chain.path, text, last, history.hunks, history.undone)
+    showings = showings or gate.Showings()
+    passed = showings.passed(history.newest)
+    moment = gate.Moment(chain.path, text, last, history.hunks, history.undone, passed=passed)
     for edit in gate.find(scene)[:8]:
-        if gate.judge(edit, moment).passes(gate.Level.NORMAL):
+        verdict = gate.judge(edit, moment)
+        if verdict.passes(gate.Level.NORMAL):
+            showings.note(gate.key(chain.path, text, edit), history.newest)
             return edit, lines
+        if verdict.ends:
+            break
     return None, lines
 
 
@@ -228,9 +239,10 @@ def measure(found: Sequence[Chain]) -> dict[str, Any]:
     for chain in found:
         count = len(chain.changes) - 1
         known: set[gate.Key] = set()
+        showings = gate.Showings()
         for step in range(1, count + 1):
             moments += 1
-            edit, lines = shown(chain, step)
+            edit, lines = shown(chain, step, showings)
             if edit is None:
                 continue
             after = applied(edit, lines)
