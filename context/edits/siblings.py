@@ -218,13 +218,12 @@ def _caught(scene: Scene, root: tree_sitter.Node, line: int) -> set[str]:
     """The names of the exceptions that are handled in a line."""
     text = scene.lines[line]
     point = line, len(text[: len(text) - len(text.lstrip())].encode("utf-8", "replace"))
-    node: tree_sitter.Node | None = root.descendant_for_point_range(point, point)
+    leaf = root.descendant_for_point_range(point, point)
     found: set[str] = set()
-    while node is not None:
+    for node in (leaf, *ancestors(leaf)) if leaf is not None else ():
         if node.type in _HANDLERS:
             head = scene.lines[node.start_point[0]]
             found.update(token for token in tokens(head) if is_identifier(token))
-        node = node.parent
     return found
 
 
