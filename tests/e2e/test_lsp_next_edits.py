@@ -123,3 +123,27 @@ def test_a_rename_goes_on_in_another_file(home: Path, tmp_path: Path) -> None:
             assert edit["text"] == "read"
 
     asyncio.run(main())
+
+
+def test_an_edit_that_was_passed_over_twice_is_not_offered_again(
+    home: Path, tmp_path: Path
+) -> None:
+    text = "def load():\n    pass\n\nx = load(1)\n\n\none = 1\n\n\ntwo = 2\n\n\nthree = 3\n"
+
+    async def main() -> None:
+        uri = (tmp_path / "a.py").as_uri()
+        async with editing(tmp_path) as client:
+            client.open(uri, text, "python")
+            change(client, uri, 2, (0, 4, 8), "read")
+            offered = []
+            for version, line in ((3, 6), (4, 9), (5, 12)):
+                for _ in range(2):  # a second look before another change is the same moment
+                    found = await next_edits(client, uri, version - 1)
+                    offered.append([one["text"] for one in found])
+                    for one in found:
+                        shown = {"item": {"command": one["command"]}}
+                        client.notify("textDocument/didShowInlineEdit", shown)
+                change(client, uri, version, (line, 0, 0), "_")
+            assert offered == [["read"], ["read"], ["read"], ["read"], [], []]
+
+    asyncio.run(main())
