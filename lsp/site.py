@@ -35,6 +35,20 @@ class _Open:
 
 
 @dataclass(frozen=True)
+class _Marked:
+    """A kind of string or comment whose closer repeats a mark of its opener, such as `R"x(`.
+
+    Attributes:
+        opener: a regular expression; its group `mark` is the mark.
+        closer: the text that ends it, with `{}` for the mark.
+    """
+
+    opener: str
+    closer: str
+    comment: bool
+
+
+@dataclass(frozen=True)
 class Language:
     """See `languages.toml`."""
 
@@ -47,6 +61,11 @@ class Language:
     long_quotes: tuple[str, ...] = ()
     chars: bool = False
     texts: tuple[tuple[str, str], ...] = ()
+    marked: tuple[_Marked, ...] = ()
+    scalars: bool = False
+    datum: str = ""
+    column: int = 0
+    column_marks: str = ""
     heredoc: re.Pattern[str] | None = None
     code: tuple[str, ...] = ()
     recipes: bool = False
@@ -58,6 +77,8 @@ class Language:
         if not start or start.startswith(("#!", *self.code)):
             return False
         if any(start.startswith(opener.strip()) for opener, _ in self.blocks):
+            return True
+        if self.column and line[self.column - 1 : self.column] in tuple(self.column_marks):
             return True
         for mark in self.comment:
             if start.startswith(mark):
@@ -74,7 +95,10 @@ class Language:
         text = text[-_TEXT_LOOK_CHARS:]
         if self.heredoc is not None and self._in_heredoc(text, self.heredoc):
             return True
-        inside = self._open_at_end(text) if self.texts or self.long_quotes else None
+        if self.scalars and _in_block_scalar(text):
+            return True
+        has_texts = self.texts or self.long_quotes or self.marked
+        inside = self._open_at_end(text) if has_texts else None
         return inside is not None and not inside.comment
 
     def _in_heredoc(self, text: str, start: re.Pattern[str]) -> bool:
@@ -106,7 +130,11 @@ class Language:
         while found := _NOT_BLANK.search(text, at):
             at = found.start()
             end = text.find("\n", at)
-            line = text[at : end if end >= 0 else None]
+            first = text.rfind("\n", 0, at) + 1 if self.column else at
+            line = text[first : end if end >= 0 else None]
+            if self.datum and line.startswith(self.datum):
+                at = _datum_end(text, at, self.datum)
+                continue
             if not self.is_comment(line):
                 return False
             pair = next((one for one in self.blocks if line.startswith(one[0].strip())), None)
@@ -139,7 +167,13 @@ class Language:
         at = 0
         while found := self._parts.search(text, at):
             opener, at = found[0], found.end()
-            if opener in comments:
+            if (marked := self._marked_at(found)) is not None:
+                kind, closer = marked
+                end = text.find(closer, at)
+                if end < 0:
+                    return _Open(opener, closer, 1, kind.comment)
+                at = end + len(closer)
+            elif opener in comments:
                 closer = comments[opener]
                 at, depth = self._comment_end(text, at, opener, closer, 1)
                 if depth:
@@ -151,6 +185,14 @@ class Language:
                 at = end + len(texts[opener])
             elif found.lastgroup is not None:
                 return _Open(opener[0], opener[0], 1, comment=False)
+        return None
+
+    def _marked_at(self, found: re.Match[str]) -> tuple[_Marked, str] | None:
+        """The kind of marked string or comment that begins at `found`, and its closer."""
+        for number, kind in enumerate(self.marked):
+            mark: str | None = found[f"mark_{number}"]
+            if mark is not None:
+                return kind, kind.closer.replace("{}", mark)
         return None
 
     def _comment_end(
@@ -183,6 +225,10 @@ class Language:
             strings.append(r"\\[\s\S]")
         if self.chars:
             strings.insert(0, r"'(?:[^'\\\n]|\\[^\n][^'\n]{0,8})'")
+        marked = [
+            kind.opener.replace("(?P<mark>", f"(?P<mark_{number}>")
+            for number, kind in enumerate(self.marked)
+        ]
         marks = "|".join(
             r"(?<![\w${&\\])#" if mark == "#" else re.escape(mark)
             for mark in self.comment
@@ -190,7 +236,78 @@ class Language:
         )
         has_strings = self.quotes or self.long_quotes
         lines = [rf"(?:{marks})[^\n]*"] if marks and has_strings else []
-        return re.compile("|".join([*map(re.escape, starts), *lines, *strings]))
+        return re.compile("|".join([*marked, *map(re.escape, starts), *lines, *strings]))
+
+
+_BLOCK_SCALAR = re.compile(r"[|>](?:[-+]?([1-9])?|([1-9])[-+])")
+_ENTRIES = re.compile(r" *(?:[-?][ \t]+)*+")
+
+
+def _in_block_scalar(text: str) -> bool:
+    """Whether the end of a YAML text is in a block scalar (YAML 1.2.2, section 8.1)."""
+    least: int | None = None  # columns that the lines of the scalar are indented by at least
+    known = inside = False  # `known`: the first line of the scalar has said how many
+    for line in text.split("\n"):
+        columns = len(line) - len(line.lstrip(" "))
+        blank = not line.strip()
+        inside = least is not None and columns >= least
+        if inside and not blank and not known:
+            least, known = columns, True
+        elif not inside and not blank:
+            least, known = _scalar_columns(line)
+    return inside
+
+
+def _scalar_columns(line: str) -> tuple[int | None, bool]:
+    """The least columns of the lines of the block scalar that begins after `line`, or None; whether
+    `line` says itself how many they are."""
+    words = line[-_LOOK_CHARS:].split()
+    comment = next((at for at, word in enumerate(words) if word.startswith("#")), len(words))
+    words = words[:comment]
+    header = _BLOCK_SCALAR.fullmatch(words.pop()) if words else None
+    while words and words[-1].startswith(("!", "&")):
+        words.pop()
+    if header is None or not words or not words[-1].endswith((":", "-", "?")):
+        return None, False
+    entries = _ENTRIES.match(line)
+    before = entries[0] if entries is not None else ""
+    outer = len(before.rstrip()) - 1 if words[-1] in {"-", "?"} else len(before)
+    if words == ["---"]:
+        outer = -1
+    given = header[1] or header[2]
+    return (max(outer, 0) + int(given), True) if given else (outer + 1, False)
+
+
+_DATUM_PARTS = re.compile(
+    r"""
+    (?P<blank>\s+|;[^\n]*+|\#\|(?:[^|]|\|(?!\#))*+(?:\|\#)?|\#?['`,]@?)
+    |(?P<open>(?:\#\w*)?[(\[{])
+    |(?P<close>[)\]}])
+    |"(?:[^"\\]|\\[\s\S])*+"?
+    |\#\\(?:\w+|[\s\S]|\Z)
+    |[^\s()\[\]{}";]+
+    """,
+    re.VERBOSE,
+)
+
+
+def _datum_end(text: str, at: int, mark: str) -> int:
+    """Just past the datum of Scheme that the `mark` at `at` makes a comment, or the text's end."""
+    due, depth = 1, 0  # data that are still to come on the outermost level; open brackets
+    at += len(mark)
+    while due and at < len(text):
+        if text.startswith(mark, at):
+            due += not depth
+            at += len(mark)
+            continue
+        found = _DATUM_PARTS.match(text, at)
+        if found is None or (found["close"] and not depth):
+            break
+        at = found.end()
+        depth += bool(found["open"]) - bool(found["close"])
+        if not found["blank"] and not depth:
+            due -= 1
+    return at
 
 
 @cache
@@ -233,6 +350,15 @@ def _rows() -> dict[str, Language]:
             long_quotes=tuple(row.get("long_quotes", ())),
             chars=row.get("chars", False),
             texts=tuple((opener, closer) for opener, closer in row.get("text", ())),
+            marked=tuple(
+                _Marked(opener, closer, comment)
+                for key, comment in (("marked_block", True), ("marked", False))
+                for opener, closer in row.get(key, ())
+            ),
+            scalars=row.get("scalars", False),
+            datum=row.get("datum", ""),
+            column=row.get("column", 0),
+            column_marks=row.get("column_marks", ""),
             heredoc=re.compile(row["heredoc"]) if "heredoc" in row else None,
             code=tuple(row.get("code", ())),
             recipes=row.get("recipes", False),
@@ -257,6 +383,7 @@ _HTML = frozenset(
     {"html", "vue", "svelte", "astro", "jinja", "twig", "django-html", "liquid", "handlebars"}
     | {"blade", "razor", "erb", "php", "gotmpl"}
 )
+_MAGIC_CHARS = 256
 _SECTION_ENDS = re.compile(r"<(/?)(script|style)\b", re.IGNORECASE)
 _ATTRIBUTES = re.compile(r"[^<>]{0,2000}>")
 _SECTION_LANGUAGE = re.compile(r"""\b(?:lang|type)\s*=\s*["']?(?:text/|application/)?([\w+.-]+)""")
@@ -268,7 +395,6 @@ _SECTION_TYPES = {
     **dict.fromkeys(("x-handlebars", "x-handlebars-template"), "handlebars"),
     "postcss": "scss",
 }
-_MAGIC = re.compile(r"%%(?:script\s+)?(\w+)")
 
 
 def embedded_id(language_id: str, before: str) -> str:
@@ -276,15 +402,13 @@ def embedded_id(language_id: str, before: str) -> str:
 
     The document's own, by its language id, where no other is known to stand there.
     """
-    from context.syntax.language import canonical_id
+    from context.syntax.language import canonical_id, cell_language_id
 
     name = canonical_id(language_id)
     if name in _MARKDOWN:
         return _in_markdown(before[-_EMBEDDED_LOOK_CHARS:]) or name
-    if name == "python" and before.startswith("%%"):
-        magic = _MAGIC.match(before)
-        found = _known(magic[1]) if magic is not None and "\n" in before else ""
-        return found or name
+    if name == "python" and "%%" in before[:_MAGIC_CHARS]:
+        return cell_language_id(name, before) if "\n" in before.lstrip() else name
     if name not in _HTML:
         return name
     before = before[-_EMBEDDED_LOOK_CHARS:]

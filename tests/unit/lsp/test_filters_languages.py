@@ -422,7 +422,7 @@ def test_comments_and_line_breaks_where_the_cursor_is(
         ("rust", 'let s = r"\n‸\n";', "// a", True),
         ("cpp", 'auto s = R"(\n‸\n)";', "// a", True),
         ("toml", "x = '''\n‸\n'''", "# a", True),
-        ("yaml", "run: |\n  ‸", "# a", False),
+        ("yaml", "run: |\n  ‸", "# a", True),
         ("lua", "x = [[\n‸\n]]", "-- a", True),
         ("terraform", "x = <<EOF\n‸\nEOF", "# a", True),
         ("dockerfile", "RUN <<EOF\n‸\nEOF", "# a", False),
@@ -768,6 +768,62 @@ MARKS_IN_TEXTS = [
     ("stata", "x\n", "* d", "\n", False),
     ("zig", "x\n", "// d", "\n", False),
     ("zig", "x =\n", "\\\\ // d", "\n", True),
+    ("cpp", 'auto s = R"x(a )"\n', "// d", '\n)x";', True),
+    ("cpp", 'auto s = u8R"--(a\n', "// d", '\n)--";', True),
+    ("cpp", 'auto s = R"x(a )x";\n', "// d", "", False),
+    ("rust", 'let s = r####"a\n', "// d", '"####;', True),
+    ("rust", 'let s = r####"a "# "####;\n', "// d", "", False),
+    ("swift", 'let s = #"""\n', "// d", '\n"""#', True),
+    ("swift", 'let s = #"a "b"#\n', "// d", "", False),
+    ("sql", "AS $body$\n", "-- d", "\n$body$", True),
+    ("sql", "AS $body$ x $$ y $body$;\n", "-- d", "", False),
+    ("pgsql", "DO $$\n", "-- d", "", True),
+    ("lua", "s = [====[\n", "-- d", "", True),
+    ("lua", "--[====[ x\n", "-- d", "", True),
+    ("cmake", "set(x [=[\n", "# d", "]=])", True),
+    ("cmake", "#[==[\n", "d", "]=])", True),
+    ("cmake", "set(x [=[a]=])\n", "# d", "", False),
+    ("ocaml", "let s = {x|a |}\n", "(* d *)", "|x}", True),
+    ("ocaml", "let s = {%sql|\n", "(* d *)", "", True),
+    ("ocaml", "let s = {|a|}\n", "(* d *)", "", False),
+    ("yaml", "run: |\n  ", "# d", "", True),
+    ("yaml", "run: |", "\n  # d", "", True),
+    ("yaml", "run: |\n  a\n", "  # d", "", True),
+    ("yaml", "run: |\n  a\n\n  ", "# d", "", True),
+    ("yaml", "run: |\n  a\n", "# d", "", False),
+    ("yaml", "a:\n  - run: >-\n      x\n      ", "# d", "", True),
+    ("yaml", "a:\n  - run: >-\n      x\n    ", "# d", "", False),
+    ("yaml", "- |\n ", "# d", "", True),
+    ("yaml", "--- |\n", "# d", "", True),
+    ("yaml", "a: |2 # c\n    x\n  ", "# d", "", True),
+    ("yaml", "a: |\n    x\n  ", "# d", "", False),
+    ("yaml", "a: !!str |+\n\n  ", "# d\n  # e", "", True),
+    ("yaml", "a: b|\n  ", "# d", "", False),
+    ("yaml", "# x: |\n  ", "# d", "", False),
+    ("yaml", "a: |\n  x\nb: 1\n", "# d", "", False),
+    ("helm", "a: |\n  ", "# d", "", True),
+    ("cobol", "       MOVE A TO B.\n", "      * later", "", False),
+    ("cobol", "", "000100* later", "", False),
+    ("cobol", "", "      / later", "", False),
+    ("cobol", "      ", "* later", "", False),
+    ("cobol", "           COMPUTE A = B\n", "               * C", "", True),
+    ("cobol", "", "       MOVE A", "", True),
+    ("FortranFixedForm", "", "C later", "", False),
+    ("fortranfixedform", "", "* later", "", False),
+    ("fortranfixedform", "      ", "CALL X", "", True),
+    ("fortran", "", "C = 1", "", True),
+    ("abap", "x = y\n    ", "* d.", "", True),
+    ("racket", "", "#;(f x)", "", False),
+    ("racket", "", '#;(f\n  (g "a ) b")\n  x)', "", False),
+    ("racket", "", "#;#(1 2)", "", False),
+    ("racket", "", "#;(a)\n(g)", "", True),
+    ("racket", "", "#;(a", "", False),
+    ("scheme", "", "#; x (g)", "", True),
+    ("scheme", "", "#;#;a b", "", False),
+    ("scheme", "", "#;#;a b c", "", True),
+    ("scheme", "", "#;'(a b) ; x", "", False),
+    ("scheme", "", "#;(a #\\) b)", "", False),
+    ("scheme", '(define s "a\n', "#;(x)", '")', True),
 ]
 """A language, what stands before the cursor, an answer, what stands after, and whether it stays."""
 
@@ -788,6 +844,30 @@ def test_comments_and_strings_are_found_in_linear_time(name: str) -> None:
     for part in (*openers, *row.quotes, *row.long_quotes, "\\", "'a", '"\\', *row.comment):
         assert linear(row.in_text, lambda size: part * (size // len(part)), 1_000, most=4_000)  # noqa: B023
         assert linear(row.in_comment, lambda size: part * (size // len(part)), 1_000, most=4_000)  # noqa: B023
+
+
+MARKED = ["a: |\n", " \n", "$a", "{a|", "[=", '#"', 'R"x(', 'r#"']
+
+
+@pytest.mark.parametrize("name", sorted(n for n, r in _rows().items() if r.marked or r.scalars))
+def test_strings_with_marks_are_found_in_linear_time(name: str) -> None:
+    """C17, T1: what opens strings whose ends repeat a mark, or block scalars, over and over."""
+    if _rows()[name] in [_rows()[other] for other in _rows() if other < name]:
+        return  # an alias of a row that has its turn
+    for part in MARKED:
+        assert linear(
+            _rows()[name].in_text,
+            lambda size, part=part: part * (size // len(part)),
+            1_000,
+            most=4_000,
+        )
+
+
+@pytest.mark.parametrize("part", ["#;", "#;(", "#;a ", '#;"', "#|", "'", "("])
+def test_data_that_are_comments_are_passed_over_in_linear_time(part: str) -> None:
+    """C17, T1."""
+    run = language("racket").only_comments
+    assert linear(run, lambda size: f"#;{part * (size // len(part))}", 1_000, most=4_000)
 
 
 def test_strings_that_end_with_a_line_are_passed_over_in_linear_time() -> None:
