@@ -247,16 +247,17 @@ def earlier_text(
     if current is None or not cells:
         return ""
     from context.index.open_file import Cell, joined
-    from context.syntax.language import language_for
+    from context.syntax.language import cell_language_id, language_for
 
-    language = language_for("", "", current.language)
+    own = cell_language_id(current.language, current.text)
+    language = language_for("", "", own)
     chosen: list[Cell] = []
     chars = 0
     for uri, code in reversed(cells):
         document = document_of(uri)
         if document is None:
             continue
-        same = document.language == current.language
+        same = cell_language_id(document.language, document.text) == own
         markup = code is False or document.language == _MARKUP
         if not same and not (markup and language is not None):
             continue

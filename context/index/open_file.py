@@ -1,8 +1,8 @@
 """Opens files: the one way in which the text of a file is read, for every part of the program.
 
 A file is read only if it is regular, not too large, text in an encoding that it declares, and,
-where roots are given, inside of one of them with all links followed. A Jupyter
-notebook is read as one text without its outputs: all lines of code cells, and the first line of
+where roots are given, inside of one of them with all links followed. A Jupyter notebook is read as
+one text without its outputs: all lines of code cells in its language, and the first line of
 Markdown cells as a comment (nbformat 4 and 3, nbformat.readthedocs.io).
 """
 
@@ -232,7 +232,12 @@ def parsed(text: str) -> Notebook | None:
         for cell in read
         if cell.cell_type in ("code", "markdown")
     ]
-    return Notebook(joined(cells), _language(file.metadata))
+    from context.syntax.language import cell_language_id
+
+    language = _language(file.metadata)
+    own = cell_language_id(language, "")
+    cells = [one for one in cells if not one.code or cell_language_id(language, one.text) == own]
+    return Notebook(joined(cells), language)
 
 
 def _lenient(text: str) -> _File | None:

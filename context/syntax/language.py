@@ -227,6 +227,21 @@ def is_known_id(language_id: str) -> bool:
     return canonical_id(language_id) in _ids()[0]
 
 
+_MAGIC = re.compile(r"\s{0,200}%%(?:script\s+)?(?:/\S{0,80}/)?(\w+)")
+_MAGIC_LANGUAGES = {"system": "shellscript", "sx": "shellscript", "writefile": "", "file": ""}
+
+
+def cell_language_id(language_id: str, text: str) -> str:
+    """VS Code's id of the language of a notebook's cell: its magic (`%%bash`) may name another than
+    its language id."""
+    name = canonical_id(language_id)
+    magic = _MAGIC.match(text) if name == "python" else None
+    if magic is None:
+        return name
+    named = _MAGIC_LANGUAGES.get(magic[1], magic[1])
+    return canonical_id(named) if named and is_known_id(named) else name
+
+
 def language_of_id(language_id: str) -> Language | None:
     """The language with an editor's language id; None for one without a grammar here."""
     name = canonical_id(language_id)

@@ -38,6 +38,17 @@ def test_code_cells_in_order_and_little_of_markdown() -> None:
     assert found.language_id == "python"
 
 
+@pytest.mark.parametrize(
+    "first", ["%%bash\n", "%%sh -x\n", "%%script /bin/bash\n", "%%javascript\n", "%%system\n"]
+)
+def test_cells_in_another_language_are_left_out(first: str) -> None:
+    """C8: a magic names the language of a cell; one that names none leaves it as it is."""
+    cells = [code("x = 1"), code(first, "ls -l"), code("%%time\n", "y = 2"), code("\n", first, "z")]
+    found = parsed(notebook(cells))
+    assert found is not None
+    assert found.text == "x = 1\n\n%%time\ny = 2\n\n"
+
+
 def test_older_and_other_notebooks() -> None:
     """C8: nbformat 3, other kernels, sources as one string."""
     old = {"worksheets": [{"cells": [{"cell_type": "code", "input": ["a = 1"], "outputs": []}]}]}

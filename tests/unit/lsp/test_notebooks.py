@@ -146,6 +146,23 @@ def test_what_of_the_earlier_cells_is_context(current: str, expected: str) -> No
     assert earlier_text([], documents.get, here) == earlier_text(cells, documents.get, None) == ""
 
 
+def test_magics_say_what_cells_are_written_in() -> None:
+    """C8: a cell of a shell in a Python notebook is no context for Python, but for the shell."""
+    texts = ["x = 1", "%%bash\nls", "%%time\ny = 2"]
+    documents = {
+        f"c{at}": Document(f"c{at}", text, language="python") for at, text in enumerate(texts)
+    }
+    cells = [(uri, True) for uri in documents]
+    assert earlier_text(cells, documents.get, Document("h", "z", language="python")) == (
+        "x = 1\n\n%%time\ny = 2\n\n"
+    )
+    shell = Document("h", "%%sh\n", language="python")
+    assert earlier_text(cells, documents.get, shell) == "%%bash\nls\n\n"
+    assert earlier_text(cells, documents.get, Document("h", "", language="shellscript")) == (
+        "%%bash\nls\n\n"
+    )
+
+
 def test_a_very_long_notebook_shows_its_last_cells() -> None:
     """C8: earlier cells are bounded, and the nearest are kept."""
     documents = {
