@@ -282,10 +282,6 @@ class Document:
         self._lines.replace(first.line, last.line, f"{head}{text}{tail}")
         self.edited = self.clamp(_end_of(first, text))
 
-    def replace(self, start: tuple[int, int], end: tuple[int, int], text: str) -> None:
-        """`change` and `apply` at once."""
-        self.apply(self.change(text, start, end))
-
     def place(self, line: int, units: int) -> Place:
         """The place of a client position. One past the end of a line is the line's end; one past
         the last line is the end of the document."""

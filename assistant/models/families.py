@@ -171,11 +171,6 @@ def control_texts() -> frozenset[str]:
     return frozenset(found)
 
 
-def family_names() -> list[str]:
-    """Names of all families, `PLAIN` included."""
-    return [*(family.name for family in _table().family), PLAIN]
-
-
 def _best(known: Container[str], name: str, architecture: str) -> _Family | None:
     fitting = [
         family

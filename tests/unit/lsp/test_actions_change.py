@@ -82,7 +82,9 @@ def test_the_text_edit_does_what_the_change_says(
     edit = text_edit(proposal(lines, change, line_end=line_end), encoding)
     document = Document("file:///a.py", text, encoding=encoding)
     start, end = edit.range.start, edit.range.end
-    document.replace((start.line, start.character), (end.line, end.character), edit.new_text)
+    document.apply(
+        document.change(edit.new_text, (start.line, start.character), (end.line, end.character))
+    )
     expected = applied(change, lines) or [""]
     assert document.text == line_end.join(expected)
 

@@ -263,7 +263,7 @@ def test_typing_in_a_large_file_compares_what_was_typed(
         await prompts.ids(document.site(Place(2000, 0)), known, BUDGET_TOKENS)
         compared = 0
         for column, char in enumerate(typed):
-            document.replace((2000, column), (2000, column), char)
+            document.apply(document.change(char, (2000, column), (2000, column)))
             site = document.site(Place(2000, column + 1))
             half_typed = site.line_prefix.rpartition(" ")[2]
             await prompts.ids(site, known, BUDGET_TOKENS, start=half_typed)
