@@ -33,8 +33,10 @@ _LOOKS_LIKE_ONE = re.compile(
 )
 _STYLES = (
     re.compile(rf"<{_BAR}[^<>\n]{{1,40}}{_BAR}>"),
-    re.compile(r"<\w{1,20}_\w{1,40}>"),
+    re.compile(r"<\w{1,20}[_-]\w{1,40}>"),
     re.compile(r"\[/?[A-Z_]{2,40}\]"),
+    re.compile(r"<{1,2}/?[A-Z]{2,20}>{1,2}"),
+    re.compile(r"</?(?:[be]os|pad|unk|mask|sep|cls|s)>"),
 )
 _TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9]{0,20})>")
 _MARKUP = {

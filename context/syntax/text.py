@@ -357,16 +357,24 @@ def without_unsafe_characters(
             continue
         left = made[-1] if made else before[-1:]
         right = text[at + 1 : at + 2] or after[:1]
-        if _needed(char, left, right, made) or _in_document(char, before, after):
+        if _needed(char, left, right, before[-1:], made) or _in_document(char, before, after):
             made.append(char)
     return "".join(made)
 
 
-def _needed(char: str, left: str, right: str, made: list[str]) -> bool:
-    """Whether a script or an emoji needs the invisible `char` between its neighbours."""
+def _needed(char: str, left: str, right: str, before: str, made: list[str]) -> bool:
+    """Whether a script or an emoji needs the invisible `char` between its neighbours.
+
+    Args:
+        before: the character before the text; `made` is what the text has before `char`.
+    """
     if char in {_ZWJ, _ZWNJ}:
         if _joins(left) and (_joins(right) or _shapes_alone(char, left)):
             return True
+        if char == _ZWNJ and (
+            _is_arabic(left) or _is_arabic(right)
+        ):  # a suffix after a number or name
+            return left.isalnum() and right.isalnum()
         return char == _ZWJ and _pictorial(left) and _pictorial(right)
     if char in {_EMOJI_STYLE, _TEXT_STYLE}:
         return _pictorial(left) or (left != "" and left in "#*0123456789" and right == _KEYCAP)
@@ -376,16 +384,24 @@ def _needed(char: str, left: str, right: str, made: list[str]) -> bool:
         return "\u2800" < left <= "\u28ff" or "\u2800" < right <= "\u28ff"
     if "\u180b" <= char <= "\u180d" or char == "\u180f":  # Mongolian variation selectors
         return "\u1820" <= left <= "\u18aa"
+    if char == "\u180e":  # the Mongolian vowel separator
+        return "\u1820" <= left <= "\u18aa" and "\u1820" <= right <= "\u18aa"
     if "\U000e0020" <= char <= _CANCEL_TAG:
         return left == _BLACK_FLAG or (
-            "\U000e0020" <= left < _CANCEL_TAG and _BLACK_FLAG in made[-16:]
+            "\U000e0020" <= left < _CANCEL_TAG and _BLACK_FLAG in (before, *made)[-16:]
         )
     return False
 
 
 def _joins(char: str) -> bool:
     """Whether `char` is a letter or a mark of a script that is written with joiners."""
+    if "\U0001e900" <= char <= "\U0001e94b":  # Adlam has two cases
+        return True
     return char > "\u05ff" and unicodedata.category(char) in {"Lo", "Mn", "Mc", "Lm"}
+
+
+def _is_arabic(char: str) -> bool:
+    return "\u0620" <= char <= "\u08ff" and char.isalpha()
 
 
 def _shapes_alone(char: str, left: str) -> bool:
@@ -397,15 +413,19 @@ def _shapes_alone(char: str, left: str) -> bool:
 
 def _breaks_words(char: str) -> bool:
     """Whether `char` is of a script without blanks, in which a zero-width space may end a word:
-    Thai, Lao, Myanmar or Khmer."""
-    return (
-        "\u0e00" <= char <= "\u0eff" or "\u1000" <= char <= "\u109f" or "\u1780" <= char <= "\u17ff"
-    )
+    Thai, Lao, Myanmar, Khmer, Tai Lue, Tai Tham, Balinese or Javanese."""
+    return any(first <= char <= last for first, last in _WITHOUT_BLANKS)
+
+
+_WITHOUT_BLANKS = (
+    *(("\u0e00", "\u0eff"), ("\u1000", "\u109f"), ("\u1780", "\u17ff"), ("\u1980", "\u19ff")),
+    *(("\u1a20", "\u1aad"), ("\u1b00", "\u1b7f"), ("\ua980", "\ua9fe"), ("\uaa60", "\uaa7f")),
+)
 
 
 def _pictorial(char: str) -> bool:
     """Whether `char` can be part of an emoji: a symbol, a skin tone or an emoji style selector."""
-    if char in {_EMOJI_STYLE, "\u203c", "\u2049", "\u3030", "\u303d", "\u00a9", "\u00ae"}:
+    if char in {_EMOJI_STYLE, "\u203c", "\u2049", "\u2139", "\u3030", "\u303d", "\u00a9", "\u00ae"}:
         return True
     return char > "\u20ff" and unicodedata.category(char) in {"So", "Sk", "Sm"}
 

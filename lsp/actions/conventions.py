@@ -140,7 +140,7 @@ def _harmless(words: str, style: CommentStyle) -> str:
     if style.last.strip() == "*/":
         return words.replace("*/", "* /")
     if style.last:
-        return words.replace(style.last, "'''").rstrip('\\"')
+        return words.replace(style.last, "'''").rstrip('\\" \t\n')
     return words
 
 

@@ -130,7 +130,8 @@ class Edits:
         uri = self._documents.uri_at(asked.target.path) or asked.target.path.as_uri()
         known = self._documents.document_range(uri)
         old = known.text if known is not None else asked.target.text
-        code = code_of(await self._answer(asked.on(old), settings), "")
+        shown = old if self._prompts().shows_workspace else None
+        code = code_of(await self._answer(asked.on(shown), settings), "")
         if not code:
             raise AnswerError("the model wrote no tests", advice="Try again")
         label = f"Write tests for {asked.question.name}"

@@ -77,6 +77,8 @@ def strip_trailing_blanks(text: str, site: Site) -> str:
     if site.line_prefix.strip() and not first.strip():  # the blanks before the cursor count too
         before = site.line_prefix[len(site.line_prefix.rstrip(" \t")) :]
         first = strip(f"x{before}{first}")[1 + len(before) :]
+    elif first.strip():
+        first = strip(site.line_prefix + first)[len(site.line_prefix) :]
     else:
         first = strip(first)
     lines = [first, *map(strip, others)]
@@ -100,7 +102,35 @@ def _unchanged(line: str) -> str:
     return line
 
 
+def _with_escaped_blank(line: str) -> str:
+    """A backslash makes the blank after it a character; without it the line would go on below."""
+    stripped = line.rstrip(" \t")
+    escapes = len(stripped) - len(stripped.rstrip("\\"))
+    return line[: len(stripped) + 1] if escapes % 2 else stripped
+
+
+_VIM_VALUE = re.compile(r"\s*(?:\w*(?:map|abbrev(?:iate)?)|com(?:mand)?|norm(?:al)?)!?\s+\S")
+
+
+def _vim_line(line: str) -> str:
+    """Blanks at the end are typed by a mapping, an abbreviation or a command."""
+    return line if _VIM_VALUE.match(line) else _with_escaped_blank(line)
+
+
+def _bat_line(line: str) -> str:
+    """Blanks at the end of a question are shown."""
+    return line if _BAT_QUESTION.match(line) else _stripped(line)
+
+
+_BAT_QUESTION = re.compile(r"\s*@?set\s+/p\s+\"?[^=]{1,100}=", re.IGNORECASE)
+
 _STRIPS = {
+    "viml": _vim_line,
+    "bat": _bat_line,
+    **dict.fromkeys(
+        ("shellscript", "fish", "makefile", "ignore", "tcl", "latex", "restructuredtext"),
+        _with_escaped_blank,
+    ),
     **dict.fromkeys(("markdown", "mdx"), _with_line_break),
     **dict.fromkeys(("diff", "tsv", "csv", "psv", "mail", "eml"), _unchanged),
 }
@@ -184,9 +214,14 @@ class _Recipes:
         self._after_blank = False
         self._continued = False
         self._in_define = False
+        self._other_prefix = False  # than a tab
 
     def takes(self, line: str) -> bool:
         """Go past a line; whether it must start with a tab and does not."""
+        if line.startswith(".RECIPEPREFIX"):
+            self._other_prefix = line.partition("=")[2].strip() != ""
+        if self._other_prefix:
+            return False
         continued, self._continued = self._continued, line.endswith("\\")
         words = line.strip()
         if continued or not words:
@@ -425,7 +460,8 @@ def drop_worthless(text: str, site: Site) -> str:
     if not language.only_comments(site.line_prefix + text, above):
         return text
     embedded = site.code_language_id != canonical_id(site.language_id)
-    return text if not embedded and language.in_text(site.prefix) else ""
+    blanks = text[: len(text) - len(text.lstrip())]
+    return text if not embedded and language.in_text(site.prefix + blanks) else ""
 
 
 # The chain.

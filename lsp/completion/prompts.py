@@ -114,6 +114,11 @@ class Prompts:
         workspace = self._workspace
         return workspace.index.problem if self._index and workspace is not None else ""
 
+    @property
+    def shows_workspace(self) -> bool:
+        """Whether other files of the workspace may be shown to the model."""
+        return self._index
+
     async def ids(
         self,
         site: Site,
