@@ -399,6 +399,12 @@ def _imports(
         node = match["import"][0]
         start, stop = at.char(node.start_byte), at.char(node.end_byte)
         module = _text(match, "module", data).strip(language.resolve.strip + "\"' ")
+        if "names" in match:
+            found.update(
+                (Import(start, stop, module, name, local), None)
+                for name, local in _listed(match["names"][0], data)
+            )
+            continue
         names = [_decoded(node, data) for node in match.get("name", ())] or [""]
         alias = _text(match, "alias", data)
         found.update(
@@ -406,6 +412,18 @@ def _imports(
             for name in names
         )
     return tuple(sorted(found, key=lambda one: one.start))
+
+
+def _listed(names: tree_sitter.Node, data: bytes) -> Iterator[tuple[str, str]]:
+    """The names in a list, and what they are called here.
+
+    A query that matched each of many names before their module would keep all of them waiting.
+    """
+    for node in names.named_children:
+        name = node.child_by_field_name("name") or node.child_by_field_name("key") or node
+        local = node.child_by_field_name("alias") or node.child_by_field_name("value") or name
+        if name.child_count == 0 and local.child_count == 0 and name.type != "comment":
+            yield _decoded(name, data), _decoded(local, data)
 
 
 def _head(language: Language, module: str) -> str:

@@ -149,6 +149,32 @@ def test_prompts_and_records_are_linear(run: Any, name: str) -> None:
     assert linear_steps(run, TEXTS[name], 250)
 
 
+LISTS = {
+    "a.ts": ("import {{\n{}}} from 'a';\n", "  x{0} as y{0},\n"),
+    "b.ts": ("import {{\n{}}} from 'a';\n", "  x{0},\n"),
+    "a.js": ("const {{\n{}}} = require('a');\n", "  x{0},\n"),
+    "b.js": ("const {{\n{}}} = require('a');\n", "  x{0}: y{0},\n"),
+    "a.py": ("from a import (\n{})\n", "    x{0},\n"),
+    "a.rs": ("use a::{{\n{}}};\n", "    x{0},\n"),
+}
+
+
+@pytest.mark.parametrize("path", sorted(LISTS))
+def test_one_import_of_many_names_is_linear(path: str) -> None:
+    """T18: also where the module stands after the names."""
+    around, each = LISTS[path]
+
+    def names(size: int) -> str:
+        return around.format("".join(each.format(at) for at in range(size // 16)))
+
+    def found(text: str) -> int:
+        source = Document("", path, text).source
+        return len(source.outline.imports) if source is not None else 0
+
+    assert found(names(1_600)) >= 100
+    assert linear(found, names, 8_000, most=32_000)
+
+
 ONE_LINE = {
     "functions": "def f{0}(): pass\n",
     "constants": "N{0} = {0}\n",

@@ -2,11 +2,7 @@
   (import_clause (identifier) @alias)
   source: (string (string_fragment) @module)) @import
 (import_statement
-  (import_clause (named_imports (import_specifier name: (identifier) @name !alias)))
-  source: (string (string_fragment) @module)) @import
-(import_statement
-  (import_clause
-    (named_imports (import_specifier name: (identifier) @name alias: (identifier) @alias)))
+  (import_clause (named_imports) @names)
   source: (string (string_fragment) @module)) @import
 (import_statement
   (import_clause (namespace_import (identifier) @alias))
@@ -21,7 +17,7 @@
   (#eq? @require "require"))
 ((lexical_declaration
   (variable_declarator
-    name: (object_pattern (shorthand_property_identifier_pattern) @name)
+    name: (object_pattern) @names
     value: (call_expression
       function: (identifier) @require
       arguments: (arguments . (string (string_fragment) @module) .)))) @import
