@@ -179,6 +179,27 @@ def test_tests_are_added_to_the_file_that_is_there(
     play(played_model, test, "```python\ndef test_depth(): ...\n```")
 
 
+def test_tests_that_are_there_are_not_shown_without_the_workspace(
+    home: Path, played_model: Path, tmp_path: Path
+) -> None:
+    """C6: they are another file."""
+    file, there = tmp_path / "work.py", tmp_path / "test_work.py"
+    there.write_text("import work\n\n\ndef test_name():\n    pass\n")
+
+    async def test(client: CheckedClient, engine: ChattingEngine) -> None:
+        client.open(file.as_uri(), TEXT, "python")
+        kind = "refactor.rewrite.underkeel.tests"
+        (action,) = await client.actions(file.as_uri(), at(TEXT, "chart + tide"), only=[kind])
+        edit = (await client.request("codeAction/resolve", action))["edit"]
+        made = the_edit(edit, there.as_uri(), None)
+        assert edited(there.read_text(), made) == there.read_text() + "\n\ndef test_depth(): ...\n"
+        assert "chart + tide" in engine.chats[0] and "test_name" not in engine.chats[0]
+
+    options = {"underkeel": {"completion": {"workspace": False}}}
+    answer = "```python\ndef test_depth(): ...\n```"
+    play(played_model, test, answer, initializationOptions=options)
+
+
 def test_an_edit_by_instruction_is_offered_to_the_client(home: Path, played_model: Path) -> None:
     async def test(client: CheckedClient, engine: ChattingEngine) -> None:
         applied: dict[str, Any] = {"applied": True}

@@ -49,12 +49,40 @@ def test_only_characters_are_left_out(text: str) -> None:
         "#\ufe0f\u20e3",
         "ශ්\u200dරී",
         "é中😀",
+        "URL\u200c\u0647\u0627\u06cc",
+        "\u06f2\u06f0\u200c\u0633\u0627\u0644\u0647",
+        "\u2139\ufe0f",
+        "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+        "ᠨ\u180eᠠ",
+        "𞤀\u200d𞤁",
+        "ꦲ\u200bꦤ",
     ],
 )
 def test_what_scripts_and_emoji_need_stays(text: str) -> None:
     """C9."""
     assert without_unsafe_characters(f"'{text}'") == f"'{text}'"
     assert clean(f"It prints {text}.") == f"It prints {text}."
+    cleaner = TextCleaner()
+    assert "".join(map(cleaner.feed, f"'{text}'")) + cleaner.finish() == f"'{text}'"
+
+
+@pytest.mark.parametrize(
+    ("token", "sibling"),
+    [
+        *(("<fim-middle>", "<fim-prefix>"), ("[MIDDLE]", "[SUFFIX]"), ("<MID>", "<PRE>")),
+        *(("<eos>", "<bos>"), ("<unk>", "<s>"), ("<</SYS>>", "<<SYS>>")),
+        *(
+            ("<|file_sep|>", "<|repo_name|>"),
+            ("<\uff5cfim\u2581end\uff5c>", "<\uff5cfim\u2581hole\uff5c>"),
+        ),
+    ],
+)
+def test_tokens_of_every_family_are_text_beside_their_siblings(token: str, sibling: str) -> None:
+    """C2: in quotes; without a sibling, and outside of quotes, the token has leaked."""
+    before = f'A = "{sibling}"\nB = '
+    assert first_control_token(f'"{token}"', before, "", [token], "python") is None
+    assert first_control_token(f'"{token}"', "B = ", "", [token], "python") == 1
+    assert first_control_token(f"1{token}", before, "", [token], "python") == 1
 
 
 @pytest.mark.parametrize(
