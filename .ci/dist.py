@@ -4,7 +4,7 @@
     underkeel-VERSION.tar.gz                its sources
     underkeel-VERSION-requirements.txt      the wheel and every package that it needs, with hashes
     build-requirements.txt                  what builds llama.cpp, with hashes
-    llama_cpp.cmake                         limits that build to what is used (83 files of 193)
+    llama_cpp.cmake                         options of that build, and which files it leaves out
     underkeel-VERSION.vsix                  the VS Code extension, with the wheel and these in it
     underkeel.nvim-VERSION.tar.gz           the Neovim plugin
     SHA256SUMS                              checksums of all of them

@@ -1,5 +1,5 @@
-# Limits llama-cpp-python's build to the libraries that Underkeel loads, llama and ggml, and leaves
-# out the instructions that crash.
+# Limits llama-cpp-python's build to the libraries that Underkeel loads, llama and ggml, leaves out
+# the instructions that crash, and makes attention on the CPU faster.
 #
 # CMake reads this file right after project(llama_cpp), because the build passes
 # -DCMAKE_PROJECT_llama_cpp_INCLUDE=<this file>. The `set` lines set normal variables, which hide the
