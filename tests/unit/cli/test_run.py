@@ -129,7 +129,7 @@ def test_the_client_loads_neither_web_server_nor_engine() -> None:
     [
         ("qwen2.5-coder-0.5", "Did you mean qwen2.5-coder-0.5b"),
         ("Qwen2.5-Coder-1.5B", "Did you mean qwen2.5-coder-1.5b"),
-        ("gemma-3-270m", "not on this machine. Run: underkeel pull gemma-3-270m"),
+        ("qwen2.5-coder-3b", "not on this machine. Run: underkeel pull qwen2.5-coder-3b"),
         ("nothing-like-it", "there is no model of this name"),
         ("nothing.gguf", "there is no such file"),
         ("{home}", "this is a folder, not a GGUF"),

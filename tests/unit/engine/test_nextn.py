@@ -19,7 +19,7 @@ def no_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompt lookup finds nothing, so that every draft is the layers' own; each is tried, though
     a layer of this model costs a third of it."""
     monkeypatch.setattr(speculation.Lookup, "draft", lambda *_: speculation.NO_DRAFT)
-    monkeypatch.setattr(speculation.Pace, "length", lambda _, draft, **__: len(draft.tokens))
+    monkeypatch.setattr(speculation.Pace, "length", lambda _, draft, *__: len(draft.tokens))
 
 
 def both(bench: Bench, prompt: list[int], count: int = 40) -> tuple[int, int]:
