@@ -280,7 +280,7 @@ def test_a_block_grows_in_place(editor: VSCode, seen: dict[str, Any]) -> None:
 def test_next_edits_are_accepted_one_by_one_and_rejected(
     editor: VSCode, seen: dict[str, Any]
 ) -> None:
-    """Issue 19, item 5: each is reported as shown, then as accepted or rejected."""
+    """Each is reported as shown, then as accepted or rejected."""
     assert seen["next edit"] == ["read"]
     executed = [
         (params["command"].removeprefix("underkeel."), params["arguments"][0]["id"])
