@@ -155,19 +155,28 @@ def test_tests_go_into_a_new_file_that_the_model_does_not_choose(
     play(played_model, test, answer, workspaceFolders=[folder])
 
 
+THERE = "import work\n\n\ndef test_name():\n    pass\n"
+
+
+async def add_tests(client: CheckedClient, file: str, there: str) -> dict[str, Any]:
+    """*Write tests*, offered in `file` and resolved: they go below `THERE`. URIs; the action."""
+    client.open(file, TEXT, "python")
+    kind = "refactor.rewrite.underkeel.tests"
+    (action,) = await client.actions(file, at(TEXT, "chart + tide"), only=[kind])
+    edit = (await client.request("codeAction/resolve", action))["edit"]
+    made = the_edit(edit, there, None)
+    assert edited(THERE, made) == THERE + "\n\ndef test_depth(): ...\n"
+    return dict(action)
+
+
 def test_tests_are_added_to_the_file_that_is_there(
     home: Path, played_model: Path, tmp_path: Path
 ) -> None:
     file, there = tmp_path / "work.py", tmp_path / "test_work.py"
-    there.write_text("import work\n\n\ndef test_name():\n    pass\n")
+    there.write_text(THERE)
 
     async def test(client: CheckedClient, engine: ChattingEngine) -> None:
-        client.open(file.as_uri(), TEXT, "python")
-        kind = "refactor.rewrite.underkeel.tests"
-        (action,) = await client.actions(file.as_uri(), at(TEXT, "chart + tide"), only=[kind])
-        edit = (await client.request("codeAction/resolve", action))["edit"]
-        made = the_edit(edit, there.as_uri(), None)
-        assert edited(there.read_text(), made) == there.read_text() + "\n\ndef test_depth(): ...\n"
+        action = await add_tests(client, file.as_uri(), there.as_uri())
         assert "def test_name():" in engine.chats[0]
         # Open in the editor, its text and version there count.
         unsaved = "import work\n\nX = 1\n"
@@ -184,15 +193,10 @@ def test_tests_that_are_there_are_not_shown_without_the_workspace(
 ) -> None:
     """C6: they are another file."""
     file, there = tmp_path / "work.py", tmp_path / "test_work.py"
-    there.write_text("import work\n\n\ndef test_name():\n    pass\n")
+    there.write_text(THERE)
 
     async def test(client: CheckedClient, engine: ChattingEngine) -> None:
-        client.open(file.as_uri(), TEXT, "python")
-        kind = "refactor.rewrite.underkeel.tests"
-        (action,) = await client.actions(file.as_uri(), at(TEXT, "chart + tide"), only=[kind])
-        edit = (await client.request("codeAction/resolve", action))["edit"]
-        made = the_edit(edit, there.as_uri(), None)
-        assert edited(there.read_text(), made) == there.read_text() + "\n\ndef test_depth(): ...\n"
+        await add_tests(client, file.as_uri(), there.as_uri())
         assert "chart + tide" in engine.chats[0] and "test_name" not in engine.chats[0]
 
     options = {"underkeel": {"completion": {"workspace": False}}}
