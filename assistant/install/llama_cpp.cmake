@@ -29,7 +29,7 @@ endif()
 #   which are checked several rows at a time, could change the text. With as many heads as threads
 #   the split gains nothing: each thread has heads of its own.
 # - ggml computes attention in tiles from 64 rows on. At 1,200 cells tiles are faster from 8 rows on,
-#   and a batch of 48 rows takes 40 % of the time.
+#   and a batch of 48 rows takes 35 to 40 % of the time.
 # Where llama.cpp has changed these lines, it is built as it is: drafts are then checked as with any
 # other build.
 set(underkeel_ops "${CMAKE_CURRENT_SOURCE_DIR}/vendor/llama.cpp/ggml/src/ggml-cpu/ops.cpp")

@@ -342,7 +342,7 @@ class Pace:
 def expected(chance: float, length: int) -> float:
     """Tokens that a batch brings on average: its own one, and the drafted ones up to the first that
     is wrong."""
-    return sum(chance**right for right in range(length + 1))
+    return length + 1.0 if chance >= 1.0 else (1.0 - chance ** (length + 1)) / (1.0 - chance)
 
 
 @dataclass(frozen=True)
