@@ -155,6 +155,8 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
             where its window is still in the cache, or at a checkpoint.
         checkpoint_bytes: what the worker may keep of checkpoints, where sequences cannot be cut
             anywhere.
+        n_rs_seq: earlier states that recurrent layers keep of each sequence, to draft and to go
+            back so many tokens; llama.cpp keeps none for some architectures.
         nextn: load the layers for multi-token prediction, and draft with them.
         scheme: of a checkpoint's weights: "nf4", or empty for as they are. Of a checkpoint the
             overrides are exact names of modules, and devices "0", "1", ... or "cpu".
@@ -184,6 +186,7 @@ class LoadSpec(msgspec.Struct, frozen=True, kw_only=True):
     check_tensors: bool = False
     n_threads: int = 0
     n_threads_batch: int = 0
+    n_rs_seq: int = 0
     nextn: bool = False
     scheme: str = ""
 

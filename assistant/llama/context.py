@@ -68,6 +68,8 @@ class Context:
     """Owns a `llama_context *` of a model; `free` gives its memory back.
 
     Attributes:
+        n_rs_seq: how many tokens at its end a sequence can forget although a layer is recurrent:
+            so many earlier states are kept. 0 where no layer is, or llama.cpp keeps none.
         nextn: the layers for multi-token prediction, which follow; None where none are used.
 
     Raises:
@@ -94,6 +96,8 @@ class Context:
         self.n_batch = int(llama_cpp.llama_n_batch(self._handle))
         self.n_sequences = int(llama_cpp.llama_n_seq_max(self._handle))
         self.n_outputs = min(int(native.n_outputs_max) or self.n_batch, self.n_batch)
+        self.n_rs_seq = int(llama_cpp.llama_n_rs_seq(self._handle))
+        self._states = _States(self.n_rs_seq, self.n_sequences)
         self._batch = Batch(self.n_batch)
         self.nextn: Nextn | None = None
         if spec.nextn:
@@ -131,9 +135,13 @@ class Context:
         code = int(llama_cpp.llama_decode(self._handle, self._batch.struct))
         if code == 0:
             llama_cpp.llama_synchronize(self._handle)
-        return (
-            DecodeStatus(code) if code in DecodeStatus._value2member_map_ else DecodeStatus.FAILED
-        )
+        known = code in DecodeStatus._value2member_map_
+        status = DecodeStatus(code) if known else DecodeStatus.FAILED
+        if status is DecodeStatus.DONE:
+            self._states.evaluated(spans)
+        elif status not in {DecodeStatus.NO_CELLS, DecodeStatus.INVALID}:
+            self._states.failed(spans)
+        return status
 
     def logits(self, row: int) -> Logits:
         """Logits [n_vocab] after the batch's token number `row`; valid until the next decode."""
@@ -150,8 +158,27 @@ class Context:
         """Highest position held; -1 where none."""
         return int(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence))
 
+    def ends_before(self, sequence: int, length: int) -> bool:
+        """Whether the sequence holds no position from `length` on, and what it holds is whole."""
+        return self._states.whole(sequence) and self.last(sequence) < length
+
+    def undoable(self, sequence: int) -> int:
+        """How many of the last tokens can be forgotten where a layer is recurrent."""
+        return self._states.undoable(sequence)
+
     def forget(self, sequence: int, start: int = 0) -> bool:
         """Remove the sequence's positions from `start` on; False where only all can be removed."""
+        if not self.n_rs_seq:
+            return self._remove(sequence, start)
+        back = self.last(sequence) + 1 - start if start else None
+        if back is not None and not self._states.can_forget(sequence, back):
+            return False
+        done = self._remove(sequence, start)
+        if done:
+            self._states.forgot(sequence, back)
+        return done
+
+    def _remove(self, sequence: int, start: int) -> bool:
         if self.nextn is not None:
             self.nextn.forget(sequence, start)
         return bool(llama_cpp.llama_memory_seq_rm(self._memory, sequence, start, -1))
@@ -161,6 +188,10 @@ class Context:
 
         In a unified cache no cell is copied; `target` must be empty.
         """
+        if self._states.stepped_back(source):
+            # Which of its states a sequence has gone back to is not copied with it.
+            self.rewind(source, self.checkpoint(source), self.last(source) + 1)
+        self._states.shared(source, target)
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, stop)
         if self.nextn is not None:
             self.nextn.share(source, target, stop)
@@ -178,6 +209,7 @@ class Context:
         count = llama_cpp.llama_state_seq_set_data(self._handle, capacity, len(state), sequence)
         if not count:
             self.forget(sequence)
+        self._states.restored(sequence)
         return bool(count)
 
     def checkpoint_bytes(self, sequence: int) -> int:
@@ -204,7 +236,80 @@ class Context:
         count = llama_cpp.llama_state_seq_set_data_ext(
             self._handle, buffer, len(state), sequence, _PARTIAL
         )
-        return count == len(state) and self.forget(sequence, length)
+        self._states.restored(sequence)
+        return count == len(state) and self._remove(sequence, length)
+
+
+class _States:
+    """Which earlier states of recurrent layers can be gone back to, by sequence.
+
+    llama.cpp keeps the states after the last tokens of a batch (`n_rs_seq`,
+    src/llama-memory-recurrent.cpp). It checks neither that a kept state is of this batch, nor that
+    the batch was finished, nor that another sequence shares the state; so that is done here:
+
+    - after a batch of n tokens, n - 1 can be forgotten, once;
+    - a batch of several sequences moves states, without the earlier ones;
+    - after a failed batch the state is lost;
+    - a state that two sequences share cannot be stepped back for one of them.
+    """
+
+    def __init__(self, n_rs_seq: int, n_sequences: int) -> None:
+        self._most = n_rs_seq
+        self._undoable = [0] * n_sequences
+        self._stepped_back: set[int] = set()
+        self._lost: set[int] = set()
+        self._joint: set[tuple[int, int]] = set()
+
+    def evaluated(self, spans: Sequence[Span]) -> None:
+        if not self._most:
+            return
+        if len(spans) > 1:
+            self._undoable = [0] * len(self._undoable)
+        for span in spans:
+            self._separate(span.sequence)
+            self._stepped_back.discard(span.sequence)
+            if len(spans) == 1:
+                self._undoable[span.sequence] = min(len(span.tokens) - 1, self._most)
+
+    def failed(self, spans: Sequence[Span]) -> None:
+        if self._most:
+            self._lost.update(span.sequence for span in spans)
+
+    def whole(self, sequence: int) -> bool:
+        return sequence not in self._lost
+
+    def stepped_back(self, sequence: int) -> bool:
+        return sequence in self._stepped_back
+
+    def undoable(self, sequence: int) -> int:
+        alone = all(sequence not in pair for pair in self._joint)
+        return self._undoable[sequence] if alone and self.whole(sequence) else 0
+
+    def can_forget(self, sequence: int, count: int) -> bool:
+        return self.whole(sequence) and count <= self.undoable(sequence)
+
+    def forgot(self, sequence: int, count: int | None) -> None:
+        """So many tokens at the end are gone; None for all of the sequence."""
+        if count is None:
+            self.restored(sequence)
+        elif count > 0:
+            self._undoable[sequence] = 0
+            self._stepped_back.add(sequence)
+
+    def restored(self, sequence: int) -> None:
+        """Another state is the sequence's own now, or none."""
+        self._undoable[sequence] = 0
+        self._stepped_back.discard(sequence)
+        self._lost.discard(sequence)
+        self._separate(sequence)
+
+    def shared(self, source: int, target: int) -> None:
+        if self._most:
+            self._undoable[target] = 0
+            self._joint.add((source, target))
+
+    def _separate(self, sequence: int) -> None:
+        self._joint = {pair for pair in self._joint if sequence not in pair}
 
 
 class Sampler:

@@ -44,6 +44,7 @@ def open_context(model: Any, trunk: Any, spec: LoadSpec) -> Any:
         LoadError: llama.cpp refuses it.
     """
     native = structs.context_params(spec)
+    native.n_rs_seq = 0  # these layers have attention only
     native.ctx_type = llama_cpp.LLAMA_CONTEXT_TYPE_MTP
     native.ctx_other = trunk
     ggml.clear()

@@ -85,6 +85,7 @@ def context_params(spec: LoadSpec) -> Any:
     struct.n_batch = spec.n_batch
     struct.n_ubatch = spec.n_ubatch
     struct.n_seq_max = spec.n_seq_max
+    struct.n_rs_seq = spec.n_rs_seq
     # llama.cpp reserves a row a sequence in any case, and aborts the process if it may not
     struct.n_outputs_max = spec.n_outputs_max and max(spec.n_outputs_max, spec.n_seq_max)
     cpu = processors()

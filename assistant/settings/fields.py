@@ -12,7 +12,7 @@ CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "
 """What llama.cpp accepts for the KV cache; a test compares with `ggml_types`."""
 
 RUNGS = (
-    "plan", "trim", "drop", "checkpoints", "context", "batch", "cache", "predictions",
+    "plan", "trim", "drop", "states", "checkpoints", "context", "batch", "cache", "predictions",
     "half experts", "experts", "host", "least", "unload",
 )  # fmt: skip
 """The names of the ladder's rungs; a test compares with the ladder."""

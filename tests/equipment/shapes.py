@@ -43,6 +43,10 @@ KNOWN = {
 
 SHAPES = {family: known_models()[name].shape for family, name in KNOWN.items()}
 SHAPES["deepseek2-nextn"] = msgspec.structs.replace(SHAPES["deepseek2"], nextn=1)
+SHAPES["deepseek32-nextn"] = msgspec.structs.replace(SHAPES["deepseek32"], nextn=1)
+SHAPES["glm-dsa-nextn"] = msgspec.structs.replace(known_models()["glm-5"].shape, nextn=1)
+SHAPES["qwen35-nextn"] = msgspec.structs.replace(SHAPES["qwen35"], nextn=1)
+SHAPES["qwen35moe-nextn"] = msgspec.structs.replace(SHAPES["qwen35moe"], nextn=1)
 SHAPES["deepseek2-legacy"] = msgspec.structs.replace(SHAPES["deepseek2"], legacy=True)
 
 # Families beyond those that people are offered, for rules of memory that the others do not have.

@@ -47,6 +47,7 @@ def choice_of(breakdown: ModelBreakdown, spec: LoadSpec) -> Choice:
             unified=spec.kv_unified,
             n_ubatch=min(spec.n_ubatch, spec.n_batch),
             swa_full=spec.swa_full,
+            n_rs_seq=spec.n_rs_seq,
             checkpoint_bytes=spec.checkpoint_bytes,
             flash_attn=spec.flash_attn,
         ),

@@ -14,6 +14,13 @@ WIDTH, LAYERS, WORDS, WINDOW = 64, 2, 256, 32
 
 Shapes = dict[str, tuple[int, ...]]
 
+_NEXTN: Shapes = {
+    "nextn.eh_proj.weight": (WIDTH, 2 * WIDTH),
+    "nextn.enorm.weight": (WIDTH,),
+    "nextn.hnorm.weight": (WIDTH,),
+    "nextn.shared_head_norm.weight": (WIDTH,),
+}
+
 
 def recurrent(path: Path) -> Path:
     """Mamba: its memory is a state that can be extended, never cut."""
@@ -154,14 +161,122 @@ def predicting(path: Path, noise: float = 0.0) -> Path:
         "ffn_up_shexp.weight": (ffn, WIDTH),
         "ffn_down_shexp.weight": (WIDTH, ffn),
     }
-    nextn = {
-        "nextn.eh_proj.weight": (WIDTH, 2 * WIDTH),
-        "nextn.enorm.weight": (WIDTH,),
-        "nextn.hnorm.weight": (WIDTH,),
-        "nextn.shared_head_norm.weight": (WIDTH,),
-    }
-    blocks = (attention | dense, attention | routed, attention | routed | nextn)
+    blocks = (attention | dense, attention | routed, attention | routed | _NEXTN)
     scales = {"attn_output": noise, "ffn_down": noise, "output.": 100.0}
+    return _finished(writer, path, *blocks, layers=LAYERS + 1, scales=scales)
+
+
+def predicting_hybrid(path: Path, noise: float = 0.0) -> Path:
+    """Qwen3.5 MoE: linear attention, which keeps a state, attention, and a layer for multi-token
+    prediction, as in `predicting`."""
+    writer = _writer(path, "qwen35moe", layers=LAYERS + 1)
+    heads, head, ffn, experts = 2, 32, 2 * WIDTH, 2
+    state, kernel, key_heads, value_heads = 16, 4, 2, 4
+    keys, values = key_heads * state, value_heads * state
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    writer.add_rope_dimension_sections([6, 5, 5, 0])
+    writer.add_expert_count(experts)
+    writer.add_expert_used_count(1)
+    writer.add_expert_feed_forward_length(ffn)
+    writer.add_expert_shared_feed_forward_length(ffn)
+    writer.add_ssm_conv_kernel(kernel)
+    writer.add_ssm_inner_size(values)
+    writer.add_ssm_state_size(state)
+    writer.add_ssm_time_step_rank(value_heads)
+    writer.add_ssm_group_count(key_heads)
+    writer.add_full_attention_interval(LAYERS)
+    writer.add_nextn_predict_layers(1)
+    both = {
+        "attn_norm.weight": (WIDTH,),
+        "post_attention_norm.weight": (WIDTH,),
+        "ffn_gate_inp.weight": (experts, WIDTH),
+        "ffn_gate_exps.weight": (experts, ffn, WIDTH),
+        "ffn_up_exps.weight": (experts, ffn, WIDTH),
+        "ffn_down_exps.weight": (experts, WIDTH, ffn),
+        "ffn_gate_inp_shexp.weight": (WIDTH,),
+        "ffn_gate_shexp.weight": (ffn, WIDTH),
+        "ffn_up_shexp.weight": (ffn, WIDTH),
+        "ffn_down_shexp.weight": (WIDTH, ffn),
+    }
+    linear = {
+        "attn_qkv.weight": (2 * keys + values, WIDTH),
+        "attn_gate.weight": (values, WIDTH),
+        "ssm_conv1d.weight": (2 * keys + values, kernel),
+        "ssm_dt.bias": (value_heads,),
+        "ssm_a": (value_heads,),
+        "ssm_beta.weight": (value_heads, WIDTH),
+        "ssm_alpha.weight": (value_heads, WIDTH),
+        "ssm_norm.weight": (state,),
+        "ssm_out.weight": (WIDTH, values),
+    }
+    attention = {
+        "attn_q.weight": (2 * heads * head, WIDTH),
+        "attn_k.weight": (heads * head, WIDTH),
+        "attn_v.weight": (heads * head, WIDTH),
+        "attn_output.weight": (WIDTH, heads * head),
+        "attn_q_norm.weight": (head,),
+        "attn_k_norm.weight": (head,),
+    }
+    blocks = (both | linear, both | attention, both | attention | _NEXTN)
+    scales = {"attn_output": noise, "ssm_out": noise, "ffn_down": noise, "output.": 100.0}
+    return _finished(writer, path, *blocks, layers=LAYERS + 1, scales=scales)
+
+
+def predicting_sparse(path: Path, noise: float = 0.0, architecture: str = "deepseek32") -> Path:
+    """DeepSeek V3.2 (or GLM-5, "glm-dsa"): latent attention to what an indexer picks, and a layer
+    for multi-token prediction, which has no indexer; as in `predicting`."""
+    writer = _writer(path, architecture, layers=LAYERS + 1)
+    heads, plain, rotated, latent, ffn, experts = 2, 16, 16, 32, 2 * WIDTH, 2
+    index_heads, index = 2, 128
+    writer.add_feed_forward_length(ffn)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(1)
+    writer.add_q_lora_rank(latent)
+    writer.add_kv_lora_rank(latent)
+    writer.add_key_length(latent + rotated)
+    writer.add_value_length(latent)
+    writer.add_key_length_mla(plain + rotated)
+    writer.add_value_length_mla(plain)
+    writer.add_rope_dimension_count(rotated)
+    writer.add_indexer_head_count(index_heads)
+    writer.add_indexer_key_length(index)
+    writer.add_indexer_top_k(24)
+    writer.add_expert_count(experts)
+    writer.add_expert_used_count(1)
+    writer.add_expert_shared_count(1)
+    writer.add_expert_feed_forward_length(ffn)
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    writer.add_leading_dense_block_count(0)
+    writer.add_nextn_predict_layers(1)
+    block = {
+        "attn_norm.weight": (WIDTH,),
+        "attn_q_a_norm.weight": (latent,),
+        "attn_kv_a_norm.weight": (latent,),
+        "attn_q_a.weight": (latent, WIDTH),
+        "attn_q_b.weight": (heads * (plain + rotated), latent),
+        "attn_kv_a_mqa.weight": (latent + rotated, WIDTH),
+        "attn_k_b.weight": (heads, latent, plain),
+        "attn_v_b.weight": (heads, plain, latent),
+        "attn_output.weight": (WIDTH, heads * plain),
+        "indexer.k_norm.weight": (index,),
+        "indexer.k_norm.bias": (index,),
+        "indexer.proj.weight": (index_heads, WIDTH),
+        "indexer.attn_k.weight": (index, WIDTH),
+        "indexer.attn_q_b.weight": (index_heads * index, latent),
+        "ffn_norm.weight": (WIDTH,),
+        "ffn_gate_inp.weight": (experts, WIDTH),
+        "ffn_gate_exps.weight": (experts, ffn, WIDTH),
+        "ffn_up_exps.weight": (experts, ffn, WIDTH),
+        "ffn_down_exps.weight": (experts, WIDTH, ffn),
+        "ffn_gate_shexp.weight": (ffn, WIDTH),
+        "ffn_up_shexp.weight": (ffn, WIDTH),
+        "ffn_down_shexp.weight": (WIDTH, ffn),
+    }
+    scales = {"attn_output": noise, "ffn_down": noise, "output.": 100.0}
+    blocks = (block, block, block | _NEXTN)
     return _finished(writer, path, *blocks, layers=LAYERS + 1, scales=scales)
 
 

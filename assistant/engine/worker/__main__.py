@@ -155,6 +155,7 @@ _CONTEXT_FIELDS = (
     "kv_unified",
     "swa_full",
     "checkpoint_bytes",
+    "n_rs_seq",
     "n_outputs_max",
     "n_threads",
     "n_threads_batch",

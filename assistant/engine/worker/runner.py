@@ -350,7 +350,7 @@ class Runner:
         """Bring the cache back to what the slots say, and deal with the cause."""
         for job, slot, _ in chosen:
             held_tokens, held = [*slot.tokens], len(slot.tokens)
-            if self.context.last(slot.number) < held:
+            if self.context.ends_before(slot.number, held):
                 continue
             kept = self.slots.cut(slot, held)
             if kept < held:

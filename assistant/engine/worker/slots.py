@@ -48,12 +48,12 @@ class Slots:
     """Keeps the book of the cache: who holds what, what may be cut, what has to go.
 
     A sequence may be cut anywhere, with two exceptions, which can be cut to a checkpoint of their
-    state. Recurrent and hybrid models have no history at all. Layers with a sliding window lose
-    old cells, also in a cache of full length once it has been filled: a cut needs the window
-    before it.
+    state. Recurrent and hybrid models have no history but a few states (`Context.n_rs_seq`). Layers
+    with a sliding window lose old cells, also in a cache of full length once it has been filled: a
+    cut needs the window before it.
 
     Attributes:
-        recurrent: sequences can only be extended.
+        recurrent: sequences can be extended, and cut a few tokens from their end at most.
         dropped: how many idle sequences were forgotten because others needed their cells.
 
     Args:
@@ -160,10 +160,9 @@ class Slots:
         Returns:
             How many tokens are kept: fewer where the sequence cannot be cut there.
         """
-        if length == len(slot.tokens) and self.context.last(slot.number) < length:
+        if length == len(slot.tokens) and self.context.ends_before(slot.number, length):
             return length
-        can = length >= self._shortest(slot) or self.recurrent  # llama.cpp refuses those itself
-        if length and can and self.context.forget(slot.number, length):
+        if length >= max(self._shortest(slot), 1) and self.context.forget(slot.number, length):
             del slot.tokens[length:]
             self._drop_checkpoints(slot, length)
             return length
@@ -172,7 +171,7 @@ class Slots:
     def _shortest(self, slot: Slot) -> int:
         """The least length, above 0, that the sequence can be cut to without a checkpoint."""
         if self.recurrent:
-            return len(slot.tokens)
+            return len(slot.tokens) - self.context.undoable(slot.number)
         first = self.context.first(slot.number) if self._window else 0
         # The token after a cut at `length` sees the positions after `length - window`.
         return first + self._window - 1 if first > 0 else 0
@@ -184,8 +183,8 @@ class Slots:
 
     # Checkpoints, of sequences that cannot be cut anywhere.
 
-    def checkpoint(self, slot: Slot) -> None:
-        """Keep the state that the slot's sequence has now, if it is small enough."""
+    def checkpoint(self, slot: Slot) -> bool:
+        """Keep the state that the slot's sequence has now; False where it is too large, or none."""
         length = len(slot.tokens)
         known = [
             one for one in self._checkpoints if (one.slot, one.length) == (slot.number, length)
@@ -193,19 +192,25 @@ class Slots:
         if known:
             self._checkpoints.remove(known[0])
             self._checkpoints.append(known[0])
-            return
+            return True
         most = self._most_checkpoint_bytes
         if not length or self.context.checkpoint_bytes(slot.number) > most:
-            return
+            return False
         state = self.context.checkpoint(slot.number)
         if not state:
-            return
+            return False
         self._checkpoints.append(_Checkpoint(slot.number, length, state))
         held = sum(len(one.state) for one in self._checkpoints)
         while len(self._checkpoints) > MOST_CHECKPOINTS or held > most:
             needless = self._least_needed()
             self._checkpoints.remove(needless)
             held -= len(needless.state)
+        return any(one.slot == slot.number and one.length == length for one in self._checkpoints)
+
+    def only_checkpoint(self, slot: Slot) -> bool:
+        """The same in place of the slot's other checkpoints."""
+        self._checkpoints = [one for one in self._checkpoints if one.slot != slot.number]
+        return self.checkpoint(slot)
 
     def _least_needed(self) -> _Checkpoint:
         """The checkpoint that is missed least: of the slot with the most of them, the one whose

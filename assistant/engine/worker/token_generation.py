@@ -66,7 +66,9 @@ def shown_piece(request: GenerateRequest, words: Words, token: int) -> bytes:
 class Drafter:
     """Drafts for greedy requests on one context.
 
-    Nothing is drafted where sequences cannot be cut anywhere: a wrong draft has to be forgotten.
+    A wrong draft has to be forgotten. Where a layer is recurrent, that goes back as far as the
+    context keeps earlier states; a checkpoint is taken before cells that may have to be evaluated
+    again.
 
     Attributes:
         drafted, accepted, rewritten: tokens, since the load.
@@ -75,7 +77,8 @@ class Drafter:
     def __init__(self, context: Context, slots: Slots) -> None:
         self._context = context
         self._slots = slots
-        self._can_take_back = not slots.recurrent and context.n_outputs > 1
+        most = min(MOST_DRAFTED, context.n_outputs - 1)
+        self._most_drafted = min(most, context.n_rs_seq) if slots.recurrent else most
         self.pace = Pace()
         self.same_bits = SameBits()
         self._aside = NO_ASIDE
@@ -83,7 +86,7 @@ class Drafter:
 
     def may_draft(self, job: Job) -> bool:
         """Whether drafts are for this request at all."""
-        return self._can_take_back and job.request.speculate and job.sampler.greedy
+        return self._most_drafted > 0 and job.request.speculate and job.sampler.greedy
 
     def lookup(self, request: GenerateRequest) -> Lookup:
         """What a request's drafts are from."""
@@ -95,17 +98,24 @@ class Drafter:
         """What to evaluate after the token that the job has to evaluate next; may be empty."""
         if job.lookup is None or len(job.todo) != 1 or job.singly or job.must_start_with:
             return NO_DRAFT
-        most = min(MOST_DRAFTED, self._context.n_outputs - 1, job.most_left - 1)
+        most = min(self._most_drafted, job.most_left - 1)
         if most < 1:
             return NO_DRAFT
         free = self._free(job)
         forced = job.guide.forced(most) if job.guide is not None else ()
-        if forced:
-            found = Draft(forced, len(forced))
-            return found.cut(self.pace.length(found, free))
-        found = job.lookup.draft(most)
+        found = Draft(forced, len(forced)) if forced else job.lookup.draft(most)
         found = found.cut(self.pace.length(found, free))
-        return found if found.tokens else self._predicted(job, min(most, MOST_PREDICTED), free)
+        if not found.tokens and not forced:
+            found = self._predicted(job, min(most, MOST_PREDICTED), free)
+        return found if found.tokens and self._can_return(job, len(found.tokens) + 1) else NO_DRAFT
+
+    def _can_return(self, job: Job, rows: int) -> bool:
+        """Whether the cells of a batch of so many rows could be evaluated again, if need be."""
+        if not self._slots.recurrent or job.drafted_from >= 0 or self._same_bits(job, rows):
+            return True
+        slot = self._slots[job.slot]
+        keep = self._slots.only_checkpoint if job.apart else self._slots.checkpoint
+        return keep(slot)
 
     def _free(self, job: Job) -> int:
         """How long a draft may be without costing anything besides its batch."""

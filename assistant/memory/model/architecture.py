@@ -52,6 +52,7 @@ class ModelMemory:
         window: tokens of the sliding window; 0 without one.
         nextn: what the layers for multi-token prediction keep where they draft; empty where they
             cannot.
+        steps_back: llama.cpp can keep earlier states of the recurrent layers (`n_rs_seq`).
         known: false where the architecture is not one whose rule is known: then `layers` follows
             the plain rule and the sizes are a guess.
     """
@@ -60,10 +61,11 @@ class ModelMemory:
     window: int
     known: bool
     nextn: tuple[LayerMemory, ...] = ()
+    steps_back: bool = False
 
     @property
     def recurrent(self) -> bool:
-        """Whether a cached prefix can only be extended, never cut (states have no history)."""
+        """Whether a cached prefix cannot be cut anywhere: states have no history."""
         return any(layer.state or layer.conv_state for layer in self.layers)
 
     @property
@@ -95,8 +97,17 @@ def model_memory(header: Header) -> ModelMemory:
         layers.append(layer)
     nextn: list[LayerMemory] = []
     if name in rules["nextn"]["drafts"]:
-        nextn = [_attention(header, i, n_layer, windowed=False) for i in range(trunk, n_layer)]
-    return ModelMemory(tuple(layers), window, known=is_known(name), nextn=tuple(nextn))
+        nextn = [
+            replace(_attention(header, index, n_layer, windowed=False), index_width=0)
+            for index in range(trunk, n_layer)
+        ]
+    return ModelMemory(
+        tuple(layers),
+        window,
+        known=is_known(name),
+        nextn=tuple(nextn),
+        steps_back=recurrent_rule is not None and name in rules["steps_back"]["names"],
+    )
 
 
 def is_known(architecture: str) -> bool:
@@ -129,6 +140,11 @@ def skipped_layers(header: Header) -> int:
 def loads_nextn(header: Header) -> bool:
     """Whether llama.cpp loads the weights of multi-token prediction without being asked."""
     return header.architecture not in _rules()["nextn"]["skipped_by"]
+
+
+def loads_router_bias(architecture: str) -> bool:
+    """Whether llama.cpp loads the router's bias of blocks that it skips otherwise."""
+    return architecture in _rules()["nextn"]["router_bias_loaded_by"]
 
 
 def copies_tied_output(architecture: str) -> bool:
@@ -277,6 +293,7 @@ class CacheParams:
         n_ctx: cells in all.
         unified: all sequences share the cells; otherwise each has `n_ctx / n_seq_max` of its own.
         swa_full: sliding-window layers keep the full length.
+        n_rs_seq: earlier states that recurrent layers keep of each sequence.
         checkpoint_bytes: host memory for checkpoints of sequences that cannot be cut anywhere.
     """
 
@@ -287,6 +304,7 @@ class CacheParams:
     unified: bool = True
     n_ubatch: int = 512
     swa_full: bool = True
+    n_rs_seq: int = 0
     checkpoint_bytes: int = 0
     flash_attn: bool = True
 
@@ -318,6 +336,8 @@ def layer_bytes(memory: ModelMemory, params: CacheParams) -> tuple[int, ...]:
     Raises:
         ValueError: the model cannot have these cache types, see `unusable_types`.
     """
+    if not memory.steps_back:
+        params = replace(params, n_rs_seq=0)  # as llama.cpp does
     streams = 1 if params.unified else max(params.n_seq_max, 1)
     full, window = cells(params) * streams, window_cells(memory, params) * streams
     # without flash attention V is stored transposed, in rows as wide as the widest layer's
@@ -344,7 +364,8 @@ def state_bytes(memory: ModelMemory, params: CacheParams) -> int:
     An upper bound: llama.cpp writes a few numbers for each cell and layer (state_write_meta and
     state_write_data in src/llama-kv-cache.cpp and src/llama-memory-recurrent.cpp).
     """
-    held = replace(params, n_ctx=min(memory.window, params.n_ctx), n_seq_max=1, unified=True)
+    length = min(memory.window, params.n_ctx)
+    held = replace(params, n_ctx=length, n_seq_max=1, unified=True, n_rs_seq=0)
     kept = [
         _one(layer, held, held.n_ctx if layer.windowed else 0, 0)
         for layer in memory.layers
@@ -402,12 +423,13 @@ def unusable_types(memory: ModelMemory, params: CacheParams) -> str:
 
 def _one(layer: LayerMemory, params: CacheParams, rows: int, widest_value: int) -> int:
     type_k, type_v = BY_NAME[params.type_k], BY_NAME[params.type_v]
+    states = params.n_seq_max * (1 + params.n_rs_seq)
     value_width = max(layer.value_width, widest_value) if layer.value_width else 0
     sizes = (
         type_k.size_bytes((layer.key_width, rows)),
         type_v.size_bytes((value_width, rows)),
         type_k.size_bytes((layer.index_width, rows)),
-        layer.conv_state * _FLOAT32_BYTES * params.n_seq_max,
-        layer.state * _FLOAT32_BYTES * params.n_seq_max,
+        layer.conv_state * _FLOAT32_BYTES * states,
+        layer.state * _FLOAT32_BYTES * states,
     )
     return sum(padded(size, _ALIGNMENT) for size in sizes)

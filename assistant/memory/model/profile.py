@@ -19,6 +19,7 @@ from assistant.memory.model.architecture import (
     ModelMemory,
     is_supported,
     loads_nextn,
+    loads_router_bias,
     model_memory,
     n_layers,
     skipped_layers,
@@ -87,6 +88,7 @@ class LayerInventory:
         experts: the routed tensors, the unit of placement: a group that is never split.
         used, count: experts chosen a token, of how many; zeros where the block has none.
         skipped: belongs to multi-token prediction and is not loaded.
+        not_skipped: of `dense`, what llama.cpp loads of such a block all the same.
     """
 
     index: int
@@ -95,6 +97,7 @@ class LayerInventory:
     used: int
     count: int
     skipped: bool = False
+    not_skipped: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +195,7 @@ def _layers(header: Header, blocks: Mapping[int, list[Tensor]]) -> tuple[LayerIn
     most = max(n_layers(header), 1 + max(blocks, default=-1) if len(blocks) < 1024 else 0)
     count = max(header.integer("expert_count"), 0)
     used = header.integers("expert_used_count", min(most, 1024), 0)
+    bias = loads_router_bias(header.architecture)
     layers = []
     for index in sorted(set(range(min(most, 1024))) | set(blocks)):
         tensors = blocks.get(index, [])
@@ -207,6 +211,7 @@ def _layers(header: Header, blocks: Mapping[int, list[Tensor]]) -> tuple[LayerIn
                 used=min(max(layer_used, 0), layer_count),
                 count=layer_count,
                 skipped=_is_nextn(header, index) and not loads_nextn(header),
+                not_skipped=tuple(t for t in tensors if bias and ".exp_probs_b" in t.name),
             )
         )
     return tuple(layers)

@@ -231,6 +231,7 @@ class Plan:
             offload_kqv=choice.offload_kqv,
             kv_unified=cache.unified,
             swa_full=cache.swa_full,
+            n_rs_seq=cache.n_rs_seq,
             checkpoint_bytes=cache.checkpoint_bytes,
             n_outputs_max=choice.n_outputs_max,
             use_extra_bufts=choice.repack,

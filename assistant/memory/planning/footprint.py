@@ -100,7 +100,7 @@ def estimate(model: Model, params: CacheParams, work: Work, n_outputs: int) -> i
         moments += [_attention(model), _dense(model), _recurrent(model)]
     if work.experts:
         moments += [_experts(model)]
-    peak = max(moments) * row
+    peak = max(moments) * row + _states(model, params)
     if work.layers and not params.flash_attn:
         peak += cells(params) * row * widths.heads
     if work.host_memory:
@@ -159,6 +159,14 @@ def _experts(model: Model) -> int:
 def _recurrent(model: Model) -> int:
     widths = model.activations
     return 4 * widths.recurrent + 10 * widths.embedding if widths.recurrent else 0
+
+
+def _states(model: Model, params: CacheParams) -> int:
+    """Where earlier states are kept, linear attention returns them all together with its result."""
+    if not params.n_rs_seq:
+        return 0
+    largest = max(layer.state for layer in model.memory.layers)
+    return _FLOAT32 * largest * params.n_seq_max * (1 + params.n_rs_seq)
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +345,11 @@ def _count(model: Model, alignment: int, row_padding: int) -> _Counts:
         tied=sized(tied, alignment, row_padding),
         copied=sized(model.inventory.copied, alignment, row_padding),
         nextn=NextnWeights(
-            sum(sized(x.dense, alignment, row_padding) for x in skipped),
+            sum(
+                sized(x.dense, alignment, row_padding)
+                - sized(x.not_skipped, alignment, row_padding)
+                for x in skipped
+            ),
             sum(sized(x.experts, alignment, row_padding) for x in skipped),
         ),
     )
@@ -351,11 +363,11 @@ class _Block:
 
 def _blocks(model: Model) -> list[_Block]:
     """The blocks that llama.cpp loads, by index; the others empty."""
-    found = {x.index: x for x in model.inventory.layers if not x.skipped}
-    blocks = []
-    for index in range(model.n_layer):
-        layer = found.get(index)
-        blocks.append(_Block(layer.dense, layer.experts) if layer else _Block())
+    blocks = [_Block()] * model.n_layer
+    for layer in model.inventory.layers:
+        if layer.index < model.n_layer:
+            whole = _Block(layer.dense, layer.experts)
+            blocks[layer.index] = _Block(layer.not_skipped) if layer.skipped else whole
     return blocks
 
 

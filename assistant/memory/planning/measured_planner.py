@@ -171,11 +171,16 @@ def _host_memory_only(plan: Plan, choice: Choice) -> Choice:
     return replace(_no_experts(plan, choice), layers=layers, output=HOST_MEMORY)
 
 
+def _no_earlier_states(_: Plan, choice: Choice) -> Choice:
+    return replace(choice, cache=replace(choice.cache, n_rs_seq=0))
+
+
 def _no_checkpoints(_: Plan, choice: Choice) -> Choice:
     return replace(choice, cache=replace(choice.cache, checkpoint_bytes=0))
 
 
 _CHANGES: tuple[_Change, ...] = (
+    _Change("states", "drafts, where recurrent layers need memory for them", _no_earlier_states),
     _Change("checkpoints", "saved states to go back to", _no_checkpoints),
     _Change("context", "half of the context", _smaller_context),
     _Change("batch", "large batches, and work offloaded to the GPU", _smaller_batch),

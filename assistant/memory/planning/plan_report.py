@@ -422,6 +422,13 @@ def _about_cache(plan: Plan, requirements: Requirements) -> list[str]:
             "recurrent layers have no history: a prompt that changes is read again from the last "
             "saved state before the change"
         )
+    if cache.n_rs_seq:
+        without = cache_bytes(plan.model.memory, replace(cache, n_rs_seq=0))
+        lines.append(
+            f"they keep {cache.n_rs_seq} earlier states of each sequence "
+            f"({gib(cache_bytes(plan.model.memory, cache) - without)}), for drafts and short "
+            "deletions"
+        )
     return lines
 
 

@@ -14,7 +14,12 @@ from dataclasses import dataclass, replace
 from assistant.errors import PlanError
 from assistant.memory.devices import RAISE_THE_LIMIT
 from assistant.memory.gguf.header import BY_NAME, GgmlType, Tensor
-from assistant.memory.model.architecture import CacheParams, unusable_types, with_window
+from assistant.memory.model.architecture import (
+    CacheParams,
+    cache_bytes,
+    unusable_types,
+    with_window,
+)
 from assistant.memory.model.profile import Amount, LayerInventory, Model
 from assistant.memory.planning import (
     HOST_MEMORY,
@@ -170,7 +175,8 @@ def make_plan(
         found = _search(breakdown, requirements, corrections or {})
     if not found.plan.fits:
         raise _no_fit(breakdown, requirements, corrections or {}, found, search_alternatives)
-    plan = _with_nextn(breakdown, found.plan, requirements, corrections or {})
+    plan = _with_earlier_states(breakdown, found.plan, requirements, corrections or {})
+    plan = _with_nextn(breakdown, plan, requirements, corrections or {})
     return replace(plan, reasons=explain(plan, machine, requirements), caveats=caveats)
 
 
@@ -182,6 +188,33 @@ def reduced_context(trained: int, requested: int) -> str:
     )
 
 
+_EARLIER_STATES = (7, 3)
+_MOST_STATES_BYTES = 1 << 30
+
+
+def _with_earlier_states(
+    breakdown: ModelBreakdown, plan: Plan, requirements: Requirements, corrections: Corrections
+) -> Plan:
+    """The same with earlier states of recurrent layers, where memory is left for them.
+
+    They allow drafts, and short deletions without reading anything again. Nothing gives way to
+    them. Each costs a few graph nodes a layer, so that more of them would slow every token down.
+    """
+    memory = breakdown.model.memory
+    if not memory.steps_back or requirements.disk:
+        return plan
+    before = cache_bytes(memory, plan.choice.cache)
+    for count in _EARLIER_STATES:
+        cache = replace(plan.choice.cache, n_rs_seq=count)
+        if cache_bytes(memory, cache) - before > _MOST_STATES_BYTES:
+            continue
+        choice = replace(plan.choice, cache=cache)
+        changed = replan(breakdown, plan, requirements, choice, corrections)
+        if changed.fits:
+            return changed
+    return plan
+
+
 def _with_nextn(
     breakdown: ModelBreakdown, plan: Plan, requirements: Requirements, corrections: Corrections
 ) -> Plan:
@@ -190,8 +223,11 @@ def _with_nextn(
     Nothing gives way to them: what they spare is worth less than an expert group on a GPU. Their
     own experts go to host memory where the GPU has no space for them.
     """
-    if not breakdown.model.memory.nextn or not requirements.nextn or requirements.disk:
+    memory = breakdown.model.memory
+    if not memory.nextn or not requirements.nextn or requirements.disk:
         return plan
+    if memory.recurrent and not plan.choice.cache.n_rs_seq:
+        return plan  # a wrong draft could not be forgotten
     if not any(layer.skipped and layer.dense for layer in breakdown.model.inventory.layers):
         return plan
     whole = replace(plan.choice, nextn=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,16 @@ from running import Bench, running
 from assistant.engine.worker import speculation
 from assistant.llama import nextn
 
+Kind = Callable[..., Path]
+KINDS = pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        pytest.param(tiny_models.predicting, {}, id="glm4moe"),
+        pytest.param(tiny_models.predicting_hybrid, {"n_rs_seq": 4}, id="qwen35moe"),
+        pytest.param(tiny_models.predicting_sparse, {}, id="deepseek32"),
+        pytest.param(partial(tiny_models.predicting_sparse, architecture="glm-dsa"), {}, id="glm5"),
+    ],
+)
 PROMPT = [3 + number * 11 % 250 for number in range(70)]
 
 
@@ -35,22 +47,30 @@ def test_this_build_hands_out_hidden_states() -> None:
     assert nextn.available()
 
 
-def test_layers_that_know_what_comes_draft_it_all(tmp_path: Path) -> None:
-    with running(tiny_models.predicting(tmp_path / "m.gguf"), nextn=True) as bench:
+@KINDS
+def test_layers_that_know_what_comes_draft_it_all(
+    kind: Kind, shape: dict[str, int], tmp_path: Path
+) -> None:
+    with running(kind(tmp_path / "m.gguf"), nextn=True, **shape) as bench:
         drafted, accepted = both(bench, PROMPT)
         assert accepted >= 20 and accepted >= 0.8 * drafted
 
 
-def test_wrong_drafts_change_nothing(tmp_path: Path) -> None:
-    with running(tiny_models.predicting(tmp_path / "m.gguf", noise=0.6), nextn=True) as bench:
+@KINDS
+def test_wrong_drafts_change_nothing(kind: Kind, shape: dict[str, int], tmp_path: Path) -> None:
+    noise = 0.3 if shape else 0.6
+    with running(kind(tmp_path / "m.gguf", noise=noise), nextn=True, **shape) as bench:
         counts = [both(bench, PROMPT[start:]) for start in (0, 5, 9)]
     drafted, accepted = (sum(column) for column in zip(*counts, strict=True))
     assert 0 < accepted < drafted
 
 
-def test_drafts_follow_cuts_shares_and_other_slots(tmp_path: Path) -> None:
+@KINDS
+def test_drafts_follow_cuts_shares_and_other_slots(
+    kind: Kind, shape: dict[str, int], tmp_path: Path
+) -> None:
     """What these layers have read is what the sequence holds, wherever that came from."""
-    with running(tiny_models.predicting(tmp_path / "m.gguf"), nextn=True) as bench:
+    with running(kind(tmp_path / "m.gguf"), nextn=True, **shape) as bench:
         for prompt in (
             PROMPT,
             [*PROMPT[:40], 9, 8],  # cut

@@ -31,6 +31,7 @@ REQUIREMENTS = {
         n_ctx=8192, type_k="q5_1", type_v="q5_1", n_seq_max=3, unified=False, swa_full=False
     ),
     "f32, window in full": CacheParams(n_ctx=2048, type_k="f32", type_v="f32", n_seq_max=4),
+    "earlier states": CacheParams(n_ctx=2048, n_seq_max=3, n_rs_seq=5),
     "without flash attention": CacheParams(n_ctx=2048, n_seq_max=2, flash_attn=False),
 }
 
@@ -51,6 +52,7 @@ def spec_of(requirement: CacheParams) -> LoadSpec:
         cache_type_v=requirement.type_v,
         kv_unified=requirement.unified,
         swa_full=requirement.swa_full,
+        n_rs_seq=requirement.n_rs_seq,
         flash_attn=requirement.flash_attn,
         use_extra_bufts=False,
     )
@@ -143,6 +145,7 @@ def test_weights_are_llama_cpps_to_the_byte(dry_run: DryRun) -> None:
         header = shapes.family_header(family)
         inventory = take_inventory(header)
         kept = [t for x in inventory.layers if not x.skipped for t in (*x.dense, *x.experts)]
+        kept += [t for x in inventory.layers if x.skipped for t in x.not_skipped]
         tied = []
         if inventory.tied and copies_tied_output(header.architecture):
             tied = [tensor for tensor in inventory.input if tensor.name == "token_embd.weight"]
