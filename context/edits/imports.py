@@ -1,7 +1,9 @@
 """Add a missing import: a name was typed that nothing in the file defines.
 
 What to import is read from how other files of the project import that name, else from the only
-definition of it in the project, else from a short list of Python's own modules.
+definition of it in the project, else from a short list of Python's own modules and their names.
+What a file has under another name is not imported again. A name that only annotations use joins
+the imports for type checkers, where those of its module stand there.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ import builtins
 import posixpath
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import tree_sitter
 
@@ -21,14 +25,43 @@ from context.edits.history import is_identifier, tokens
 from context.edits.names import Scopes, scopes_of
 from context.syntax.document import Source
 from context.syntax.syntax_tree import Import, ancestors
-from context.syntax.text import line_end, line_start
+from context.syntax.text import byte_offset, line_end, line_start
 
 _MOST_NAMES = 8
 _MOST_FILES = 12
 _BUILTIN = frozenset(dir(builtins)) | {"self", "cls", "super", "__file__", "__name__", "__doc__"}
 _SCRIPTS = frozenset(("javascript", "typescript", "tsx"))
+_GLOBALS = frozenset(
+    ("AbortController", "Array", "ArrayBuffer", "Blob", "Boolean", "Buffer", "Date", "Document",
+     "Element", "Error", "Event", "EventTarget", "File", "FormData", "Function", "Headers",
+     "Image", "Intl", "JSON", "Map", "Math", "Node", "Number", "Object", "Partial", "Promise",
+     "Proxy", "Readonly", "Record", "Reflect", "RegExp", "Request", "Response", "Set", "String",
+     "Symbol", "Text", "TypeError", "URL", "WeakMap", "WeakSet", "Worker", "console", "document",
+     "fetch", "globalThis", "module", "process", "require", "window")
+)  # fmt: skip
+"""Names that every script knows, so that a project's own one need not be meant."""
+_USED_BY_NAME = frozenset(
+    ("generic_type", "jsx_opening_element", "jsx_closing_element", "jsx_self_closing_element")
+)
+_HEAD = re.compile(r"#!|#.*coding[:=]|///|/\*\s*eslint")
 _FROM = re.compile(r"from\s+(\S+)\s+import\s+(?![(*])([^#\\\n]+?)\s*$")
+_LISTED = re.compile(r"([ \t]+)([\w$]+)(,?)[ \t]*\Z")
 _BRACED = re.compile(r"import\s*(type\s*)?\{([^{}\n]*)\}\s*from\s*(['\"])([^'\"\n]+)\3;?\s*$")
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What to import: a name of a module, or the module itself where `name` is empty.
+
+    Attributes:
+        local: what the file calls it, where that is something else; else empty.
+        annotation: it is used in an annotation only.
+    """
+
+    module: str
+    name: str = ""
+    local: str = ""
+    annotation: bool = False
 
 
 def find(scene: Scene) -> list[NextEdit]:
@@ -40,8 +73,8 @@ def find(scene: Scene) -> list[NextEdit]:
         return []  # it may bring in any name
     for name, at in list(_typed(scene))[:_MOST_NAMES]:
         if _is_missing(scene, scopes, name, at):
-            statement = _statement(scene, name, at)
-            made = _inserted(scene, *statement) if statement is not None else None
+            wanted = _wanted(scene, scopes, name, at)
+            made = _inserted(scene, wanted) if wanted is not None else None
             if made is not None:
                 return [made]
     return []
@@ -77,8 +110,11 @@ def _is_missing(scene: Scene, scopes: Scopes, name: str, at: int) -> bool:
         return False
     parent = node.parent
     label = parent.child_by_field_name("name") if parent is not None else None
-    if label is not None and label.id == node.id:
-        return False  # what is declared, or the name of an argument
+    if parent is not None and label is not None and label.id == node.id:
+        if parent.type not in _USED_BY_NAME:
+            return False  # what is declared, or the name of an argument
+        if parent.type != "generic_type" and not name[:1].isupper():
+            return False  # an element of the page
     if any(one.local == name for one in scene.source.outline.imports):
         return False
     return not any(one.name == name for one in scene.source.outline.definitions)
@@ -88,26 +124,42 @@ def _in_error(node: tree_sitter.Node) -> bool:
     return any(one.is_error for one in (node, *ancestors(node)))
 
 
-def _statement(scene: Scene, name: str, at: int) -> tuple[str, str] | None:
-    """Module and name to import; the name is empty for the module itself."""
+def _wanted(scene: Scene, scopes: Scopes, name: str, at: int) -> _Wanted | None:
+    """What brings in a name; None where that is not known, or is there under another name."""
     found = _as_others_do(scene, name)
-    if found is not None:
-        return found
-    definition = _only_definition(scene, name)
+    definition = None if found is not None else _only_definition(scene, name)
     if definition is not None:
         module = _module_of(scene, definition)
-        return (module, name) if module else None
-    if scene.source.language.name == "python":
-        return _standard(scene.text, name, at)
-    return None
+        found = _Wanted(module, name) if module else None
+    elif found is None and scene.source.language.name == "python":
+        found = _standard(scene, name, at)
+    if found is None or any(
+        (one.module, one.name) == (found.module, found.name) and one.local not in {name, ""}
+        for one in scene.source.outline.imports
+    ):
+        return None
+    annotation = scene.source.language.name == "python" and _is_annotation(scene, scopes, name)
+    return replace(found, annotation=annotation)
 
 
-def _as_others_do(scene: Scene, name: str) -> tuple[str, str] | None:
+def _is_annotation(scene: Scene, scopes: Scopes, name: str) -> bool:
+    """Whether a name stands in annotations only."""
+    root = scene.source.tree.root
+    if root is None:
+        return False
+    leaves = (scopes.leaf_at(use.start, use.stop) for use in scopes.uses(name, root, member=False))
+    return all(
+        leaf is not None and any(one.type == "type" for one in ancestors(leaf)) for leaf in leaves
+    )
+
+
+def _as_others_do(scene: Scene, name: str) -> _Wanted | None:
     """What the other files that import the name take, if they agree."""
     if scene.project is None:
         return None
-    found: set[tuple[str, str]] = set()
+    found: set[_Wanted] = set()
     own = posixpath.dirname(scene.document.path)
+    python = scene.source.language.name == "python"
     for root, path in list(scene.project.mentions(name))[:_MOST_FILES]:
         if (root, path) == (scene.document.root, scene.document.path):
             continue
@@ -115,12 +167,15 @@ def _as_others_do(scene: Scene, name: str) -> tuple[str, str] | None:
         if source is None or not source.language.sees(scene.source.language.name):
             continue
         for one in source.outline.imports:
-            if one.local == name and one.name in {name, ""}:
-                if one.module.startswith(".") and posixpath.dirname(path) != own:
-                    continue
-                if not one.name and scene.source.language.name != "python":
-                    return None  # a default import: its form differs from file to file
-                found.add((one.module, one.name))
+            if one.local != name or (not python and one.name != name and one.name):
+                continue
+            if one.module.startswith(".") and posixpath.dirname(path) != own:
+                continue
+            if not one.name and not python:
+                return None  # a default import: its form differs from file to file
+            renamed = name not in {one.name or one.module, one.module.split(".")[0]}
+            local = name if renamed or (one.name and one.name != name) else ""
+            found.add(_Wanted(one.module, one.name, local))
     return next(iter(found)) if len(found) == 1 else None
 
 
@@ -180,42 +235,81 @@ def _python_module(scene: Scene, path: str) -> str:
 
 
 @cache
-def _modules() -> frozenset[str]:
-    raw = tomllib.loads(Path(__file__).with_name("python_modules.toml").read_text("utf-8"))
-    return frozenset(raw["modules"])
+def _known() -> Mapping[str, Any]:
+    """Python's own modules, and which of their names are hardly used for anything else."""
+    return tomllib.loads(Path(__file__).with_name("python_modules.toml").read_text("utf-8"))
 
 
-def _standard(text: str, name: str, at: int) -> tuple[str, str] | None:
-    """A module of Python's library, where an attribute of it is used."""
-    rest = text[at + len(name) : at + len(name) + 2]
-    return (name, "") if name in _modules() and re.match(r"\.[A-Za-z]", rest) else None
+def _standard(scene: Scene, name: str, at: int) -> _Wanted | None:
+    """A module of Python's library where an attribute of it is used, or a name of one. What is no
+    attribute of the module is one of the class that is called the same."""
+    if scene.project is not None and scene.project.definitions(name):
+        return None
+    module = _known()["names"].get(name)
+    if module is not None:
+        return _Wanted(module, name)
+    rest = scene.text[at + len(name) : at + len(name) + 64]
+    attribute = re.match(r"\.([A-Za-z]\w*)", rest)
+    if attribute is None or name not in _known()["modules"]:
+        return None
+    own = _known()["attributes"].get(name)
+    return _Wanted(name, name if own is not None and attribute[1] not in own else "")
 
 
-def _inserted(scene: Scene, module: str, name: str) -> NextEdit | None:
+def _inserted(scene: Scene, wanted: _Wanted) -> NextEdit | None:
     """The edit that brings in a name: in a statement of that module, or as a new line."""
     language = scene.source.language.name
     if language != "python" and language not in _SCRIPTS:
         return None
-    imports = [
-        one
-        for one in scene.source.outline.imports
-        if not scene.text[line_start(scene.text, one.start) : one.start].strip()
-        and line_start(scene.text, one.start) == one.start
-    ]
-    if name:
+    text, name = scene.text, wanted.name
+    every = scene.source.outline.imports
+    if language in _SCRIPTS and (
+        name in _GLOBALS or (every and not any(_is_import(text, one) for one in every))
+    ):
+        return None  # a global, or a script that imports by calls
+    imports = [one for one in every if line_start(text, one.start) == one.start]
+    hidden = [one for one in every if one.module == wanted.module and _is_for_types(scene, one)]
+    if wanted.annotation and hidden:
+        imports = hidden
+    if name and not wanted.local:
         for one in imports:
-            if one.module == module and one.name:
-                made = _extended(scene.text, one, name)
+            if one.module == wanted.module and one.name:
+                made = _extended(text, one, name)
                 if made is not None:
                     return made
-    line = _line(scene, module, name, imports)
-    at = _place(scene.source, imports, line)
-    return NextEdit(at, at, line, EditKind.IMPORT) if at is not None else None
+    line = _line(scene, wanted, imports)
+    if imports is hidden:
+        same, stop = max((one.start, one.stop) for one in hidden)
+        at = line_end(text, max(stop - 1, same))
+        indent = text[line_start(text, same) : same]
+        return NextEdit(at, at, indent + line, EditKind.IMPORT) if not indent.strip() else None
+    place = _place(scene.source, imports, line)
+    if place is None:
+        return None
+    at, before, after = place
+    return NextEdit(at, at, before + line + after, EditKind.IMPORT)
 
 
-def _line(scene: Scene, module: str, name: str, imports: list[Import]) -> str:
+def _is_import(text: str, one: Import) -> bool:
+    return text.startswith(("import", "export"), one.start)
+
+
+def _is_for_types(scene: Scene, one: Import) -> bool:
+    """Whether an import is in a block that only type checkers read."""
+    root, at = scene.source.tree.root, byte_offset(scene.text, one.start)
+    leaf = root.descendant_for_byte_range(at, at) if root is not None else None
+    for node in ancestors(leaf) if leaf is not None else ():
+        condition = node.child_by_field_name("condition") if node.type == "if_statement" else None
+        if condition is not None:
+            return condition.text is not None and condition.text.endswith(b"TYPE_CHECKING")
+    return False
+
+
+def _line(scene: Scene, wanted: _Wanted, imports: list[Import]) -> str:
+    module, name = wanted.module, wanted.name
+    renamed = f" as {wanted.local}" if wanted.local else ""
     if scene.source.language.name == "python":
-        return f"from {module} import {name}\n" if name else f"import {module}\n"
+        return f"from {module} import {name}{renamed}\n" if name else f"import {module}{renamed}\n"
     others = [scene.text[one.start : one.stop] for one in imports]
     quote = "'" if any("'" in one for one in others) else '"'
     end = ";" if not others or any(one.rstrip().endswith(";") for one in others) else ""
@@ -223,8 +317,11 @@ def _line(scene: Scene, module: str, name: str, imports: list[Import]) -> str:
 
 
 def _extended(text: str, one: Import, name: str) -> NextEdit | None:
-    """One more name in a statement on one line, in order if the others are."""
+    """One more name in a statement on one line, or with a line for each, in order if the others
+    are."""
     end = line_end(text, one.start)
+    if end < one.stop:
+        return _extended_by_line(text, one, name)
     statement = text[one.start : end].rstrip("\n")
     python, braced = _FROM.match(statement), _BRACED.match(statement)
     if python is not None:
@@ -245,14 +342,39 @@ def _extended(text: str, one: Import, name: str) -> NextEdit | None:
     return NextEdit(at, at, f"{name}, ", EditKind.IMPORT)
 
 
+def _extended_by_line(text: str, one: Import, name: str) -> NextEdit | None:
+    """One more line in a statement that has a line for each name."""
+    at = line_end(text, one.start)
+    first = text[one.start : at].rstrip()
+    if not first.endswith(("import (", "import {")):
+        return None
+    found: list[tuple[int, str]] = []
+    indent = comma = ""
+    for line in text[at : one.stop].split("\n")[:-1]:
+        listed = _LISTED.match(line)
+        if listed is None:
+            return None
+        indent, comma = listed[1], listed[3]
+        found.append((at, listed[2]))
+        at += len(line) + 1
+    names = [known for _, known in found]
+    if not names or name in names or not comma:
+        return None
+    ordered = names == sorted(names, key=_key)
+    following = [start for start, known in found if _key(known) > _key(name)]
+    place = following[0] if following and ordered else at
+    return NextEdit(place, place, f"{indent}{name},\n", EditKind.IMPORT)
+
+
 def _key(name: str) -> tuple[int, str]:
     """isort's order: constants, classes, the rest."""
     group = 0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2
     return group, name.lower()
 
 
-def _place(source: Source, imports: list[Import], line: str) -> int | None:
-    """Where a new import belongs: before the first of its group that sorts after it."""
+def _place(source: Source, imports: list[Import], line: str) -> tuple[int, str, str] | None:
+    """Where a new import belongs, and the blank lines before and after it: before the first of its
+    group that sorts after it."""
     text = source.text
     if not imports:
         return _after_head(source)
@@ -271,11 +393,17 @@ def _place(source: Source, imports: list[Import], line: str) -> int | None:
         if "__future__" in text[best[0] : ends[best[-1]]]:
             best = blocks[1] if len(blocks) > 1 else best
             if "__future__" in text[best[0] : ends[best[-1]]]:
-                return None
+                return _apart(text, ends[best[-1]])
     for start in best:
         if _order(text[start : ends[start]]) > _order(line):
-            return start
-    return ends[best[-1]]
+            return start, "", ""
+    return ends[best[-1]], "", ""
+
+
+def _apart(text: str, at: int) -> tuple[int, str, str]:
+    """A place with a blank line on both sides."""
+    before = "" if not at else "\n" if text[at - 1] == "\n" else "\n\n"
+    return at, before, "" if text[at : at + 1] in {"", "\n"} else "\n"
 
 
 def _root(statement: str) -> str:
@@ -286,7 +414,7 @@ def _root(statement: str) -> str:
 
 
 def _is_standard(root: str) -> bool:
-    return root in _modules()
+    return root in _known()["modules"]
 
 
 def _order(statement: str) -> tuple[bool, str]:
@@ -295,18 +423,20 @@ def _order(statement: str) -> tuple[bool, str]:
     return (found[1] == "from", found[2].lower()) if found else (True, "\uffff")
 
 
-def _after_head(source: Source) -> int | None:
-    """After the file's comments and documentation, if nothing imports yet."""
-    if source.language.name != "python":
-        return 0 if not source.text.startswith(("#!", "'use", '"use', "/*", "//")) else None
-    root = source.tree.root
+def _after_head(source: Source) -> tuple[int, str, str] | None:
+    """After the file's first comments and documentation, if nothing imports yet. Comments right
+    above code belong to that."""
+    root, text = source.tree.root, source.text
     if root is None:
         return None
     at = 0
     for node in root.children:
-        is_doc = node.type == "expression_statement" and node.child_count == 1
-        is_doc = is_doc and node.children[0].type == "string"
-        if node.type != "comment" and not is_doc:
+        start, end = source.at.char(node.start_byte), source.at.char(node.end_byte)
+        end = line_end(text, max(end - 1, start))
+        is_text = node.type == "expression_statement" and node.named_child_count == 1
+        is_text = is_text and node.named_children[0].type == "string"
+        if "comment" not in node.type and node.type != "hash_bang_line" and not is_text:
             break
-        at = line_end(source.text, source.at.char(node.end_byte) - 1)
-    return at if not at else None
+        if is_text or _HEAD.match(text, start) or text[end : end + 1] in {"", "\n"}:
+            at = end
+    return _apart(text, at)

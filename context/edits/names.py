@@ -26,7 +26,7 @@ from context.syntax.text import byte_offset
 
 _PLAIN = frozenset(("identifier", "type_identifier", "shorthand_property_identifier"))
 _MEMBER = frozenset(("property_identifier", "field_identifier"))
-_OWNERS = ("object", "value", "operand")
+_OWNERS = ("object", "value", "operand", "argument", "expression")
 _MEMBER_FIELDS = ("attribute", "property", "field")
 _MOST_USES = 400
 _SHORTEST_NAME = 2
@@ -138,11 +138,10 @@ class Scopes:
             return any(parent.child_by_field_name(field) is not None for field in _OWNERS)
         if any(_same(parent.child_by_field_name(field), node) for field in _MEMBER_FIELDS):
             return True
-        return (
-            parent.type == "method_invocation"
-            and parent.child_by_field_name("object") is not None
-            and _same(parent.child_by_field_name("name"), node)
+        owned = parent.type == "member_access_expression" or (
+            parent.type == "method_invocation" and parent.child_by_field_name("object") is not None
         )
+        return owned and _same(parent.child_by_field_name("name"), node)
 
     def owner(self, node: tree_sitter.Node) -> str:
         """The text of the object of a member."""
@@ -205,13 +204,18 @@ class Scopes:
                 yield node, found.start()
 
     def _is_label(self, node: tree_sitter.Node) -> bool:
-        """The name of an argument (`f(a=1)`), or the last part of a path (`a::b`)."""
+        """The name of an argument (`f(a=1)`), of a property that is set where an object is made
+        (C#'s `new A { a = 1 }`), or the last part of a path (`a::b`)."""
         parent = node.parent
         if parent is None:
             return False
+        if parent.type == "assignment_expression" and parent.parent is not None:
+            left = _same(parent.child_by_field_name("left"), node)
+            return left and parent.parent.type == "initializer_expression"
         named = _same(parent.child_by_field_name("name"), node)
         return named and parent.type in {
-            "keyword_argument", "scoped_identifier", "scoped_type_identifier", "qualified_type",
+            "keyword_argument", "argument", "scoped_identifier", "scoped_type_identifier",
+            "qualified_identifier", "qualified_type",
         }  # fmt: skip
 
     def _inside(self, node: tree_sitter.Node, shadowed: set[int], scope: tree_sitter.Node) -> bool:

@@ -1,5 +1,6 @@
 ; See the one of Python.
 [(function_item) (closure_expression) (block) (for_expression) (match_arm) (if_expression)] @scope
+[(impl_item) (trait_item)] @class
 (function_item name: (identifier) @outer)
 (struct_item name: (type_identifier) @name)
 (enum_item name: (type_identifier) @name)

@@ -125,6 +125,30 @@ def test_a_rename_reaches_the_files_that_import_the_name() -> None:
             "",
         ),
         ({"pkg/b.py": "def f():\n    Thing = 1\n"}, "import os\n", "Thing()", ""),
+        (  # under the name that another file gives it
+            {"pkg/b.py": "import tools.core as Thing\n"},
+            "import os\n\n",
+            "x = Thing()\n",
+            "import tools.core as Thing\n",
+        ),
+        (
+            {"pkg/b.py": "from tools import Core as Thing\n"},
+            "import os\n\n",
+            "x = Thing()\n",
+            "from tools import Core as Thing\n",
+        ),
+        (  # the project has names of its own that the library has too
+            {"b.py": "class Path: ...\n", "c.py": "class Path: ...\n"},
+            "import os\n",
+            "Path()\n",
+            "",
+        ),
+        (
+            {"pkg/b.py": "class Thing: ...\nclass Other: ...\n"},
+            "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    import pkg.b\n\n",
+            "def f(x: Thing): ...\n",
+            "    from pkg.b import Thing\n",
+        ),
     ],
 )
 def test_a_missing_import(files: dict[str, str], before: str, typed: str, expected: str) -> None:
@@ -133,8 +157,62 @@ def test_a_missing_import(files: dict[str, str], before: str, typed: str, expect
     assert [one.text for one in found] == ([expected] if expected else [])
 
 
-def test_a_missing_import_in_typescript() -> None:
-    files = {"src/b.ts": "export class Thing {}\n"}
-    before = "import { x } from './x'\n\n"
-    seen = scene("src/a.ts", [before, before + "const y = new Thing()\n"], files)
-    assert [one.text for one in imports.find(seen)] == ["import { Thing } from './b'\n"]
+@pytest.mark.parametrize(
+    ("path", "files", "before", "typed", "expected"),
+    [
+        (
+            "src/a.ts",
+            {"src/b.ts": "export class Thing {}\n"},
+            "import { x } from './x'\n\n",
+            "const y = new Thing()\n",
+            "import { Thing } from './b'\n",
+        ),
+        (
+            "src/a.ts",
+            {"src/b.ts": "export class Thing<T> {}\n"},
+            '"use strict";\n',
+            "const y: Thing<string> = z;\n",
+            '\nimport { Thing } from "./b";\n\n',
+        ),
+        (
+            "src/a.ts",
+            {"src/b.ts": "export class Thing {}\n"},
+            'import {\n  Other,\n} from "./b";\n',
+            "new Thing();\n",
+            "  Thing,\n",
+        ),
+        (
+            "src/a.tsx",
+            {"src/b.tsx": "export function Thing() {}\n"},
+            'import { x } from "./x";\n',
+            "const y = <Thing/>;\n",
+            'import { Thing } from "./b";\n',
+        ),
+        (
+            "src/a.tsx",
+            {"src/b.tsx": "export function div() {}\n"},
+            'import { x } from "./x";\n',
+            "const y = <div/>;\n",
+            "",
+        ),
+        (
+            "src/a.ts",
+            {"src/b.ts": "export class Event {}\n"},
+            'import { x } from "./x";\n',
+            "new Event();\n",
+            "",
+        ),
+        (
+            "src/a.js",
+            {"src/b.js": "export function helper() {}\n"},
+            'const x = require("./x");\n',
+            "helper();\n",
+            "",
+        ),
+    ],
+)
+def test_a_missing_import_of_a_script(
+    path: str, files: dict[str, str], before: str, typed: str, expected: str
+) -> None:
+    seen = scene(path, [before, before + typed], files)
+    assert [one.text for one in imports.find(seen)] == ([expected] if expected else [])
