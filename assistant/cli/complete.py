@@ -17,8 +17,8 @@ from assistant.cli.language_client import LanguageClient, Message, language_serv
 from assistant.cli.terminal import console, print_json, printable, say
 from assistant.errors import EngineError, RequestError
 from context.edits import NextEdit, Scene, gate
-from context.edits.history import History, reverted
-from context.index.open_file import UnreadableError, open_text
+from context.edits.history import DiffError, History, changes_in, reverted
+from context.index.open_file import UnreadableError, decoded, open_text
 from context.syntax.document import Document
 
 _LARGEST_BYTES = 16 << 20
@@ -183,13 +183,19 @@ def _picture(cursor: Cursor, items: list[Message], took_s: float) -> dict[str, A
 
 _MOST_FILE_BYTES = 4 << 20
 _MOST_ANSWER_TOKENS = 1024
-_HUNK = re.compile(r"@@ -\d+(?:,\d+)? \+(\d{1,9})(?:,\d+)? @@")
+_PREFIXES = frozenset(("a", "b", "c", "i", "o", "w"))
+"""What git writes before paths, by its settings."""
 
 
 def show(
     file: Annotated[Path, typer.Argument(help="A file in which the changes were made.")],
     history: Annotated[
-        Path, typer.Option(help="The changes as a unified diff of this file, the oldest first.")
+        Path,
+        typer.Option(
+            metavar="DIFF",
+            help="The changes of this file as a unified diff, the oldest first; - reads it from the"
+            " standard input.",
+        ),
     ],
     model: Annotated[
         str | None,
@@ -200,12 +206,16 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print the edits that follow from the changes of a diff. Without `--model`, needs no model."""
-    text, diff = (_read(path, _MOST_FILE_BYTES) for path in (file, history))
+    text, diff = _read(file, _MOST_FILE_BYTES), _read_diff(history)
     document = Document("", str(file), text.replace("\r\n", "\n").replace("\r", "\n"))
     source = document.source
     if source is None:
-        raise RequestError("the language of this file is not known", subject=str(file))
-    made = history_of(diff, source.text.split("\n"))
+        raise RequestError(
+            "the language of this file is not known",
+            subject=str(file),
+            advice="Name a file of source code with its usual ending",
+        )
+    made = history_of(diff, source.text.split("\n"), str(file))
     last = made.hunks[-1].first if made.hunks else 0
     cursor = sum(len(line) + 1 for line in source.text.split("\n")[:last])
     scene = Scene(document, source, cursor, made.hunks)
@@ -229,6 +239,28 @@ def show(
     for one in shown:
         row = f"{one['line']}: {one['kind']}: {one['old']!r} -> {one['new']!r}"
         console().print(printable(row), markup=False, highlight=False)
+
+
+def _read_diff(path: Path) -> str:
+    """A diff from a file, a pipe or, for `-`, the standard input."""
+    if str(path) == "-":
+        data = sys.stdin.buffer.read(_MOST_FILE_BYTES + 1)
+    elif path.is_fifo():
+        with path.open("rb") as pipe:
+            data = pipe.read(_MOST_FILE_BYTES + 1)
+    else:
+        return _read(path, _MOST_FILE_BYTES)
+    subject = "the standard input" if str(path) == "-" else str(path)
+    if len(data) > _MOST_FILE_BYTES:
+        raise RequestError(
+            f"the diff is longer than {_MOST_FILE_BYTES >> 20} MiB",
+            subject=subject,
+            advice="Give a diff of this file only",
+        )
+    try:
+        return decoded(data)
+    except UnreadableError as error:
+        raise RequestError(str(error), subject=subject, advice=error.advice) from error
 
 
 def _shown(edit: NextEdit, text: str) -> dict[str, Any]:
@@ -306,36 +338,57 @@ async def _by_model(name: str, path: Path, scene: Scene, moment: gate.Moment) ->
     return edit if gate.judge(edit, sure).passes(gate.Level.NORMAL, form.thresholds) else None
 
 
-def history_of(diff: str, lines: list[str]) -> History:
-    """The history that the hunks of a diff describe.
+def history_of(diff: str, lines: list[str], path: str = "") -> History:
+    """The history that a diff describes of a file.
 
     Args:
-        lines: the file with all of them made.
+        lines: the file with all of its changes made.
+        path: of the file, where the diff may be of several; the diff's own ones end it.
 
     Raises:
-        RequestError: the diff has other lines than the file.
+        RequestError: it is no diff, or not of this file, or has other lines.
     """
-    changes: list[tuple[int, list[str], list[str]]] = []
-    at, body = 0, False
-    for line in diff.split("\n"):
-        if found := _HUNK.match(line):
-            at, body = int(found[1]) - 1, True
-        elif line.startswith(("--- ", "+++ ", "diff ", "index ")) and not line.startswith("+++ +"):
-            body = False
-        elif body and line[:1] in {"-", "+"}:
-            if not changes or changes[-1][0] + len(changes[-1][2]) != at:
-                changes.append((at, [], []))
-            _, old, new = changes[-1]
-            (old if line[0] == "-" else new).append(line[1:])
-            at += line[0] == "+"
-        elif body:
-            at += 1
+    try:
+        changes = changes_in(diff)
+    except DiffError as error:
+        raise RequestError(
+            f"this is not a unified diff: {error}",
+            subject="--history",
+            advice="Make one with git diff, or diff -u OLD NEW",
+        ) from error
+    named = [name for name in changes if name and path and _ends(path, name)]
+    if named:
+        chosen = [change for name in named for change in changes[name]]
+    elif len(changes) > 1 or (path and _is_other(path, "".join(changes))):
+        listed = ", ".join(sorted(name or "a file without a name" for name in changes)[:3])
+        raise RequestError(
+            f"the diff is of other files: {listed}",
+            subject=path or "--history",
+            advice="Give a diff with the changes of this file",
+        )
+    else:
+        chosen = [change for found in changes.values() for change in found]
     made = History()
-    for first, old, new in changes:
+    for first, old, new in chosen:
         made.changed(first, old, new)
     if made.hunks and reverted(lines, made.hunks) is None:
         raise RequestError(
             "the diff does not fit the file",
+            subject=path or "--history",
             advice="Give a diff whose changes are made in the file already",
         )
     return made
+
+
+def _is_other(path: str, name: str) -> bool:
+    """Whether a diff names a file that is called otherwise."""
+    return bool(name) and Path(name).name != Path(path).name
+
+
+def _ends(path: str, name: str) -> bool:
+    """Whether a path may be the one that a diff names, with git's `a/` or `b/` before it or not."""
+    whole = Path(path).absolute().parts
+    parts = Path(name).parts
+    return any(
+        bool(tail) and whole[-len(tail) :] == tail for tail in (parts, parts[1:]) if tail
+    ) and (len(parts) == 1 or parts[0] in _PREFIXES or whole[-len(parts) :] == parts)

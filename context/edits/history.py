@@ -149,6 +149,80 @@ def between(old: Sequence[str], new: Sequence[str]) -> tuple[int, Lines, Lines] 
     return (found.first, found.old, found.new) if found is not None else None
 
 
+_HUNK = re.compile(r"@@ -\d{1,9}(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@")
+_HEADERS = ("diff ", "index ", "rename ", "new file", "deleted file", "old mode", "Binary files")
+_NO_FILE = "/dev/null"
+
+Change = tuple[int, list[str], list[str]]
+"""A first line, from 0, the lines that stood there, and those that stand there now."""
+
+
+class DiffError(ValueError):
+    """Why a text is no unified diff, in plain words."""
+
+
+def changes_in(diff: str) -> dict[str, list[Change]]:
+    """The changes of a unified diff by the path that each file has now, as the diff writes it; an
+    empty path where it names none. Lines count in the text after the changes before.
+
+    Raises:
+        DiffError: it is no unified diff.
+    """
+    found: dict[str, list[Change]] = {}
+    path, at, old_left, new_left, seen = "", 0, 0, 0, False
+    for number, line in enumerate(diff.replace("\r\n", "\n").removesuffix("\n").split("\n"), 1):
+        if line.startswith("\\"):
+            continue  # no line end at the end of the file
+        if old_left > 0 or new_left > 0:
+            mark = line[:1] or " "
+            if mark not in " -+":
+                raise DiffError(f"line {number} is no line of a unified diff, but its hunk goes on")
+            old_left -= mark != "+"
+            new_left -= mark != "-"
+            if mark != " ":
+                changes = found[path]
+                if not changes or changes[-1][0] + len(changes[-1][2]) != at:
+                    changes.append((at, [], []))
+                changes[-1][1 if mark == "-" else 2].append(line[1:])
+            at += mark != "-"
+        elif hunk := _HUNK.match(line):
+            old_left, new_left = int(hunk[1] or 1), int(hunk[3] or 1)
+            at = int(hunk[2]) - 1 if new_left else int(hunk[2])  # without lines: the line before
+            seen = True
+            found.setdefault(path, [])
+            if found[path]:
+                found[path].append((-1, [], []))  # nothing joins across hunks
+        elif line.startswith("@@"):
+            raise DiffError(f"line {number} is not the header of a hunk: {line[:60]!r}")
+        elif line.startswith("+++ "):
+            path = _path_in(line[4:])
+        elif line.startswith(_HEADERS):
+            path, seen = "", True
+    if old_left > 0 or new_left > 0:
+        raise DiffError("it ends inside of a hunk")
+    if not seen and diff.strip():
+        raise DiffError("it has no hunks")
+    return {
+        name: [change for change in changes if change[1] or change[2]]
+        for name, changes in found.items()
+        if name != _NO_FILE
+    }
+
+
+def _path_in(text: str) -> str:
+    """The path in a header: without the time after it, and as bytes where git quotes it."""
+    name = text.split("\t", 1)[0].rstrip()
+    if not (name.startswith('"') and name.endswith('"') and len(name) > 1):
+        return name
+    parts = re.split(r"\\([0-7]{3}|.)", name[1:-1])
+    data = b"".join(
+        part.encode() if at % 2 == 0 else bytes([int(part, 8) & 255]) if len(part) == 3
+        else {"n": b"\n", "t": b"\t"}.get(part, part.encode())
+        for at, part in enumerate(parts)
+    )  # fmt: skip
+    return data.decode("utf-8", "replace")
+
+
 def _trimmed(first: int, old: Lines, new: Lines) -> Hunk | None:
     """The change without the lines at both ends that stay; None where nothing changes."""
     head, tail = common_ends(old, new)

@@ -42,6 +42,96 @@ def test_a_diff_of_another_text_is_refused() -> None:
         history_of(DIFF, ["def other():", "    pass"])
 
 
+CODE = "def read():\n    pass\n\nload()\n"
+OTHER = DIFF.replace("a.py", "src/b.py").replace("load", "find")
+
+
+def follow(
+    folder: Path, diff: str | bytes, *, text: str = CODE, name: str = "a.py", history: str = "-"
+) -> Result:
+    """`underkeel next --json` with a diff from the standard input, or from a file."""
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(text.encode())
+    data = diff.encode() if isinstance(diff, str) else diff
+    if history != "-":
+        history = str(folder / history)
+        Path(history).write_bytes(data)
+    arguments = ["next", str(folder / name), "--history", history, "--json"]
+    return CliRunner().invoke(build_app("next"), arguments, input=data, prog_name="underkeel")
+
+
+@pytest.mark.parametrize("history", ["-", "a.diff"])
+@pytest.mark.parametrize(
+    ("diff", "name"),
+    [
+        (DIFF, "a.py"),
+        (DIFF.replace("\n", "\r\n"), "a.py"),
+        (DIFF.replace("a/", "").replace("b/", ""), "a.py"),
+        (DIFF.replace("a.py\n", "a.py\t2026-11-28 10:00:00 +0000\n"), "a.py"),
+        (DIFF.removeprefix("--- a/a.py\n+++ b/a.py\n"), "a.py"),
+        (DIFF + "\\ No newline at end of file\n", "a.py"),
+        ("@@ -1 +1 @@\n-def load():\n+def read():\n", "a.py"),
+        (OTHER + DIFF, "a.py"),
+        (DIFF + OTHER, "a.py"),
+        (f"diff --git a/b.png b/b.png\nBinary files a/b.png and b/b.png differ\n{DIFF}", "a.py"),
+        (
+            "diff --git a/old.py b/new.py\nsimilarity index 90%\nrename from old.py\n"
+            "rename to new.py\n" + DIFF.replace("a/a.py", "a/old.py").replace("b/a", "b/new"),
+            "new.py",
+        ),
+        (
+            DIFF.replace("a/a.py", '"a/\\303\\251.py"').replace("b/a.py", '"b/\\303\\251.py"'),
+            "é.py",
+        ),
+        (DIFF.replace("a.py", "src/a.py") + DIFF.replace("a.py", "lib/a.py"), "src/a.py"),
+    ],
+    ids=["plain", "crlf", "no prefix", "time", "no header", "no line end", "no context",
+         "after another file", "before another file", "after a picture", "renamed", "quoted",
+         "one of two of that name"],
+)  # fmt: skip
+def test_a_diff_as_programs_write_it(tmp_path: Path, diff: str, name: str, history: str) -> None:
+    done = follow(tmp_path, diff, name=name, history=history)
+    assert done.exit_code == 0, (done.output, done.exception)
+    (edit,) = json.loads(done.output)["edits"]
+    assert (edit["line"], edit["old"], edit["new"]) == (4, "load", "read")
+
+
+def test_a_file_with_line_ends_of_windows(tmp_path: Path) -> None:
+    done = follow(tmp_path, DIFF, text=CODE.replace("\n", "\r\n"))
+    assert [edit["line"] for edit in json.loads(done.output)["edits"]] == [4]
+
+
+@pytest.mark.parametrize("diff", ["", "\n", "diff --git a/a.py b/a.py\nold mode 100644\n"])
+def test_nothing_follows_from_nothing(tmp_path: Path, diff: str) -> None:
+    assert json.loads(follow(tmp_path, diff).output) == {"edits": []}
+
+
+@pytest.mark.parametrize(
+    ("diff", "message"),
+    [
+        ("hello\n", "no hunks"),
+        ("@@@ -1 -1 +1 @@@\n", "header of a hunk"),
+        (DIFF[:-8], "inside of a hunk"),
+        ("@@ -1,2 +1,2 @@\n-def load():\n*def read():\n", "line 3 is no line"),
+        (OTHER, "of other files: b/src/b.py"),
+        (OTHER + OTHER.replace("b.py", "c.py"), "of other files: b/src/b.py, b/src/c.py"),
+        (b"\0\1", "binary"),
+        (b"--- \xff\n", "not text in UTF-8"),
+    ],
+)
+def test_a_bad_diff_is_explained(tmp_path: Path, diff: str | bytes, message: str) -> None:
+    done = follow(tmp_path, diff)
+    assert isinstance(done.exception, RequestError) and message in str(done.exception)
+    assert done.exception.advice
+
+
+def test_lines_that_look_like_headers_are_lines() -> None:
+    """A removed `-- x` is written `--- x`, an added `++ x` is written `+++ x`."""
+    diff = "--- a/a.py\n+++ b/a.py\n@@ -1,2 +1,2 @@\n--- x\n+++ x\n end\n"
+    (hunk,) = history_of(diff, ["++ x", "end"]).hunks
+    assert (hunk.old, hunk.new) == (("-- x",), ("++ x",))
+
+
 TWO_VALUES = """--- a/a.py
 +++ b/a.py
 @@ -1,3 +1,3 @@
