@@ -76,15 +76,19 @@ class EditModel:
         return self.served.fim
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Known:
-    """An offer that may be shown, accepted or rejected."""
+    """An offer that may be shown, accepted or rejected.
+
+    `shown`: the editor has reported that it is, or has accepted or rejected it.
+    """
 
     uri: str
     version: int
     language: str
     key: Key
     newest: int
+    shown: bool = False
 
 
 _Judged = tuple["NextEdit", "Key", int]
@@ -146,6 +150,7 @@ class NextEdits:
         position: Position,
         *,
         problems: Sequence[tuple[int, str]] = (),
+        shown: bool = False,
     ) -> list[Offer]:
         """The next edit for a position; nothing for a version that is not the current one, and
         nothing while ghost text is shown there or being computed.
@@ -154,6 +159,7 @@ class NextEdits:
 
         Args:
             problems: line and message of what the editor shows as wrong; hints for the model.
+            shown: the client shows at once what it gets, and need not report it.
         """
         document = self._session.document(uri)
         if document is None or not self._wanted(document.language):
@@ -191,6 +197,8 @@ class NextEdits:
             if judged is None or document.version != asked or await self._session.suggests(uri):
                 return []
         offer = self._offer(where, *judged) if judged is not None else None
+        if offer is not None and shown:
+            self._session.edit_shown(uri, asked)
         return [offer] if offer is not None else []
 
     def shown(self, id_: str) -> None:
@@ -198,22 +206,30 @@ class NextEdits:
         known = self._known.get(id_)
         if known is not None:
             self._session.edit_shown(known.uri, known.version)
-            self._showings.note(known.key, known.newest)
-            self._session.tally.count_edit(known.language, shown=1)
+            self._note_shown(known)
 
     def accepted(self, id_: str) -> None:
         """An edit was applied by the editor."""
         known = self._known.pop(id_, None)
         if known is not None:
+            self._note_shown(known)
             self._session.tally.count_edit(known.language, accepted=1)
 
     def rejected(self, id_: str) -> None:
         """An edit was rejected: it is not offered again."""
         known = self._known.pop(id_, None)
         if known is not None:
+            self._note_shown(known)
             self._rejected[known.key] = None
             while len(self._rejected) > _MOST_REJECTED:
                 self._rejected.popitem(last=False)
+
+    def _note_shown(self, known: _Known) -> None:
+        """Once for each offer, whatever the editor reports."""
+        if not known.shown:
+            known.shown = True
+            self._showings.note(known.key, known.newest)
+            self._session.tally.count_edit(known.language, shown=1)
 
     def _wanted(self, language: str) -> bool:
         settings = self.settings
@@ -311,14 +327,14 @@ class NextEdits:
         source = document.source
         if source is None or self.settings is None or not history.hunks:
             return _Look()
-        if source.parsed_bytes is not None:
-            return _Look()  # what a rule looks for may stand in the part that is not parsed
         project = IndexedFiles(workspace.index, others) if workspace is not None else None
         hints = tuple(itertools.starmap(Problem, problems))
         scene = Scene(document, source, where.start, history.hunks, project, hints)
         level = gate.Level(self.settings.level)
         passed = self._showings.passed(history.newest)
-        for edit in gate.find(scene)[:_MOST_JUDGED]:
+        # What a rule looks for may stand in the part of a very long file that is not parsed.
+        found = gate.find(scene) if source.parsed_bytes is None else []
+        for edit in found[:_MOST_JUDGED]:
             text = where.text
             if edit.path and project is not None:
                 other = project.source(edit.root, edit.path)

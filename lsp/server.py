@@ -221,6 +221,7 @@ def create(connect: Callable[[], Client] | None = None) -> Server:
     server.actions = feature.register(server, server, server.session)
     chat_models.register(server, server.session.backend)
     server.next_edits = _next_edits(server)
+    _accounts(server)
     return server
 
 
@@ -240,7 +241,8 @@ def _life(server: Server) -> None:
 
     @server.feature(types.WORKSPACE_DID_CHANGE_CONFIGURATION)
     def configuration_changed(params: types.DidChangeConfigurationParams) -> None:
-        configure(params.settings)
+        if isinstance(params.settings, Mapping) and NAME in params.settings:
+            configure(params.settings)  # else it is about other servers
 
     @server.feature(types.SHUTDOWN)
     async def shut_down(_params: None) -> None:
@@ -316,7 +318,8 @@ def _next_edits(server: Server) -> NextEdits:
         place = _edit_place(params)
         if place is None:
             return {"edits": []}
-        found = await edits.find(*place, problems=_problems(params))
+        ours = offers_ours(server.client_capabilities.experimental, "status")
+        found = await edits.find(*place, problems=_problems(params), shown=not ours)
         return {"edits": [_edit_message(one) for one in found]}
 
     @server.feature("textDocument/didShowInlineEdit")
@@ -337,6 +340,30 @@ def _next_edits(server: Server) -> NextEdits:
         edits.rejected(_id_in(arguments))
 
     return edits
+
+
+def _accounts(server: Server) -> None:
+    """What clients of Copilot's language server ask before they use it: there is no account."""
+
+    @server.feature("checkStatus")
+    def check_status(_params: Any) -> dict[str, str]:
+        return {"status": "OK", "user": NAME}
+
+    @server.feature("signIn")
+    def sign_in(_params: Any) -> dict[str, str]:
+        return {"status": "AlreadySignedIn", "user": NAME}
+
+    @server.feature("signOut")
+    def sign_out(_params: Any) -> dict[str, str]:
+        return {"status": "NotSignedIn"}
+
+    @server.feature("setEditorInfo")
+    def set_editor_info(_params: Any) -> str:
+        return "OK"
+
+    @server.feature("getVersion")
+    def get_version(_params: Any) -> dict[str, str]:
+        return {"version": __version__}
 
 
 def _edit(change: types.TextDocumentContentChangeEvent) -> Edit:

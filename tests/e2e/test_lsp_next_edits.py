@@ -90,6 +90,70 @@ def test_a_rename_is_finished_accepted_and_rejected(home: Path, tmp_path: Path) 
     asyncio.run(main())
 
 
+def test_what_clients_of_copilots_server_ask(home: Path, tmp_path: Path) -> None:
+    """They ask for an account, and send settings of other servers, which change nothing here."""
+
+    async def main() -> None:
+        uri = (tmp_path / "a.py").as_uri()
+        async with editing(tmp_path, languages_off=["go"]) as client:
+            assert (await client.request("checkStatus", {}))["status"] == "OK"
+            assert (await client.request("signIn", {}))["status"] == "AlreadySignedIn"
+            assert (await client.request("signOut", {}))["status"] == "NotSignedIn"
+            assert await client.request("setEditorInfo", {"editorInfo": {"name": "x"}}) == "OK"
+            assert (await client.request("getVersion", {}))["version"]
+            for settings in ({"telemetry": {"telemetryLevel": "all"}}, None, [], "x"):
+                client.notify("workspace/didChangeConfiguration", {"settings": settings})
+            for language, count in (("python", 1), ("go", 0)):
+                client.open(uri, TEXT, language)
+                change(client, uri, 2, (0, 4, 8), "read")
+                assert len(await next_edits(client, uri, 2)) == count
+                client.notify("textDocument/didClose", {"textDocument": {"uri": uri}})
+            assert await next_edits(client, uri, 2) == [], "a closed document"
+
+    asyncio.run(main())
+
+
+def test_messages_of_another_form(home: Path, tmp_path: Path) -> None:
+    """C11: nothing is an error, and the next request is answered."""
+    odd: list[Any] = [
+        *(None, {}, [], "x", 5, {"item": None}, {"item": {"command": []}}),
+        {"item": {"command": {"arguments": [{}]}}},
+        {"textDocument": {"uri": 5}},
+    ]
+
+    async def main() -> None:
+        uri = (tmp_path / "a.py").as_uri()
+        async with editing(tmp_path) as client:
+            client.open(uri, TEXT, "python")
+            change(client, uri, 2, (0, 4, 8), "read")
+            here = {"uri": uri, "version": 2}
+            for params in (
+                *odd[:2],
+                {"textDocument": here},
+                {"textDocument": here, "position": "x"},
+                {"textDocument": here, "position": {"line": "0", "character": None}},
+                {"textDocument": {"uri": "::"}, "position": {"line": 0, "character": 0}},
+                {"textDocument": {"uri": uri, "version": 99}, "position": PLACE["start"]},
+            ):
+                assert await client.request("textDocument/copilotInlineEdit", params) == {
+                    "edits": []
+                }
+            for params in odd:
+                client.notify("textDocument/didShowInlineEdit", params)
+                client.notify("textDocument/didFocus", params)
+            for command in ("underkeel.acceptNextEdit", "underkeel.rejectNextEdit"):
+                for arguments in (None, [], [None], ["x"], [{"id": 5}], [[]]):
+                    call = {"command": command, "arguments": arguments}
+                    assert await client.request("workspace/executeCommand", call) is None
+            for context in (None, {"diagnostics": 5}, {"diagnostics": [1, None, {"range": []}]}):
+                far = {"line": 10**9, "character": 10**9}
+                params = {"textDocument": {"uri": uri}, "position": far, "context": context}
+                answer = await client.request("textDocument/copilotInlineEdit", params)
+                assert [edit["text"] for edit in answer["edits"]] == ["read"]
+
+    asyncio.run(main())
+
+
 def test_languages_and_the_switch(home: Path, tmp_path: Path) -> None:
     async def quiet(**settings: Any) -> list[dict[str, Any]]:
         uri = (tmp_path / "a.py").as_uri()

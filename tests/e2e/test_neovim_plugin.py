@@ -118,6 +118,7 @@ def test_highlights_of_the_user_take_priority(tmp_path: Path) -> None:
 
 def test_the_statusline_follows_the_server(vim: Session) -> None:
     line = "return require('underkeel').statusline()"
+    assert vim.lua(line) == "underkeel: idle", "the server runs and has reported nothing"
     send_status(vim, state="loading", message="starter-moe", progress=0.43)
     assert vim.lua(line) == "underkeel: loading 43/100"
     budget = {"tokens": 1024, "level": 0, "reason": ""}

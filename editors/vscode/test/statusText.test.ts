@@ -61,6 +61,7 @@ const bars: [Status, boolean, string][] = [
   [{ state: "loading", message: "starter-moe", progress: 0.43 }, true, "$(loading~spin) Underkeel: 43 %"],
   [{ state: "loading", message: "" }, true, "$(loading~spin) Underkeel: loading"],
   [{ state: "starting", message: "" }, true, "$(loading~spin) Underkeel"],
+  [{ state: "idle", message: "" }, true, "$(telescope) Underkeel"],
   [{ state: "error", message: "no model" }, false, "$(telescope) Underkeel: error"],
   [full, false, "$(telescope) Underkeel: off"],
   [{ state: "off", message: "" }, true, "$(telescope) Underkeel: off"],

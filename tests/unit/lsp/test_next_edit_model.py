@@ -77,6 +77,40 @@ def test_a_rejected_edit_is_not_offered_again(dense_model: Path) -> None:
     play(dense_model, test, level="eager")
 
 
+def test_no_ghost_text_beside_an_edit_of_a_client_that_reports_nothing(dense_model: Path) -> None:
+    async def test(editing: Editing, edits: NextEdits) -> None:
+        assert await edits.find(URI, editing.version, HERE, shown=True)
+        editing.client.reply = lambda _: ")"
+        assert await editing.texts() == []
+        assert len(editing.client.requests) == 1
+        editing.type("x")
+        assert await editing.texts() != []
+
+    play(dense_model, test, level="eager")
+
+
+def test_an_edit_is_shown_once_whatever_the_client_reports(
+    dense_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[dict[str, int]] = []
+
+    async def test(editing: Editing, edits: NextEdits) -> None:
+        def count(_: str, **numbers: int) -> None:
+            counts.append(numbers)
+
+        monkeypatch.setattr(editing.session.tally, "count_edit", count)
+        (offer,) = await edits.find(URI, editing.version, HERE)
+        edits.shown(offer.id)
+        edits.shown(offer.id)
+        edits.accepted(offer.id)
+        (offer,) = await edits.find(URI, editing.version, HERE)
+        edits.accepted(offer.id)
+        edits.accepted(offer.id)
+
+    play(dense_model, test, level="eager")
+    assert counts == [{"offered": 1}, {"shown": 1}, {"accepted": 1}] * 2
+
+
 def test_an_unsure_edit_is_not_shown(dense_model: Path) -> None:
     async def test(editing: Editing, edits: NextEdits) -> None:
         assert await found(editing, edits) == []  # the generic format's fixed confidence is 0.4

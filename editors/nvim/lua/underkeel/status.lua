@@ -36,6 +36,13 @@ function M.get()
   return vim.deepcopy(H.status)
 end
 
+--- The language server runs; it sends a status once it is connected to the daemon.
+function M.on_start()
+  if H.status.state == 'off' or H.status.state == 'error' then
+    M.set({ state = 'idle', message = 'the model is loaded with the first request' })
+  end
+end
+
 function M.on_exit(code, signal)
   local failed = code ~= 0 or signal ~= 0
   M.set({
@@ -57,6 +64,8 @@ function M.line(enabled)
     return 'underkeel: ' .. status.state .. part
   elseif not enabled or status.state == 'off' then
     return 'underkeel: off'
+  elseif status.state == 'idle' then
+    return 'underkeel: idle'
   end
   local budget = status.budget
   if type(budget) == 'table' and budget.level > 0 then

@@ -85,6 +85,7 @@ export class Client implements vscode.Disposable {
     this.client = this.create(program.path);
     try {
       await this.client.start();
+      this.listeners.onStatus({ state: "idle", message: "The model is loaded with the first request." });
     } catch (error) {
       this.log.error(`cannot start the language server: ${String(error)}`);
       this.listeners.onStatus({ state: "error", message: `Cannot start ${program.path}; see the log.` });

@@ -7,7 +7,8 @@ export interface Budget {
 }
 
 export interface Status {
-  state: "starting" | "loading" | "ready" | "busy" | "error" | "off";
+  /** `idle` is the extension's own: the server runs, and has reported nothing yet. */
+  state: "starting" | "loading" | "ready" | "busy" | "error" | "off" | "idle";
   message: string;
   progress?: number | null;
   model?: string | null;

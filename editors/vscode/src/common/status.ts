@@ -34,6 +34,7 @@ export class StatusItems implements vscode.Disposable {
 
   /** Show a status; true if the model has become ready with it. */
   set(status: Status): boolean {
+    if (status.state === "idle" && this.status.state !== "starting") return false; // the server has reported more
     const waited = this.status.state === "starting" || this.status.state === "loading";
     this.status = status;
     const serves = status.state === "ready" || status.state === "busy";
