@@ -183,7 +183,8 @@ def changes_in(diff: str) -> dict[str, list[Change]]:
                 changes = found[path]
                 if not changes or changes[-1][0] + len(changes[-1][2]) != at:
                     changes.append((at, [], []))
-                changes[-1][1 if mark == "-" else 2].append(line[1:])
+                _, old, new = changes[-1]
+                (old if mark == "-" else new).append(line[1:])
             at += mark != "-"
         elif hunk := _HUNK.match(line):
             old_left, new_left = int(hunk[1] or 1), int(hunk[3] or 1)

@@ -101,7 +101,8 @@ def test_what_clients_of_copilots_server_ask(home: Path, tmp_path: Path) -> None
             assert (await client.request("signOut", {}))["status"] == "NotSignedIn"
             assert await client.request("setEditorInfo", {"editorInfo": {"name": "x"}}) == "OK"
             assert (await client.request("getVersion", {}))["version"]
-            for settings in ({"telemetry": {"telemetryLevel": "all"}}, None, [], "x"):
+            others: list[Any] = [{"telemetry": {"telemetryLevel": "all"}}, None, [], "x"]
+            for settings in others:
                 client.notify("workspace/didChangeConfiguration", {"settings": settings})
             for language, count in (("python", 1), ("go", 0)):
                 client.open(uri, TEXT, language)
@@ -120,6 +121,8 @@ def test_messages_of_another_form(home: Path, tmp_path: Path) -> None:
         {"item": {"command": {"arguments": [{}]}}},
         {"textDocument": {"uri": 5}},
     ]
+    lists: list[Any] = [None, [], [None], ["x"], [{"id": 5}], [[]]]
+    contexts: list[Any] = [None, {"diagnostics": 5}, {"diagnostics": [1, None, {"range": []}]}]
 
     async def main() -> None:
         uri = (tmp_path / "a.py").as_uri()
@@ -142,10 +145,10 @@ def test_messages_of_another_form(home: Path, tmp_path: Path) -> None:
                 client.notify("textDocument/didShowInlineEdit", params)
                 client.notify("textDocument/didFocus", params)
             for command in ("underkeel.acceptNextEdit", "underkeel.rejectNextEdit"):
-                for arguments in (None, [], [None], ["x"], [{"id": 5}], [[]]):
+                for arguments in lists:
                     call = {"command": command, "arguments": arguments}
                     assert await client.request("workspace/executeCommand", call) is None
-            for context in (None, {"diagnostics": 5}, {"diagnostics": [1, None, {"range": []}]}):
+            for context in contexts:
                 far = {"line": 10**9, "character": 10**9}
                 params = {"textDocument": {"uri": uri}, "position": far, "context": context}
                 answer = await client.request("textDocument/copilotInlineEdit", params)
