@@ -18,6 +18,21 @@ _LONGEST_LINE_CHARS = 1 << 12
 _TEXT_LOOK_CHARS = 1 << 17
 _CLOSERS = ")]}>\"'`;:, \t"
 _NOT_BLANK = re.compile(r"\S")
+_COLON_STATEMENT = re.compile(
+    r"\s*(?:(?:async\s+)?(?:if|elif|for|while|with|except|def|class|match|case|proc|func|iterator|"
+    r"when|of|block)\b(?!\s*:)|(?:else|try|except|finally|block)\s*:)"
+)
+"""What a line begins with that ends with `:` before an indented block."""
+_STATEMENT = re.compile(
+    r"\s*(?:(?:export|pub(?:\([a-z]+\))?|public|private|protected|internal|static|abstract|final|"
+    r"default|async|unsafe|sealed|open|data|partial)\s+)*(?:if|else|for|foreach|while|do|switch|"
+    r"match|loop|try|catch|finally|fn|func|fun|function|class|struct|interface|trait|impl|enum|"
+    r"namespace|module|mod|unsafe|select|defer|object|record|union|extension)\b(?!\s*[=:(.])"
+)
+"""What a line begins with that ends with `{` before a block, where no bracket closes before it."""
+_BEFORE_BODY = re.compile(
+    r"(?:\)(?:\s*(?:const|noexcept|override|final))*|=>|\b(?:else|try|do|finally))$"
+)
 
 
 @dataclass(frozen=True)
@@ -160,6 +175,19 @@ class Language:
                 before = words[: -len(mark)]
                 return not (mark[0].isalpha() and before[-1:].isalnum())
         return False
+
+    def body_is_below(self, line: str) -> bool:
+        """Whether the block that this line opens begins on a line of its own, by what people write.
+
+        False where the line could go on: `{` of a literal, `:` of a type or of a key.
+        """
+        words = line[-_LOOK_CHARS:].rstrip()
+        if words.endswith("{"):
+            before = words[:-1].rstrip()
+            statement = _STATEMENT.match(words) and not before.endswith("=")
+            return bool(statement or _BEFORE_BODY.search(before))
+        by_colon = ":" in self.opens and not self.scalars
+        return by_colon and words.endswith(":") and bool(_COLON_STATEMENT.match(words))
 
     def _open_at_end(self, text: str) -> _Open | None:
         """What is open at the end of `text`. Strings and comments of one line are passed over."""

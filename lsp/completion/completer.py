@@ -299,14 +299,20 @@ class Completer:
         """The answers, each up to the part that is shown first, and the site of the request."""
         from msgspec.structs import replace as with_fields
 
-        from lsp.completion.completion_stream import Patience, Reading, prompt_tokens, request
+        from lsp.completion.completion_stream import (
+            Patience,
+            Reading,
+            half_typed,
+            prompt_tokens,
+            request,
+        )
 
         site = replace(site, control=served.fim.control)
         name = _document(site, "ahead" if manner.ahead else "")
         limit_s = max(min(settings.time_limit_ms / 1000, manner.limit_s), _LEAST_LIMIT_S)
         until = _now() + limit_s
         first = request(site, served, settings, name, ahead=manner.ahead)
-        start = first.must_start_with
+        start = "" if manner.ahead else half_typed(site)
         allowed = prompt_tokens(served, settings)
         depth = self._depth
         budget_tokens = depth.first_tokens(allowed) if manner.short else depth.tokens(allowed)

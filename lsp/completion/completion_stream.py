@@ -22,7 +22,12 @@ from typing import TYPE_CHECKING
 from assistant.engine.types import Priority, StopReason, Timings
 from assistant.wire import BudgetNow, CompletionChunk, CompletionRequest
 from lsp.completion.brackets import closes_more, is_escaped, statements, unclosed
-from lsp.completion.filters import first_control_token, loop_start, opens_what_follows
+from lsp.completion.filters import (
+    deeper_indent,
+    first_control_token,
+    loop_start,
+    opens_what_follows,
+)
 from lsp.output import spelled_in
 from lsp.served_model import Served
 from lsp.site import Shape, Site, leading_blanks, width
@@ -42,6 +47,10 @@ _CLOSERS = frozenset({"end", "fi", "done", "esac", "endif", "endwhile", "endfor"
 """Words that close a block, in any language."""
 _FILLERS = ("", "\n{indent}    pass", "\n{indent}end", "\n{indent}fi", "\n{indent}esac")
 """What may complete a statement whose last line begins a branch, besides closing brackets."""
+_MAY_STAY = re.compile(
+    r"[\w\s]*?\b(?:switch|select|namespace|class|struct|module|extern)\b.*\{\s*$"
+)
+"""Lines whose body, or its labels, some styles do not indent."""
 _LONG_QUOTES = ('"""', "'''")
 
 
@@ -76,6 +85,26 @@ def half_typed(site: Site) -> str:
     return found[0] if found else ""
 
 
+def body_start(site: Site) -> str:
+    """What the answer should begin with where the cursor's line opens a block that is not there
+    yet: a line end, and the body's indentation where that is sure; else empty.
+
+    Models often go on behind such a line with a comment instead, above all where the text below is
+    read before the text above.
+    """
+    line = site.line_prefix
+    if site.line_suffix.strip() or half_typed(site) or not site.language.body_is_below(line):
+        return ""
+    if _least_indent("", site) is None:
+        return ""
+    missing = unclosed(line.lstrip(), site.code_language_id)
+    if missing and not (missing[-1] == "}" and line.rstrip().endswith("{")):
+        return ""
+    if site.language.in_comment(site.prefix) or site.language.in_text(site.prefix):
+        return ""
+    return "\n" if _MAY_STAY.match(line) else f"\n{deeper_indent(site)}"
+
+
 def unwanted_line(site: Site) -> str:
     """What an answer after the cursor should not be: the line below; empty if it cannot be that."""
     below = site.next_line.rstrip()
@@ -100,6 +129,7 @@ def request(
         ahead: nobody waits for the answer, and no word is half typed.
     """
     start = "" if ahead else half_typed(site)
+    first = body_start(site) or start
     unlike = unwanted_line(site)
     return CompletionRequest(
         prompt=(),
@@ -112,8 +142,8 @@ def request(
         ),
         document=document,
         priority=Priority.BACKGROUND if ahead else Priority.INTERACTIVE,
-        must_start_with=start,
-        unlike=start + unlike if unlike else "",
+        must_start_with=first,
+        unlike=start + unlike if unlike and first == start else "",
         time_limit_ms=settings.time_limit_ms,
         budget_tokens=prompt_tokens(served, settings),
         prompt_model=served.info.name,

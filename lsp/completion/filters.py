@@ -88,6 +88,14 @@ def strip_trailing_blanks(text: str, site: Site) -> str:
     return "\n".join(lines).rstrip("\n")
 
 
+def join_body(text: str, site: Site) -> str:
+    """No blank lines between the cursor's line and the first line of the block that it opens."""
+    lines = text.lstrip("\n")
+    blank = len(text) - len(lines)
+    below = blank > 1 and site.language.body_is_below(site.line_prefix)
+    return f"\n{lines}" if below and lines.strip() else text
+
+
 def _stripped(line: str) -> str:
     return line.rstrip(" \t")
 
@@ -300,6 +308,13 @@ def _with_spaces(line: str, unit: int, *, starts: bool) -> str:
     return blanks.expandtabs(unit) + line[len(blanks) :]
 
 
+def deeper_indent(site: Site) -> str:
+    """The indentation of a block that the cursor's line opens."""
+    if _indents_with(site) == "\t" and not site.language.spaces:
+        return f"{site.indent}\t"
+    return site.indent + " " * _unit(site)
+
+
 def _unit(site: Site) -> int:
     """Columns that the document indents by: the least step from one line to a deeper one."""
     lines = [line for line in site.prefix[-8192:].split("\n") if line.strip()]
@@ -479,6 +494,7 @@ CHAIN: MappingProxyType[str, Filter] = MappingProxyType(
         "suffix_overlap": cut_suffix_overlap,
         "brackets": balance_brackets,
         "trailing_blanks": strip_trailing_blanks,
+        "blank_lines": join_body,
         "worthless": drop_worthless,
     }
 )
