@@ -3,7 +3,6 @@ fit this machine, before any is loaded or downloaded."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +27,13 @@ from assistant.memory.gguf.remote import (
     parse_hub_name,
     read_remote_header,
 )
-from assistant.memory.model.known_models import known_header, known_models
+from assistant.memory.model.known_models import (
+    known_header,
+    known_models,
+    known_name,
+    near_names,
+    same_name,
+)
 from assistant.memory.model.profile import model_of
 from assistant.memory.planning import (
     HOST_MEMORY,
@@ -212,30 +217,36 @@ def find_model(name: str, quantisation: str = "") -> Header | Checkpoint:
         GGUFError, ModelError: it exists but cannot be read.
     """
     path = Path(name).expanduser()
-    if path.is_dir() and is_checkpoint(path):
-        return read_checkpoint(path)
-    if path.is_file():
-        return read_header(path)
-    if name in known_models():
-        return known_header(name, quantisation)
-    if entry := catalogue().get(name):
+    here = path.is_file() or (path.is_dir() and is_checkpoint(path))
+    known, wanted = known_name(name)
+    if known and not here:
+        return known_header(known, quantisation or wanted)
+    if quantisation and here:
+        raise ModelError(
+            "--quant is for models that are not here: this one has its quantisation",
+            subject=name,
+            advice="Leave it out",
+        )
+    if here:
+        return read_checkpoint(path) if path.is_dir() else read_header(path)
+    if starter := same_name(name, catalogue()):
         try:
-            return read_header(resolve(name))
+            return read_header(resolve(starter))
         except UnknownModelError:
-            if entry.huggingface is None:
+            source = catalogue()[starter].huggingface
+            if source is None:
                 raise
-            source = entry.huggingface
             return read_remote_header(f"{source.repository}/{source.path}")
     if is_remote(name):
-        return _remote(name)
+        return _remote(f"{name}:{quantisation}" if quantisation and ":" not in name else name)
     try:
         return read_header(resolve(name))
     except UnknownModelError as error:
         if Path(name).name != name or name.endswith(".gguf"):
             raise
-        known = [*catalogue(), *known_models()]
-        near = difflib.get_close_matches(name.lower(), known, 3, 0.5)
-        advice = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}"
+        known_here = [*catalogue(), *known_models()]
+        near = near_names(name.partition(":")[0], known_here)
+        advice = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known_here)}"
         raise UnknownModelError(error.message, subject=error.subject, advice=advice) from error
 
 

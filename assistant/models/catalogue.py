@@ -6,7 +6,6 @@ catalogue name, the name of a file in the models folder (with or without `.gguf`
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import re
@@ -18,7 +17,7 @@ import msgspec
 
 from assistant import paths
 from assistant.errors import UnknownModelError
-from assistant.memory.model.known_models import known_models
+from assistant.memory.model.known_models import known_models, near_names
 
 SPLIT_NAME = re.compile(r"^(?P<stem>.*)-\d{5}-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
 """The name of one file of a model that is split into several."""
@@ -171,7 +170,7 @@ def _not_here(name: str) -> UnknownModelError:
 
 def _unknown(name: str) -> UnknownModelError:
     names = known_names()
-    near = difflib.get_close_matches(name.lower(), [*names, *known_models()], n=3, cutoff=0.5)
+    near = near_names(name, [*names, *known_models()])
     advice = f"Did you mean {' or '.join(near)}? " if near else f"Known: {', '.join(names)}. "
     to_fetch = [one for one in near if one in catalogue() or one in known_models()]
     first = to_fetch[0] if to_fetch else next(iter(catalogue()))

@@ -28,7 +28,7 @@ from assistant.memory.gguf.remote import (
     parse_hub_name,
     read_listing,
 )
-from assistant.memory.model.known_models import known_models
+from assistant.memory.model.known_models import known_models, known_name
 from assistant.models.catalogue import SPLIT_NAME, model_name
 from assistant.models.fetch import (
     RemoteFile,
@@ -103,8 +103,11 @@ def find_wanted(name: str, client: httpx.Client) -> Wanted:
 
 def address_of(name: str) -> str:
     """Where a model that is known by shape can be fetched; any other name as it is."""
-    known = known_models().get(name)
-    return f"{known.repository}:{known.quantisation}" if known else name
+    known, quantisation = known_name(name)
+    if not known:
+        return name
+    model = known_models()[known]
+    return f"{model.repository}:{quantisation or model.quantisation}"
 
 
 class _Blob(msgspec.Struct):

@@ -150,7 +150,7 @@ BLOCK = "for a in b:\n        if a:\n            return a\n    return b"
 
 @pytest.mark.parametrize("updates", [True, False])
 def test_a_block_grows_after_its_first_line(home: Path, played_model: Path, updates: bool) -> None:
-    """Issue 20, item 6: our plugins get updates, other clients the longer text when they ask."""
+    """Our plugins get updates, other clients the longer text when they ask."""
 
     async def test(daemon: Daemon, engine: FakeEngine) -> None:
         engine.token_ms = 4

@@ -270,7 +270,7 @@ def test_the_switch_turns_ghost_text_off_and_on(editor: VSCode, seen: dict[str, 
 
 
 def test_a_block_grows_in_place(editor: VSCode, seen: dict[str, Any]) -> None:
-    """Issue 20, item 6: the update is shown without another request, and accepted as one item."""
+    """The update is shown without another request, and accepted as one item."""
     assert "keeper" in str(seen["grown"])
     executed = editor.log("workspace/executeCommand")
     accepted = [one for one in executed if one["command"] == "underkeel.accepted"]

@@ -39,6 +39,8 @@ KNOWN = {
     "llama": "seed-coder-8b",
     "deepseek32": "deepseek-v3.2",
     "glm4moe-355b": "glm-4.7",
+    "glm-dsa": "glm-5",
+    "deepseek4": "deepseek-v4-flash",
 }
 
 SHAPES = {family: known_models()[name].shape for family, name in KNOWN.items()}

@@ -76,6 +76,92 @@ def hybrid(path: Path) -> Path:
     return _finished(writer, path, both | convolution, both | attention)
 
 
+def compressed(path: Path) -> Path:
+    """DeepSeek-V4: a window, and compressed keys of groups of 4 and of 128 tokens."""
+    ratios = (0, 4, 128)
+    writer = _writer(path, "deepseek4", layers=len(ratios))
+    heads, head, rank, groups, ffn, experts, streams = 2, 64, 32, 2, WIDTH, 4, 4
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(1)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    writer.add_rope_dimension_count(head // 2)
+    writer.add_q_lora_rank(rank)
+    writer.add_sliding_window(WINDOW)
+    writer.add_expert_count(experts)
+    writer.add_expert_used_count(2)
+    writer.add_expert_shared_count(1)
+    writer.add_expert_feed_forward_length(ffn)
+    writer.add_expert_weights_scale(1.0)
+    writer.add_expert_weights_norm(True)
+    # The gguf package does not know these keys yet.
+    numbers = {
+        "expert_gating_func": 4,
+        "attention.indexer.head_count": 2,
+        "attention.indexer.key_length": head,
+        "attention.indexer.top_k": 16,
+        "attention.output_group_count": groups,
+        "attention.output_lora_rank": rank,
+        "hyper_connection.count": streams,
+        "hyper_connection.sinkhorn_iterations": 4,
+        "hash_layer_count": 0,
+    }
+    for key, number in numbers.items():
+        writer.add_uint32(f"deepseek4.{key}", number)
+    writer.add_float32("deepseek4.attention.compress_rope_freq_base", 160000.0)
+    writer.add_float32("deepseek4.hyper_connection.epsilon", 1e-6)
+    writer.add_array("deepseek4.swiglu_clamp_exp", [10.0] * len(ratios))
+    writer.add_array("deepseek4.attention.compress_ratios", list(ratios))
+    mixed = (2 + streams) * streams
+    both = {
+        "attn_norm.weight": (WIDTH,),
+        "attn_sinks.weight": (heads,),
+        "attn_q_a.weight": (rank, WIDTH),
+        "attn_q_a_norm.weight": (rank,),
+        "attn_q_b.weight": (heads * head, rank),
+        "attn_kv.weight": (head, WIDTH),
+        "attn_kv_a_norm.weight": (head,),
+        "attn_output_a.weight": (rank * groups, heads * head // groups),
+        "attn_output_b.weight": (WIDTH, rank * groups),
+        "hc_attn_fn.weight": (mixed, streams * WIDTH),
+        "hc_attn_base.weight": (mixed,),
+        "hc_attn_scale.weight": (3,),
+        "hc_ffn_fn.weight": (mixed, streams * WIDTH),
+        "hc_ffn_base.weight": (mixed,),
+        "hc_ffn_scale.weight": (3,),
+        "ffn_norm.weight": (WIDTH,),
+        "ffn_gate_inp.weight": (experts, WIDTH),
+        "exp_probs_b.bias": (experts,),
+        "ffn_gate_exps.weight": (experts, ffn, WIDTH),
+        "ffn_up_exps.weight": (experts, ffn, WIDTH),
+        "ffn_down_exps.weight": (experts, WIDTH, ffn),
+        "ffn_gate_shexp.weight": (ffn, WIDTH),
+        "ffn_up_shexp.weight": (ffn, WIDTH),
+        "ffn_down_shexp.weight": (WIDTH, ffn),
+    }
+    fine = _compressor("attn", 2 * head, 4, head) | _compressor("indexer", 2 * head, 4, head)
+    fine |= {"indexer.proj.weight": (2, WIDTH), "indexer.attn_q_b.weight": (2 * head, rank)}
+    coarse = _compressor("attn", head, 128, head)
+    outside = {
+        "output_hc_fn.weight": (streams, streams * WIDTH),
+        "output_hc_base.weight": (streams,),
+        "output_hc_scale.weight": (1,),
+    }
+    blocks = (both, both | fine, both | coarse)
+    return _finished(
+        writer, path, *blocks, layers=len(ratios), scales={"output.": 1.0}, outside=outside
+    )
+
+
+def _compressor(name: str, width: int, ratio: int, head: int) -> Shapes:
+    return {
+        f"{name}_compressor_kv.weight": (width, WIDTH),
+        f"{name}_compressor_gate.weight": (width, WIDTH),
+        f"{name}_compressor_ape.weight": (ratio, width),
+        f"{name}_compressor_norm.weight": (head,),
+    }
+
+
 def sliding_window(
     path: Path,
     name: str = "Tiny gemma3",
@@ -305,15 +391,18 @@ def _finished(
     *blocks: Shapes,
     layers: int = LAYERS,
     scales: dict[str, float] | None = None,
+    outside: Shapes | None = None,
 ) -> Path:
     """Write the weights of `layers` layers, of these blocks in turn.
 
     Args:
         scales: factors of random weights, by a part of the tensor's name.
+        outside: tensors of no layer, beyond the usual ones.
     """
     rng = np.random.default_rng(1)
     last_norm = "token_embd_norm.weight" if writer.arch == "lfm2" else "output_norm.weight"
     shapes: Shapes = {"token_embd.weight": (WORDS, WIDTH), last_norm: (WIDTH,)}
+    shapes |= outside or {}
     if scales and "output." in scales:
         shapes["output.weight"] = (WORDS, WIDTH)
     for layer in range(layers):

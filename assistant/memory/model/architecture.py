@@ -30,7 +30,10 @@ class LayerMemory:
         key_head, value_head: elements of one head, which a quantised cache's blocks must divide.
         windowed: only the last tokens are kept (sliding window).
         index_width: elements a token of a second key cache (sparse attention's indexer).
-        conv_state, state: float32 elements a sequence (recurrent layers).
+        ratio: so many tokens have one compressed key of `key_width` besides, and one entry of
+            `index_width`, which are never dropped (DeepSeek-V4); 0 without.
+        conv_state, state: float32 elements a sequence (recurrent layers, and what has not been
+            compressed yet).
     """
 
     key_width: int = 0
@@ -39,6 +42,7 @@ class LayerMemory:
     value_head: int = 0
     windowed: bool = False
     index_width: int = 0
+    ratio: int = 0
     conv_state: int = 0
     state: int = 0
 
@@ -53,6 +57,7 @@ class ModelMemory:
         nextn: what the layers for multi-token prediction keep where they draft; empty where they
             cannot.
         steps_back: llama.cpp can keep earlier states of the recurrent layers (`n_rs_seq`).
+        apart: sequences never share cells, also where the cache is unified.
         known: false where the architecture is not one whose rule is known: then `layers` follows
             the plain rule and the sizes are a guess.
     """
@@ -62,6 +67,7 @@ class ModelMemory:
     known: bool
     nextn: tuple[LayerMemory, ...] = ()
     steps_back: bool = False
+    apart: bool = False
 
     @property
     def recurrent(self) -> bool:
@@ -95,6 +101,9 @@ def model_memory(header: Header) -> ModelMemory:
         if in_trunk and recurrent[index]:
             layer = replace(layer, conv_state=conv_state, state=state)
         layers.append(layer)
+    apart = name in rules["compressed"]["names"]
+    if apart:
+        layers = [_compressed(header, index, n_layer) for index in range(n_layer)]
     nextn: list[LayerMemory] = []
     if name in rules["nextn"]["drafts"]:
         nextn = [
@@ -106,7 +115,8 @@ def model_memory(header: Header) -> ModelMemory:
         window,
         known=is_known(name),
         nextn=tuple(nextn),
-        steps_back=recurrent_rule is not None and name in rules["steps_back"]["names"],
+        steps_back=name in rules["steps_back"]["names"],
+        apart=apart,
     )
 
 
@@ -118,6 +128,7 @@ def is_known(architecture: str) -> bool:
         or architecture in rules["recurrent"]
         or architecture in rules["known"]["names"]
         or architecture in rules["indexed"]["names"]
+        or architecture in rules["compressed"]["names"]
     )
 
 
@@ -191,6 +202,22 @@ def _index_width(header: Header, index: int) -> int:
 
 
 _LONG_CONTEXT = 1 << 20
+_INDEXED_RATIO = 4
+
+
+def _compressed(header: Header, index: int, n_layer: int) -> LayerMemory:
+    """A layer that keeps the keys of a window, and of the rest one for every few tokens.
+
+    Keys and scores of the tokens that have not been compressed yet are its state: those of one
+    group, but of two where groups overlap.
+    """
+    layer = _attention(header, index, n_layer, windowed=True)
+    ratio = max(header.integers("attention.compress_ratios", n_layer)[index], 0)
+    indexed = ratio == _INDEXED_RATIO
+    width = max(header.integer("attention.indexer.key_length"), 0) if indexed else 0
+    overlap = 2 if indexed else 1
+    state = 2 * (overlap * ratio) * overlap * (layer.key_head + width)
+    return replace(layer, value_width=0, index_width=width, ratio=ratio, state=state)
 
 
 def _windows(
@@ -325,9 +352,16 @@ def window_cells(memory: ModelMemory, params: CacheParams) -> int:
     full = cells(params)
     if params.swa_full:
         return full
-    sequences = params.n_seq_max if params.unified else 1
+    sequences = params.n_seq_max if params.unified and not memory.apart else 1
     ubatch = min(params.n_ubatch, padded(params.n_ctx, CELL_PADDING))
     return padded(min(full, memory.window * sequences + ubatch), CELL_PADDING)
+
+
+def compressed_cells(layer: LayerMemory, params: CacheParams) -> int:
+    """Cells of one stream for what a layer keeps of groups of tokens; of each without groups."""
+    if layer.ratio:
+        return padded(max(-(-cells(params) // layer.ratio), 1), CELL_PADDING)
+    return cells(params)
 
 
 def layer_bytes(memory: ModelMemory, params: CacheParams) -> tuple[int, ...]:
@@ -338,12 +372,19 @@ def layer_bytes(memory: ModelMemory, params: CacheParams) -> tuple[int, ...]:
     """
     if not memory.steps_back:
         params = replace(params, n_rs_seq=0)  # as llama.cpp does
-    streams = 1 if params.unified else max(params.n_seq_max, 1)
-    full, window = cells(params) * streams, window_cells(memory, params) * streams
+    streams = 1 if params.unified and not memory.apart else max(params.n_seq_max, 1)
+    full, window = cells(params), window_cells(memory, params)
     # without flash attention V is stored transposed, in rows as wide as the widest layer's
     widest = 0 if params.flash_attn else max((x.value_width for x in memory.layers), default=0)
     return tuple(
-        _one(layer, params, window if layer.windowed else full, widest) for layer in memory.layers
+        _one(
+            layer,
+            params,
+            (window if layer.windowed else full) * streams,
+            compressed_cells(layer, params) * streams,
+            widest,
+        )
+        for layer in memory.layers
     )
 
 
@@ -367,11 +408,13 @@ def state_bytes(memory: ModelMemory, params: CacheParams) -> int:
     length = min(memory.window, params.n_ctx)
     held = replace(params, n_ctx=length, n_seq_max=1, unified=True, n_rs_seq=0)
     kept = [
-        _one(layer, held, held.n_ctx if layer.windowed else 0, 0)
+        _one(replace(layer, ratio=0), held, held.n_ctx if layer.windowed else 0, 0, 0)
         for layer in memory.layers
-        if layer.state or layer.conv_state or (layer.windowed and not params.swa_full)
+        if layer.state
+        or layer.conv_state
+        or (layer.windowed and (memory.apart or not params.swa_full))
     ]
-    return sum(kept) + 16 * held.n_ctx + 64 * len(memory.layers) if kept else 0
+    return sum(kept) + 16 * held.n_ctx + 128 * len(memory.layers) if kept else 0
 
 
 def with_window(memory: ModelMemory, params: CacheParams, *, full: bool | None) -> CacheParams:
@@ -421,14 +464,17 @@ def unusable_types(memory: ModelMemory, params: CacheParams) -> str:
     return ""
 
 
-def _one(layer: LayerMemory, params: CacheParams, rows: int, widest_value: int) -> int:
+def _one(
+    layer: LayerMemory, params: CacheParams, rows: int, group_rows: int, widest_value: int
+) -> int:
     type_k, type_v = BY_NAME[params.type_k], BY_NAME[params.type_v]
     states = params.n_seq_max * (1 + params.n_rs_seq)
     value_width = max(layer.value_width, widest_value) if layer.value_width else 0
     sizes = (
         type_k.size_bytes((layer.key_width, rows)),
         type_v.size_bytes((value_width, rows)),
-        type_k.size_bytes((layer.index_width, rows)),
+        type_k.size_bytes((layer.key_width if layer.ratio else 0, group_rows)),
+        type_k.size_bytes((layer.index_width, group_rows)),
         layer.conv_state * _FLOAT32_BYTES * states,
         layer.state * _FLOAT32_BYTES * states,
     )

@@ -36,7 +36,11 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         period: every how many blocks one attends to everything, where that is not
             llama.cpp's rule for the architecture; `global_length` and `global_kv_heads` are that
             block's head and heads (Gemma 4), and its values are its keys.
-        indexer_heads, indexer_length: of the indexer of sparse attention (DeepSeek-V3.2).
+        indexer_heads, indexer_length: of the indexer of sparse attention (DeepSeek-V3.2);
+            `indexer_top_k` tokens are selected by it.
+        ratios: of each block, how many tokens share a compressed key; 0 for none (DeepSeek-V4).
+            `output_groups` and `output_lora` are of its output, `hash_layers` are the first
+            blocks whose experts are chosen by the token alone, `streams` are residual streams.
         l_cache: positions that a short convolution looks back, plus one (LFM2).
         attention_layers: of a hybrid, the blocks that attend; the others are recurrent.
         interval: of a hybrid, every how many blocks one attends.
@@ -71,6 +75,12 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     global_kv_heads: int = 0
     indexer_heads: int = 0
     indexer_length: int = 0
+    indexer_top_k: int = 2048
+    ratios: tuple[int, ...] = ()
+    output_groups: int = 0
+    output_lora: int = 0
+    hash_layers: int = 0
+    streams: int = 0
     l_cache: int = 0
     interval: int = 0
     attention_layers: tuple[int, ...] = ()
@@ -161,6 +171,10 @@ def outside(shape: ModelShape) -> Iterator[Named]:
         yield "output.weight", (shape.embedding, shape.vocabulary)
     features = _FEATURES.get(shape.architecture, _PLAIN)
     yield f"{features.output_norm}.weight", (shape.embedding,)
+    if shape.streams:
+        yield "output_hc_fn.weight", (shape.streams * shape.embedding, shape.streams)
+        yield "output_hc_base.weight", (shape.streams,)
+        yield "output_hc_scale.weight", (1,)
     if features.rope_freqs:
         yield "rope_freqs.weight", ((shape.global_length or shape.key_length) // 2,)
 
@@ -171,6 +185,9 @@ def block(shape: ModelShape, index: int) -> Iterator[Named]:
     yield "attn_norm.weight", (shape.embedding,)
     if shape.architecture == "gemma4":
         yield from _gemma4(shape, index)
+        return
+    if shape.ratios:
+        yield from _deepseek4(shape, index)
         return
     if not shape.attends(index):
         yield from _recurrent(shape)
@@ -275,6 +292,50 @@ def _indexer(shape: ModelShape) -> Iterator[Named]:
     yield "indexer.proj.weight", (shape.embedding, shape.indexer_heads)
     yield "indexer.attn_k.weight", (shape.embedding, shape.indexer_length)
     yield "indexer.attn_q_b.weight", (shape.q_lora, shape.indexer_heads * shape.indexer_length)
+
+
+def _deepseek4(shape: ModelShape, index: int) -> Iterator[Named]:
+    """A block of DeepSeek-V4 after its first norm."""
+    head, group = shape.key_length, shape.heads * shape.key_length // shape.output_groups
+    yield "attn_sinks.weight", (shape.heads,)
+    yield "attn_q_a.weight", (shape.embedding, shape.q_lora)
+    yield "attn_q_a_norm.weight", (shape.q_lora,)
+    yield "attn_q_b.weight", (shape.q_lora, shape.heads * head)
+    yield "attn_kv.weight", (shape.embedding, head)
+    yield "attn_kv_a_norm.weight", (head,)
+    yield "attn_output_a.weight", (group, shape.output_lora * shape.output_groups)
+    yield "attn_output_b.weight", (shape.output_lora * shape.output_groups, shape.embedding)
+    for part in ("attn", "ffn"):
+        mixed = (2 + shape.streams) * shape.streams
+        yield f"hc_{part}_fn.weight", (shape.streams * shape.embedding, mixed)
+        yield f"hc_{part}_base.weight", (mixed,)
+        yield f"hc_{part}_scale.weight", (3,)
+    ratio = shape.ratios[index]
+    indexed = ratio == _INDEXED_RATIO
+    if ratio:
+        yield from _compressor("attn", shape.embedding, head, ratio)
+    if indexed:
+        length = shape.indexer_length
+        yield "indexer.proj.weight", (shape.embedding, shape.indexer_heads)
+        yield "indexer.attn_q_b.weight", (shape.q_lora, shape.indexer_heads * length)
+        yield from _compressor("indexer", shape.embedding, length, ratio)
+    yield "ffn_norm.weight", (shape.embedding,)
+    if index < shape.hash_layers:
+        yield "ffn_gate_tid2eid.weight", (shape.experts_used, shape.vocabulary)
+    plain = msgspec.structs.replace(shape, sigmoid=index >= shape.hash_layers)
+    yield from _experts(plain, _PLAIN)
+
+
+_INDEXED_RATIO = 4  # groups of so many tokens overlap, and an indexer selects among them
+
+
+def _compressor(name: str, n_in: int, head: int, ratio: int) -> Iterator[Named]:
+    """What makes one key of a group of tokens."""
+    width = head * (2 if ratio == _INDEXED_RATIO else 1)
+    yield f"{name}_compressor_kv.weight", (n_in, width)
+    yield f"{name}_compressor_gate.weight", (n_in, width)
+    yield f"{name}_compressor_ape.weight", (width, ratio)
+    yield f"{name}_compressor_norm.weight", (head,)
 
 
 def _recurrent(shape: ModelShape) -> Iterator[Named]:

@@ -9,11 +9,12 @@ src/llama-quant.cpp; its exceptions for single models are left out.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import re
 import tomllib
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from types import MappingProxyType
@@ -28,6 +29,7 @@ from assistant.memory.model.block_tensors import ModelShape, Named, block, outsi
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 _KEPT = re.compile(
     r"norm|ffn_gate_inp|ssm_(conv1d|a|d|dt|ba)\b|layer_output_scale|\.scale$|bias$|attn_sinks|shortconv\.conv|indexer\.proj|rope_freqs"
+    r"|\bhc_|_hc_|compressor_ape"
 )
 # Rows that a type's blocks do not divide get the next type that does.
 _FALLBACK = {
@@ -60,6 +62,8 @@ class Recipe:
 
         Where the output is `tied` to the token embedding, that is kept as well as an output.
         """
+        if "ffn_gate_tid2eid" in name:
+            return BY_NAME["i32"]
         if len(shape) < 2 or _KEPT.search(name):
             return BY_NAME["f32"]
         if name == "output.weight" or (tied and name == "token_embd.weight"):
@@ -118,9 +122,9 @@ def recipe(name: str) -> Recipe:
 
 
 _RMS_EPSILON = 1e-6
-_INDEXER_TOP_K = 2048
 _ROPE_SECTIONS = (11, 11, 10, 0)  # of Qwen3.5's rotary embedding
 _SIGMOID = 2  # enum llama_expert_gating_func_type
+_SQRT_SOFTPLUS = 4
 
 
 def header_of(shape: ModelShape, quantisation: str = "Q4_K_M", name: str = "shape") -> Header:
@@ -224,10 +228,12 @@ def _architecture_keys(shape: ModelShape) -> Mapping[str, Any]:
         keys |= {
             "attention.indexer.head_count": shape.indexer_heads,
             "attention.indexer.key_length": shape.indexer_length,
-            "attention.indexer.top_k": _INDEXER_TOP_K,
+            "attention.indexer.top_k": shape.indexer_top_k,
         }
     if shape.kv_lora:
         keys |= _latent_keys(shape)
+    if shape.ratios:
+        keys |= _compressed_keys(shape)
     if shape.ssm is not None:
         sizes = msgspec.structs.asdict(shape.ssm)
         keys |= {f"ssm.{key}": value for key, value in sizes.items() if value}
@@ -262,6 +268,28 @@ def _window_keys(shape: ModelShape, blocks: int) -> Mapping[str, Any]:
     }
 
 
+def _compressed_keys(shape: ModelShape) -> Mapping[str, Any]:
+    """DeepSeek-V4: the sizes decide the memory; the factors are its makers'."""
+    clamp = array("f", [10.0] * shape.layers)
+    return {
+        "attention.q_lora_rank": shape.q_lora,
+        "attention.output_group_count": shape.output_groups,
+        "attention.output_lora_rank": shape.output_lora,
+        "attention.compress_ratios": array("i", shape.ratios),
+        "attention.compress_rope_freq_base": 160000.0,
+        "hyper_connection.count": shape.streams,
+        "hyper_connection.sinkhorn_iterations": 20,
+        "hyper_connection.epsilon": _RMS_EPSILON,
+        "hash_layer_count": shape.hash_layers,
+        "embedding_length_out": shape.streams * shape.embedding,
+        "expert_gating_func": _SQRT_SOFTPLUS,
+        "expert_weights_scale": 1.5,
+        "expert_weights_norm": True,
+        "swiglu_clamp_exp": clamp,
+        "swiglu_clamp_shexp": clamp,
+    }
+
+
 def _latent_keys(shape: ModelShape) -> Mapping[str, Any]:
     """Multi-head latent attention: what is cached is one compressed vector a token."""
     keys: dict[str, Any] = {"attention.kv_lora_rank": shape.kv_lora}
@@ -284,7 +312,9 @@ class KnownModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         repository: a Hugging Face repository of GGUF files.
         parameters: billions, by its makers or by llama.cpp's own count.
         source: where the figures of the shape are from, beyond the makers' config.json.
-        quantisation: the recipe that is planned for unless another is asked for.
+        quantisation: the recipe that is planned for unless another is asked for, as in
+            `NAME:Q2_K`.
+        like: another model, whose shape it has where `shape` says nothing else.
         quality: orders the models for coding; 0 where it is no coding model.
     """
 
@@ -294,8 +324,45 @@ class KnownModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     quantisation: str
     shape: ModelShape
     source: str = ""
+    like: str = ""
     coding: bool = False
     quality: int = 0
+
+
+_FORMS = {"instruct", "it", "chat", "gguf", "model"}  # of a name, what tells no model from another
+_MOST_LETTERS = 100
+_MOST_NEAR = 8
+
+
+def same_name(name: str, names: Iterable[str]) -> str:
+    """The one of `names` that is spelt like `name` but for case and separators; else empty.
+
+    "Kimi K2.6" and "glm5" are spellings of "kimi-k2.6" and "glm-5".
+    """
+    spelt = _spelt(name)
+    return next((one for one in names if spelt and _spelt(one) == spelt), "")
+
+
+def near_names(name: str, names: Iterable[str]) -> list[str]:
+    """Those of `names` that begin with `name` or hold its words, else the most similar ones."""
+    every, spelt, words = list(names), _spelt(name), set(_words(name))
+    if not spelt:
+        return []
+    begin = [one for one in every if _spelt(one).startswith(spelt)]
+    hold = [one for one in every if words <= set(_words(one)) and one not in begin]
+    keys = {_spelt(one): one for one in every}
+    alike = [keys[key] for key in difflib.get_close_matches(spelt, keys, 3, 0.6)]
+    found = [*begin, *hold] if len(begin) + len(hold) > 1 else [*begin, *hold, *alike]
+    return list(dict.fromkeys(found))[:_MOST_NEAR]
+
+
+def _words(name: str) -> list[str]:
+    words = re.findall(r"[a-z0-9.]+", name[:_MOST_LETTERS].lower())
+    return [word for word in words if word not in _FORMS]
+
+
+def _spelt(name: str) -> str:
+    return "".join(_words(name))
 
 
 @functools.cache
@@ -304,7 +371,11 @@ def known_models() -> Mapping[str, KnownModel]:
     text = (
         resources.files("assistant.memory.model").joinpath("known_models.toml").read_text("utf-8")
     )
-    return MappingProxyType(msgspec.convert(tomllib.loads(text), dict[str, KnownModel]))
+    table = tomllib.loads(text)
+    for entry in table.values():
+        if like := entry.get("like"):
+            entry["shape"] = table[like]["shape"] | entry.get("shape", {})
+    return MappingProxyType(msgspec.convert(table, dict[str, KnownModel]))
 
 
 @functools.lru_cache(maxsize=64)
@@ -317,3 +388,11 @@ def known_header(name: str, quantisation: str = "") -> Header:
     """
     model = known_models()[name]
     return header_of(model.shape, quantisation or model.quantisation, name)
+
+
+def known_name(text: str) -> tuple[str, str]:
+    """The name of a known model, and the quantisation in `NAME:Q2_K`; empty where it is none."""
+    base, _, quantisation = text.partition(":")
+    if "/" in text or base.endswith(".gguf"):
+        return "", ""
+    return same_name(base, known_models()), quantisation

@@ -56,7 +56,7 @@ _CLASSES: tuple[tuple[re.Pattern[str], TensorClass], ...] = tuple(
         (r"^nextn\b", TensorClass.NEXTN),
         (r"norm|^layer_output_scale", TensorClass.NORM),
         (r"^(ssm_|shortconv|time_mix|channel_mix|rwkv)", TensorClass.RECURRENT),
-        (r"^(attn|indexer|rope_|cross_attn)", TensorClass.ATTENTION),
+        (r"^(attn|indexer|rope_|cross_attn|hc_)", TensorClass.ATTENTION),
         (r"^ffn_", TensorClass.DENSE_FFN),
     )
 )
@@ -269,6 +269,7 @@ class Activations:
         expert, used: one expert's width, and how many run.
         latent: elements of the compressed cache row (multi-head latent attention); else 0.
         recurrent: elements of a recurrent mixer; else 0.
+        selected: tokens of the context that sparse attention selects; else 0.
     """
 
     embedding: int
@@ -280,6 +281,7 @@ class Activations:
     used: int
     latent: int
     recurrent: int
+    selected: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,6 +346,7 @@ def _activations(header: Header, inventory: TensorInventory) -> Activations:
         used=max((layer.used for layer in experts), default=0),
         latent=max(key, 0) if latent else 0,
         recurrent=max(header.integer("ssm.inner_size"), 0),
+        selected=max(header.integer("attention.indexer.top_k"), 0),
     )
 
 

@@ -17,7 +17,9 @@ from assistant.memory.devices import Device
 from assistant.memory.gguf.header import Tensor
 from assistant.memory.model.architecture import (
     CacheParams,
+    LayerMemory,
     cells,
+    compressed_cells,
     copies_tied_output,
     layer_bytes,
     nextn_bytes,
@@ -67,7 +69,7 @@ class Work:
     """What one device computes.
 
     Attributes:
-        layers: attention and all else that is not routed, of at least one layer.
+        layers: of how many it computes attention and all else that is not routed.
         experts: routed experts of at least one layer.
         output: the last matrix and the logits.
         host_memory: the CPU device, which also feeds the token embeddings.
@@ -75,7 +77,7 @@ class Work:
         pipelined: several GPUs work on several batches at once, each with inputs of its own.
     """
 
-    layers: bool
+    layers: int
     experts: bool
     output: bool
     host_memory: bool = False
@@ -103,6 +105,8 @@ def estimate(model: Model, params: CacheParams, work: Work, n_outputs: int) -> i
     peak = max(moments) * row + _states(model, params)
     if work.layers and not params.flash_attn:
         peak += cells(params) * row * widths.heads
+    if work.layers and widths.selected:
+        total += _selection(model, params, work.layers) * row
     if work.host_memory:
         # the embeddings of the batch, and their copy for the first device
         peak += (1 if work.layers else 2) * widths.embedding * row
@@ -130,7 +134,26 @@ def _masks(model: Model, params: CacheParams, ubatch: int) -> int:
         total += cells(params) * ubatch * _FLOAT16
     if any(layer.windowed for layer in layers):
         total += window_cells(model.memory, params) * ubatch * _FLOAT16
+    grouped = {layer.ratio: compressed_cells(layer, params) for layer in layers if layer.ratio}
+    selecting = {compressed_cells(layer, params) for layer in _indexed(model)}
+    total += sum((*grouped.values(), *selecting)) * ubatch * _FLOAT16
     return total
+
+
+def _selection(model: Model, params: CacheParams, layers: int) -> int:
+    """What sparse attention takes to select tokens (build_attn with `top_k` in llama-graph.cpp).
+
+    The zeros that unmask them are an input of each layer, so all of them are kept for the whole
+    graph. The scores of all cells are those of one layer; of compressed ones there is a copy.
+    """
+    indexed = _indexed(model)
+    scored = max((compressed_cells(layer, params) for layer in indexed), default=0)
+    copies = 2 if any(layer.ratio for layer in indexed) else 1
+    return layers * min(model.activations.selected, scored) + copies * scored
+
+
+def _indexed(model: Model) -> list[LayerMemory]:
+    return [layer for layer in model.memory.layers if layer.index_width]
 
 
 def _attention(model: Model) -> int:
@@ -138,6 +161,8 @@ def _attention(model: Model) -> int:
     widths = model.activations
     if widths.latent:
         return int(1.75 * widths.heads * widths.latent) + 9 * widths.embedding
+    if any(layer.ratio for layer in model.memory.layers):
+        return int(3.5 * widths.query)
     return max(6 * widths.query, 11 * widths.embedding if widths.query else 0)
 
 
@@ -286,7 +311,7 @@ def work_of(breakdown: ModelBreakdown, choice: Choice, device: str) -> Work:
     pipelined = whole and not apart and len({*choice.layers, choice.output}) > 1
     if device == HOST_MEMORY:
         return Work(
-            layers=HOST_MEMORY in choice.layers,
+            layers=choice.layers.count(HOST_MEMORY),
             experts=HOST_MEMORY in choice.experts and not moved,
             output=choice.output == HOST_MEMORY,
             host_memory=True,
@@ -300,7 +325,7 @@ def work_of(breakdown: ModelBreakdown, choice: Choice, device: str) -> Work:
         _copied(breakdown, choice, several=len(used) > 1) if moved and used[:1] == [device] else 0
     )
     return Work(
-        layers=device in choice.layers,
+        layers=choice.layers.count(device),
         experts=device in choice.experts or copied > 0,
         output=choice.output == device,
         copied_bytes=copied,

@@ -165,7 +165,7 @@ def _widest(breakdown: ModelBreakdown, choice: Choice, *, rest: bool) -> Work:
     """All that a GPU could have to compute."""
     moved = rest and choice.op_offload and not choice.repack
     return Work(
-        layers=True,
+        layers=len(choice.layers),
         experts=True,
         output=True,
         copied_bytes=breakdown.largest_expert if moved else 0,

@@ -419,8 +419,8 @@ def _about_cache(plan: Plan, requirements: Requirements) -> list[str]:
         )
     if plan.model.memory.recurrent:
         lines.append(
-            "recurrent layers have no history: a prompt that changes is read again from the last "
-            "saved state before the change"
+            "the state of its layers has no history: a prompt that changes is read again from the "
+            "last saved state before the change"
         )
     if cache.n_rs_seq:
         without = cache_bytes(plan.model.memory, replace(cache, n_rs_seq=0))

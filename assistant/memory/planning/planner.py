@@ -13,14 +13,15 @@ from dataclasses import dataclass, replace
 
 from assistant.errors import PlanError
 from assistant.memory.devices import RAISE_THE_LIMIT
-from assistant.memory.gguf.header import BY_NAME, GgmlType, Tensor
+from assistant.memory.gguf.header import Tensor
 from assistant.memory.model.architecture import (
     CacheParams,
     cache_bytes,
     unusable_types,
     with_window,
 )
-from assistant.memory.model.profile import Amount, LayerInventory, Model
+from assistant.memory.model.known_models import recipe
+from assistant.memory.model.profile import Amount, Model
 from assistant.memory.planning import (
     HOST_MEMORY,
     Choice,
@@ -33,8 +34,9 @@ from assistant.memory.planning.placement import Corrections, PlanCandidate, best
 from assistant.memory.planning.plan_report import caveats_of, explain, gib, predict_speed
 from assistant.settings import ModelSettings
 
-_SMALLER = (("q6_K", "Q6_K"), ("q4_K", "Q4_K_S"), ("q3_K", "Q3_K_S"), ("q2_K", "Q2_K"))
+_SMALLER = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")
 _MAX_ALTERNATIVES = 4
+_MOST_BITS = 16  # of a weight that a quantiser changes: wider ones are kept for their precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +68,31 @@ def nearest(
     return tuple(found)
 
 
-def shrunk(model: Model, kind: str) -> Model:
-    """The model as if its quantised matrices were of type `kind`, where that is smaller."""
-    target = BY_NAME[kind]
-    inventory = model.inventory
-    layers = tuple(_shrunk_layer(layer, target) for layer in inventory.layers)
-    inside = tuple(_shrunk(tensor, target) for tensor in inventory.input)
-    output = tuple(_shrunk(tensor, target) for tensor in inventory.output)
+def shrunk(model: Model, quantisation: str) -> Model:
+    """The model as a file of another quantisation holds it; what is smaller already stays.
+
+    Raises:
+        ModelError: no such quantisation.
+    """
+    rules, inventory = recipe(quantisation), model.inventory
+    n_expert = max((layer.count for layer in inventory.layers), default=0)
+
+    def one(tensor: Tensor) -> Tensor:
+        kind = rules.type_of(
+            tensor.name,
+            tensor.shape,
+            n_layer=model.n_layer,
+            n_expert=n_expert,
+            tied=inventory.tied,
+        )
+        smaller = kind.bits_per_weight < tensor.type.bits_per_weight <= _MOST_BITS
+        return replace(tensor, type=kind) if smaller else tensor
+
+    layers = tuple(
+        replace(layer, dense=tuple(map(one, layer.dense)), experts=tuple(map(one, layer.experts)))
+        for layer in inventory.layers
+    )
+    inside, output = tuple(map(one, inventory.input)), tuple(map(one, inventory.output))
     size = sum(
         tensor.size_bytes
         for group in (inside, output, inventory.copied, *(x.dense + x.experts for x in layers))
@@ -117,8 +137,8 @@ host memory",
             both = replace(requirements, n_ctx=n_ctx, cache_type="q8_0")
             yield "context", f"{n_ctx} tokens of context in a q8_0 cache", model, both
             n_ctx //= 2
-    for kind, name in _SMALLER:
-        smaller = shrunk(model, kind)
+    for name in _SMALLER:
+        smaller = shrunk(model, name)
         if smaller.inventory.total.size_bytes < model.inventory.total.size_bytes:
             size = gib(smaller.inventory.total.size_bytes)
             yield "quantisation", f"a {name} file of about {size}", smaller, requirements
@@ -126,22 +146,6 @@ host memory",
                 eased = replace(requirements, n_ctx=0, cache_type="")
                 text = f"a {name} file of about {size} with {{plan.n_ctx}} tokens of context"
                 yield "quantisation", text, smaller, eased
-
-
-def _shrunk_layer(layer: LayerInventory, target: GgmlType) -> LayerInventory:
-    return replace(
-        layer,
-        dense=tuple(_shrunk(tensor, target) for tensor in layer.dense),
-        experts=tuple(_shrunk(tensor, target) for tensor in layer.experts),
-    )
-
-
-def _shrunk(tensor: Tensor, target: GgmlType) -> Tensor:
-    fits = len(tensor.shape) > 1 and tensor.shape[0] % target.block_elements == 0
-    quantised = tensor.type.bits_per_weight <= 16
-    if fits and quantised and target.bits_per_weight < tensor.type.bits_per_weight:
-        return replace(tensor, type=target)
-    return tensor
 
 
 USUAL_CONTEXT = 16_384

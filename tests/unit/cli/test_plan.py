@@ -19,9 +19,12 @@ from typer.testing import CliRunner, Result
 from assistant import settings
 from assistant.cli import build_app
 from assistant.cli.plan_view import plan_json, plan_text
+from assistant.cli.recommend import find_model
 from assistant.errors import PlanError, SettingsError, UnderkeelError, UnknownModelError
 from assistant.memory.gguf.header import read_header
+from assistant.memory.model.known_models import known_header
 from assistant.memory.planning import Plan, Requirements, imagined, parse_size, this_machine
+from assistant.memory.planning.dry_run import write_skeleton
 from assistant.memory.planning.measured_planner import plan_report
 from assistant.memory.planning.plan_report import PlanReport, gib
 from assistant.memory.planning.planner import requirements_of
@@ -226,6 +229,56 @@ def test_unknown_names_are_met_with_the_known_ones() -> None:
         assert "Give the path of a GGUF" in failure("plan", path).advice
 
 
+@pytest.mark.parametrize(
+    ("spelling", "stem"),
+    [
+        ("Kimi K2.6", "kimi-k2.6-Q4_K_M"),
+        ("glm5", "glm-5-Q4_K_M"),
+        ("deepseek v4 flash", "deepseek-v4-flash-Q4_K_M"),
+        ("DeepSeek_V4_Pro", "deepseek-v4-pro-Q4_K_M"),
+        ("Seed-Coder-8B-Instruct", "seed-coder-8b-Q4_K_M"),
+        ("kimi-k2.6:Q2_K", "kimi-k2.6-Q2_K"),
+    ],
+)
+def test_other_spellings_of_a_name_are_understood(spelling: str, stem: str) -> None:
+    assert Path(find_model(spelling).path).stem == stem
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [
+        ("qwen3.6", "qwen3.6-35b-a3b"),
+        ("gemma4", "gemma-4-26b-a4b"),
+        ("granite 4", "granite-4.0-h-tiny"),
+        ("devstral", "devstral-small"),
+        ("codestral", "codestral-22b"),
+        ("sweep", "sweep-next-edit-0.5b"),
+        ("zeta", "zeta-2"),
+        ("deepseek-v4", "deepseek-v4-flash"),
+        ("coder-next", "qwen3-coder-next"),
+        ("qwen3-codr-next", "qwen3-coder-next"),
+        ("minimax m2.9", "minimax-m2"),
+    ],
+)
+def test_part_of_a_name_or_a_misspelt_one_finds_the_model(wrong: str, near: str) -> None:
+    assert near in failure("plan", wrong).advice.removeprefix("Did you mean ").split(" or ", 1)[0]
+
+
+def test_a_refusal_names_a_quantisation_that_can_be_planned() -> None:
+    refused = failure("plan", "deepseek-v4-flash", "--gpus", "0", "--ram", "110G")
+    assert "a Q2_K file of about" in refused.advice
+    planned = answer("plan", "deepseek-v4-flash:Q2_K", "--gpus", "0", "--ram", "110G")
+    size = float(refused.advice.partition("a Q2_K file of about ")[2].split()[0])
+    model = planned["model"]
+    assert isinstance(model, dict)
+    assert model["total_bytes"] / (1 << 30) == pytest.approx(size, rel=0.01)
+
+
+def test_a_quantisation_is_only_asked_for_by_name(tmp_path: Path) -> None:
+    path = write_skeleton(tmp_path / "m.gguf", known_header("qwen2.5-coder-1.5b"))
+    assert "--quant" in str(failure("plan", str(path), "--quant", "Q2_K"))
+
+
 def test_no_traceback_reaches_a_person(tmp_path: Path) -> None:
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"GGUF" + bytes(3))
@@ -283,10 +336,10 @@ def test_what_is_no_size(text: str) -> None:
 
 
 def test_a_known_model_that_does_not_fit_names_the_quantisation_that_does() -> None:
-    """Issue 20, item 8: known by its shape, before a byte of it is fetched."""
+    """Known by its shape, before a byte of it is fetched."""
     result = run("plan", "kimi-k2.5", "--gpus", "0", "--ram", "400G")
     assert isinstance(result.exception, PlanError)
-    assert result.exception.advice.startswith("What fits: a Q2_K file of about 314.3 GiB")
+    assert result.exception.advice.startswith("What fits: a Q2_K file of about 330.3 GiB")
 
 
 def test_two_models_are_planned_together() -> None:

@@ -14,7 +14,9 @@ from assistant.engine.local import LlamaEngine
 from assistant.engine.types import Delta, Done, GenerateRequest, LoadSpec, Timings
 
 Kind = Callable[[Path], Path]
-KINDS = pytest.mark.parametrize("kind", [tiny_models.recurrent, tiny_models.hybrid])
+KINDS = pytest.mark.parametrize(
+    "kind", [tiny_models.recurrent, tiny_models.hybrid, tiny_models.compressed]
+)
 PROMPT = tuple(range(3, 103))
 TYPED = (7, 8, 9)
 EDITED = (*PROMPT[:20], 200, *PROMPT[21:])

@@ -41,7 +41,7 @@ for name, cls in sorted(types.ALL_TYPES_MAP.items()):
 
 
 def test_every_class_has_the_same_fields() -> None:
-    """Issue 20, item 7: the start of the language server builds only the classes that it uses."""
+    """The start of the language server builds only the classes that it uses."""
     _hooks._resolve_forward_references()
     plain = []
     for name, cls in sorted(types.ALL_TYPES_MAP.items()):

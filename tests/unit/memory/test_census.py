@@ -137,5 +137,5 @@ def test_experts_count_in_full_where_the_keys_are_missing() -> None:
 
 def test_which_architectures_are_known() -> None:
     assert is_known("qwen3moe") and is_known("gpt-oss") and is_known("mamba2")
-    assert is_supported("deepseek4") and not is_known("deepseek4")
+    assert is_supported("kimi-k3") and not is_known("kimi-k3")
     assert not is_supported("")

@@ -40,9 +40,9 @@ def device(name: str, gib: int) -> Device:
 
 
 MACHINES = {
-    "host": Machine(device(HOST_MEMORY, 800)),
-    "gpu": Machine(device(HOST_MEMORY, 800), (device("SIM0", 24),)),
-    "gpus": Machine(device(HOST_MEMORY, 800), tuple(device(*gpu) for gpu in GPUS.items())),
+    "host": Machine(device(HOST_MEMORY, 1000)),
+    "gpu": Machine(device(HOST_MEMORY, 1000), (device("SIM0", 24),)),
+    "gpus": Machine(device(HOST_MEMORY, 1000), tuple(device(*gpu) for gpu in GPUS.items())),
 }
 
 
@@ -109,6 +109,45 @@ def test_the_estimate_is_within_five_per_cent_in_all(family: str, dry_run: DryRu
             assert after.needed_bytes <= before.needed_bytes * 1.05
         total = sum(usage.needed_bytes for usage in real.usages)
         assert sum(usage.needed_bytes for usage in guess.usages) == pytest.approx(total, rel=0.05)
+
+
+@pytest.mark.parametrize("n_ctx", [4096, 131_072])
+@pytest.mark.parametrize("family", ["deepseek32", "glm-dsa", "deepseek4"])
+def test_what_sparse_attention_takes_to_select_tokens_is_estimated(
+    family: str, n_ctx: int, dry_run: DryRun
+) -> None:
+    """Each layer keeps zeros to unmask its selection, and the scores grow with the context."""
+    header = shapes.family_header(family)
+    for machine in MACHINES.values():
+        guess = make_plan(model_of(header), machine, Requirements(n_ctx=n_ctx))
+        real = measure(header, guess, dry_run)
+        for before, after in zip(guess.usages, real.usages, strict=True):
+            assert after.compute_bytes <= before.compute_bytes + (1 << 20)
+        taken = sum(usage.compute_bytes for usage in real.usages)
+        assert sum(usage.compute_bytes for usage in guess.usages) < 1.6 * taken
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_seq_max": 1},
+        {"n_seq_max": 8},
+        {"n_seq_max": 3, "unified": False},
+        {"cache_type": "q8_0"},
+        {"flash_attn": False},
+        {"swa_full": True},
+        {"n_ctx": 300},
+    ],
+    ids=str,
+)
+def test_compressed_keys_are_counted_by_sequence(
+    changes: dict[str, object], dry_run: DryRun
+) -> None:
+    """DeepSeek-V4: each sequence has cells of its own, and a state of what is not compressed."""
+    header = shapes.family_header("deepseek4")
+    wanted = Requirements(**{"n_ctx": 8192, **changes})  # type: ignore[arg-type]
+    plan = make_plan(model_of(header), MACHINES["host"], wanted)
+    assert [usage.other_bytes for usage in measure(header, plan, dry_run).usages] == [0]
 
 
 def test_what_is_measured_lets_more_onto_the_gpu(dry_run: DryRun) -> None:

@@ -311,9 +311,13 @@ def test_an_unknown_architecture_is_planned_with_caveats() -> None:
 
 
 def test_a_smaller_quantisation_is_smaller() -> None:
-    model = model_of(known_header("qwen3-coder-30b-a3b"))
-    sizes = [shrunk(model, kind).inventory.total.size_bytes for kind in ("q6_K", "q4_K", "q3_K")]
-    assert model.inventory.total.size_bytes >= sizes[0] > sizes[1] > sizes[2]
+    model = model_of(known_header("qwen3-coder-30b-a3b", "Q8_0"))
+    names = ("Q8_0", "Q6_K", "Q4_K_M", "Q3_K_M")
+    sizes = [shrunk(model, name).inventory.total.size_bytes for name in names]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes)
+    for name, size in zip(names, sizes, strict=True):
+        made = model_of(known_header("qwen3-coder-30b-a3b", name))
+        assert size == made.inventory.total.size_bytes
 
 
 def test_the_bound_of_decoding() -> None:

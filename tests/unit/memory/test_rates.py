@@ -56,7 +56,7 @@ def speed(name: str, rates: MachineRates = ASSUMED, *vram: int) -> Speed:
 
 
 def test_on_two_cores_the_first_recommendation_is_not_a_large_model() -> None:
-    """Issue 20, item 10: quality orders only models that are fast enough for typing."""
+    """Quality orders only models that are fast enough for typing."""
     found = (
         CodingModel(name, model.title, known_header(name), model.quality, here=False)
         for name, model in known_models().items()
@@ -92,7 +92,7 @@ def test_of_a_mixture_only_the_chosen_experts_are_read() -> None:
 
 
 def test_experts_have_a_prompt_rate_of_their_own() -> None:
-    """Issue 20, item 10: llama.cpp's kernels for chosen experts are slower than the others."""
+    """Llama.cpp's kernels for chosen experts are slower than the others."""
     even = two_cores()
     kinds = {
         kind: msgspec.structs.replace(rate, expert_weights_per_s=rate.weights_per_s)
