@@ -188,7 +188,7 @@ def _recurrent(model: Model) -> int:
 
 def _states(model: Model, params: CacheParams) -> int:
     """Where earlier states are kept, linear attention returns them all together with its result."""
-    if not params.n_rs_seq:
+    if not params.n_rs_seq or model.memory.apart:
         return 0
     largest = max(layer.state for layer in model.memory.layers)
     return _FLOAT32 * largest * params.n_seq_max * (1 + params.n_rs_seq)

@@ -19,7 +19,9 @@ from assistant.llama.context import Context, DecodeStatus
 from assistant.llama.structs import Span
 
 Kind = Callable[[Path], Path]
-KINDS = pytest.mark.parametrize("kind", [tiny_models.hybrid, tiny_models.predicting_hybrid])
+KINDS = pytest.mark.parametrize(
+    "kind", [tiny_models.hybrid, tiny_models.predicting_hybrid, tiny_models.compressed]
+)
 PROMPT = [3 + (n * n + 7 * n) % 247 for n in range(100)]
 STATES = 4
 
