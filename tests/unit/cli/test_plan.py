@@ -21,7 +21,7 @@ from assistant.cli import build_app
 from assistant.cli.plan_view import plan_json, plan_text
 from assistant.cli.recommend import find_model
 from assistant.errors import PlanError, SettingsError, UnderkeelError, UnknownModelError
-from assistant.memory.gguf.header import read_header
+from assistant.memory.gguf.header import Header, read_header
 from assistant.memory.model.known_models import known_header
 from assistant.memory.planning import Plan, Requirements, imagined, parse_size, this_machine
 from assistant.memory.planning.dry_run import write_skeleton
@@ -241,7 +241,8 @@ def test_unknown_names_are_met_with_the_known_ones() -> None:
     ],
 )
 def test_other_spellings_of_a_name_are_understood(spelling: str, stem: str) -> None:
-    assert Path(find_model(spelling).path).stem == stem
+    found = find_model(spelling)
+    assert isinstance(found, Header) and Path(found.path).stem == stem
 
 
 @pytest.mark.parametrize(
