@@ -156,7 +156,7 @@ class Runner:
 
     @property
     def busy(self) -> bool:
-        return bool(self._jobs)
+        return bool(self._jobs) or not self._pieces.complete
 
     def add(self, request: GenerateRequest) -> None:
         """Put a request in line; a newer one of a document ends the older.
@@ -215,7 +215,9 @@ class Runner:
         return cells
 
     def step(self) -> None:
-        """One piece of work for the request whose turn it is."""
+        """One piece of work for the request whose turn it is; without one, for those to come."""
+        if not self._jobs:
+            self._pieces.read()
         for job in [job for job in self._jobs if job.cancelled]:
             self._end(job, job.done(StopReason.CANCELLED))
         if not self._jobs:

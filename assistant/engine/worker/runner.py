@@ -183,7 +183,7 @@ class Runner:
 
     @property
     def busy(self) -> bool:
-        return bool(self._jobs)
+        return bool(self._jobs) or not self._generator.pieces.complete
 
     def add(self, request: GenerateRequest) -> None:
         """Take a request in; its events follow from `step`.
@@ -246,7 +246,13 @@ class Runner:
             job.doubted = None
 
     def step(self) -> None:
-        """One batch: end what is over, admit what fits, evaluate, sample."""
+        """One batch: end what is over, admit what fits, evaluate, sample.
+
+        Without a request, a part of what the first ones will need is made.
+        """
+        if not self._jobs:
+            self._generator.pieces.read()
+            return
         for job in list(self._jobs.values()):
             if job.cancelled:
                 self._end(job, StopReason.CANCELLED)
@@ -259,7 +265,7 @@ class Runner:
             return
         jobs = [job for job in ready if job.request.priority is turn]
         for job in jobs:
-            if job.slot < 0 and not job.parked:
+            if job.slot < 0 and not job.parked and not self._is_under_way(job, jobs):
                 self._admit(job)
         running = [job for job in jobs if job.slot >= 0 and job.request.id in self._jobs]
         if not running and not self._borrow(jobs):
@@ -295,6 +301,15 @@ class Runner:
                 self._interrupt(job)
                 return True
         return False
+
+    def _is_under_way(self, job: Job, jobs: Sequence[Job]) -> bool:
+        """Whether one of the jobs is evaluating what this one begins with."""
+        if not job.request.cache:
+            return False
+        coming = [one.text for one in jobs if one.slot >= 0 and not one.generated and not one.apart]
+        # A sequence that cannot be shared is taken over once its own answer grows apart from it.
+        held = [slot.tokens for slot in self.slots if not (slot.busy and self.slots.recurrent)]
+        return scheduler.is_under_way(job.text, held, coming)
 
     def _admit(self, job: Job) -> None:
         request = job.request

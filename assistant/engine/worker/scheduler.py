@@ -10,7 +10,7 @@ Decides which slot a prompt goes to and who works next. Pure: knows tokens, not 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from assistant.engine.types import Priority, shared_length
@@ -126,6 +126,30 @@ def place(
     if lent > common(target) and donor.number != target.number:
         return Placement(target.number, lent, donor.number)
     return Placement(target.number, common(target))
+
+
+def is_under_way(
+    prompt: Sequence[int], held: Iterable[Sequence[int]], coming: Iterable[Sequence[int]]
+) -> bool:
+    """Whether to place a prompt later, because another request evaluates what both begin with.
+
+    Later it is shared, so that several answers to one prompt cost one evaluation. That is worth the
+    wait where it saves more than what the other request evaluates besides, and this is less than a
+    step.
+
+    Args:
+        held: tokens of the slots now.
+        coming: prompts that are being evaluated.
+    """
+    prompt = list(prompt)
+    there = max((shared_length(list(one), prompt) for one in held), default=0)
+    for other in coming:
+        shared = shared_length(list(other), prompt)
+        needless = len(other) - shared
+        saved = min(shared, len(prompt) - 1) - there
+        if needless < PREFILL_CHUNK and needless < saved:
+            return True
+    return False
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ one by less than the margin. That is not proven of llama.cpp's kernels, but meas
 from __future__ import annotations
 
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -43,6 +44,9 @@ from assistant.engine.worker.speculation import (
 from assistant.llama.context import Context, Logits, Sampler, Tokens
 from assistant.llama.model import Model
 from assistant.llama.structs import Span
+
+_PIECES_AT_ONCE = 2048
+"""Tokens whose bytes are read while no request waits: some 3 ms."""
 
 
 class Words(Protocol):
@@ -305,12 +309,35 @@ class BatchBuilder:
 
 
 class Pieces:
-    """The bytes of every token, to find the tokens that agree with a given text."""
+    """The bytes of every token, to find the tokens that agree with a given text.
+
+    They are read a few at a time, in `read`; the rest when they are first needed.
+    """
 
     def __init__(self, piece: Callable[[int], bytes], n_vocab: int) -> None:
         self._piece = piece
         self._n_vocab = n_vocab
-        self._by_byte: dict[int, list[tuple[int, bytes]]] | None = None
+        self._read: list[bytes] = []  # by token
+        self._texts: list[bytes] = []  # in order, and the token of each
+        self._tokens = np.empty(0, np.int32)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of them were read."""
+        return not self._n_vocab or len(self._tokens) > 0
+
+    def read(self, most: int = _PIECES_AT_ONCE) -> None:
+        """Read the next `most` tokens."""
+        if self.complete:
+            return
+        first = len(self._read)
+        stop = min(first + most, self._n_vocab)
+        self._read += [self._piece(token) for token in range(first, stop)]
+        if stop == self._n_vocab:
+            order = sorted(range(stop), key=self._read.__getitem__)
+            self._texts = [self._read[token] for token in order]
+            self._tokens = np.array(order, np.int32)
+            self._read = []
 
     def agreeing(self, start: bytes, logits: Any) -> Tokens | None:
         """The tokens to choose from where the answer has to begin with `start`.
@@ -327,23 +354,29 @@ class Pieces:
         """
         if not start:
             return None
-        if self._by_byte is None:
-            self._by_byte = {}
-            for token in range(self._n_vocab):
-                text = self._piece(token)
-                if text:
-                    self._by_byte.setdefault(text[0], []).append((token, text))
-        near = self._by_byte.get(start[0], ())
-        fitting = [token for token, text in near if text.startswith(start)]
-        shorter = [(len(text), token) for token, text in near if start.startswith(text)]
-        if shorter:
-            longest, first_choice = max(shorter)[0], int(logits.argmax())
-            fitting += [
-                token
-                for length, token in shorter
-                if length < len(start) and (length == longest or token == first_choice)
-            ]
-        return np.array(fitting, np.int32) if fitting else None
+        if not self.complete:
+            self.read(self._n_vocab)
+        found = self._beginning(start)
+        lengths = range(len(start), 0, -1)
+        begun = [tokens for length in lengths if len(tokens := self._equal(start[:length]))]
+        if begun:
+            longest = begun[0]
+            first_choice = int(logits.argmax())
+            chosen = [longest, *(tokens[tokens == first_choice] for tokens in begun[1:])]
+            shorter = np.sort(np.concatenate(chosen))
+            found = np.concatenate([found, shorter[~np.isin(shorter, found)]])
+        return found if len(found) else None
+
+    def _beginning(self, start: bytes) -> Tokens:
+        """The tokens that begin with `start`."""
+        low = bisect_left(self._texts, start)
+        high = bisect_right(self._texts, start, lo=low, key=lambda text: text[: len(start)])
+        return np.sort(self._tokens[low:high])
+
+    def _equal(self, text: bytes) -> Tokens:
+        """The tokens that are `text`."""
+        low = bisect_left(self._texts, text)
+        return self._tokens[low : bisect_right(self._texts, text, lo=low)]
 
 
 class Ending(NamedTuple):
@@ -410,7 +443,11 @@ _LEAST_LOGPROB = -9999.0
 
 
 class TokenGenerator:
-    """Goes on with the answers of one model; what it says goes to `say`."""
+    """Goes on with the answers of one model; what it says goes to `say`.
+
+    Attributes:
+        pieces: the bytes of the model's tokens.
+    """
 
     def __init__(
         self,
@@ -422,7 +459,7 @@ class TokenGenerator:
     ) -> None:
         self._model, self._context = model, context
         self._slots, self._drafter = slots, drafter
-        self._pieces = Pieces(model.piece, model.facts.n_vocab)
+        self.pieces = Pieces(model.piece, model.facts.n_vocab)
         self._say = say
 
     def unlike(self, request: GenerateRequest) -> Unlike | None:
@@ -458,7 +495,7 @@ class TokenGenerator:
 
     def _picked(self, job: Job, row: int) -> int:
         logits = self._context.logits(row)
-        allowed = self._pieces.agreeing(job.must_start_with, logits)
+        allowed = self.pieces.agreeing(job.must_start_with, logits)
         if job.guide is not None and not job.must_start_with:
             shown = partial(shown_piece, job.request, self._model)
             return job.guide.pick(job.sampler, logits, shown, self._model.ends)

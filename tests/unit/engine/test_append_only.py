@@ -69,6 +69,15 @@ def test_llama_cpp_refuses_to_cut_such_a_sequence(kind: Kind, tmp_path: Path) ->
 
 
 @KINDS
+def test_several_answers_to_one_prompt_evaluate_it_once(kind: Kind, tmp_path: Path) -> None:
+    with running(kind(tmp_path / "m.gguf"), n_ctx=512) as bench:
+        names = [bench.ask([*PROMPT], 4, document=name) for name in "abc"]
+        bench.finish()
+        evaluated = [bench.heard[name].timings.evaluated_tokens for name in names]
+        assert evaluated == [len(PROMPT), 1, 1]
+
+
+@KINDS
 def test_typing_costs_what_is_typed_and_an_edit_above_the_whole(kind: Kind, tmp_path: Path) -> None:
     path = kind(tmp_path / "m.gguf")
     answers: dict[tuple[int, ...], tuple[int, ...]] = {}

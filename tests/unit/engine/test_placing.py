@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 
 from assistant.engine.types import Priority, shared_length
 from assistant.engine.worker.scheduler import (
+    PREFILL_CHUNK,
     Demand,
     Placement,
     SlotView,
     divide_batch,
+    is_under_way,
     place,
     working,
 )
@@ -111,6 +113,33 @@ def test_what_is_kept_is_what_both_begin_with(
     if not partial:
         assert placed.source is None
         assert placed.kept in {0, len(holder.tokens)}
+
+
+def test_what_another_request_evaluates_is_waited_for() -> None:
+    assert is_under_way(OLD, [[], []], [OLD])
+    assert is_under_way(OLD, [OLD[:98]], [OLD])
+    assert is_under_way([*OLD, 7, 8], [[], OLD[:40]], [[*OLD, 1]])
+    assert not is_under_way(OLD, [OLD[:99]], [OLD])  # all that can be shared is there
+    assert not is_under_way([*OLD, 7, 8], [OLD], [[*OLD, 1]])
+    assert not is_under_way(OLD, [[]], [])
+    assert not is_under_way(OLD, [[]], [[*range(500, 600)]])  # they have nothing in common
+
+
+def test_what_is_of_little_use_is_not_waited_for() -> None:
+    longer = [*OLD, *range(500, 499 + PREFILL_CHUNK)]
+    assert is_under_way(OLD, [[]], [longer])
+    assert not is_under_way(OLD, [[]], [[*longer, 7]])
+    assert not is_under_way(OLD, [[]], [[*OLD[:5], 501, 502, 503, 504, 505]])
+
+
+@given(TOKENS, st.lists(TOKENS, max_size=3), st.lists(TOKENS, max_size=3))
+def test_nothing_is_waited_for_that_is_held(
+    prompt: list[int], held: list[list[int]], coming: list[list[int]]
+) -> None:
+    """So no request waits for ever: what is evaluated is held in the end."""
+    long = [token for token in prompt for _ in range(40)]
+    others = [[token for token in other for _ in range(40)] for other in coming]
+    assert not is_under_way(long, [*held, *others], others)
 
 
 def test_the_highest_class_works() -> None:

@@ -104,6 +104,44 @@ def test_a_slot_in_use_lends_its_start_without_evaluating_it(bench: Bench) -> No
     assert bench.heard[busy].timings.evaluated_tokens == common
 
 
+def test_several_answers_to_one_prompt_evaluate_it_once(bench: Bench) -> None:
+    ids = bench.model.tokenise(LONG)
+    names = [bench.ask(ids, 4, document=f"candidate {number}") for number in range(3)]
+    bench.finish()
+    evaluated = [bench.heard[name].timings.evaluated_tokens for name in names]
+    assert evaluated == [len(ids), 1, 1]
+
+
+def test_an_answer_does_not_wait_for_a_prompt_that_was_given_up(bench: Bench) -> None:
+    ids = bench.model.tokenise(LONG)
+    first, second = bench.ask(ids, 4, document="a"), bench.ask(ids, 4, document="b")
+    bench.runner.step()
+    bench.runner.cancel(first)
+    bench.until(lambda: bench.heard[second].done is not None)
+    timings = bench.heard[second].timings
+    assert 0 < timings.cached_tokens < timings.evaluated_tokens
+    assert timings.cached_tokens + timings.evaluated_tokens == len(ids)
+
+
+def test_an_answer_does_not_wait_for_another_prompt(bench: Bench) -> None:
+    ids = bench.model.tokenise(LONG)
+    other = [*reversed(ids)]
+    names = [bench.ask(ids, 4, document="a"), bench.ask(other, 4, document="b")]
+    bench.runner.step()
+    assert sum(slot.busy for slot in bench.runner.slots) == 2
+    bench.finish()
+    evaluated = [bench.heard[name].timings.evaluated_tokens for name in names]
+    assert evaluated == [len(ids), len(other)]
+
+
+def test_a_request_that_uses_no_cache_does_not_wait(bench: Bench) -> None:
+    ids = bench.model.tokenise(LONG)
+    names = [bench.ask(ids, 4, document=name, cache=False) for name in "ab"]
+    bench.finish()
+    evaluated = [bench.heard[name].timings.evaluated_tokens for name in names]
+    assert evaluated == [len(ids), len(ids)]
+
+
 def test_shared_cells_hold_what_evaluation_would_give(
     bench: Bench, model: Model, dense_model: Path
 ) -> None:
@@ -270,6 +308,39 @@ def test_a_typed_word_is_cut_as_the_tokenizer_cuts_it() -> None:
     assert agreeing(b"item", first_choice=2) == [b"item", b"items", b"item", b"ite"]
     assert agreeing(b"items of", first_choice=1) == [b"i", b"items"]
     assert pieces.agreeing(b"", np.zeros(8)) is None and agreeing(b"z") == []
+
+
+def test_the_bytes_of_tokens_are_read_before_the_first_request(model: Model, bench: Bench) -> None:
+    assert bench.runner.busy
+    bench.finish()
+    read: list[int] = []
+
+    def piece(token: int) -> bytes:
+        read.append(token)
+        return model.piece(token)
+
+    bench.runner._generator.pieces._piece = piece
+    bench.answer(f"{CODE}        self", 4, must_start_with=".ite")
+    assert not read
+
+
+def test_the_bytes_of_each_token_are_read_once() -> None:
+    words = [b"a", b"", b"ab", b"a", b"b"]
+    read: list[int] = []
+
+    def piece(token: int) -> bytes:
+        read.append(token)
+        return words[token]
+
+    pieces = token_generation.Pieces(piece, len(words))
+    pieces.read(2)
+    assert read == [0, 1] and not pieces.complete
+    logits = np.array([0.0, 0.0, 1.0, 0.0, 0.0])
+    found = pieces.agreeing(b"a", logits)
+    assert found is not None and [*found] == [0, 2, 3]
+    pieces.read()
+    assert read == [0, 1, 2, 3, 4] and pieces.complete
+    assert token_generation.Pieces(words.__getitem__, 0).complete
 
 
 @pytest.mark.parametrize("typed", ["", ".ite"])
