@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from assistant.errors import DaemonError, UnderkeelError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _FIRST_RETRY_S = 5.0
 _LAST_RETRY_S = 120.0
 _SERVING = {"ready", "released"}
+_SMALL_PROMPT_TOKENS = 256
 
 
 class Client(Protocol):
@@ -219,7 +221,7 @@ class Backend:
             from lsp.served_model import Served
 
             client = self._connected_client()
-            reading = asyncio.create_task(asyncio.to_thread(_read_vocabulary))
+            reading = asyncio.create_task(asyncio.to_thread(_prepare_prompts))
             info = await client.wait_ready(self._editor.loading)
             props = await client.props()
             await asyncio.wait({reading})
@@ -324,15 +326,23 @@ def _import_all() -> None:
     import lsp.completion.completion_stream  # noqa: F401
 
 
-def _read_vocabulary() -> None:
-    """Read and cache the vocabulary of the model in the settings while the model loads.
+def _prepare_prompts() -> None:
+    """Do what the first prompt needs while the model loads: read and remember the vocabulary of the
+    model in the settings, and build a prompt, for which modules are imported and patterns compiled.
 
     If another model is served, or the vocabulary cannot be read, the served model decides.
     """
     from assistant import settings
     from assistant.models import catalogue, vocabulary
+    from context import Workspace
+    from lsp.served_model import estimated_fim
 
     chosen, _ = settings.load()
     if not chosen.remote.url:
         with suppress(UnderkeelError):
             vocabulary.load(catalogue.resolve(chosen.model.name))
+    fim = estimated_fim()
+    workspace = Workspace((), fim.counter, fim.layout, fim.special)
+    text = "A text.\n"
+    workspace.prompt(workspace.open(Path("prompt.txt"), text), len(text), _SMALL_PROMPT_TOKENS)
+    workspace.index.close()

@@ -59,6 +59,24 @@ class _Health(msgspec.Struct, kw_only=True):
     failure: ErrorNow | None = None
 
 
+class Polls:
+    """When to look at a load again: soon after a stage has begun, more seldom as it lasts.
+
+    So the end of a stage is noticed after a quarter of its length at the latest.
+    """
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._pause_s = _FIRST_POLL_S
+
+    def pause_s(self, stage: str) -> float:
+        """The seconds to wait now that this stage was seen."""
+        longer_s = min(1.25 * self._pause_s, _SLOWEST_POLL_S)
+        self._pause_s = longer_s if stage == self._stage else _FIRST_POLL_S
+        self._stage = stage
+        return self._pause_s
+
+
 class DaemonClient:
     """An asynchronous client of the daemon, or of any llama-server on a Unix socket.
 
@@ -107,7 +125,7 @@ class DaemonClient:
         """
         starter, self._starter = self._starter or DaemonStarter(), None
         deadline = time.monotonic() + _START_LIMIT_S
-        pause = _FIRST_POLL_S
+        polls = Polls()
         asked_again = False
         while True:
             health = await self._health()
@@ -136,8 +154,7 @@ class DaemonClient:
                 elif health.status == ServiceState.RELEASED:
                     await self._post("/underkeel/load", {})
                 _report(on_progress, health.stage or "loading the model", health.progress)
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, _SLOWEST_POLL_S)
+            await asyncio.sleep(polls.pause_s(health.stage if health is not None else ""))
 
     async def props(self) -> Props:
         """The served model and its limits."""

@@ -1,10 +1,13 @@
 """Time from the start of `underkeel lsp` to its first answer, with no daemon running.
 
-    python tests/benchmarks/cold_start.py [--model NAME] [--runs N] [--before TREE] [--save]
+    python tests/benchmarks/cold_start.py [--model NAME] [--runs N] [--typed] [--before TREE]
+        [--save]
 
 Each run has a home of its own: the language server starts the daemon, which plans and loads the
-model. `--before` names another checkout, which is measured in turns with this one. Processor time
-is the language server's own up to the answer to `initialize`. Prints JSON.
+model. Then a second language server opens another file, with the daemon running. The suggestion is
+asked for by key, which brings several; with `--typed` it is one, as while the user types.
+`--before` names another checkout, which is measured in turns with this one. Processor time is the
+language server's own, at the answer to `initialize` and at the suggestion. Prints JSON.
 """
 
 from __future__ import annotations
@@ -29,16 +32,19 @@ from assistant import paths
 HERE = Path(__file__).resolve().parents[2]
 RESULT = Path(__file__).with_name("results") / "cold_start.json"
 LIMIT_S = 120.0
+_INVOKED, _AUTOMATIC = 1, 2  # InlineCompletionTriggerKind
 Message = dict[str, Any]
 
-# 3 kB, so that the full prompt is longer than the short one that comes first.
-_TEXT = "".join(
-    f"def area_{n}(width: float, height: float) -> float:\n"
-    f'    """The area of rectangle {n}, in square metres."""\n'
-    f"    return width * height * {n}\n\n\n"
-    for n in range(1, 25)
-)
-_TEXT += "def perimeter(width: float, height: float) -> float:\n    return "
+
+def _text(noun: str) -> str:
+    """3 kB, so that the full prompt is longer than the short one that comes first."""
+    functions = (
+        f"def {noun}_{n}(width: float, height: float) -> float:\n"
+        f'    """The {noun} of rectangle {n}, in square metres."""\n'
+        f"    return width * height * {n}\n\n\n"
+        for n in range(1, 25)
+    )
+    return "".join(functions) + "def perimeter(width: float, height: float) -> float:\n    return "
 
 
 class _Editor:
@@ -108,45 +114,15 @@ def _cpu_ms(pid: int) -> float:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e6
 
 
-def _run(tree: Path, model: str) -> dict[str, Any]:
+def _run(tree: Path, model: str, *, invoked: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         (home / "config.toml").write_text(f'[model]\nname = "{model}"\nn_ctx = 4096\n')
-        file = home / "shapes.py"
-        file.write_text(_TEXT)
-        editor = _Editor(tree, home)
         try:
-            capabilities = {
-                "textDocument": {"inlineCompletion": {}},
-                "experimental": {"underkeel": {"status": True}},
-            }
-            place = {"processId": None, "rootUri": home.as_uri(), "capabilities": capabilities}
-            editor.result(editor.send("initialize", place, request=True))
-            initialised_ms = editor.since_ms()
-            initialise_cpu_ms = _cpu_ms(editor.process.pid)
-            editor.send("initialized", {})
-            document = {"uri": file.as_uri(), "languageId": "python", "version": 1, "text": _TEXT}
-            editor.send("textDocument/didOpen", {"textDocument": document})
-            lines = _TEXT.split("\n")
-            request = {
-                "textDocument": {"uri": file.as_uri()},
-                "position": {"line": len(lines) - 1, "character": len(lines[-1])},
-                "context": {"triggerKind": 1},
-            }
-            number = editor.send("textDocument/inlineCompletion", request, request=True)
-            answer = editor.result(number)
-            items = answer["items"] if isinstance(answer, dict) else answer
-            return {
-                "initialised_ms": initialised_ms,
-                "initialise_cpu_ms": round(initialise_cpu_ms),
-                "answer_ms": editor.since_ms(),
-                "items": len(items or ()),
-                "server_cpu_ms": round(_cpu_ms(editor.process.pid)),
-                "stages_ms": editor.stages,
-            }
+            found = _first_answer(tree, home, "area", invoked=invoked)
+            again = _first_answer(tree, home, "volume", invoked=invoked)
+            return {**found, "running_daemon_ms": again["answer_ms"]}
         finally:
-            editor.process.kill()
-            editor.process.wait()
             subprocess.run(
                 [sys.executable, "-m", "assistant", "stop"],
                 env=_environment(tree, home),
@@ -156,10 +132,50 @@ def _run(tree: Path, model: str) -> dict[str, Any]:
             )
 
 
+def _first_answer(tree: Path, home: Path, noun: str, *, invoked: bool) -> dict[str, Any]:
+    """Start an editor, open a file and ask for a suggestion at its end."""
+    file, text = home / f"{noun}.py", _text(noun)
+    file.write_text(text)
+    editor = _Editor(tree, home)
+    try:
+        capabilities = {
+            "textDocument": {"inlineCompletion": {}},
+            "experimental": {"underkeel": {"status": True}},
+        }
+        place = {"processId": None, "rootUri": home.as_uri(), "capabilities": capabilities}
+        editor.result(editor.send("initialize", place, request=True))
+        initialised_ms = editor.since_ms()
+        initialise_cpu_ms = _cpu_ms(editor.process.pid)
+        editor.send("initialized", {})
+        document = {"uri": file.as_uri(), "languageId": "python", "version": 1, "text": text}
+        editor.send("textDocument/didOpen", {"textDocument": document})
+        lines = text.split("\n")
+        request = {
+            "textDocument": {"uri": file.as_uri()},
+            "position": {"line": len(lines) - 1, "character": len(lines[-1])},
+            "context": {"triggerKind": _INVOKED if invoked else _AUTOMATIC},
+        }
+        number = editor.send("textDocument/inlineCompletion", request, request=True)
+        answer = editor.result(number)
+        items = answer["items"] if isinstance(answer, dict) else answer
+        return {
+            "initialised_ms": initialised_ms,
+            "initialise_cpu_ms": round(initialise_cpu_ms),
+            "answer_ms": editor.since_ms(),
+            "items": len(items or ()),
+            "server_cpu_ms": round(_cpu_ms(editor.process.pid)),
+            "stages_ms": editor.stages,
+        }
+    finally:
+        editor.process.kill()
+        editor.process.wait()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="qwen2.5-coder-0.5b")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--typed", action="store_true", help="ask as an editor does by itself")
     parser.add_argument("--before", type=Path, help="another checkout to compare with")
     parser.add_argument("--save", action="store_true")
     chosen = parser.parse_args()
@@ -168,13 +184,15 @@ def main() -> None:
     load = os.getloadavg()[0]
     for _ in range(chosen.runs):
         for name, tree in trees.items():
-            runs[name].append(_run(tree, chosen.model))
+            runs[name].append(_run(tree, chosen.model, invoked=not chosen.typed))
     figures = ("initialised_ms", "initialise_cpu_ms", "answer_ms", "server_cpu_ms")
+    figures += ("running_daemon_ms",)
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "load_before_and_after": [round(load, 1), round(os.getloadavg()[0], 1)],
         "model": chosen.model,
+        "asked": "while typing" if chosen.typed else "by key",
         "median": {
             name: {figure: statistics.median(one[figure] for one in found) for figure in figures}
             for name, found in runs.items()

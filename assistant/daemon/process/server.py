@@ -233,6 +233,10 @@ async def serve(
     tasks: list[asyncio.Task[None]] = []
     if prepare is not None:
         tasks.append(asyncio.create_task(prepare()))
+    service.supervisor.expect(claimed.served)
+    if claimed.predecessor is None:  # else it waits for that one's memory
+        service.supervisor.start_load()
+        await asyncio.sleep(0)  # both begin, in a process and a thread, before the server is built
 
     def stop() -> None:
         assert server is not None
@@ -252,7 +256,6 @@ async def serve(
             if hasattr(signal, "SIGHUP"):
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again)
 
-    service.supervisor.expect(claimed.served)
     app = build_app(service, stop, **({"reload": follower.reload} if follower else {}))
     config = uvicorn.Config(
         TokenGate(app, claimed.token),

@@ -15,7 +15,7 @@ from steps import linear
 
 from assistant import paths
 from assistant.client import events
-from assistant.client.client import DaemonClient
+from assistant.client.client import DaemonClient, Polls
 from assistant.daemon.http.response_formats import error_object, timings_object
 from assistant.engine.types import StopReason, Timings
 from assistant.errors import (
@@ -173,6 +173,24 @@ def test_no_daemon_and_no_leave_to_start_one(home: Path) -> None:
                     await call
 
     asyncio.run(main())
+
+
+@given(st.lists(st.floats(0.001, 60), min_size=1, max_size=5))
+def test_the_end_of_a_stage_is_noticed_soon_with_few_looks(lengths_s: list[float]) -> None:
+    """Stages of these lengths follow one another; what a client sees of them is played."""
+    ends_s = [sum(lengths_s[: at + 1]) for at in range(len(lengths_s))]
+    polls, now_s, looks = Polls(), 0.0, 0
+    begun_s = dict.fromkeys(range(len(ends_s) + 1), 0.0)  # when each was seen first
+    seen = 0
+    while now_s < ends_s[-1]:
+        stage = sum(end_s <= now_s for end_s in ends_s)
+        if stage != seen:
+            begun_s[stage], seen = now_s, stage
+        now_s += polls.pause_s(f"stage {stage}")
+        looks += 1
+    last_s = ends_s[-1] - begun_s[seen]
+    assert now_s - ends_s[-1] <= 0.021 + last_s / 4
+    assert looks <= 15 * len(lengths_s) + 4 * ends_s[-1]
 
 
 def test_a_daemon_that_cannot_start_says_why(home: Path) -> None:

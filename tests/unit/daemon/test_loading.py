@@ -1,13 +1,25 @@
-"""What is free of a plan's devices: by the driver where one knows the GPU, else by the engine."""
+"""What is free of a plan's devices: by the driver where one knows the GPU, else by the engine; and
+when a plan is made."""
 
 from __future__ import annotations
 
-from daemons import fake_model
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
 
+import pytest
+from daemons import Memory, fake_model
+from fake_engine import FakeEngine
+
+from assistant.client.client import DaemonClient
 from assistant.daemon.loading import Loadable
+from assistant.daemon.process import instance, server
+from assistant.daemon.service import Service
 from assistant.llama import BackendDevice, DeviceFree, DeviceKind
 from assistant.memory.devices import GpuMemory, HostMemory
 from assistant.memory.sampler import Sample
+from assistant.settings import Settings
 
 MIB = 1 << 20
 
@@ -47,3 +59,34 @@ def test_a_lost_gpu_has_nothing_whatever_the_engine_says() -> None:
     )
     engine = [DeviceFree(name="CUDA0", total_bytes=8000 * MIB, free_bytes=7000 * MIB)]
     assert loadable.devices(sample, engine)[0].free_bytes == 0
+
+
+def test_the_plan_is_begun_before_the_web_server_is_built(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned, prepared = threading.Event(), threading.Event()
+    build = server.build_app
+
+    def plan() -> Loadable:
+        planned.set()
+        return fake_model()
+
+    async def prepare() -> None:
+        prepared.set()
+
+    def built(*given: Any, **named: Any) -> Any:
+        assert prepared.is_set() and planned.wait(30)
+        return build(*given, **named)
+
+    monkeypatch.setattr(server, "build_app", built)
+
+    async def main() -> None:
+        with instance.claim() as claimed:
+            service = Service(FakeEngine(), plan, Settings(), Memory())
+            task = asyncio.create_task(server.serve(service, claimed, prepare=prepare))
+            async with DaemonClient(autostart=False) as client:
+                await client.wait_ready()
+                await client.stop()
+            await task
+
+    asyncio.run(main())

@@ -161,3 +161,38 @@ def test_bytes_that_are_no_text_do_not_cost_the_message(raw: bytes, read: str) -
     for known in (0, 12, len(body)):
         source = handshake.Source(io.BytesIO(body[known:]), body[:known])
         assert source.read(len(body)).decode() == f'{{"text": "{read}"}}'
+
+
+_PREPARED = """
+import asyncio, sys
+from lsp import backend
+from lsp.completion.prompts import Prompts
+from lsp.served_model import estimated_fim
+from lsp.site import Site
+
+backend._import_all()
+backend._prepare_prompts()
+compiled = []
+known = set(sys.modules)
+import re
+compile_pattern = re._compiler.compile
+re._compiler.compile = lambda *given: compiled.append(given) or compile_pattern(*given)
+
+async def first() -> None:
+    prompts = Prompts()
+    site = Site("a = 1\\n", "", "plaintext", uri="file:///a.txt")
+    assert await prompts.ids(site, estimated_fim(), 256)
+    await prompts.aclose()
+
+asyncio.run(first())
+late = {name for name in set(sys.modules) - known if name.split(".")[0] in {"context", "lsp"}}
+print(sorted(late), len(compiled))
+"""
+
+
+def test_the_first_prompt_imports_and_compiles_nothing() -> None:
+    """It was done while the model loaded; what a language's grammar needs is left."""
+    ran = subprocess.run(
+        [sys.executable, "-c", _PREPARED], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.split() == ["[]", "0"]
