@@ -60,7 +60,7 @@ class _Health(msgspec.Struct, kw_only=True):
 
 
 class Polls:
-    """When to look at a load again: soon after a stage has begun, more seldom as it lasts.
+    """When to look at a load again: soon after a stage has started, more seldom as it lasts.
 
     So the end of a stage is noticed after a quarter of its length at the latest.
     """

@@ -358,11 +358,11 @@ class Pieces:
             self.read(self._n_vocab)
         found = self._beginning(start)
         lengths = range(len(start), 0, -1)
-        begun = [tokens for length in lengths if len(tokens := self._equal(start[:length]))]
-        if begun:
-            longest = begun[0]
+        starts = [tokens for length in lengths if len(tokens := self._equal(start[:length]))]
+        if starts:
+            longest = starts[0]
             first_choice = int(logits.argmax())
-            chosen = [longest, *(tokens[tokens == first_choice] for tokens in begun[1:])]
+            chosen = [longest, *(tokens[tokens == first_choice] for tokens in starts[1:])]
             shorter = np.sort(np.concatenate(chosen))
             found = np.concatenate([found, shorter[~np.isin(shorter, found)]])
         return found if len(found) else None

@@ -180,15 +180,15 @@ def test_the_end_of_a_stage_is_noticed_soon_with_few_looks(lengths_s: list[float
     """Stages of these lengths follow one another; what a client sees of them is played."""
     ends_s = [sum(lengths_s[: at + 1]) for at in range(len(lengths_s))]
     polls, now_s, looks = Polls(), 0.0, 0
-    begun_s = dict.fromkeys(range(len(ends_s) + 1), 0.0)  # when each was seen first
+    started_s = dict.fromkeys(range(len(ends_s) + 1), 0.0)  # when each was seen first
     seen = 0
     while now_s < ends_s[-1]:
         stage = sum(end_s <= now_s for end_s in ends_s)
         if stage != seen:
-            begun_s[stage], seen = now_s, stage
+            started_s[stage], seen = now_s, stage
         now_s += polls.pause_s(f"stage {stage}")
         looks += 1
-    last_s = ends_s[-1] - begun_s[seen]
+    last_s = ends_s[-1] - started_s[seen]
     assert now_s - ends_s[-1] <= 0.021 + last_s / 4
     assert looks <= 15 * len(lengths_s) + 4 * ends_s[-1]
 

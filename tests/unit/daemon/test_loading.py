@@ -61,7 +61,7 @@ def test_a_lost_gpu_has_nothing_whatever_the_engine_says() -> None:
     assert loadable.devices(sample, engine)[0].free_bytes == 0
 
 
-def test_the_plan_is_begun_before_the_web_server_is_built(
+def test_the_plan_is_started_before_the_web_server_is_built(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned, prepared = threading.Event(), threading.Event()
