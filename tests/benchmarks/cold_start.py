@@ -185,8 +185,8 @@ def main() -> None:
     for _ in range(chosen.runs):
         for name, tree in trees.items():
             runs[name].append(_run(tree, chosen.model, invoked=not chosen.typed))
-    figures = ("initialised_ms", "initialise_cpu_ms", "answer_ms", "server_cpu_ms")
-    figures += ("running_daemon_ms",)
+    figures = ["initialised_ms", "initialise_cpu_ms", "answer_ms", "server_cpu_ms"]
+    figures.append("running_daemon_ms")
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",

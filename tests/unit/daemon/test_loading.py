@@ -13,6 +13,7 @@ from daemons import Memory, fake_model
 from fake_engine import FakeEngine
 
 from assistant.client.client import DaemonClient
+from assistant.daemon.http import app
 from assistant.daemon.loading import Loadable
 from assistant.daemon.process import instance, server
 from assistant.daemon.service import Service
@@ -65,7 +66,7 @@ def test_the_plan_is_started_before_the_web_server_is_built(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned, prepared = threading.Event(), threading.Event()
-    build = server.build_app
+    build = app.build_app
 
     def plan() -> Loadable:
         planned.set()

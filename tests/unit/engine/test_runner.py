@@ -334,12 +334,12 @@ def test_the_bytes_of_each_token_are_read_once() -> None:
 
     pieces = token_generation.Pieces(piece, len(words))
     pieces.read(2)
-    assert read == [0, 1] and not pieces.complete
+    assert read == [0, 1]
     logits = np.array([0.0, 0.0, 1.0, 0.0, 0.0])
     found = pieces.agreeing(b"a", logits)
     assert found is not None and [*found] == [0, 2, 3]
     pieces.read()
-    assert read == [0, 1, 2, 3, 4] and pieces.complete
+    assert pieces.complete and read == [0, 1, 2, 3, 4]
     assert token_generation.Pieces(words.__getitem__, 0).complete
 
 
