@@ -48,6 +48,7 @@ SHAPES["deepseek2-nextn"] = msgspec.structs.replace(SHAPES["deepseek2"], nextn=1
 SHAPES["deepseek32-nextn"] = msgspec.structs.replace(SHAPES["deepseek32"], nextn=1)
 SHAPES["glm-dsa-nextn"] = msgspec.structs.replace(known_models()["glm-5"].shape, nextn=1)
 SHAPES["qwen35-nextn"] = msgspec.structs.replace(SHAPES["qwen35"], nextn=1)
+SHAPES["qwen3next-nextn"] = msgspec.structs.replace(SHAPES["qwen3next"], nextn=1)
 SHAPES["qwen35moe-nextn"] = msgspec.structs.replace(SHAPES["qwen35moe"], nextn=1)
 SHAPES["deepseek2-legacy"] = msgspec.structs.replace(SHAPES["deepseek2"], legacy=True)
 

@@ -252,10 +252,10 @@ def predicting(path: Path, noise: float = 0.0) -> Path:
     return _finished(writer, path, *blocks, layers=LAYERS + 1, scales=scales)
 
 
-def predicting_hybrid(path: Path, noise: float = 0.0) -> Path:
-    """Qwen3.5 MoE: linear attention, which keeps a state, attention, and a layer for multi-token
-    prediction, as in `predicting`."""
-    writer = _writer(path, "qwen35moe", layers=LAYERS + 1)
+def predicting_hybrid(path: Path, noise: float = 0.0, architecture: str = "qwen35moe") -> Path:
+    """Qwen3.5 MoE (or "qwen3next"): linear attention, which keeps a state, attention, and a layer
+    for multi-token prediction, as in `predicting`."""
+    writer = _writer(path, architecture, layers=LAYERS + 1)
     heads, head, ffn, experts = 2, 32, 2 * WIDTH, 2
     state, kernel, key_heads, value_heads = 16, 4, 2, 4
     keys, values = key_heads * state, value_heads * state
@@ -293,8 +293,11 @@ def predicting_hybrid(path: Path, noise: float = 0.0) -> Path:
         "ssm_conv1d.weight": (2 * keys + values, kernel),
         "ssm_dt.bias": (value_heads,),
         "ssm_a": (value_heads,),
-        "ssm_beta.weight": (value_heads, WIDTH),
-        "ssm_alpha.weight": (value_heads, WIDTH),
+        **(
+            {"ssm_ba.weight": (2 * value_heads, WIDTH)}
+            if architecture == "qwen3next"
+            else {"ssm_beta.weight": (value_heads, WIDTH), "ssm_alpha.weight": (value_heads, WIDTH)}
+        ),
         "ssm_norm.weight": (state,),
         "ssm_out.weight": (WIDTH, values),
     }

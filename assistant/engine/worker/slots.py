@@ -183,9 +183,22 @@ class Slots:
 
     # Checkpoints, of sequences that cannot be cut anywhere.
 
-    def checkpoint(self, slot: Slot) -> bool:
-        """Keep the state that the slot's sequence has now; False where it is too large, or none."""
+    def checkpoint(self, slot: Slot, *, only: bool = False, beside: int = -1) -> bool:
+        """Keep the state that the slot's sequence has now.
+
+        Args:
+            only: in place of the slot's other checkpoints, but the one of `beside` tokens.
+
+        Returns:
+            False where there is none, or it is too large.
+        """
         length = len(slot.tokens)
+        if only:
+            self._checkpoints = [
+                one
+                for one in self._checkpoints
+                if one.slot != slot.number or one.length in {beside, length}
+            ]
         known = [
             one for one in self._checkpoints if (one.slot, one.length) == (slot.number, length)
         ]
@@ -206,11 +219,6 @@ class Slots:
             self._checkpoints.remove(needless)
             held -= len(needless.state)
         return any(one.slot == slot.number and one.length == length for one in self._checkpoints)
-
-    def only_checkpoint(self, slot: Slot) -> bool:
-        """The same in place of the slot's other checkpoints."""
-        self._checkpoints = [one for one in self._checkpoints if one.slot != slot.number]
-        return self.checkpoint(slot)
 
     def _least_needed(self) -> _Checkpoint:
         """The checkpoint that is missed least: of the slot with the most of them, the one whose

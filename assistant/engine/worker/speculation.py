@@ -247,6 +247,7 @@ _LEAST_GAIN = 1.05
 _SMOOTHING = 0.1
 _FIRST_ROW_COST, _LEAST_ROW_COST = 0.35, 0.01
 _FIRST_PREDICT_COST = 0.1
+_FIRST_STATE_COST = 0.2
 _SIZES = (2, 3, 4, 8, 16)
 """Batches of so many rows and more go through other kernels, so that a row costs something else."""
 
@@ -271,19 +272,23 @@ class Pace:
             largest of `_SIZES` that the batch has. A size not measured yet is taken to be like the
             next smaller one that was.
         predict_cost: what a token costs that the model's own layers predict, in the same unit.
+        state_cost: the same of a checkpoint of recurrent layers.
     """
 
     row_costs: dict[int, float] = field(default_factory=dict)
     predict_cost: float = _FIRST_PREDICT_COST
+    state_cost: float = _FIRST_STATE_COST
     _one_s: float = 0.0
     _aside: dict[int, _Chance] = field(default_factory=_chances)
     _chances: dict[int, _Chance] = field(default_factory=_chances)
 
-    def length(self, draft: Draft, free: int = MOST_DRAFTED) -> int:
+    def length(self, draft: Draft, free: int = MOST_DRAFTED, by_checkpoint: bool = False) -> int:
         """How much of a draft to evaluate: as much as brings most tokens a second; may be 0.
 
         Args:
             free: after a longer draft, rows without a sure lead have to be evaluated again.
+            by_checkpoint: each draft takes a checkpoint, and after one that is not all right, what
+                was right of it is evaluated again, with the next token.
         """
         chance = self._chance(draft.matched)
         predict_cost = self.predict_cost if draft.matched == NEXTN else 0.0
@@ -292,6 +297,9 @@ class Pace:
             cost = self._cost(length + 1) + predict_cost * length
             if length > free:
                 cost += chance.redone_a_draft
+            if by_checkpoint:
+                wrong = 1.0 - chance.value**length
+                cost += self.state_cost + wrong * (self._cost(length + 1) - 1.0)
             gain = expected(chance.value, length) / cost
             if gain > best_gain:
                 best, best_gain = length, gain
@@ -331,6 +339,11 @@ class Pace:
         """So many tokens were predicted by the model's own layers."""
         if tokens and self._one_s:
             self.predict_cost = _near(self.predict_cost, took_s / self._one_s / tokens)
+
+    def kept_state(self, took_s: float) -> None:
+        """A checkpoint was taken."""
+        if self._one_s:
+            self.state_cost = _near(self.state_cost, took_s / self._one_s)
 
     def _chance(self, matched: int) -> _Chance:
         known, agreed = self._chances, matched

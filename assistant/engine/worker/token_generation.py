@@ -71,8 +71,9 @@ class Drafter:
     """Drafts for greedy requests on one context.
 
     A wrong draft has to be forgotten. Where a layer is recurrent, that goes back as far as the
-    context keeps earlier states; a checkpoint is taken before cells that may have to be evaluated
-    again.
+    context keeps earlier states; where it keeps none, to a checkpoint before each draft, and what
+    was right of the draft is evaluated again. A checkpoint is also taken before cells that may have
+    to be evaluated again.
 
     Attributes:
         drafted, accepted, rewritten: tokens, since the load.
@@ -81,8 +82,9 @@ class Drafter:
     def __init__(self, context: Context, slots: Slots) -> None:
         self._context = context
         self._slots = slots
-        most = min(MOST_DRAFTED, context.n_outputs - 1)
-        self._most_drafted = min(most, context.n_rs_seq) if slots.recurrent else most
+        self._by_checkpoint = slots.recurrent and not context.n_rs_seq
+        most = MOST_DRAFTED if self._by_checkpoint or not slots.recurrent else context.n_rs_seq
+        self._most_drafted = min(most, context.n_outputs - 1)
         self.pace = Pace()
         self.same_bits = SameBits()
         self._aside = NO_ASIDE
@@ -108,18 +110,24 @@ class Drafter:
         free = self._free(job)
         forced = job.guide.forced(most) if job.guide is not None else ()
         found = Draft(forced, len(forced)) if forced else job.lookup.draft(most)
-        found = found.cut(self.pace.length(found, free))
+        found = found.cut(self.pace.length(found, free, self._by_checkpoint))
         if not found.tokens and not forced:
             found = self._predicted(job, min(most, MOST_PREDICTED), free)
         return found if found.tokens and self._can_return(job, len(found.tokens) + 1) else NO_DRAFT
 
     def _can_return(self, job: Job, rows: int) -> bool:
-        """Whether the cells of a batch of so many rows could be evaluated again, if need be."""
-        if not self._slots.recurrent or job.drafted_from >= 0 or self._same_bits(job, rows):
+        """Whether the cells of a batch of so many rows can be evaluated again, or forgotten."""
+        if not self._slots.recurrent:
             return True
+        exact = job.drafted_from >= 0 or self._same_bits(job, rows)
+        if exact and not self._by_checkpoint:
+            return True
+        started_s = time.perf_counter()
         slot = self._slots[job.slot]
-        keep = self._slots.only_checkpoint if job.apart else self._slots.checkpoint
-        return keep(slot)
+        done = self._slots.checkpoint(slot, only=job.apart, beside=job.drafted_from)
+        if self._by_checkpoint:
+            self.pace.kept_state(time.perf_counter() - started_s)
+        return done
 
     def _free(self, job: Job) -> int:
         """How long a draft may be without costing anything besides its batch."""
@@ -138,7 +146,7 @@ class Drafter:
         nextn = self._context.nextn
         if nextn is None:
             return NO_DRAFT
-        length = self.pace.length(Draft((0,) * most, NEXTN), free)
+        length = self.pace.length(Draft((0,) * most, NEXTN), free, self._by_checkpoint)
         position = len(self._slots[job.slot].tokens)
         if not length:
             return NO_DRAFT
@@ -200,11 +208,14 @@ class Drafter:
         shown = partial(shown_piece, job.request, words)
         return job.guide.best(logits, SURE_MARGIN, shown, words.ends)[1] >= SURE_MARGIN
 
-    def rewrite(self, job: Job, slot: Slot) -> None:
-        """Evaluate the slot's cells that drafts have touched again, for the last to decide."""
-        held = [*slot.tokens]
+    def rewrite(self, job: Job, slot: Slot, held: Sequence[int]) -> None:
+        """Evaluate the cells that drafts have touched again, for the last to decide.
+
+        Args:
+            held: the tokens that the slot is to hold then.
+        """
         kept = self._slots.cut(slot, job.drafted_from)
-        job.todo, job.singly = held[kept:], True
+        job.todo, job.singly = list(held[kept:]), True
         self.rewritten += len(job.todo)
         self.pace.redid(job.unsure, len(job.todo))
 
@@ -480,17 +491,20 @@ class TokenGenerator:
             if self._drafter.sure(job, row, self._model):
                 token = self._picked(job, row)
                 return self._take(job, slot, token, self._logprob(job, token, row))
-            self._drafter.rewrite(job, slot)
+            self._drafter.rewrite(job, slot, [*slot.tokens])
             return None
         before = len(slot.tokens) - 1 - len(job.draft.tokens)
         found = self._drafter.read(job, slot, row, self._model)
-        self._slots.cut(slot, before + len(found.tokens) + found.again)
+        held = slot.tokens[: before + len(found.tokens) + found.again]
+        lost = held[self._slots.cut(slot, len(held)) :]
         for at, token in enumerate(found.tokens):
             ending = self._take(job, slot, token, self._logprob(job, token, row + at))
             if ending:
                 return ending
         if found.again:
-            self._drafter.rewrite(job, slot)
+            self._drafter.rewrite(job, slot, held)
+        else:
+            job.todo = [*lost, *job.todo]
         return None
 
     def _picked(self, job: Job, row: int) -> int:

@@ -180,7 +180,7 @@ def _no_checkpoints(_: Plan, choice: Choice) -> Choice:
 
 
 _CHANGES: tuple[_Change, ...] = (
-    _Change("states", "drafts, where recurrent layers need memory for them", _no_earlier_states),
+    _Change("states", "earlier states of recurrent layers", _no_earlier_states),
     _Change("checkpoints", "saved states to go back to", _no_checkpoints),
     _Change("context", "half of the context", _smaller_context),
     _Change("batch", "large batches, and work offloaded to the GPU", _smaller_batch),

@@ -230,7 +230,8 @@ def _with_nextn(
     memory = breakdown.model.memory
     if not memory.nextn or not requirements.nextn or requirements.disk:
         return plan
-    if memory.recurrent and not plan.choice.cache.n_rs_seq:
+    cache = plan.choice.cache
+    if memory.recurrent and not (cache.n_rs_seq or cache.checkpoint_bytes):
         return plan  # a wrong draft could not be forgotten
     if not any(layer.skipped and layer.dense for layer in breakdown.model.inventory.layers):
         return plan

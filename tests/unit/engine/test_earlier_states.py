@@ -30,6 +30,11 @@ def predicting_badly(path: Path) -> Path:
     return tiny_models.predicting_hybrid(path, noise=0.35)
 
 
+def without_states(path: Path) -> Path:
+    """Of Qwen3-Next llama.cpp keeps no earlier states."""
+    return tiny_models.predicting_hybrid(path, noise=0.2, architecture="qwen3next")
+
+
 @pytest.fixture
 def every_draft(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each draft is tried, though a row of these models costs as much as any other."""
@@ -190,8 +195,24 @@ def test_a_draft_is_no_longer_than_the_states(tmp_path: Path) -> None:
         assert max(lengths) == 3
 
 
-def test_nothing_is_drafted_without_states(tmp_path: Path) -> None:
-    with running(tiny_models.predicting_hybrid(tmp_path / "m.gguf"), nextn=True) as bench:
+@pytest.mark.usefixtures("every_draft")
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("kind", [tiny_models.recurrent, without_states])
+def test_drafts_by_checkpoint_change_nothing(kind: Kind, exact: bool, tmp_path: Path) -> None:
+    """A wrong draft leads back to a state before it; what was right of it is evaluated again."""
+    repeated = [*PROMPT[:40], *PROMPT[:40]]
+    with running(kind(tmp_path / "m.gguf"), nextn=kind is without_states) as bench:
+        assert bench.context.n_rs_seq == 0
+        for prompt in (repeated, repeated[:-3], [*repeated, 7], PROMPT):
+            plain = bench.answer(prompt, 40, speculate=False)
+            assert bench.answer(prompt, 40, exact_drafts=exact).tokens == plain.tokens
+        drafter = bench.runner.drafter
+        assert drafter.drafted > drafter.accepted > 0
+
+
+def test_nothing_is_drafted_where_no_checkpoint_is_kept(tmp_path: Path) -> None:
+    path = without_states(tmp_path / "m.gguf")
+    with running(path, nextn=True, checkpoint_bytes=0) as bench:
         bench.answer([*PROMPT[:40], *PROMPT[:40]], 30)
         assert bench.runner.drafter.drafted == 0
 
@@ -231,10 +252,11 @@ def _abandoned(bench: Bench, rng: random.Random, prompt: list[int]) -> None:
 
 
 @pytest.mark.usefixtures("every_draft")
-@pytest.mark.parametrize("seed", range(3))
-def test_typing_deleting_and_giving_up_at_random(seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [predicting_badly, without_states])
+@pytest.mark.parametrize("seed", range(2))
+def test_typing_deleting_and_giving_up_at_random(kind: Kind, seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
-    path = predicting_badly(tmp_path / "m.gguf")
+    path = kind(tmp_path / "m.gguf")
     prompt = PROMPT
     with running(path, n_rs_seq=STATES, nextn=True) as bench, running(path) as other:
         for _ in range(60):
