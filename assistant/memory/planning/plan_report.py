@@ -425,7 +425,7 @@ def _about_cache(plan: Plan, requirements: Requirements) -> list[str]:
     if cache.n_rs_seq:
         without = cache_bytes(plan.model.memory, replace(cache, n_rs_seq=0))
         lines.append(
-            f"they keep {cache.n_rs_seq} earlier states of each sequence "
+            f"{cache.n_rs_seq} earlier states of each sequence are kept "
             f"({gib(cache_bytes(plan.model.memory, cache) - without)}), for drafts and short "
             "deletions"
         )
