@@ -17,7 +17,7 @@ from spec_choice import spec_usages
 from assistant.errors import EngineError, LoadError, PlanError
 from assistant.llama import DeviceKind, LoadSpec
 from assistant.memory.devices import Device
-from assistant.memory.model.architecture import nextn_bytes
+from assistant.memory.model.architecture import cache_bytes, nextn_bytes
 from assistant.memory.model.known_models import header_of, known_header, known_models
 from assistant.memory.model.profile import model_of
 from assistant.memory.planning import HOST_MEMORY, Machine, Plan, Requirements
@@ -283,7 +283,7 @@ def test_a_report_on_a_machine_that_is_elsewhere_says_that_it_estimates() -> Non
 
 
 @pytest.mark.parametrize("on", MACHINES)
-@pytest.mark.parametrize("family", ["glm4moe", "deepseek2-nextn"])
+@pytest.mark.parametrize("family", ["glm4moe", "deepseek2-nextn", "qwen35moe-nextn"])
 def test_layers_that_draft_are_planned_to_the_byte(family: str, on: str, dry_run: DryRun) -> None:
     """Multi-token prediction: weights, a second cache and a second compute buffer."""
     shape = msgspec.structs.replace(shapes.SHAPES[family], layers=4)  # fits every machine
@@ -315,3 +315,29 @@ def test_nothing_gives_way_to_layers_that_draft(dry_run: DryRun) -> None:
     assert plan.expert_layers_on_gpu == without.expert_layers_on_gpu > 0
     assert not plan.choice.nextn
     assert "no memory is left for drafts by its layers for multi-token prediction" in plan.reasons
+
+
+def test_earlier_states_take_what_is_left(dry_run: DryRun) -> None:
+    """Recurrent layers keep some where memory is left; no expert group leaves the GPU for them."""
+    header = shapes.family_header("qwen35moe")
+    plan = plan_and_measure(header, MACHINES["gpu"], None, dry_run)
+    assert plan.choice.cache.n_rs_seq and plan.fits and plan.expert_layers_on_gpu == 40
+    states = cache_bytes(plan.model.memory, plan.choice.cache) - cache_bytes(
+        plan.model.memory, replace(plan.choice.cache, n_rs_seq=0)
+    )
+    assert 0 < states <= 1 << 30
+    rungs = build(plan, Requirements())
+    without = next(rung for rung in rungs if rung.name == "states")
+    assert without.spec is not None and not without.spec.n_rs_seq and not without.reload
+    assert rungs[0].holds["SIM0"] - without.holds["SIM0"] >= states
+    taken = plan.gpu_usages[0].needed_bytes + plan.gpu_usages[0].margin_bytes - states
+    full = replace(plan.gpu_usages[0].device, free_bytes=taken + (64 << 20))
+    tight = Machine(plan.host_memory_usage.device, (full,))
+    kept = plan_and_measure(header, tight, Requirements(n_ctx=plan.n_ctx), dry_run)
+    assert kept.choice.cache.n_rs_seq == 0
+    assert kept.expert_layers_on_gpu == plan.expert_layers_on_gpu
+
+
+def test_other_recurrent_layers_keep_no_earlier_states() -> None:
+    model = model_of(shapes.family_header("granitehybrid"))
+    assert make_plan(model, MACHINES["gpu"]).choice.cache.n_rs_seq == 0
