@@ -431,6 +431,8 @@ class Runner:
         if job.slot >= 0:
             slot = self.slots[job.slot]
             slot.busy = False
+            if job.apart:
+                self.slots.drop_checkpoints(slot)
             if not job.request.cache:
                 self.slots.clear(slot)
 

@@ -220,6 +220,10 @@ class Slots:
             held -= len(needless.state)
         return any(one.slot == slot.number and one.length == length for one in self._checkpoints)
 
+    def drop_checkpoints(self, slot: Slot) -> None:
+        """Forget all of the slot's: those of drafts, when the answer has ended."""
+        self._drop_checkpoints(slot, 0)
+
     def _least_needed(self) -> _Checkpoint:
         """The checkpoint that is missed least: of the slot with the most of them, the one whose
         neighbours are closest together for how far back they are. What remains is dense at the end
