@@ -77,6 +77,12 @@ def bench(model: Model, dense_model: Path) -> Iterator[Bench]:
         yield made
 
 
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a row costs is not learnt from a machine that other tests keep busy."""
+    monkeypatch.setattr(speculation.Pace, "took", lambda *_: None)
+
+
 # What is reused.
 
 
@@ -405,6 +411,7 @@ ASK_FORM = (
 HERMES = tool_calls.family_named("hermes")
 
 
+@pytest.mark.usefixtures("steady")
 @pytest.mark.parametrize(
     "constraint",
     [
@@ -427,6 +434,7 @@ def test_drafts_within_a_grammar_say_the_same(bench: Bench, constraint: Constrai
         assert set(json.loads(drafted.text)) == set(FORM["properties"])
 
 
+@pytest.mark.usefixtures("steady")
 def test_an_edit_is_written_in_fewer_steps(bench: Bench) -> None:
     bench.runner.drafter.pace.row_costs = {2: 0.1}
     asked = bench.ask(EDIT, 48)
@@ -437,6 +445,7 @@ def test_an_edit_is_written_in_fewer_steps(bench: Bench) -> None:
     assert steps - prompt_steps < timings.generated_tokens - timings.accepted_tokens // 2
 
 
+@pytest.mark.usefixtures("steady")
 def test_text_besides_the_prompt_is_drafted_from(bench: Bench) -> None:
     """What the answer will say is given, in part and after other code: the text stays the same."""
     prompt = f"def total(counts: list[int]) -> int:\n    {'':2}"
@@ -452,6 +461,7 @@ def test_text_besides_the_prompt_is_drafted_from(bench: Bench) -> None:
         bench.ask(prompt, 4, draft_from=(bench.model.facts.n_vocab,))
 
 
+@pytest.mark.usefixtures("steady")
 def test_unchanged_lines_cost_one_step_where_drafts_need_not_be_exact(bench: Bench) -> None:
     """A region that is written again: its lines are drafted from the prompt, many a batch."""
     again = f"File: stock.py\n```\n{CODE}```\n\nThe same file again:\n```\n"
