@@ -146,7 +146,7 @@ dist: env ## Build wheel, sdist, .vsix and Neovim archive with checksums into di
 	@$(BIN)/python .ci/dist.py
 
 pictures: models ## Take the README's pictures in real editors and a real terminal
-	@UNDERKEEL_PICTURES=editors/vscode/images $(BIN)/python -m pytest -q tests/e2e/test_vscode.py tests/e2e/test_vscode_commands.py tests/e2e/test_vscode_agent.py
+	@UNDERKEEL_PICTURES=editors/vscode/images $(BIN)/python -m pytest -q tests/e2e/test_vscode.py tests/e2e/test_vscode_commands.py tests/e2e/test_vscode_agent.py tests/e2e/test_vscode_next_edits.py
 	@$(BIN)/python tests/equipment/pictures.py
 
 lock: env ## Pin the newest versions that the ranges in pyproject.toml allow

@@ -35,6 +35,7 @@ _LONGEST_LINE = 400
 _NEAR = 5
 _MOST_PROBLEMS = 3
 _LONGEST_PROBLEM = 160
+_TAILS = frozenset(("break", "continue", "return", "throw", "end"))
 _SETTLED_LINES = 2
 _SETTLED_CHARS = 12
 """In these lines together, so that blank lines and closing brackets alone settle nothing."""
@@ -59,6 +60,8 @@ class Format:
     begins: tuple[str, ...] = ()
     unchanged: str = ""
     syntax: bool = False
+    marker: str = ""
+    blocks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class EditPrompt:
         first: the region's first line, from 0.
         lines: the region's lines, without ends.
         stop: texts that end the answer.
+        starts: where the blocks start that the family marks, and the end of the last one, in lines
+            of the region; empty for other families.
     """
 
     format: Format
@@ -80,6 +85,7 @@ class EditPrompt:
     first: int
     lines: tuple[str, ...]
     stop: tuple[str, ...]
+    starts: tuple[int, ...] = ()
 
     @property
     def region(self) -> str:
@@ -261,13 +267,20 @@ def confidence(found: Answer) -> float:
     if not tokens:
         return prompt.format.confidence
     generated = b"".join(one.data for one in tokens)
-    offset = len(_begin(prompt.format, generated.decode("utf-8", "replace")).encode())
-    new = (found.text.encode() if found.settled else generated)[offset:]
     for mark in prompt.stop:
-        new = new.split(mark.encode(), 1)[0]
+        generated = generated.split(mark.encode(), 1)[0]
+    answer = generated.decode("latin-1")  # a character for each byte
+    head, kept, tail = _kept(prompt, answer, whole=not found.settled)
+    before = "".join(line + "\n" for line in prompt.lines[:head]).encode()
+    if found.settled:
+        new = _region_in(prompt, found.text).encode()
+    else:
+        after = "".join(line + "\n" for line in prompt.lines[tail:]).encode()
+        new = before + b"".join(generated[a:b] for a, b in kept) + after
     new = new.rstrip(b"\n")
     start, end = common_ends(prompt.region.encode().rstrip(b"\n"), new)
-    first, last = offset + start, offset + max(len(new) - end, start + 1)
+    first = _place_in(kept, start - len(before))
+    last = max(_place_in(kept, max(len(new) - end, start + 1) - len(before)), first + 1)
     changed, at = [], 0
     for one in tokens:
         if at < last and at + len(one.data) > first:
@@ -275,6 +288,15 @@ def confidence(found: Answer) -> float:
         at += len(one.data)
     changed = changed or [tokens[-1].logprob]
     return min(1.0, math.exp(sum(changed) / len(changed)))
+
+
+def _place_in(kept: Sequence[tuple[int, int]], offset: int) -> int:
+    """Where an offset in the kept parts of an answer is in the answer."""
+    for start, stop in kept:
+        if offset <= stop - start:
+            return start + max(offset, 0)
+        offset -= stop - start
+    return (kept[-1][1] if kept else 0) + offset
 
 
 def answer_tokens(prompt: EditPrompt, count: Callable[[str], int]) -> int:
@@ -325,10 +347,78 @@ def _written(
         "problems": _problems(scene, region),
         "fence": ticks,
     }
+    starts = _block_starts(lines, *form.blocks) if form.blocks else ()
+    blocks = _Writer()
+    for number, start in enumerate(starts, 1):
+        blocks.add(form.marker.replace("{}", str(number)), plain=False)
+        block_stop = starts[number] if number < len(starts) else start
+        blocks.add(_text(marked[start:block_stop]), plain=True)
     writer = _Writer()
-    writer.fill(form.prompt, values, {"changes": changes})
+    writer.fill(form.prompt, values, {"changes": changes, "blocks": blocks})
     ends = tuple(end.replace("{fence}", ticks) for end in form.ends)
-    return EditPrompt(form, "".join(writer.parts), tuple(writer.plain), first, lines, ends)
+    plain = tuple(writer.plain)
+    return EditPrompt(form, "".join(writer.parts), plain, first, lines, ends, starts)
+
+
+def _block_starts(lines: Sequence[str], least: int, most: int) -> tuple[int, ...]:
+    """Where a region is cut into blocks, and its end: after blank lines once a block has `least`
+    lines, and in any case after `most`; a block does not begin with what ends the one before."""
+    found = [0]
+    at = 1
+    while at < len(lines):
+        count = at - found[-1]
+        after_blank = bool(lines[at].strip()) and not lines[at - 1].strip()
+        near = range(at, min(at + _NEAR, len(lines)))
+        place = next((one for one in near if _begins_block(lines[one])), at)
+        parted = count >= least and after_blank and len(lines) - place >= least
+        if parted or count >= most:
+            found.append(place)
+            at = place
+        at += 1
+    return (*found, len(lines))
+
+
+def _begins_block(line: str) -> bool:
+    text = line.strip()
+    return bool(text) and text[0] not in ")]}" and text.rstrip(";") not in _TAILS
+
+
+def _kept(
+    prompt: EditPrompt, answer: str, *, whole: bool
+) -> tuple[int, list[tuple[int, int]], int]:
+    """The parts of an answer that are lines: how many lines of the region stand before them, the
+    ranges of `answer`, and from which line of the region on it goes on after them.
+
+    Args:
+        whole: the answer has ended: its last mark says where it stops.
+    """
+    form, count = prompt.format, len(prompt.lines)
+    pattern = re.escape(form.marker).replace(r"\{\}", r"(\d{1,3})")
+    marks = list(re.finditer(pattern, answer)) if form.marker else []
+    if not marks:
+        return 0, [(len(_begin(form, answer)), len(answer))], count
+    numbers = [int(mark[1]) for mark in marks]
+    if not all(1 <= number <= len(prompt.starts) for number in numbers):
+        return count, [], count
+    first, last = (prompt.starts[numbers[at] - 1] for at in (0, -1))
+    at = marks[0].end()
+    if answer[at : at + 1] == "\n" and (first == count or prompt.lines[first].strip()):
+        at += 1  # the region has no blank line there
+    kept = []
+    for mark in marks[1:]:
+        kept.append((at, mark.start()))
+        at = mark.end()
+    if not whole or len(marks) == 1:
+        return first, [*kept, (at, len(answer))], count
+    return (first, kept, last) if first < last else (count, [], count)
+
+
+def _region_in(prompt: EditPrompt, answer: str, *, whole: bool = True) -> str:
+    """The region as an answer has it, without what encloses it and marks its blocks."""
+    first, kept, last = _kept(prompt, answer, whole=whole)
+    before, after = prompt.lines[:first], prompt.lines[last:]
+    text = "".join(answer[start:stop] for start, stop in kept)
+    return "".join(f"{line}\n" for line in before) + text + "".join(f"{line}\n" for line in after)
 
 
 def _problems(scene: Scene, region: tuple[int, int]) -> str:
@@ -391,9 +481,10 @@ def _region(scene: Scene, form: Format) -> tuple[int, int]:
 def _new_lines(prompt: EditPrompt, answer: str) -> list[str] | None:
     """The region's new lines in an answer."""
     form = prompt.format
-    text = answer.replace("\r\n", "\n").removeprefix(_begin(form, answer))
+    text = answer.replace("\r\n", "\n")
     for end in prompt.stop:
         text = text.split(end, 1)[0]
+    text = _region_in(prompt, text)
     if form.cursor:
         text = text.replace(form.cursor, "")
     if form.unchanged and text.strip() == form.unchanged:
@@ -406,8 +497,11 @@ def _new_lines(prompt: EditPrompt, answer: str) -> list[str] | None:
 def _settled(prompt: EditPrompt, answer: str) -> str | None:
     """The whole answer, once `_SETTLED_LINES` lines after its first change are as they were; None
     before that."""
-    begin = _begin(prompt.format, answer)
-    made = tuple(answer[len(begin) :].split("\n")[:-1])
+    form = prompt.format
+    begin = _begin(form, answer)
+    if form.marker and (not begin or not prompt.lines[0].strip()):
+        begin = form.begins[-1]
+    made = tuple(_region_in(prompt, answer, whole=False).split("\n")[:-1])
     old = prompt.lines
     first, _ = common_ends(old, made)
     tail = made[-_SETTLED_LINES:]

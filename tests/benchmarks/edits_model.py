@@ -9,6 +9,7 @@ Reported for each format, without the gate, with it, and for rules and gate toge
 - deltaChrF (n up to 6, beta 2): `delta_chr_f` is the mean over the edits that are shown, as
   cursortab reports it, `delta_chr_f_of_all` over all chains, 0 for those without an edit;
 - quiet_rate: of the quiet moments, the share without an edit;
+- levels: the same of the gated model at the thresholds of its family, by level;
 - tokens evaluated and decoded, batches that decode, and time.
 
 Some answers are generated again, whole: without drafts, and with them.
@@ -54,7 +55,7 @@ class Moment:
     scene: Scene
     last: int
 
-    def judged(self, edit: NextEdit, form: Format, confidence: float) -> bool:
+    def worth(self, edit: NextEdit, confidence: float) -> float:
         moment = gate.Moment(
             self.chain.path,
             self.scene.text,
@@ -62,7 +63,7 @@ class Moment:
             self.scene.hunks,
             confidence=confidence,
         )
-        return gate.judge(edit, moment).passes(gate.Level.NORMAL, form.thresholds)
+        return gate.judge(edit, moment).worth
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,13 @@ class Made:
     """What the model made of a moment.
 
     Attributes:
+        worth: of the edit, as the gate judges it; 0 for none.
         again: the cost of the whole answer with drafts and without, and whether both texts are the
             same; None where that was not compared.
     """
 
     edit: NextEdit | None
-    passes: bool
+    worth: float
     cost: Cost
     again: tuple[Cost, Cost, bool] | None
 
@@ -208,25 +210,28 @@ class Model:
             )
             print(form.name, *key, row["cost"], file=sys.stderr)
         edit = model_edits.edit_in(prompt, row["text"], seen.scene)
-        passes = edit is not None and seen.judged(edit, form, row["confidence"])
+        worth = seen.worth(edit, row["confidence"]) if edit is not None else 0.0
         comparison = None
         if row["again"] is not None:
             drafted_cost, plain_cost, same = row["again"]
             comparison = Cost(**drafted_cost), Cost(**plain_cost), bool(same)
-        return Made(edit, passes, Cost(**row["cost"]), comparison)
+        return Made(edit, worth, Cost(**row["cost"]), comparison)
 
 
 def report(
     kind: str,
     last: Sequence[tuple[Moment, NextEdit | None, Made | None]],
     quiet: Sequence[tuple[NextEdit | None, Made | None]],
+    *,
+    least: float,
 ) -> dict[str, Any]:
-    """The figures of one way to choose among a rule's edit and the model's."""
+    """The figures of one way to choose among a rule's edit and the model's, with this threshold."""
 
     def chosen(rule: NextEdit | None, made: Made | None) -> NextEdit | None:
         if kind == "rules":
             return rule
-        by_model = made.edit if made is not None and (made.passes or kind == "model") else None
+        passes = made is not None and (kind == "model" or made.worth >= least)
+        by_model = made.edit if made is not None and passes else None
         return rule or by_model if kind == "rules and gated model" else by_model
 
     exact = position = right = 0
@@ -320,15 +325,22 @@ async def _measure(
         },
         "chains": counts[0],
         "quiet_moments": counts[1],
-        **{name: _figures(one) for name, one in results.items()},
+        **{name: _figures(one, model_edits.formats()[name]) for name, one in results.items()},
     }
 
 
-def _figures(seen: _Seen) -> dict[str, Any]:
+def _figures(seen: _Seen, form: Format) -> dict[str, Any]:
     kinds = ("rules", "model", "gated model", "rules and gated model")
     costs = [one.cost for one in seen.made]
     again = [(one.cost, *one.again) for one in seen.made if one.again is not None]
-    found: dict[str, Any] = {kind: report(kind, seen.last, seen.quiet) for kind in kinds}
+    normal = form.thresholds[gate.Level.NORMAL]
+    found: dict[str, Any] = {
+        kind: report(kind, seen.last, seen.quiet, least=normal) for kind in kinds
+    }
+    found["levels"] = {
+        level: report("gated model", seen.last, seen.quiet, least=least)
+        for level, least in form.thresholds.items()
+    }
     found["requests"] = len(costs)
     if costs:
         found |= {

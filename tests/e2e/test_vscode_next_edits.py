@@ -1,4 +1,4 @@
-"""Twenty-one situations of next edits in one real VS Code with the real language server, without a
+"""Twenty-two situations of next edits in one real VS Code with the real language server, without a
 model. One session runs them all, and each test looks at one of them."""
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import vscode_session
+from vscode_scenes import keep_pictures
 from vscode_session import Step
 
 pytestmark = [
@@ -29,6 +30,15 @@ GHOST = ".ghost-text, .ghost-text-decoration"
 RENAME = "def load():\n    pass\n\nx = load()\ny = load()\n"
 FAR = "def load():\n    pass\n" + "\n# more" * 60 + "\n\nload()\n"
 FAR_LINE = FAR.split("\n").index("load()") + 1
+ARGUMENTS, MOVED = "    120,\n    1.19,\n    EURO,\n", "    EURO,\n    120,\n    1.19,\n"
+PRICES = f"""def price(amount, rate, currency):
+    return f"{{amount * rate:.2f}} {{currency}}"
+
+
+total = price(
+{ARGUMENTS})
+"""
+THEME = "Preferences: Toggle between Light/Dark Themes"
 SWAP = ["Control+Home", *["ArrowRight"] * 6, *["Shift+ArrowRight"] * 4]
 NAME = ["Control+Home", *["ArrowRight"] * 4, *["Delete"] * 4]
 NOTHING_MS = 800
@@ -247,6 +257,24 @@ def planned() -> Session:
     on.keys("Tab")
     on.saved("def f(b, a):\n    return a\n\n\nx = f(\n    2,\n    1,\n)\n")
 
+    on.situation("large", PRICES)
+    on.keys("Control+b")
+    on.keys("Control+Home", *["ArrowRight"] * 10, *["Shift+ArrowRight"] * 22)
+    on.do("type", text="currency, amount, rate")
+    on.drawn("EURO,")
+    on.do("picture", file="next-edit-diff.png")
+    on.do("command", title=THEME)
+    on.drawn("EURO,", "dark")
+    on.do("picture", file="next-edit-diff-dark.png")
+    on.do("command", title=THEME)
+    on.do("click", selector=".editor-instance .view-lines")
+    on.keys("Control+b", "Tab")
+    on.saved(
+        PRICES.replace("amount, rate, currency", "currency, amount, rate", 1).replace(
+            ARGUMENTS, MOVED
+        )
+    )
+
     on.situation("no_line_end", "def load():\n    pass\n\n\nx = load")
     on.rename()
     on.drawn("read")
@@ -301,7 +329,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         others=(vscode_session.packed(folder, other),),
     )
     editor.settings(editor__wordBasedSuggestions="currentDocument")
-    return editor.run(on.steps)
+    observed = editor.run(on.steps)
+    keep_pictures(editor)
+    return observed
 
 
 _DRAWN = {
@@ -317,6 +347,7 @@ _DRAWN = {
     "tabs": ["width"],
     "scripts": ["breite"],
     "second_view": ["read", f"Tab: next edit: line {FAR_LINE}"],
+    "large": ["+     EURO,", "+     120,", "+     1.19,"],
     "lines": ["+     2,", "+     1,"],
     "no_line_end": ["read"],
     "read_only": ["read"],

@@ -31,6 +31,9 @@ UNDERKEEL = f"{sys.executable} -m assistant"
 PATIENCE = "completion = { time_limit_ms = 60000 }"
 """The machine may be busy with other things while the pictures are taken."""
 
+SERVED = r"underkeel(: idle)? "
+"""The status line once the language server has the buffer."""
+
 SAMPLE = ROOT / "assistant" / "cli" / "sample" / "stock.py.marked"
 
 RENAMED = """def total(items):
@@ -41,6 +44,18 @@ def report(shelf):
     print("on the shelf:", total(shelf.items))
     print("in the back:", total(shelf.rest))
 """
+
+PRICES = """def price(amount, rate, currency):
+    return f"{amount * rate:.2f} {currency}"
+
+
+total = price(
+    120,
+    1.19,
+    "EUR",
+)
+"""
+"""A call of several lines: its next edit is a diff."""
 
 SHAPE = """def area(width, height):
     return width + height
@@ -82,6 +97,7 @@ def main() -> None:
             views.demo()
             views.neovim()
             views.next_edit()
+            views.next_edit_diff()
             views.agent(Path(place) / "played")
         finally:
             stop = [*UNDERKEEL.split(), "stop"]
@@ -111,7 +127,7 @@ class Views:
         ) as editor:
             editor.wait("Stock keeping")
             editor.keys("/Value of the whole", "Enter", "j", "^", "C", "return ")
-            editor.wait("underkeel ")
+            editor.wait(SERVED)
             editor.insist(r"return sum\(.+\)", "M-\\")
             self._draw("neovim-ghost-text", editor.screen(colours=True), "stock.py - Neovim")
             editor.keys("Tab", "Escape", "?total_value", "Enter", ":Underkeel explain", "Enter")
@@ -122,10 +138,19 @@ class Views:
         """A function was renamed: its first use is offered, as Tab would change it."""
         with self._editor("shelves.py", RENAMED, rows=14) as editor:
             editor.wait("def total")
-            editor.wait("underkeel ")
+            editor.wait(SERVED)
             editor.keys("w", "cw", "total_value", "Escape")
             editor.wait("totaltotal_value")
             self._draw("neovim-next-edit", editor.screen(colours=True), "shelves.py - Neovim")
+
+    def next_edit_diff(self) -> None:
+        """Parameters were moved: a call follows, with the lines as they will be."""
+        with self._editor("prices.py", PRICES, rows=16) as editor:
+            editor.wait("def price")
+            editor.wait(SERVED)
+            editor.keys("f(", "ci(", "currency, amount, rate", "Escape")
+            editor.wait(r'"EUR",\s*\n[^\n]*120,')
+            self._draw("neovim-next-edit-diff", editor.screen(colours=True), "prices.py - Neovim")
 
     def agent(self, home: Path) -> None:
         """The agent's panel in Neovim asks before it edits. Its model is played."""

@@ -283,12 +283,14 @@ function H.highlight()
     UnderkeelMoved = 'Normal', -- text after the cursor, drawn where it would move to
     UnderkeelCounter = 'MoreMsg', -- number of the candidate
     UnderkeelStreaming = 'Comment', -- state of an explanation
-    UnderkeelEditOld = 'DiffDelete', -- what a next edit replaces
     UnderkeelEditNew = 'DiffAdd', -- what it puts there
   }
   for group, link in pairs(links) do
     vim.api.nvim_set_hl(0, group, { default = true, link = link })
   end
+  -- What a next edit replaces: in many themes only its colour would tell it from what it becomes.
+  local old = vim.api.nvim_get_hl(0, { name = 'DiffDelete', link = false })
+  vim.api.nvim_set_hl(0, 'UnderkeelEditOld', vim.tbl_extend('force', old, { default = true, strikethrough = true }))
 end
 
 --- The module that requests and draws ghost text: this plugin's, or Neovim's own.

@@ -45,7 +45,6 @@ function M.config(config)
     end,
     on_init = function(client)
       require('underkeel.preview').guard(client)
-      require('underkeel.status').on_start()
     end,
     handlers = {
       ['workspace/applyEdit'] = function(...)

@@ -4,8 +4,19 @@ local H = {}
 
 --- Listen to work-done progress, which reports loading before `underkeel/status` does.
 function M.setup()
+  local group = vim.api.nvim_create_augroup('UnderkeelStatus', { clear = true })
+  vim.api.nvim_create_autocmd('LspAttach', {
+    group = group,
+    desc = 'Show in the statusline that the language server runs',
+    callback = function(args)
+      local client = vim.lsp.get_client_by_id(args.data.client_id)
+      if client and client.name == require('underkeel.server').NAME then
+        H.on_start()
+      end
+    end,
+  })
   vim.api.nvim_create_autocmd('LspProgress', {
-    group = vim.api.nvim_create_augroup('UnderkeelStatus', { clear = true }),
+    group = group,
     desc = 'Show the progress of loading the model in the statusline',
     callback = function(args)
       local client = vim.lsp.get_client_by_id(args.data.client_id)
@@ -19,6 +30,11 @@ end
 
 --- Store a `Status` and redraw statuslines.
 function M.set(status)
+  H.told = true
+  H.change(status)
+end
+
+function H.change(status)
   local waited = H.status.state == 'loading' or H.status.state == 'starting'
   H.status = H.without_null(status)
   vim.schedule(function()
@@ -36,16 +52,10 @@ function M.get()
   return vim.deepcopy(H.status)
 end
 
---- The language server runs; it sends a status once it is connected to the daemon.
-function M.on_start()
-  if H.status.state == 'off' or H.status.state == 'error' then
-    M.set({ state = 'idle', message = 'the model is loaded with the first request' })
-  end
-end
-
 function M.on_exit(code, signal)
   local failed = code ~= 0 or signal ~= 0
-  M.set({
+  H.told = false
+  H.change({
     state = failed and 'error' or 'off',
     message = failed and ('the language server exited (code %d, signal %d)'):format(code, signal) or '',
   })
@@ -110,6 +120,7 @@ end
 -- Helpers ---------------------------------------------------------------------------------------
 
 H.status = { state = 'off', message = '' }
+H.told = false -- whether the running server has sent a status
 
 --- A copy without JSON's null, at any depth.
 function H.without_null(value)
@@ -121,6 +132,13 @@ function H.without_null(value)
     out[key] = H.without_null(item)
   end
   return out
+end
+
+--- The language server runs; it sends a status once it is connected to the daemon.
+function H.on_start()
+  if not H.told then
+    H.change({ state = 'idle', message = 'the model is loaded with the first request' })
+  end
 end
 
 function H.on_progress(value)

@@ -6,6 +6,7 @@ import math
 import random
 import tomllib
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -130,7 +131,7 @@ def applied(seen: Scene, edit: NextEdit) -> str:
 
 ANSWERS = {
     "sweep": "{}<|file_sep|>more",
-    "zeta-2-1": "<|marker_1|>\n{}<|marker_2|>\n",
+    "zeta-2-1": "<|marker_1|>{}<|marker_2|>\n",
     "zeta-2": "{}>>>>>>> UPDATED\n",
     "zeta-1": "<|editable_region_start|>\n{}<|editable_region_end|>\n```",
     "instinct": "<|editable_region_start|>\n{}<|editable_region_end|>",
@@ -203,6 +204,73 @@ def test_line_ends_of_an_edit_are_line_feeds(end: str) -> None:
     answer = ANSWERS["generic"].format(made.region.replace("** 2\n", f"** 2  # x{end}    # y\n"))
     edit = model_edits.edit_in(made, answer, seen)
     assert edit is not None and end not in edit.text and "# x\n    # y" in edit.text
+
+
+def marked_prompt() -> tuple[Scene, EditPrompt, list[str]]:
+    """Two blocks, the second from the first line after a blank one that may begin a block."""
+    lines = [f"name_{number} = {number}" for number in range(60)]
+    lines[26:30] = ["", "}", "break;", "title = 1"]
+    text = "\n".join([*lines, ""])
+    seen = scene(text.replace("name_30 ", "other "), text, text.index("name_30 "))
+    made = prompt("zeta-2-1", seen)
+    region = made.region.splitlines(keepends=True)
+    return seen, made, ["".join(region[a:b]) for a, b in pairwise(made.starts)]
+
+
+def test_the_blocks_of_a_region_are_marked() -> None:
+    _, made, blocks = marked_prompt()
+    assert made.starts == (0, 9, 21)
+    written = "<|marker_1|>{}<|marker_2|>{}<|marker_3|>\n<[fim-middle]>".format(*blocks)
+    assert written in made.text.replace("<|user_cursor|>", "")
+    assert model_edits._block_starts(["a"] * 6 + ["", "}", "b"] + ["c"] * 6, 6, 16) == (0, 8, 15)
+    assert model_edits._block_starts(["a"] * 6 + ["", "b"], 6, 16) == (0, 8)
+    assert model_edits._block_starts(["a"] * 40, 6, 16) == (0, 16, 32, 40)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("<|marker_2|>{new}<|marker_3|><[end▁of▁sentence]>", "title = 2"),
+        ("<|marker_2|>{new}<|marker_3|>", "title = 2"),
+        ("<|marker_1|>{first}<|marker_2|>{new}<|marker_3|>", "title = 2"),
+        ("<|marker_1|>{first}{new}<|marker_3|>", "title = 2"),
+        ("<|marker_2|>{new}", "title = 2"),
+        ("<|marker_2|>\n{new}<|marker_3|>", "title = 2"),
+        ("<|marker_2|><|marker_2|>", None),
+        ("<|marker_3|>{new}<|marker_2|>", None),
+        ("<|marker_2|>{new}<|marker_7|>", None),
+        ("<|marker_0|>{new}<|marker_2|>", None),
+        ("<|marker_2|>{old}<|marker_3|>", None),
+        ("NO_EDITS", None),
+    ],
+)
+def test_an_answer_goes_from_one_mark_to_a_later_one(answer: str, expected: str | None) -> None:
+    seen, made, (first, old) = marked_prompt()
+    new = old.replace("title = 1", "title = 2")
+    edit = model_edits.edit_in(made, answer.format(first=first, old=old, new=new), seen)
+    assert (edit.text if edit is not None else None) == expected
+    if edit is not None:
+        assert applied(seen, edit) == seen.text.replace("title = 1", "title = 2")
+
+
+@pytest.mark.parametrize("parts", [("<|marker_2|>",), ("<|marker_1|>", "first", "<|marker_2|>")])
+def test_confidence_in_a_block_is_that_of_its_changed_tokens(parts: tuple[str, ...]) -> None:
+    _, made, (first, old) = marked_prompt()
+    before, _, after = old.partition("1\n")
+    tokens = [AnswerToken((first if one == "first" else one).encode(), -9.0) for one in parts]
+    tokens += [AnswerToken(before.encode(), -9.0), AnswerToken(b"2", math.log(0.5))]
+    tokens += [AnswerToken(one.encode(), -9.0) for one in (f"\n{after}", "<|marker_3|>")]
+    assert confidence(made, tokens) == pytest.approx(0.5)
+
+
+def test_an_answer_that_begins_with_a_later_block_is_settled() -> None:
+    _, made, (first, old) = marked_prompt()
+    new = old.replace("title = 1", "title = 2")
+    found = Answer(made)
+    for line in f"<|marker_2|>{new}".splitlines(keepends=True):
+        if found.add(line, [AnswerToken(line.encode(), -0.5)]):
+            break
+    assert found.settled and found.text == f"<|marker_1|>{first}{new}"
 
 
 def test_the_cursor_mark_is_not_part_of_the_edit() -> None:
