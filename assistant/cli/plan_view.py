@@ -167,7 +167,9 @@ def _contents(plan: Plan, usage: DeviceUsage) -> str:
     if usage.layers:
         lines.append(f"{len(usage.layers)} layers {gib(usage.dense_bytes)}")
     if usage.expert_layers:
-        lines.append(f"experts of {len(usage.expert_layers)} layers {gib(usage.expert_bytes)}")
+        on_disk = f" ({gib(usage.disk_bytes)} on disk)" if usage.disk_bytes else ""
+        experts = f"experts of {len(usage.expert_layers)} layers"
+        lines.append(f"{experts} {gib(usage.expert_bytes)}{on_disk}")
     if usage.embedding_bytes:
         lines.append(f"embeddings {gib(usage.embedding_bytes)}")
     if usage.kv_bytes:
@@ -203,8 +205,13 @@ def _projections(report: PlanReport, plan: Plan, speed: Speed) -> Text:
     if not speed.usable:
         text.append("\nToo slow for typing: ", style="yellow")
         text.append(f"a suggestion takes about {speed.suggestion_s:.1f} s")
-    text.append(f"\nSpeeds are predicted ({report.rates.says})", style="dim")
+    text.append(f"\nSpeeds are predicted ({_basis(report)})", style="dim")
     return text
+
+
+def _basis(report: PlanReport) -> str:
+    """What the speeds are predicted from."""
+    return report.rates.describe(gpus=bool(report.machine.gpus))
 
 
 def _changes(report: PlanReport, plan: Plan) -> RenderableType:
@@ -285,7 +292,7 @@ def plan_json(report: PlanReport) -> dict[str, Any]:
         "prefill": {"tokens_per_s": round(report.speed.prefill_tokens_per_s, 2)},
         "suggestion_s": round(report.speed.suggestion_s, 3),
         "jump_s": round(report.speed.jump_s, 3),
-        "rates": report.rates.says,
+        "rates": _basis(report),
         "what_if": [
             {
                 "n_ctx": row.n_ctx,

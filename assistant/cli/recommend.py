@@ -71,6 +71,9 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
             help="A GGUF, a folder of safetensors, a Hugging Face repository, or a known name."
         ),
     ] = "",
+    beside: Annotated[
+        str, typer.Argument(help="A second model, as with --explain.", show_default=False)
+    ] = "",
     ctx: Annotated[
         int | None, typer.Option(help="Tokens of context; 0 lets the plan choose.")
     ] = None,
@@ -130,7 +133,7 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
     report = plan_report(
         found, machine, requirements, here, remarks, machine_rates(here.gpus, again=measure)
     )
-    second = explain or ("" if model else every.explain.name)
+    second = explain or beside or ("" if model else every.explain.name)
     if second:
         _beside(report, found, second, every, machine, requirements, as_json=as_json)
         return
@@ -196,7 +199,7 @@ def together_text(planned: Sequence[PlannedModel]) -> RenderableType:
     """Models planned together: what stays loaded, and what is loaded on demand."""
     table = Table(title="Models together", title_justify="left", box=None, pad_edge=False)
     for column in ("for", "model", "loaded", "context", "memory"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column == "model")
     for one in planned:
         memory = ", ".join(f"{name} {gib(size)}" for name, size in one.taken.items())
         table.add_row(
@@ -366,12 +369,12 @@ def judge(
 def _picture(
     recommendations: list[Recommendation], rates: MachineRates, *, gpus: bool
 ) -> RenderableType:
-    table = Table(box=None, header_style="dim", pad_edge=False)
+    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("model", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("on GPUs" if gpus else "in RAM")
-    table.add_column("context", justify="right", no_wrap=True)
-    for name in ("read/s", "write/s", "jump"):
+    if gpus:
+        table.add_column("on GPUs", no_wrap=True)
+    for name in ("context", "read/s", "write/s", "jump"):
         table.add_column(name, justify="right", no_wrap=True)
     best = next(
         (recommendation for recommendation in recommendations if recommendation.usable), None
@@ -381,26 +384,28 @@ def _picture(
         plan = recommendation.plan
         speed = recommendation.speed
         if plan is None or speed is None:
-            cells = (printable(recommendation.model.name), size, "too large", *[""] * 4)
+            cells = (printable(recommendation.model.name), size, "too large")
             table.add_row(*cells, style="dim")
             continue
-        style = "bold" if recommendation is best else ""
-        context = f"{plan.n_ctx:,}"
-        on_gpus = _on_gpus(plan) if gpus else "all of it"
+        jump = f"{speed.jump_s:.{1 if speed.jump_s < 10 else 0}f} s"
         table.add_row(
             printable(recommendation.model.name),
             size,
-            on_gpus,
-            context,
+            *([_on_gpus(plan)] if gpus else []),
+            f"{plan.n_ctx:,}",
             f"{speed.prefill_tokens_per_s:.0f}",
             f"{speed.decode_tokens_per_s:.{1 if speed.decode_tokens_per_s < 10 else 0}f}",
-            f"{speed.jump_s:.1f} s" + ("" if speed.usable else " slow"),
-            style=style,
+            jump if speed.usable else f"{jump} slow",
+            style="bold" if recommendation is best else "",
         )
+    places = (
+        "On GPUs: all of it, or of how many layers the experts or the layers themselves are there. "
+    )
     words = (
         "Ordered by our rough view of their quality for coding; models too slow for typing are "
-        "last (slow). Sizes are of the usual quantisation. Predicted: tokens read and written per "
-        f"second, and the wait after a jump of the cursor ({rates.says}). "
+        "last (slow). Sizes are of the usual quantisation. "
+        f"{places if gpus else ''}Predicted: tokens read and written per second, "
+        f"and the wait after a jump of the cursor ({rates.describe(gpus=gpus)}). "
         "Details: underkeel plan NAME"
     )
     return Group(table, Text(), Text(words, style="dim"))
@@ -412,9 +417,9 @@ def _on_gpus(plan: Plan) -> str:
     if plan.choice.output == HOST_MEMORY:
         return "nothing"
     if HOST_MEMORY in layers:
-        return f"{len(layers) - layers.count(HOST_MEMORY)} of {len(layers)} layers"
+        return f"{len(layers) - layers.count(HOST_MEMORY)}/{len(layers)} layers"
     if HOST_MEMORY in experts:
-        return f"experts of {plan.expert_layers_on_gpu} of {sum(map(bool, experts))} layers"
+        return f"{plan.expert_layers_on_gpu}/{sum(map(bool, experts))} experts"
     return "all of it"
 
 

@@ -243,4 +243,4 @@ def speed(gpus: Sequence[Device]) -> list[Finding]:
     found = stored_rates(gpus)
     if found is None:
         return [ok("speed", "not measured yet; underkeel recommend does it, in a few seconds")]
-    return [ok("speed", found.says)]
+    return [ok("speed", found.describe(gpus=bool(gpus)))]

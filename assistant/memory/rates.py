@@ -65,15 +65,16 @@ class MachineRates(msgspec.Struct, frozen=True, kw_only=True):
     gpu_measured: bool = False
     fingerprint: str = ""
 
-    @property
-    def says(self) -> str:
-        """For people: what the predictions are based on."""
+    def describe(self, *, gpus: bool) -> str:
+        """For people: what predictions are based on, for a plan with or without GPUs."""
         if not self.measured:
             return "assumed rates, nothing was measured here"
         words = f"measured {self.measured[:10]}: RAM {_best(self.cpu) / 1e9:.0f} GB/s"
+        rate = f"GPU {_best(self.gpu) / 1e9:.0f} GB/s"
         if self.gpu_measured:
-            words += f", GPU {_best(self.gpu) / 1e9:.0f} GB/s"
-        return f"{words}, disk {self.disk_bytes_per_s / 1e9:.1f} GB/s"
+            words += f", {rate}"
+        words += f", disk {self.disk_bytes_per_s / 1e9:.1f} GB/s"
+        return f"{words}; assumed: {rate}" if gpus and not self.gpu_measured else words
 
 
 ASSUMED = MachineRates()

@@ -36,6 +36,9 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         period: every how many blocks one attends to everything, where that is not
             llama.cpp's rule for the architecture; `global_length` and `global_kv_heads` are that
             block's head and heads (Gemma 4), and its values are its keys.
+        per_layer: elements of the embedding that each block has of its own (Gemma 4 E2B and E4B);
+            then the last `shared_kv` blocks use the cache of earlier ones, and have a feed-forward
+            of `shared_kv_feed_forward`.
         indexer_heads, indexer_length: of the indexer of sparse attention (DeepSeek-V3.2);
             `indexer_top_k` tokens are selected by it.
         ratios: of each block, how many tokens share a compressed key; 0 for none (DeepSeek-V4).
@@ -44,6 +47,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         l_cache: positions that a short convolution looks back, plus one (LFM2).
         attention_layers: of a hybrid, the blocks that attend; the others are recurrent.
         interval: of a hybrid, every how many blocks one attends.
+        linear_length: of a head of a recurrent block, in Kimi Linear.
     """
 
     architecture: str
@@ -73,6 +77,9 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     period: int = 0
     global_length: int = 0
     global_kv_heads: int = 0
+    per_layer: int = 0
+    shared_kv: int = 0
+    shared_kv_feed_forward: int = 0
     indexer_heads: int = 0
     indexer_length: int = 0
     indexer_top_k: int = 2048
@@ -86,6 +93,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     attention_layers: tuple[int, ...] = ()
     qk_norm: bool = True
     ssm: Ssm | None = None
+    linear_length: int = 0
 
     @property
     def compressed(self) -> bool:
@@ -102,6 +110,11 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def attends_globally(self, index: int) -> bool:
         """Whether block `index` is one without a window, of those with `period`."""
         return self.period > 0 and (index + 1) % self.period == 0
+
+    def feed_forward_of(self, index: int) -> int:
+        """Width of the plain feed-forward of block `index`."""
+        shares = self.shared_kv_feed_forward and index >= self.layers - self.shared_kv
+        return self.shared_kv_feed_forward if shares else self.feed_forward
 
     def has_experts(self, index: int) -> bool:
         return self.experts > 0 and index >= self.dense_lead
@@ -152,6 +165,7 @@ _FEATURES = {
     "minimax-m2": Features(qk_norm="all"),
     "olmoe": Features(qk_norm="all"),
     "qwen2": Features(qkv_bias=True),
+    "seed_oss": Features(qkv_bias=True, post_attention_norm=True),
     "qwen2moe": Features(qkv_bias=True, shared_gate=True),
     "qwen3": Features(qk_norm="head"),
     "qwen3moe": Features(qk_norm="head"),
@@ -171,6 +185,11 @@ def outside(shape: ModelShape) -> Iterator[Named]:
         yield "output.weight", (shape.embedding, shape.vocabulary)
     features = _FEATURES.get(shape.architecture, _PLAIN)
     yield f"{features.output_norm}.weight", (shape.embedding,)
+    if shape.per_layer:
+        each = shape.per_layer * shape.layers
+        yield "per_layer_token_embd.weight", (each, shape.vocabulary)
+        yield "per_layer_model_proj.weight", (shape.embedding, each)
+        yield "per_layer_proj_norm.weight", (shape.per_layer,)
     if shape.streams:
         yield "output_hc_fn.weight", (shape.streams * shape.embedding, shape.streams)
         yield "output_hc_base.weight", (shape.streams,)
@@ -242,16 +261,20 @@ def _gemma4(shape: ModelShape, index: int) -> Iterator[Named]:
     norm = (shape.embedding,)
     yield "attn_q.weight", (shape.embedding, shape.heads * head)
     yield "attn_k.weight", (shape.embedding, keys)
-    if not everything:
+    if shape.per_layer or not everything:
         yield "attn_v.weight", (shape.embedding, keys)
+    yield "attn_k_norm.weight", (head,)
     yield "attn_output.weight", (shape.heads * head, shape.embedding)
     yield "attn_q_norm.weight", (head,)
-    yield "attn_k_norm.weight", (head,)
     yield "post_attention_norm.weight", norm
     yield "layer_output_scale.weight", (1,)
     yield "ffn_norm.weight", norm
-    yield from _feed_forward("", shape.embedding, shape.feed_forward)
+    yield from _feed_forward("", shape.embedding, shape.feed_forward_of(index))
     yield "post_ffw_norm.weight", norm
+    if shape.per_layer:
+        yield "inp_gate.weight", (shape.embedding, shape.per_layer)
+        yield "proj.weight", (shape.per_layer, shape.embedding)
+        yield "post_norm.weight", norm
     if shape.has_experts(index):
         inner, count = shape.expert_feed_forward, shape.experts
         yield "ffn_gate_inp.weight", (shape.embedding, count)
@@ -342,8 +365,10 @@ def _recurrent(shape: ModelShape) -> Iterator[Named]:
     match shape.architecture:
         case "qwen3next" | "qwen35" | "qwen35moe":
             yield from _gated_delta_net(shape)
-        case "granitehybrid":
+        case "granitehybrid" | "mamba2":
             yield from _mamba2(shape)
+        case "kimi-linear":
+            yield from _delta_attention(shape)
         case "mamba":
             yield from _mamba(shape)
         case "lfm2moe":
@@ -369,6 +394,24 @@ def _gated_delta_net(shape: ModelShape) -> Iterator[Named]:
         yield "ssm_alpha.weight", (shape.embedding, ssm.time_step_rank)
     yield "ssm_norm.weight", (ssm.state_size,)
     yield "ssm_out.weight", (values, shape.embedding)
+
+
+def _delta_attention(shape: ModelShape) -> Iterator[Named]:
+    """Kimi Linear's: heads of `linear_length` elements with a state each."""
+    ssm, head = shape.ssm, shape.linear_length
+    assert ssm is not None
+    width = shape.heads * head
+    for part in ("q", "k", "v"):
+        yield f"ssm_conv1d_{part}.weight", (ssm.conv_kernel, 1, width)
+        yield f"attn_{part}.weight", (shape.embedding, width)
+    for part in ("f", "g"):
+        yield f"ssm_{part}_a.weight", (shape.embedding, head)
+        yield f"ssm_{part}_b.weight", (head, width)
+    yield "ssm_beta.weight", (shape.embedding, shape.heads)
+    yield "ssm_a", (1, shape.heads)
+    yield "ssm_dt.bias", (width,)
+    yield "ssm_norm.weight", (head,)
+    yield "attn_output.weight", (width, shape.embedding)
 
 
 def _mamba2(shape: ModelShape) -> Iterator[Named]:

@@ -28,7 +28,7 @@ from assistant.memory.model.block_tensors import ModelShape, Named, block, outsi
 
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
 _KEPT = re.compile(
-    r"norm|ffn_gate_inp|ssm_(conv1d|a|d|dt|ba)\b|layer_output_scale|\.scale$|bias$|attn_sinks|shortconv\.conv|indexer\.proj|rope_freqs"
+    r"norm|ffn_gate_inp|ssm_(conv1d\w*|a|d|dt|ba)\b|layer_output_scale|\.scale$|bias$|attn_sinks|shortconv\.conv|indexer\.proj|rope_freqs"
     r"|\bhc_|_hc_|compressor_ape"
 )
 # Rows that a type's blocks do not divide get the next type that does.
@@ -188,7 +188,7 @@ def _architecture_keys(shape: ModelShape) -> Mapping[str, Any]:
         "block_count": blocks,
         "context_length": shape.context,
         "embedding_length": shape.embedding,
-        "feed_forward_length": shape.feed_forward or shape.expert_feed_forward,
+        "feed_forward_length": _feed_forward(shape),
         "vocab_size": shape.vocabulary,
         "attention.layer_norm_rms_epsilon": _RMS_EPSILON,
     }
@@ -237,18 +237,24 @@ def _architecture_keys(shape: ModelShape) -> Mapping[str, Any]:
     if shape.ssm is not None:
         sizes = msgspec.structs.asdict(shape.ssm)
         keys |= {f"ssm.{key}": value for key, value in sizes.items() if value}
+    if shape.linear_length:
+        keys["kda.head_dim"] = shape.linear_length
     if shape.architecture.startswith("granite"):
         keys |= {"logit_scale": 1.0}
     return keys
 
 
+def _feed_forward(shape: ModelShape) -> int | array[int]:
+    if shape.shared_kv_feed_forward:
+        return array("i", (shape.feed_forward_of(index) for index in range(shape.layers)))
+    return shape.feed_forward or shape.expert_feed_forward
+
+
 def _kv_heads(shape: ModelShape, blocks: int) -> int | array[int]:
-    if shape.compressed:
-        return 1
+    heads = 1 if shape.compressed else shape.kv_heads
     if shape.attention_layers:
-        each = (shape.kv_heads if shape.attends(index) else 0 for index in range(blocks))
-        return array("i", each)
-    return shape.kv_heads
+        return array("i", (heads if shape.attends(index) else 0 for index in range(blocks)))
+    return heads
 
 
 def _window_keys(shape: ModelShape, blocks: int) -> Mapping[str, Any]:
@@ -256,7 +262,8 @@ def _window_keys(shape: ModelShape, blocks: int) -> Mapping[str, Any]:
     everything = [shape.attends_globally(index) for index in range(blocks)]
     heads = (shape.global_kv_heads if one else shape.kv_heads for one in everything)
     return {
-        "embedding_length_per_layer_input": 0,
+        "embedding_length_per_layer_input": shape.per_layer,
+        "attention.shared_kv_layers": shape.shared_kv,
         "attention.head_count_kv": array("i", heads),
         "attention.key_length": shape.global_length,
         "attention.value_length": shape.global_length,

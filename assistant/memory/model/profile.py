@@ -58,9 +58,11 @@ _CLASSES: tuple[tuple[re.Pattern[str], TensorClass], ...] = tuple(
         (r"^(ssm_|shortconv|time_mix|channel_mix|rwkv)", TensorClass.RECURRENT),
         (r"^(attn|indexer|rope_|cross_attn|hc_)", TensorClass.ATTENTION),
         (r"^ffn_", TensorClass.DENSE_FFN),
+        (r"^(inp_gate|proj)\.", TensorClass.EMBEDDING),  # of the blocks' own embeddings
     )
 )
 _INPUT = re.compile(r"^(token_embd|position_embd|token_types|per_layer_token_embd)\.")
+_FIRST = re.compile(r"^per_layer_(model_proj|proj_norm)\.")  # llama.cpp keeps these with block 0
 _COPIED = re.compile(r"^rope_(freqs|factors_long|factors_short)\.")
 
 
@@ -146,6 +148,8 @@ def classify(name: str) -> TensorClass:
             return TensorClass.NORM
         if _COPIED.match(name):
             return TensorClass.ATTENTION
+        if _FIRST.match(name):
+            return TensorClass.EMBEDDING
         return TensorClass.OUTPUT if name.startswith("output") else TensorClass.OTHER
     for pattern, kind in _CLASSES:
         if pattern.search(block[2]):
@@ -161,6 +165,8 @@ def take_inventory(header: Header) -> TensorInventory:
         block = _BLOCK.match(tensor.name)
         if block is not None:
             blocks.setdefault(int(block[1]), []).append(tensor)
+        elif _FIRST.match(tensor.name):
+            blocks.setdefault(0, []).append(tensor)
         elif _INPUT.match(tensor.name):
             places["input"].append(tensor)
         elif _COPIED.match(tensor.name):
@@ -270,6 +276,7 @@ class Activations:
         latent: elements of the compressed cache row (multi-head latent attention); else 0.
         recurrent: elements of a recurrent mixer; else 0.
         selected: tokens of the context that sparse attention selects; else 0.
+        per_layer: elements of the embeddings that all blocks have of their own; else 0.
     """
 
     embedding: int
@@ -282,6 +289,7 @@ class Activations:
     latent: int
     recurrent: int
     selected: int
+    per_layer: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,6 +355,7 @@ def _activations(header: Header, inventory: TensorInventory) -> Activations:
         latent=max(key, 0) if latent else 0,
         recurrent=max(header.integer("ssm.inner_size"), 0),
         selected=max(header.integer("attention.indexer.top_k"), 0),
+        per_layer=n_layer * max(header.integer("embedding_length_per_layer_input"), 0),
     )
 
 

@@ -38,6 +38,7 @@ from assistant.memory.planning import (
 _FLOAT32 = 4
 _FLOAT16 = 2
 _PIPELINE_COPIES = 4  # GGML_SCHED_MAX_COPIES
+_OFTEN_CUT = {"llama4"}
 _SAFETY = 1.1  # estimates err to both sides by about a tenth
 _HOST_MEMORY_ALIGNMENT = 32  # TENSOR_ALIGNMENT in ggml-impl.h
 _DEVICE_ALIGNMENT = 128
@@ -73,7 +74,8 @@ class Work:
         experts: routed experts of at least one layer.
         output: the last matrix and the logits.
         host_memory: the CPU device, which also feeds the token embeddings.
-        copied_bytes: largest expert tensor that is copied to it for a batch (op_offload).
+        copied_bytes: the most that is copied to it for a batch at once (op_offload): an expert
+            tensor, or the cache of a layer in host memory.
         pipelined: several GPUs work on several batches at once, each with inputs of its own.
     """
 
@@ -105,6 +107,9 @@ def estimate(model: Model, params: CacheParams, work: Work, n_outputs: int) -> i
     peak = max(moments) * row + _states(model, params)
     if work.layers and not params.flash_attn:
         peak += cells(params) * row * widths.heads
+    if work.layers or work.host_memory:
+        # all of them are looked up at the start, and mixed with what the batch makes of them
+        peak += int((1.5 if work.layers else 1) * widths.per_layer) * row
     if work.layers and widths.selected:
         total += _selection(model, params, work.layers) * row
     if work.host_memory:
@@ -116,8 +121,8 @@ def estimate(model: Model, params: CacheParams, work: Work, n_outputs: int) -> i
     if work.output:
         rows = min(n_outputs or ubatch, ubatch)
         total = max(total, (widths.vocabulary + widths.embedding) * rows * _FLOAT32)
-    # a hybrid's graph is cut so often that two copies are alive at once
-    copies = 2 if model.memory.recurrent else 1
+    # these graphs are cut so often that two copies are alive at once
+    copies = 2 if model.memory.recurrent or model.architecture in _OFTEN_CUT else 1
     return int(total * _SAFETY) + work.copied_bytes * copies
 
 
@@ -321,9 +326,9 @@ def work_of(breakdown: ModelBreakdown, choice: Choice, device: str) -> Work:
     used = [
         gpu.name for gpu in breakdown.machine.gpus if gpu.name in {*choice.layers, choice.output}
     ]
-    copied = (
-        _copied(breakdown, choice, several=len(used) > 1) if moved and used[:1] == [device] else 0
-    )
+    copied = 0
+    if moved and used[:1] == [device]:
+        copied = max(_copied(breakdown, choice, several=len(used) > 1), _cache(breakdown, choice))
     return Work(
         layers=choice.layers.count(device),
         experts=device in choice.experts or copied > 0,
@@ -345,6 +350,14 @@ def _copied(breakdown: ModelBreakdown, choice: Choice, *, several: bool) -> int:
             sizes = tuple(sorted((*sizes, breakdown.largest_dense[index]), reverse=True))
         most = max(most, sum(sizes[: 2 if several else 1]))
     return most
+
+
+def _cache(breakdown: ModelBreakdown, choice: Choice) -> int:
+    """Bytes of the largest cache of a layer in host memory: a GPU attends to a copy of it."""
+    if HOST_MEMORY not in choice.layers:
+        return 0
+    sizes = layer_bytes(breakdown.model.memory, choice.cache)
+    return max(size for size, name in zip(sizes, choice.layers, strict=True) if name == HOST_MEMORY)
 
 
 @dataclass(frozen=True, slots=True)

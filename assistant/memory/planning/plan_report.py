@@ -365,8 +365,8 @@ def _about_offload(plan: Plan, machine: Machine) -> list[str]:
         )
     else:
         text = (
-            "the copy of an expert that op_offload needs would cost too many groups on the GPUs, "
-            "so the host computes them itself, on repacked weights"
+            "the copies that op_offload needs would cost too much of the GPUs, so the host "
+            "computes its part itself, on repacked weights"
         )
     return [text]
 

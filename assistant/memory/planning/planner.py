@@ -377,6 +377,8 @@ def _no_fit(
         if usage.spare_bytes < 0
     )
     advice = f"What fits: {'; '.join(lines)}" if lines else _last_resort(breakdown)
+    if requirements.disk and not breakdown.model.inventory.moe:
+        advice += ". From disk only experts are read, and it has none"
     limits = [u.device.limit_in_words for u in found.plan.usages if u.spare_bytes < 0]
     for limit in filter(None, limits):
         where += f"; {limit}"

@@ -22,6 +22,7 @@ from assistant.memory.planning.planner import requirements_of
 from assistant.settings import ModelSettings, Settings
 
 _LEAST_CONTEXT = 2048
+_TALK = ("explanations", "chats")
 
 Planner = Callable[[Header, Machine, Requirements], Plan]
 """The best plan of a model on what is free of a machine; raises PlanError where nothing fits."""
@@ -32,7 +33,7 @@ class Wanted:
     """A model that is requested.
 
     Attributes:
-        purposes: what it answers: "completions", "explanations", "next edits".
+        purposes: what it answers: "completions", "next edits", "explanations", "chats".
         loaded: when it is loaded and freed, for a person.
         on_demand: it is loaded by the first request for it, not at the start.
     """
@@ -92,7 +93,7 @@ def roles(settings: Settings) -> dict[str, tuple[tuple[str, ...], str]]:
     if settings.next_edits.enabled and settings.next_edits.model != "off":
         purposes.append("next edits")
     if not settings.explain.name:
-        purposes.append("explanations")
+        purposes += _TALK
     found = {
         "complete": (
             tuple(purposes),
@@ -101,7 +102,7 @@ def roles(settings: Settings) -> dict[str, tuple[tuple[str, ...], str]]:
     }
     if settings.explain.name:
         freed = _freed(settings.explain.release_after_s)
-        found["explain"] = (("explanations",), f"by the first request, {freed}")
+        found["explain"] = (_TALK, f"by the first request, {freed}")
     return found
 
 
@@ -124,6 +125,12 @@ def wanted_by(
         return (first,)
     needs = requirements_of(explain_settings(settings))
     return (first, Wanted(explanations, needs, *each["explain"], on_demand=True))
+
+
+def _listed(purposes: Sequence[str]) -> str:
+    """Purposes in a sentence: "completions, next edits and chats"."""
+    *most, last = purposes
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _freed(idle_s: float) -> str:
@@ -165,7 +172,7 @@ def _no_fit(  # noqa: PLR0917 (all of them go into the message)
     search: bool,
 ) -> PlanError:
     before = "; ".join(
-        f"{one.plan.model.name} for {' and '.join(one.wanted.purposes)} takes "
+        f"{one.plan.model.name} for {_listed(one.wanted.purposes)} takes "
         + ", ".join(f"{gib(size)} of {device}" for device, size in one.taken.items())
         for one in planned
     )
@@ -225,5 +232,5 @@ def _smaller(wanted: Sequence[Wanted]) -> Iterator[tuple[str, tuple[Wanted, ...]
         kept = wanted[:-dropped]
         purposes = tuple(purpose for one in wanted[-dropped:] for purpose in one.purposes)
         first = replace(kept[0], purposes=(*kept[0].purposes, *purposes))
-        text = f"{first.header.name} for {' and '.join(first.purposes)}"
+        text = f"{first.header.name} for {_listed(first.purposes)}"
         yield text, (first, *kept[1:])

@@ -150,6 +150,21 @@ def test_compressed_keys_are_counted_by_sequence(
     assert [usage.other_bytes for usage in measure(header, plan, dry_run).usages] == [0]
 
 
+@pytest.mark.parametrize(
+    ("name", "n_ctx"), [("granite-4.1-30b", 131_072), ("codestral-22b", 32_768)]
+)
+def test_the_cache_of_a_layer_in_host_memory_is_copied_to_the_gpu(
+    name: str, n_ctx: int, dry_run: DryRun
+) -> None:
+    header, machine = known_header(name), MACHINES["gpu"]
+    if name == "codestral-22b":
+        machine = replace(machine, gpus=(device("SIM0", 12),))
+    guess = make_plan(model_of(header), machine, Requirements(n_ctx=n_ctx))
+    assert guess.choice.layers.count(HOST_MEMORY) > 0 and guess.choice.op_offload
+    gpu = measure(header, guess, dry_run).gpu_usages[0]
+    assert gpu.compute_bytes <= guess.gpu_usages[0].compute_bytes
+
+
 def test_what_is_measured_lets_more_onto_the_gpu(dry_run: DryRun) -> None:
     header = shapes.family_header("glm4moe")
     guess = make_plan(model_of(header), MACHINES["gpus"])

@@ -126,7 +126,9 @@ def test_the_record_is_kept_for_this_hardware_only(home: Path) -> None:
     kept = msgspec.structs.replace(two_cores(), fingerprint=fingerprint())
     record.write_bytes(msgspec.json.encode(kept))
     assert stored_rates() == kept
-    assert "2026-11-28" in kept.says
+    assert "2026-11-28" in kept.describe(gpus=False)
+    assert "assumed" not in kept.describe(gpus=False)
+    assert kept.describe(gpus=True).endswith("; assumed: GPU 600 GB/s")
     gpu = Device("CUDA0", DeviceKind.GPU, GIB, GIB)
     assert stored_rates((gpu,)) is None
 
@@ -139,4 +141,4 @@ def test_a_damaged_record_is_measured_again(home: Path, content: bytes) -> None:
     record.write_bytes(content)
     assert stored_rates() is None
     assert machine_rates() is ASSUMED  # tests do not measure
-    assert "assumed" in ASSUMED.says
+    assert "assumed" in ASSUMED.describe(gpus=False)

@@ -37,7 +37,7 @@ SMALL = Wanted(
 LARGE = Wanted(
     shapes.family_header("qwen3moe"),
     Requirements(n_ctx=8192, n_seq_max=2),
-    ("explanations",),
+    ("explanations", "chats"),
     "on demand",
     on_demand=True,
 )
@@ -58,7 +58,7 @@ def test_the_second_model_gets_what_the_first_leaves() -> None:
         assert sum(one.taken.get(name, 0) for one in planned) <= size * GIB
     assert planned[1].plan.expert_layers_on_gpu < alone[0].plan.expert_layers_on_gpu
     row = planned[1].to_json()
-    assert row["bytes"]["CUDA0"] > 0 and row["purposes"] == ["explanations"]
+    assert row["bytes"]["CUDA0"] > 0 and row["purposes"] == ["explanations", "chats"]
 
 
 @pytest.mark.parametrize("host_gib", [5.0, 7.0, 12.0, 20.0])
