@@ -31,6 +31,7 @@ _KEPT = re.compile(
     r"norm|ffn_gate_inp|ssm_(conv1d\w*|a|d|dt|ba)\b|layer_output_scale|\.scale$|bias$|attn_sinks|shortconv\.conv|indexer\.proj|rope_freqs"
     r"|\bhc_|_hc_|compressor_ape"
 )
+_OWN_TYPE = {"ffn_gate_tid2eid": "i32", "per_layer_model_proj": "bf16"}
 # Rows that a type's blocks do not divide get the next type that does.
 _FALLBACK = {
     "q2_K": "q4_0", "q3_K": "q4_0", "iq4_xs": "iq4_nl", "q4_K": "q5_0", "q5_K": "q5_1",
@@ -62,8 +63,9 @@ class Recipe:
 
         Where the output is `tied` to the token embedding, that is kept as well as an output.
         """
-        if "ffn_gate_tid2eid" in name:
-            return BY_NAME["i32"]
+        for part, kind in _OWN_TYPE.items():
+            if part in name:
+                return BY_NAME[kind]
         if len(shape) < 2 or _KEPT.search(name):
             return BY_NAME["f32"]
         if name == "output.weight" or (tied and name == "token_embd.weight"):
