@@ -15,7 +15,7 @@ import re
 import tomllib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +24,7 @@ import msgspec
 
 from assistant.errors import ModelError
 from assistant.memory.gguf.header import BY_NAME, DEFAULT_ALIGNMENT, GgmlType, Header, Tensor
+from assistant.memory.model.architecture import n_layers
 from assistant.memory.model.block_tensors import ModelShape, Named, block, outside
 
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
@@ -38,6 +39,11 @@ _FALLBACK = {
     "q6_K": "q8_0", "mxfp4": "q8_0", "q4_0": "f16", "q5_0": "f16", "q5_1": "f16", "q8_0": "f16",
     "iq4_nl": "f16",
 }  # fmt: skip
+
+
+_MOST_BITS = 16  # of a weight that a quantiser changes: wider ones are kept for their precision
+QUANTISATIONS = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")
+"""The usual ones, the largest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,14 @@ class Recipe:
         if ("attn_v." in name or "ffn_down" in name) and _more_bits(int(block[1]), n_layer):
             return self.better
         return self.base
+
+    def smaller(self, tensor: Tensor, *, n_layer: int, n_expert: int, tied: bool) -> Tensor:
+        """The tensor as this quantisation stores it; what is smaller already stays."""
+        kind = self.type_of(
+            tensor.name, tensor.shape, n_layer=n_layer, n_expert=n_expert, tied=tied
+        )
+        fewer = kind.bits_per_weight < tensor.type.bits_per_weight <= _MOST_BITS
+        return replace(tensor, type=kind) if fewer else tensor
 
 
 def _more_bits(index: int, n_layer: int) -> bool:
@@ -163,6 +177,26 @@ def header_of(shape: ModelShape, quantisation: str = "Q4_K_M", name: str = "shap
         file_bytes=offset,
         parts=(f"{name}-{quantisation}.gguf",),
     )
+
+
+def file_of(quantisation: str) -> str:
+    """A file of this quantisation, in a sentence: "an IQ4_XS file"."""
+    return f"{'an' if quantisation.startswith(('I', 'F', 'M')) else 'a'} {quantisation} file"
+
+
+def requantised(header: Header, quantisation: str) -> Header:
+    """The header of the same model in another quantisation; what is smaller already stays.
+
+    Raises:
+        ModelError: no such quantisation.
+    """
+    rules, count = recipe(quantisation), max(header.integer("expert_count"), 0)
+    tied = not any(tensor.name == "output.weight" for tensor in header.tensors)
+    tensors = tuple(
+        rules.smaller(tensor, n_layer=n_layers(header), n_expert=count, tied=tied)
+        for tensor in header.tensors
+    )
+    return replace(header, path=f"{header.path}:{quantisation}", tensors=tensors)
 
 
 def _tensors(shape: ModelShape) -> Iterator[Named]:

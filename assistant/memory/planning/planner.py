@@ -20,7 +20,7 @@ from assistant.memory.model.architecture import (
     unusable_types,
     with_window,
 )
-from assistant.memory.model.known_models import recipe
+from assistant.memory.model.known_models import QUANTISATIONS, file_of, recipe
 from assistant.memory.model.profile import Amount, Model
 from assistant.memory.planning import (
     HOST_MEMORY,
@@ -34,9 +34,7 @@ from assistant.memory.planning.placement import Corrections, PlanCandidate, best
 from assistant.memory.planning.plan_report import caveats_of, explain, gib, predict_speed
 from assistant.settings import ModelSettings
 
-_SMALLER = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")
 _MAX_ALTERNATIVES = 4
-_MOST_BITS = 16  # of a weight that a quantiser changes: wider ones are kept for their precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +76,7 @@ def shrunk(model: Model, quantisation: str) -> Model:
     n_expert = max((layer.count for layer in inventory.layers), default=0)
 
     def one(tensor: Tensor) -> Tensor:
-        kind = rules.type_of(
-            tensor.name,
-            tensor.shape,
-            n_layer=model.n_layer,
-            n_expert=n_expert,
-            tied=inventory.tied,
-        )
-        smaller = kind.bits_per_weight < tensor.type.bits_per_weight <= _MOST_BITS
-        return replace(tensor, type=kind) if smaller else tensor
+        return rules.smaller(tensor, n_layer=model.n_layer, n_expert=n_expert, tied=inventory.tied)
 
     layers = tuple(
         replace(layer, dense=tuple(map(one, layer.dense)), experts=tuple(map(one, layer.experts)))
@@ -137,14 +127,14 @@ host memory",
             both = replace(requirements, n_ctx=n_ctx, cache_type="q8_0")
             yield "context", f"{n_ctx} tokens of context in a q8_0 cache", model, both
             n_ctx //= 2
-    for name in _SMALLER:
+    for name in QUANTISATIONS:
         smaller = shrunk(model, name)
         if smaller.inventory.total.size_bytes < model.inventory.total.size_bytes:
             size = gib(smaller.inventory.total.size_bytes)
-            yield "quantisation", f"a {name} file of about {size}", smaller, requirements
+            yield "quantisation", f"{file_of(name)} of about {size}", smaller, requirements
             if requirements.n_ctx:
                 eased = replace(requirements, n_ctx=0, cache_type="")
-                text = f"a {name} file of about {size} with {{plan.n_ctx}} tokens of context"
+                text = f"{file_of(name)} of about {size} with {{plan.n_ctx}} tokens of context"
                 yield "quantisation", text, smaller, eased
 
 

@@ -16,6 +16,7 @@ from msgspec import structs
 from assistant.errors import PlanError
 from assistant.memory.devices import RAISE_THE_LIMIT
 from assistant.memory.gguf.header import Header
+from assistant.memory.model.known_models import QUANTISATIONS, file_of, requantised
 from assistant.memory.planning import Machine, Plan, Requirements, credited
 from assistant.memory.planning.plan_report import gib
 from assistant.memory.planning.planner import requirements_of
@@ -204,6 +205,10 @@ def _nearest(wanted: Sequence[Wanted], machine: Machine, planner: Planner) -> st
     return "None of these models fits alone. Free memory, or choose smaller models"
 
 
+def _size(header: Header) -> int:
+    return sum(tensor.size_bytes for tensor in header.tensors)
+
+
 def _smaller(wanted: Sequence[Wanted]) -> Iterator[tuple[str, tuple[Wanted, ...]]]:
     """Sets that ask for less, the least change first: the last model gives way before others."""
     last = wanted[-1]
@@ -216,6 +221,13 @@ def _smaller(wanted: Sequence[Wanted]) -> Iterator[tuple[str, tuple[Wanted, ...]
                 eased = replace(eased, cache_type=cache_type)
             text = f"{last.header.name} with {n_ctx:,} tokens of context{suffix}"
             yield text, (*wanted[:-1], replace(last, requirements=eased))
+    size = _size(last.header)
+    for name in QUANTISATIONS:
+        other = requantised(last.header, name)
+        if (smaller := _size(other)) < size:
+            size = smaller
+            text = f"{file_of(name)} of {last.header.name}, of about {gib(size)}"
+            yield text, (*wanted[:-1], replace(last, header=other))
     everywhere = tuple(
         replace(
             one,

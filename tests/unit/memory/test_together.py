@@ -11,6 +11,7 @@ from assistant.errors import PlanError
 from assistant.llama import DeviceKind
 from assistant.memory.devices import Device
 from assistant.memory.gguf.header import Header
+from assistant.memory.model.known_models import requantised
 from assistant.memory.model.profile import model_of
 from assistant.memory.planning import HOST_MEMORY, Machine, Plan, Requirements, credited
 from assistant.memory.planning.planner import make_plan
@@ -20,7 +21,7 @@ GIB = 1 << 30
 
 
 def planner(header: Header, machine: Machine, requirements: Requirements) -> Plan:
-    return make_plan(MODELS[header.path], machine, requirements)
+    return make_plan(MODELS.get(header.path) or model_of(header), machine, requirements)
 
 
 def machine(host_gib: float, gpu_gib: float = 0) -> Machine:
@@ -86,6 +87,16 @@ def test_a_little_too_little_costs_only_context() -> None:
     with pytest.raises(PlanError, match="do not fit together") as caught:
         plan_together(both, short, planner)
     assert "4,096 tokens of context" in caught.value.advice
+
+
+def test_a_smaller_quantisation_of_the_second_model_is_named() -> None:
+    with pytest.raises(PlanError) as caught:
+        plan_together([SMALL, LARGE], machine(20), planner)
+    advice = caught.value.advice
+    assert advice.startswith("What fits: a Q2_K file of ")
+    smaller = requantised(LARGE.header, "Q2_K")
+    both = plan_together([SMALL, replace(LARGE, header=smaller)], machine(20), planner)
+    assert len(both) == 2
 
 
 def test_one_model_is_refused_as_ever() -> None:
