@@ -226,15 +226,15 @@ async def serve(
     """Serve `service` on the claim's listeners until told to stop, or until a successor serves.
 
     Args:
-        prepare: gets the engine ready for its first load while that is planned.
+        prepare: gets the engine ready for its first load while that is planned; planning then
+            starts at once, not only with the web server.
     """
     notifier = notifier or Notifier({})
     server: WebServer | None = None
     tasks: list[asyncio.Task[None]] = []
+    service.supervisor.expect(claimed.served)
     if prepare is not None:
         tasks.append(asyncio.create_task(prepare()))
-    service.supervisor.expect(claimed.served)
-    if claimed.predecessor is None:  # else it waits for that one's memory
         service.supervisor.start_load()
         await asyncio.sleep(0)  # both begin, in a process and a thread, before the server is built
 
