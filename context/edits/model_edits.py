@@ -62,6 +62,7 @@ class Format:
     syntax: bool = False
     marker: str = ""
     blocks: tuple[int, ...] = ()
+    file_start: str = ""
 
 
 @dataclass(frozen=True)
@@ -353,8 +354,10 @@ def _written(
         blocks.add(form.marker.replace("{}", str(number)), plain=False)
         block_stop = starts[number] if number < len(starts) else start
         blocks.add(_text(marked[start:block_stop]), plain=True)
+    head = _Writer()
+    head.add(form.file_start if not top else "", plain=False)
     writer = _Writer()
-    writer.fill(form.prompt, values, {"changes": changes, "blocks": blocks})
+    writer.fill(form.prompt, values, {"changes": changes, "blocks": blocks, "head": head})
     ends = tuple(end.replace("{fence}", ticks) for end in form.ends)
     plain = tuple(writer.plain)
     return EditPrompt(form, "".join(writer.parts), plain, first, lines, ends, starts)
