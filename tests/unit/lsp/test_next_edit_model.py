@@ -60,6 +60,28 @@ def test_the_model_is_asked_where_the_rules_find_nothing(dense_model: Path) -> N
     play(dense_model, test, level="eager")
 
 
+def test_in_a_very_long_file_the_model_is_asked_and_the_rules_are_not(dense_model: Path) -> None:
+    """The rules would have to see all of it, and only a part is parsed."""
+    text = "def load(a):\n    return a\n\n\nload(‸1)\nload(2)\n" + "# more\n" * 12_100
+
+    async def main() -> None:
+        editing = Editing(PlayedClient(dense_model), text)
+        edits = NextEdits(editing.session)
+        edits.settings = NextEditSettings(model="on", level="eager")
+        await editing.session.backend.served()
+        editing.type("a")
+        editing.session.change(URI, 3, [Edit("read", (0, 4), (0, 8))])
+        region = editing.text.split("\n")[:15]
+        changed = "\n".join(region).replace("load(2)", "read(2)")
+        editing.client.reply = lambda _: f"{changed}\n```\n"
+        (offer,) = await edits.find(URI, 3, (4, 6))
+        assert (offer.text, offer.start) == ("read(2)", (5, 0))
+        assert len(editing.client.requests) == 1
+        await editing.session.aclose()
+
+    asyncio.run(main())
+
+
 def test_a_prompt_is_answered_once(dense_model: Path) -> None:
     async def test(editing: Editing, edits: NextEdits) -> None:
         assert await found(editing, edits) == await found(editing, edits) != []
