@@ -3,11 +3,11 @@ fit this machine, before any is loaded or downloaded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
@@ -28,6 +28,7 @@ from assistant.memory.gguf.remote import (
     read_remote_header,
 )
 from assistant.memory.model.known_models import (
+    QUANTISATIONS,
     known_header,
     known_models,
     known_name,
@@ -123,6 +124,12 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
     )
     if margin:
         requirements = replace(requirements, margin_bytes=parse_size(margin))
+    if beside and explain:
+        raise ModelError(
+            "two models are planned together, not three",
+            subject=explain,
+            advice="Name the second one once",
+        )
     found = find_model(model or chosen.name, quantisation)
     if isinstance(found, Checkpoint):
         if as_json:
@@ -130,20 +137,58 @@ def plan(  # noqa: PLR0917 (a command takes its options as arguments)
         else:
             console().print(checkpoint_text(found, machine))
         return
-    report = plan_report(
-        found, machine, requirements, here, remarks, machine_rates(here.gpus, again=measure)
-    )
+    rates = machine_rates(here.gpus, again=measure)
+    report = plan_report(found, machine, requirements, here, remarks, rates)
     second = explain or beside or ("" if model else every.explain.name)
     if second:
         _beside(report, found, second, every, machine, requirements, as_json=as_json)
         return
+    others = _quantisations(found, machine, requirements, rates)
     if as_json:
-        print_json(plan_json(report), indent=1)
+        print_json({**plan_json(report), "quantisations": others}, indent=1)
         if report.plan is None:
             raise typer.Exit(1) from report.failure
         return
     console().print(plan_text(report))
+    if others:
+        console().print(_quantisations_text(others, found))
     report.require_plan()
+
+
+def _quantisations(
+    found: Header, machine: Machine, requirements: Requirements, rates: MachineRates
+) -> list[dict[str, Any]]:
+    """What each quantisation of a known model takes, by estimates; empty for any other model."""
+    if found.name not in known_models() or Path(found.path).is_file():
+        return []
+    rows = []
+    for name in QUANTISATIONS:
+        profile = model_of(known_header(found.name, name))
+        row = {"name": name, "total_bytes": profile.inventory.total.size_bytes, "fits": True}
+        try:
+            plan = make_plan(profile, machine, requirements, search_alternatives=False)
+        except PlanError as error:
+            rows.append({**row, "fits": False, "shortfall_bytes": error.shortfall_bytes})
+            continue
+        speed = predict_speed(plan, rates)
+        row |= {"n_ctx": plan.n_ctx, "expert_layers_on_gpu": plan.expert_layers_on_gpu}
+        rows.append({**row, "tokens_per_s": round(speed.decode_tokens_per_s, 2)})
+    return rows
+
+
+def _quantisations_text(rows: Sequence[Mapping[str, Any]], found: Header) -> RenderableType:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in ("file", "size", "context", "tokens/s"):
+        table.add_column(name, justify="left" if name == "file" else "right")
+    for row in rows:
+        if row["fits"]:
+            cells = (f"{row['n_ctx']:,}", f"{row['tokens_per_s']:.3g}")
+        else:
+            cells = (f"{gib(row['shortfall_bytes'])} too large", "")
+        here = Path(found.path).stem.endswith(f"-{row['name']}")
+        table.add_row(row["name"], gib(row["total_bytes"]), *cells, style="bold" if here else "")
+    title = Text(f"\nQuantisations (as in: underkeel plan {found.name}:Q2_K)", style="bold")
+    return Group(title, table)
 
 
 def _beside(  # noqa: PLR0917 (all of them are the plan's input)

@@ -30,7 +30,7 @@ _LIMIT_S = 60.0
 _FILE_BYTES = 256 << 20  # of free disk that the measurement needs
 _DISK_LIMIT_S = 0.5
 _PIECE_BYTES = 4 << 20
-_VERSION = 2
+_VERSION = 3
 
 
 def _same(bytes_per_s: float, weights_per_s: float, layer_s: float) -> DeviceRates:
@@ -53,7 +53,8 @@ class MachineRates(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         cpu, gpu: of host memory, and of each GPU (the slowest decides).
-        disk_bytes_per_s: reading the models' folder without the page cache.
+        disk_bytes_per_s: reading a model of the models' folder without the page cache; without
+            one, a new file of the cache folder.
         measured: when, in ISO 8601; empty for assumed rates.
         gpu_measured: false where the GPU's rates are assumed.
     """
@@ -137,6 +138,7 @@ def fingerprint(gpus: Sequence[Device] = ()) -> str:
         str(processors()),
         str(psutil.virtual_memory().total >> 28),
         metadata.version("llama-cpp-python"),
+        str(paths.models_dir()),
         *(f"{gpu.name} {gpu.total_bytes}" for gpu in gpus),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -173,10 +175,15 @@ def _child(folder: Path, device: str) -> DeviceRates | None:
 
 
 def _disk_rate(folder: Path) -> float:
-    """Bytes a second that a new file is read with, past the page cache; 0 where unknown."""
+    """Bytes a second that a file is read with, past the page cache; 0 where unknown."""
     direct = getattr(os, "O_DIRECT", 0)
     if not direct:
         return 0.0
+    with suppress(OSError):
+        models = {path.stat().st_size: path for path in paths.models_dir().glob("*.gguf")}
+        if max(models, default=0) >= _FILE_BYTES // 4:
+            with mmap.mmap(-1, _PIECE_BYTES) as buffer:
+                return _read_rate(models[max(models)], buffer, direct)
     path = folder / f"disk-rate.{os.getpid()}"
     try:
         with mmap.mmap(-1, _PIECE_BYTES) as buffer:
@@ -189,17 +196,21 @@ def _disk_rate(folder: Path) -> float:
                         break
                 file.flush()
                 os.fsync(file.fileno())
-            handle = os.open(path, os.O_RDONLY | direct)
-            try:
-                begin, size = time.perf_counter(), 0
-                while count := os.readv(handle, [buffer]):
-                    size += count
-                    if time.perf_counter() - begin > _DISK_LIMIT_S:
-                        break
-                return size / max(time.perf_counter() - begin, 1e-6)
-            finally:
-                os.close(handle)
+            return _read_rate(path, buffer, direct)
     except OSError:
         return 0.0
     finally:
         path.unlink(missing_ok=True)
+
+
+def _read_rate(path: Path, buffer: mmap.mmap, direct: int) -> float:
+    handle = os.open(path, os.O_RDONLY | direct)
+    try:
+        begin, size = time.perf_counter(), 0
+        while count := os.readv(handle, [buffer]):
+            size += count
+            if time.perf_counter() - begin > _DISK_LIMIT_S:
+                break
+        return size / max(time.perf_counter() - begin, 1e-6)
+    finally:
+        os.close(handle)

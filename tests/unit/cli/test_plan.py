@@ -275,6 +275,21 @@ def test_a_refusal_names_a_quantisation_that_can_be_planned() -> None:
     assert model["total_bytes"] / (1 << 30) == pytest.approx(size, rel=0.01)
 
 
+def test_the_quantisations_of_a_known_model_are_listed() -> None:
+    machine = ("--gpus", "0", "--ram", "11G", "--ctx", "4096")
+    found = answer("plan", "qwen2.5-coder-14b", *machine)["quantisations"]
+    assert isinstance(found, list)
+    sizes = [row["total_bytes"] for row in found]
+    assert len(found) >= 6 and sizes == sorted(sizes, reverse=True)
+    fits = [row["fits"] for row in found]
+    assert fits == sorted(fits) and not fits[0] and fits[-1]
+    for row in found:
+        arguments = ("plan", f"qwen2.5-coder-14b:{row['name']}", *machine, "--json")
+        assert (run(*arguments).exit_code == 0) is row["fits"]
+    words = run("plan", "kimi-k2.6", "--gpus", "0", "--ram", "400G").output
+    assert "Q3_K_M" in words and "too large" in words
+
+
 def test_a_quantisation_is_only_asked_for_by_name(tmp_path: Path) -> None:
     path = write_skeleton(tmp_path / "m.gguf", known_header("qwen2.5-coder-1.5b"))
     assert "--quant" in str(failure("plan", str(path), "--quant", "Q2_K"))
@@ -352,6 +367,9 @@ def test_two_models_are_planned_together() -> None:
     assert second["purposes"] == ["explanations", "chats"] and second["on_demand"]
     taken = sum(row["bytes"].get("CUDA0", 0) for row in (first, second))
     assert 0 < taken <= 24 << 30
+    assert answer("plan", "qwen2.5-coder-7b", "gpt-oss-20b", *machine)["models"] == found["models"]
+    three = failure("plan", "qwen2.5-coder-7b", "gpt-oss-20b", "--explain", "glm-5", *machine)
+    assert "not three" in str(three)
     small = ("--gpus", "0", "--ram", "9G")
     refused = failure("plan", "qwen2.5-coder-7b", "--explain", "gpt-oss-20b", *small)
     assert "do not fit together" in refused.message and "What fits: " in refused.advice

@@ -10,6 +10,7 @@ import pytest
 from assistant import paths
 from assistant.cli.recommend import CodingModel, judge
 from assistant.llama import DeviceRates, TypeRate
+from assistant.memory import rates
 from assistant.memory.devices import Device, DeviceKind
 from assistant.memory.model.known_models import header_of, known_header, known_models
 from assistant.memory.model.profile import model_of
@@ -142,3 +143,17 @@ def test_a_damaged_record_is_measured_again(home: Path, content: bytes) -> None:
     assert stored_rates() is None
     assert machine_rates() is ASSUMED  # tests do not measure
     assert "assumed" in ASSUMED.describe(gpus=False)
+
+
+def test_the_disk_of_the_models_is_measured(home: Path, tmp_path: Path) -> None:
+    """A model is read where there is one; else a new file, which is removed."""
+    del home
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    if not rates._disk_rate(folder):
+        pytest.skip("this file system has no reads past the page cache")
+    assert not list(folder.iterdir())
+    models = paths.models_dir()
+    models.mkdir(parents=True, exist_ok=True)
+    (models / "large.gguf").write_bytes(bytes(rates._FILE_BYTES // 4))
+    assert rates._disk_rate(tmp_path / "missing") > 0
