@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -86,8 +89,14 @@ def test_a_rename_is_finished_accepted_and_rejected(home: Path, tmp_path: Path) 
             reject = {**second["command"], "command": "underkeel.rejectNextEdit"}
             await client.request("workspace/executeCommand", reject)
             assert await next_edits(client, uri, 5) == [], "a rejected edit is remembered"
+            assert await client.stop() == 0
 
     asyncio.run(main())
+    command = [sys.executable, "-m", "assistant", "stats", "--json"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    row = json.loads(done.stdout)["languages"]["python (next edits)"]
+    assert (row["offered"], row["shown"], row["accepted"]) == (2, 2, 1)
 
 
 def test_what_clients_of_copilots_server_ask(home: Path, tmp_path: Path) -> None:
