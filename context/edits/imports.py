@@ -66,11 +66,13 @@ class _Wanted:
 
 def find(scene: Scene) -> list[NextEdit]:
     """The import for the name that was typed last and is missing."""
-    scopes = scopes_of(scene.source)
-    if scopes is None or scene.source.language.resolve.wildcard:
+    if scene.source.language.resolve.wildcard:
         return []
     if any("*" in scene.text[one.start : one.stop] for one in scene.source.outline.imports):
         return []  # it may bring in any name
+    scopes = scopes_of(scene.source)
+    if scopes is None:
+        return []
     for name, at in list(_typed(scene))[:_MOST_NAMES]:
         if _is_missing(scene, scopes, name, at):
             wanted = _wanted(scene, scopes, name, at)
