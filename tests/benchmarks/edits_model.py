@@ -12,7 +12,7 @@ Reported for each format, without the gate, with it, and for rules and gate toge
 - levels: the same of the gated model at the thresholds of its family, by level;
 - tokens evaluated and decoded, batches that decode, and time.
 
-Some answers are generated again, whole: without drafts, and with them.
+Some of the first answers are generated again, whole: without drafts, and with them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ from context.syntax.text import Encoder
 FORMATS = ("generic", "sweep")
 PROMPT_TOKENS = 768
 _IDS = itertools.count(1)
-_DECODED_AGAIN_EVERY = 8
+_DECODED_AGAIN_EVERY, _DECODED_AGAIN_UP_TO = 8, 24
+_MOST_QUIET = 200
 
 
 @dataclass(frozen=True)
@@ -283,7 +284,8 @@ async def _measure(
     rng = random.Random(seed)
     mixed = rng.sample(found, len(found))
     chains = itertools.islice((c for c in mixed if moment(c, len(c.changes) - 1)), limit)
-    silent = itertools.islice((c for c in mixed if is_quiet(c) and moment(c, 1)), limit)
+    quiet = (c for c in mixed if is_quiet(c) and moment(c, 1))
+    silent = itertools.islice(quiet, min(limit, _MOST_QUIET))
     model = Model(path)
     results = {name: _Seen([], []) for name in FORMATS}
     ends = time.monotonic() + 60 * minutes
@@ -299,6 +301,7 @@ async def _measure(
             seen, rule = moment(chain, step), shown(chain, step)[0]
             assert seen is not None
             again = number // 2 % _DECODED_AGAIN_EVERY == number % 2
+            again = again and number // 2 <= _DECODED_AGAIN_UP_TO
             made = {
                 name: await model.made(
                     seen, model_edits.formats()[name], notes, again=again, ends=ends
