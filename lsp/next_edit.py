@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 _MOST_PENDING = 2000
 _MOST_OFFERED = 64
-_MOST_REJECTED = 256
+_MOST_DECIDED = 256
 _MOST_OPEN_TEXTS = 20
 _MOST_JUDGED = 8
 _LEAST_TOKENS = 256
@@ -134,6 +134,7 @@ class NextEdits:
         self._ids = itertools.count(1)
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._rejected: OrderedDict[Key, None] = OrderedDict()
+        self._accepted: OrderedDict[Key, None] = OrderedDict()
         session.on_edit = self._edited
         session.on_close = self._closed
 
@@ -213,6 +214,7 @@ class NextEdits:
         known = self._known.pop(id_, None)
         if known is not None:
             self._note_shown(known)
+            _remember(self._accepted, known.key)
             self._session.tally.count_edit(known.language, accepted=1)
 
     def rejected(self, id_: str) -> None:
@@ -220,9 +222,7 @@ class NextEdits:
         known = self._known.pop(id_, None)
         if known is not None:
             self._note_shown(known)
-            self._rejected[known.key] = None
-            while len(self._rejected) > _MOST_REJECTED:
-                self._rejected.popitem(last=False)
+            _remember(self._rejected, known.key)
 
     def _note_shown(self, known: _Known) -> None:
         """Once for each offer, whatever the editor reports."""
@@ -329,7 +329,8 @@ class NextEdits:
             return _Look()
         project = IndexedFiles(workspace.index, others) if workspace is not None else None
         hints = tuple(itertools.starmap(Problem, problems))
-        scene = Scene(document, source, where.start, history.hunks, project, hints)
+        accepted = frozenset(key[1:] for key in list(self._accepted) if key[0] == document.path)
+        scene = Scene(document, source, where.start, history.hunks, project, hints, accepted)
         level = gate.Level(self.settings.level)
         passed = self._showings.passed(history.newest)
         # What a rule looks for may stand in the part of a very long file that is not parsed.
@@ -385,6 +386,14 @@ class NextEdits:
     def _position(self, lines: Sequence[str], offset: int) -> Position:
         place = _place(lines, offset)
         return place.line, to_units(lines[place.line], place.column, self._session.encoding)
+
+
+def _remember(keys: OrderedDict[Key, None], key: Key) -> None:
+    """Add what the user decided about to the bounded list of such edits."""
+    keys[key] = None
+    keys.move_to_end(key)
+    while len(keys) > _MOST_DECIDED:
+        keys.popitem(last=False)
 
 
 def _place(lines: Sequence[str], offset: int) -> Place:

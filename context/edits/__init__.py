@@ -166,6 +166,7 @@ class Scene:
         hunks: of this document, the newest last.
         project: the other files; None where they may not be read.
         problems: what the editor shows as wrong in the document.
+        accepted: old and new lines of the edits of this document that the user accepted.
     """
 
     document: Document
@@ -174,6 +175,7 @@ class Scene:
     hunks: tuple[Hunk, ...]
     project: Project | None = None
     problems: tuple[Problem, ...] = ()
+    accepted: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def text(self) -> str:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import islice, product
 
 import tree_sitter
 
@@ -32,6 +32,7 @@ _MOST_USES = 400
 _SHORTEST_NAME = 2
 _MOST_FILES = 20
 _LARGEST_HUNK = 6
+_MOST_RENAMES = 16
 _RECENT = 4
 _SURE_LINES = 3
 _WORD = re.compile(r"[A-Z]?[a-z]++|[A-Z]++|[^A-Za-z]")
@@ -257,23 +258,21 @@ def find_renames(scene: Scene) -> list[NextEdit]:
     scopes = scopes_of(scene.source)
     if scopes is None:
         return []
-    for one in _declared(scene, scopes):
-        old, binding = one.old, one.binding
-        new, at = binding.name, binding.start
-        if not _is_clear(scopes, binding, old) or _is_kept(scene, one):
-            continue
-        if scopes.is_imported(scopes.leaf_at(at, at + len(new))):
-            continue  # another name is brought in, which need not replace the first
-        if _meant_before(scene, scopes, binding):
-            continue
-        uses = scopes.uses(old, binding.scope, member=binding.member)
-        found = _edits(scene, _clear_uses(scene, one, uses), new)
+    clear = list(islice(_clear(scene, scopes), _MOST_RENAMES))
+    for at, (one, uses, all_uses) in enumerate(clear):
+        lines = {scene.line_of(use.start) for use, _ in uses}
+        others = [pair for _, found, _ in (*clear[:at], *clear[at + 1 :]) for pair in found]
+        found = _edits(
+            scene, [*uses, *(pair for pair in others if scene.line_of(pair[0].start) in lines)]
+        )
         if found:
             return scene.nearest(found)
-        if not uses and binding.top_level and scene.project is not None and not scopes.binds(old):
-            others = list(_in_other_files(scene, old, new))
-            if others:
-                return others
+        old, new = one.old, one.binding.name
+        is_alone = one.binding.top_level and not all_uses and not scopes.binds(old)
+        if is_alone and scene.project is not None:
+            in_other_files = list(_in_other_files(scene, old, new))
+            if in_other_files:
+                return in_other_files
     return []
 
 
@@ -290,6 +289,24 @@ class _Rename:
     binding: Binding
     hunk: Hunk
     lines: int
+
+
+def _clear(
+    scene: Scene, scopes: Scopes
+) -> Iterator[tuple[_Rename, list[tuple[Use, str]], list[Use]]]:
+    """The renames that can mean nothing else, the newest first, with the uses to offer, each with
+    its new name, and with all uses that are left."""
+    for one in _declared(scene, scopes):
+        old, binding = one.old, one.binding
+        new, at = binding.name, binding.start
+        if not _is_clear(scopes, binding, old) or _is_kept(scene, one):
+            continue
+        if scopes.is_imported(scopes.leaf_at(at, at + len(new))):
+            continue  # another name is brought in, which need not replace the first
+        if _meant_before(scene, scopes, binding) or _is_by_hand(scene, scopes, one):
+            continue
+        uses = scopes.uses(old, binding.scope, member=binding.member)
+        yield one, [(use, new) for use in _clear_uses(scene, one, uses)], uses
 
 
 def _declared(scene: Scene, scopes: Scopes) -> Iterator[_Rename]:
@@ -329,6 +346,28 @@ def _is_kept(scene: Scene, rename: _Rename) -> bool:
             if written > 0 or after[rename.binding.name] - before[rename.binding.name] < -written:
                 return True
     return False
+
+
+def _is_by_hand(scene: Scene, scopes: Scopes, rename: _Rename) -> bool:
+    """Whether uses in the lines right beside the declaration have the new name too: then these
+    lines are rewritten by hand, and what happens to the other uses is open until three lines have
+    the new name or the user accepted a line with it."""
+    binding = rename.binding
+    if rename.lines >= _SURE_LINES or _was_accepted(scene, rename):
+        return False
+    declared = scene.line_of(binding.start)
+    return any(
+        scene.in_hunk(use.start, rename.hunk) and scene.line_of(use.start) != declared
+        for use in scopes.uses(binding.name, binding.scope, member=binding.member)
+    )
+
+
+def _was_accepted(scene: Scene, rename: _Rename) -> bool:
+    """Whether the user accepted an edit that put the new name in the place of the old one."""
+    return any(
+        rename.old in tokens(old) and rename.binding.name in set(tokens(new)) - set(tokens(old))
+        for old, new in scene.accepted
+    )
 
 
 def _clear_uses(scene: Scene, rename: _Rename, uses: list[Use]) -> list[Use]:
@@ -429,21 +468,19 @@ def _meant_before(scene: Scene, scopes: Scopes, binding: Binding) -> bool:
     )
 
 
-def _edits(scene: Scene, uses: list[Use], new: str) -> list[NextEdit]:
-    """One edit for each line with uses."""
-    by_line: dict[int, list[Use]] = {}
-    for use in uses:
-        by_line.setdefault(scene.line_of(use.start), []).append(use)
-    return [
-        NextEdit(*_replaced(scene.text, found, new), EditKind.RENAME) for found in by_line.values()
-    ]
+def _edits(scene: Scene, uses: list[tuple[Use, str]]) -> list[NextEdit]:
+    """One edit for each line with uses, which each get a new name."""
+    by_line: dict[int, list[tuple[Use, str]]] = {}
+    for use, new in sorted(uses, key=lambda one: one[0].start):
+        by_line.setdefault(scene.line_of(use.start), []).append((use, new))
+    return [NextEdit(*_replaced(scene.text, found), EditKind.RENAME) for found in by_line.values()]
 
 
-def _replaced(text: str, uses: list[Use], new: str) -> tuple[int, int, str]:
+def _replaced(text: str, uses: list[tuple[Use, str]]) -> tuple[int, int, str]:
     """The uses of one line as a range and its new text."""
-    start, stop = uses[0].start, uses[-1].stop
+    start, stop = uses[0][0].start, uses[-1][0].stop
     made, at = "", start
-    for use in uses:
+    for use, new in uses:
         kept = f"{text[use.start : use.stop]}: " if use.shorthand else ""
         made += text[at : use.start] + kept + new
         at = use.stop

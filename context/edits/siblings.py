@@ -22,6 +22,7 @@ _MOST_PAIRS = 24
 _FEWEST_FIXED = 3
 """Tokens that both examples share, blanks and punctuation not counted half."""
 _MOST_LINES = 20_000
+_MANY = 2
 _SHORTEST_NAME = 2
 _CONSTANTS = frozenset(
     ("None", "True", "False", "null", "true", "false", "nil", "undefined", "nullptr", "NULL")
@@ -47,6 +48,11 @@ class Example:
     start: int
     stop: int
     new: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The line before, without its indent."""
+        return "".join(self.tokens[1:-1])
 
 
 @dataclass(frozen=True)
@@ -78,12 +84,19 @@ def find(scene: Scene) -> list[NextEdit]:
             changed = {one.line for one in examples}
             longest = max(map(len, scene.lines))
             where = {_in_parameters(scene, one.line, one.column) for one in (newest, other)}
+            fitting = [
+                one
+                for one in _matches(scene, pattern, changed)
+                if _in_parameters(scene, one[0], one[1]) in where
+            ]
+            ahead = [one for one in fitting if _is_ahead(newest, other, one[0])]
+            same = sum(any(_in_line(one.text, pattern)) for one in examples)
+            if len(fitting) - len(ahead) >= _MANY * same:
+                continue  # most lines that look so were left as they are
             found = [
                 NextEdit(at + start, at + stop, text, EditKind.SIBLING)
-                for number, start, stop, text in _matches(scene, pattern, changed)
-                if _in_parameters(scene, number, start) in where
-                and len(scene.lines[number]) - (stop - start) + len(text) <= longest
-                and _is_ahead(newest, other, number)
+                for number, start, stop, text in ahead
+                if len(scene.lines[number]) - (stop - start) + len(text) <= longest
                 and _is_at_hand(scene, pattern, newest.line, number, start)
                 for at in (scene.starts[number],)
             ]
@@ -145,10 +158,12 @@ def learned(one: Example, other: Example) -> Pattern | None:
     new = _new(one, other, mine, theirs)
     if new is None or _weight(fixed) < _FEWEST_FIXED:
         return None
-    around = [*mine[:left], *mine[len(mine) - right :]]
+    gone = "".join(one.tokens[one.start : one.stop]).strip()
+    around = fixed if gone else mine
+    around = (*around[:left], *around[len(mine) - right :])
     values = [*one.tokens[one.start : one.stop], *one.new]
-    if not any(map(_is_word, values)) and not any(map(_is_word, around)):
-        return None  # one value for another, and nothing says where
+    if not any(map(_is_word, values)) and not any(map(_is_word, filter(None, around))):
+        return None  # one value for another, and no name that both lines have says where
     kinds = tuple(_kind(token) for token in mine)
     start = one.start - first
     pattern = Pattern(fixed, kinds, start, start + one.stop - one.start, new)

@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from head import head, publish
+from packaging.utils import parse_wheel_filename
 
 from context.edits import NextEdit, Scene, gate
 from context.edits.history import History, between, tokens
@@ -52,6 +53,7 @@ _RESULTS = {
     "held-out-4": _HERE / "results" / "edits_held_out_4.json",
     "held-out-5": _HERE / "results" / "edits_held_out_5.json",
     "held-out-6": _HERE / "results" / "edits_held_out_6.json",
+    "held-out-7": _HERE / "results" / "edits_held_out_7.json",
 }
 _MODEL_RESULT = _HERE / "results" / "edits_model.json"
 _MOST_HUNKS = 8
@@ -73,9 +75,9 @@ class Chain:
 
 
 def chains(folder: Path) -> Iterator[Chain]:
-    """The chains of all pairs of releases in a folder of wheels."""
+    """The chains of all pairs of releases in a folder of wheels, from the older to the newer."""
     wheels: dict[str, list[Path]] = {}
-    for wheel in sorted(folder.glob("*.whl"), key=lambda one: one.name.lower()):
+    for wheel in sorted(folder.glob("*.whl"), key=lambda one: parse_wheel_filename(one.name)[1]):
         wheels.setdefault(wheel.name.split("-")[0].lower(), []).append(wheel)
     for name, found in sorted(wheels.items()):
         for older, newer in itertools.pairwise(found):

@@ -166,6 +166,27 @@ def test_messages_of_another_form(home: Path, tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_rename_goes_on_after_a_use_right_below_was_accepted(home: Path, tmp_path: Path) -> None:
+    """By hand, a use beside the declaration ends the offers until more uses have the new name."""
+    text = "def f(size):\n    total = size\n    run(total)\n    return size\n"
+
+    async def main() -> None:
+        for accepts, expected in ((True, [3]), (False, [])):
+            uri = (tmp_path / f"{accepts}.py").as_uri()
+            async with editing(tmp_path) as client:
+                client.open(uri, text, "python")
+                change(client, uri, 2, (0, 6, 10), "width")
+                (edit,) = await next_edits(client, uri, 2)
+                assert edit["range"]["start"] == {"line": 1, "character": 12}
+                change(client, uri, 3, (1, 12, 16), "width")
+                if accepts:
+                    await client.request("workspace/executeCommand", edit["command"])
+                found = await next_edits(client, uri, 3)
+                assert [one["range"]["start"]["line"] for one in found] == expected
+
+    asyncio.run(main())
+
+
 def test_languages_and_the_switch(home: Path, tmp_path: Path) -> None:
     async def quiet(**settings: Any) -> list[dict[str, Any]]:
         uri = (tmp_path / "a.py").as_uri()

@@ -58,7 +58,12 @@ class Files:
         return read_file(path, self._files[path])
 
 
-def scene(path: str, texts: Sequence[str], files: dict[str, str] | None = None) -> Scene:
+def scene(
+    path: str,
+    texts: Sequence[str],
+    files: dict[str, str] | None = None,
+    accepted: frozenset[tuple[str, str]] = frozenset(),
+) -> Scene:
     document = Document("/p", path, texts[-1])
     history = History()
     for before, after in itertools.pairwise(texts):
@@ -67,7 +72,8 @@ def scene(path: str, texts: Sequence[str], files: dict[str, str] | None = None) 
         history.changed(*changed)
     source = document.source
     assert source is not None
-    return Scene(document, source, 0, history.hunks, Files(files) if files else None)
+    project = Files(files) if files else None
+    return Scene(document, source, 0, history.hunks, project, accepted=accepted)
 
 
 def shown(seen: Scene, edits: Sequence[NextEdit]) -> list[str]:
@@ -84,6 +90,24 @@ def test_golden_history(case: dict[str, Any]) -> None:
     seen = scene(case["path"], case["texts"])
     found = [one.replace("  -> ", " -> ") for one in shown(seen, _RULES[case["rule"]](seen))]
     assert found == [one.replace("  -> ", " -> ") for one in case["expected"]]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "expected"),
+    [
+        (("    first = item[0]", "    first = token[0]"), ["3: item -> token"]),
+        (("    first = item[0]", "    first = item[1]"), []),
+        (("    first = token[0]", "    first = item[0]"), []),
+    ],
+)
+def test_a_rename_goes_on_after_a_line_with_the_new_name_was_accepted(
+    accepted: tuple[str, str], expected: list[str]
+) -> None:
+    """The declaration and the line below it: by hand they say too little."""
+    before = "def f(item):\n    first = item[0]\n    mark = match(first)\n    item[1] = mark\n"
+    after = before.replace("(item)", "(token)").replace("item[0]", "token[0]")
+    seen = scene("a.py", [before, after], accepted=frozenset({accepted}))
+    assert shown(seen, names.find_renames(seen)) == expected
 
 
 def test_a_rename_reaches_the_files_that_import_the_name() -> None:
