@@ -13,12 +13,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, product
+from itertools import islice, product, takewhile
 
 import tree_sitter
 
 from context.edits import EditKind, NextEdit, Scene
-from context.edits.history import Hunk, Renamed, renamed, tokens
+from context.edits.history import Hunk, Renamed, is_identifier, renamed, tokens
 from context.retrieval.definition_lookup import places
 from context.syntax.document import Source
 from context.syntax.syntax_tree import Import, Kind, ancestors, matches
@@ -35,6 +35,7 @@ _LARGEST_HUNK = 6
 _MOST_RENAMES = 16
 _RECENT = 4
 _SURE_LINES = 3
+_NAME = re.compile(r"[^\W\d][\w$]*+")
 _WORD = re.compile(r"[A-Z]?[a-z]++|[A-Z]++|[^A-Za-z]")
 
 
@@ -305,8 +306,13 @@ def _clear(
             continue  # another name is brought in, which need not replace the first
         if _meant_before(scene, scopes, binding) or _is_by_hand(scene, scopes, one):
             continue
+        if _is_injected(scopes, scene.source, binding):
+            continue
         uses = scopes.uses(old, binding.scope, member=binding.member)
-        yield one, [(use, new) for use in _clear_uses(scene, one, uses)], uses
+        offered = _clear_uses(scene, one, uses)
+        if offered and _is_wider(scene, scopes, one):
+            offered = [use for use in offered if not _has_another_role(scene, one, use, uses)]
+        yield one, [(use, new) for use in offered], uses
 
 
 def _declared(scene: Scene, scopes: Scopes) -> Iterator[_Rename]:
@@ -368,6 +374,58 @@ def _was_accepted(scene: Scene, rename: _Rename) -> bool:
         rename.old in tokens(old) and rename.binding.name in set(tokens(new)) - set(tokens(old))
         for old, new in scene.accepted
     )
+
+
+def _is_injected(scopes: Scopes, source: Source, binding: Binding) -> bool:
+    """Whether the name of a parameter says what is passed, as in pytest's tests and fixtures:
+    another name is another thing."""
+    leaf = scopes.leaf_at(binding.start, binding.start + len(binding.name))
+    function = binding.scope
+    around = takewhile(lambda one: one.id != function.id, ancestors(leaf)) if leaf else ()
+    if source.language.name != "python" or not any("parameters" in one.type for one in around):
+        return False
+    parent = function.parent
+    decorators = [one for one in parent.children if one.type == "decorator"] if parent else []
+    named = function.child_by_field_name("name")
+    heads = [source.data[one.start_byte : one.end_byte] for one in (named, *decorators) if one]
+    return any(head.startswith(b"test") or b"fixture" in head.split(b"(")[0] for head in heads)
+
+
+def _is_wider(scene: Scene, scopes: Scopes, rename: _Rename) -> bool:
+    """Whether another edit gives more than uses the new name: another declaration, the
+    documentation, the name of an argument, a note that the old name is deprecated."""
+    old, binding = rename.old, rename.binding
+    uses = {use.start for use in scopes.uses(binding.name, binding.scope, member=binding.member)}
+    for hunk in scene.hunks:
+        before, after = (set(_NAME.findall("\n".join(lines))) for lines in (hunk.old, hunk.new))
+        if (
+            hunk.number == rename.hunk.number
+            or binding.name not in after
+            or old not in before | after
+        ):
+            continue
+        pairs = [one for one in renamed(hunk) if one.old == old]
+        if not pairs or any(scene.starts[one.line] + one.column not in uses for one in pairs):
+            return True
+    return False
+
+
+def _has_another_role(scene: Scene, rename: _Rename, use: Use, uses: list[Use]) -> bool:
+    """Whether the line of a use has another name with the words that the rename takes away, such
+    as a keyword argument: it may get a new name too."""
+    gone = _words(rename.old) - _words(rename.binding.name)
+    starts = {one.start for one in uses}
+    line = scene.line_of(use.start)
+    at = scene.starts[line]
+    for token in tokens(scene.lines[line]):
+        if gone and is_identifier(token) and at not in starts and gone <= _words(token):
+            return True
+        at += len(token)
+    return False
+
+
+def _words(name: str) -> set[str]:
+    return {word.lower() for word in _WORD.findall(name)} - {"_"}
 
 
 def _clear_uses(scene: Scene, rename: _Rename, uses: list[Use]) -> list[Use]:
@@ -437,7 +495,7 @@ def _is_same_thing(old: str, new: str) -> bool:
 
 def differ_in_number(one: str, other: str) -> bool:
     """Whether a word of one name stands in the other in the plural."""
-    mine, theirs = ({word.lower() for word in _WORD.findall(name)} for name in (one, other))
+    mine, theirs = _words(one), _words(other)
     left, right = mine - theirs, theirs - mine
     return any(_is_plural(*pair) or _is_plural(*pair[::-1]) for pair in product(left, right))
 

@@ -29,8 +29,13 @@ _CONSTANTS = frozenset(
 )
 _COMMENTS = ("#", "//", "/*", "<!--")
 
+_TYPES = frozenset(("type", "type_annotation"))
+_SCALARS = frozenset(
+    ("str", "bytes", "int", "float", "complex", "bool", "string", "number", "boolean", "bigint")
+)
 _HANDLERS = frozenset(("except_clause", "catch_clause"))
 
+_OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
 _START, _STOP = "\x02", "\x03"
 
 
@@ -83,11 +88,14 @@ def find(scene: Scene) -> list[NextEdit]:
                 continue
             changed = {one.line for one in examples}
             longest = max(map(len, scene.lines))
-            where = {_in_parameters(scene, one.line, one.column) for one in (newest, other)}
+            roles = (_roles(scene, one.line, one.column) for one in (newest, other))
+            where = tuple(zip(*roles, strict=True))
             fitting = [
                 one
                 for one in _matches(scene, pattern, changed)
-                if _in_parameters(scene, one[0], one[1]) in where
+                if all(
+                    role in seen for role, seen in zip(_roles(scene, *one[:2]), where, strict=True)
+                )
             ]
             ahead = [one for one in fitting if _is_ahead(newest, other, one[0])]
             same = sum(any(_in_line(one.text, pattern)) for one in examples)
@@ -107,14 +115,21 @@ def find(scene: Scene) -> list[NextEdit]:
     return []
 
 
-def _in_parameters(scene: Scene, line: int, column: int) -> bool:
-    """Whether a place is in the parameters that a definition declares."""
+def _roles(scene: Scene, line: int, column: int) -> tuple[bool, bool]:
+    """Whether a place is in the parameters that a definition declares, and whether in a type or at
+    the end of one."""
     root = scene.source.tree.root
     if root is None:
-        return False
-    point = line, len(scene.lines[line][:column].encode("utf-8", "replace"))
-    node = root.descendant_for_point_range(point, point)
-    return node is not None and any("parameter" in one.type for one in (node, *ancestors(node)))
+        return False, False
+
+    def around(column: int) -> set[str]:
+        point = line, len(scene.lines[line][:column].encode("utf-8", "replace"))
+        node = root.descendant_for_point_range(point, point)
+        return {one.type for one in (node, *ancestors(node))} if node is not None else set()
+
+    here = around(column)
+    types = here | around(max(len(scene.lines[line][:column].rstrip()) - 1, 0))
+    return any("parameter" in one for one in here), not _TYPES.isdisjoint(types)
 
 
 def _examples(scene: Scene) -> Iterator[Example]:
@@ -168,6 +183,8 @@ def learned(one: Example, other: Example) -> Pattern | None:
     start = one.start - first
     pattern = Pattern(fixed, kinds, start, start + one.stop - one.start, new)
     if _is_personal(one, pattern):
+        return None
+    if not _names_its_call(one, first):
         return None
     replaced = pattern.fixed[pattern.start : pattern.stop]
     if None in replaced and not any(isinstance(token, int) for token in new):
@@ -244,7 +261,8 @@ def _caught(scene: Scene, root: tree_sitter.Node, line: int) -> set[str]:
 
 def _is_personal(one: Example, pattern: Pattern) -> bool:
     """Whether what is put in usually differs from line to line: a message, a literal that is not
-    the value of a keyword, an annotation, a comment, or a name of one or two letters."""
+    the value of a keyword, an annotation, a plain type in place of another, a comment, or a name of
+    one or two letters."""
     new = [token for token in pattern.new if isinstance(token, str)]
     text = "".join(new).strip()
     if text.startswith((":", "->")):
@@ -258,7 +276,23 @@ def _is_personal(one: Example, pattern: Pattern) -> bool:
     if any(sign in code for sign in _COMMENTS):
         return True
     names = [token for token in (*new, *one.tokens[one.start : one.stop]) if is_identifier(token)]
+    if names and _SCALARS.issuperset(names) and None in pattern.fixed:
+        return True
     return any(len(name) <= _SHORTEST_NAME for name in names)
+
+
+def _names_its_call(one: Example, first: int) -> bool:
+    """Whether the pattern, which starts at a token, has the function to whose call an argument is
+    added; also if none is added, or the call starts in another line."""
+    added = "".join(one.new).strip()
+    if one.tokens[one.start : one.stop] or not added.startswith(","):
+        return True
+    depth = 0
+    for at in range(one.start - 1, 0, -1):
+        depth += (one.tokens[at] in _CLOSING) - (one.tokens[at] in _OPENING)
+        if depth < 0:
+            return first < at or one.tokens[at] != "(" or not is_identifier(one.tokens[at - 1])
+    return True
 
 
 def _is_value(new: Sequence[str], at: int) -> bool:
