@@ -310,8 +310,8 @@ def _clear(
             continue
         uses = scopes.uses(old, binding.scope, member=binding.member)
         offered = _clear_uses(scene, one, uses)
-        if offered and _is_wider(scene, scopes, one):
-            offered = [use for use in offered if not _has_another_role(scene, one, use, uses)]
+        wide = bool(offered) and _is_wider(scene, scopes, one)
+        offered = [use for use in offered if not _has_another_role(scene, one, use, uses, wide)]
         yield one, [(use, new) for use in offered], uses
 
 
@@ -410,18 +410,31 @@ def _is_wider(scene: Scene, scopes: Scopes, rename: _Rename) -> bool:
     return False
 
 
-def _has_another_role(scene: Scene, rename: _Rename, use: Use, uses: list[Use]) -> bool:
-    """Whether the line of a use has another name with the words that the rename takes away, such
-    as a keyword argument: it may get a new name too."""
-    gone = _words(rename.old) - _words(rename.binding.name)
+def _has_another_role(scene: Scene, rename: _Rename, use: Use, uses: list[Use], wide: bool) -> bool:
+    """Whether the line of a use has another name that may get a new name too: one that is derived
+    from an old name of several words, and in a wide rename any with the words that it takes away,
+    such as a keyword argument."""
+    old = rename.old
+    gone = _words(old) - _words(rename.binding.name)
     starts = {one.start for one in uses}
     line = scene.line_of(use.start)
     at = scene.starts[line]
     for token in tokens(scene.lines[line]):
-        if gone and is_identifier(token) and at not in starts and gone <= _words(token):
+        shares = _is_derived(token, old) or (wide and gone and gone <= _words(token))
+        if shares and is_identifier(token) and at not in starts:
             return True
         at += len(token)
     return False
+
+
+def _is_derived(name: str, old: str) -> bool:
+    """Whether a name has the words of another one, of which there are several, and more."""
+    mine, theirs = (
+        [word.lower() for word in _WORD.findall(one) if word != "_"] for one in (name, old)
+    )
+    size = len(theirs)
+    starts = range(len(mine) - size + 1) if 1 < size < len(mine) else ()
+    return any(mine[at : at + size] == theirs for at in starts)
 
 
 def _words(name: str) -> set[str]:
