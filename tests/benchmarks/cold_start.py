@@ -1,12 +1,12 @@
 """Time from the start of `underkeel lsp` to its first answer, with no daemon running.
 
-    python tests/benchmarks/cold_start.py [--model NAME] [--runs N] [--typed] [--before TREE]
-        [--save]
+    python tests/benchmarks/cold_start.py [--model NAME] [--runs N] [--typed]
+        [--before TREE ...] [--save]
 
 Each run has a home of its own: the language server starts the daemon, which plans and loads the
 model. Then a second language server opens another file, with the daemon running. The suggestion is
 asked for by key, which brings several; with `--typed` it is one, as while the user types.
-`--before` names another checkout, which is measured in turns with this one. Processor time is the
+`--before` names other checkouts, which are measured in turns with this one. Processor time is the
 language server's own, at the answer to `initialize` and at the suggestion. Prints JSON.
 """
 
@@ -171,15 +171,22 @@ def _first_answer(tree: Path, home: Path, noun: str, *, invoked: bool) -> dict[s
         editor.process.wait()
 
 
+def _commit(tree: Path) -> str:
+    asked = ["git", "-C", str(tree), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="qwen2.5-coder-0.5b")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--typed", action="store_true", help="ask as an editor does by itself")
-    parser.add_argument("--before", type=Path, help="another checkout to compare with")
+    parser.add_argument(
+        "--before", type=Path, nargs="+", default=[], help="other checkouts to compare with"
+    )
     parser.add_argument("--save", action="store_true")
     chosen = parser.parse_args()
-    trees = {"now": HERE} | ({"before": chosen.before.resolve()} if chosen.before else {})
+    trees = {"now": HERE} | {f"before, {_commit(tree)}": tree.resolve() for tree in chosen.before}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in trees}
     load = os.getloadavg()[0]
     for _ in range(chosen.runs):
