@@ -41,7 +41,6 @@ KNOWN = {
     "glm4moe-355b": "glm-4.7",
     "glm-dsa": "glm-5",
     "deepseek4": "deepseek-v4-flash",
-    "kimi-linear": "kimi-linear-48b-a3b",
     "gemma4-e2b": "gemma-4-e2b",
     "mamba2": "mamba-codestral-7b",
 }
