@@ -55,6 +55,7 @@ _RESULTS = {
     "held-out-6": _HERE / "results" / "edits_held_out_6.json",
     "held-out-7": _HERE / "results" / "edits_held_out_7.json",
     "held-out-8": _HERE / "results" / "edits_held_out_8.json",
+    "held-out-9": _HERE / "results" / "edits_held_out_9.json",
 }
 _MODEL_RESULT = _HERE / "results" / "edits_model.json"
 _MOST_HUNKS = 8
