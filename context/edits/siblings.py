@@ -225,10 +225,11 @@ def _is_ahead(newest: Example, other: Example, line: int) -> bool:
 
 
 def _is_at_hand(scene: Scene, pattern: Pattern, example: int, number: int, column: int) -> bool:
-    """Whether the names that are put in mean something in a line too: those of a function are
-    bound in the line's function, and exceptions are caught around it."""
+    """Whether the names that are put in, or stand alone now, mean something in a line too: those of
+    a function are bound in the line's function, and exceptions are caught around it."""
     root, scopes = scene.source.tree.root, scopes_of(scene.source)
     names = {one for one in pattern.new if isinstance(one, str) and is_identifier(one)}
+    names |= {one for one in _bared(pattern) if is_identifier(one)}
     if root is None or scopes is None or not names:
         return True
     if not names & _caught(scene, root, example) <= _caught(scene, root, number):
@@ -244,6 +245,14 @@ def _is_at_hand(scene: Scene, pattern: Pattern, example: int, number: int, colum
         if own and len(own) == len(bound) and not scopes.bound_within(name, here):
             return False
     return True
+
+
+def _bared(pattern: Pattern) -> Iterator[str]:
+    """The name that stands alone once its owner is taken away, as `a` when `b.a` becomes `a`."""
+    taken = pattern.fixed[pattern.start : pattern.stop]
+    after = pattern.fixed[pattern.stop : pattern.stop + 1]
+    if not pattern.new and taken and taken[-1] == "." and after and after[0] is not None:
+        yield after[0]
 
 
 def _caught(scene: Scene, root: tree_sitter.Node, line: int) -> set[str]:

@@ -4,8 +4,8 @@ Usage: python tests/benchmarks/edits.py [--save] [--set NAME ...] [--folder WHEE
     [--model NAME [--limit N]]
 
 The packages of `edits_packages.txt` (name, version, hash) are downloaded by pip from the configured
-index. They are in sets: the rules were tuned on the first, the wrong edits of the others but the
-last were looked at after each had been measured once. Each set has a result of its own. A chain is
+index. They are in sets: the rules were tuned on the first, the wrong edits of the others
+were looked at after each had been measured once. Each set has a result of its own. A chain is
 a file that two releases share: its changed places from top to bottom, all but the last made, and
 the last to be predicted. A quiet moment is a chain cut after its first change, where the next
 change shares no word with it. Reported for the rules behind the gate:
