@@ -424,17 +424,20 @@ def _picture(
     best = next(
         (recommendation for recommendation in recommendations if recommendation.usable), None
     )
+    marked = False
     for recommendation in recommendations:
-        size = gib(model_of(recommendation.model.header).inventory.total.size_bytes)
+        model = model_of(recommendation.model.header)
+        size = gib(model.inventory.total.size_bytes)
+        name = printable(recommendation.model.name) + (" *" if model.unchecked else "")
+        marked = marked or model.unchecked
         plan = recommendation.plan
         speed = recommendation.speed
         if plan is None or speed is None:
-            cells = (printable(recommendation.model.name), size, "too large")
-            table.add_row(*cells, style="dim")
+            table.add_row(name, size, "too large", style="dim")
             continue
         jump = f"{speed.jump_s:.{1 if speed.jump_s < 10 else 0}f} s"
         table.add_row(
-            printable(recommendation.model.name),
+            name,
             size,
             *([_on_gpus(plan)] if gpus else []),
             f"{plan.n_ctx:,}",
@@ -451,6 +454,7 @@ def _picture(
         "last (slow). Sizes are of the usual quantisation. "
         f"{places if gpus else ''}Predicted: tokens read and written per second, "
         f"and the wait after a jump of the cursor ({rates.describe(gpus=gpus)}). "
+        f"{'* Sizes not from its file or its makers. ' if marked else ''}"
         "Details: underkeel plan NAME"
     )
     return Group(table, Text(), Text(words, style="dim"))
@@ -498,6 +502,7 @@ def _json(recommendation: Recommendation) -> dict[str, object]:
         "name": recommendation.model.name,
         "title": recommendation.model.title,
         "here": recommendation.model.here,
+        "checked": not model_of(recommendation.model.header).unchecked,
         "fits": plan is not None,
         "plan": _line(recommendation),
         "n_ctx": plan.n_ctx if plan else 0,

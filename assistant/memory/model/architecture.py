@@ -18,6 +18,7 @@ from typing import Any
 from assistant.llama import CHECKPOINT_BYTES, MOST_CHECKPOINTS
 from assistant.memory.gguf.header import BY_NAME, CACHE_TYPES, Header
 
+UNCHECKED = "underkeel.unchecked"  # key of a header whose sizes nobody saw in a file
 _MOST_LAYERS = 1024  # LLAMA_MAX_LAYERS is 512; more than that is refused before it costs memory
 
 

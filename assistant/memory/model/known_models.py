@@ -24,7 +24,7 @@ import msgspec
 
 from assistant.errors import ModelError
 from assistant.memory.gguf.header import BY_NAME, DEFAULT_ALIGNMENT, GgmlType, Header, Tensor
-from assistant.memory.model.architecture import n_layers
+from assistant.memory.model.architecture import UNCHECKED, n_layers
 from assistant.memory.model.block_tensors import ModelShape, Named, block, outside
 
 _BLOCK = re.compile(r"^blk\.(\d+)\.")
@@ -353,8 +353,9 @@ class KnownModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes:
         repository: a Hugging Face repository of GGUF files.
-        parameters: billions, by its makers or by llama.cpp's own count.
-        source: where the figures of the shape are from, beyond the makers' config.json.
+        parameters: billions, by its makers or by llama.cpp's own count; 0 where neither is known.
+        source: where the figures of the shape are from, beyond the makers' config.json. One that
+            begins with "not checked" was not seen in the model's file or from its makers.
         quantisation: the recipe that is planned for unless another is asked for, as in
             `NAME:Q2_K`.
         like: another model, whose shape it has where `shape` says nothing else.
@@ -363,13 +364,18 @@ class KnownModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     title: str
     repository: str
-    parameters: float
     quantisation: str
     shape: ModelShape
+    parameters: float = 0.0
     source: str = ""
     like: str = ""
     coding: bool = False
     quality: int = 0
+
+    @property
+    def checked(self) -> bool:
+        """Whether all sizes of the shape are from its file or its makers."""
+        return not self.source.startswith("not checked")
 
 
 _FORMS = {"instruct", "it", "chat", "gguf", "model"}  # of a name, what tells no model from another
@@ -430,7 +436,10 @@ def known_header(name: str, quantisation: str = "") -> Header:
         ModelError: no such quantisation.
     """
     model = known_models()[name]
-    return header_of(model.shape, quantisation or model.quantisation, name)
+    header = header_of(model.shape, quantisation or model.quantisation, name)
+    if model.checked:
+        return header
+    return replace(header, metadata=MappingProxyType({**header.metadata, UNCHECKED: True}))
 
 
 def known_name(text: str) -> tuple[str, str]:

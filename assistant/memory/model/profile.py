@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from assistant.memory.gguf.header import Header, StringArray, Tensor
 from assistant.memory.model.architecture import (
+    UNCHECKED,
     ModelMemory,
     is_supported,
     loads_nextn,
@@ -301,6 +302,7 @@ class Model:
         n_layer: blocks of the file, those of multi-token prediction included.
         n_ctx_train: tokens it was trained for; 0 where the header does not say.
         supported: whether llama.cpp loads this architecture.
+        unchecked: whether its sizes are from neither its file nor its makers.
     """
 
     path: str
@@ -312,6 +314,7 @@ class Model:
     inventory: TensorInventory
     memory: ModelMemory
     activations: Activations
+    unchecked: bool = False
 
     @property
     def known(self) -> bool:
@@ -332,6 +335,7 @@ def model_of(header: Header) -> Model:
         inventory=inventory,
         memory=model_memory(header),
         activations=_activations(header, inventory),
+        unchecked=header.metadata.get(UNCHECKED) is True,
     )
 
 

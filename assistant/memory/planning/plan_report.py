@@ -319,6 +319,11 @@ def explain(plan: Plan, machine: Machine, requirements: Requirements) -> tuple[s
 def caveats_of(model: Model) -> tuple[str, ...]:
     """What the plan cannot know of this model."""
     caveats = []
+    if model.unchecked:
+        caveats.append(
+            "this model's sizes are not from its file or its makers: "
+            "plan its GGUF before you rely on them"
+        )
     if not model.supported:
         caveats.append(
             f"llama.cpp does not load the architecture {model.architecture or '(none named)'!r}"

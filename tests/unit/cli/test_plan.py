@@ -327,6 +327,26 @@ def test_recommendations_are_ordered() -> None:
     assert {"qwen2.5-coder-3b", "granite-4.0-h-micro", "starter-moe"} <= set(fitting)
 
 
+def test_plan_and_recommend_tell_whose_sizes_are_not_checked() -> None:
+    """The known shapes of `known_models.toml` whose source begins with "not checked"."""
+    unchecked = [name for name, model in known_models().items() if not model.checked]
+    assert unchecked
+    words = "this model's sizes are not from its file or its makers"
+    machine = ("--gpus", "0", "--ram", "900G")
+    for name in (*unchecked[:2], "qwen2.5-coder-7b"):
+        found: Any = answer("plan", name, *machine)
+        assert any(line.startswith(words) for line in found["caveats"]) == (name in unchecked)
+        shown = " ".join(run("plan", name, *machine).output.split())
+        assert (words in shown) == (name in unchecked)
+    rows = json.loads(run("recommend", *machine, "--json").output)
+    assert {row["name"] for row in rows if not row["checked"]} == set(unchecked)
+    table = run("recommend", *machine).output
+    marked = {line.split()[0] for line in table.splitlines() if line.split()[1:2] == ["*"]}
+    assert marked == set(unchecked) and "* Sizes not from its file or its makers" in " ".join(
+        table.split()
+    )
+
+
 def test_recommendations_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     result = run("recommend", "--vram", "24G", "--ram", "64G")

@@ -11,6 +11,7 @@ from assistant.memory.gguf.header import Header, read_header
 from assistant.memory.model.architecture import is_known, is_supported
 from assistant.memory.model.known_models import header_of, known_header, known_models
 from assistant.memory.model.profile import TensorClass, classify, model_of, take_inventory
+from assistant.memory.planning.plan_report import caveats_of
 
 # What the makers say of active parameters, in billions. They count differently (with or without
 # embeddings), so a tenth is allowed, and the embedding's rows on top.
@@ -29,11 +30,34 @@ ACTIVE = {
 }
 
 
-@pytest.mark.parametrize("name", known_models())
+@pytest.mark.parametrize(
+    "name", [name for name, model in known_models().items() if model.parameters]
+)
 def test_a_shape_has_as_many_parameters_as_its_makers_say(name: str) -> None:
     inventory = take_inventory(known_header(name))
     wanted = known_models()[name].parameters
     assert inventory.total.parameters / 1e9 == pytest.approx(wanted, rel=0.006, abs=0.06)
+
+
+# A rounded number is all that their makers say of these.
+ROUNDED = {"deepseek-v4-pro": 1600.0, "kimi-k2-thinking": 1000.0}
+
+
+def test_only_a_rounded_number_is_known_of_the_others() -> None:
+    others = {name for name, model in known_models().items() if not model.parameters}
+    assert others == set(ROUNDED)
+    for name, wanted in ROUNDED.items():
+        total = take_inventory(known_header(name)).total.parameters / 1e9
+        assert total == pytest.approx(wanted, rel=0.03), name
+
+
+@pytest.mark.parametrize("quantisation", ["", "Q2_K"])
+@pytest.mark.parametrize("name", ["devstral-2-123b", "granite-4.1-30b", "granite-4.1-8b"])
+def test_a_plan_says_whose_sizes_are_not_checked(name: str, quantisation: str) -> None:
+    """A caveat of exactly the entries whose source begins with "not checked"."""
+    unchecked = known_models()[name].source.startswith("not checked")
+    caveats = caveats_of(model_of(known_header(name, quantisation)))
+    assert any("not from its file or its makers" in line for line in caveats) == unchecked
 
 
 @pytest.mark.parametrize("name", ACTIVE)
