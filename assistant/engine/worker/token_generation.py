@@ -119,8 +119,8 @@ class Drafter:
         """Whether the cells of a batch of so many rows can be evaluated again, or forgotten."""
         if not self._slots.recurrent:
             return True
-        exact = job.drafted_from >= 0 or self._same_bits(job, rows)
-        if exact and not self._by_checkpoint:
+        returns = job.drafted_from >= 0 or self._same_bits(job, rows)
+        if returns and not self._by_checkpoint:
             return True
         started_s = time.perf_counter()
         slot = self._slots[job.slot]

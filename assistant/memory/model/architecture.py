@@ -203,7 +203,7 @@ def _index_width(header: Header, index: int) -> int:
 
 
 _LONG_CONTEXT = 1 << 20
-_INDEXED_RATIO = 4
+INDEXED_RATIO = 4  # groups of so many tokens overlap, and an indexer selects among them
 
 
 def _compressed(header: Header, index: int, n_layer: int) -> LayerMemory:
@@ -214,7 +214,7 @@ def _compressed(header: Header, index: int, n_layer: int) -> LayerMemory:
     """
     layer = _attention(header, index, n_layer, windowed=True)
     ratio = max(header.integers("attention.compress_ratios", n_layer)[index], 0)
-    indexed = ratio == _INDEXED_RATIO
+    indexed = ratio == INDEXED_RATIO
     width = max(header.integer("attention.indexer.key_length"), 0) if indexed else 0
     overlap = 2 if indexed else 1
     state = 2 * (overlap * ratio) * overlap * (layer.key_head + width)

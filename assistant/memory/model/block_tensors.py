@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from assistant.memory.model.architecture import INDEXED_RATIO
+
 
 class Ssm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A recurrent mixer's sizes, named as the keys `ssm.*`."""
@@ -334,7 +336,7 @@ def _deepseek4(shape: ModelShape, index: int) -> Iterator[Named]:
         yield f"hc_{part}_base.weight", (mixed,)
         yield f"hc_{part}_scale.weight", (3,)
     ratio = shape.ratios[index]
-    indexed = ratio == _INDEXED_RATIO
+    indexed = ratio == INDEXED_RATIO
     if ratio:
         yield from _compressor("attn", shape.embedding, head, ratio)
     if indexed:
@@ -349,12 +351,9 @@ def _deepseek4(shape: ModelShape, index: int) -> Iterator[Named]:
     yield from _experts(plain, _PLAIN)
 
 
-_INDEXED_RATIO = 4  # groups of so many tokens overlap, and an indexer selects among them
-
-
 def _compressor(name: str, n_in: int, head: int, ratio: int) -> Iterator[Named]:
     """What makes one key of a group of tokens."""
-    width = head * (2 if ratio == _INDEXED_RATIO else 1)
+    width = head * (2 if ratio == INDEXED_RATIO else 1)
     yield f"{name}_compressor_kv.weight", (n_in, width)
     yield f"{name}_compressor_gate.weight", (n_in, width)
     yield f"{name}_compressor_ape.weight", (width, ratio)
