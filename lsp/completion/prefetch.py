@@ -103,12 +103,15 @@ class Ahead:
         completer: Completer,
         settings: Callable[[], CompletionSettings | None],
         watch: Watch,
+        start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
+        """`start`: starts a task; who gives it waits for its end, even if it is cancelled."""
         self._document = document
         self._suggestions = suggestions
         self._completer = completer
         self._settings = settings
         self._watch = watch
+        self._start = start
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._following = ""
@@ -209,7 +212,7 @@ class Ahead:
             return
         self._end()
         self._following = ""
-        self._task = asyncio.create_task(work(settings))
+        self._task = self._start(work(settings))
         self._wanted = self._task if wanted else None
 
     def _wait_no_more(self) -> None:

@@ -168,7 +168,9 @@ class Session:
         self.close(uri)
         document = Document(uri, text, encoding=self.encoding, version=version, language=language)
         suggestions = Suggestions()
-        ahead = Ahead(document, suggestions, self._completer, lambda: self.settings, self._watch)
+        ahead = Ahead(
+            document, suggestions, self._completer, lambda: self.settings, self._watch, self._do
+        )
         found = self._open[normal(uri)] = _Open(document, suggestions, ahead)
         self.notebooks.opened_cell(uri)
         # An editor may open many documents at once, or one beside the one that the user types in.
@@ -313,7 +315,8 @@ class Session:
         for uri in list(self._open):
             self.close(uri)
         await self.tally.aclose()
-        await asyncio.gather(*self._chores, return_exceptions=True)
+        while self._chores:  # a chore that ends may start another
+            await asyncio.gather(*self._chores, return_exceptions=True)
         await self._completer.prompts.aclose()
         await self.backend.aclose()
 
@@ -346,11 +349,12 @@ class Session:
             last.ahead.stop()
             self._stop_growing(last)
 
-    def _do(self, chore: Coroutine[Any, Any, None]) -> None:
-        """Have something done that nobody waits for."""
+    def _do(self, chore: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Have something done that only `aclose` waits for."""
         task = asyncio.get_running_loop().create_task(chore)
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
+        return task
 
     async def _suggestions(
         self, found: _Open, site: Site, settings: CompletionSettings, *, invoked: bool

@@ -35,7 +35,6 @@ def play(model: Path, test: Callable[[Editing], Awaitable[None]], text: str = TE
         editing.client.warmed.clear()
         await test(editing)
         await editing.session.aclose()
-        await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(main())
