@@ -17,7 +17,7 @@ from assistant.daemon.budgets import Budgets, Memory
 from assistant.daemon.loading import Loadable
 from assistant.engine.types import EngineStats, ModelInfo, Priority
 from assistant.memory import ladder
-from assistant.memory.devices import Device
+from assistant.memory.devices import Device, normal_bus_id
 from assistant.memory.ladder import DROP, TRIM, LadderPosition, Move, Rules, Situation
 from assistant.memory.planning import HOST_MEMORY
 from assistant.memory.sampler import QUIET_AFTER_S, Reader, Sample, Sampler
@@ -30,7 +30,7 @@ _REST = 200.0
 
 _COLD_S = 1.0
 
-_QUIET_STATS_S = 10.0
+_QUIET_STATS_S = 30.0
 """How often the worker's statistics are read after a minute without requests; each wakes it."""
 
 
@@ -80,7 +80,7 @@ _RETRY_S = 10.0
 _PASSING = frozenset({"plan", "remote"})
 
 
-def stats_due(idle_s: float, since_s: float, *, on_gpu: bool) -> bool:
+def stats_due(idle_s: float, since_s: float, *, needed: bool) -> bool:
     """Whether to read the worker's statistics with this sample.
 
     An idle worker's counters do not change. But they hold the free memory of GPUs that only
@@ -88,9 +88,9 @@ def stats_due(idle_s: float, since_s: float, *, on_gpu: bool) -> bool:
 
     Args:
         idle_s: since the last request; `since_s`: since they were read.
-        on_gpu: the model is loaded on a GPU.
+        needed: the model is on such a GPU.
     """
-    return on_gpu or idle_s < QUIET_AFTER_S or since_s >= _QUIET_STATS_S
+    return needed or idle_s < QUIET_AFTER_S or since_s >= _QUIET_STATS_S
 
 
 class GovernedEngine(Protocol):
@@ -152,7 +152,11 @@ class Governor:
         self._busy = busy
         self._clock = clock
         self._sampler = Sampler(
-            look, self._on_sample, idle_s=lambda: self.idle_s, on_gpu=lambda: self._on_gpu
+            look,
+            self._on_sample,
+            idle_s=lambda: self.idle_s,
+            on_gpu=lambda: bool(self._gpus()),
+            every=lambda: self._stats_needed,
         )
         self._position = LadderPosition()
         self._moving: asyncio.Task[None] | None = None
@@ -200,14 +204,23 @@ class Governor:
         """Seconds since the last request; 0 while one is served."""
         return 0.0 if self._busy() else self._clock() - self._active_s
 
-    @property
-    def _on_gpu(self) -> bool:
-        """Whether the model is loaded, and on a GPU too."""
+    def _gpus(self) -> list[str]:
+        """The GPUs on which a part of the model is loaded."""
         loadable = self._supervisor.loadable
         if loadable is None or self._supervisor.state is not ServiceState.READY:
-            return False
+            return []
         held = loadable.ladder[self._supervisor.step].holds
-        return any(count > 0 for name, count in held.items() if name != HOST_MEMORY)
+        return [name for name, count in held.items() if count > 0 and name != HOST_MEMORY]
+
+    @property
+    def _stats_needed(self) -> bool:
+        """Whether the model is on a GPU whose free memory only the worker's statistics tell."""
+        loadable, sample = self._supervisor.loadable, self.sample
+        if loadable is None or sample is None:
+            return False
+        known = {gpu.bus_id for gpu in sample.gpus}.union(sample.lost)
+        seen = {one.name for one in loadable.backend if normal_bus_id(one.bus_id) in known}
+        return not seen.issuperset(self._gpus())
 
     def devices(self) -> tuple[DeviceNow, ...]:
         """The devices of the plan, with the bytes that are free and those that are ours."""
@@ -281,7 +294,7 @@ class Governor:
     def _look(self, sample: Sample) -> None:
         counting = self._counting is not None and not self._counting.done()
         since_s = self._clock() - self._counted_s
-        if not counting and stats_due(self.idle_s, since_s, on_gpu=self._on_gpu):
+        if not counting and stats_due(self.idle_s, since_s, needed=self._stats_needed):
             self._counted_s = self._clock()
             self._counting = asyncio.create_task(self._supervisor.stats())
             self._counting.add_done_callback(self._counted)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import psutil
 
@@ -20,6 +21,7 @@ from assistant.llama import control_groups
 from assistant.memory.devices import GpuMemory, HostMemory, Nvml, normal_bus_id
 
 _KIB = 1024
+_MOST_BYTES = 1 << 16
 
 
 def read_host_memory(root: Path = Path("/")) -> HostMemory:
@@ -39,24 +41,17 @@ def read_host_memory(root: Path = Path("/")) -> HostMemory:
         return HostMemory(memory.total, memory.available)
     total_bytes, _ = kernel
     tightest = HostMemory(*kernel)
-    for group in _groups(root):
-        left = max(0, group.limit_bytes - group.used_bytes)
-        if group.limit_bytes < total_bytes and left < tightest.available_bytes:
-            tightest = HostMemory(group.limit_bytes, left, str(group.path))
+    for folder in control_groups("memory", root):
+        group = _group(folder, total_bytes)
+        if group is not None and group.available_bytes < tightest.available_bytes:
+            tightest = group
     return tightest
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    path: Path
-    limit_bytes: int
-    used_bytes: int
 
 
 def _meminfo(path: Path) -> tuple[int, int] | None:
     """(MemTotal, MemAvailable) in bytes."""
     try:
-        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+        lines = _read(path).splitlines()
         found = {name: rest for name, _, rest in (line.partition(":") for line in lines)}
         total, available = (
             int(found[key].split()[0]) * _KIB for key in ("MemTotal", "MemAvailable")
@@ -66,46 +61,52 @@ def _meminfo(path: Path) -> tuple[int, int] | None:
     return total, available
 
 
-def _groups(root: Path) -> Iterator[_Group]:
-    """Every memory control group above this process whose limit can be read.
+def _group(folder: Path, total_bytes: int) -> HostMemory | None:
+    """What a memory control group allows; None where that is `total_bytes` or more, or unknown.
 
     In version 1 a group also tells the least limit above it, which may not be mounted here.
     """
-    for folder in control_groups("memory", root):
-        limits = ("memory.max", "memory.high", "memory.limit_in_bytes")
-        found = [_read_limit(folder / limit) for limit in limits]
-        found.append(_stat(folder / "memory.stat", "hierarchical_memory_limit"))
-        limits_bytes = [one for one in found if one is not None]
-        usages = map(_read_limit, (folder / "memory.current", folder / "memory.usage_in_bytes"))
-        used_bytes = next((one for one in usages if one is not None), None)
-        if not limits_bytes or used_bytes is None:
-            continue
-        # Version 1 counts the groups below it in another line.
-        caches = (_stat(folder / "memory.stat", key) for key in _DROPPABLE)
-        droppable = next((one for one in caches if one is not None), 0)
-        yield _Group(folder, min(limits_bytes), max(0, used_bytes - droppable))
+    limits = [_number(folder / name) for name in ("memory.max", "memory.high")]
+    stats: dict[str, int] = {}
+    if limits == [None, None] and (limit := _number(folder / "memory.limit_in_bytes")) is not None:
+        stats = _stats(folder)
+        limits = [limit, stats.get("hierarchical_memory_limit")]
+    limit_bytes = min((one for one in limits if one is not None), default=total_bytes)
+    if limit_bytes >= total_bytes:
+        return None
+    usages = (_number(folder / name) for name in ("memory.current", "memory.usage_in_bytes"))
+    used_bytes = next((one for one in usages if one is not None), None)
+    if used_bytes is None:
+        return None
+    stats = stats or _stats(folder)
+    # Version 1 counts the groups below it in another line.
+    droppable = stats.get("total_inactive_file", stats.get("inactive_file", 0))
+    left_bytes = max(0, limit_bytes - max(0, used_bytes - droppable))
+    return HostMemory(limit_bytes, left_bytes, str(folder))
 
 
-_DROPPABLE = ("total_inactive_file", "inactive_file")
+def _stats(folder: Path) -> dict[str, int]:
+    """The lines of a control group's `memory.stat`; empty where it cannot be read."""
+    try:
+        lines = _read(folder / "memory.stat").splitlines()
+    except OSError:
+        return {}
+    pairs = (line.partition(" ") for line in lines)
+    return {name: int(value) for name, _, value in pairs if value.isdecimal()}
 
 
-def _read_limit(path: Path) -> int | None:
+def _read(path: Path) -> str:
+    """The text of a file of the kernel, which gives it whole with one read."""
+    with path.open("rb", buffering=0) as file:
+        return file.read(_MOST_BYTES).decode("utf-8", "replace")
+
+
+def _number(path: Path) -> int | None:
     """The file's number; None for "max", a missing or an unreadable file."""
     try:
-        return int(path.read_text(encoding="ascii"))
+        return int(_read(path))
     except (OSError, ValueError):
         return None
-
-
-def _stat(path: Path, key: str) -> int | None:
-    try:
-        for line in path.read_text(encoding="ascii").splitlines():
-            name, _, value = line.partition(" ")
-            if name == key:
-                return int(value)
-    except (OSError, ValueError):
-        pass
-    return None
 
 
 def read_amdgpu(root: Path = Path("/")) -> tuple[GpuMemory, ...]:
@@ -131,13 +132,6 @@ def read_amdgpu(root: Path = Path("/")) -> tuple[GpuMemory, ...]:
     return tuple(gpus)
 
 
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
-
-
 def _line(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
@@ -153,10 +147,14 @@ BUSY_S = 0.1
 IDLE_S = 1.0
 QUIET_S = 2.0
 QUIET_AFTER_S = 60.0
+QUIET_HANDS_ON_S = 10.0
+"""How often a sample that tells nothing new is handed on after a minute without a request: what
+follows from it costs several times what the sample does."""
 ALERT_S = 0.1
 _ALERT_LASTS_S = 3.0
 _STIR_SHARE = 0.01  # of the size of a GPU or of host memory: a change worth looking closer at
 _STUCK_S = 5.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,14 +264,23 @@ class Sampler:
         *,
         idle_s: Callable[[], float] = lambda: 0.0,
         on_gpu: Callable[[], bool] = lambda: True,
+        every: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`idle_s` and `on_gpu`: see `interval_s`."""
+        """
+        Args:
+            idle_s, on_gpu: see `interval_s`.
+            every: every sample is to be handed on, since something else is measured with it; where
+                it says no, one without news waits for up to `QUIET_HANDS_ON_S` after a minute
+                without a request.
+        """
         self._read = read
         self._on_sample = on_sample
         self._idle_s = idle_s
         self._on_gpu = on_gpu
+        self._every = every
         self._busy = False
         self._wake = asyncio.Event()
+        self._wake_thread = threading.Event()
         self._waiters: list[asyncio.Future[Sample]] = []
         self._stirred_at_s = self._gpu_stirred_at_s = float("-inf")
         self.last: Sample | None = None
@@ -283,18 +290,19 @@ class Sampler:
     def busy(self, now: bool) -> None:
         """Say whether tokens are being generated; the next look follows at once if so."""
         if now and not self._busy:
-            self._wake.set()
+            self.look()
         self._busy = now
 
     def look(self) -> None:
         """Ask for a sample now, before its time."""
         self._wake.set()
+        self._wake_thread.set()
 
     async def fresh(self, within_s: float = 2.0) -> Sample | None:
         """A sample that was started after this call; the last one where the probes are stuck."""
         waiter: asyncio.Future[Sample] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        self._wake.set()
+        self.look()
         try:
             return await asyncio.wait_for(waiter, within_s)
         except TimeoutError:
@@ -302,31 +310,51 @@ class Sampler:
 
     async def run(self) -> None:
         """Sample until cancelled."""
-        while True:
-            self._wake.clear()
-            waiters, self._waiters = self._waiters, []
-            sample = await self._ask()
-            self._take(sample)
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(sample)
-            now_s = time.monotonic()
-            wait_s = interval_s(
-                busy=self._busy,
-                since_stir_s=now_s - self._stirred_at_s,
-                since_gpu_stir_s=now_s - self._gpu_stirred_at_s,
-                idle_s=self._idle_s(),
-                on_gpu=self._on_gpu(),
-            )
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), wait_s)
+        try:
+            while True:
+                await self._sample()
+        finally:
+            self._wake_thread.set()
 
-    async def _ask(self) -> Sample:
-        question = asyncio.create_task(asyncio.to_thread(self._read))
-        while not (await asyncio.wait({question}, timeout=_STUCK_S))[0]:
+    async def _sample(self) -> None:
+        """Ask for one sample, hand it on, and wait until the next is due."""
+        self._wake.clear()
+        self._wake_thread.clear()
+        waiters, self._waiters = self._waiters, []
+        sample = await self._in_thread(self._read)
+        self._take(sample)
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(sample)
+        now_s = time.monotonic()
+        wait_s = interval_s(
+            busy=self._busy,
+            since_stir_s=now_s - self._stirred_at_s,
+            since_gpu_stir_s=now_s - self._gpu_stirred_at_s,
+            idle_s=self._idle_s(),
+            on_gpu=self._on_gpu(),
+        )
+        alert = wait_s in {BUSY_S, ALERT_S}
+        if self._idle_s() >= QUIET_AFTER_S and not alert and not self._every():
+            await self._in_thread(lambda: self._until_news(sample, wait_s), QUIET_HANDS_ON_S)
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), wait_s)
+
+    def _until_news(self, known: Sample, every_s: float) -> None:
+        """In a thread: return when a sample differs from `known`, at `look`, or in due time."""
+        end_s = time.monotonic() + QUIET_HANDS_ON_S
+        while time.monotonic() < end_s and not self._wake_thread.wait(every_s):
+            if stirred(known, self._read()):
+                return
+
+    async def _in_thread(self, work: Callable[[], T], takes_s: float = 0.0) -> T:
+        """Run `work`, which blocks for `takes_s` if the probes answer."""
+        running = asyncio.create_task(asyncio.to_thread(work))
+        while not (await asyncio.wait({running}, timeout=takes_s + _STUCK_S))[0]:
             self.stuck = True
         self.stuck = False
-        return await question
+        return await running
 
     def _take(self, sample: Sample) -> None:
         if self.last is not None and stirred(self.last, sample):

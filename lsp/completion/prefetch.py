@@ -103,6 +103,7 @@ class Ahead:
         completer: Completer,
         settings: Callable[[], CompletionSettings | None],
         watch: Watch,
+        *,
         start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
         """`start`: starts a task; who gives it waits for its end, even if it is cancelled."""

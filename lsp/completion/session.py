@@ -169,7 +169,12 @@ class Session:
         document = Document(uri, text, encoding=self.encoding, version=version, language=language)
         suggestions = Suggestions()
         ahead = Ahead(
-            document, suggestions, self._completer, lambda: self.settings, self._watch, self._do
+            document,
+            suggestions,
+            self._completer,
+            lambda: self.settings,
+            self._watch,
+            start=self._do,
         )
         found = self._open[normal(uri)] = _Open(document, suggestions, ahead)
         self.notebooks.opened_cell(uri)

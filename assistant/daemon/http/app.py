@@ -9,7 +9,6 @@ successor.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -351,8 +350,6 @@ log = logging.getLogger(__name__)
 _LINGER_S = 1.0
 _LEAVING_SLACK_S = 10.0
 _LOOK_S = 0.02
-_TICK_S = 1.0
-"""How often the date of response headers is renewed."""
 
 
 class WebServer(uvicorn.Server):
@@ -386,10 +383,10 @@ class WebServer(uvicorn.Server):
         await self.serve(sockets=listeners)
 
     async def main_loop(self) -> None:
-        """Wait for the end. uvicorn's own loop wakes ten times a second to look for it."""
-        while not await self.on_tick(0):
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ending.wait(), _TICK_S)
+        """Wait for the end. uvicorn's own loop wakes ten times a second to look for it, and to
+        renew the date header, which is off."""
+        if not await self.on_tick(0):
+            await self._ending.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)

@@ -28,7 +28,7 @@ _FILE_BYTES = 2 * 1024 * 1024
 _FILES_KEPT = 3
 _FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(name)s %(message)s"
 # These would log bodies or every connection at their lower levels.
-_QUIET = ("uvicorn", "uvicorn.access", "asyncio", "httpx", "httpcore", "watchfiles")
+_QUIET = ("uvicorn", "uvicorn.access", "asyncio", "httpx", "httpcore")
 _FIELD = re.compile(r"\b(\w+)=%[-+ #0]*\d*(?:\.\d+)?[sdfr]")
 _PLACE = re.compile(r"%(?:%|[-+ #0]*\d*(?:\.\d+)?[a-zA-Z])")
 # sd-daemon(3): the journal takes a level from the start of a line.

@@ -45,7 +45,7 @@ from assistant.engine.types import ElasticEngine
 from assistant.errors import DaemonError, SettingsError
 from assistant.memory.devices import name_backends
 from assistant.memory.planning.together import explain_settings
-from assistant.memory.sampler import Probes, Reader
+from assistant.memory.sampler import QUIET_AFTER_S, Probes, Reader
 from assistant.settings import Settings
 
 _COUNT = re.compile(r"[0-9]{1,15}")
@@ -149,7 +149,7 @@ log = logging.getLogger(__name__)
 
 # What is still open this long after the engine was closed is cut off.
 _LAST_WORDS_S = 5
-_TELL_S = 1.0
+_TELL_S, _QUIET_TELL_S = 1.0, 10.0
 # A predecessor that has its last answers written is given so long to end.
 _LEAVING_S = 30.0
 _FILES = 8192
@@ -263,6 +263,7 @@ async def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        date_header=False,
         lifespan="on",
         timeout_keep_alive=75,
         timeout_graceful_shutdown=_LAST_WORDS_S,
@@ -329,7 +330,6 @@ async def _offer(service: Service, claimed: Claim, leave: Callable[[], Awaitable
 
 async def _tell(service: Service, notifier: Notifier) -> None:
     """Keep the service manager informed of each change, and its watchdog quiet."""
-    pause_s = min(_TELL_S, notifier.watchdog_s / 2) if notifier.watchdog_s else _TELL_S
     told = ""
     while True:
         supervisor = service.supervisor
@@ -339,7 +339,8 @@ async def _tell(service: Service, notifier: Notifier) -> None:
             notifier.status(text)
             told = text
         notifier.alive()
-        await asyncio.sleep(pause_s)
+        pause_s = _QUIET_TELL_S if service.governor.idle_s >= QUIET_AFTER_S else _TELL_S
+        await asyncio.sleep(min(pause_s, notifier.watchdog_s / 2 or pause_s))
 
 
 def _reload(follower: Follower, notifier: Notifier) -> None:

@@ -22,7 +22,7 @@ from assistant.wire import ChangeNow, SettingsNow
 
 log = logging.getLogger(__name__)
 
-_POLL_S = 5.0
+_POLL_S = 2.0
 
 
 class Effect(StrEnum):
@@ -50,8 +50,6 @@ _SINGLE = {
 }
 _SECRET = {"key", "token", "password", "secret"}
 _NOT_SECRET = ("_file", "_name")
-_STEP_MS = 400
-"""How often changes of the file are collected: each time wakes the process."""
 _HIDDEN = "***"
 
 
@@ -120,33 +118,15 @@ def _when(change: ChangeNow) -> str:
 async def watch(path: Path, changed: Callable[[], Any], poll_s: float = _POLL_S) -> None:
     """Call `changed` whenever the file was written, created or removed, until cancelled.
 
-    The folder is watched, since editors replace files instead of writing into them. Where the
-    system cannot watch it (no inotify watches left, say), the file is looked at every `poll_s`
-    seconds, and a warning says so.
+    Looks at the file every `poll_s` seconds: this wakes an idle process less often than libraries
+    that wait for events, and works on network file systems too.
     """
-    from watchfiles import awatch  # not needed by commands that only print changes
-
     known = _stamp(path)
     while True:
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            async for seen in awatch(
-                path.parent, recursive=False, debounce=_STEP_MS, step=_STEP_MS
-            ):
-                if any(Path(name).name == path.name for _, name in seen):
-                    known = _stamp(path)
-                    changed()
-        except (OSError, RuntimeError) as error:
-            log.warning(
-                "the settings cannot be watched (%s); they are read every %g seconds", error, poll_s
-            )
-            break
-        await asyncio.sleep(1)  # the folder itself went away
-    while True:
+        await asyncio.sleep(poll_s)
         if (now := _stamp(path)) != known:
             known = now
             changed()
-        await asyncio.sleep(poll_s)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

@@ -57,9 +57,9 @@ async def rung_is(daemon: Daemon, name: str) -> None:
 
 
 def test_statistics_are_read_less_often_after_a_minute_without_requests() -> None:
-    assert stats_due(59.0, 0.1, on_gpu=False) and stats_due(1e9, 0.1, on_gpu=True)
-    assert not stats_due(60.0, 9.0, on_gpu=False)
-    assert stats_due(60.0, 10.0, on_gpu=False) and stats_due(1e9, float("inf"), on_gpu=False)
+    assert stats_due(59.0, 0.1, needed=False) and stats_due(1e9, 0.1, needed=True)
+    assert not stats_due(60.0, 29.0, needed=False)
+    assert stats_due(60.0, 30.0, needed=False) and stats_due(1e9, float("inf"), needed=False)
 
 
 def level(daemon: Daemon) -> int:

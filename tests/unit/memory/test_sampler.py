@@ -100,6 +100,63 @@ def test_work_makes_it_look_at_once_and_again(monkeypatch: pytest.MonkeyPatch) -
     run(sample, act)
 
 
+def test_when_quiet_a_sample_without_news_is_not_handed_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An idle daemon's event loop sleeps while nothing changes."""
+    monkeypatch.setattr(sampler, "QUIET_S", 0.002)
+    frees = [500]
+    asked: list[int] = []
+
+    def read() -> Sample:
+        asked.append(frees[0])
+        return sample(frees[0])
+
+    async def main() -> None:
+        seen: list[Sample] = []
+        quiet: dict[str, Any] = {"idle_s": lambda: 60.0, "on_gpu": lambda: False}
+        subject = Sampler(read, seen.append, every=lambda: False, **quiet)
+        task = asyncio.create_task(subject.run())
+        await _until(lambda: len(asked) > 20)
+        assert len(seen) == 1  # it looked, and found nothing new
+        frees[0] = 400
+        await _until(lambda: len(seen) >= 2)
+        assert seen[-1].gpus[0].free_bytes == 400
+        frees[0] = 500
+        fresh = await subject.fresh()  # whoever asks gets an answer at once
+        assert fresh is not None and fresh.gpus[0].free_bytes == 500
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def test_when_quiet_every_sample_is_handed_on_in_due_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler, "QUIET_S", 0.001)
+    monkeypatch.setattr(sampler, "QUIET_HANDS_ON_S", 0.01)
+
+    async def main(*, every: bool) -> float:
+        seen: list[Sample] = []
+        asked: list[int] = []
+
+        def read() -> Sample:
+            asked.append(1)
+            return sample()
+
+        quiet: dict[str, Any] = {"idle_s": lambda: 60.0, "on_gpu": lambda: False}
+        subject = Sampler(read, seen.append, every=lambda: every, **quiet)
+        task = asyncio.create_task(subject.run())
+        await _until(lambda: len(seen) >= 10)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return len(asked) / len(seen)
+
+    assert asyncio.run(main(every=True)) < 1.2
+    assert asyncio.run(main(every=False)) > 1.5
+
+
 def test_a_change_keeps_it_alert(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampler, "IDLE_S", 1000.0)
     monkeypatch.setattr(sampler, "ALERT_S", 0.001)
