@@ -156,7 +156,7 @@ class Governor:
             self._on_sample,
             idle_s=lambda: self.idle_s,
             on_gpu=lambda: bool(self._gpus()),
-            every=lambda: self._stats_needed,
+            every=lambda: self._stats_needed or supervisor.step > 0,
         )
         self._position = LadderPosition()
         self._moving: asyncio.Task[None] | None = None

@@ -145,9 +145,9 @@ def _event(path: Path) -> dict[str, str]:
 
 BUSY_S = 0.1
 IDLE_S = 1.0
-QUIET_S = 2.0
+QUIET_S = 5.0
 QUIET_AFTER_S = 60.0
-QUIET_HANDS_ON_S = 10.0
+QUIET_HANDS_ON_S = 30.0
 """How often a sample that tells nothing new is handed on after a minute without a request: what
 follows from it costs several times what the sample does."""
 ALERT_S = 0.1
@@ -234,7 +234,7 @@ def interval_s(
 
     Short while tokens are generated, and for a while after a change. After `QUIET_AFTER_S` without
     a request only changes of GPU memory count: in host memory other programs come and go all the
-    time, and a look costs more than a reaction that comes two seconds later.
+    time, and a look costs more than a reaction that comes a few seconds later.
 
     Args:
         busy: tokens are being generated.

@@ -22,7 +22,7 @@ from assistant.wire import ChangeNow, SettingsNow
 
 log = logging.getLogger(__name__)
 
-_POLL_S = 2.0
+_POLL_S = 5.0
 
 
 class Effect(StrEnum):
