@@ -123,7 +123,7 @@ def test_when_quiet_a_sample_without_news_is_not_handed_on(
         await _until(lambda: len(seen) >= 2)
         assert seen[-1].gpus[0].free_bytes == 400
         frees[0] = 500
-        fresh = await subject.fresh()  # whoever asks gets an answer at once
+        fresh = await subject.fresh()
         assert fresh is not None and fresh.gpus[0].free_bytes == 500
         await asyncio.sleep(0)
         task.cancel()
