@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from functools import cached_property
 from itertools import islice, product, takewhile
 
@@ -35,6 +36,7 @@ _LARGEST_HUNK = 6
 _MOST_RENAMES = 16
 _RECENT = 4
 _SURE_LINES = 3
+_SAME_LETTERS = 0.75
 _NAME = re.compile(r"[^\W\d][\w$]*+")
 _WORD = re.compile(r"[A-Z]?[a-z]++|[A-Z]++|[^A-Za-z]")
 
@@ -284,12 +286,14 @@ class _Rename:
     Attributes:
         hunk: which changed the binding.
         lines: how many lines got the new name so.
+        edits: in how many edits.
     """
 
     old: str
     binding: Binding
     hunk: Hunk
     lines: int
+    edits: int
 
 
 def _clear(
@@ -309,6 +313,8 @@ def _clear(
         if _is_injected(scopes, scene.source, binding):
             continue
         uses = scopes.uses(old, binding.scope, member=binding.member)
+        if not _is_confirmed(scene, one) and not _is_certain(scene, one, uses):
+            continue
         offered = _clear_uses(scene, one, uses)
         wide = bool(offered) and _is_wider(scene, scopes, one)
         offered = [use for use in offered if not _has_another_role(scene, one, use, uses, wide)]
@@ -330,6 +336,7 @@ def _declared(scene: Scene, scopes: Scopes) -> Iterator[_Rename]:
     }
     lines = {(one.old, one.new, one.line) for _, pairs in named for one, _ in pairs}
     counts = Counter((old, new) for old, new, _ in lines)
+    edits = Counter(pair for _, pairs in named for pair in {(one.old, one.new) for one, _ in pairs})
     for hunk, pairs in reversed(named):
         if any(
             (one.old, one.new, _is_member_at(scene, scopes, one)) not in known for one, _ in pairs
@@ -337,7 +344,30 @@ def _declared(scene: Scene, scopes: Scopes) -> Iterator[_Rename]:
             continue  # it names something else too, so it is another statement
         for one, binding in pairs:
             if binding is not None and _is_same_thing(one.old, one.new):
-                yield _Rename(one.old, binding, hunk, counts[one.old, one.new])
+                pair = one.old, one.new
+                yield _Rename(one.old, binding, hunk, counts[pair], edits[pair])
+
+
+def _is_confirmed(scene: Scene, rename: _Rename) -> bool:
+    """Whether the user gave the new name at another place than the declaration too."""
+    return rename.edits > 1 or _was_accepted(scene, rename)
+
+
+def _is_certain(scene: Scene, rename: _Rename, uses: list[Use]) -> bool:
+    """Whether the declaration alone says that its uses follow: nothing but names was edited in the
+    file, or the name is only spelled in another way and the old one stands nowhere else in the file,
+    not even in a text. Where more is edited, the lines with the uses may become others altogether.
+    """
+    if all(map(renamed, scene.hunks)):
+        return True
+    left = re.finditer(rf"(?<![\w$]){re.escape(rename.old)}(?![\w$])", scene.text)
+    return _is_respelled(rename.old, rename.binding.name) and sum(1 for _ in left) == len(uses)
+
+
+def _is_respelled(old: str, new: str) -> bool:
+    """Whether two names have most of their letters in common, whatever their case."""
+    mine, theirs = ("".join(one.lower().split("_")) for one in (old, new))
+    return SequenceMatcher(None, mine, theirs, autojunk=False).ratio() >= _SAME_LETTERS
 
 
 def _is_kept(scene: Scene, rename: _Rename) -> bool:

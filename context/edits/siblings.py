@@ -29,7 +29,7 @@ _CONSTANTS = frozenset(
 )
 _COMMENTS = ("#", "//", "/*", "<!--")
 
-_TYPES = frozenset(("type", "type_annotation"))
+_STATEMENTS = ("statement", "definition", "declaration", "item", "block", "body", "module")
 _SCALARS = frozenset(
     ("str", "bytes", "int", "float", "complex", "bool", "string", "number", "boolean", "bigint")
 )
@@ -58,6 +58,11 @@ class Example:
     def text(self) -> str:
         """The line before, without its indent."""
         return "".join(self.tokens[1:-1])
+
+    @property
+    def end(self) -> int:
+        """The column after what was put in."""
+        return self.column + sum(map(len, self.new))
 
 
 @dataclass(frozen=True)
@@ -88,18 +93,15 @@ def find(scene: Scene) -> list[NextEdit]:
                 continue
             changed = {one.line for one in examples}
             longest = max(map(len, scene.lines))
-            roles = (_roles(scene, one.line, one.column) for one in (newest, other))
-            where = tuple(zip(*roles, strict=True))
+            like = [one for one in examples if any(_in_line(one.text, pattern))]
+            where = {_position(scene, one.line, one.column, one.end) for one in like}
             fitting = [
                 one
                 for one in _matches(scene, pattern, changed)
-                if all(
-                    role in seen for role, seen in zip(_roles(scene, *one[:2]), where, strict=True)
-                )
+                if _position(scene, *one[:3]) in where
             ]
             ahead = [one for one in fitting if _is_ahead(newest, other, one[0])]
-            same = sum(any(_in_line(one.text, pattern)) for one in examples)
-            if len(fitting) - len(ahead) >= _MANY * same:
+            if len(fitting) - len(ahead) >= _MANY * len(like):
                 continue  # most lines that look so were left as they are
             found = [
                 NextEdit(at + start, at + stop, text, EditKind.SIBLING)
@@ -115,21 +117,29 @@ def find(scene: Scene) -> list[NextEdit]:
     return []
 
 
-def _roles(scene: Scene, line: int, column: int) -> tuple[bool, bool]:
-    """Whether a place is in the parameters that a definition declares, and whether in a type or at
-    the end of one."""
-    root = scene.source.tree.root
+def _position(scene: Scene, line: int, start: int, stop: int) -> tuple[str, ...]:
+    """Where columns of a line stand in the syntax: the kinds of the nodes around them and their
+    neighbours up to their statement, and those of the definitions that this is in. The same before
+    and after a change, since only what is around it counts."""
+    root, text = scene.source.tree.root, scene.lines[line]
     if root is None:
-        return False, False
-
-    def around(column: int) -> set[str]:
-        point = line, len(scene.lines[line][:column].encode("utf-8", "replace"))
-        node = root.descendant_for_point_range(point, point)
-        return {one.type for one in (node, *ancestors(node))} if node is not None else set()
-
-    here = around(column)
-    types = here | around(max(len(scene.lines[line][:column].rstrip()) - 1, 0))
-    return any("parameter" in one for one in here), not _TYPES.isdisjoint(types)
+        return ()
+    first_column, last_column = len(text) - len(text.lstrip()), len(text.rstrip())
+    if stop >= last_column:
+        stop = start - 1  # what ends a line has a neighbour on one side only
+    elif start <= first_column:
+        start = stop + 1
+    start, stop = max(start - 1, first_column), min(stop + 1, last_column)
+    first, last = (len(text[:column].encode("utf-8", "replace")) for column in (start, stop))
+    node = root.descendant_for_point_range((line, first), (line, last))
+    found: list[str] = []
+    in_statement = True
+    for one in (node, *ancestors(node)) if node is not None else ():
+        is_definition = one.child_by_field_name("name") and one.child_by_field_name("body")
+        if in_statement or is_definition:
+            found.append(one.type)
+        in_statement = in_statement and not one.type.endswith(_STATEMENTS)
+    return tuple(found)
 
 
 def _examples(scene: Scene) -> Iterator[Example]:

@@ -92,7 +92,7 @@ def find(scene: Scene) -> list[NextEdit]:
     for at in range(len(scene.hunks) - 1, -1, -1):
         hunk = scene.hunks[at]
         for function in _changed_functions(scene, hunk, scene.hunks[at:]):
-            found = _updated(scene, scopes, function, scene.hunks[at:])
+            found = _updated(scene, scopes, function)
             if found:
                 return scene.nearest(found)
     return []
@@ -125,8 +125,14 @@ def _changed_functions(scene: Scene, hunk: Hunk, later: Sequence[Hunk]) -> Itera
         if was is None or was == now:
             continue
         change = compared(was, now)
-        if change is not None:
+        if change is not None and not _is_in_use(scene, one, change):
             yield _Function(one, head_stop, change)
+
+
+def _is_in_use(scene: Scene, one: Definition, change: Change) -> bool:
+    """Whether a function still uses a parameter that it no longer has: then it is being edited."""
+    gone = {name for name, new in change.names.items() if new is None}
+    return bool(gone) and not gone.isdisjoint(_words(scene.text[one.start : one.stop]))
 
 
 def _changes_signature(source: Source, name: str, start: int) -> bool:
@@ -302,10 +308,9 @@ def _parameter(node: tree_sitter.Node, source: Source) -> list[Parameter] | None
     return [Parameter(_text(source, one), optional) for one in names]
 
 
-def _updated(
-    scene: Scene, scopes: Scopes, function: _Function, later: Sequence[Hunk]
-) -> list[NextEdit]:
-    """The calls of a function that have to change; those that share lines are one edit."""
+def _updated(scene: Scene, scopes: Scopes, function: _Function) -> list[NextEdit]:
+    """The calls of a function that have to change; those that share lines are one edit. A call of
+    which a line was edited, before or after, is as the user wants it."""
     binding = _called(scene, scopes, function)
     if binding is None:
         return []
@@ -314,7 +319,12 @@ def _updated(
         arguments = _arguments(scopes.leaf_at(use.start, use.stop))
         if arguments is None or arguments.has_error:
             continue
-        if not any(scene.in_hunk(use.start, hunk) for hunk in later):
+        first, last = scene.line_of(use.start), arguments.end_point[0]
+        if not any(
+            hunk.first <= last and first < max(hunk.stop, 1)
+            for hunk in scene.hunks
+            if not hunk.stale
+        ):
             calls.append(arguments)
     made: list[tuple[int, int, str]] = []
     for arguments in sorted(calls, key=lambda one: one.end_byte - one.start_byte):
@@ -444,7 +454,10 @@ def _rewritten(
     listed = [f"{key}={value}" for key, value in (*named, *kept) if key is not None]
     if moved == texts and listed == [f"{key}={value}" for key, value in given]:
         return None
-    return f"({_spaced(source, arguments, [*moved, *listed])})"
+    if any(key in change.names and key in _words(value) for key, value in given):
+        return None  # what is passed has the old name too, and may get another one
+    spaced = _spaced(source, arguments, [*moved, *listed])
+    return f"({spaced})" if spaced is not None else None
 
 
 def _placed(
@@ -483,11 +496,20 @@ def _with_edits(
     return found + source.data[at : node.end_byte].decode("utf-8", "replace")
 
 
-def _spaced(source: Source, arguments: tree_sitter.Node, texts: list[str]) -> str:
-    """Arguments in the form that they are written in: a line each, or on one line."""
+def _words(text: str) -> list[str]:
+    return [one for one in tokens(text) if is_identifier(one)]
+
+
+def _spaced(source: Source, arguments: tree_sitter.Node, texts: list[str]) -> str | None:
+    """Arguments in the form that they are written in: a line each, or on one line; None where
+    their lines were broken in another way, which may be done again."""
     old = _text(source, arguments)[1:-1]
     if "\n" not in old or not texts:
         return ", ".join(texts)
+    children = arguments.named_children
+    lines = {one.start_point[0] for one in children} | {arguments.start_point[0]}
+    if len(lines) <= len(children) or any("\n" in _text(source, one) for one in children):
+        return None
     head = old[: len(old) - len(old.lstrip())]
     tail = old[len(old.rstrip()) :]
     comma = "," if old.rstrip().endswith(",") else ""
