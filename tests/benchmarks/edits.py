@@ -56,6 +56,8 @@ _RESULTS = {
     "held-out-7": _HERE / "results" / "edits_held_out_7.json",
     "held-out-8": _HERE / "results" / "edits_held_out_8.json",
     "held-out-9": _HERE / "results" / "edits_held_out_9.json",
+    "held-out-10": _HERE / "results" / "edits_held_out_10.json",
+    "held-out-11": _HERE / "results" / "edits_held_out_11.json",
 }
 _MODEL_RESULT = _HERE / "results" / "edits_model.json"
 _MOST_HUNKS = 8
