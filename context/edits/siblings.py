@@ -196,10 +196,19 @@ def learned(one: Example, other: Example) -> Pattern | None:
         return None
     if not _names_its_call(one, first):
         return None
+    if _is_wrapped(one):
+        return None
     replaced = pattern.fixed[pattern.start : pattern.stop]
     if None in replaced and not any(isinstance(token, int) for token in new):
         return None  # anything would be overwritten
     return pattern
+
+
+def _is_wrapped(one: Example) -> bool:
+    """Whether all that was replaced is now an argument of a call: whether another value needs the
+    call too depends on what it is."""
+    old, new = one.tokens[one.start : one.stop], one.new
+    return bool(old) and new[-1:] == (")",) and new[-len(old) - 2 :] == ("(", *old, ")")
 
 
 def _holds(scene: Scene, pattern: Pattern) -> bool:
