@@ -355,8 +355,9 @@ def _is_confirmed(scene: Scene, rename: _Rename) -> bool:
 
 def _is_certain(scene: Scene, rename: _Rename, uses: list[Use]) -> bool:
     """Whether the declaration alone says that its uses follow: nothing but names was edited in the
-    file, or the name is only spelled in another way and the old one stands nowhere else in the file,
-    not even in a text. Where more is edited, the lines with the uses may become others altogether.
+    file, or the name is only spelled in another way and the old one stands nowhere else in the
+    file, not even in a text. Where more is edited, the lines with the uses may become others
+    altogether.
     """
     if all(map(renamed, scene.hunks)):
         return True
