@@ -60,9 +60,9 @@ excludes = ["private/", "*.sql"]
 ```
 
 A value of the wrong type or out of range is reported and its default is used. An unknown name is
-reported and ignored. The daemon reads the file again when it is saved; a wrong value then leaves
-its setting unchanged. `underkeel reload` lists what took effect, and what waits for a restart or
-for the next load of a model.
+reported and ignored. The daemon looks for a saved file every five seconds; a wrong value then
+leaves its setting unchanged. `underkeel reload` lists what took effect, and what waits for a
+restart or for the next load of a model.
 
 ## What an editor or a workspace may set
 
