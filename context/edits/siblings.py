@@ -101,8 +101,9 @@ def find(scene: Scene) -> list[NextEdit]:
                 if _position(scene, *one[:3]) in where
             ]
             ahead = [one for one in fitting if _is_ahead(newest, other, one[0])]
-            if len(fitting) - len(ahead) >= _MANY * len(like):
-                continue  # most lines that look so were left as they are
+            passed = len(fitting) - len(ahead)
+            if passed >= (1 if pattern.start == pattern.stop else _MANY * len(like)):
+                continue  # lines that look so were left as they are
             found = [
                 NextEdit(at + start, at + stop, text, EditKind.SIBLING)
                 for number, start, stop, text in ahead
@@ -240,7 +241,7 @@ def _holds(scene: Scene, pattern: Pattern) -> bool:
 def _is_ahead(newest: Example, other: Example, line: int) -> bool:
     """Whether a line lies further on in the direction in which the examples were changed. What lies
     behind was passed by without the change."""
-    return line > other.line if newest.line > other.line else line < other.line
+    return line > newest.line if newest.line > other.line else line < newest.line
 
 
 def _is_at_hand(scene: Scene, pattern: Pattern, example: int, number: int, column: int) -> bool:
