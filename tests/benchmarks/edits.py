@@ -58,6 +58,8 @@ _RESULTS = {
     "held-out-9": _HERE / "results" / "edits_held_out_9.json",
     "held-out-10": _HERE / "results" / "edits_held_out_10.json",
     "held-out-11": _HERE / "results" / "edits_held_out_11.json",
+    "held-out-12": _HERE / "results" / "edits_held_out_12.json",
+    "held-out-13": _HERE / "results" / "edits_held_out_13.json",
 }
 _MODEL_RESULT = _HERE / "results" / "edits_model.json"
 _MOST_HUNKS = 8
