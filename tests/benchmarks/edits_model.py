@@ -141,6 +141,16 @@ class Model:
         self._start = [words.bos] if words.add_bos else []
         self.engine = LlamaEngine()
 
+    def fits(self, chain: Chain, count: int) -> bool:
+        """Whether every format has a prompt for a chain after so many changes."""
+        seen = moment(chain, count)
+        return seen is not None and all(
+            model_edits.prompt_for(
+                seen.scene, model_edits.formats()[name], PROMPT_TOKENS, self.count
+            )
+            for name in FORMATS
+        )
+
     async def answer(
         self, prompt: EditPrompt, *, speculate: bool = True, whole: bool = False
     ) -> tuple[Answer, Cost]:
@@ -283,10 +293,10 @@ async def _measure(
 ) -> dict[str, Any]:
     rng = random.Random(seed)
     mixed = rng.sample(found, len(found))
-    chains = itertools.islice((c for c in mixed if moment(c, len(c.changes) - 1)), limit)
-    quiet = (c for c in mixed if is_quiet(c) and moment(c, 1))
-    silent = itertools.islice(quiet, min(limit, _MOST_QUIET))
     model = Model(path)
+    chains = itertools.islice((c for c in mixed if model.fits(c, len(c.changes) - 1)), limit)
+    quiet = (c for c in mixed if is_quiet(c) and model.fits(c, 1))
+    silent = itertools.islice(quiet, min(limit, _MOST_QUIET))
     results = {name: _Seen([], []) for name in FORMATS}
     ends = time.monotonic() + 60 * minutes
     counts = [0, 0]
