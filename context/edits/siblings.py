@@ -1,21 +1,27 @@
-"""Give similar lines the change that two others received.
+"""Give similar lines the change that others received.
 
 From two changed lines a pattern is learned: the tokens around the change that both share, with
 places where they differ. Lines that fit the pattern get the same change, and tokens that were
 copied from a differing place are copied again. What was changed in parameters only is offered in
-parameters only, and the reverse.
+parameters only, and the reverse. Where a name or value is put in that was not there, two lines are
+enough if nothing else was edited in the file, and for lines that were the same as one of them;
+otherwise a third one has to be changed. One literal in place of another is put only into lines that
+were the same.
 """
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import tree_sitter
 
 from context.edits import EditKind, NextEdit, Scene
 from context.edits.history import LONGEST_LINE, is_identifier, opcodes, replacements, tokens
-from context.edits.names import scopes_of
+from context.edits.names import Binding, Scopes, scopes_of
 from context.syntax.syntax_tree import ancestors
 
 _MOST_PAIRS = 24
@@ -23,6 +29,8 @@ _FEWEST_FIXED = 3
 """Tokens that both examples share, blanks and punctuation not counted half."""
 _MOST_LINES = 20_000
 _MANY = 2
+_ENOUGH = 3
+"""Changed lines after which a new name or value is put into lines that are only similar."""
 _SHORTEST_NAME = 2
 _CONSTANTS = frozenset(
     ("None", "True", "False", "null", "true", "false", "nil", "undefined", "nullptr", "NULL")
@@ -33,6 +41,8 @@ _STATEMENTS = ("statement", "definition", "declaration", "item", "block", "body"
 _SCALARS = frozenset(
     ("str", "bytes", "int", "float", "complex", "bool", "string", "number", "boolean", "bigint")
 )
+_BODIES = ("body", "consequence")
+_LOOPS = ("for_", "while_", "do_", "enhanced_for_", "foreach_", "loop_")
 _HANDLERS = frozenset(("except_clause", "catch_clause"))
 
 _OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
@@ -100,6 +110,10 @@ def find(scene: Scene) -> list[NextEdit]:
                 for one in _matches(scene, pattern, changed)
                 if _position(scene, *one[:3]) in where
             ]
+            few = len(like) < _ENOUGH and not _is_all(scene, like)
+            if _is_literal(pattern) or (few and _is_new(newest, pattern)):
+                same = {one.text for one in like}
+                fitting = [one for one in fitting if scene.lines[one[0]].strip() in same]
             ahead = [one for one in fitting if _is_ahead(newest, other, one[0])]
             passed = len(fitting) - len(ahead)
             if passed >= (1 if pattern.start == pattern.stop else _MANY * len(like)):
@@ -108,7 +122,7 @@ def find(scene: Scene) -> list[NextEdit]:
                 NextEdit(at + start, at + stop, text, EditKind.SIBLING)
                 for number, start, stop, text in ahead
                 if len(scene.lines[number]) - (stop - start) + len(text) <= longest
-                and _is_at_hand(scene, pattern, newest.line, number, start)
+                and _is_at_hand(scene, pattern, newest.line, (number, start, text))
                 for at in (scene.starts[number],)
             ]
             if found:
@@ -120,8 +134,9 @@ def find(scene: Scene) -> list[NextEdit]:
 
 def _position(scene: Scene, line: int, start: int, stop: int) -> tuple[str, ...]:
     """Where columns of a line stand in the syntax: the kinds of the nodes around them and their
-    neighbours up to their statement, and those of the definitions that this is in. The same before
-    and after a change, since only what is around it counts."""
+    neighbours up to their statement, whether that has several lines without its body, and the kinds
+    of the definitions that this is in. The same before and after a change, since only what is
+    around it counts."""
     root, text = scene.source.tree.root, scene.lines[line]
     if root is None:
         return ()
@@ -139,8 +154,20 @@ def _position(scene: Scene, line: int, start: int, stop: int) -> tuple[str, ...]
         is_definition = one.child_by_field_name("name") and one.child_by_field_name("body")
         if in_statement or is_definition:
             found.append(one.type)
-        in_statement = in_statement and not one.type.endswith(_STATEMENTS)
+        if in_statement and one.type.endswith(_STATEMENTS):
+            in_statement = False
+            found += ["in lines"] * (_last_line_of_head(one) > one.start_point[0])
     return tuple(found)
+
+
+def _last_line_of_head(statement: tree_sitter.Node) -> int:
+    """The last line of a statement, without its body if it has one."""
+    for field in _BODIES:
+        body = statement.child_by_field_name(field)
+        before = body.prev_sibling if body is not None else None
+        if before is not None:
+            return before.end_point[0]
+    return statement.end_point[0]
 
 
 def _examples(scene: Scene) -> Iterator[Example]:
@@ -244,11 +271,14 @@ def _is_ahead(newest: Example, other: Example, line: int) -> bool:
     return line > newest.line if newest.line > other.line else line < newest.line
 
 
-def _is_at_hand(scene: Scene, pattern: Pattern, example: int, number: int, column: int) -> bool:
+def _is_at_hand(scene: Scene, pattern: Pattern, example: int, place: tuple[int, int, str]) -> bool:
     """Whether the names that are put in, or stand alone now, mean something in a line too: those of
-    a function are bound in the line's function, and exceptions are caught around it."""
+    a function are bound in the line's function, in no loop that the line is not in, and exceptions
+    are caught around it. A place is a line, a column, and what is put in there."""
+    number, column, text = place
     root, scopes = scene.source.tree.root, scopes_of(scene.source)
-    names = {one for one in pattern.new if isinstance(one, str) and is_identifier(one)}
+    made = [scene.lines[number][column - 1 : column], *tokens(text)]
+    names = {b for a, b in itertools.pairwise(made) if a != "." and is_identifier(b)}
     names |= {one for one in _bared(pattern) if is_identifier(one)}
     if root is None or scopes is None or not names:
         return True
@@ -258,13 +288,52 @@ def _is_at_hand(scene: Scene, pattern: Pattern, example: int, number: int, colum
     leaf = scopes.leaf_at(at, at)
     if leaf is None:
         return True
-    here = scopes.scope_of(leaf)
+    implicit = scene.source.language.implicit_self
+    around = {one.id for one in (leaf, *ancestors(leaf))}
     for name in names:
-        bound = scopes.binds(name)
+        bound = [one for one in scopes.binds(name) if implicit or not one.member]
         own = [one for one in bound if not one.top_level and not one.member]
-        if own and len(own) == len(bound) and not scopes.bound_within(name, here):
+        known = (one.scope.id in around and _in_its_loops(scopes, one, around) for one in own)
+        if own and len(own) == len(bound) and not any(known):
             return False
     return True
+
+
+def _in_its_loops(scopes: Scopes, binding: Binding, around: AbstractSet[int]) -> bool:
+    """Whether every loop that a binding is in is around a place too: the ids of the nodes there."""
+    node = scopes.leaf_at(binding.start, binding.start + len(binding.name))
+    for one in ancestors(node) if node is not None else ():
+        if one.id == binding.scope.id:
+            break
+        if one.type.startswith(_LOOPS) and one.id not in around:
+            return False
+    return True
+
+
+def _is_literal(pattern: Pattern) -> bool:
+    """Whether one literal takes the place of another: it belongs to its line."""
+    old = pattern.fixed[pattern.start : pattern.stop]
+    both = [*old, *pattern.new]
+    return bool(old) and all(
+        isinstance(one, str) and _kind(one) in {"constant", "number", "string"} for one in both
+    )
+
+
+def _is_all(scene: Scene, like: Sequence[Example]) -> bool:
+    """Whether every hunk of the file has one of these examples."""
+    return all(any(hunk.first <= one.line < hunk.stop for one in like) for hunk in scene.hunks)
+
+
+def _is_new(one: Example, pattern: Pattern) -> bool:
+    """Whether a change brings in a name or a value that the lines did not have, not only spelled in
+    another way."""
+    old = one.tokens[one.start : one.stop]
+    known = {word.casefold() for token in old for word in (token, *re.findall(r"\w+", token))}
+    new = [token for token in pattern.new if isinstance(token, str) and not token.isspace()]
+    values = [token for token in new if _kind(token) not in {"other", "constant"}]
+    if all(_kind(token) == "constant" for token in new):
+        values = new
+    return any(value.strip("\"'").casefold() not in known for value in values)
 
 
 def _bared(pattern: Pattern) -> Iterator[str]:
