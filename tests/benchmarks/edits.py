@@ -60,6 +60,8 @@ _RESULTS = {
     "held-out-11": _HERE / "results" / "edits_held_out_11.json",
     "held-out-12": _HERE / "results" / "edits_held_out_12.json",
     "held-out-13": _HERE / "results" / "edits_held_out_13.json",
+    "held-out-14": _HERE / "results" / "edits_held_out_14.json",
+    "held-out-15": _HERE / "results" / "edits_held_out_15.json",
 }
 _MODEL_RESULT = _HERE / "results" / "edits_model.json"
 _MOST_HUNKS = 8
