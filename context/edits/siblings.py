@@ -11,6 +11,7 @@ were the same.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ _MOST_PAIRS = 24
 _FEWEST_FIXED = 3
 """Tokens that both examples share, blanks and punctuation not counted half."""
 _MOST_LINES = 20_000
+_MOST_OFFERED = 200
 _MANY = 2
 _ENOUGH = 3
 """Changed lines after which a new name or value is put into lines that are only similar."""
@@ -96,13 +98,14 @@ class Pattern:
 def find(scene: Scene) -> list[NextEdit]:
     """The lines that are left to change, in the order in which to offer them."""
     examples = list(_examples(scene))[:_MOST_PAIRS]
+    changed = {one.line for one in examples}
+    longest = max(map(len, scene.lines))
+    scopes: Scopes | None = None
     for at, newest in enumerate(examples):
         for other in examples[at + 1 :]:
             pattern = learned(newest, other)
             if pattern is None or not _holds(scene, pattern):
                 continue
-            changed = {one.line for one in examples}
-            longest = max(map(len, scene.lines))
             like = [one for one in examples if any(_in_line(one.text, pattern))]
             where = {_position(scene, one.line, one.column, one.end) for one in like}
             fitting = [
@@ -118,15 +121,20 @@ def find(scene: Scene) -> list[NextEdit]:
             passed = len(fitting) - len(ahead)
             if passed >= (1 if pattern.start == pattern.stop else _MANY * len(like)):
                 continue  # lines that look so were left as they are
-            found = [
-                NextEdit(at + start, at + stop, text, EditKind.SIBLING)
+            edits = [
+                NextEdit(first + start, first + stop, text, EditKind.SIBLING)
                 for number, start, stop, text in ahead
                 if len(scene.lines[number]) - (stop - start) + len(text) <= longest
-                and _is_at_hand(scene, pattern, newest.line, (number, start, text))
-                for at in (scene.starts[number],)
+                for first in (scene.starts[number],)
+            ]
+            scopes = scopes or (scopes_of(scene.source) if edits else None)
+            found = [
+                edit
+                for edit in scene.nearest(edits)[:_MOST_OFFERED]
+                if _is_at_hand(scene, scopes, pattern, newest.line, edit)
             ]
             if found:
-                return scene.nearest(found)
+                return found
         if at >= 1:
             break  # only what was done last goes on
     return []
@@ -271,20 +279,21 @@ def _is_ahead(newest: Example, other: Example, line: int) -> bool:
     return line > newest.line if newest.line > other.line else line < newest.line
 
 
-def _is_at_hand(scene: Scene, pattern: Pattern, example: int, place: tuple[int, int, str]) -> bool:
+def _is_at_hand(
+    scene: Scene, scopes: Scopes | None, pattern: Pattern, example: int, edit: NextEdit
+) -> bool:
     """Whether the names that are put in, or stand alone now, mean something in a line too: those of
     a function are bound in the line's function, in no loop that the line is not in, and exceptions
-    are caught around it. A place is a line, a column, and what is put in there."""
-    number, column, text = place
-    root, scopes = scene.source.tree.root, scopes_of(scene.source)
-    made = [scene.lines[number][column - 1 : column], *tokens(text)]
+    are caught around it as around an example."""
+    root, at = scene.source.tree.root, edit.start
+    made = [scene.text[at - 1 : at], *tokens(edit.text)]
     names = {b for a, b in itertools.pairwise(made) if a != "." and is_identifier(b)}
     names |= {one for one in _bared(pattern) if is_identifier(one)}
     if root is None or scopes is None or not names:
         return True
-    if not names & _caught(scene, root, example) <= _caught(scene, root, number):
+    line = bisect.bisect_right(scene.starts, at) - 1
+    if not names & _caught(scene, root, example) <= _caught(scene, root, line):
         return False
-    at = scene.starts[number] + column
     leaf = scopes.leaf_at(at, at)
     if leaf is None:
         return True

@@ -240,3 +240,21 @@ def test_a_missing_import_of_a_script(
 ) -> None:
     seen = scene(path, [before, before + typed], files)
     assert [one.text for one in imports.find(seen)] == ([expected] if expected else [])
+
+
+def test_many_similar_lines_need_the_scopes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = "def f(a):\n    total = 1\n" + "".join(f"    use(a.x{n})\n" for n in range(1000))
+    texts = [base + "# a line that is longer\n"]
+    for line in ("    use(a.x0)", "    use(a.x1)"):
+        texts.append(texts[-1].replace(line + "\n", line.replace("(", "(total, ") + "\n"))
+    built: list[Source] = []
+
+    def counted(source: Source) -> names.Scopes | None:
+        built.append(source)
+        return names.scopes_of(source)
+
+    monkeypatch.setattr(siblings, "scopes_of", counted)
+    found = siblings.find(scene("a.py", texts))
+    assert len(built) == 1
+    assert len(found) == 200
+    assert found[0].start < found[-1].start
