@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import PurePath
 from typing import NamedTuple
 
@@ -359,9 +359,13 @@ def damage(path: str, text: str) -> tuple[int, ...] | None:
     return tuple(sorted(found))
 
 
+_known_damage = lru_cache(maxsize=2)(damage)
+"""Of a text from which several edits start."""
+
+
 def broken_by(path: str, before: str, after: str) -> tuple[int, ...]:
     """The broken lines of `after`, if it is more broken than `before`; empty otherwise."""
-    old, new = damage(path, before), damage(path, after)
+    old, new = _known_damage(path, before), damage(path, after)
     return new if old is not None and new is not None and len(new) > len(old) else ()
 
 
