@@ -58,6 +58,8 @@ class NextEdit:
 
     Attributes:
         root, path: the file, if it is not the current document; else empty.
+        confidence: how sure a rule is, 0 to 1; 1 for an edit of a model, which is judged by the
+            probabilities of its tokens.
     """
 
     start: int
@@ -66,6 +68,7 @@ class NextEdit:
     kind: EditKind
     root: str = ""
     path: str = ""
+    confidence: float = 1.0
 
 
 @dataclass(frozen=True)

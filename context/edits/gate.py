@@ -3,8 +3,9 @@ the user. Pure.
 
     worth = confidence * relation * 0.5 ** (distance / 60) / (1 + max(0, size - 6) / 12)
 
-- confidence: 1 for the rules; for a model the geometric mean of the probabilities of the tokens
-  that it changed, or a fixed value of its family where it reports none. 0 to 1.
+- confidence: 1 for the rules, less where they have few examples; for a model the geometric mean of
+  the probabilities of the tokens that it changed, or a fixed value of its family where it reports
+  none. 0 to 1.
 - relation: 1 if the edit adds or removes a word that a recent edit added or removed, else 0.5.
 - distance: lines between the cursor and the edit. size: lines removed and added.
 
@@ -41,14 +42,15 @@ _RULES: MappingProxyType[EditKind, Callable[[Scene], list[NextEdit]]] = MappingP
 
 
 def find(scene: Scene) -> list[NextEdit]:
-    """Edits that follow from what was edited, best first; of one kind only."""
-    if not scene.hunks:
-        return []
-    for rule in _RULES.values():
+    """Edits that follow from what was edited, best first; of one kind only, and those that are not
+    sure only if no others follow."""
+    unsure: list[NextEdit] = []
+    for rule in _RULES.values() if scene.hunks else ():
         found = rule(scene)
-        if found:
+        if found and found[0].confidence == 1.0:
             return found
-    return []
+        unsure = unsure or found
+    return unsure
 
 
 _HALF_DISTANCE_LINES = 60
@@ -109,7 +111,7 @@ class Moment:
         hunks: of that file, the newest last.
         undone: old and new lines of what the user took back.
         rejected: `key` of the edits that the user rejected, of this file and others.
-        confidence: of the model in the changed tokens; 1 for a rule.
+        confidence: of the model in the changed tokens; the edit of a rule has its own.
         passed: `key` of the edits that the user passed over.
     """
 
@@ -173,7 +175,7 @@ def judge(edit: NextEdit, moment: Moment) -> Verdict:
         return Verdict(0.0, reason)
     distance = 0 if moment.cursor_line is None else abs(first - moment.cursor_line)
     if edit.kind is not EditKind.MODEL:
-        return Verdict(moment.confidence)  # a rule's edit is as sure far away
+        return Verdict(edit.confidence)  # a rule's edit is as sure far away
     size = len(old) + len(new)
     worth = moment.confidence * 0.5 ** (distance / _HALF_DISTANCE_LINES)
     if not _is_related(old, new, moment.hunks):

@@ -5,18 +5,19 @@ places where they differ. Lines that fit the pattern get the same change, and to
 copied from a differing place are copied again. What was changed in parameters only is offered in
 parameters only, and the reverse. Where a name or value is put in that was not there, two lines are
 enough if nothing else was edited in the file, and for lines that were the same as one of them;
-otherwise a third one has to be changed. One literal in place of another is put only into lines that
-were the same.
+otherwise the edit is not sure until a third one is changed. One literal in place of another is put
+only into lines that were the same.
 """
 
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tree_sitter
 
@@ -33,6 +34,8 @@ _MOST_OFFERED = 200
 _MANY = 2
 _ENOUGH = 3
 """Changed lines after which a new name or value is put into lines that are only similar."""
+_UNSURE = 0.4
+"""How sure that is after two: in releases of packages six of seven are right."""
 _SHORTEST_NAME = 2
 _CONSTANTS = frozenset(
     ("None", "True", "False", "null", "true", "false", "nil", "undefined", "nullptr", "NULL")
@@ -77,6 +80,10 @@ class Example:
         return self.column + sum(map(len, self.new))
 
 
+_Place = tuple[int, int, int, str]
+"""A line, columns of it, and what they become."""
+
+
 @dataclass(frozen=True)
 class Pattern:
     """What a line must contain, and what part of it becomes.
@@ -95,49 +102,75 @@ class Pattern:
     new: tuple[str | int, ...]
 
 
+@dataclass(frozen=True)
+class _Change:
+    """A change that two examples have in common.
+
+    Attributes:
+        like: the examples that were lines of the pattern.
+    """
+
+    pattern: Pattern
+    newest: Example
+    other: Example
+    like: tuple[Example, ...]
+
+    def edits(
+        self, scene: Scene, scopes: Callable[[], Scopes | None], places: Sequence[_Place]
+    ) -> list[NextEdit]:
+        """The same change in the places that lie ahead, in the order in which to offer them; none
+        if lines that look so were left as they are."""
+        ahead = [one for one in places if _is_ahead(self.newest, self.other, one[0])]
+        passed, pattern = len(places) - len(ahead), self.pattern
+        if passed >= (1 if pattern.start == pattern.stop else _MANY * len(self.like)):
+            return []
+        longest = max(map(len, scene.lines))
+        edits = [
+            NextEdit(first + start, first + stop, text, EditKind.SIBLING)
+            for number, start, stop, text in ahead
+            if len(scene.lines[number]) - (stop - start) + len(text) <= longest
+            for first in (scene.starts[number],)
+        ]
+        return [
+            edit
+            for edit in scene.nearest(edits)[:_MOST_OFFERED]
+            if _is_at_hand(scene, scopes(), pattern, self.newest.line, edit)
+        ]
+
+
 def find(scene: Scene) -> list[NextEdit]:
     """The lines that are left to change, in the order in which to offer them."""
     examples = list(_examples(scene))[:_MOST_PAIRS]
     changed = {one.line for one in examples}
-    longest = max(map(len, scene.lines))
-    scopes: Scopes | None = None
-    for at, newest in enumerate(examples):
+    scopes = functools.cache(lambda: scopes_of(scene.source))
+    unsure: list[NextEdit] = []
+    for newest, other in _pairs(examples):
+        pattern = learned(newest, other)
+        if pattern is None or not _holds(scene, pattern):
+            continue
+        like = tuple(one for one in examples if any(_in_line(one.text, pattern)))
+        change = _Change(pattern, newest, other, like)
+        where = {_position(scene, one.line, one.column, one.end) for one in like}
+        fitting = [
+            one for one in _matches(scene, pattern, changed) if _position(scene, *one[:3]) in where
+        ]
+        few = len(like) < _ENOUGH and _is_new(newest, pattern) and not _is_all(scene, like)
+        texts = {one.text for one in like}
+        same = [one for one in fitting if scene.lines[one[0]].strip() in texts]
+        found = change.edits(scene, scopes, same if few or _is_literal(pattern) else fitting)
+        if found:
+            return found
+        if few and not unsure:
+            found = change.edits(scene, scopes, fitting)
+            unsure = [replace(edit, confidence=_UNSURE) for edit in found]
+    return unsure
+
+
+def _pairs(examples: Sequence[Example]) -> Iterator[tuple[Example, Example]]:
+    """The two newest examples with each older one: only what was done last goes on."""
+    for at, newest in enumerate(examples[:2]):
         for other in examples[at + 1 :]:
-            pattern = learned(newest, other)
-            if pattern is None or not _holds(scene, pattern):
-                continue
-            like = [one for one in examples if any(_in_line(one.text, pattern))]
-            where = {_position(scene, one.line, one.column, one.end) for one in like}
-            fitting = [
-                one
-                for one in _matches(scene, pattern, changed)
-                if _position(scene, *one[:3]) in where
-            ]
-            few = len(like) < _ENOUGH and not _is_all(scene, like)
-            if _is_literal(pattern) or (few and _is_new(newest, pattern)):
-                same = {one.text for one in like}
-                fitting = [one for one in fitting if scene.lines[one[0]].strip() in same]
-            ahead = [one for one in fitting if _is_ahead(newest, other, one[0])]
-            passed = len(fitting) - len(ahead)
-            if passed >= (1 if pattern.start == pattern.stop else _MANY * len(like)):
-                continue  # lines that look so were left as they are
-            edits = [
-                NextEdit(first + start, first + stop, text, EditKind.SIBLING)
-                for number, start, stop, text in ahead
-                if len(scene.lines[number]) - (stop - start) + len(text) <= longest
-                for first in (scene.starts[number],)
-            ]
-            scopes = scopes or (scopes_of(scene.source) if edits else None)
-            found = [
-                edit
-                for edit in scene.nearest(edits)[:_MOST_OFFERED]
-                if _is_at_hand(scene, scopes, pattern, newest.line, edit)
-            ]
-            if found:
-                return found
-        if at >= 1:
-            break  # only what was done last goes on
-    return []
+            yield newest, other
 
 
 def _position(scene: Scene, line: int, start: int, stop: int) -> tuple[str, ...]:
@@ -461,10 +494,8 @@ def _weight(fixed: Sequence[str | None]) -> float:
     return total
 
 
-def _matches(
-    scene: Scene, pattern: Pattern, changed: set[int]
-) -> Iterator[tuple[int, int, int, str]]:
-    """Line, columns and new text of each line that fits."""
+def _matches(scene: Scene, pattern: Pattern, changed: set[int]) -> Iterator[_Place]:
+    """The place in each line that fits."""
     word = max(
         (one for one in pattern.fixed if one and one not in (_START, _STOP)), key=len, default=""
     )

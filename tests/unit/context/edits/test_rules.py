@@ -10,7 +10,17 @@ from typing import Any
 
 import pytest
 
-from context.edits import NextEdit, OtherDefinition, Scene, imports, names, siblings, signatures
+from context.edits import (
+    EditKind,
+    NextEdit,
+    OtherDefinition,
+    Scene,
+    gate,
+    imports,
+    names,
+    siblings,
+    signatures,
+)
 from context.edits.history import History, between
 from context.syntax.document import Document, Source, read_file
 
@@ -258,3 +268,21 @@ def test_many_similar_lines_need_the_scopes_once(monkeypatch: pytest.MonkeyPatch
     assert len(built) == 1
     assert len(found) == 200
     assert found[0].start < found[-1].start
+
+
+def test_two_examples_of_a_new_name_are_sure_enough_for_eager_only() -> None:
+    case = next(one for one in _CASES if one["name"].endswith("two lines: not sure"))
+    seen = scene("a.py", case["texts"])
+    found = gate.find(seen)
+    moment = gate.Moment("a.py", seen.text, 0, seen.hunks)
+    assert [one.kind for one in found] == [EditKind.SIBLING] * 2
+    for level, passes in (("quiet", False), ("normal", False), ("eager", True)):
+        assert gate.judge(found[0], moment).passes(gate.Level(level)) is passes
+
+
+def test_a_sure_edit_of_another_kind_goes_before_one_that_is_not_sure() -> None:
+    case = next(one for one in _CASES if one["name"].endswith("two lines: not sure"))
+    last = case["texts"][-1]
+    texts = [*case["texts"], last.replace("def f(a, b):\n", "def f(a, b):\n    json.loads(a)\n")]
+    found = gate.find(scene("a.py", texts))
+    assert [one.kind for one in found] == [EditKind.IMPORT]
