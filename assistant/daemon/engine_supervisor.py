@@ -310,8 +310,14 @@ class EngineSupervisor:
             self.start_load()
         elif self._replaced():
             self._load_replaced()
-        if self.state is ServiceState.LOADING and self._loading is not None and self.info:
-            await asyncio.wait({self._loading}, timeout=within_s)
+        ends_s = None if within_s is None else time.monotonic() + within_s
+        waited: asyncio.Task[None] | None = None
+        # A load that failed may be tried again before this goes on: then that is waited for.
+        while self.state is ServiceState.LOADING and self._loading is not waited and self.info:
+            waited = self._loading
+            assert waited is not None
+            left_s = None if ends_s is None else max(ends_s - time.monotonic(), 0.0)
+            await asyncio.wait({waited}, timeout=left_s)
         if self.state is ServiceState.LOADING:
             raise LoadError(
                 f"the model is still loading ({self.progress:.0%})",

@@ -340,6 +340,24 @@ def test_released_memory_comes_back_with_the_next_request() -> None:
     run(body, load_ms=50)
 
 
+def test_a_request_waits_for_a_load_that_follows_a_failed_one_at_once() -> None:
+    """It is answered with why that failed, not that the model is still loading."""
+
+    async def body(supervisor: EngineSupervisor, engine: FakeEngine) -> None:
+        await supervisor.release()
+        engine.fail_next(LoadError("the file is truncated"))
+        engine.fail_next(LoadError("the file is truncated"))
+        supervisor.start_load()
+        loading = next(one for one in asyncio.all_tasks() if "_load" in repr(one.get_coro()))
+        # Before what waits for the load is woken.
+        loading.add_done_callback(lambda _: supervisor.start_load())
+        with pytest.raises(LoadError, match="the file is truncated"):
+            await answer(supervisor)
+        assert supervisor.state is ServiceState.FAILED
+
+    run(body, load_ms=50)
+
+
 def test_a_request_during_the_release_is_served() -> None:
     async def body(supervisor: EngineSupervisor, engine: FakeEngine) -> None:
         for _ in range(20):
