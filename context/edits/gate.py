@@ -44,8 +44,10 @@ _RULES: MappingProxyType[EditKind, Callable[[Scene], list[NextEdit]]] = MappingP
 def find(scene: Scene) -> list[NextEdit]:
     """Edits that follow from what was edited, best first; of one kind only, and those that are not
     sure only if no others follow."""
+    if not scene.hunks:
+        return []
     unsure: list[NextEdit] = []
-    for rule in _RULES.values() if scene.hunks else ():
+    for rule in _RULES.values():
         found = rule(scene)
         if found and found[0].confidence == 1.0:
             return found

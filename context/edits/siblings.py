@@ -154,7 +154,11 @@ def find(scene: Scene) -> list[NextEdit]:
         fitting = [
             one for one in _matches(scene, pattern, changed) if _position(scene, *one[:3]) in where
         ]
-        few = len(like) < _ENOUGH and _is_new(newest, pattern) and not _is_all(scene, like)
+        few = (
+            len(like) < _ENOUGH
+            and _brings_something_new(newest, pattern)
+            and not _only_these_changed(scene, like)
+        )
         texts = {one.text for one in like}
         same = [one for one in fitting if scene.lines[one[0]].strip() in texts]
         found = change.edits(scene, scopes, same if few or _is_literal(pattern) else fitting)
@@ -361,12 +365,12 @@ def _is_literal(pattern: Pattern) -> bool:
     )
 
 
-def _is_all(scene: Scene, like: Sequence[Example]) -> bool:
-    """Whether every hunk of the file has one of these examples."""
+def _only_these_changed(scene: Scene, like: Sequence[Example]) -> bool:
+    """Whether nothing else was edited: every hunk of the file has one of these examples."""
     return all(any(hunk.first <= one.line < hunk.stop for one in like) for hunk in scene.hunks)
 
 
-def _is_new(one: Example, pattern: Pattern) -> bool:
+def _brings_something_new(one: Example, pattern: Pattern) -> bool:
     """Whether a change brings in a name or a value that the lines did not have, not only spelled in
     another way."""
     old = one.tokens[one.start : one.stop]
