@@ -45,25 +45,8 @@ from context.syntax.document import Document
 
 _HERE = Path(__file__).parent
 _PACKAGES = _HERE / "edits_packages.txt"
-_RESULTS = {
-    "tuned": _HERE / "results" / "edits.json",
-    "held-out": _HERE / "results" / "edits_held_out.json",
-    "held-out-2": _HERE / "results" / "edits_held_out_2.json",
-    "held-out-3": _HERE / "results" / "edits_held_out_3.json",
-    "held-out-4": _HERE / "results" / "edits_held_out_4.json",
-    "held-out-5": _HERE / "results" / "edits_held_out_5.json",
-    "held-out-6": _HERE / "results" / "edits_held_out_6.json",
-    "held-out-7": _HERE / "results" / "edits_held_out_7.json",
-    "held-out-8": _HERE / "results" / "edits_held_out_8.json",
-    "held-out-9": _HERE / "results" / "edits_held_out_9.json",
-    "held-out-10": _HERE / "results" / "edits_held_out_10.json",
-    "held-out-11": _HERE / "results" / "edits_held_out_11.json",
-    "held-out-12": _HERE / "results" / "edits_held_out_12.json",
-    "held-out-13": _HERE / "results" / "edits_held_out_13.json",
-    "held-out-14": _HERE / "results" / "edits_held_out_14.json",
-    "held-out-15": _HERE / "results" / "edits_held_out_15.json",
-}
-_MODEL_RESULT = _HERE / "results" / "edits_model.json"
+_RESULTS = _HERE / "results"
+_MODEL_RESULT = _RESULTS / "edits_model.json"
 _MOST_HUNKS = 8
 _LONGEST_FILE = 700
 _LONGEST_HUNK = 20
@@ -317,6 +300,12 @@ def packages() -> dict[str, list[str]]:
     return found
 
 
+def _result(name: str) -> Path:
+    """Where the result of a set is kept."""
+    ending = "" if name == "tuned" else "_" + name.replace("-", "_")
+    return _RESULTS / f"edits{ending}.json"
+
+
 def of_set(found: Sequence[Chain], requirements: Sequence[str]) -> list[Chain]:
     """The chains of the packages of a set."""
     names = {one.partition("==")[0].lower().replace("-", "_") for one in requirements}
@@ -338,7 +327,8 @@ def download(folder: Path, requirements: Sequence[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--save", action="store_true", help="keep the result")
-    parser.add_argument("--set", nargs="+", choices=list(_RESULTS), default=list(_RESULTS))
+    known = packages()
+    parser.add_argument("--set", nargs="+", choices=list(known), default=list(known))
     parser.add_argument("--folder", type=Path, help="wheels that are there already")
     parser.add_argument("--model", help="measure this model too, by catalogue name or file")
     parser.add_argument("--limit", type=int, default=60, help="chains that the model is asked")
@@ -347,7 +337,7 @@ def main() -> None:
     parser.add_argument("--notes", type=Path, help="keep the model's answers here, to go on later")
     parser.add_argument("--no-rules", action="store_true", help="measure the model only")
     chosen = parser.parse_args()
-    sets = {name: rows for name, rows in packages().items() if name in chosen.set}
+    sets = {name: rows for name, rows in known.items() if name in chosen.set}
     every = list(itertools.chain(*sets.values()))
     with tempfile.TemporaryDirectory() as temporary:
         folder = chosen.folder
@@ -357,7 +347,7 @@ def main() -> None:
         found = of_set(list(chains(folder)), every)
         for name, rows in sets.items() if not chosen.no_rules else ():
             made = head("edits", variant=f"rules with the gate, level normal, no index; set {name}")
-            publish({**made, **measure(of_set(found, rows))}, _RESULTS[name], save=chosen.save)
+            publish({**made, **measure(of_set(found, rows))}, _result(name), save=chosen.save)
         if chosen.model:
             import edits_model
 
