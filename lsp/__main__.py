@@ -7,6 +7,7 @@ the kind of the exception are written.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -113,25 +114,33 @@ def main() -> None:
     """Serve one editor until it leaves. The exit code is 1 if it left without a shutdown."""
     # Thousands of objects are made while modules are imported, and none of them is garbage.
     gc.disable()
-    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as channel:
+    left = False
+    # An editor that goes with an answer unread fails the write, and then the closing of it.
+    with (
+        contextlib.suppress(ConnectionError),
+        os.fdopen(os.dup(sys.stdout.fileno()), "wb") as channel,
+    ):
         # Whatever else prints must not end up between the messages.
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        try:
-            source = handshake.answer(sys.stdin.buffer, channel)
-        except BrokenPipeError:
-            sys.exit(1)
-        from assistant.errors import hide_library_warnings
+        left = _serve(channel)
+    sys.exit(0 if left else 1)
 
-        hide_library_warnings()
-        configure()
-        load()
-        from lsp import server
 
-        gc.enable()
-        gc.freeze()
-        language_server = server.create()
-        language_server.start_io(stdin=cast("BinaryIO", source), stdout=channel)
-    sys.exit(0 if language_server.left else 1)
+def _serve(channel: BinaryIO) -> bool:
+    """Whether the editor sent a shutdown before it left."""
+    source = handshake.answer(sys.stdin.buffer, channel)
+    from assistant.errors import hide_library_warnings
+
+    hide_library_warnings()
+    configure()
+    load()
+    from lsp import server
+
+    gc.enable()
+    gc.freeze()
+    language_server = server.create()
+    language_server.start_io(stdin=cast("BinaryIO", source), stdout=channel)
+    return language_server.left
 
 
 if __name__ == "__main__":

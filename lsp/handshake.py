@@ -8,6 +8,7 @@ compares the two answers.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 from typing import Any, BinaryIO
 
@@ -55,7 +56,11 @@ codecs.register_error(_ONE_EACH, _one_each)
 
 
 class Source:
-    """A stream whose first bytes are known already; what pygls reads of its stdin."""
+    """A stream whose first bytes are known already; what pygls reads of its stdin.
+
+    An editor may give a socket as stdin. If it goes while messages to it are unread, reading says
+    that the connection was reset; that is an end like any other.
+    """
 
     def __init__(self, rest: BinaryIO, first: bytes = b"") -> None:
         self._rest = rest
@@ -63,10 +68,12 @@ class Source:
 
     def readline(self) -> bytes:
         """Up to and with the next line end."""
-        if not self._first:
-            return self._rest.readline()
         line, end, self._first = self._first.partition(b"\n")
-        return line + end if end else line + self._rest.readline()
+        if end:
+            return line + end
+        with contextlib.suppress(ConnectionError):
+            line += self._rest.readline()
+        return line
 
     def read(self, count: int) -> bytes:
         """`count` bytes, fewer only at the end; what is not UTF-8 in them is `?`.
@@ -75,7 +82,10 @@ class Source:
         Without the message, all that is edited later would be at wrong positions.
         """
         known, self._first = self._first[:count], self._first[count:]
-        found = known if len(known) == count else known + self._rest.read(count - len(known))
+        found = known
+        if len(known) < count:
+            with contextlib.suppress(ConnectionError):
+                found += self._rest.read(count - len(known))
         try:
             found.decode()
         except UnicodeDecodeError:

@@ -401,7 +401,10 @@ class Messages:
         self._writer.close()
 
     async def _line(self) -> bytes | None:
-        """The next line, None at the end. One above the limit is dropped; its end is no JSON."""
+        """The next line, None at the end. One above the limit is dropped; its end is no JSON.
+
+        On a socket a client that goes without reading all is a reset connection: an end as well.
+        """
         while True:
             try:
                 return await self._reader.readuntil(b"\n")
@@ -409,6 +412,8 @@ class Messages:
                 await self._reader.readexactly(error.consumed)
             except asyncio.IncompleteReadError as error:
                 return error.partial or None
+            except ConnectionError:
+                return None
 
     async def _refuse(self, code: int, text: str) -> None:
         with contextlib.suppress(ConnectionError):

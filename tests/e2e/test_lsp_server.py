@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -336,6 +337,36 @@ def test_a_client_that_just_goes_leaves_no_server_behind() -> None:
     assert process.stdin is not None
     process.stdin.close()
     assert process.wait(30) == 1
+
+
+@pytest.mark.parametrize("left", ["at once", "after the answer", "in a message"])
+@pytest.mark.parametrize("command", [["lsp"], ["assistant", "acp"]])
+def test_a_client_that_goes_without_reading_is_no_error(command: list[str], left: str) -> None:
+    """Editors on Node give a socket as stdin; closing it with messages unread resets it."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env=environment(),
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
+            stderr=subprocess.PIPE,
+        )
+    body = {"jsonrpc": "2.0", "id": 1, "method": "initialize"}
+    params: dict[str, Any] = {"processId": None, "rootUri": None, "capabilities": {}}
+    params["protocolVersion"] = 1
+    text = json.dumps({**body, "params": params}).encode()
+    of_lsp = command == ["lsp"]
+    with ours:
+        ours.sendall(b"Content-Length: %d\r\n\r\n" % len(text) + text if of_lsp else text + b"\n")
+        if left != "at once":
+            ours.settimeout(30)
+            ours.recv(1, socket.MSG_PEEK)
+        if left == "in a message":
+            ours.sendall(b"Content-Length: 99\r\n\r\n{" if of_lsp else b"{")
+    _, errors = process.communicate(timeout=30)
+    assert errors == b"", errors.decode()
+    assert process.returncode == (1 if of_lsp else 0)
 
 
 def complete(place: str, *flags: str) -> subprocess.CompletedProcess[str]:
