@@ -8,7 +8,7 @@ import logging
 import os
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +17,12 @@ from assistant.errors import UnderkeelError
 from lsp.actions.document_range import DocumentRange
 from lsp.document import Place, to_units
 from lsp.site import is_listed
+from lsp.uri import path_of
 
 if TYPE_CHECKING:
     from assistant.settings import NextEditSettings
     from context import Document, Workspace
-    from context.edits import NextEdit
+    from context.edits import NextEdit, Scene
     from context.edits.gate import Key, Showings
     from context.edits.history import History
     from context.edits.model_edits import Answer, EditPrompt, Format
@@ -40,6 +41,8 @@ _MOST_JUDGED = 8
 _LEAST_TOKENS = 256
 _MOST_ANSWER_TOKENS = 1024
 _LIMIT_MS = 20_000
+_RECENT_EDITS = 6
+_FOLLOWED_EDITS = 40
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ class EditModel:
 class _Known:
     """An offer that may be shown, accepted or rejected.
 
-    `shown`: the editor has reported that it is, or has accepted or rejected it.
+    `shown`: the editor has reported that it is, or has accepted or rejected it. `origin`: the
+    document whose edits it follows from, where it is an edit of another file.
     """
 
     uri: str
@@ -89,6 +93,7 @@ class _Known:
     key: Key
     newest: int
     shown: bool = False
+    origin: str = ""
 
 
 _Judged = tuple["NextEdit", "Key", int]
@@ -97,10 +102,12 @@ _Judged = tuple["NextEdit", "Key", int]
 
 @dataclass(frozen=True)
 class _Look:
-    """What the rules found, and the prompt for a model where they found nothing."""
+    """What the rules found, from the edits of which document, and the prompt for a model where they
+    found nothing."""
 
     judged: _Judged | None = None
     prompt: EditPrompt | None = None
+    origin: str = ""
 
 
 @dataclass
@@ -115,6 +122,23 @@ class _Tracked:
     )
     history: History | None = None
     answered: tuple[str, Answer] | None = None
+
+    @property
+    def edited(self) -> bool:
+        """Whether anything of it is known."""
+        return bool(self.pending or (self.history is not None and self.history.hunks))
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Another document that was edited, from whose edits more may follow.
+
+    `everywhere`: the user has accepted such an edit, so those of any file are wanted.
+    """
+
+    where: DocumentRange
+    tracked: _Tracked
+    everywhere: bool
 
 
 class NextEdits:
@@ -135,6 +159,8 @@ class NextEdits:
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._rejected: OrderedDict[Key, None] = OrderedDict()
         self._accepted: OrderedDict[Key, None] = OrderedDict()
+        self._followed = ""
+        """The document whose edits the user follows through other files."""
         session.on_edit = self._edited
         session.on_close = self._closed
 
@@ -156,6 +182,9 @@ class NextEdits:
         """The next edit for a position; nothing for a version that is not the current one, and
         nothing while ghost text is shown there or being computed.
 
+        What follows from the edits of the document comes first, then what follows in it from those
+        of the one edited before.
+
         Where the rules find none, the model that is served may be asked (`next_edits.model`).
 
         Args:
@@ -173,8 +202,9 @@ class NextEdits:
         where = self._session.document_range(uri, position, position)
         if where is None or where.version != asked:
             return []
-        others = dict(self._open_texts(uri))
+        others = dict(self._open_texts())
         tracked = self._tracked.setdefault(uri, _Tracked())
+        origins = list(self._origins(uri))
         how = _edit_model(self._session.backend.ready, self.settings) if self.settings else None
         found = await self._session.prompts.study_workspace(
             uri,
@@ -185,6 +215,7 @@ class NextEdits:
                 studied,
                 where,
                 others=others,
+                origins=origins,
                 how=None if hidden else how,
                 problems=problems,
             ),
@@ -197,7 +228,7 @@ class NextEdits:
             judged = await self._by_model(tracked, how, found.prompt, where)
             if judged is None or document.version != asked or await self._session.suggests(uri):
                 return []
-        offer = self._offer(where, *judged) if judged is not None else None
+        offer = self._offer(where, *judged, found.origin) if judged is not None else None
         if offer is not None and shown:
             self._session.edit_shown(uri, asked)
         return [offer] if offer is not None else []
@@ -215,6 +246,7 @@ class NextEdits:
         if known is not None:
             self._note_shown(known)
             _remember(self._accepted, known.key)
+            self._followed = known.origin or self._followed
             self._session.tally.count_edit(known.language, accepted=1)
 
     def rejected(self, id_: str) -> None:
@@ -238,16 +270,25 @@ class NextEdits:
         return not is_listed(language, settings.languages_off)
 
     def _edited(self, uri: str, first: int, old: list[str] | None, new: list[str]) -> None:
-        self._tracked.setdefault(uri, _Tracked()).pending.append((first, old, new))
+        tracked = self._tracked.pop(uri, None) or _Tracked()
+        tracked.pending.append((first, old, new))
+        self._tracked[uri] = tracked  # the last one is the one edited last
 
     def _closed(self, uri: str) -> None:
         self._tracked.pop(uri, None)
 
-    def _open_texts(self, uri: str) -> Iterator[tuple[Path, str]]:
-        """The texts of the other open files, which may differ from what is on disk."""
+    def _open_texts(self) -> Iterator[tuple[Path, str]]:
+        """The texts of open files, which may differ from what is on disk."""
         for path, document in itertools.islice(self._session.files(), _MOST_OPEN_TEXTS):
-            if document.uri != uri:
-                yield path, document.text
+            yield path, document.text
+
+    def _origins(self, uri: str) -> Iterator[_Origin]:
+        """The document that the user follows through other files, and the one edited last."""
+        edited = [one for one, tracked in self._tracked.items() if one != uri and tracked.edited]
+        for one in dict.fromkeys([self._followed, *edited[-1:]]):
+            where = self._session.document_range(one) if one in edited else None
+            if where is not None:
+                yield _Origin(where, self._tracked[one], everywhere=one == self._followed)
 
     async def _by_model(
         self, tracked: _Tracked, how: EditModel, prompt: EditPrompt, where: DocumentRange
@@ -309,41 +350,76 @@ class NextEdits:
         where: DocumentRange,
         *,
         others: dict[Path, str],
+        origins: Sequence[_Origin],
         how: EditModel | None,
         problems: Sequence[tuple[int, str]],
     ) -> _Look:
-        from context.edits import IndexedFiles, Problem, Scene, gate, model_edits
+        from context.edits import IndexedFiles, Problem, Scene, model_edits
+
+        history = self._history(tracked)
+        source = document.source
+        if source is None or self.settings is None:
+            return _Look()
+        project = IndexedFiles(workspace.index, others) if workspace is not None else None
+        hints = tuple(itertools.starmap(Problem, problems))
+        accepted = self._accepted_in(document)
+        scene = Scene(document, source, where.start, history.hunks, project, hints, accepted)
+        found = self._first_that_passes(_found(scene), scene, history, history.newest)
+        for origin in origins if found is None and workspace is not None else ():
+            path = path_of(origin.where.uri)
+            past = self._history(origin.tracked)
+            recent = _FOLLOWED_EDITS if origin.everywhere else _RECENT_EDITS
+            if path is None or workspace is None or history.newest - past.newest > recent:
+                continue
+            other = workspace.document(path, origin.where.text, origin.where.language)
+            if other.source is None:
+                continue
+            accepted = self._accepted_in(other)
+            told = Scene(other, other.source, 0, past.hunks, project, accepted=accepted)
+            edits = list(_elsewhere(told, scene, everywhere=origin.everywhere))
+            newest = max(history.newest, past.newest)
+            found = found or self._first_that_passes(edits, scene, history, newest)
+            if found is not None:
+                return _Look(found, origin=origin.where.uri)
+        if found is not None or how is None or not history.hunks:
+            return _Look(found, origin=where.uri)
+        count = how.fim.counter.count
+        return _Look(prompt=model_edits.prompt_for(scene, how.form, how.budget_tokens, count))
+
+    def _history(self, tracked: _Tracked) -> History:
+        """The history of a document, with all its changes."""
         from context.edits.history import History
 
         if tracked.history is None:
             tracked.history = History(self._numbers)
-        history = tracked.history
         while tracked.pending:
             first, old, new = tracked.pending.popleft()
             if old is None:
-                history.clear()
+                tracked.history.clear()
             else:
-                history.changed(first, old, new)
-        source = document.source
-        if source is None or self.settings is None or not history.hunks:
-            return _Look()
-        project = IndexedFiles(workspace.index, others) if workspace is not None else None
-        hints = tuple(itertools.starmap(Problem, problems))
-        accepted = frozenset(key[1:] for key in list(self._accepted) if key[0] == document.path)
-        scene = Scene(document, source, where.start, history.hunks, project, hints, accepted)
-        level = gate.Level(self.settings.level)
-        passed = self._showings.passed(history.newest)
-        # What a rule looks for may stand in the part of a very long file that is not parsed.
-        found = gate.find(scene) if source.parsed_bytes is None else []
-        for edit in found[:_MOST_JUDGED]:
-            text = where.text
-            if edit.path and project is not None:
-                other = project.source(edit.root, edit.path)
+                tracked.history.changed(first, old, new)
+        return tracked.history
+
+    def _accepted_in(self, document: Document) -> frozenset[tuple[str, str]]:
+        return frozenset(key[1:] for key in list(self._accepted) if key[0] == document.path)
+
+    def _first_that_passes(
+        self, edits: Sequence[NextEdit], scene: Scene, history: History, newest: int
+    ) -> _Judged | None:
+        """The first edit of a document or of another file that passes the gate."""
+        from context.edits import gate
+
+        level = gate.Level(self.settings.level) if self.settings else gate.Level.OFF
+        passed = self._showings.passed(newest)
+        for edit in edits[:_MOST_JUDGED]:
+            text = scene.text
+            if edit.path and scene.project is not None:
+                other = scene.project.source(edit.root, edit.path)
                 text = other.text if other is not None else ""
             moment = gate.Moment(
-                edit.path or document.path,
+                edit.path or scene.document.path,
                 text,
-                None if edit.path else scene.line_of(where.start),
+                None if edit.path else scene.line_of(scene.cursor),
                 () if edit.path else history.hunks,
                 () if edit.path else history.undone,
                 self._rejected.keys(),
@@ -351,15 +427,14 @@ class NextEdits:
             )
             verdict = gate.judge(edit, moment)
             if verdict.passes(level):
-                return _Look((edit, gate.key(moment.path, text, edit), history.newest))
+                return edit, gate.key(moment.path, text, edit), newest
             if verdict.ends:
                 break
-        if how is None:
-            return _Look()
-        count = how.fim.counter.count
-        return _Look(prompt=model_edits.prompt_for(scene, how.form, how.budget_tokens, count))
+        return None
 
-    def _offer(self, where: DocumentRange, edit: NextEdit, key: Key, newest: int) -> Offer | None:
+    def _offer(
+        self, where: DocumentRange, edit: NextEdit, key: Key, newest: int, origin: str
+    ) -> Offer | None:
         target: DocumentRange | None = where
         uri, version = where.uri, where.version
         if edit.path:
@@ -376,7 +451,14 @@ class NextEdits:
             ends = self._position(lines, edit.start), self._position(lines, edit.stop)
         if ends is None:
             return None
-        self._known[id_] = _Known(where.uri, where.version, where.language, key, newest)
+        self._known[id_] = _Known(
+            where.uri,
+            where.version,
+            where.language,
+            key,
+            newest,
+            origin=origin if edit.path else "",
+        )
         self._session.tally.count_edit(where.language, offered=1)
         while len(self._known) > _MOST_OFFERED:
             self._known.popitem(last=False)
@@ -386,6 +468,24 @@ class NextEdits:
     def _position(self, lines: Sequence[str], offset: int) -> Position:
         place = _place(lines, offset)
         return place.line, to_units(lines[place.line], place.column, self._session.encoding)
+
+
+def _found(scene: Scene) -> list[NextEdit]:
+    """What the rules find. Nothing where a part of a very long file is not parsed: what a rule
+    looks for may stand there."""
+    from context.edits import gate
+
+    return gate.find(scene) if scene.source.parsed_bytes is None and scene.hunks else []
+
+
+def _elsewhere(origin: Scene, scene: Scene, *, everywhere: bool) -> Iterator[NextEdit]:
+    """What follows from the edits of another document: in the current one, and in other files where
+    that is wanted."""
+    own = scene.document.root, scene.document.path
+    found = [one for one in _found(origin) if one.path]
+    here = [one for one in found if (one.root, one.path) == own]
+    yield from scene.nearest([replace(one, root="", path="") for one in here])
+    yield from (one for one in found if everywhere and one not in here)
 
 
 def _remember(keys: OrderedDict[Key, None], key: Key) -> None:

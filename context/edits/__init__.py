@@ -34,6 +34,7 @@ __all__ = [
     "imports",
     "model_edits",
     "names",
+    "renames",
     "siblings",
     "signatures",
 ]

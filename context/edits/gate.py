@@ -27,13 +27,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from context.edits import EditKind, NextEdit, Scene, imports, names, siblings, signatures
+from context.edits import EditKind, NextEdit, Scene, imports, renames, siblings, signatures
 from context.edits.history import Hunk, Lines, between, tokens
 from context.syntax.document import broken_by
 
 _RULES: MappingProxyType[EditKind, Callable[[Scene], list[NextEdit]]] = MappingProxyType(
     {
-        EditKind.RENAME: names.find_renames,
+        EditKind.RENAME: renames.find,
         EditKind.SIGNATURE: signatures.find,
         EditKind.SIBLING: siblings.find,
         EditKind.IMPORT: imports.find,

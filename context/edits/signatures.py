@@ -4,18 +4,21 @@ keyword-only.
 The signature before is read from the text with the newest hunks taken back. Calls in lines that
 were edited after it count as updated, and calls with unpacked arguments are left alone. A
 constructor is called by the name of its class.
+
+After the file, calls in other files follow, where the change makes no difference to one that was
+updated already: nobody knows what was edited there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import tree_sitter
 
 from context.edits import EditKind, NextEdit, Scene
 from context.edits.history import Hunk, is_identifier, reverted, tokens
-from context.edits.names import Binding, Scopes, differ_in_number, scopes_of
+from context.edits.names import Binding, Scopes, differ_in_number, other_files, scopes_of
 from context.syntax.document import Source, read
 from context.syntax.syntax_tree import Definition, Kind
 from context.syntax.text import byte_offset, common_ends
@@ -75,6 +78,7 @@ class Change:
         names: keyword arguments' new names by old; None for those that are gone.
         keyed: names of those that were positions and have to be named now, by position before.
         rest: whether a call may have more arguments than positions.
+        exact: calls with fewer arguments than positions before are left alone.
     """
 
     order: tuple[int | str, ...]
@@ -82,6 +86,7 @@ class Change:
     names: dict[str, str | None]
     keyed: dict[int, str]
     rest: bool
+    exact: bool = False
 
 
 def find(scene: Scene) -> list[NextEdit]:
@@ -92,9 +97,15 @@ def find(scene: Scene) -> list[NextEdit]:
     for at in range(len(scene.hunks) - 1, -1, -1):
         hunk = scene.hunks[at]
         for function in _changed_functions(scene, hunk, scene.hunks[at:]):
-            found = _updated(scene, scopes, function)
+            binding = _called(scene, scopes, function)
+            if binding is None:
+                continue
+            found = _updated(scene, scopes, binding, function.change)
             if found:
                 return scene.nearest(found)
+            in_other_files = list(_in_other_files(scene, binding, function))
+            if in_other_files:
+                return in_other_files
     return []
 
 
@@ -308,12 +319,9 @@ def _parameter(node: tree_sitter.Node, source: Source) -> list[Parameter] | None
     return [Parameter(_text(source, one), optional) for one in names]
 
 
-def _updated(scene: Scene, scopes: Scopes, function: _Function) -> list[NextEdit]:
+def _updated(scene: Scene, scopes: Scopes, binding: Binding, change: Change) -> list[NextEdit]:
     """The calls of a function that have to change; those that share lines are one edit. A call of
     which a line was edited, before or after, is as the user wants it."""
-    binding = _called(scene, scopes, function)
-    if binding is None:
-        return []
     calls: list[tree_sitter.Node] = []
     for use in scopes.uses(binding.name, binding.scope, member=binding.member)[:_MOST_CALLS]:
         arguments = _arguments(scopes.leaf_at(use.start, use.stop))
@@ -326,18 +334,68 @@ def _updated(scene: Scene, scopes: Scopes, function: _Function) -> list[NextEdit
             if not hunk.stale
         ):
             calls.append(arguments)
+    return _edits(
+        scene.source, calls, change, lambda name, call: _is_brought(scene, scopes, name, call)
+    )
+
+
+def _in_other_files(scene: Scene, binding: Binding, function: _Function) -> Iterator[NextEdit]:
+    """The calls in other files of a function at the top of its file, of a class there, or of a
+    member that is called by the name of its class."""
+    change = _for_unknown_calls(function.change)
+    name, owner = binding.name, ""
+    if change is None or not (binding.member or binding.top_level):
+        return
+    if binding.member:
+        parent = function.definition.parent
+        around = scene.source.outline.definitions[parent] if parent >= 0 else None
+        if around is None or around.parent >= 0 or _takes_object(scene, function.definition):
+            return
+        owner = around.name
+    for other in other_files(scene, name, owner):
+        found = [_arguments(other.scopes.leaf_at(one.start, one.stop)) for one in other.uses()]
+        calls = [one for one in found if one is not None and not one.has_error][:_MOST_CALLS]
+        for edit in _edits(other.source, calls, change, lambda *_: False):
+            yield replace(edit, root=other.root, path=other.path)
+
+
+def _takes_object(scene: Scene, one: Definition) -> bool:
+    """Whether the first argument of a method that is called through its class is the object."""
+    parameters = _node_with_parameters(scene.source, one.name, one.start)
+    first = parameters.named_children[:1] if parameters is not None else []
+    return [_text(scene.source, node) for node in first] in (["self"], ["&self"], ["&mut self"])
+
+
+def _for_unknown_calls(change: Change) -> Change | None:
+    """A change in the form that leaves alone a call that was updated before; None without one."""
+    places = [one for one in change.order if isinstance(one, int)]
+    if len(places) < len(change.order) or places != sorted(places):
+        return None  # parameters were added, or others stand first
+    if change.rest and len(places) != change.before:
+        return None  # further arguments may have taken the places
+    is_last = places == list(range(len(places)))
+    return change if is_last else replace(change, exact=True)
+
+
+def _edits(
+    source: Source,
+    calls: Sequence[tree_sitter.Node],
+    change: Change,
+    is_brought: Callable[[str, tree_sitter.Node], bool],
+) -> list[NextEdit]:
+    """The edits of some calls' arguments, the inner calls first."""
     made: list[tuple[int, int, str]] = []
     for arguments in sorted(calls, key=lambda one: one.end_byte - one.start_byte):
-        text = _rewritten(scene, scopes, arguments, function.change, made)
+        text = _rewritten(source, arguments, change, made, is_brought)
         if text is not None:
             start, stop = arguments.start_byte, arguments.end_byte
             made = [one for one in made if not start <= one[0] < stop] + [(start, stop, text)]
-    return _by_line(scene, sorted(made))
+    return _by_line(source, sorted(made))
 
 
-def _by_line(scene: Scene, made: Sequence[tuple[int, int, str]]) -> list[NextEdit]:
+def _by_line(source: Source, made: Sequence[tuple[int, int, str]]) -> list[NextEdit]:
     """Edits of bytes as edits of characters, with all that touch the same lines as one."""
-    text, at = scene.text, scene.source.at
+    text, at = source.text, source.at
     found: list[NextEdit] = []
     for first, last, new in made:
         start, stop = at.char(first), at.char(last)
@@ -393,6 +451,8 @@ def _arguments(leaf: tree_sitter.Node | None) -> tree_sitter.Node | None:
         called = [parent.child_by_field_name(field) for field in _FUNCTIONS]
         if arguments is not None and any(one is not None and one.id == node.id for one in called):
             return arguments
+        if parent.end_byte != node.end_byte:
+            return None  # the object of a member that is called
         node = parent
     return None
 
@@ -418,18 +478,18 @@ def _is_new(scene: Scene, offset: int, name: str) -> bool:
 
 
 def _rewritten(
-    scene: Scene,
-    scopes: Scopes,
+    source: Source,
     arguments: tree_sitter.Node,
     change: Change,
     made: Sequence[tuple[int, int, str]],
+    is_brought: Callable[[str, tree_sitter.Node], bool],
 ) -> str | None:
     """The new text of a call's arguments; None where it stays, or is not clear.
 
     Args:
         made: bytes of other calls and their new text, for those inside of this one.
+        is_brought: whether a name may stand for an added parameter in a call.
     """
-    source = scene.source
     children = arguments.named_children
     if arguments.type not in _ARGUMENTS:
         return None
@@ -447,7 +507,7 @@ def _rewritten(
     kept = [
         (change.names[key], value) if key in change.names else (key, value) for key, value in given
     ]
-    moved = _placed(scene, scopes, arguments, change, texts)
+    moved = _placed(change, texts, lambda name: is_brought(name, arguments))
     if moved is None:
         return None
     named = [(name, texts[at]) for at, name in sorted(change.keyed.items()) if at < len(texts)]
@@ -461,19 +521,15 @@ def _rewritten(
 
 
 def _placed(
-    scene: Scene,
-    scopes: Scopes,
-    arguments: tree_sitter.Node,
-    change: Change,
-    texts: Sequence[str],
+    change: Change, texts: Sequence[str], is_brought: Callable[[str], bool]
 ) -> list[str] | None:
     """The arguments without a name as they have to stand now; None where that is not clear."""
     count = len(texts)
-    if count > change.before and not change.rest:
+    if (count > change.before and not change.rest) or (count < change.before and change.exact):
         return None
     added = next((one for one in change.order if isinstance(one, str)), "")
     if added:
-        if count < change.before or not _is_brought(scene, scopes, added, arguments):
+        if count < change.before or not is_brought(added):
             return None
         found = [texts[one] if isinstance(one, int) else one for one in change.order]
         return found + list(texts[change.before :])

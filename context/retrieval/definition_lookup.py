@@ -60,7 +60,7 @@ def places(language: Language, one: Import, path: str) -> Places:
     while parts and parts[0] in rules.skip:
         parts = parts[1:]
     bases = ["/".join(parts)]
-    if rules.relative_dots and one.name:  # `from package import module`
+    if one.name and (rules.relative_dots or rules.parents):  # `from package import module`
         bases.append("/".join([*parts, one.name]))
     if rules.parents and len(parts) > 1:  # `use a::b::Item` may be in a.rs
         bases.append("/".join(parts[:-1]))

@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from assistant.cli.language_client import LanguageClient, language_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,6 +220,99 @@ def test_a_rename_goes_on_in_another_file(home: Path, tmp_path: Path) -> None:
             assert edit["textDocument"] == {"uri": (tmp_path / "b.py").as_uri(), "version": None}
             assert edit["range"]["start"] == {"line": 0, "character": 14}
             assert edit["text"] == "read"
+
+    asyncio.run(main())
+
+
+async def offered(
+    client: LanguageClient, uri: str, version: int, line: int = 0
+) -> list[dict[str, Any]]:
+    """Next edits, with time for the index to be built."""
+    for _ in range(200):
+        found = await next_edits(client, uri, version, line)
+        if found:
+            return found
+        await asyncio.sleep(0.02)
+    return []
+
+
+async def accept(
+    client: LanguageClient, edit: dict[str, Any], texts: dict[str, str]
+) -> tuple[str, int]:
+    """Apply an edit as an editor does, in a file that may have to be opened.
+
+    Returns:
+        The file's URI, and its version now.
+    """
+    uri: str = edit["textDocument"]["uri"]
+    lines = texts[uri].split("\n")
+    start, end = edit["range"]["start"], edit["range"]["end"]
+    assert start["line"] == end["line"]
+    line = lines[start["line"]]
+    lines[start["line"]] = line[: start["character"]] + edit["text"] + line[end["character"] :]
+    known = edit["textDocument"]["version"]
+    if known is None:
+        client.open(uri, texts[uri], "python")
+    version = (known or 1) + 1
+    texts[uri] = "\n".join(lines)
+    place = start["line"], start["character"], end["character"]
+    change(client, uri, version, place, edit["text"])
+    await client.request("workspace/executeCommand", edit["command"])
+    return uri, version
+
+
+SIGNATURE = {
+    "a.py": "def load(path, size):\n    return path\n",
+    "b.py": "from a import load\n\nload(1, 2)\n",
+    "c.py": "import a\n\na.load(3, 4)\n",
+}
+RENAME = {
+    "a.py": "def load(path):\n    return path\n",
+    "b.py": "from a import load\n\nload(1)\n",
+    "c.py": "import a\n\na.load(3)\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "typed", "expected"),
+    [
+        (
+            SIGNATURE,
+            ((0, 13, 19), ""),
+            {"b.py": "from a import load\n\nload(1)\n", "c.py": "import a\n\na.load(3)\n"},
+        ),
+        (
+            RENAME,
+            ((0, 4, 8), "read"),
+            {"b.py": "from a import read\n\nread(1)\n", "c.py": "import a\n\na.read(3)\n"},
+        ),
+    ],
+)
+def test_what_follows_is_followed_through_the_files(
+    home: Path,
+    tmp_path: Path,
+    files: dict[str, str],
+    typed: tuple[tuple[int, int, int], str],
+    expected: dict[str, str],
+) -> None:
+    """The next edit is asked for where the last one was accepted, as an editor does after a jump;
+    a file that was edited after nothing was accepted shows only its own."""
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, "utf-8")
+
+    async def main() -> None:
+        uris = {name: (tmp_path / name).as_uri() for name in files}
+        texts = {uris[name]: text for name, text in files.items()}
+        async with editing(tmp_path) as client:
+            client.open(uris["a.py"], files["a.py"], "python")
+            change(client, uris["a.py"], 2, *typed)
+            at, version = uris["a.py"], 2
+            for _ in range(8):
+                found = await offered(client, at, version)
+                if not found:
+                    break
+                at, version = await accept(client, found[0], texts)
+            assert {name: texts[uris[name]] for name in expected} == expected
 
     asyncio.run(main())
 

@@ -18,6 +18,7 @@ from context.edits import (
     gate,
     imports,
     names,
+    renames,
     siblings,
     signatures,
 )
@@ -25,7 +26,7 @@ from context.edits.history import History, between
 from context.syntax.document import Document, Source, read_file
 
 _RULES: dict[str, Callable[[Scene], list[NextEdit]]] = {
-    "rename": names.find_renames,
+    "rename": renames.find,
     "signature": signatures.find,
     "sibling": siblings.find,
     "import": imports.find,
@@ -117,7 +118,7 @@ def test_a_rename_goes_on_after_a_line_with_the_new_name_was_accepted(
     before = "def f(item):\n    first = item[0]\n    mark = match(first)\n    item[1] = mark\n"
     after = before.replace("(item)", "(token)").replace("item[0]", "token[0]")
     seen = scene("a.py", [before, after], accepted=frozenset({accepted}))
-    assert shown(seen, names.find_renames(seen)) == expected
+    assert shown(seen, renames.find(seen)) == expected
 
 
 def test_a_rename_reaches_the_files_that_import_the_name() -> None:
@@ -127,8 +128,208 @@ def test_a_rename_reaches_the_files_that_import_the_name() -> None:
         "pkg/d.py": "from .a import x, load as read\n",
     }
     seen = scene("pkg/a.py", ["def load():\n    pass\n", "def fetch():\n    pass\n"], files)
-    found = names.find_renames(seen)
+    found = renames.find(seen)
     assert shown(seen, found) == ["pkg/b.py 18: fetch", "pkg/d.py 18: fetch"]
+
+
+_LOAD = "def load(path, mode, size=1):\n    return path\n"
+_USERS = {
+    "pkg/b.py": "from pkg.a import load\n\nload(p, m)\nload(p, m, 3)\nload(p, mode=m)\n",
+    "pkg/c.py": "from pkg import a\n\na.load(p, m, size=3)\n\ndef f(a):\n    a.load(1, 2, 3)\n",
+    "pkg/__init__.py": "from .a import load\n",
+    "main.py": "from pkg import load as read\n\nread(1, 2, 3)\n",
+    "d.py": "import pkg.a\n\npkg.a.load(1, 2, 5)\n",
+    "e.py": "from other import load\n\nload(1, 2, 3)\n",
+    "f.py": "from pkg.a import other as load\n\nload(1, 2, 3)\n",
+    "g.py": "try:\n    from pkg.a import load\nexcept ImportError:\n    load = None\n"
+    "load(1, 2, 3)\n",
+}
+_BOX = """export class Box {
+  constructor(w: number, h: number) {}
+  static of(w: number, h: number) { return w; }
+}
+"""
+_BOX_USERS = {
+    "src/b.ts": "import { Box } from './a';\nnew Box(1, 2);\nBox.of(3, 4);\n",
+    "src/c.ts": "import * as all from './a';\nnew all.Box(1, 2);\nall.Box.of(3, 4);\n",
+    "src/d.ts": "import { Box } from './z';\nnew Box(1, 2);\nBox.of(3, 4);\n",
+}
+_SHAPE = """package p;
+
+class Shape {
+  Shape(int w, int h) { }
+  static int area(int w, int h) { return w; }
+}
+"""
+_SHAPE_USERS = {
+    "p/B.java": "package p;\n\nclass B {\n  int f() { new Shape(1, 2); }\n"
+    "  int g() { return Shape.area(3, 4); }\n}\n",
+    "q/C.java": "package q;\n\nimport p.Shape;\n\nclass C {\n  int f() { new Shape(1, 2); }\n"
+    "  int g() { return Shape.area(3, 4); }\n}\n",
+    "q/D.java": "package q;\n\nimport r.Shape;\n\nclass D {\n  int f() { new Shape(1, 2); }\n}\n",
+    "q/E.java": "package q;\n\nclass E {\n  int f() { new Shape(1, 2); }\n}\n",
+}
+
+
+def _as_csharp(text: str) -> str:
+    return text.replace("package", "namespace").replace("import p.Shape", "using p")
+
+
+_AREA = "package shape\n\nfunc Area(w int, h int) int { return w }\n"
+_AREA_USERS = {
+    "shape/b.go": "package shape\n\nfunc f() { Area(1, 2) }\n",
+    "main.go": 'package main\n\nimport "example.com/x/shape"\n\nfunc f() { shape.Area(1, 2) }\n',
+    "last.go": 'package main\n\nimport s "example.com/x/shape"\n\nfunc f() { s.Area(1, 2) }\n',
+    "other/b.go": "package other\n\nfunc f() { Area(1, 2) }\n",
+}
+_RUST = "pub fn area(w: i32, h: i32) -> i32 { w }\n"
+_RUST_USERS = {
+    "src/main.rs": "use crate::shape::area;\n\nfn main() { area(1, 2); }\n",
+    "src/b.rs": "use crate::shape;\n\nfn f() { shape::area(1, 2); }\n",
+    "src/c.rs": "use super::shape::{area, x};\n\nfn f() { area(1, 2); }\n",
+    "src/d.rs": "use crate::other::area;\n\nfn f() { area(1, 2); }\n",
+}
+
+
+def lines_after(files: dict[str, str], edits: Sequence[NextEdit]) -> list[str]:
+    """For each edit of another file the path, and the lines that it makes."""
+    found = []
+    for one in edits:
+        text = files[one.path]
+        made = text[: one.start] + one.text + text[one.stop :]
+        changed = between(text.split("\n"), made.split("\n"))
+        assert changed is not None
+        found.append(f"{one.path}: {' | '.join(line.strip() for line in changed[2])}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "old", "new", "files", "expected"),
+    [
+        (
+            "pkg/a.py", _LOAD, ", size=1", "", _USERS,
+            ["pkg/b.py: load(p, m)", "pkg/c.py: a.load(p, m)", "main.py: read(1, 2)",
+             "d.py: pkg.a.load(1, 2)"],
+        ),
+        (  # a call with two arguments may have been updated
+            "pkg/a.py", _LOAD, "mode, ", "", _USERS,
+            ["pkg/b.py: load(p, 3)", "main.py: read(1, 3)", "d.py: pkg.a.load(1, 5)"],
+        ),
+        (
+            "pkg/a.py", _LOAD, "size=1", "*, size=1", _USERS,
+            ["pkg/b.py: load(p, m, size=3)", "main.py: read(1, 2, size=3)",
+             "d.py: pkg.a.load(1, 2, size=5)"],
+        ),
+        ("pkg/a.py", _LOAD, "mode", "kind", _USERS, ["pkg/b.py: load(p, kind=m)"]),
+        ("pkg/a.py", _LOAD, "path, mode", "mode, path", _USERS, []),
+        ("pkg/a.py", _LOAD, "path, mode", "path, mode, kind", _USERS, []),
+        (
+            "pkg/a.py", "class A:\n    def f(self, a, b):\n        pass\n", ", b", "",
+            {"b.py": "from pkg.a import A\n\nA().f(1, 2)\nA.f(x, 1, 2)\n"}, [],
+        ),
+        (
+            "pkg/a.py", "class A:\n    @classmethod\n    def f(cls, a, b):\n        pass\n",
+            ", b", "", {"b.py": "from pkg.a import A\n\nA.f(1, 2)\nx.f(1, 2)\n"},
+            ["b.py: A.f(1)"],
+        ),
+        (
+            "pkg/a.py", "def f(a, b, *rest):\n    pass\n", "a, b", "a",
+            {"b.py": "from pkg.a import f\n\nf(1, 2, 3)\n"}, [],
+        ),
+        (
+            "src/a.ts", _BOX, "constructor(w: number, h: number)", "constructor(w: number)",
+            _BOX_USERS, ["src/b.ts: new Box(1);", "src/c.ts: new all.Box(1);"],
+        ),
+        (
+            "src/a.ts", _BOX, "of(w: number, h: number)", "of(w: number)",
+            _BOX_USERS, ["src/b.ts: Box.of(3);", "src/c.ts: all.Box.of(3);"],
+        ),
+        (
+            "p/Shape.java", _SHAPE, "Shape(int w, int h)", "Shape(int w)", _SHAPE_USERS,
+            ["p/B.java: int f() { new Shape(1); }", "q/C.java: int f() { new Shape(1); }"],
+        ),
+        (
+            "p/Shape.java", _SHAPE, "area(int w, int h)", "area(int w)", _SHAPE_USERS,
+            ["p/B.java: int g() { return Shape.area(3); }",
+             "q/C.java: int g() { return Shape.area(3); }"],
+        ),
+        (
+            "p/Shape.cs", _as_csharp(_SHAPE), "Shape(int w, int h)", "Shape(int w)",
+            {path.replace("java", "cs"): _as_csharp(text) for path, text in _SHAPE_USERS.items()},
+            ["p/B.cs: int f() { new Shape(1); }", "q/C.cs: int f() { new Shape(1); }"],
+        ),
+        (
+            "shape/a.go", _AREA, ", h int", "", _AREA_USERS,
+            ["shape/b.go: func f() { Area(1) }", "main.go: func f() { shape.Area(1) }",
+             "last.go: func f() { s.Area(1) }"],
+        ),
+        (
+            "src/shape.rs", _RUST, ", h: i32", "", _RUST_USERS,
+            ["src/main.rs: fn main() { area(1); }", "src/b.rs: fn f() { shape::area(1); }",
+             "src/c.rs: fn f() { area(1); }"],
+        ),
+    ],
+)  # fmt: skip
+def test_calls_in_other_files_follow_a_signature(
+    path: str, text: str, old: str, new: str, files: dict[str, str], expected: list[str]
+) -> None:
+    assert old in text
+    after = text.replace(old, new, 1)
+    found = signatures.find(scene(path, [text, after], files))
+    assert lines_after(files, found) == expected
+    # Where they are updated, nothing is left: what was edited there is not known.
+    for one in reversed(found):
+        made = files[one.path]
+        files = {**files, one.path: made[: one.start] + one.text + made[one.stop :]}
+    assert signatures.find(scene(path, [text, after], files)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "old", "new", "files", "expected"),
+    [
+        (
+            "pkg/a.py", _LOAD, "load", "fetch", _USERS,
+            ["pkg/b.py: from pkg.a import fetch", "pkg/c.py: a.fetch(p, m, size=3)",
+             "pkg/__init__.py: from .a import fetch", "main.py: from pkg import fetch as read",
+             "d.py: pkg.a.fetch(1, 2, 5)", "g.py: from pkg.a import fetch"],
+        ),
+        (
+            "shape/a.go", _AREA, "Area", "Surface", _AREA_USERS,
+            ["shape/b.go: func f() { Surface(1, 2) }", "main.go: func f() { shape.Surface(1, 2) }",
+             "last.go: func f() { s.Surface(1, 2) }"],
+        ),
+        (
+            "src/shape.rs", _RUST, "area", "surface", _RUST_USERS,
+            ["src/main.rs: use crate::shape::surface;",
+             "src/b.rs: fn f() { shape::surface(1, 2); }",
+             "src/c.rs: use super::shape::{surface, x};"],
+        ),
+        ("p/Shape.java", _SHAPE.replace("Shape(int w, int h) { }", ""), "Shape", "Box",
+         _SHAPE_USERS, []),
+    ],
+)  # fmt: skip
+def test_a_rename_goes_on_in_other_files(
+    path: str, text: str, old: str, new: str, files: dict[str, str], expected: list[str]
+) -> None:
+    found = renames.find(scene(path, [text, text.replace(old, new, 1)], files))
+    assert lines_after(files, found) == expected
+
+
+@pytest.mark.parametrize(
+    ("defined", "expected"),
+    [
+        ("def fetch(path):\n    pass\n", ["2: load -> fetch"]),
+        ("def fetch(path):\n    pass\n\ndef load(path):\n    pass\n", []),
+        ("def load(path):\n    pass\n", []),
+    ],
+)
+def test_uses_follow_an_import_where_the_name_was_renamed_there(
+    defined: str, expected: list[str]
+) -> None:
+    before = "from pkg.a import load\n\nload(1)\n"
+    after = before.replace("import load", "import fetch")
+    seen = scene("pkg/b.py", [before, after], {"pkg/a.py": defined})
+    assert shown(seen, renames.find(seen)) == expected
 
 
 @pytest.mark.parametrize(
