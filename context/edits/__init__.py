@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Protocol
 from context.edits.history import Hunk
 from context.index.open_file import read_text
 from context.syntax.document import Document, Source, read_file
+from context.syntax.syntax_tree import Kind
 from context.syntax.text import line_start, terms
 
 if TYPE_CHECKING:
     from context.index.project_index import Index
+    from context.index.store import EntryRow
 
 __all__ = [
     "MAX_FILE_BYTES",
@@ -74,7 +76,7 @@ class NextEdit:
 
 @dataclass(frozen=True)
 class OtherDefinition:
-    """A definition in another file; `top_level` if it is in no other one."""
+    """A definition in another file; `top_level` if it is in no other one but a namespace of C#."""
 
     root: str
     path: str
@@ -121,11 +123,22 @@ class IndexedFiles:
                 one.file.language,
                 one.name,
                 one.text,
-                top_level=one.parent < 0,
+                top_level=self._is_top_level(one),
             )
             for one in self._index.store.named([name])
             if not one.file.generated
         ]
+
+    def _is_top_level(self, row: EntryRow) -> bool:
+        """Whether a definition is in no other one; C#'s namespaces are none."""
+        rows: dict[int, EntryRow] = {}
+        while row.parent >= 0 and row.file.language == "csharp":
+            rows = rows or {one.position: one for one in self._index.store.entries_of(row.file)}
+            above = rows.get(row.parent)
+            if above is None or above.kind != Kind.SCOPE:
+                return False
+            row = above
+        return row.parent < 0
 
     def mentions(self, name: str) -> Sequence[tuple[str, str]]:
         """Root and path of the files whose chunks contain a name, the best first."""

@@ -1,9 +1,11 @@
 """Add a missing import: a name was typed that nothing in the file defines.
 
 What to import is read from how other files of the project import that name, else from the only
-definition of it in the project, else from a short list of Python's own modules and their names.
-What a file has under another name is not imported again. A name that only annotations use joins
-the imports for type checkers, where those of its module stand there.
+definition of it in the project, else from a short list of names of the language's library. What a
+file has under another name is not imported again. A name that only annotations use joins the
+imports for type checkers, where those of its module stand there.
+
+For Python, JavaScript, TypeScript, Go (packages), Java, Rust and C# (namespaces).
 """
 
 from __future__ import annotations
@@ -11,75 +13,70 @@ from __future__ import annotations
 import builtins
 import posixpath
 import re
-import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
 
 import tree_sitter
 
-from context.edits import EditKind, NextEdit, OtherDefinition, Scene
+from context.edits import NextEdit, OtherDefinition, Scene
 from context.edits.history import is_identifier, tokens
-from context.edits.names import Scopes, scopes_of
+from context.edits.import_lines import SCRIPTS, Wanted, inserted, library_of
+from context.edits.names import Scopes, leads_to, namespace_of, scopes_of
 from context.syntax.document import Source
 from context.syntax.syntax_tree import Import, ancestors
-from context.syntax.text import byte_offset, line_end, line_start
+from context.syntax.text import byte_offset, line_start
 
 _MOST_NAMES = 8
 _MOST_FILES = 12
+_FAR = "../../../"
 _BUILTIN = frozenset(dir(builtins)) | {"self", "cls", "super", "__file__", "__name__", "__doc__"}
-_SCRIPTS = frozenset(("javascript", "typescript", "tsx"))
-_GLOBALS = frozenset(
-    ("AbortController", "Array", "ArrayBuffer", "Blob", "Boolean", "Buffer", "Date", "Document",
-     "Element", "Error", "Event", "EventTarget", "File", "FormData", "Function", "Headers",
-     "Image", "Intl", "JSON", "Map", "Math", "Node", "Number", "Object", "Partial", "Promise",
-     "Proxy", "Readonly", "Record", "Reflect", "RegExp", "Request", "Response", "Set", "String",
-     "Symbol", "Text", "TypeError", "URL", "WeakMap", "WeakSet", "Worker", "console", "document",
-     "fetch", "globalThis", "module", "process", "require", "window")
-)  # fmt: skip
-"""Names that every script knows, so that a project's own one need not be meant."""
-_USED_BY_NAME = frozenset(
-    ("generic_type", "jsx_opening_element", "jsx_closing_element", "jsx_self_closing_element")
+_LANGUAGES = SCRIPTS | {"python", "go", "java", "rust", "csharp"}
+_LEAVES = frozenset(("identifier", "type_identifier", "package_identifier"))
+_TYPE_PLACES = frozenset(
+    ("array_type", "attribute", "base_list", "generic_name", "nullable_type", "type_argument_list")
 )
-_HEAD = re.compile(r"#!|#.*coding[:=]|///|/\*\s*eslint")
-_FROM = re.compile(r"from\s+(\S+)\s+import\s+(?![(*])([^#\\\n]+?)\s*$")
-_LISTED = re.compile(r"([ \t]+)([\w$]+)(,?)[ \t]*\Z")
-_BRACED = re.compile(r"import\s*(type\s*)?\{([^{}\n]*)\}\s*from\s*(['\"])([^'\"\n]+)\3;?\s*$")
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What to import: a name of a module, or the module itself where `name` is empty.
-
-    Attributes:
-        local: what the file calls it, where that is something else; else empty.
-        annotation: it is used in an annotation only.
-    """
-
-    module: str
-    name: str = ""
-    local: str = ""
-    annotation: bool = False
+_APART = frozenset(("macro_definition", "mod_item"))
+_MEMBERS = frozenset(("field_access", "method_invocation"))
+_USED_BY_NAME = frozenset(
+    ("annotation", "generic_type", "jsx_opening_element", "jsx_closing_element",
+     "jsx_self_closing_element", "marker_annotation")
+)  # fmt: skip
+_PACKAGE = re.compile(r"^[ \t]*+package[ \t]++([\w.]++)", re.MULTILINE)
+_IMPORT_TYPE = re.compile(r"^import type ", re.MULTILINE)
 
 
 def find(scene: Scene) -> list[NextEdit]:
     """The import for the name that was typed last and is missing."""
-    if scene.source.language.resolve.wildcard:
-        return []
-    if any("*" in scene.text[one.start : one.stop] for one in scene.source.outline.imports):
-        return []  # it may bring in any name
     scopes = scopes_of(scene.source)
-    if scopes is None:
+    if scopes is None or scene.source.language.name not in _LANGUAGES:
+        return []
+    rust = scene.source.language.name == "rust"
+    stars = [one for one in scene.source.outline.imports if _brings_all(scene, one)]
+    if any(not rust or line_start(scene.text, one.start) == one.start for one in stars):
         return []
     for name, at in list(_typed(scene))[:_MOST_NAMES]:
-        if _is_missing(scene, scopes, name, at):
+        inner = any(_is_in_block_of(scene, one, at) for one in stars)
+        if not inner and _is_missing(scene, scopes, name, at):
             wanted = _wanted(scene, scopes, name, at)
-            made = _inserted(scene, wanted) if wanted is not None else None
+            made = inserted(scene, wanted) if wanted is not None else None
             if made is not None:
                 return [made]
     return []
+
+
+def _brings_all(scene: Scene, one: Import) -> bool:
+    """Whether an import may bring in any name; in scripts `*` has a name itself."""
+    return scene.source.language.name not in SCRIPTS and "*" in scene.text[one.start : one.stop]
+
+
+def _is_in_block_of(scene: Scene, one: Import, offset: int) -> bool:
+    """Whether an offset is in the block that an import stands in."""
+    root, at = scene.source.tree.root, scene.source.at
+    first = byte_offset(scene.text, one.start)
+    node = root.descendant_for_byte_range(first, first) if root is not None else None
+    while node is not None and at.char(node.start_byte) >= one.start:
+        node = node.parent
+    return node is not None and at.char(node.start_byte) <= offset < at.char(node.end_byte)
 
 
 def _typed(scene: Scene) -> Iterator[tuple[str, int]]:
@@ -101,12 +98,13 @@ def _typed(scene: Scene) -> Iterator[tuple[str, int]]:
 
 def _is_missing(scene: Scene, scopes: Scopes, name: str, at: int) -> bool:
     """Whether nothing in the file defines a name that is used at an offset, and is typed whole."""
-    if len(name) < 2 or name in _BUILTIN or name in scopes.names:
+    built_in = scene.source.language.name == "python" and name in _BUILTIN
+    if len(name) < 2 or built_in or name in scopes.names:
         return False
     if at <= scene.cursor <= at + len(name):
         return False  # it may still be typed
     node = scopes.leaf_at(at, at + len(name))
-    if node is None or node.type not in {"identifier", "type_identifier"} or node.child_count:
+    if node is None or node.type not in _LEAVES or node.child_count:
         return False
     if scopes.is_member(node) or _in_error(node) or scopes.is_imported(node):
         return False
@@ -115,33 +113,108 @@ def _is_missing(scene: Scene, scopes: Scopes, name: str, at: int) -> bool:
     if parent is not None and label is not None and label.id == node.id:
         if parent.type not in _USED_BY_NAME:
             return False  # what is declared, or the name of an argument
-        if parent.type != "generic_type" and not name[:1].isupper():
+        if "jsx" in parent.type and not name[:1].isupper():
             return False  # an element of the page
-    if any(one.local == name for one in scene.source.outline.imports):
+    if not _is_importable(scene, node, name) or _is_parameter_of_types(node, name):
         return False
-    return not any(one.name == name for one in scene.source.outline.definitions)
+    if any(name in {one.local, one.name} for one in scene.source.outline.imports if one.local):
+        return False
+    if any(one.name == name for one in scene.source.outline.definitions):
+        return False
+    if name in _in_statements(scene.source):
+        return False
+    own = _package(scene.source, scene.document.path)
+    project = scene.project
+    if not own or project is None:
+        return True
+    sources = {one.path: project.source(one.root, one.path) for one in project.definitions(name)}
+    return all(found is None or _package(found, path) != own for path, found in sources.items())
+
+
+def _in_statements(source: Source) -> set[str]:
+    """The names in Rust's statements that bring in names or modules, whatever their form."""
+    if source.language.name != "rust" or source.tree.root is None:
+        return set()
+    found = [
+        one if one.type != "mod_item" else one.child_by_field_name("name")
+        for one in source.tree.root.children
+        if one.type in {"use_declaration", "extern_crate_declaration", "mod_item"}
+    ]
+    texts = [one.text.decode("utf-8", "replace") for one in found if one is not None and one.text]
+    return {token for text in texts for token in tokens(text)}
+
+
+def _package(source: Source, path: str) -> str:
+    """What the files of a package have in common, where they see each other's names."""
+    if source.language.name == "java":
+        found = _PACKAGE.search(source.text)
+        return found[1] if found is not None else "."
+    return posixpath.dirname(path) or "." if source.language.resolve.same_folder else ""
+
+
+def _is_importable(scene: Scene, node: tree_sitter.Node, name: str) -> bool:
+    """Whether what stands at a place may be imported, and by a statement at the top: in Go
+    a package, in Java and C# a type. A module in a file of Rust has imports of its own, and
+    macros and what they make up are left out, also attributes other than `derive`."""
+    language, parent = scene.source.language.name, node.parent
+    if parent is None:
+        return False
+    if language == "go":
+        rest = scene.source.data[node.end_byte : node.end_byte + 2].decode("utf-8", "replace")
+        return rest[:1] == "." and rest[1:].isupper()
+    if language == "java":
+        if parent.type == "scoped_type_identifier":
+            return parent.children[0].id == node.id
+        is_owner = parent.type in _MEMBERS and name[:1].isupper()
+        return node.type == "type_identifier" or is_owner or "annotation" in parent.type
+    if language == "csharp":
+        kind = parent.child_by_field_name("type")
+        return (kind is not None and kind.id == node.id) or parent.type in _TYPE_PLACES
+    return language != "rust" or not any(
+        one.type in _APART
+        or one.child_by_field_name("macro") is not None
+        or (one.type == "attribute" and not (one.text or b"").startswith(b"derive"))
+        for one in ancestors(node)
+    )
+
+
+def _is_parameter_of_types(node: tree_sitter.Node, name: str) -> bool:
+    """Whether a name is a parameter of the generic function or type that it stands in."""
+    for one in ancestors(node):
+        listed = one.child_by_field_name("type_parameters") or next(
+            (child for child in one.children if child.type == "type_parameter_list"), None
+        )
+        text = listed.text if listed is not None else None
+        if text is not None and name in tokens(text.decode("utf-8", "replace")):
+            return True
+    return False
 
 
 def _in_error(node: tree_sitter.Node) -> bool:
     return any(one.is_error for one in (node, *ancestors(node)))
 
 
-def _wanted(scene: Scene, scopes: Scopes, name: str, at: int) -> _Wanted | None:
+def _wanted(scene: Scene, scopes: Scopes, name: str, at: int) -> Wanted | None:
     """What brings in a name; None where that is not known, or is there under another name."""
+    if name in library_of(scene.source)["own"]:
+        return None
     found = _as_others_do(scene, name)
     definition = None if found is not None else _only_definition(scene, name)
     if definition is not None:
-        module = _module_of(scene, definition)
-        found = _Wanted(module, name) if module else None
-    elif found is None and scene.source.language.name == "python":
+        found = _of_definition(scene, definition)
+    elif found is None:
         found = _standard(scene, name, at)
     if found is None or any(
         (one.module, one.name) == (found.module, found.name) and one.local not in {name, ""}
         for one in scene.source.outline.imports
     ):
         return None
-    annotation = scene.source.language.name == "python" and _is_annotation(scene, scopes, name)
-    return replace(found, annotation=annotation)
+    if scene.source.language.name == "python":
+        return replace(found, annotation=_is_annotation(scene, scopes, name))
+    leaf = scopes.leaf_at(at, at + len(name))
+    is_custom = found.annotation or _IMPORT_TYPE.search(scene.text) is not None
+    of_types = is_custom and leaf is not None and leaf.type == "type_identifier"
+    return replace(found, annotation=of_types)
 
 
 def _is_annotation(scene: Scene, scopes: Scopes, name: str) -> bool:
@@ -155,30 +228,82 @@ def _is_annotation(scene: Scene, scopes: Scopes, name: str) -> bool:
     )
 
 
-def _as_others_do(scene: Scene, name: str) -> _Wanted | None:
-    """What the other files that import the name take, if they agree."""
-    if scene.project is None:
+def _as_others_do(scene: Scene, name: str) -> Wanted | None:
+    """What the other files that import the name take, if they agree. None where it comes from this
+    file, and in scripts where one has it without an import: then it is everywhere."""
+    language, project = scene.source.language.name, scene.project
+    if project is None or language == "csharp":
         return None
-    found: set[_Wanted] = set()
-    own = posixpath.dirname(scene.document.path)
-    python = scene.source.language.name == "python"
-    for root, path in list(scene.project.mentions(name))[:_MOST_FILES]:
-        if (root, path) == (scene.document.root, scene.document.path):
+    found: dict[Wanted, bool] = {}
+    without: list[Source] = []
+    for root, path in list(project.mentions(name))[:_MOST_FILES]:
+        source = project.source(root, path)
+        own = (root, path) == (scene.document.root, scene.document.path)
+        if own or source is None or not source.language.sees(scene.source.language.name):
             continue
-        source = scene.project.source(root, path)
-        if source is None or not source.language.sees(scene.source.language.name):
-            continue
-        for one in source.outline.imports:
-            if one.local != name or (not python and one.name != name and one.name):
+        taken = [one for one in source.outline.imports if one.local == name]
+        if not taken:
+            without.append(source)
+        for one in taken if language == "python" else [t for t in taken if t.name in {"", name}]:
+            module = _module_here(scene, source, path, one)
+            if not module or source.text.startswith("import static", one.start):
                 continue
-            if one.module.startswith(".") and posixpath.dirname(path) != own:
-                continue
-            if not one.name and not python:
+            if leads_to(source, one, path, scene.document.path):
+                return None
+            if not one.name and language in SCRIPTS:
                 return None  # a default import: its form differs from file to file
-            renamed = name not in {one.name or one.module, one.module.split(".")[0]}
+            last = one.name or re.split(r"[./]", module)[-1]
+            renamed = name not in ({last} if language != "python" else _called(one))
             local = name if renamed or (one.name and one.name != name) else ""
-            found.add(_Wanted(one.module, one.name, local))
-    return next(iter(found)) if len(found) == 1 else None
+            wanted = Wanted(module, one.name, local)
+            statement = source.text[one.start : one.stop]
+            of_types = re.search(rf"\btype\s+(\{{|{re.escape(name)}\b)", statement) is not None
+            found[wanted] = found.get(wanted, True) and of_types and language in SCRIPTS
+    if len(found) != 1 or (language in SCRIPTS and any(_is_at_hand(one, name) for one in without)):
+        return None
+    ((wanted, of_types),) = found.items()
+    return replace(wanted, annotation=of_types)
+
+
+def _is_at_hand(source: Source, name: str) -> bool:
+    """Whether a file uses a name that it neither defines nor imports."""
+    scopes, root = scopes_of(source), source.tree.root
+    if scopes is None or root is None or name in scopes.names:
+        return False
+    return bool(scopes.uses(name, root, member=False))
+
+
+def _relative(path: str, folder: str) -> str:
+    """A script's name for a file without its ending; empty where it would lead far up, which is
+    more often into another package."""
+    found = posixpath.relpath(path, folder or ".")
+    if found.startswith(_FAR):
+        return ""
+    return found if found.startswith(".") else f"./{found}"
+
+
+def _module_here(scene: Scene, source: Source, path: str, one: Import) -> str:
+    """What this file writes for the module of an import of another file; empty where the two would
+    mean different ones."""
+    language, module = scene.source.language.name, one.module
+    own, other = posixpath.dirname(scene.document.path), posixpath.dirname(path)
+    if language in SCRIPTS and module.startswith("."):
+        return _relative(posixpath.normpath(posixpath.join(other, module)), own)
+    if language == "rust":
+        head = module.partition("::")[0]
+        stems = {posixpath.splitext(posixpath.basename(p))[0] for p in (path, scene.document.path)}
+        if head == "super":
+            return module if own == other and stems.isdisjoint({"lib", "main", "mod"}) else ""
+        if head == "crate" and _crate(path) != _crate(scene.document.path):
+            return ""
+        inner = rf"^[ \t]*+(?:pub[^\s;]*+ )?mod {re.escape(head)}\b"
+        return "" if head == "self" or re.search(inner, source.text, re.MULTILINE) else module
+    return module if own == other or not module.startswith(".") else ""
+
+
+def _called(one: Import) -> set[str]:
+    """What Python calls an import where nothing else is said."""
+    return {one.name or one.module, one.module.split(".")[0]}
 
 
 def _only_definition(scene: Scene, name: str) -> OtherDefinition | None:
@@ -196,21 +321,78 @@ def _only_definition(scene: Scene, name: str) -> OtherDefinition | None:
     return found[0] if len(found) == 1 else None
 
 
+def _of_definition(scene: Scene, one: OtherDefinition) -> Wanted | None:
+    """What brings in a definition of another file; None where that is not known."""
+    language, project = scene.source.language.name, scene.project
+    source = project.source(one.root, one.path) if project is not None else None
+    if source is None:
+        return None
+    if language == "java":
+        package = _PACKAGE.search(source.text)
+        own = posixpath.splitext(posixpath.basename(one.path))[0] == one.name
+        return Wanted(f"{package[1]}.{one.name}") if package is not None and own else None
+    if language == "csharp":
+        return _namespace(scene, one.name, namespace_of(source), one.path)
+    module = _rust_module(scene, one) if language == "rust" else _module_of(scene, one)
+    return Wanted(module, one.name) if module else None
+
+
+def _namespace(scene: Scene, name: str, found: str, defined: str = "") -> Wanted | None:
+    """A namespace that the file neither is in nor uses, where each other file that has the name
+    uses it: else all files may, by the settings of the project.
+
+    Args:
+        defined: the file that defines the name; it need not use its namespace.
+    """
+    used = {one.module for one in scene.source.outline.imports if not one.local}
+    if not found or found in used or _is_within(scene.source, found):
+        return None
+    others = []
+    for root, path in list(scene.project.mentions(name))[:_MOST_FILES] if scene.project else ():
+        source = scene.project.source(root, path) if scene.project is not None else None
+        own = path in {scene.document.path, defined}
+        if source is None or own or source.language.name != "csharp" or _is_within(source, found):
+            continue
+        others.append(any(one.module == found and not one.local for one in source.outline.imports))
+    return Wanted(found) if all(others) and (others or not defined) else None
+
+
+def _is_within(source: Source, namespace: str) -> bool:
+    return f"{namespace_of(source)}.".startswith(f"{namespace}.")
+
+
+def _rust_module(scene: Scene, one: OtherDefinition) -> str:
+    """The path of what a file of the same crate makes public."""
+    crate = _crate(one.path)
+    if re.match(r"\s*pub(\(crate\))?\s", one.text) is None or crate != _crate(scene.document.path):
+        return ""
+    parts = posixpath.splitext(one.path)[0].removeprefix(crate).split("/")
+    if parts[-1] in {"mod", "lib"}:
+        parts = parts[:-1]
+    known = crate.endswith("src/") and all(map(str.isidentifier, parts)) and parts != ["main"]
+    return "::".join(["crate", *parts]) if known else ""
+
+
+def _crate(path: str) -> str:
+    """The folder of the sources of the crate that a file is of; its own one where that is not
+    known."""
+    folder, found, _ = f"/{path}".rpartition("/src/")
+    return f"{folder}{found}"[1:] if found else f"{posixpath.dirname(path)}/"
+
+
 def _module_of(scene: Scene, one: OtherDefinition) -> str:
     """What this file would write to import a file; empty where that is not known."""
     if scene.source.language.name == "python":
         return _python_module(scene, one.path)
-    if scene.source.language.name in _SCRIPTS:
+    if scene.source.language.name in SCRIPTS:
         exported = re.match(r"\s*export\s+(?!default)", one.text) is not None
         if not exported or one.path.endswith(".d.ts"):
             return ""
-        folder = posixpath.dirname(scene.document.path) or "."
-        path = posixpath.relpath(posixpath.splitext(one.path)[0], folder)
-        if path.endswith("/index"):
-            path = path.removesuffix("/index")
+        folder = posixpath.dirname(scene.document.path)
+        path = _relative(posixpath.splitext(one.path)[0].removesuffix("/index"), folder)
         if any(i.module.endswith((".js", ".ts")) for i in scene.source.outline.imports):
             return ""  # this project writes extensions
-        return path if path.startswith(".") else f"./{path}"
+        return path
     return ""
 
 
@@ -236,209 +418,22 @@ def _python_module(scene: Scene, path: str) -> str:
     return ""
 
 
-@cache
-def _known() -> Mapping[str, Any]:
-    """Python's own modules, and which of their names are hardly used for anything else."""
-    return tomllib.loads(Path(__file__).with_name("python_modules.toml").read_text("utf-8"))
-
-
-def _standard(scene: Scene, name: str, at: int) -> _Wanted | None:
-    """A module of Python's library where an attribute of it is used, or a name of one. What is no
-    attribute of the module is one of the class that is called the same."""
+def _standard(scene: Scene, name: str, at: int) -> Wanted | None:
+    """A name of the language's library; for Python also a module of it where an attribute is used.
+    What is no attribute of the module is one of the class that is called the same."""
     if scene.project is not None and scene.project.definitions(name):
         return None
-    module = _known()["names"].get(name)
+    language, known = scene.source.language.name, library_of(scene.source)
+    module = known["names"].get(name)
     if module is not None:
-        return _Wanted(module, name)
+        if language == "java":
+            return Wanted(f"{module}.{name}")
+        if language == "csharp":
+            return _namespace(scene, name, module)
+        return Wanted(module) if language == "go" else Wanted(module, name)
     rest = scene.text[at + len(name) : at + len(name) + 64]
     attribute = re.match(r"\.([A-Za-z]\w*)", rest)
-    if attribute is None or name not in _known()["modules"]:
+    if language != "python" or attribute is None or name not in known["roots"]:
         return None
-    own = _known()["attributes"].get(name)
-    return _Wanted(name, name if own is not None and attribute[1] not in own else "")
-
-
-def _inserted(scene: Scene, wanted: _Wanted) -> NextEdit | None:
-    """The edit that brings in a name: in a statement of that module, or as a new line."""
-    language = scene.source.language.name
-    if language != "python" and language not in _SCRIPTS:
-        return None
-    text, name = scene.text, wanted.name
-    every = scene.source.outline.imports
-    if language in _SCRIPTS and (
-        name in _GLOBALS or (every and not any(_is_import(text, one) for one in every))
-    ):
-        return None  # a global, or a script that imports by calls
-    imports = [one for one in every if line_start(text, one.start) == one.start]
-    hidden = [one for one in every if one.module == wanted.module and _is_for_types(scene, one)]
-    if wanted.annotation and hidden:
-        imports = hidden
-    if name and not wanted.local:
-        for one in imports:
-            if one.module == wanted.module and one.name:
-                made = _extended(text, one, name)
-                if made is not None:
-                    return made
-    line = _line(scene, wanted, imports)
-    if imports is hidden:
-        same, stop = max((one.start, one.stop) for one in hidden)
-        at = line_end(text, max(stop - 1, same))
-        indent = text[line_start(text, same) : same]
-        return NextEdit(at, at, indent + line, EditKind.IMPORT) if not indent.strip() else None
-    place = _place(scene.source, imports, line)
-    if place is None:
-        return None
-    at, before, after = place
-    return NextEdit(at, at, before + line + after, EditKind.IMPORT)
-
-
-def _is_import(text: str, one: Import) -> bool:
-    return text.startswith(("import", "export"), one.start)
-
-
-def _is_for_types(scene: Scene, one: Import) -> bool:
-    """Whether an import is in a block that only type checkers read."""
-    root, at = scene.source.tree.root, byte_offset(scene.text, one.start)
-    leaf = root.descendant_for_byte_range(at, at) if root is not None else None
-    for node in ancestors(leaf) if leaf is not None else ():
-        condition = node.child_by_field_name("condition") if node.type == "if_statement" else None
-        if condition is not None:
-            return condition.text is not None and condition.text.endswith(b"TYPE_CHECKING")
-    return False
-
-
-def _line(scene: Scene, wanted: _Wanted, imports: list[Import]) -> str:
-    module, name = wanted.module, wanted.name
-    renamed = f" as {wanted.local}" if wanted.local else ""
-    if scene.source.language.name == "python":
-        return f"from {module} import {name}{renamed}\n" if name else f"import {module}{renamed}\n"
-    others = [scene.text[one.start : one.stop] for one in imports]
-    quote = "'" if any("'" in one for one in others) else '"'
-    end = ";" if not others or any(one.rstrip().endswith(";") for one in others) else ""
-    return f"import {{ {name} }} from {quote}{module}{quote}{end}\n"
-
-
-def _extended(text: str, one: Import, name: str) -> NextEdit | None:
-    """One more name in a statement on one line, or with a line for each, in order if the others
-    are."""
-    end = line_end(text, one.start)
-    if end < one.stop:
-        return _extended_by_line(text, one, name)
-    statement = text[one.start : end].rstrip("\n")
-    python, braced = _FROM.match(statement), _BRACED.match(statement)
-    if python is not None:
-        start, listed = python.start(2), python[2]
-    elif braced is not None and not braced[1]:
-        start, listed = braced.start(2), braced[2]
-    else:
-        return None
-    names = [part.strip() for part in listed.split(",") if part.strip()]
-    if not names or name in names:
-        return None
-    following = next((other for other in names if _key(other) > _key(name)), None)
-    ordered = names == sorted(names, key=_key)
-    if following is None or not ordered:
-        at = one.start + start + len(listed.rstrip(", "))
-        return NextEdit(at, at, f", {name}", EditKind.IMPORT)
-    at = one.start + start + re.search(rf"(?<![\w$]){re.escape(following)}", listed).start()  # type: ignore[union-attr]
-    return NextEdit(at, at, f"{name}, ", EditKind.IMPORT)
-
-
-def _extended_by_line(text: str, one: Import, name: str) -> NextEdit | None:
-    """One more line in a statement that has a line for each name."""
-    at = line_end(text, one.start)
-    first = text[one.start : at].rstrip()
-    if not first.endswith(("import (", "import {")):
-        return None
-    found: list[tuple[int, str]] = []
-    indent = comma = ""
-    for line in text[at : one.stop].split("\n")[:-1]:
-        listed = _LISTED.match(line)
-        if listed is None:
-            return None
-        indent, comma = listed[1], listed[3]
-        found.append((at, listed[2]))
-        at += len(line) + 1
-    names = [known for _, known in found]
-    if not names or name in names or not comma:
-        return None
-    ordered = names == sorted(names, key=_key)
-    following = [start for start, known in found if _key(known) > _key(name)]
-    place = following[0] if following and ordered else at
-    return NextEdit(place, place, f"{indent}{name},\n", EditKind.IMPORT)
-
-
-def _key(name: str) -> tuple[int, str]:
-    """isort's order: constants, classes, the rest."""
-    group = 0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2
-    return group, name.lower()
-
-
-def _place(source: Source, imports: list[Import], line: str) -> tuple[int, str, str] | None:
-    """Where a new import belongs, and the blank lines before and after it: before the first of its
-    group that sorts after it."""
-    text = source.text
-    if not imports:
-        return _after_head(source)
-    blocks: list[list[int]] = []
-    starts = sorted({one.start for one in imports})
-    ends = {one.start: line_end(text, max(one.stop - 1, one.start)) for one in imports}
-    for start in starts:
-        if blocks and not text[ends[blocks[-1][-1]] : start].strip(" \t"):
-            blocks[-1].append(start)
-        else:
-            blocks.append([start])
-    root = _root(line)
-    best = next((b for b in blocks if any(_root(text[s : s + 200]) == root for s in b)), None)
-    if best is None:
-        best = blocks[0] if _is_standard(root) else blocks[-1]
-        if "__future__" in text[best[0] : ends[best[-1]]]:
-            best = blocks[1] if len(blocks) > 1 else best
-            if "__future__" in text[best[0] : ends[best[-1]]]:
-                return _apart(text, ends[best[-1]])
-    for start in best:
-        if _order(text[start : ends[start]]) > _order(line):
-            return start, "", ""
-    return ends[best[-1]], "", ""
-
-
-def _apart(text: str, at: int) -> tuple[int, str, str]:
-    """A place with a blank line on both sides."""
-    before = "" if not at else "\n" if text[at - 1] == "\n" else "\n\n"
-    return at, before, "" if text[at : at + 1] in {"", "\n"} else "\n"
-
-
-def _root(statement: str) -> str:
-    found = re.match(r"(?:from|import)\s+([\w.]+)", statement)
-    if found is None:
-        return "." if re.search(r"['\"]\.", statement) else ""
-    return "." if found[1].startswith(".") else found[1].split(".")[0]
-
-
-def _is_standard(root: str) -> bool:
-    return root in _known()["modules"]
-
-
-def _order(statement: str) -> tuple[bool, str]:
-    """`import a` before `from a import b`, each by its module."""
-    found = re.match(r"(from|import)\s+([\w.]+)", statement)
-    return (found[1] == "from", found[2].lower()) if found else (True, "\uffff")
-
-
-def _after_head(source: Source) -> tuple[int, str, str] | None:
-    """After the file's first comments and documentation, if nothing imports yet. Comments right
-    above code belong to that."""
-    root, text = source.tree.root, source.text
-    if root is None:
-        return None
-    at = 0
-    for node in root.children:
-        start, end = source.at.char(node.start_byte), source.at.char(node.end_byte)
-        end = line_end(text, max(end - 1, start))
-        is_text = node.type == "expression_statement" and node.named_child_count == 1
-        is_text = is_text and node.named_children[0].type == "string"
-        if "comment" not in node.type and node.type != "hash_bang_line" and not is_text:
-            break
-        if is_text or _HEAD.match(text, start) or text[end : end + 1] in {"", "\n"}:
-            at = end
-    return _apart(text, at)
+    own = known["attributes"].get(name)
+    return Wanted(name, name if own is not None and attribute[1] not in own else "")

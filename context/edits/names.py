@@ -397,9 +397,9 @@ def _is_beside(scene: Scene, source: Source, path: str, name: str) -> bool:
 
 
 def namespace_of(source: Source) -> str:
-    """The first namespace that a C# file declares; empty without one."""
-    found = _NAMESPACE.search(source.text)
-    return found[1] if found is not None else ""
+    """The namespace that a file of C# declares; empty without one, and where there are several."""
+    found = _NAMESPACE.findall(source.text)
+    return found[0] if len(found) == 1 else ""
 
 
 def _is_brought_in(scopes: Scopes, name: str) -> bool:

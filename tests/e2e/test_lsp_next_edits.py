@@ -317,6 +317,52 @@ def test_what_follows_is_followed_through_the_files(
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    ("path", "text", "typed", "files", "expected"),
+    [
+        (
+            "a.go", 'package main\n\nimport (\n\t"fmt"\n)\n\n', "var x = shape.Area()",
+            {"shape/a.go": "package shape\n\nfunc Area() int { return 1 }\n",
+             "b.go": 'package main\n\nimport "example.com/x/shape"\n\nvar y = shape.Area()\n'},
+            '\n\t"example.com/x/shape"\n',
+        ),
+        (
+            "p/A.java", "package p;\n\n", "class A { Shape x; }",
+            {"p/q/Shape.java": "package p.q;\n\npublic class Shape {}\n"},
+            "\nimport p.q.Shape;\n",
+        ),
+        (
+            "src/a.rs", "use std::fs;\n\n", "fn f(x: Shape) {}",
+            {"src/shape.rs": "pub struct Shape;\n"},
+            "use crate::shape::Shape;\n",
+        ),
+        (
+            "A.cs", "using System.IO;\n\n", "class A { Shape x; }",
+            {"q/Shape.cs": "namespace Geo\n{\n    public class Shape { }\n}\n",
+             "q/B.cs": "using Geo;\n\nclass B { Shape x; }\n"},
+            "using Geo;\n",
+        ),
+    ],
+)  # fmt: skip
+def test_a_missing_import_is_found_in_the_index(
+    home: Path, tmp_path: Path, path: str, text: str, typed: str, files: dict[str, str],
+    expected: str,
+) -> None:  # fmt: skip
+    for name, content in {**files, path: text}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content, "utf-8")
+
+    async def main() -> None:
+        uri = (tmp_path / path).as_uri()
+        async with editing(tmp_path) as client:
+            client.open(uri, text, "")
+            change(client, uri, 2, (text.count("\n"), 0, 0), typed)
+            (edit,) = await offered(client, uri, 2)
+            assert edit["text"] == expected
+
+    asyncio.run(main())
+
+
 def test_an_edit_that_was_passed_over_twice_is_not_offered_again(
     home: Path, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ from context.edits import (
 )
 from context.edits.history import History, between
 from context.syntax.document import Document, Source, read_file
+from context.syntax.syntax_tree import Kind
 
 _RULES: dict[str, Callable[[Scene], list[NextEdit]]] = {
     "rename": renames.find,
@@ -54,7 +55,8 @@ class Files:
                     source.language.name,
                     name,
                     source.text[one.start : one.stop],
-                    top_level=one.parent < 0,
+                    top_level=one.parent < 0
+                    or source.outline.definitions[one.parent].kind == Kind.SCOPE,
                 )
                 for one in source.outline.definitions
                 if one.name == name
@@ -360,6 +362,12 @@ def test_uses_follow_an_import_where_the_name_was_renamed_there(
             "",
         ),
         ({"pkg/b.py": "def f():\n    Thing = 1\n"}, "import os\n", "Thing()", ""),
+        (
+            {"pkg/b.py": "class Thing: ...\n"},
+            "try:\n    from x import *\nexcept ImportError:\n    pass\n",
+            "Thing()\n",
+            "",
+        ),
         (  # under the name that another file gives it
             {"pkg/b.py": "import tools.core as Thing\n"},
             "import os\n\n",
@@ -447,6 +455,231 @@ def test_a_missing_import(files: dict[str, str], before: str, typed: str, expect
     ],
 )
 def test_a_missing_import_of_a_script(
+    path: str, files: dict[str, str], before: str, typed: str, expected: str
+) -> None:
+    seen = scene(path, [before, before + typed], files)
+    assert [one.text for one in imports.find(seen)] == ([expected] if expected else [])
+
+
+_GO = 'package main\n\nimport (\n\t"fmt"\n\t"strings"\n\n\t"example.com/x/b"\n)\n\n'
+_JAVA = "package p;\n\nimport java.util.Map;\n\nimport p.z.Other;\n\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "files", "before", "typed", "expected"),
+    [
+        ("a.go", {}, _GO, "var x = os.Args\n", '\t"os"\n'),
+        ("a.go", {}, _GO, "var x = json.Valid(nil)\n", '\t"encoding/json"\n'),
+        ("a.go", {}, _GO, "var x = json.valid\n", ""),
+        ("a.go", {}, _GO, "func f(json T) { json.Valid(nil) }\n", ""),
+        ("a.go", {"b.go": "package main\n\nvar json = 1\n"}, _GO, "var x = json.Valid(nil)\n", ""),
+        (
+            "a.go",
+            {"c/d.go": 'package c\n\nimport "example.com/x/shape"\n'},
+            _GO,
+            "var x shape.Circle\n",
+            '\t"example.com/x/shape"\n',
+        ),
+        (
+            "a.go",
+            {"c/d.go": 'package c\n\nimport geo "example.com/x/shape"\n'},
+            _GO,
+            "var x = geo.Area(1)\n",
+            '\tgeo "example.com/x/shape"\n',
+        ),
+        (
+            "a.go",
+            {"c/d.go": 'package c\n\nimport "other.org/shape"\n'},
+            'package a\n\nimport (\n\t"fmt"\n)\n\n',
+            "var x shape.Circle\n",
+            '\n\t"other.org/shape"\n',
+        ),
+        ("a.go", {}, "// Package a is one.\npackage a\n\n", "var x = os.Args\n", '\nimport "os"\n'),
+        ("a.go", {}, 'package a\n\nimport "fmt"\n\n', "var x = os.Args\n", 'import "os"\n'),
+        ("p/A.java", {}, _JAVA, "class A { List<String> x; }\n", "import java.util.List;\n"),
+        ("p/A.java", {}, _JAVA, "class A { String x; }\n", ""),
+        ("p/A.java", {}, _JAVA, "class A<List> { List x; }\n", ""),
+        ("p/A.java", {}, _JAVA, "class A { Object x = Files.list(p); }\n",
+         "import java.nio.file.Files;\n"),
+        ("p/A.java", {"p/List.java": "package p;\n\nclass List {}\n"}, _JAVA,
+         "class A { List x; }\n", ""),
+        (
+            "p/A.java",
+            {"q/B.java": "package q;\n\nimport org.lib.Shape;\n"},
+            _JAVA,
+            "class A { Shape x; }\n",
+            "import org.lib.Shape;\n",
+        ),
+        (
+            "p/A.java",
+            {"p/q/Shape.java": "package p.q;\n\npublic class Shape {}\n"},
+            _JAVA,
+            "class A { Shape x = new Shape(); }\n",
+            "import p.q.Shape;\n",
+        ),
+        (
+            "p/A.java",
+            {"p/q/Shape.java": "package p.q;\n\npublic class Shape {}\n"},
+            _JAVA + "import p.r.*;\n",
+            "class A { Shape x = new Shape(); }\n",
+            "",
+        ),
+        (
+            "p/A.java",
+            {"p/q/Shape.java": "package p.q;\n\npublic class Shape {}\n"},
+            "/* License */\npackage p;\n\n",
+            "class A { Shape x; }\n",
+            "\nimport p.q.Shape;\n",
+        ),
+        (
+            "src/a.rs",
+            {"src/shape.rs": "pub fn area(w: i32) -> i32 { w }\n"},
+            "use crate::x::y;\nuse std::fs;\n\n",
+            "fn f() { area(1); }\n",
+            "use crate::shape::area;\n",
+        ),
+        ("src/a.rs", {"src/shape.rs": "fn area(w: i32) -> i32 { w }\n"}, "use crate::x::y;\n\n",
+         "fn f() { area(1); }\n", ""),
+        (
+            "src/a.rs",
+            {},
+            "use std::collections::{BTreeMap, HashSet};\n\n",
+            "fn f(x: HashMap<u8, u8>) {}\n",
+            "HashMap, ",
+        ),
+        ("src/a.rs", {}, "#![allow(dead_code)]\n\n", "fn f(x: Arc<u8>) {}\n",
+         "\nuse std::sync::Arc;\n"),
+        ("src/a.rs", {"src/b.rs": "use anyhow::Result;\n"}, "use std::fs;\n\n",
+         "fn f() -> Result<u8, u8> { Ok(1) }\n", ""),
+        ("src/a.rs", {"src/b.rs": "use serde::Serialize;\n"}, "use std::fs;\n\n",
+         "#[derive(Serialize)]\nstruct A;\n", "use serde::Serialize;\n"),
+        ("src/a.rs", {"src/b.rs": "use crate::x::Key;\n"}, "use std::fs;\n\n",
+         "fn f<Key>(x: Key) {}\n", ""),
+        ("src/a.rs", {}, "use std::fs;\n\n", "mod tests { use super::*; fn f(x: Arc<u8>) {} }\n",
+         ""),
+        ("src/a.rs", {}, "use std::fs;\n\nmod tests { use super::*; }\n", "fn f(x: Arc<u8>) {}\n",
+         "use std::sync::Arc;\n"),
+        (
+            "A.cs",
+            {"q/Shape.cs": "namespace Geo.Shapes;\n\npublic class Shape { public Shape() { } }\n",
+             "B.cs": "using Geo.Shapes;\n\nclass B { Shape x; }\n"},
+            "using System.IO;\nusing Newtonsoft.Json;\n\n",
+            "class A { Shape x = new Shape(); }\n",
+            "using Geo.Shapes;\n",
+        ),
+        (
+            "A.cs",
+            {"q/Shape.cs": "namespace Geo\n{\n    public class Shape { }\n}\n",
+             "B.cs": "using Geo;\n\nnamespace X\n{\n    class B { Shape x; }\n}\n"},
+            "using System.IO;\n\n",
+            "namespace Y\n{\n    class A { Shape x; }\n}\n",
+            "using Geo;\n",
+        ),
+        (
+            "A.cs",
+            {"q/Shape.cs": "namespace Geo.Shapes;\n\npublic class Shape { }\n"},
+            "namespace Geo.Shapes.Tests;\n\n",
+            "class A { Shape x; }\n",
+            "",
+        ),
+        (
+            "A.cs",
+            {"q/Shape.cs": "namespace Geo;\n\npublic class Shape { }\n",
+             "Usings.cs": "global using Geo;\n", "B.cs": "class B { Shape x; }\n"},
+            "using System.IO;\n\n",
+            "class A { Shape x; }\n",
+            "",
+        ),
+        ("A.cs", {"q/Size.cs": "namespace Geo;\n\npublic class Size { }\n"}, "using System.IO;\n\n",
+         "class A : B { int F() { return Size.Width; } }\n", ""),
+        ("A.cs", {}, "using System.IO;\n\n", "class A { StringBuilder x; }\n",
+         "using System.Text;\n"),
+        (  # a library's, in the project's settings
+            "A.cs",
+            {"B.cs": "class B { StringBuilder x; }\n"},
+            "using System.IO;\n\n",
+            "class A { StringBuilder x; }\n",
+            "",
+        ),
+        (
+            "x/src/a.rs",
+            {"x/src/b/mod.rs": "pub struct Shape;\n", "y/src/c.rs": "use crate::d::Shape;\n"},
+            "use std::fs;\n\n",
+            "fn f(x: Shape) {}\n",
+            "use crate::b::Shape;\n",
+        ),
+        ("x/src/a.rs", {"y/src/b.rs": "pub struct Shape;\n"}, "use std::fs;\n\n",
+         "fn f(x: Shape) {}\n", ""),
+        (  # made by a macro of this file
+            "src/a.rs",
+            {"src/b.rs": "use crate::a::area;\n"},
+            "use std::fs;\n\nfunction!(area);\n",
+            "fn f() { area(1); }\n",
+            "",
+        ),
+        ("src/a.rs", {"src/b.rs": "use self::c::area;\n"}, "use std::fs;\n\n",
+         "fn f() { area(1); }\n", ""),
+        ("src/a.rs", {}, "use std::fs;\n\n", "fn f() { use a::*; let x: Arc<u8>; }\n", ""),
+        ("src/a.rs", {}, "use std::{fs, sync::{Arc, Mutex}};\n\n", "fn f(x: Arc<u8>) {}\n", ""),
+        ("p/A.java", {"test/p/B.java": "package p;\n\nclass List {}\n"}, _JAVA,
+         "class A { List x; }\n", ""),
+        ("p/A.java", {"q/B.java": "package q;\n\nimport org.junit.Test;\n"}, _JAVA,
+         "class A { @Test void f() {} }\n", "import org.junit.Test;\n"),
+        ("p/A.java", {"q/B.java": "package q;\n\nimport static java.lang.X.METHOD;\n"}, _JAVA,
+         "class A { @Target(METHOD) void f() {} }\n", ""),
+        ("src/a.rs", {"src/b.rs": "use clap::arg;\n"}, "use std::fs;\n\n",
+         "struct A { #[arg(short)] x: u8 }\n", ""),
+        ("p/A.java", {"q/B.java": "package q;\n\nimport java.util.Map.Entry;\n"}, _JAVA,
+         "class A { Map.Entry x; }\n", ""),
+        ("a.go", {}, _GO, "var x = new(bytes.Buffer)\n", '\t"bytes"\n'),
+        ("a.lua", {"b.lua": "local x = require('y')\n"}, "local z = 1\n", "x.f()\n", ""),
+        (
+            "src/a.ts",
+            {"src/b.ts": "export class Thing {}\n"},
+            "import * as x from './x';\n\n",
+            "const y = new Thing();\n",
+            "import { Thing } from './b';\n",
+        ),
+        (
+            "src/a.ts",
+            {"src/b.ts": "import type { Thing } from './c/d';\n"},
+            "import { x } from './x';\n\n",
+            "const y: Thing = z;\n",
+            "import type { Thing } from './c/d';\n",
+        ),
+        (
+            "src/a.ts",
+            {"src/b.ts": "import type { Thing } from './c/d';\n"},
+            "import type { Other } from './c/d';\nimport { x } from './c/d';\n\n",
+            "const y: Thing = z;\n",
+            ", Thing",
+        ),
+        (
+            "src/c/a.ts",
+            {"src/b.ts": "import { Thing } from './d/e';\n"},
+            "import { x } from './x';\n\n",
+            "new Thing();\n",
+            "import { Thing } from '../d/e';\n",
+        ),
+        (
+            "one/app/src/c/a.ts",
+            {"two/src/b.ts": "export class Thing {}\n"},
+            "import { x } from './x';\n\n",
+            "new Thing();\n",
+            "",
+        ),
+        (  # another file has it without an import, so it is everywhere
+            "src/a.ts",
+            {"src/b.ts": "import { it } from 'vitest';\n", "src/c.ts": "it('works');\n"},
+            "import { x } from './x';\n\n",
+            "it('works');\n",
+            "",
+        ),
+        ("src/a.ts", {"src/b.ts": "export class Thing {}\n"}, "import * as x from './x';\n\n",
+         "function f<Thing>(y: Thing) {}\n", ""),
+    ],
+)  # fmt: skip
+def test_a_missing_import_in_other_languages(
     path: str, files: dict[str, str], before: str, typed: str, expected: str
 ) -> None:
     seen = scene(path, [before, before + typed], files)
