@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -426,6 +426,22 @@ def leads_to(source: Source, one: Import, path: str, target: str) -> bool:
     return target in where.exact or any(
         target == ending or target.endswith(f"/{ending}") for ending in where.endings
     )
+
+
+def imported_file(scene: Scene, one: Import, names: Iterable[str]) -> Source | None:
+    """The file that an import of the document is about, by its path, else as one that defines one
+    of some names; None where it is not known."""
+    project, document = scene.project, scene.document
+    if project is None:
+        return None
+    for path in places(scene.source.language, one, document.path).exact:
+        source = project.source(document.root, path)
+        if source is not None and path != document.path:
+            return source
+    for found in (found for name in names for found in project.definitions(name)):
+        if found.top_level and leads_to(scene.source, one, document.path, found.path):
+            return project.source(found.root, found.path)
+    return None
 
 
 def name_in(scopes: Scopes, source: Source, one: Import) -> int | None:

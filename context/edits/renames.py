@@ -21,7 +21,7 @@ from context.edits.names import (
     Scopes,
     Use,
     differ_in_number,
-    leads_to,
+    imported_file,
     name_in,
     other_files,
     scopes_of,
@@ -135,19 +135,12 @@ def _declared(scene: Scene, scopes: Scopes) -> Iterator[_Rename]:
 
 def _was_renamed_there(scene: Scene, rename: _Rename) -> bool:
     """Whether the file that a name is imported from defines the new name, and not the old one."""
-    new, path = rename.binding.name, scene.document.path
-    if scene.project is None:
-        return False
-    # The index may know the file as it was before.
-    defined = (*scene.project.definitions(new), *scene.project.definitions(rename.old))
+    new = rename.binding.name
     for one in scene.source.outline.imports:
-        if one.name != new or one.local != new:
-            continue
-        for found in defined:
-            if found.top_level and leads_to(scene.source, one, path, found.path):
-                source = scene.project.source(found.root, found.path)
-                names = {other.name for other in source.outline.definitions} if source else {""}
-                return new in names and rename.old not in names
+        if one.name == one.local == new:
+            source = imported_file(scene, one, (new, rename.old))
+            names = {other.name for other in source.outline.definitions} if source else {""}
+            return new in names and rename.old not in names
     return False
 
 

@@ -285,7 +285,8 @@ def test_a_second_window_on_the_same_file(at: Situations) -> None:
 
 
 def test_a_file_that_imports_the_name_follows(at: Situations) -> None:
-    """The rename of a function continues in another file: a hint names it, and Tab opens it."""
+    """The rename of a function continues in another file: a hint names it, and Tab opens it; then
+    its uses there follow."""
     at.open("def load():\n    pass\n", name="shared.py")
     for _ in range(40):  # until the index has been built
         at.vim.keys("ggwciwread<Esc>")
@@ -297,3 +298,8 @@ def test_a_file_that_imports_the_name_follows(at: Situations) -> None:
     assert found == ["0: <Tab> next edit: user.py:1"]
     at.vim.keys("<Tab>")
     assert at.vim.lua("return vim.fn.expand('%:t')") == "user.py"
+    assert at.marks() == ["0-0", "0:read"]
+    at.vim.keys("<Tab>")
+    assert at.marks() == ["2-2", "2:read"], "what uses the import follows"
+    at.vim.keys("<Tab>")
+    assert at.vim.lines() == ["from shared import read", "", "read()"]

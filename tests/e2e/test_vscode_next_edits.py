@@ -300,6 +300,9 @@ def planned() -> Session:
     on.cursor("Ln 1, Col 20")
     on.keys("Tab")
     on.do("saved", file="user.py", text="from shared import read\n\nload()\n")
+    on.drawn("read", "its use")
+    on.keys("Tab")
+    on.do("saved", file="user.py", text="from shared import read\n\nread()\n")
 
     on.situation("second_view", FAR)
     on.keys("Control+End", "Control+Backslash")

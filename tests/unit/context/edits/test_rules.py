@@ -68,7 +68,7 @@ class Files:
 
     def source(self, root: str, path: str) -> Source | None:
         assert root == "/p"
-        return read_file(path, self._files[path])
+        return read_file(path, self._files[path]) if path in self._files else None
 
 
 def scene(
