@@ -378,7 +378,7 @@ class NextEdits:
             told = Scene(other, other.source, 0, past.hunks, project, accepted=accepted)
             edits = list(_elsewhere(told, scene, everywhere=origin.everywhere))
             newest = max(history.newest, past.newest)
-            found = found or self._first_that_passes(edits, scene, history, newest)
+            found = self._first_that_passes(edits, scene, history, newest)
             if found is not None:
                 return _Look(found, origin=origin.where.uri)
         if found is not None or how is None or not history.hunks:

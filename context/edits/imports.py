@@ -21,13 +21,12 @@ import tree_sitter
 from context.edits import NextEdit, OtherDefinition, Scene
 from context.edits.history import is_identifier, tokens
 from context.edits.import_lines import SCRIPTS, Wanted, inserted, library_of
-from context.edits.names import Scopes, leads_to, namespace_of, scopes_of
+from context.edits.names import Scopes, leads_to, mentioning, namespace_of, package_of, scopes_of
 from context.syntax.document import Source
 from context.syntax.syntax_tree import Import, ancestors
 from context.syntax.text import byte_offset, line_start
 
 _MOST_NAMES = 8
-_MOST_FILES = 12
 _FAR = "../../../"
 _BUILTIN = frozenset(dir(builtins)) | {"self", "cls", "super", "__file__", "__name__", "__doc__"}
 _LANGUAGES = SCRIPTS | {"python", "go", "java", "rust", "csharp"}
@@ -41,7 +40,6 @@ _USED_BY_NAME = frozenset(
     ("annotation", "generic_type", "jsx_opening_element", "jsx_closing_element",
      "jsx_self_closing_element", "marker_annotation")
 )  # fmt: skip
-_PACKAGE = re.compile(r"^[ \t]*+package[ \t]++([\w.]++)", re.MULTILINE)
 _IMPORT_TYPE = re.compile(r"^import type ", re.MULTILINE)
 
 
@@ -123,12 +121,12 @@ def _is_missing(scene: Scene, scopes: Scopes, name: str, at: int) -> bool:
         return False
     if name in _in_statements(scene.source):
         return False
-    own = _package(scene.source, scene.document.path)
+    own = package_of(scene.source, scene.document.path)
     project = scene.project
     if not own or project is None:
         return True
     sources = {one.path: project.source(one.root, one.path) for one in project.definitions(name)}
-    return all(found is None or _package(found, path) != own for path, found in sources.items())
+    return all(found is None or package_of(found, path) != own for path, found in sources.items())
 
 
 def _in_statements(source: Source) -> set[str]:
@@ -142,14 +140,6 @@ def _in_statements(source: Source) -> set[str]:
     ]
     texts = [one.text.decode("utf-8", "replace") for one in found if one is not None and one.text]
     return {token for text in texts for token in tokens(text)}
-
-
-def _package(source: Source, path: str) -> str:
-    """What the files of a package have in common, where they see each other's names."""
-    if source.language.name == "java":
-        found = _PACKAGE.search(source.text)
-        return found[1] if found is not None else "."
-    return posixpath.dirname(path) or "." if source.language.resolve.same_folder else ""
 
 
 def _is_importable(scene: Scene, node: tree_sitter.Node, name: str) -> bool:
@@ -231,16 +221,12 @@ def _is_annotation(scene: Scene, scopes: Scopes, name: str) -> bool:
 def _as_others_do(scene: Scene, name: str) -> Wanted | None:
     """What the other files that import the name take, if they agree. None where it comes from this
     file, and in scripts where one has it without an import: then it is everywhere."""
-    language, project = scene.source.language.name, scene.project
-    if project is None or language == "csharp":
+    language = scene.source.language.name
+    if language == "csharp":
         return None
     found: dict[Wanted, bool] = {}
     without: list[Source] = []
-    for root, path in list(project.mentions(name))[:_MOST_FILES]:
-        source = project.source(root, path)
-        own = (root, path) == (scene.document.root, scene.document.path)
-        if own or source is None or not source.language.sees(scene.source.language.name):
-            continue
+    for _, path, source in mentioning(scene, name):
         taken = [one for one in source.outline.imports if one.local == name]
         if not taken:
             without.append(source)
@@ -328,9 +314,9 @@ def _of_definition(scene: Scene, one: OtherDefinition) -> Wanted | None:
     if source is None:
         return None
     if language == "java":
-        package = _PACKAGE.search(source.text)
+        package = package_of(source, one.path)
         own = posixpath.splitext(posixpath.basename(one.path))[0] == one.name
-        return Wanted(f"{package[1]}.{one.name}") if package is not None and own else None
+        return Wanted(f"{package}.{one.name}") if package != "." and own else None
     if language == "csharp":
         return _namespace(scene, one.name, namespace_of(source), one.path)
     module = _rust_module(scene, one) if language == "rust" else _module_of(scene, one)
@@ -347,13 +333,11 @@ def _namespace(scene: Scene, name: str, found: str, defined: str = "") -> Wanted
     used = {one.module for one in scene.source.outline.imports if not one.local}
     if not found or found in used or _is_within(scene.source, found):
         return None
-    others = []
-    for root, path in list(scene.project.mentions(name))[:_MOST_FILES] if scene.project else ():
-        source = scene.project.source(root, path) if scene.project is not None else None
-        own = path in {scene.document.path, defined}
-        if source is None or own or source.language.name != "csharp" or _is_within(source, found):
-            continue
-        others.append(any(one.module == found and not one.local for one in source.outline.imports))
+    others = [
+        any(one.module == found and not one.local for one in source.outline.imports)
+        for _, path, source in mentioning(scene, name)
+        if path != defined and not _is_within(source, found)
+    ]
     return Wanted(found) if all(others) and (others or not defined) else None
 
 

@@ -26,6 +26,8 @@ _OWNERS = ("object", "value", "operand", "argument", "expression")
 _MEMBER_FIELDS = ("attribute", "property", "field")
 _MOST_USES = 400
 _MOST_FILES = 20
+_MOST_CHARS = 1_000_000
+_PACKAGE = re.compile(r"^[ \t]*+package[ \t]++([\w.]++)", re.MULTILINE)
 _NAMESPACE = re.compile(r"^[ \t]*+namespace[ \t]++([\w.]++)", re.MULTILINE)
 _PART = re.compile(r"[\w$]+")
 _WORD = re.compile(r"[A-Z]?[a-z]++|[A-Z]++|[^A-Za-z]")
@@ -302,6 +304,22 @@ class OtherFile:
         return [found[stop] for stop in sorted(found)]
 
 
+def mentioning(scene: Scene, name: str) -> Iterator[tuple[str, str, Source]]:
+    """Root, path and source of some other files of the language that contain a name, the best
+    first."""
+    project, document = scene.project, scene.document
+    read = 0
+    for root, path in list(project.mentions(name))[:_MOST_FILES] if project is not None else ():
+        if (root, path) == (document.root, document.path) or project is None:
+            continue
+        source = project.source(root, path)
+        if source is not None and source.language.sees(scene.source.language.name):
+            yield root, path, source
+        read += len(source.text) if source is not None else 0
+        if read > _MOST_CHARS:
+            return
+
+
 def other_files(scene: Scene, name: str, owner: str = "") -> Iterator[OtherFile]:
     """The files of the project that can use a name of the document, the best first.
 
@@ -309,30 +327,22 @@ def other_files(scene: Scene, name: str, owner: str = "") -> Iterator[OtherFile]
         name: of a function, a class or a value at the top of the document, or of a member of
             the class `owner` there that is reached through the class.
     """
-    project, document = scene.project, scene.document
-    if project is None:
-        return
-    sources: dict[tuple[str, str], Source] = {}
-    for key in list(project.mentions(name))[:_MOST_FILES]:
-        source = project.source(*key)
-        own = key == (document.root, document.path)
-        if not own and source is not None and source.language.sees(scene.source.language.name):
-            sources[key] = source
+    sources = list(mentioning(scene, name))
     outer = owner or name
-    targets = {document.path}
+    targets = {scene.document.path}
     while passing := {
         path
-        for (_, path), source in sources.items()
+        for _, path, source in sources
         if path not in targets and _passes_on(source, path, outer, targets)
     }:
         targets |= passing
-    for (root, path), source in sources.items():
-        scopes = scopes_of(source)
-        if scopes is None:
-            continue
+    for root, path, source in sources:
         imports, expressions = _reached(source, path, outer, targets)
         if _is_beside(scene, source, path, outer):
             expressions.add(outer)
+        scopes = scopes_of(source) if imports or expressions else None
+        if scopes is None:
+            continue
         clear = {one for one in expressions if _is_brought_in(scopes, _PART.findall(one)[0])}
         if owner:
             imports = []
@@ -388,12 +398,20 @@ def _is_beside(scene: Scene, source: Source, path: str, name: str) -> bool:
     if not rules.same_folder or scene.project is None:
         return False
     if not rules.wildcard:
-        return posixpath.dirname(path) == posixpath.dirname(scene.document.path)
+        return package_of(source, path) == package_of(scene.source, scene.document.path)
     defined = {one.path for one in scene.project.definitions(name) if one.top_level}
     mine, own = namespace_of(scene.source), namespace_of(source)
     used = not mine or f"{own}.".startswith(f"{mine}.")
     used = used or any(one.module == mine and not one.local for one in source.outline.imports)
-    return used and defined <= {scene.document.path}
+    return used and defined == {scene.document.path}
+
+
+def package_of(source: Source, path: str) -> str:
+    """What the files of a package have in common, where they see each other's names; else empty."""
+    if source.language.name == "java":
+        found = _PACKAGE.search(source.text)
+        return found[1] if found is not None else "."
+    return posixpath.dirname(path) or "." if source.language.resolve.same_folder else ""
 
 
 def namespace_of(source: Source) -> str:

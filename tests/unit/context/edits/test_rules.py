@@ -85,7 +85,7 @@ def scene(
         history.changed(*changed)
     source = document.source
     assert source is not None
-    project = Files(files) if files else None
+    project = Files({path: texts[0], **files}) if files else None
     return Scene(document, source, 0, history.hunks, project, accepted=accepted)
 
 
@@ -168,6 +168,7 @@ _SHAPE_USERS = {
     "  int g() { return Shape.area(3, 4); }\n}\n",
     "q/C.java": "package q;\n\nimport p.Shape;\n\nclass C {\n  int f() { new Shape(1, 2); }\n"
     "  int g() { return Shape.area(3, 4); }\n}\n",
+    "test/p/F.java": "package p;\n\nclass F {\n  int f() { new Shape(5, 6); }\n}\n",
     "q/D.java": "package q;\n\nimport r.Shape;\n\nclass D {\n  int f() { new Shape(1, 2); }\n}\n",
     "q/E.java": "package q;\n\nclass E {\n  int f() { new Shape(1, 2); }\n}\n",
 }
@@ -248,7 +249,8 @@ def lines_after(files: dict[str, str], edits: Sequence[NextEdit]) -> list[str]:
         ),
         (
             "p/Shape.java", _SHAPE, "Shape(int w, int h)", "Shape(int w)", _SHAPE_USERS,
-            ["p/B.java: int f() { new Shape(1); }", "q/C.java: int f() { new Shape(1); }"],
+            ["p/B.java: int f() { new Shape(1); }", "q/C.java: int f() { new Shape(1); }",
+             "test/p/F.java: int f() { new Shape(5); }"],
         ),
         (
             "p/Shape.java", _SHAPE, "area(int w, int h)", "area(int w)", _SHAPE_USERS,
@@ -258,7 +260,8 @@ def lines_after(files: dict[str, str], edits: Sequence[NextEdit]) -> list[str]:
         (
             "p/Shape.cs", _as_csharp(_SHAPE), "Shape(int w, int h)", "Shape(int w)",
             {path.replace("java", "cs"): _as_csharp(text) for path, text in _SHAPE_USERS.items()},
-            ["p/B.cs: int f() { new Shape(1); }", "q/C.cs: int f() { new Shape(1); }"],
+            ["p/B.cs: int f() { new Shape(1); }", "q/C.cs: int f() { new Shape(1); }",
+             "test/p/F.cs: int f() { new Shape(5); }"],
         ),
         (
             "shape/a.go", _AREA, ", h int", "", _AREA_USERS,
