@@ -69,6 +69,7 @@ bench-shifting: models ## What shifting KV cells after an edit would save and co
 
 bench-edits: env ## Next edits on the changes between releases of real packages (MODEL=name asks a model too)
 	@PYTHONPATH=. $(BIN)/python tests/benchmarks/edits.py $(if $(MODEL),--model $(MODEL)) --save
+	@PYTHONPATH=.:tests/equipment $(BIN)/python tests/benchmarks/edits_imports.py --save
 
 bench-cancellation: models ## How soon a cancelled request frees the engine
 	@PYTHONPATH=. $(BIN)/python tests/benchmarks/cancellation.py --save

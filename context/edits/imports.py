@@ -27,6 +27,7 @@ from context.syntax.syntax_tree import Import, ancestors
 from context.syntax.text import byte_offset, line_start
 
 _MOST_NAMES = 8
+_SOURCES = ("src", "lib", "python")
 _FAR = "../../../"
 _BUILTIN = frozenset(dir(builtins)) | {"self", "cls", "super", "__file__", "__name__", "__doc__"}
 _LANGUAGES = SCRIPTS | {"python", "go", "java", "rust", "csharp"}
@@ -188,12 +189,17 @@ def _wanted(scene: Scene, scopes: Scopes, name: str, at: int) -> Wanted | None:
     """What brings in a name; None where that is not known, or is there under another name."""
     if name in library_of(scene.source)["own"]:
         return None
-    found = _as_others_do(scene, name)
-    definition = None if found is not None else _only_definition(scene, name)
-    if definition is not None:
+    others = _as_others_do(scene, name)
+    if others is None:
+        return None
+    definition = _only_definition(scene, name) if len(others) != 1 else None
+    standard = _standard(scene, name, at)
+    if len(others) == 1:
+        found = _agreed(others[0], standard)
+    elif definition is not None:
         found = _of_definition(scene, definition)
-    elif found is None:
-        found = _standard(scene, name, at)
+    else:
+        found = standard if not others else None
     if found is None or any(
         (one.module, one.name) == (found.module, found.name) and one.local not in {name, ""}
         for one in scene.source.outline.imports
@@ -207,6 +213,15 @@ def _wanted(scene: Scene, scopes: Scopes, name: str, at: int) -> Wanted | None:
     return replace(found, annotation=of_types)
 
 
+def _agreed(others: Wanted, standard: Wanted | None) -> Wanted | None:
+    """What other files take, unless a module of the library is used here that is called the same:
+    `time.sleep()` where they have `from datetime import time`."""
+    if standard is None or standard.name or (others.module, others.name) == (standard.module, ""):
+        return others
+    inner = not others.name and others.module.startswith(f"{standard.module}.")
+    return standard if inner else None
+
+
 def _is_annotation(scene: Scene, scopes: Scopes, name: str) -> bool:
     """Whether a name stands in annotations only."""
     root = scene.source.tree.root
@@ -218,14 +233,16 @@ def _is_annotation(scene: Scene, scopes: Scopes, name: str) -> bool:
     )
 
 
-def _as_others_do(scene: Scene, name: str) -> Wanted | None:
-    """What the other files that import the name take, if they agree. None where it comes from this
-    file, and in scripts where one has it without an import: then it is everywhere."""
+def _as_others_do(scene: Scene, name: str) -> list[Wanted] | None:
+    """What the other files that import the name take. None where it comes from this file, and in
+    scripts where one has it without an import (it is everywhere), or as the default of a module,
+    whose form differs from file to file."""
     language = scene.source.language.name
     if language == "csharp":
-        return None
+        return []
     found: dict[Wanted, bool] = {}
     without: list[Source] = []
+    relative = True
     for _, path, source in mentioning(scene, name):
         taken = [one for one in source.outline.imports if one.local == name]
         if not taken:
@@ -237,18 +254,22 @@ def _as_others_do(scene: Scene, name: str) -> Wanted | None:
             if leads_to(source, one, path, scene.document.path):
                 return None
             if not one.name and language in SCRIPTS:
-                return None  # a default import: its form differs from file to file
+                return None
             last = one.name or re.split(r"[./]", module)[-1]
             renamed = name not in ({last} if language != "python" else _called(one))
             local = name if renamed or (one.name and one.name != name) else ""
             wanted = Wanted(module, one.name, local)
             statement = source.text[one.start : one.stop]
             of_types = re.search(rf"\btype\s+(\{{|{re.escape(name)}\b)", statement) is not None
+            relative = relative and one.module.startswith(".")
             found[wanted] = found.get(wanted, True) and of_types and language in SCRIPTS
-    if len(found) != 1 or (language in SCRIPTS and any(_is_at_hand(one, name) for one in without)):
+    if found and language in SCRIPTS and any(_is_at_hand(one, name) for one in without):
         return None
-    ((wanted, of_types),) = found.items()
-    return replace(wanted, annotation=of_types)
+    made = [replace(wanted, annotation=of_types) for wanted, of_types in found.items()]
+    if language != "python":
+        return made
+    written = ((one, _as_written_here(scene, one.module, relative=relative)) for one in made)
+    return [replace(one, module=module) for one, module in written]
 
 
 def _is_at_hand(source: Source, name: str) -> bool:
@@ -269,8 +290,8 @@ def _relative(path: str, folder: str) -> str:
 
 
 def _module_here(scene: Scene, source: Source, path: str, one: Import) -> str:
-    """What this file writes for the module of an import of another file; empty where the two would
-    mean different ones."""
+    """What this file writes for the module of an import of another file (in Python the whole name);
+    empty where the two would mean different ones."""
     language, module = scene.source.language.name, one.module
     own, other = posixpath.dirname(scene.document.path), posixpath.dirname(path)
     if language in SCRIPTS and module.startswith("."):
@@ -284,7 +305,37 @@ def _module_here(scene: Scene, source: Source, path: str, one: Import) -> str:
             return ""
         inner = rf"^[ \t]*+(?:pub[^\s;]*+ )?mod {re.escape(head)}\b"
         return "" if head == "self" or re.search(inner, source.text, re.MULTILINE) else module
-    return module if own == other or not module.startswith(".") else ""
+    return _absolute(module, other) if language == "python" else module
+
+
+def _absolute(module: str, folder: str) -> str:
+    """The whole name of a relative module of Python, for a file in a folder."""
+    name = module.lstrip(".")
+    dots = len(module) - len(name)
+    if not dots:
+        return module
+    parts = _packages(folder)
+    return ".".join([*parts[: len(parts) - dots + 1], *([name] if name else ())])
+
+
+def _packages(folder: str) -> list[str]:
+    """The packages around a file in a folder; what holds only sources is none."""
+    parts = folder.split("/") if folder else []
+    return parts[1:] if parts and parts[0] in _SOURCES else parts
+
+
+def _as_written_here(scene: Scene, module: str, *, relative: bool) -> str:
+    """A module of Python in the form that the file has for those of its own package, else in that
+    of other files."""
+    own, there = _packages(posixpath.dirname(scene.document.path)), module.split(".")
+    if not own or there[0] != own[0]:
+        return module
+    mine = [one.module for one in scene.source.outline.imports]
+    is_relative = any(one.startswith(".") for one in mine)
+    if is_relative != any(one.split(".")[0] == own[0] for one in mine):
+        relative = is_relative
+    common = len(posixpath.commonprefix([there, own]))
+    return "." * (len(own) - common + 1) + ".".join(there[common:]) if relative else module
 
 
 def _called(one: Import) -> set[str]:
@@ -391,12 +442,12 @@ def _python_module(scene: Scene, path: str) -> str:
     own = scene.document.path.split("/")[:-1]
     if relative and own == parts[:-1]:
         return f".{parts[-1]}"
-    for skip in range(len(parts) if parts[0] in {"src", "lib", "python"} else 1):
+    for skip in range(len(parts) if parts[0] in _SOURCES else 1):
         name = ".".join(parts[skip:])
         package = parts[skip]
         same_package = own[skip : skip + 1] == [package] or not own[skip:]
         if any(module.split(".")[0] == package for module in imports) or (
-            same_package and not relative and parts[0] not in {"src", "lib", "python"}
+            same_package and not relative and parts[0] not in _SOURCES
         ):
             return name
     return ""

@@ -72,10 +72,11 @@ def chains(folder: Path) -> Iterator[Chain]:
         wheels.setdefault(wheel.name.split("-")[0].lower(), []).append(wheel)
     for name, found in sorted(wheels.items()):
         for older, newer in itertools.pairwise(found):
-            yield from _of_pair(name, _texts(older), _texts(newer))
+            yield from _of_pair(name, texts_of(older), texts_of(newer))
 
 
-def _texts(wheel: Path) -> dict[str, str]:
+def texts_of(wheel: Path) -> dict[str, str]:
+    """The Python files of a wheel."""
     with zipfile.ZipFile(wheel) as archive:
         names = [one for one in archive.namelist() if one.endswith(".py")]
         return {one: archive.read(one).decode("utf-8", "replace") for one in names}

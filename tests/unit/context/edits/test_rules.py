@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from text_project import ROOT, TextProject
 
 from context.edits import (
     EditKind,
     NextEdit,
-    OtherDefinition,
     Scene,
     gate,
     imports,
@@ -23,8 +23,7 @@ from context.edits import (
     signatures,
 )
 from context.edits.history import History, between
-from context.syntax.document import Document, Source, read_file
-from context.syntax.syntax_tree import Kind
+from context.syntax.document import Document, Source
 
 _RULES: dict[str, Callable[[Scene], list[NextEdit]]] = {
     "rename": renames.find,
@@ -37,47 +36,13 @@ _CASES: list[dict[str, Any]] = tomllib.loads(
 )["case"]
 
 
-class Files:
-    """A project of a few texts."""
-
-    def __init__(self, files: dict[str, str]) -> None:
-        self._files = files
-
-    def definitions(self, name: str) -> Sequence[OtherDefinition]:
-        found = []
-        for path in self._files:
-            source = self.source("/p", path)
-            assert source is not None
-            found += [
-                OtherDefinition(
-                    "/p",
-                    path,
-                    source.language.name,
-                    name,
-                    source.text[one.start : one.stop],
-                    top_level=one.parent < 0
-                    or source.outline.definitions[one.parent].kind == Kind.SCOPE,
-                )
-                for one in source.outline.definitions
-                if one.name == name
-            ]
-        return found
-
-    def mentions(self, name: str) -> Sequence[tuple[str, str]]:
-        return [("/p", path) for path, text in self._files.items() if name in text]
-
-    def source(self, root: str, path: str) -> Source | None:
-        assert root == "/p"
-        return read_file(path, self._files[path]) if path in self._files else None
-
-
 def scene(
     path: str,
     texts: Sequence[str],
     files: dict[str, str] | None = None,
     accepted: frozenset[tuple[str, str]] = frozenset(),
 ) -> Scene:
-    document = Document("/p", path, texts[-1])
+    document = Document(ROOT, path, texts[-1])
     history = History()
     for before, after in itertools.pairwise(texts):
         changed = between(before.split("\n"), after.split("\n"))
@@ -85,7 +50,7 @@ def scene(
         history.changed(*changed)
     source = document.source
     assert source is not None
-    project = Files({path: texts[0], **files}) if files else None
+    project = TextProject({path: texts[0], **files}) if files else None
     return Scene(document, source, 0, history.hunks, project, accepted=accepted)
 
 
@@ -382,6 +347,34 @@ def test_uses_follow_an_import_where_the_name_was_renamed_there(
             "import os\n\n",
             "x = Thing()\n",
             "from tools import Core as Thing\n",
+        ),
+        (  # a relative import of another folder, as it is written here
+            {"pkg/x/b.py": "from ..core import Thing\n"},
+            "from .c import Other\n\n",
+            "x = Thing()\n",
+            "from .core import Thing\n",
+        ),
+        (
+            {"pkg/x/b.py": "from .core import Thing\n"},
+            "from .c import Other\n\n",
+            "x = Thing()\n",
+            "from .x.core import Thing\n",
+        ),
+        (  # the library's module is meant
+            {"pkg/b.py": "from datetime import time\n"},
+            "import os\n",
+            "time.sleep(1)\n",
+            "",
+        ),
+        ({"pkg/b.py": "import os.path\n"}, "import sys\n", "os.sep\n", "import os\n"),
+        (  # they disagree
+            {
+                "pkg/b.py": "from functools import partial\n",
+                "pkg/c.py": "from tools import partial\n",
+            },
+            "import os\n",
+            "partial()\n",
+            "",
         ),
         (  # the project has names of its own that the library has too
             {"b.py": "class Path: ...\n", "c.py": "class Path: ...\n"},
