@@ -27,6 +27,7 @@ from context.syntax.syntax_tree import Import, ancestors
 from context.syntax.text import byte_offset, line_start
 
 _MOST_NAMES = 8
+_ENDINGS = frozenset((".js", ".jsx", ".mjs", ".cjs", ".ts", ".tsx"))
 _SOURCES = ("src", "lib", "python")
 _FAR = "../../../"
 _BUILTIN = frozenset(dir(builtins)) | {"self", "cls", "super", "__file__", "__name__", "__doc__"}
@@ -195,7 +196,8 @@ def _wanted(scene: Scene, scopes: Scopes, name: str, at: int) -> Wanted | None:
     definition = _only_definition(scene, name) if len(others) != 1 else None
     standard = _standard(scene, name, at)
     if len(others) == 1:
-        found = _agreed(others[0], standard)
+        is_python = scene.source.language.name == "python"
+        found = _agreed(others[0], standard) if is_python else others[0]
     elif definition is not None:
         found = _of_definition(scene, definition)
     else:
@@ -424,10 +426,14 @@ def _module_of(scene: Scene, one: OtherDefinition) -> str:
         if not exported or one.path.endswith(".d.ts"):
             return ""
         folder = posixpath.dirname(scene.document.path)
-        path = _relative(posixpath.splitext(one.path)[0].removesuffix("/index"), folder)
-        if any(i.module.endswith((".js", ".ts")) for i in scene.source.outline.imports):
-            return ""  # this project writes extensions
-        return path
+        stem = posixpath.splitext(one.path)[0]
+        modules = [i.module for i in scene.source.outline.imports if i.module.startswith(".")]
+        endings = {posixpath.splitext(module)[1] for module in modules} & _ENDINGS
+        if len(endings) > 1:
+            return ""
+        if endings:
+            return f"{path}{endings.pop()}" if (path := _relative(stem, folder)) else ""
+        return _relative(stem.removesuffix("/index"), folder)
     return ""
 
 

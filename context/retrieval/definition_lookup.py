@@ -60,6 +60,9 @@ def places(language: Language, one: Import, path: str) -> Places:
     while parts and parts[0] in rules.skip:
         parts = parts[1:]
     bases = ["/".join(parts)]
+    source, ending = posixpath.splitext(bases[0])
+    if ending and ending in rules.compiled:
+        bases.append(source)
     if one.name and (rules.relative_dots or rules.parents):  # `from package import module`
         bases.append("/".join([*parts, one.name]))
     if rules.parents and len(parts) > 1:  # `use a::b::Item` may be in a.rs

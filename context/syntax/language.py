@@ -41,6 +41,7 @@ class Resolve:
         wildcard: an import brings in all names of the file.
         parents: an imported name may itself be the file, and the module its folder.
         strip: characters around the module's text to drop.
+        compiled: endings of what a file is compiled to, which an import may name in its place.
         skip: leading parts that mean "here".
     """
 
@@ -53,6 +54,7 @@ class Resolve:
     wildcard: bool = False
     parents: bool = False
     strip: str = ""
+    compiled: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
 
 

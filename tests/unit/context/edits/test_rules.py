@@ -119,6 +119,7 @@ _BOX = """export class Box {
 _BOX_USERS = {
     "src/b.ts": "import { Box } from './a';\nnew Box(1, 2);\nBox.of(3, 4);\n",
     "src/c.ts": "import * as all from './a';\nnew all.Box(1, 2);\nall.Box.of(3, 4);\n",
+    "src/e.ts": "import { Box } from './a.js';\nnew Box(5, 6);\nBox.of(7, 8);\n",
     "src/d.ts": "import { Box } from './z';\nnew Box(1, 2);\nBox.of(3, 4);\n",
 }
 _SHAPE = """package p;
@@ -206,11 +207,13 @@ def lines_after(files: dict[str, str], edits: Sequence[NextEdit]) -> list[str]:
         ),
         (
             "src/a.ts", _BOX, "constructor(w: number, h: number)", "constructor(w: number)",
-            _BOX_USERS, ["src/b.ts: new Box(1);", "src/c.ts: new all.Box(1);"],
+            _BOX_USERS,
+            ["src/b.ts: new Box(1);", "src/c.ts: new all.Box(1);", "src/e.ts: new Box(5);"],
         ),
         (
             "src/a.ts", _BOX, "of(w: number, h: number)", "of(w: number)",
-            _BOX_USERS, ["src/b.ts: Box.of(3);", "src/c.ts: all.Box.of(3);"],
+            _BOX_USERS,
+            ["src/b.ts: Box.of(3);", "src/c.ts: all.Box.of(3);", "src/e.ts: Box.of(7);"],
         ),
         (
             "p/Shape.java", _SHAPE, "Shape(int w, int h)", "Shape(int w)", _SHAPE_USERS,
@@ -467,6 +470,13 @@ _JAVA = "package p;\n\nimport java.util.Map;\n\nimport p.z.Other;\n\n"
         ("a.go", {}, _GO, "var x = os.Args\n", '\t"os"\n'),
         ("a.go", {}, _GO, "var x = json.Valid(nil)\n", '\t"encoding/json"\n'),
         ("a.go", {}, _GO, "var x = json.valid\n", ""),
+        (  # the library has one that is called the same
+            "a.go",
+            {"c/d.go": 'package c\n\nimport "example.com/x/errors"\n'},
+            _GO,
+            "var x = errors.New(1)\n",
+            '\t"example.com/x/errors"\n',
+        ),
         ("a.go", {}, _GO, "func f(json T) { json.Valid(nil) }\n", ""),
         ("a.go", {"b.go": "package main\n\nvar json = 1\n"}, _GO, "var x = json.Valid(nil)\n", ""),
         (
@@ -662,6 +672,20 @@ _JAVA = "package p;\n\nimport java.util.Map;\n\nimport p.z.Other;\n\n"
             {"two/src/b.ts": "export class Thing {}\n"},
             "import { x } from './x';\n\n",
             "new Thing();\n",
+            "",
+        ),
+        (
+            "src/a.ts",
+            {"src/b/index.ts": "export class Thing {}\n"},
+            "import { x } from './x.js';\n\n",
+            "new Thing();\n",
+            "import { Thing } from './b/index.js';\n",
+        ),
+        (  # what others import from this file is made here
+            "src/a.ts",
+            {"src/b.ts": "import { thing } from './a.js';\n"},
+            "import { x } from './x.js';\n\n",
+            "thing();\n",
             "",
         ),
         (  # another file has it without an import, so it is everywhere
