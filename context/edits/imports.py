@@ -271,7 +271,7 @@ def _as_others_do(scene: Scene, name: str) -> list[Wanted] | None:
     if language != "python":
         return made
     written = ((one, _as_written_here(scene, one.module, relative=relative)) for one in made)
-    return [replace(one, module=module) for one, module in written]
+    return [replace(one, module=module) for one, module in written if module]
 
 
 def _is_at_hand(source: Source, name: str) -> bool:
@@ -328,14 +328,18 @@ def _packages(folder: str) -> list[str]:
 
 def _as_written_here(scene: Scene, module: str, *, relative: bool) -> str:
     """A module of Python in the form that the file has for those of its own package, else in that
-    of other files."""
+    of other files; empty where they are in other folders, since the package may end between them.
+    """
     own, there = _packages(posixpath.dirname(scene.document.path)), module.split(".")
-    if not own or there[0] != own[0]:
-        return module
     mine = [one.module for one in scene.source.outline.imports]
+    is_whole = any(one.split(".")[0] == there[0] for one in mine)
+    if not own or there[0] != own[0]:
+        return module if is_whole or not relative else ""
     is_relative = any(one.startswith(".") for one in mine)
-    if is_relative != any(one.split(".")[0] == own[0] for one in mine):
+    if is_relative != is_whole:
         relative = is_relative
+    elif relative and there[: len(own)] != own:
+        return ""
     common = len(posixpath.commonprefix([there, own]))
     return "." * (len(own) - common + 1) + ".".join(there[common:]) if relative else module
 

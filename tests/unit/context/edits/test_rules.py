@@ -363,6 +363,24 @@ def test_uses_follow_an_import_where_the_name_was_renamed_there(
             "x = Thing()\n",
             "from .x.core import Thing\n",
         ),
+        (  # the package may end between them
+            {"x/b.py": "from .core import Thing\n"},
+            "import os\n",
+            "x = Thing()\n",
+            "",
+        ),
+        (
+            {"pkg/b.py": "from .core import Thing\n"},
+            "import os\n\n",
+            "x = Thing()\n",
+            "from .core import Thing\n",
+        ),
+        (
+            {"pkg/x/b.py": "from ..core import Thing\n"},
+            "from pkg.y import other\n",
+            "x = Thing()\n",
+            "from pkg.core import Thing\n",
+        ),
         (  # the library's module is meant
             {"pkg/b.py": "from datetime import time\n"},
             "import os\n",
