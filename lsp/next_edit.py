@@ -365,26 +365,35 @@ class NextEdits:
         accepted = self._accepted_in(document)
         scene = Scene(document, source, where.start, history.hunks, project, hints, accepted)
         found = self._first_that_passes(_found(scene), scene, history, history.newest)
-        for origin in origins if found is None and workspace is not None else ():
-            path = path_of(origin.where.uri)
-            past = self._history(origin.tracked)
-            recent = _FOLLOWED_EDITS if origin.everywhere else _RECENT_EDITS
-            if path is None or workspace is None or history.newest - past.newest > recent:
-                continue
-            other = workspace.document(path, origin.where.text, origin.where.language)
-            if other.source is None:
-                continue
-            accepted = self._accepted_in(other)
-            told = Scene(other, other.source, 0, past.hunks, project, accepted=accepted)
-            edits = list(_elsewhere(told, scene, everywhere=origin.everywhere))
-            newest = max(history.newest, past.newest)
-            found = self._first_that_passes(edits, scene, history, newest)
+        if found is not None:
+            return _Look(found, origin=where.uri)
+        for origin in origins:
+            found = self._follow(origin, workspace, scene, history) if workspace else None
             if found is not None:
                 return _Look(found, origin=origin.where.uri)
-        if found is not None or how is None or not history.hunks:
-            return _Look(found, origin=where.uri)
+        if how is None or not history.hunks:
+            return _Look()
         count = how.fim.counter.count
         return _Look(prompt=model_edits.prompt_for(scene, how.form, how.budget_tokens, count))
+
+    def _follow(
+        self, origin: _Origin, workspace: Workspace, scene: Scene, history: History
+    ) -> _Judged | None:
+        """What follows from the recent edits of another document, if it passes the gate."""
+        from context.edits import Scene
+
+        path = path_of(origin.where.uri)
+        past = self._history(origin.tracked)
+        recent = _FOLLOWED_EDITS if origin.everywhere else _RECENT_EDITS
+        if path is None or history.newest - past.newest > recent:
+            return None
+        other = workspace.document(path, origin.where.text, origin.where.language)
+        if other.source is None:
+            return None
+        accepted = self._accepted_in(other)
+        edited = Scene(other, other.source, 0, past.hunks, scene.project, accepted=accepted)
+        edits = list(_elsewhere(edited, scene, everywhere=origin.everywhere))
+        return self._first_that_passes(edits, scene, history, max(history.newest, past.newest))
 
     def _history(self, tracked: _Tracked) -> History:
         """The history of a document, with all its changes."""

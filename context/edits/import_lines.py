@@ -109,14 +109,14 @@ def _is_for_types(scene: Scene, one: Import) -> bool:
 
 
 def _line(scene: Scene, wanted: Wanted, imports: list[Import]) -> str:
-    module, name = wanted.module, wanted.name
+    language, module, name = scene.source.language.name, wanted.module, wanted.name
     renamed = f" as {wanted.local}" if wanted.local else ""
-    if scene.source.language.name == "python":
+    if language == "python":
         return f"from {module} import {name}{renamed}\n" if name else f"import {module}{renamed}\n"
-    if scene.source.language.name == "rust":
+    if language == "rust":
         return f"use {module}::{name}{renamed};\n" if name else f"use {module};\n"
-    if scene.source.language.name in {"java", "csharp"}:
-        return f"{'import' if scene.source.language.name == 'java' else 'using'} {module};\n"
+    if language in {"java", "csharp"}:
+        return f"{'import' if language == 'java' else 'using'} {module};\n"
     others = [scene.text[one.start : one.stop] for one in imports]
     quote = "'" if any("'" in one for one in others) else '"'
     end = ";" if not others or any(one.rstrip().endswith(";") for one in others) else ""

@@ -36,7 +36,7 @@ _LEAVES = frozenset(("identifier", "type_identifier", "package_identifier"))
 _TYPE_PLACES = frozenset(
     ("array_type", "attribute", "base_list", "generic_name", "nullable_type", "type_argument_list")
 )
-_APART = frozenset(("macro_definition", "mod_item"))
+_INNER = frozenset(("macro_definition", "mod_item"))
 _MEMBERS = frozenset(("field_access", "method_invocation"))
 _USED_BY_NAME = frozenset(
     ("annotation", "generic_type", "jsx_opening_element", "jsx_closing_element",
@@ -163,7 +163,7 @@ def _is_importable(scene: Scene, node: tree_sitter.Node, name: str) -> bool:
         kind = parent.child_by_field_name("type")
         return (kind is not None and kind.id == node.id) or parent.type in _TYPE_PLACES
     return language != "rust" or not any(
-        one.type in _APART
+        one.type in _INNER
         or one.child_by_field_name("macro") is not None
         or (one.type == "attribute" and not (one.text or b"").startswith(b"derive"))
         for one in ancestors(node)
@@ -246,10 +246,14 @@ def _as_others_do(scene: Scene, name: str) -> list[Wanted] | None:
     without: list[Source] = []
     relative = True
     for _, path, source in mentioning(scene, name):
-        taken = [one for one in source.outline.imports if one.local == name]
+        taken = [
+            one
+            for one in source.outline.imports
+            if one.local == name and (language == "python" or one.name in {"", name})
+        ]
         if not taken:
             without.append(source)
-        for one in taken if language == "python" else [t for t in taken if t.name in {"", name}]:
+        for one in taken:
             module = _module_here(scene, source, path, one)
             if not module or source.text.startswith("import static", one.start):
                 continue
@@ -261,11 +265,9 @@ def _as_others_do(scene: Scene, name: str) -> list[Wanted] | None:
             renamed = name not in ({last} if language != "python" else _called(one))
             local = name if renamed or (one.name and one.name != name) else ""
             wanted = Wanted(module, one.name, local)
-            statement = source.text[one.start : one.stop]
-            of_types = re.search(rf"\btype\s+(\{{|{re.escape(name)}\b)", statement) is not None
             relative = relative and one.module.startswith(".")
-            found[wanted] = found.get(wanted, True) and of_types and language in SCRIPTS
-    if found and language in SCRIPTS and any(_is_at_hand(one, name) for one in without):
+            found[wanted] = found.get(wanted, True) and _is_of_types(source, one)
+    if found and language in SCRIPTS and any(_is_global(one, name) for one in without):
         return None
     made = [replace(wanted, annotation=of_types) for wanted, of_types in found.items()]
     if language != "python":
@@ -274,7 +276,14 @@ def _as_others_do(scene: Scene, name: str) -> list[Wanted] | None:
     return [replace(one, module=module) for one, module in written if module]
 
 
-def _is_at_hand(source: Source, name: str) -> bool:
+def _is_of_types(source: Source, one: Import) -> bool:
+    """Whether a script imports a name as a type."""
+    statement = source.text[one.start : one.stop]
+    pattern = rf"\btype\s+(\{{|{re.escape(one.local)}\b)"
+    return source.language.name in SCRIPTS and re.search(pattern, statement) is not None
+
+
+def _is_global(source: Source, name: str) -> bool:
     """Whether a file uses a name that it neither defines nor imports."""
     scopes, root = scopes_of(source), source.tree.root
     if scopes is None or root is None or name in scopes.names:
@@ -376,7 +385,7 @@ def _of_definition(scene: Scene, one: OtherDefinition) -> Wanted | None:
         return Wanted(f"{package}.{one.name}") if package != "." and own else None
     if language == "csharp":
         return _namespace(scene, one.name, namespace_of(source), one.path)
-    module = _rust_module(scene, one) if language == "rust" else _module_of(scene, one)
+    module = _module_of(scene, one)
     return Wanted(module, one.name) if module else None
 
 
@@ -425,6 +434,8 @@ def _module_of(scene: Scene, one: OtherDefinition) -> str:
     """What this file would write to import a file; empty where that is not known."""
     if scene.source.language.name == "python":
         return _python_module(scene, one.path)
+    if scene.source.language.name == "rust":
+        return _rust_module(scene, one)
     if scene.source.language.name in SCRIPTS:
         exported = re.match(r"\s*export\s+(?!default)", one.text) is not None
         if not exported or one.path.endswith(".d.ts"):

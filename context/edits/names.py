@@ -270,7 +270,7 @@ class OtherFile:
 
     Attributes:
         imports: its statements that bring in the name itself, from the document or from a file that
-            passes it on.
+            re-exports it.
         expressions: what it writes to use it, such as `load`, `module.load` or `Shape.area`.
     """
 
@@ -308,9 +308,11 @@ def mentioning(scene: Scene, name: str) -> Iterator[tuple[str, str, Source]]:
     """Root, path and source of some other files of the language that contain a name, the best
     first."""
     project, document = scene.project, scene.document
+    if project is None:
+        return
     read = 0
-    for root, path in list(project.mentions(name))[:_MOST_FILES] if project is not None else ():
-        if (root, path) == (document.root, document.path) or project is None:
+    for root, path in list(project.mentions(name))[:_MOST_FILES]:
+        if (root, path) == (document.root, document.path):
             continue
         source = project.source(root, path)
         if source is not None and source.language.sees(scene.source.language.name):
@@ -330,12 +332,12 @@ def other_files(scene: Scene, name: str, owner: str = "") -> Iterator[OtherFile]
     sources = list(mentioning(scene, name))
     outer = owner or name
     targets = {scene.document.path}
-    while passing := {
+    while more := {
         path
         for _, path, source in sources
-        if path not in targets and _passes_on(source, path, outer, targets)
+        if path not in targets and _re_exports(source, path, outer, targets)
     }:
-        targets |= passing
+        targets |= more
     for root, path, source in sources:
         imports, expressions = _reached(source, path, outer, targets)
         if _is_beside(scene, source, path, outer):
@@ -346,7 +348,7 @@ def other_files(scene: Scene, name: str, owner: str = "") -> Iterator[OtherFile]
         clear = {one for one in expressions if _is_brought_in(scopes, _PART.findall(one)[0])}
         if owner:
             imports = []
-            clear = {f"{one}{_joint(source)}{name}" for one in clear}
+            clear = {f"{one}{_separator(source)}{name}" for one in clear}
         if imports or clear:
             yield OtherFile(root, path, source, scopes, tuple(imports), frozenset(clear))
 
@@ -368,7 +370,7 @@ def _reached(
             expressions |= {name} if one.local == name else set()
         elif one.local and not _is_from(source, one, path, targets):
             owner = one.module if one.module.startswith(f"{one.local}.") else one.local
-            expressions.add(f"{owner}{_joint(source)}{name}")
+            expressions.add(f"{owner}{_separator(source)}{name}")
     return imports, expressions
 
 
@@ -381,7 +383,7 @@ def _is_from(source: Source, one: Import, path: str, targets: AbstractSet[str]) 
     )
 
 
-def _passes_on(source: Source, path: str, name: str, targets: AbstractSet[str]) -> bool:
+def _re_exports(source: Source, path: str, name: str, targets: AbstractSet[str]) -> bool:
     """Whether a file is an index of a folder that brings in a name from one of some files."""
     stem = posixpath.splitext(posixpath.basename(path))[0]
     return stem in {"__init__", "index", "mod"} and any(
@@ -426,7 +428,7 @@ def _is_brought_in(scopes: Scopes, name: str) -> bool:
     return all(scopes.is_imported(scopes.leaf_at(one.start, one.start + len(name))) for one in top)
 
 
-def _joint(source: Source) -> str:
+def _separator(source: Source) -> str:
     return "::" if source.language.resolve.separator == "::" else "."
 
 

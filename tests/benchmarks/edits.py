@@ -65,12 +65,17 @@ class Chain:
     changes: tuple[Opcode, ...]
 
 
+def wheels_in(folder: Path) -> list[tuple[str, list[Path]]]:
+    """The wheels of each package in a folder, from the older to the newer."""
+    found: dict[str, list[Path]] = {}
+    for wheel in sorted(folder.glob("*.whl"), key=lambda one: parse_wheel_filename(one.name)[1]):
+        found.setdefault(wheel.name.split("-")[0].lower(), []).append(wheel)
+    return sorted(found.items())
+
+
 def chains(folder: Path) -> Iterator[Chain]:
     """The chains of all pairs of releases in a folder of wheels, from the older to the newer."""
-    wheels: dict[str, list[Path]] = {}
-    for wheel in sorted(folder.glob("*.whl"), key=lambda one: parse_wheel_filename(one.name)[1]):
-        wheels.setdefault(wheel.name.split("-")[0].lower(), []).append(wheel)
-    for name, found in sorted(wheels.items()):
+    for name, found in wheels_in(folder):
         for older, newer in itertools.pairwise(found):
             yield from _of_pair(name, texts_of(older), texts_of(newer))
 
@@ -309,8 +314,13 @@ def _result(name: str) -> Path:
 
 def of_set(found: Sequence[Chain], requirements: Sequence[str]) -> list[Chain]:
     """The chains of the packages of a set."""
-    names = {one.partition("==")[0].lower().replace("-", "_") for one in requirements}
+    names = names_of(requirements)
     return [chain for chain in found if chain.name in names]
+
+
+def names_of(requirements: Sequence[str]) -> set[str]:
+    """The packages of some requirements as wheels are called."""
+    return {one.partition("==")[0].lower().replace("-", "_") for one in requirements}
 
 
 def download(folder: Path, requirements: Sequence[str]) -> None:

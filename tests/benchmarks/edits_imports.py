@@ -8,7 +8,7 @@ Of each package of the sets (see `edits.py`) the newer release, and of that a fe
   edit;
 - right: of the edits after an import was removed and a line that needs it typed, the share after
   which the file imports the same name from the same module again, relative or not; the others are
-  listed, many of which take it from the module that defines it, or that passes it on;
+  listed, many of which take it from the module that defines it, or re-exports it;
 - found: the share of the removed imports for which there is an edit.
 """
 
@@ -24,7 +24,6 @@ from typing import Any
 
 import edits
 from head import head, publish
-from packaging.utils import parse_wheel_filename
 from text_project import ROOT, TextProject
 
 from context.edits import NextEdit, Scene, gate, imports
@@ -42,10 +41,8 @@ _MOST_CHARS = 100_000
 
 def releases(folder: Path, requirements: Sequence[str]) -> Iterator[tuple[str, Path]]:
     """Name and newest wheel of the packages of some requirements."""
-    names = {one.partition("==")[0].lower().replace("-", "_") for one in requirements}
-    found: dict[str, Path] = {}
-    for wheel in sorted(folder.glob("*.whl"), key=lambda one: parse_wheel_filename(one.name)[1]):
-        found[wheel.name.split("-")[0].lower().replace(".", "_")] = wheel
+    names = edits.names_of(requirements)
+    found = {name.replace(".", "_"): wheels[-1] for name, wheels in edits.wheels_in(folder)}
     yield from sorted((name, wheel) for name, wheel in found.items() if name in names)
 
 
