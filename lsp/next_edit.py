@@ -278,8 +278,11 @@ class NextEdits:
         self._tracked.pop(uri, None)
 
     def _open_texts(self) -> Iterator[tuple[Path, str]]:
-        """The texts of open files, which may differ from what is on disk."""
-        for path, document in itertools.islice(self._session.files(), _MOST_OPEN_TEXTS):
+        """The texts of open files, which may differ from what is on disk; those that were edited
+        last first."""
+        order = {uri: at for at, uri in enumerate(self._tracked)}
+        files = sorted(self._session.files(), key=lambda one: -order.get(one[1].uri, -1))
+        for path, document in files[:_MOST_OPEN_TEXTS]:
             yield path, document.text
 
     def _origins(self, uri: str) -> Iterator[_Origin]:

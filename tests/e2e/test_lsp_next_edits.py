@@ -304,6 +304,8 @@ def test_what_follows_is_followed_through_the_files(
         uris = {name: (tmp_path / name).as_uri() for name in files}
         texts = {uris[name]: text for name, text in files.items()}
         async with editing(tmp_path) as client:
+            for number in range(25):  # more than are read for a next edit, the last edited first
+                client.open((tmp_path / f"open{number}.py").as_uri(), "x = 1\n", "python")
             client.open(uris["a.py"], files["a.py"], "python")
             change(client, uris["a.py"], 2, *typed)
             at, version = uris["a.py"], 2
